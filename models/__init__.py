@@ -1,0 +1,1 @@
+"""Network graphs, their blocks and their checkpoints."""

@@ -1,0 +1,1 @@
+"""Runtimes that execute a model file, one module each behind one protocol."""

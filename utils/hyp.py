@@ -1,0 +1,103 @@
+"""The hyperparameter file (`--hyp`) as a typed, frozen object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.errors import InputError
+
+PROBABILITIES = ("flipud", "fliplr", "mosaic", "mixup", "copy_paste")
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Recipe numbers, named as in the hyp YAML; gains are raw (not yet scaled by layers, classes, picture size).
+
+    Attributes:
+        anchors: anchors per level to search for, overriding the model's, or None.
+        albumentations: serialized Albumentations pipeline (`A.to_dict(...)`), or None for the light default set.
+    """
+
+    lr0: float = 0.01
+    lrf: float = 0.01
+    momentum: float = 0.937
+    weight_decay: float = 0.0005
+    warmup_epochs: float = 3.0
+    warmup_momentum: float = 0.8
+    warmup_bias_lr: float = 0.1
+    box: float = 0.05
+    cls: float = 0.5
+    cls_pw: float = 1.0
+    obj: float = 1.0
+    obj_pw: float = 1.0
+    iou_t: float = 0.2
+    anchor_t: float = 4.0
+    anchors: float | None = None
+    fl_gamma: float = 0.0
+    hsv_h: float = 0.015
+    hsv_s: float = 0.7
+    hsv_v: float = 0.4
+    degrees: float = 0.0
+    translate: float = 0.1
+    scale: float = 0.5
+    shear: float = 0.0
+    perspective: float = 0.0
+    flipud: float = 0.0
+    fliplr: float = 0.5
+    mosaic: float = 1.0
+    mosaic9: float = 0.0
+    mixup: float = 0.0
+    copy_paste: float = 0.0
+    albumentations: Mapping[str, Any] | None = None
+    label_smoothing: float = 0.0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str) -> Hyperparameters:
+        """Checked values; InputError names `source`, key, value and remedy."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise InputError(f"{source}: unknown hyperparameter {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        for name, value in values.items():
+            _check(name, value, source)
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Hyperparameters:
+        """Read a hyp YAML file."""
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot read the hyperparameter file ({error.strerror})") from error
+        except yaml.YAMLError as error:
+            raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: expected `name: number` lines, as in data/hyps/hyp.scratch-low.yaml")
+        return cls.from_dict(values, source=str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for hyp.yaml and checkpoints."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def _check(name: str, value: Any, source: str) -> None:
+    """InputError unless `value` is a usable setting of hyperparameter `name`."""
+    if name == "albumentations":
+        if value is not None and not isinstance(value, Mapping):
+            raise InputError(f"{source}: albumentations: expected a serialized pipeline (A.to_dict), got {value!r}")
+        return
+    if name == "anchors" and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{source}: {name}: {value!r} is not a finite number")
+    if name in (*PROBABILITIES, "mosaic9", "label_smoothing") and not 0 <= value <= 1:
+        raise InputError(f"{source}: {name}: {value} is outside 0-1")
+    if value < 0:
+        raise InputError(f"{source}: {name}: {value} is negative")
+    if name == "anchor_t" and value <= 1:
+        raise InputError(f"{source}: anchor_t: {value} must be above 1 (the largest allowed side ratio)")

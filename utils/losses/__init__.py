@@ -1,0 +1,1 @@
+"""Training losses: target assignment and one module per task."""

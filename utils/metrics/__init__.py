@@ -1,0 +1,1 @@
+"""Evaluation metrics: average precision, confusion matrix, COCO."""

@@ -1,0 +1,1 @@
+"""What differs between detection, segmentation and classification, one object per task."""

@@ -1,0 +1,109 @@
+"""The objects that travel between data, model, task and engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Polygons = list[list[np.ndarray]]  # one entry per object: its rings, each (K, 2) float32 x, y
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """How a picture was fitted into the network input: x_input = x_original * ratio + pad.
+
+    Attributes:
+        original_hw: size of the picture as stored (after EXIF rotation), pixels.
+        ratio_wh: network pixels per original pixel along x and y.
+        pad_wh: pixels of padding left of and above the picture, as really placed.
+    """
+
+    original_hw: tuple[int, int]
+    ratio_wh: tuple[float, float] = (1.0, 1.0)
+    pad_wh: tuple[int, int] = (0, 0)
+
+
+@dataclass
+class Sample:
+    """One picture with its ground truth; every augmentation moves all parts together.
+
+    Attributes:
+        image: (H, W, C) uint8; C = 3 is BGR, other channel counts come from .npy or multi-page TIFF.
+        boxes_xyxy: (N, 4) float32, pixels of `image`.
+        classes: (N,) int64.
+        polygons: one list of rings per object in pixels of `image`, or None where the set has boxes only;
+            an object without a polygon in a mixed set has its box's four corners.
+        class_map: (H, W) uint8 class per pixel, 255 = ignore, or None.
+        path: the file the picture came from (of the first tile for a mosaic).
+        letterbox: how the picture was fitted, for mapping results back; None for composed pictures.
+    """
+
+    image: np.ndarray
+    boxes_xyxy: np.ndarray
+    classes: np.ndarray
+    polygons: Polygons | None = None
+    class_map: np.ndarray | None = None
+    path: str = ""
+    letterbox: Letterbox | None = None
+
+
+@dataclass
+class Batch:
+    """One step's input.
+
+    Attributes:
+        images: (B, C, H, W) uint8, RGB where C = 3, contiguous.
+        targets: (N, 6) float32: image index in the batch, class, x, y, w, h over the input's width and height.
+        paths: B file names.
+        letterboxes: B fits, None for composed training pictures.
+        masks: instance masks of the segmentation task, or None.
+        class_maps: (B, H, W) uint8 of the semantic task, 255 = ignore, or None.
+        labels: (B,) int64 of the classification task, or None.
+    """
+
+    images: Tensor
+    targets: Tensor
+    paths: list[str]
+    letterboxes: list[Letterbox | None] = field(default_factory=list)
+    masks: Tensor | None = None
+    class_maps: Tensor | None = None
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
+        """The same batch with every tensor on `device`."""
+        names = ("images", "targets", "masks", "class_maps", "labels")
+        tensors = {name: getattr(self, name) for name in names}
+        moved = {k: None if t is None else t.to(device, non_blocking=non_blocking) for k, t in tensors.items()}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (called by DataLoader's pin thread)."""
+        names = ("images", "targets", "masks", "class_maps", "labels")
+        tensors = {name: getattr(self, name) for name in names}
+        return replace(self, **{k: None if t is None else t.pin_memory() for k, t in tensors.items()})
+
+
+@dataclass
+class Prediction:
+    """What one picture gave, in pixels of the network input until `Letterbox` maps it back.
+
+    Attributes:
+        boxes: (n, 6) x1, y1, x2, y2, score, class; None where the task has no boxes.
+        masks: (n, H, W) bool, row i belongs to box i.
+        class_map: (H, W) int64 class per pixel.
+        probs: (num_classes,) of a classifier.
+    """
+
+    boxes: Tensor | None = None
+    masks: Tensor | None = None
+    class_map: Tensor | None = None
+    probs: Tensor | None = None
