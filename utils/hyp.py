@@ -62,7 +62,9 @@ class Hyperparameters:
         """Checked values; InputError names `source`, key, value and remedy."""
         known = {f.name for f in fields(cls)}
         if unknown := sorted(values.keys() - known):
-            raise InputError(f"{source}: unknown hyperparameter {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+            raise InputError(
+                f"{source}: unknown hyperparameter {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            )
         for name, value in values.items():
             _check(name, value, source)
         return cls(**values)

@@ -1,0 +1,242 @@
+"""Typed, frozen settings of the commands; each field declares the flags that fill it.
+
+Nothing here imports torch, so that `--help` and a wrong flag are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from utils.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+IMG_FLAGS = ("--imgsz", "--img", "--img-size")
+Config = TypeVar("Config", bound="BaseConfig")
+
+
+def option(default: Any, *flags: str, help: str, **argparse_options: Any) -> Any:
+    """A dataclass field filled by command-line `flags`.
+
+    Args:
+        default: value where the flag is absent; a list is copied for each instance.
+        flags: spellings, the first one gives the name users see in messages.
+        help: one line for `--help`; the default is appended.
+        argparse_options: passed to `add_argument` (type, nargs, const, choices, action).
+    """
+    metadata = {"flags": flags, "argparse": {"help": help, **argparse_options}}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def switch(*flags: str, help: str) -> Any:
+    """A boolean field, False unless its flag is given."""
+    return option(False, *flags, help=help, action="store_true")
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """Settings that come from a command line, keyword arguments or a stored mapping.
+
+    Attributes:
+        given: names of the fields that the caller set, as against their defaults.
+    """
+
+    given: frozenset[str] = field(default=frozenset(), kw_only=True)
+
+    @classmethod
+    def parser(cls, prog: str | None = None) -> argparse.ArgumentParser:
+        """The argparse parser of this command; unambiguous prefixes of flags are accepted."""
+        parser = argparse.ArgumentParser(prog=prog, description=(cls.__doc__ or "").splitlines()[0])
+        for f in fields(cls):
+            if "flags" in f.metadata:
+                options = dict(f.metadata["argparse"])
+                default = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+                options["help"] += "" if default in (None, False, "") else f" (default: {_shown(default)})"
+                parser.add_argument(*f.metadata["flags"], dest=f.name, default=argparse.SUPPRESS, **options)
+        return parser
+
+    @classmethod
+    def from_args(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
+        """Settings from a command line (default: sys.argv); argparse exits with status 2 on a wrong flag."""
+        return cls.from_kwargs(**vars(cls.parser().parse_args(argv)))
+
+    @classmethod
+    def from_kwargs(cls: type[Config], **values: Any) -> Config:
+        """Settings by field name, as in `train.run(imgsz=320)`; `imgsz` also answers to `img` and `img_size`."""
+        known = {f.name for f in fields(cls) if "flags" in f.metadata}
+        for alias in ("img", "img_size"):
+            if alias in values and "imgsz" in known:
+                values["imgsz"] = values.pop(alias)
+        if unknown := sorted(values.keys() - known):
+            raise InputError(f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        return cls(**values, given=frozenset(values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for opt.yaml and checkpoints."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if "flags" in f.metadata}
+
+
+def _shown(value: Any) -> str:
+    """A default as a user would type it."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """The value with paths as text, so that it can be stored as data."""
+    if isinstance(value, Path):
+        return value.as_posix()
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _positive_int(text: str) -> int:
+    """argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def _not_negative_int(text: str) -> int:
+    """argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
+
+
+def share(text: str) -> float:
+    """argparse type: a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is outside 0-1")
+    return value
+
+
+LATER = {
+    "evolve": "hyperparameter evolution",
+    "bucket": "cloud buckets",
+    "entity": "external loggers",
+    "upload_dataset": "external loggers",
+    "bbox_interval": "external loggers",
+    "artifact_alias": "external loggers",
+    "sync_bn": "several processes",
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig(BaseConfig):
+    """Train a model on a data set."""
+
+    weights: str = option("yolov5s.pt", "--weights", help="starting checkpoint; '' trains from scratch")
+    cfg: str = option("", "--cfg", help="model YAML; overrides the checkpoint's architecture")
+    data: str = option("data/coco128.yaml", "--data", help="data set YAML")
+    hyp: str | Mapping[str, Any] = option("data/hyps/hyp.scratch-low.yaml", "--hyp", help="hyperparameter YAML")
+    epochs: int = option(100, "--epochs", type=_positive_int, help="passes over the training set")
+    batch_size: int = option(16, "--batch-size", type=int, help="pictures per step")
+    imgsz: int = option(640, *IMG_FLAGS, type=_positive_int, help="side of the square network input, pixels")
+    rect: bool = switch("--rect", help="batches of alike aspect ratio; no mosaic, no shuffling")
+    resume: str | bool = option(
+        False, "--resume", nargs="?", const=True, help="go on from the newest or a given last.pt"
+    )
+    nosave: bool = switch("--nosave", help="save the checkpoint of the final epoch only")
+    noval: bool = switch("--noval", help="validate after the final epoch only")
+    noautoanchor: bool = switch("--noautoanchor", help="keep the anchors as they are")
+    noplots: bool = switch("--noplots", help="write no plots")
+    evolve: int | None = option(
+        None, "--evolve", type=int, nargs="?", const=300, help="not yet: evolve hyperparameters"
+    )
+    bucket: str = option("", "--bucket", help="not yet: cloud bucket of an evolution")
+    cache: str | None = option(
+        None, "--cache", nargs="?", const="ram", choices=("ram", "disk", "val"), help="keep decoded pictures"
+    )
+    image_weights: bool = switch("--image-weights", help="draw pictures of weak classes more often")
+    device: str = option("", "--device", help="cpu, mps or a CUDA index; empty takes the best there is")
+    multi_scale: bool = switch("--multi-scale", help="vary the input side by up to 50 %% from step to step")
+    single_cls: bool = switch("--single-cls", help="treat all classes as one")
+    optimizer: str = option("SGD", "--optimizer", choices=("SGD", "Adam", "AdamW"), help="optimizer")
+    sync_bn: bool = switch("--sync-bn", help="not yet: batch norm over several processes")
+    workers: int = option(8, "--workers", type=_not_negative_int, help="loader processes, at most")
+    project: str = option("runs/train", "--project", help="folder of runs")
+    name: str = option("exp", "--name", help="run folder; `cfg` takes the model YAML's name")
+    exist_ok: bool = switch("--exist-ok", help="write into an existing run folder")
+    quad: bool = switch("--quad", help="collate four pictures into one of twice the side")
+    cos_lr: bool = switch("--cos-lr", help="cosine instead of linear learning-rate decay")
+    label_smoothing: float = option(0.0, "--label-smoothing", type=share, help="class target smoothing")
+    patience: int = option(
+        100, "--patience", type=_not_negative_int, help="epochs without gain before stopping; 0: never"
+    )
+    freeze: list[int] = option(
+        [0], "--freeze", nargs="+", type=_not_negative_int, help="N: first N layers; several: those"
+    )
+    save_period: int = option(-1, "--save-period", type=int, help="also keep epochN.pt every so many epochs")
+    seed: int = option(0, "--seed", type=_not_negative_int, help="seed of weights and augmentation")
+    local_rank: int = option(-1, "--local_rank", "--local-rank", type=int, help="set by a launcher of processes")
+    amp: str = option("fp16", "--amp", choices=("fp16", "bf16", "off"), help="mixed precision on CUDA")
+    autobalance: bool = switch("--autobalance", help="adapt the objectness weight of each level while training")
+    task: str = option("", "--task", help="task of the model; empty: taken from checkpoint or YAML")
+    entity: str | None = option(None, "--entity", help="not yet: account of an external logger")
+    upload_dataset: str | bool = option(
+        False, "--upload_dataset", nargs="?", const=True, help="not yet: upload the data"
+    )
+    bbox_interval: int = option(-1, "--bbox_interval", type=int, help="not yet: period of logged box pictures")
+    artifact_alias: str = option("latest", "--artifact_alias", help="not yet: version of a logged data set")
+
+    def check(self) -> TrainConfig:
+        """The same settings; InputError for one that is not offered yet or contradicts another."""
+        defaults = {f.name: f.default for f in fields(self)}
+        for name, subject in LATER.items():
+            if getattr(self, name) != defaults[name]:
+                raise InputError(f"--{name.replace('_', '-')}: {subject} are not supported yet; leave the flag out")
+        if self.local_rank != -1:
+            raise InputError("--local_rank: several processes are not supported yet; start one `python train.py`")
+        if self.batch_size < 1:
+            raise InputError(
+                f"--batch-size {self.batch_size}: automatic batch size is not supported yet; give a number"
+            )
+        if self.image_weights and self.rect:
+            raise InputError("--image-weights draws pictures at random, --rect keeps their order: give one of the two")
+        return self
+
+
+@dataclass(frozen=True)
+class ValConfig(BaseConfig):
+    """Measure a model's accuracy on a data set."""
+
+    data: str = option("data/coco128.yaml", "--data", help="data set YAML")
+    weights: list[str] = option(["yolov5s.pt"], "--weights", nargs="+", help="model file; several form an ensemble")
+    batch_size: int = option(32, "--batch-size", type=_positive_int, help="pictures per step")
+    imgsz: int = option(640, *IMG_FLAGS, type=_positive_int, help="longest side of the network input, pixels")
+    conf_thres: float = option(0.001, "--conf-thres", type=share, help="lowest score kept")
+    iou_thres: float = option(0.6, "--iou-thres", type=share, help="overlap limit of non-maximum suppression")
+    max_det: int = option(300, "--max-det", type=_positive_int, help="detections kept per picture")
+    task: str = option(
+        "val", "--task", choices=("train", "val", "test", "speed", "study"), help="split, or a benchmark"
+    )
+    device: str = option("", "--device", help="cpu, mps or a CUDA index; empty takes the best there is")
+    workers: int = option(8, "--workers", type=_not_negative_int, help="loader processes, at most")
+    single_cls: bool = switch("--single-cls", help="ignore which class an object has")
+    augment: bool = switch("--augment", help="test-time augmentation")
+    verbose: bool = switch("--verbose", help="a line per class and every message about the labels")
+    save_txt: bool = switch("--save-txt", help="write detections to labels/*.txt")
+    save_hybrid: bool = switch("--save-hybrid", help="write labels and detections together; implies --save-txt")
+    save_conf: bool = switch("--save-conf", help="append the score to each text line")
+    save_json: bool = switch("--save-json", help="write COCO JSON and evaluate with COCO's own metrics")
+    coco: bool = switch("--coco", help="evaluate with COCO's own metrics (implies --save-json)")
+    project: str = option("runs/val", "--project", help="folder of runs")
+    name: str = option("exp", "--name", help="run folder")
+    exist_ok: bool = switch("--exist-ok", help="write into an existing run folder")
+    half: bool = switch("--half", help="FP16 inference")
+    dnn: bool = switch("--dnn", help="not yet: OpenCV DNN for ONNX files")
+    noplots: bool = switch("--noplots", help="write no plots")
+
+    def check(self) -> ValConfig:
+        """The same settings; InputError for one that is not offered yet."""
+        if self.dnn:
+            raise InputError("--dnn: ONNX files are not supported yet; give a .pt checkpoint and leave the flag out")
+        return self
