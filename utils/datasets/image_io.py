@@ -1,0 +1,257 @@
+"""Decoding and encoding of any picture: what comes out is always uint8, upright, with the channels asked for."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".npy", ".pfm", ".png", ".tif", ".tiff", ".webp"})
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+_REDUCED = (  # divisor, colour flag, gray flag
+    (8, cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
+    (4, cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+    (2, cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+)
+
+
+class ImageError(ValueError):
+    """A picture cannot be used; `path` names it and `reason` says why."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return type(self), (self.path, self.reason)  # crosses process borders with both parts
+
+
+def read_image(path: str | Path, *, channels: int = 3, reduce_to: int | None = None) -> np.ndarray:
+    """The picture as (H, W, channels) uint8, BGR for three channels, turned upright by its EXIF tag.
+
+    Palettes are resolved, transparency is dropped, 16-bit values keep their upper byte, floats are taken as 0-1
+    (0-255 if any exceeds 1). One and three channels convert into each other; other counts come from .npy, multi-page
+    TIFF (a page per channel) or a file that stores that many.
+
+    Args:
+        reduce_to: lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size while its longest side stays at least this
+            many pixels, which saves most of the inverse transform.
+
+    Raises:
+        ImageError: unreadable, empty, not a picture, or another number of channels.
+    """
+    if Path(path).suffix.lower() == ".npy":
+        return fit_channels(_read_npy(path), channels, path)
+    data = read_bytes(path)
+    if channels not in (1, 3):
+        return fit_channels(_decode_many_channels(data, path), channels, path)
+    flags = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
+    if reduce_to is not None and data[:2].tobytes() == JPEG_START:
+        flags = _reduced_flags(data, reduce_to, channels)
+    frame = decode(data, flags)
+    if frame is None:
+        raise ImageError(path, "damaged, or not a picture in a known format")
+    return frame if channels == 3 else frame[..., None]
+
+
+def read_bytes(path: str | Path) -> np.ndarray:
+    """(bytes,) uint8 content of a file that is not empty; works for every file name, unlike cv2.imread on Windows."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise ImageError(path, error.strerror or "cannot be read") from error
+    if not data.size:
+        raise ImageError(path, "empty file (0 bytes)")
+    return data
+
+
+def decode(data: np.ndarray, flags: int) -> np.ndarray | None:
+    """The decoded picture, uint8, or None. A JPEG that breaks off is decoded as far as it goes, the rest is gray."""
+    try:
+        frame = cv2.imdecode(data, flags)
+        if frame is None and data[:2].tobytes() == JPEG_START:
+            frame = cv2.imdecode(np.append(data, np.frombuffer(JPEG_END, np.uint8)), flags)
+    except cv2.error:
+        return None
+    return frame if frame is None or frame.dtype == np.uint8 else to_uint8(frame)
+
+
+def to_uint8(array: np.ndarray) -> np.ndarray:
+    """Values brought to 0-255: the upper byte of 16 bits, floats times 255 if none exceeds 1, others clipped."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return (array >> 8).astype(np.uint8)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    values = np.nan_to_num(array.astype(np.float32))
+    if np.issubdtype(array.dtype, np.floating) and values.size and values.max() <= 1:
+        values = values * 255
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def fit_channels(frame: np.ndarray, channels: int, path: str | Path) -> np.ndarray:
+    """(H, W) or (H, W, C) -> (H, W, channels); gray and colour convert, an alpha channel may go.
+
+    Raises:
+        ImageError: any other difference in the number of channels.
+    """
+    frame = frame[..., None] if frame.ndim == 2 else frame
+    if frame.ndim != 3:
+        raise ImageError(path, f"array of shape {frame.shape}, expected (height, width) or (height, width, channels)")
+    found = frame.shape[2]
+    if found == channels:
+        return np.ascontiguousarray(frame)
+    if channels == 3 and found in (1, 4):
+        return cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) if found == 1 else np.ascontiguousarray(frame[..., :3])
+    if channels == 1 and found in (3, 4):
+        return cv2.cvtColor(np.ascontiguousarray(frame[..., :3]), cv2.COLOR_BGR2GRAY)[..., None]
+    raise ImageError(path, f"has {found} channels where the model wants {channels}")
+
+
+def image_size_hw(path: str | Path) -> tuple[int, int]:
+    """Height and width in pixels as `read_image` returns them, from the header alone for JPEG and PNG.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    try:
+        with open(path, "rb") as stream:
+            size_hw = header_size_hw(stream)
+    except OSError as error:
+        raise ImageError(path, error.strerror or "cannot be read") from error
+    if size_hw is not None:
+        return size_hw
+    if Path(path).suffix.lower() == ".npy":
+        height, width = _read_npy(path).shape[:2]
+        return int(height), int(width)
+    height, width = read_image(path).shape[:2]
+    return int(height), int(width)
+
+
+def header_size_hw(stream: BinaryIO) -> tuple[int, int] | None:
+    """Upright height and width of a JPEG, or of a PNG without EXIF tag; None where only decoding tells."""
+    start = stream.read(26)
+    if start.startswith(PNG_START) and start[12:16] == b"IHDR" and len(start) >= 24:
+        width, height = struct.unpack(">II", start[16:24])
+        return None if _png_has_exif(stream) else (height, width)
+    if start.startswith(JPEG_START):
+        stream.seek(2)
+        return _jpeg_size_hw(stream)
+    return None
+
+
+def imwrite(path: str | Path, frame: np.ndarray, *, quality: int | None = None) -> None:
+    """Write a BGR or gray uint8 picture in the format of the suffix; any file name works.
+
+    Args:
+        quality: of a JPEG or WebP, 1-100; None for the encoder's own.
+
+    Raises:
+        ValueError: the suffix is no picture format that can be written.
+    """
+    suffix = Path(path).suffix
+    flags = {".webp": cv2.IMWRITE_WEBP_QUALITY}.get(suffix.lower(), cv2.IMWRITE_JPEG_QUALITY)
+    try:
+        written, data = cv2.imencode(suffix, frame, [] if quality is None else [flags, quality])
+    except cv2.error as error:
+        raise ValueError(f"{path}: cannot write pictures of type {suffix!r}") from error
+    if not written:
+        raise ValueError(f"{path}: the picture of shape {frame.shape} could not be encoded")
+    data.tofile(path)
+
+
+def _read_npy(path: str | Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ImageError(path, f"not a readable array file ({error})") from error
+    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3):
+        raise ImageError(path, "not an array of shape (height, width) or (height, width, channels)")
+    return to_uint8(array)
+
+
+def _decode_many_channels(data: np.ndarray, path: str | Path) -> np.ndarray:
+    """All pages of a file stacked along the channels, as stored."""
+    try:
+        decoded, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        decoded, pages = False, ()
+    if not decoded or not pages:
+        raise ImageError(path, "damaged, or not a picture in a known format")
+    if len({page.shape[:2] for page in pages}) > 1:
+        raise ImageError(path, f"its {len(pages)} pages differ in size")
+    return to_uint8(pages[0] if len(pages) == 1 else np.dstack(pages))
+
+
+def _reduced_flags(data: np.ndarray, reduce_to: int, channels: int) -> int:
+    size_hw = header_size_hw(io.BytesIO(data[: 1 << 17]))
+    for divisor, colour, gray in _REDUCED:
+        if size_hw is not None and max(size_hw) // divisor >= reduce_to:
+            return int(colour if channels == 3 else gray)
+    return int(cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE)
+
+
+def _jpeg_size_hw(stream: BinaryIO) -> tuple[int, int] | None:
+    """Walk the segments behind the start marker up to the frame header (ITU-T T.81, annex B)."""
+    turned = False
+    while True:
+        marker = stream.read(2)
+        while marker == b"\xff\xff":  # fill bytes
+            marker = b"\xff" + stream.read(1)
+        head = stream.read(2)
+        if len(marker) < 2 or marker[0] != 0xFF or len(head) < 2:
+            return None
+        length = int.from_bytes(head, "big") - 2
+        code = marker[1]
+        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
+            frame_header = stream.read(5)
+            if len(frame_header) < 5:
+                return None
+            height, width = struct.unpack(">HH", frame_header[1:])
+            return (width, height) if turned else (height, width)
+        if code == 0xE1:
+            turned = turned or _exif_turns(stream.read(length))
+        elif code == 0xDA or length < 0:
+            return None
+        else:
+            stream.seek(length, io.SEEK_CUR)
+
+
+def _exif_turns(segment: bytes) -> bool:
+    """Whether the orientation tag (0x0112) of an EXIF segment swaps height and width (values 5-8)."""
+    if not segment.startswith(b"Exif\0\0"):
+        return False
+    tiff = segment[6:]
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None or len(tiff) < 8:
+        return False
+    (start,) = struct.unpack_from(order + "I", tiff, 4)
+    if start + 2 > len(tiff):
+        return False
+    (entries,) = struct.unpack_from(order + "H", tiff, start)
+    for entry in range(start + 2, min(start + 2 + 12 * entries, len(tiff) - 11), 12):
+        tag, kind = struct.unpack_from(order + "HH", tiff, entry)
+        if tag == 0x0112 and kind == 3:
+            (value,) = struct.unpack_from(order + "H", tiff, entry + 8)
+            return 5 <= value <= 8
+    return False
+
+
+def _png_has_exif(stream: BinaryIO) -> bool:
+    """Whether a chunk eXIf precedes or follows the pixels; also true where the chunks cannot be walked."""
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind == b"IEND":
+            return False
+        if kind == b"eXIf":
+            return True
+        stream.seek(length + 4, io.SEEK_CUR)
+    return True

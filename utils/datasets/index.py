@@ -1,0 +1,118 @@
+"""The index of a split: which pictures it has and what is labelled in them, as flat arrays with offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from utils.types import Polygons
+
+
+def offsets_of(counts: Iterable[int]) -> np.ndarray:
+    """(N+1,) int64 start of each group in a flat array, from the N group sizes; the last entry is the total."""
+    sizes = np.fromiter(counts, dtype=np.int64)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+
+
+def expand_groups(offsets: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Flat positions of all members of `groups`, in the order of the groups. (G,) -> (members,) int64."""
+    counts = offsets[groups + 1] - offsets[groups]
+    new_starts = np.cumsum(counts) - counts
+    return np.arange(int(counts.sum()), dtype=np.int64) + np.repeat(offsets[groups] - new_starts, counts)
+
+
+@dataclass(frozen=True)
+class PolygonTable:
+    """Polygons of M objects without one Python object per point list.
+
+    Attributes:
+        points: (P, 2) float32 x, y over the picture's width and height.
+        ring_offsets: (R+1,) int64, ring r has points[ring_offsets[r]:ring_offsets[r + 1]].
+        object_offsets: (M+1,) int64, object m has the rings object_offsets[m]:object_offsets[m + 1].
+    """
+
+    points: np.ndarray
+    ring_offsets: np.ndarray
+    object_offsets: np.ndarray
+
+    @classmethod
+    def from_lists(cls, polygons: Sequence[Sequence[np.ndarray]]) -> PolygonTable:
+        """Flatten one list of (K, 2) rings per object."""
+        rings = [np.asarray(ring, np.float32).reshape(-1, 2) for rings in polygons for ring in rings]
+        points = np.concatenate(rings) if rings else np.zeros((0, 2), np.float32)
+        return cls(points, offsets_of(len(ring) for ring in rings), offsets_of(len(rings) for rings in polygons))
+
+    def __len__(self) -> int:
+        return len(self.object_offsets) - 1
+
+    def rings(self, m: int) -> list[np.ndarray]:
+        """The rings of object m, each (K, 2): views, not copies."""
+        first, last = self.object_offsets[m], self.object_offsets[m + 1]
+        starts = self.ring_offsets[first : last + 1]
+        return [self.points[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+
+    def subset(self, objects: np.ndarray) -> PolygonTable:
+        """The table of the given objects only, in the given order."""
+        rings = expand_groups(self.object_offsets, objects)
+        points = expand_groups(self.ring_offsets, rings)
+        return PolygonTable(
+            self.points[points],
+            offsets_of(np.diff(self.ring_offsets)[rings]),
+            offsets_of(np.diff(self.object_offsets)[objects]),
+        )
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """Pictures of one split with their verified labels.
+
+    Attributes:
+        paths: N picture files; broken ones are not listed.
+        sizes_hw: (N, 2) int32 height and width in pixels, after EXIF rotation.
+        offsets: (N+1,) int64, picture i has the label rows offsets[i]:offsets[i + 1].
+        classes: (M,) int32 class of each row.
+        boxes_xywhn: (M, 4) float32 centre and size over width and height, inside the frame.
+        names: class names.
+        polygons: of all M objects (a box's four corners where a row had only a box), or None in a set of boxes.
+        class_maps: N files with one class per pixel, or None.
+    """
+
+    paths: list[str]
+    sizes_hw: np.ndarray
+    offsets: np.ndarray
+    classes: np.ndarray
+    boxes_xywhn: np.ndarray
+    names: dict[int, str] = field(default_factory=dict)
+    polygons: PolygonTable | None = None
+    class_maps: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def num_objects(self) -> int:
+        """M, label rows of all pictures together."""
+        return len(self.classes)
+
+    def labels(self, i: int) -> tuple[np.ndarray, np.ndarray, Polygons | None]:
+        """Classes (n,), boxes_xywhn (n, 4) and normalised polygons of picture i. Views: copy before writing."""
+        first, last = int(self.offsets[i]), int(self.offsets[i + 1])
+        polygons = None if self.polygons is None else [self.polygons.rings(m) for m in range(first, last)]
+        return self.classes[first:last], self.boxes_xywhn[first:last], polygons
+
+    def subset(self, images: Sequence[int] | np.ndarray) -> ImageIndex:
+        """The index of the given pictures only, in the given order; an integer may occur several times."""
+        chosen = np.asarray(images, np.int64).reshape(-1)
+        rows = expand_groups(self.offsets, chosen)
+        return replace(
+            self,
+            paths=[self.paths[i] for i in chosen],
+            sizes_hw=self.sizes_hw[chosen],
+            offsets=offsets_of(np.diff(self.offsets)[chosen]),
+            classes=self.classes[rows],
+            boxes_xywhn=self.boxes_xywhn[rows],
+            polygons=None if self.polygons is None else self.polygons.subset(rows),
+            class_maps=None if self.class_maps is None else [self.class_maps[i] for i in chosen],
+        )

@@ -1,0 +1,207 @@
+"""The data YAML: where the pictures of each split are and what the classes are called."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.datasets.preparers import prepare_data
+from utils.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATASETS_PREFIX = "../datasets/"
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """Where one split comes from.
+
+    Attributes:
+        split: its key in the YAML.
+        places: folders, list files, glob patterns or single pictures, absolute where they exist.
+        annotations: COCO instances JSON that replaces the label files, or None.
+        missing: the places that do not exist, as written in the YAML.
+    """
+
+    split: str
+    places: tuple[Path, ...]
+    annotations: Path | None = None
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data YAML, checked.
+
+    Attributes:
+        path: the YAML file.
+        root: folder that relative places start from.
+        names: class names by number, 0 to num_classes - 1.
+        splits: the sources of those splits that the YAML names.
+        raw: the YAML as read.
+    """
+
+    path: Path
+    root: Path
+    names: dict[int, str]
+    splits: dict[str, SplitSource]
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+
+def load_spec(data: str | Path, *, prepare: bool = True) -> DataSpec:
+    """Read a data YAML; makes or downloads the data if it names a way to and train or val is not there yet.
+
+    Args:
+        data: a file, or a bare name to be found under data/.
+        prepare: whether to download; without it a missing split is an error at once.
+
+    Raises:
+        InputError: what is wrong in which file at which key, and the remedy.
+    """
+    path = find_data_yaml(data)
+    raw = _read_mapping(path)
+    for key in ("train", "val", "names"):
+        if raw.get(key) is None:
+            raise InputError(f"{path}: key {key!r} is missing; a data YAML needs train, val and names")
+    names = _parse_names(raw, path)
+    root = _find_root(raw, path)
+    spec = DataSpec(path, root, names, _find_splits(raw, root, path), raw)
+    if not _missing(spec):
+        return spec
+    if prepare and raw.get("download"):
+        prepare_data(raw["download"], root, raw, source=path)
+        spec = replace(spec, splits=_find_splits(raw, root, path))
+    for split, place in _missing(spec):
+        hint = "" if raw.get("download") else ", or add a key download"
+        raise InputError(f"{path}: {split}: {place!r} not found under {root}; correct {split} or path{hint}")
+    return spec
+
+
+def find_data_yaml(data: str | Path) -> Path:
+    """The YAML file that `--data` means: as given, else in the repository's folder data/.
+
+    Raises:
+        InputError: there is none, or several of that name.
+    """
+    given = Path(data).expanduser()
+    for candidate in (given, REPOSITORY / given, REPOSITORY / "data" / given):
+        if candidate.is_file():
+            return candidate.resolve()
+    found = sorted((REPOSITORY / "data").rglob(given.name)) if given.name == str(given) else []
+    if len(found) > 1:
+        raise InputError(f"--data {data}: several files of that name: {', '.join(map(str, found))}; give the path")
+    if not found:
+        raise InputError(f"--data {data}: no such file, neither as given nor under {REPOSITORY / 'data'}")
+    return found[0]
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable YAML file: {error}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: expected keys such as train, val and names, found {type(raw).__name__}")
+    return raw
+
+
+def _parse_names(raw: Mapping[str, Any], path: Path) -> dict[int, str]:
+    """Class names from a list or an int-keyed map; `nc`, if given, has to agree."""
+    names = raw["names"]
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise InputError(f"{path}: names: {names!r} is neither a list nor a map of class numbers to names")
+    try:
+        numbered = {int(number): str(name) for number, name in names.items()}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: names: keys must be class numbers, found {list(names)[:3]}") from error
+    if sorted(numbered) != list(range(len(names))):
+        raise InputError(f"{path}: names: class numbers must run from 0 to {len(names) - 1}, found {sorted(numbered)}")
+    if raw.get("nc") is not None and raw["nc"] != len(numbered):
+        raise InputError(f"{path}: nc: {raw['nc']!r} contradicts the {len(numbered)} names; delete nc or mend names")
+    return {number: numbered[number] for number in sorted(numbered)}
+
+
+def _find_root(raw: Mapping[str, Any], path: Path) -> Path:
+    """The folder that `path` means: the first candidate that holds val, else that exists, else where to create it."""
+    candidates = _root_candidates(str(raw.get("path") or ""), path)
+    for root in candidates:
+        if not _find_split("val", raw["val"], root, path).missing:
+            return root
+    if raw.get("path"):
+        for root in candidates:
+            if root.is_dir():
+                return root
+    home_is_repository = path.is_relative_to(REPOSITORY) and len(candidates) > 1
+    return candidates[1] if home_is_repository and not os.getenv("YOLOv5_DATASETS_DIR") else candidates[0]
+
+
+def _root_candidates(written: str, path: Path) -> list[Path]:
+    """Beside the YAML, in the repository, in the working folder; YOLOv5_DATASETS_DIR stands in for ../datasets."""
+    given = Path(written).expanduser()
+    if given.is_absolute():
+        return [given]
+    bases = (path.parent, REPOSITORY, Path.cwd())
+    candidates = [Path(os.path.normpath(base / given)) for base in bases]
+    datasets = os.getenv("YOLOv5_DATASETS_DIR")
+    if datasets and written.startswith(DATASETS_PREFIX):
+        candidates.insert(0, Path(datasets).expanduser().absolute() / written.removeprefix(DATASETS_PREFIX))
+    return candidates
+
+
+def _find_splits(raw: Mapping[str, Any], root: Path, path: Path) -> dict[str, SplitSource]:
+    return {split: _find_split(split, raw[split], root, path) for split in SPLITS if raw.get(split)}
+
+
+def _find_split(split: str, value: Any, root: Path, path: Path) -> SplitSource:
+    """Resolve one split's value: text, list of texts, or a map of `images` and `annotations`."""
+    annotations = None
+    if isinstance(value, dict):
+        if set(value) != {"images", "annotations"}:
+            raise InputError(f"{path}: {split}: a map needs the keys images and annotations, found {sorted(value)}")
+        annotations, value = value["annotations"], value["images"]
+    entries = value if isinstance(value, list) else [value]
+    if not entries or not all(isinstance(entry, str) and entry for entry in entries):
+        raise InputError(f"{path}: {split}: {value!r} is neither a path nor a list of paths")
+    places, missing = [], []
+    for entry in entries:
+        place = _find_place(entry, root)
+        places.append(place or root / entry)
+        if place is None:
+            missing.append(entry)
+    if annotations is None:
+        return SplitSource(split, tuple(places), None, tuple(missing))
+    json_file = _find_place(str(annotations), root)
+    if json_file is None:
+        missing.append(str(annotations))
+    return SplitSource(split, tuple(places), json_file or root / str(annotations), tuple(missing))
+
+
+def _find_place(entry: str, root: Path) -> Path | None:
+    """An existing file, folder or matching pattern; a leading ../ that leads nowhere is tried without it."""
+    tries = [entry, entry.removeprefix("../")] if entry.startswith("../") else [entry]
+    for text in tries:
+        place = Path(os.path.normpath(root / Path(text).expanduser()))
+        if place.exists() or (glob.has_magic(text) and next(glob.iglob(str(place), recursive=True), None)):
+            return place
+    return None
+
+
+def _missing(spec: DataSpec) -> list[tuple[str, str]]:
+    """Split and place of what is not there; the test split is only looked for when it is used."""
+    return [(name, place) for name in ("train", "val") for place in spec.splits[name].missing]
