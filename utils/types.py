@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -107,3 +107,22 @@ class Prediction:
     masks: Tensor | None = None
     class_map: Tensor | None = None
     probs: Tensor | None = None
+
+
+@dataclass
+class EvalResult:
+    """What a pass over a split gave.
+
+    Attributes:
+        metrics: values by their names in results.csv, `metrics/...`.
+        fitness: the number by which best.pt is chosen, higher is better.
+        per_class: (num_classes,) main metric of each class, for drawing pictures of weak classes.
+        table: the lines a user reads.
+        details: task-specific arrays, for plots.
+    """
+
+    metrics: dict[str, float]
+    fitness: float
+    per_class: np.ndarray
+    table: str
+    details: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,76 @@
+"""Choice of the device and what the log says of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+import torch
+
+from utils.errors import InputError
+
+
+def select_device(name: str = "") -> torch.device:
+    """The device of a `--device` value: '' takes CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: the device is not there, or several are named.
+    """
+    name = str(name).strip().lower().removeprefix("cuda:")
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("--device mps: this PyTorch sees no Apple GPU; use --device cpu")
+        return torch.device("mps")
+    if name in ("", "cuda"):
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if "," in name:
+        raise InputError(f"--device {name}: several GPUs are not supported yet; name one, as in --device 0")
+    if not name.isdigit():
+        raise InputError(f"--device {name}: expected cpu, mps or a CUDA index such as 0")
+    if int(name) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: {torch.cuda.device_count()} CUDA devices are visible; use --device cpu")
+    return torch.device(f"cuda:{name}")
+
+
+def describe_device(device: torch.device) -> str:
+    """One line for the log: versions and hardware."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        hardware = f"{device} ({properties.name}, {properties.total_memory / 2**30:.0f} GiB)"
+    else:
+        hardware = f"{device.type.upper()} ({torch.get_num_threads()} threads)"
+    return f"OpenYOLOv5, Python {platform.python_version()}, torch {torch.__version__}, {hardware}"
+
+
+def memory_in_use(device: torch.device) -> str:
+    """Memory of the device held by this process, as the progress line shows it."""
+    return f"{torch.cuda.memory_reserved(device) / 1e9:.3g}G" if device.type == "cuda" else "0G"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch; pictures have generators of their own."""
+    torch.manual_seed(seed)
+
+
+class Stopwatch:
+    """Seconds spent in a stage, summed; waits for the device so that asynchronous work is counted."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the time of the `with` body."""
+        self._wait()
+        start = perf_counter()
+        yield
+        self._wait()
+        self.seconds += perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,162 @@
+"""val.py's work: a checkpoint measured on a split, and the speed and study modes."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.checkpoint import find_weights, load_model
+from models.yolo import check_image_size
+from utils import plots
+from utils.config import ValConfig
+from utils.datasets.spec import DataSpec, load_spec
+from utils.device import describe_device, select_device
+from utils.engine.sinks import CocoSink, PlotSink, Sink, TextSink
+from utils.engine.validator import ValidationResult, validate
+from utils.errors import InputError
+from utils.files import increment_path
+from utils.hyp import Hyperparameters
+from utils.logging import LOGGER
+from utils.tasks.base import Task, TaskOptions
+from utils.tasks.registry import build_task
+
+SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}
+STUDY_SIDES = range(256, 1536 + 128, 128)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a model on its device, and the data it is measured on."""
+
+    model: nn.Module
+    spec: DataSpec
+    device: torch.device
+    half: bool
+    weights: str
+
+
+def evaluate(config: ValConfig) -> list[ValidationResult]:
+    """Run the mode of `--task`; one result per checkpoint and size.
+
+    Raises:
+        InputError: a file, flag or value cannot be used, or the model's classes are not those of the data.
+    """
+    config = config.check()
+    save_dir = increment_path(Path(config.project) / config.name, config.exist_ok)
+    if config.task == "study":
+        return [r for weights in config.weights for r in study(load_subject(config, [weights]), config, save_dir)]
+    if config.task == "speed":
+        subjects = [load_subject(config, [weights]) for weights in config.weights]
+        return [measure_split(s, replace(config, **SPEED_THRESHOLDS), save_dir, square=True) for s in subjects]
+    return [measure_split(load_subject(config, config.weights), config, save_dir)]
+
+
+def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
+    """Load checkpoint(s) and data YAML and see that their classes agree."""
+    device = select_device(config.device)
+    LOGGER.info(describe_device(device))
+    spec = load_spec(config.data)
+    half = config.half and device.type == "cuda"
+    if config.half and not half and "half" in config.given:
+        LOGGER.warning("--half needs CUDA: measured in FP32")
+    model = load_model([str(find_weights(w)) for w in weights], device=device)
+    classes = len(model.names)  # type: ignore[arg-type]
+    if classes != spec.num_classes and not config.single_cls:
+        raise InputError(
+            f"{weights[0]} has {classes} classes, {spec.path} names {spec.num_classes}: "
+            "give the data set the model was trained on"
+        )
+    model = model.half() if half else model
+    return Subject(model.to(memory_format=torch.channels_last), spec, device, half, weights[0])  # type: ignore[call-overload]
+
+
+def measure_split(
+    subject: Subject, config: ValConfig, save_dir: Path, *, square: bool = False, imgsz: int | None = None
+) -> ValidationResult:
+    """Measure a model on the split that `config.task` names (val for the benchmark modes)."""
+    model, spec = subject.model, subject.spec
+    split = config.task if config.task in ("train", "test") else "val"
+    stride = max(int(model.stride.max()), 32)  # type: ignore[union-attr,operator]
+    options = TaskOptions(
+        imgsz=check_image_size(imgsz or config.imgsz, stride, floor=2),
+        batch_size=config.batch_size,
+        workers=config.workers,
+        single_cls=config.single_cls,
+        conf_thres=config.conf_thres,
+        iou_thres=config.iou_thres,
+        max_det=config.max_det,
+        verbose=config.verbose or spec.num_classes < 50,
+    )
+    channels = int(getattr(model, "yaml", {}).get("ch", 3))
+    task = build_task("detect", spec, Hyperparameters(), options, channels=channels)
+    if hasattr(model, "model"):
+        task.bind(model)
+    loader = task.eval_loader(split, **({"rect": False, "pad": 0.0} if square else {}))
+    sinks = build_sinks(task, config, save_dir, subject, split)
+    result = validate(
+        task,
+        model,
+        loader,
+        device=subject.device,
+        half=subject.half,
+        augment=config.augment,
+        sinks=sinks,
+        progress=f"{split} at {options.imgsz} px",
+    )
+    report(result, config, save_dir, options)
+    return result
+
+
+def build_sinks(task: Any, config: ValConfig, save_dir: Path, subject: Subject, split: str) -> list[Sink]:
+    """The readers of predictions that the flags ask for."""
+    sinks: list[Sink] = []
+    if not config.noplots:
+        sinks.append(PlotSink(task, save_dir))
+    if config.save_txt or config.save_hybrid:
+        sinks.append(TextSink(save_dir / "labels", with_score=config.save_conf, hybrid=config.save_hybrid))
+    is_coco = Path(config.data).name == "coco.yaml"
+    if config.save_json or config.coco or is_coco:
+        file = save_dir / f"{Path(subject.weights).stem}_predictions.json"
+        sinks.append(CocoSink(task.index(split), file, coco_ids=is_coco))
+    if sinks:
+        save_dir.mkdir(parents=True, exist_ok=True)
+    return sinks
+
+
+def report(result: ValidationResult, config: ValConfig, save_dir: Path, options: TaskOptions) -> None:
+    """Print metrics and times, draw the curves and say where they are."""
+    LOGGER.info(result.evaluation.table)
+    prepare, forward, post = result.speed_ms
+    LOGGER.info(
+        f"Speed: {prepare:.1f} ms to prepare, {forward:.1f} ms forward, {post:.1f} ms NMS a picture "
+        f"at {options.imgsz} px, batch {options.batch_size}"
+    )
+    if not config.noplots:
+        result.evaluator.plot(save_dir)
+    if save_dir.exists():
+        LOGGER.info(f"Results are in {save_dir}")
+
+
+def study(subject: Subject, config: ValConfig, save_dir: Path) -> list[ValidationResult]:
+    """Accuracy and speed over picture sizes: `study_<data>_<weights>.txt`, study.zip and study.png."""
+    save_dir.mkdir(parents=True, exist_ok=True)
+    results = []
+    file = save_dir / f"study_{Path(config.data).stem}_{Path(subject.weights).stem}.txt"
+    rows = []
+    for side in STUDY_SIDES:
+        result = measure_split(subject, replace(config, noplots=True), save_dir, imgsz=side)
+        results.append(result)
+        rows.append([side, *result.evaluation.metrics.values(), *result.losses.values(), *result.speed_ms])
+    np.savetxt(file, np.array(rows, dtype=float), fmt="%10.4g")
+    with zipfile.ZipFile(save_dir / "study.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(save_dir.glob("study_*.txt")):
+            archive.write(path, path.name)
+    plots.plot_study(save_dir)
+    return results

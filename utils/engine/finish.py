@@ -1,0 +1,54 @@
+"""The end of a training run: final measurement with plots, small final file, and where everything is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from models.checkpoint import load_model, strip_checkpoint
+from utils import plots
+from utils.engine.sinks import PlotSink
+from utils.engine.trainer import FitResult, Trainer
+from utils.engine.validator import validate
+from utils.logging import LOGGER
+
+
+def finish(trainer: Trainer, result: FitResult) -> FitResult:
+    """Strip best.pt, measure it with plots, draw results.png and say where everything is.
+
+    last.pt stays whole, so that the run can be resumed with more epochs.
+    """
+    plotting = not trainer.config.noplots
+    if result.best is not None:
+        strip_checkpoint(result.best)
+        result = replace(result, metrics=_measure(trainer, result, plotting=plotting))
+    if plotting:
+        plots.plot_results(result.save_dir / "results.csv")
+    trainer.callbacks.run("on_train_end", result=result)
+    LOGGER.info(_summary(result))
+    return result
+
+
+def _measure(trainer: Trainer, result: FitResult, *, plotting: bool) -> dict[str, float]:
+    """Metrics of best.pt on the validation split, with a line per class."""
+    assert result.best is not None
+    task, device = trainer.task, trainer.device
+    LOGGER.info(f"\nMeasuring {result.best}")
+    model = load_model(str(result.best), device=device)
+    task.options = replace(task.options, verbose=len(task.class_names) < 50)
+    sinks = [PlotSink(task, result.save_dir)] if plotting else []
+    measured = validate(
+        task, model, trainer.val_loader, device=device, autocast=trainer.amp, sinks=sinks, progress="validating"
+    )
+    LOGGER.info(measured.evaluation.table)
+    if plotting:
+        measured.evaluator.plot(result.save_dir)
+    return measured.evaluation.metrics
+
+
+def _summary(result: FitResult) -> str:
+    """Last lines of a run: each file and its use."""
+    lines = [f"\nResults are in {result.save_dir}"]
+    for path, use in ((result.best, "for val.py, detect.py"), (result.last, "to train on: --resume --epochs N")):
+        if path is not None and path.exists():
+            lines.append(f"  {path.name:<8} {path.stat().st_size / 1e6:6.1f} MB  {use}")
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""Optimizer with the three parameter groups of the recipe, and its schedule as a pure function of the iteration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from utils.hyp import Hyperparameters
+
+NOMINAL_BATCH = 64  # gradients are accumulated up to this many pictures
+MIN_WARMUP_ITERATIONS = 100
+
+
+def build_optimizer(
+    model: nn.Module, name: str, *, lr: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """SGD (Nesterov), Adam or AdamW over the groups biases, weights, norm weights, in this order; only weights decay."""
+    biases, weights, norms = split_parameters(model)
+    groups = [
+        {"params": biases, "weight_decay": 0.0},
+        {"params": weights, "weight_decay": weight_decay},
+        {"params": norms, "weight_decay": 0.0},
+    ]
+    if name == "SGD":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True)
+    kinds = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+    return kinds[name](groups, lr=lr, betas=(momentum, 0.999))
+
+
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """All parameters as biases, decayed weights and weights of normalisation layers, each once."""
+    norm_layers = tuple(kind for kind in vars(nn).values() if isinstance(kind, type) and "Norm" in kind.__name__)
+    biases, weights, norms = [], [], []
+    for module in model.modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if key == "bias":
+                biases.append(parameter)
+            elif isinstance(module, norm_layers):
+                norms.append(parameter)
+            else:
+                weights.append(parameter)
+    return biases, weights, norms
+
+
+def lr_factor(epoch: float, *, epochs: int, final: float, cosine: bool = False) -> float:
+    """Share of the first learning rate in `epoch`: from 1 down to `final`, linear or as half a cosine."""
+    done = epoch / epochs
+    if cosine:
+        return 1 - (1 - final) * (1 - math.cos(math.pi * done)) / 2
+    return (1 - done) * (1 - final) + final
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rates, momentum and accumulation of every iteration; it has no state, so a resumed run needs none.
+
+    Attributes:
+        hyp: lr0, lrf, momentum and the warm-up numbers.
+        epochs: length of the run.
+        batches: batches in an epoch.
+        batch_size: pictures in a batch.
+        cosine: shape of the decay.
+    """
+
+    hyp: Hyperparameters
+    epochs: int
+    batches: int
+    batch_size: int
+    cosine: bool = False
+
+    @property
+    def warmup_iterations(self) -> int:
+        """Iterations until the full rates are reached."""
+        return max(round(self.hyp.warmup_epochs * self.batches), MIN_WARMUP_ITERATIONS)
+
+    @property
+    def decay_scale(self) -> float:
+        """Factor of the weight decay, which is stated for the nominal batch."""
+        return self.batch_size * max(round(NOMINAL_BATCH / self.batch_size), 1) / NOMINAL_BATCH
+
+    def factor(self, epoch: int) -> float:
+        """Share of lr0 in `epoch` after warm-up."""
+        return lr_factor(epoch, epochs=self.epochs, final=self.hyp.lrf, cosine=self.cosine)
+
+    def accumulate(self, iteration: int) -> int:
+        """Batches whose gradients make one step."""
+        nominal = NOMINAL_BATCH / self.batch_size
+        if iteration <= self.warmup_iterations:
+            nominal = float(np.interp(iteration, [0, self.warmup_iterations], [1, nominal]))
+        return max(round(nominal), 1)
+
+    def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
+        """Set the rates of a global iteration (epoch * batches + batch)."""
+        epoch = iteration // self.batches
+        full = self.hyp.lr0 * self.factor(epoch)
+        done = min(iteration / self.warmup_iterations, 1.0)
+        momentum = self.hyp.warmup_momentum + done * (self.hyp.momentum - self.hyp.warmup_momentum)
+        for number, group in enumerate(optimizer.param_groups):
+            start = self.hyp.warmup_bias_lr if number == 0 else 0.0
+            group["lr"] = start + done * (full - start)
+            if "momentum" in group:
+                group["momentum"] = momentum
+            elif self.hyp.momentum != momentum or "betas" in group:
+                group["betas"] = (momentum, group["betas"][1])

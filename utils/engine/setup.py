@@ -1,0 +1,166 @@
+"""From the settings of train.py to a Trainer that is ready to run, for a new run or a resumed one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from models.checkpoint import Checkpoint, find_weights, load_checkpoint, load_training_state, transfer_weights
+from models.graph import load_model_yaml
+from models.yolo import check_image_size
+from utils.config import ROOT, TrainConfig
+from utils.datasets.spec import load_spec
+from utils.device import describe_device, select_device
+from utils.engine.callbacks import Callbacks
+from utils.engine.loggers import CSVLogger, TensorBoardLogger
+from utils.engine.trainer import Trainer
+from utils.errors import InputError
+from utils.files import atomic_write, find_file, increment_path
+from utils.hyp import Hyperparameters
+from utils.logging import LOGGER
+from utils.tasks.base import Task, TaskOptions
+from utils.tasks.registry import build_task
+
+# settings that may change when a run is resumed; all others are those of the run
+RESUME_OVERRIDES = ("epochs", "device", "workers", "cache", "patience", "save_period", "noplots", "nosave", "noval")
+
+
+def build_trainer(config: TrainConfig) -> Trainer:
+    """Everything a training run needs, built and checked.
+
+    Raises:
+        InputError: a file, flag or value cannot be used.
+    """
+    last = find_last_checkpoint(config.resume) if config.resume else None
+    state = None
+    if last is not None:
+        state = load_training_state(last)
+        config = resumed_config(config, last, state)
+    config.check()
+    device = select_device(config.device)
+    LOGGER.info(describe_device(device))
+    hyp = load_hyp(config)
+    save_dir = last.parent.parent if last else increment_path(Path(config.project) / run_name(config), config.exist_ok)
+    source = None if state is not None else load_source(config)
+    cfg = state["yaml"] if state is not None else architecture(config, source)
+    options = TaskOptions(
+        **{f.name: getattr(config, f.name) for f in fields(TaskOptions) if hasattr(config, f.name)}
+    )
+    torch.manual_seed(config.seed + 1)
+    channels = int(cfg.get("ch", 3))
+    task = build_task(config.task or "detect", load_spec(config.data), hyp, options, channels=channels)
+    model = task.build_model(cfg)
+    imgsz = check_image_size(config.imgsz, max(int(model.stride.max()), 32), floor=2)  # type: ignore[union-attr,operator]
+    task.options = replace(options, imgsz=imgsz)
+    (save_dir / "weights").mkdir(parents=True, exist_ok=True)
+    if source is not None:
+        skip = ("anchor",) if (config.cfg or hyp.anchors is not None) else ()
+        taken, total = transfer_weights(model, source.state_dict, exclude=skip)
+        LOGGER.info(f"{config.weights}: {taken}/{total} items taken over")
+    if state is None:
+        write_settings(save_dir, config, hyp)
+        task.prepare_training(model, save_dir, anchors=not config.noautoanchor, plots=not config.noplots)
+    else:
+        model.load_state_dict(state["model"])
+    freeze_layers(model, config.freeze)
+    model.to(device)
+    task.bind(model)
+    callbacks = Callbacks([CSVLogger(save_dir / "results.csv"), TensorBoardLogger(save_dir)])
+    return Trainer(task, model, config, device=device, save_dir=save_dir, callbacks=callbacks, state=state)
+
+
+def find_last_checkpoint(resume: str | bool) -> Path:
+    """The checkpoint to resume: the one named, or the newest last.pt below runs/."""
+    if isinstance(resume, str):
+        path = Path(resume)
+        if not path.is_file():
+            raise InputError(f"--resume {resume}: there is no such file; name a last.pt, or give --resume alone")
+        return path
+    found = sorted(Path("runs").glob("**/weights/last*.pt"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise InputError("--resume: no last.pt below runs/; name one, as in --resume path/to/weights/last.pt")
+    return found[-1]
+
+
+def resumed_config(config: TrainConfig, last: Path, state: Mapping[str, Any]) -> TrainConfig:
+    """The settings of the interrupted run, with those that may change taken from the command line."""
+    stored = read_settings(last.parent.parent / "opt.yaml") or dict(state["opt"])
+    known = {f.name for f in fields(TrainConfig)}
+    base = TrainConfig.from_kwargs(**{k: v for k, v in stored.items() if k in known})
+    given = config.given - {"resume"}
+    if ignored := sorted(given - set(RESUME_OVERRIDES)):
+        LOGGER.warning(f"--resume keeps the settings of the run: ignored {', '.join(ignored)}")
+    changes: dict[str, Any] = {name: getattr(config, name) for name in given & set(RESUME_OVERRIDES)}
+    result = replace(base, resume=str(last), hyp=dict(state["hyp"]), **changes)
+    done = int(state["epoch"]) + 1
+    if done >= result.epochs:
+        raise InputError(f"{last}: all {result.epochs} epochs are done; add --epochs with a larger number to go on")
+    LOGGER.info(f"Resuming {last} after {done} of {result.epochs} epochs")
+    return result
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """The mapping in an opt.yaml; None where there is no such file."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    return values if isinstance(values, dict) else None
+
+
+def load_hyp(config: TrainConfig) -> Hyperparameters:
+    """Hyperparameters of the file or mapping in the settings, with the flags that override them."""
+    if isinstance(config.hyp, Mapping):
+        hyp = Hyperparameters.from_dict(config.hyp, source="hyp")
+    else:
+        hyp = Hyperparameters.load(find_file(config.hyp, [ROOT, ROOT / "data" / "hyps"]))
+    return replace(hyp, label_smoothing=config.label_smoothing or hyp.label_smoothing)
+
+
+def run_name(config: TrainConfig) -> str:
+    """Name of the run folder; the literal `cfg` stands for the model YAML's own name."""
+    return Path(config.cfg).stem if config.name == "cfg" and config.cfg else config.name
+
+
+def load_source(config: TrainConfig) -> Checkpoint | None:
+    """The checkpoint to start from, or None for a run from scratch."""
+    if config.weights:
+        return load_checkpoint(find_weights(config.weights))
+    if not config.cfg:
+        raise InputError("--weights '' trains from scratch and needs an architecture, as in --cfg yolov5n.yaml")
+    return None
+
+
+def architecture(config: TrainConfig, source: Checkpoint | None) -> dict[str, Any]:
+    """The model YAML of --cfg, else of the checkpoint."""
+    if config.cfg:
+        return load_model_yaml(config.cfg)
+    assert source is not None
+    return dict(source.yaml)
+
+
+def freeze_layers(model: nn.Module, freeze: list[int]) -> None:
+    """Stop the training of layers: one number N means the first N, several mean those."""
+    frozen = set(range(freeze[0]) if len(freeze) == 1 else freeze)
+    names = [n for n, _ in model.named_parameters() if n.split(".")[1].isdigit() and int(n.split(".")[1]) in frozen]
+    for name, parameter in model.named_parameters():
+        if name in names:
+            parameter.requires_grad_(False)
+    if names:
+        LOGGER.info(f"Frozen: {len(names)} parameters of layers {sorted(frozen)}")
+
+
+def write_settings(save_dir: Path, config: TrainConfig, hyp: Hyperparameters) -> None:
+    """Write opt.yaml and hyp.yaml into the run folder."""
+    for name, values in (("opt.yaml", config.to_dict()), ("hyp.yaml", hyp.to_dict())):
+        with atomic_write(save_dir / name) as temporary:
+            temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -1,0 +1,313 @@
+"""The training loop: epochs, accumulation, mixed precision, EMA, checkpoints; the task supplies everything else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from models.checkpoint import save_checkpoint
+from utils.config import TrainConfig
+from utils.device import memory_in_use
+from utils.engine.callbacks import Callbacks
+from utils.engine.ema import ModelEMA
+from utils.engine.optim import Schedule, build_optimizer
+from utils.engine.stopping import EarlyStopping
+from utils.engine.validator import ValidationResult, validate
+from utils.errors import InputError
+from utils.logging import LOGGER
+from utils.tasks.base import Task, images_to_device
+from utils.types import Batch
+
+CUDA_SYNC_INTERVAL = 10  # steps between looks at the loss on a GPU; each look waits for the device
+MAX_GRADIENT_NORM = 10.0
+PLOTTED_BATCHES = 3
+AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class FitResult:
+    """Where a finished run left its files and how good its best epoch was."""
+
+    save_dir: Path
+    last: Path
+    best: Path | None
+    epochs: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class LossMeter:
+    """Mean of the loss items of an epoch, read from the device only when `read` is called."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.total: Tensor | None = None
+        self.count = 0
+        self.unread: list[tuple[Tensor, list[str]]] = []
+
+    def add(self, items: dict[str, Tensor], paths: list[str]) -> None:
+        """Take in a batch's items and the files it came from."""
+        stacked = torch.stack([value.detach().float() for value in items.values()])
+        self.total = stacked if self.total is None else self.total + stacked
+        self.count += 1
+        self.unread.append((stacked.sum(), paths))
+
+    def read(self) -> dict[str, float]:
+        """Means so far; InputError with the files of the first batch whose loss is not finite."""
+        if self.total is None:
+            return {}
+        finite = torch.stack([value for value, _ in self.unread]).isfinite().tolist() if self.unread else []
+        for ok, (_, paths) in zip(finite, self.unread, strict=True):
+            if not ok:
+                files = ", ".join(dict.fromkeys(paths))
+                raise InputError(
+                    f"the loss is not finite on the batch of {files}; look at these labels and pictures, lower lr0, "
+                    "or train with --amp off; last.pt holds the state before this epoch"
+                )
+        self.unread.clear()
+        return dict(zip(self.names, (self.total / self.count).tolist(), strict=True))
+
+
+class Trainer:
+    """Fits a model to a task's data.
+
+    Args:
+        task: data, losses and metrics.
+        model: the network on its device, prepared by the task.
+        config: checked settings of train.py.
+        save_dir: run folder; checkpoints go to `weights/` inside.
+        callbacks: loggers and other listeners.
+        state: content of a last.pt to go on from, or None.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        config: TrainConfig,
+        *,
+        device: torch.device,
+        save_dir: Path,
+        callbacks: Callbacks,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.task, self.config, self.device, self.callbacks = task, config, device, callbacks
+        self.save_dir, self.weights_dir = save_dir, save_dir / "weights"
+        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loader = task.train_loader()
+        self.val_loader = task.eval_loader("val")
+        self.schedule = Schedule(task.hyp, config.epochs, len(self.loader), config.batch_size, config.cos_lr)
+        decay = task.hyp.weight_decay * self.schedule.decay_scale
+        hyp = task.hyp
+        self.optimizer = build_optimizer(
+            self.model, config.optimizer, lr=hyp.lr0, momentum=hyp.momentum, weight_decay=decay
+        )
+        self.ema = ModelEMA(self.model)
+        self.stopping = EarlyStopping(config.patience)
+        self.amp = AMP_DTYPES[config.amp] if config.amp in AMP_DTYPES and device.type == "cuda" else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
+        self.start_epoch = 0
+        self.image_weights: np.ndarray | None = None
+        if state is not None:
+            self._restore(state)
+
+    # -- a run ----------------------------------------------------------------------------------------------------
+
+    def fit(self) -> FitResult:
+        """Train to the last epoch or until patience runs out; a Ctrl-C leaves last.pt of the epoch before."""
+        config, started = self.config, time.time()
+        epoch = self.start_epoch
+        self.callbacks.run("on_train_start")
+        if not config.nosave:
+            self._save(self.weights_dir / "last.pt", epoch=self.start_epoch - 1)
+        LOGGER.info(
+            f"Pictures of {self.task.options.imgsz} px, {len(self.loader)} batches of {config.batch_size} an epoch\n"
+            f"Results go to {self.save_dir}\nTraining for {config.epochs} epochs..."
+        )
+        for epoch in range(self.start_epoch, config.epochs):
+            final = epoch + 1 == config.epochs
+            losses = self._train_epoch(epoch)
+            result = self._validate() if final or not config.noval else None
+            metrics = self._log_epoch(epoch, losses, result)
+            is_best = result is not None and self.stopping.update(epoch, result.evaluation.fitness)
+            stop = self.stopping.should_stop(epoch) and not config.noval
+            if not config.nosave or final or stop:
+                self._save_epoch(epoch, is_best=is_best, metrics=metrics)
+            if stop:
+                LOGGER.info(
+                    f"No gain for {config.patience} epochs: stopped after epoch {epoch}, "
+                    f"the best was {self.stopping.best_epoch}; --patience sets how long to wait"
+                )
+                break
+        hours = (time.time() - started) / 3600
+        LOGGER.info(f"\n{epoch + 1 - self.start_epoch} epochs done in {hours:.3f} hours")
+        best = self.weights_dir / "best.pt"
+        return FitResult(self.save_dir, self.weights_dir / "last.pt", best if best.exists() else None, epoch + 1)
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training set; mean loss items by name."""
+        self.model.train()
+        torch.manual_seed(self.config.seed * 100003 + epoch)  # so that a resumed epoch draws what it would have drawn
+        self.loader.set_epoch(epoch, self.image_weights)
+        self.callbacks.run("on_train_epoch_start", epoch=epoch)
+        meter = LossMeter(self.task.loss_names)
+        interval = CUDA_SYNC_INTERVAL if self.device.type == "cuda" else 1
+        self.optimizer.zero_grad()
+        waiting, means = 0, {}
+        with self._progress_bar() as bar:
+            for number, batches in enumerate(self.loader):
+                iteration = epoch * len(self.loader) + number
+                final = number + 1 == len(self.loader)
+                self.schedule.apply(self.optimizer, iteration)
+                for batch in batches:
+                    size = self._backward(batch, iteration, meter)
+                waiting += 1
+                if waiting >= self.schedule.accumulate(iteration) or final:
+                    self._step()
+                    waiting = 0
+                if final or number % interval == 0:
+                    means = meter.read()
+                    self._show(bar, epoch, means, batches, size)
+                bar.update()
+                if iteration < PLOTTED_BATCHES and not self.config.noplots:
+                    self.task.plot_batch(batches[0], self.save_dir / f"train_batch{number}.jpg")
+                self.callbacks.run("on_train_batch_end", epoch=epoch, iteration=iteration)
+        self.callbacks.run("on_train_epoch_end", epoch=epoch)
+        return means
+
+    def _backward(self, batch: Batch, iteration: int, meter: LossMeter) -> int:
+        """Forward and backward of one batch; returns the side of the pictures that went through."""
+        images = images_to_device(batch.images, self.device)
+        if self.config.multi_scale:
+            images = self._rescale(images, iteration)
+        on_device = batch.to(self.device, non_blocking=True)
+        with self._precision():
+            result = self.task.losses(self.model(images), on_device)
+        assert result is not None, "a model in training gives raw maps"
+        total = result.total * 4 if self.config.quad else result.total
+        self.scaler.scale(total).backward()
+        meter.add(result.items, batch.paths)
+        return images.shape[-1]
+
+    def _step(self) -> None:
+        """Optimizer step over the gradients gathered so far."""
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.ema.update(self.model)
+
+    def _rescale(self, images: Tensor, iteration: int) -> Tensor:
+        """The batch at a side drawn from half to one and a half times the picture size, a multiple of the grid."""
+        grid = max(int(self.model.stride.max()), 32)  # type: ignore[union-attr,operator]
+        imgsz = self.task.options.imgsz
+        rng = np.random.default_rng((self.config.seed, iteration))
+        side = int(rng.integers(int(imgsz * 0.5), int(imgsz * 1.5) + grid)) // grid * grid
+        factor = side / max(images.shape[2:])
+        if factor == 1:
+            return images
+        size_hw = [-(-int(length * factor) // grid) * grid for length in images.shape[2:]]
+        return F.interpolate(images, size=size_hw, mode="bilinear", align_corners=False)
+
+    def _precision(self) -> Any:
+        """Autocast on CUDA unless --amp off."""
+        return torch.autocast(self.device.type, dtype=self.amp) if self.amp else nullcontext()
+
+    # -- what is measured and kept ------------------------------------------------------------------------------------
+
+    def _validate(self) -> ValidationResult:
+        """Measure the EMA model on the validation split."""
+        self.callbacks.run("on_val_start")
+        result = validate(
+            self.task, self.ema.model, self.val_loader, device=self.device, autocast=self.amp, progress="validating"
+        )
+        LOGGER.info(result.evaluation.table)
+        if self.config.image_weights:
+            self.image_weights = self.task.image_weights(result.evaluation.per_class)
+        self.callbacks.run("on_val_end", result=result)
+        return result
+
+    def _log_epoch(self, epoch: int, losses: dict[str, float], result: ValidationResult | None) -> dict[str, float]:
+        """Hand an epoch's numbers to the loggers, in the order of results.csv."""
+        metrics = {f"train/{name}": value for name, value in losses.items()}
+        if result is not None:
+            metrics |= result.evaluation.metrics
+            metrics |= {f"val/{name}": value for name, value in result.losses.items()}
+        metrics |= {f"x/lr{i}": group["lr"] for i, group in enumerate(self.optimizer.param_groups)}
+        self.callbacks.run("on_fit_epoch_end", epoch=epoch, metrics=metrics)
+        return metrics
+
+    def _save_epoch(self, epoch: int, *, is_best: bool, metrics: dict[str, float]) -> None:
+        """Write last.pt, and best.pt and epochN.pt where they are due."""
+        period = self.config.save_period
+        self._save(self.weights_dir / "last.pt", epoch=epoch, metrics=metrics)
+        if is_best:
+            self._save(self.weights_dir / "best.pt", epoch=epoch, metrics=metrics)
+        if period > 0 and (epoch + 1) % period == 0:
+            self._save(self.weights_dir / f"epoch{epoch}.pt", epoch=epoch, metrics=metrics)
+        self.callbacks.run("on_model_save", epoch=epoch)
+
+    def _save(self, path: Path, *, epoch: int, metrics: dict[str, float] | None = None) -> None:
+        """Write all that an exact resume needs; `epoch` is the last finished one, -1 before the first."""
+        save_checkpoint(
+            path,
+            {
+                "task": self.task.name,
+                "yaml": self.model.yaml,
+                "names": dict(self.task.class_names),
+                "model": self.model.state_dict(),
+                "ema": self.ema.model.state_dict(),
+                "ema_updates": self.ema.updates,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "epoch": epoch,
+                "best_fitness": self.stopping.best_fitness,
+                "early_stop": self.stopping.state_dict(),
+                "task_state": self.task.state_dict(),
+                "image_weights": None if self.image_weights is None else torch.from_numpy(self.image_weights),
+                "metrics": metrics or {},
+                "hyp": self.task.hyp.to_dict(),
+                "opt": self.config.to_dict(),
+                "date": datetime.now().isoformat(timespec="seconds"),
+            },
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Go on from the content of a last.pt."""
+        self.model.load_state_dict(state["model"])
+        self.ema.model.load_state_dict(state["ema"])
+        self.ema.updates = int(state["ema_updates"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.stopping.load_state_dict(state["early_stop"])
+        self.task.load_state_dict(state["task_state"])
+        weights = state["image_weights"]
+        self.image_weights = None if weights is None else weights.numpy()
+        self.start_epoch = int(state["epoch"]) + 1
+
+    # -- what the user sees ---------------------------------------------------------------------------------------
+
+    def _progress_bar(self) -> tqdm:
+        """A bar for the epoch under a line of column names."""
+        columns = ("Epoch", "Memory", *self.task.loss_names, "Instances", "Size")
+        LOGGER.info("\n" + "".join(f"{column:>11}" for column in columns))
+        return tqdm(total=len(self.loader), bar_format="{l_bar}{bar:10}{r_bar}", dynamic_ncols=True)
+
+    def _show(self, bar: tqdm, epoch: int, means: dict[str, float], batches: list[Batch], size: int) -> None:
+        """Put the current numbers before the bar."""
+        memory = memory_in_use(self.device)
+        numbers: Iterator[str] = (f"{value:11.4g}" for value in means.values())
+        instances = sum(len(batch.targets) for batch in batches)
+        counter = f"{epoch}/{self.config.epochs - 1}"
+        bar.set_description(f"{counter:>11}{memory:>11}{''.join(numbers)}{instances:>11}{size:>11}", refresh=False)

@@ -1,0 +1,109 @@
+"""What the engine asks of a task; it never asks which task it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.hyp import Hyperparameters
+from utils.losses.detection import LossResult
+from utils.types import Batch, EvalResult, Prediction
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Settings of a run that a task needs, whichever command it serves.
+
+    Attributes:
+        imgsz: side of the network input in pixels, already a multiple of the largest stride.
+        batch_size: pictures in a batch.
+        workers: loader processes, at most.
+        cache: None, "ram", "disk" or "val" (the validation split in RAM).
+        conf_thres, iou_thres, max_det: post-processing of validation.
+        autobalance, image_weights, quad, rect: as the flags of train.py.
+    """
+
+    imgsz: int = 640
+    batch_size: int = 16
+    workers: int = 8
+    seed: int = 0
+    cache: str | None = None
+    rect: bool = False
+    quad: bool = False
+    image_weights: bool = False
+    single_cls: bool = False
+    autobalance: bool = False
+    conf_thres: float = 0.001
+    iou_thres: float = 0.6
+    max_det: int = 300
+    verbose: bool = False
+
+
+class Evaluator(Protocol):
+    """Collects predictions of a split and turns them into metrics."""
+
+    def update(self, predictions: Sequence[Prediction], batch: Batch) -> None: ...
+    def compute(self) -> EvalResult: ...
+    def plot(self, save_dir: Path) -> None: ...
+
+
+class StepLoader(Protocol):
+    """Yields the batches of each optimizer step; their order depends on seed and epoch only."""
+
+    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None) -> None: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[list[Batch]]: ...
+
+
+class Task(Protocol):
+    """One kind of model: its network, data, losses, post-processing and metrics."""
+
+    name: str
+    loss_names: tuple[str, ...]
+    class_names: dict[int, str]
+    hyp: Hyperparameters
+    options: TaskOptions
+
+    def build_model(self, cfg: str | Mapping[str, Any]) -> nn.Module: ...
+    def prepare_training(self, model: nn.Module, save_dir: Path, *, anchors: bool, plots: bool) -> None: ...
+    def bind(self, model: nn.Module) -> None: ...
+    def train_loader(self) -> StepLoader: ...
+    def eval_loader(self, split: str, **overrides: Any) -> StepLoader: ...
+    def image_weights(self, per_class: np.ndarray) -> np.ndarray: ...
+    def losses(self, preds: Any, batch: Batch) -> LossResult | None: ...
+    def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]: ...
+    def build_evaluator(self) -> Evaluator: ...
+    def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Steps:
+    """A StepLoader over one or several loaders walked side by side; it ends with the shortest."""
+
+    def __init__(self, *loaders: Any) -> None:
+        self.loaders = loaders
+
+    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None) -> None:
+        """Choose the epoch that decides order and augmentation."""
+        for loader in self.loaders:
+            loader.set_epoch(epoch, image_weights)
+
+    def __len__(self) -> int:
+        return min(len(loader) for loader in self.loaders)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        return (list(batches) for batches in zip(*self.loaders, strict=False))
+
+
+def images_to_device(images: Tensor, device: torch.device, *, half: bool = False) -> Tensor:
+    """(B, C, H, W) uint8 -> channels_last float in [0, 1] on `device`; divided there, so a quarter of the bytes travels."""
+    images = images.to(device, non_blocking=True)
+    images = images.contiguous(memory_format=torch.channels_last)
+    return (images.half() if half else images.float()).div_(255)

@@ -1,0 +1,193 @@
+"""Object detection as a task: network, data, losses, post-processing and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.yolo import DetectionModel
+from utils import plots
+from utils.anchors import check_anchors
+from utils.datasets.detection import DetectionDataset
+from utils.datasets.index import ImageIndex
+from utils.datasets.labels import load_index
+from utils.datasets.loader import build_loader
+from utils.datasets.spec import DataSpec
+from utils.datasets.weights import class_weights, image_weights
+from utils.hyp import Hyperparameters
+from utils.losses.detection import DetectionLoss, LossResult, scaled_gains
+from utils.metrics.detection import DetectionEvaluator
+from utils.nms import non_max_suppression
+from utils.tasks.base import StepLoader, Steps, TaskOptions
+from utils.types import Batch, Prediction
+
+VAL_PAD = 0.5  # strides of padding around validation pictures, as the published numbers were measured
+
+
+class DetectionTask:
+    """Boxes of YOLOv5's Detect head.
+
+    Args:
+        spec: the data set.
+        hyp: recipe numbers.
+        options: settings of this run.
+        channels: channels of the network input.
+    """
+
+    name = "detect"
+    loss_names = ("box_loss", "obj_loss", "cls_loss")
+
+    def __init__(self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, *, channels: int = 3) -> None:
+        self.spec, self.hyp, self.options, self.channels = spec, hyp, options, channels
+        self.class_names = {0: "item"} if options.single_cls and spec.num_classes != 1 else dict(spec.names)
+        self.stride = 32
+        self._indexes: dict[str, ImageIndex] = {}
+        self._loss: DetectionLoss | None = None
+        self._pending_loss_state: Mapping[str, Any] = {}
+
+    def index(self, split: str) -> ImageIndex:
+        """The verified pictures and labels of a split, read once."""
+        if split not in self._indexes:
+            options = self.options
+            self._indexes[split] = load_index(
+                self.spec, split, single_cls=options.single_cls, verbose=options.verbose
+            )
+        return self._indexes[split]
+
+    # -- network --------------------------------------------------------------------------------------------------
+
+    def build_model(self, cfg: str | Mapping[str, Any]) -> nn.Module:
+        """A fresh network for this data set's classes."""
+        anchors = None if self.hyp.anchors is None else round(self.hyp.anchors)
+        model = DetectionModel(cfg, ch=self.channels, nc=len(self.class_names), anchors=anchors)
+        model.names = dict(self.class_names)
+        return model
+
+    def bind(self, model: nn.Module) -> None:
+        """Build the loss for `model`'s anchors and strides; they are arguments, not read later."""
+        head = model.model[-1]  # type: ignore[index,union-attr]
+        self.stride = max(int(model.stride.max()), 32)  # type: ignore[union-attr,operator]
+        num_classes = len(self.class_names)
+        self._loss = DetectionLoss(
+            anchors=head.anchors.detach().clone(),
+            strides=model.stride.tolist(),  # type: ignore[union-attr,operator]
+            num_classes=num_classes,
+            hyp=scaled_gains(self.hyp, head.nl, num_classes, self.options.imgsz),
+            autobalance=self.options.autobalance,
+        )
+        if self._pending_loss_state:
+            self._loss.load_state_dict(self._pending_loss_state)
+
+    def prepare_training(self, model: nn.Module, save_dir: Path, *, anchors: bool, plots: bool) -> None:
+        """Draw the labels and fit the anchors to them, before the first epoch of a new run."""
+        index = self.index("train")
+        if plots:
+            self._plot_labels(index, save_dir)
+        if anchors:
+            head = model.model[-1]  # type: ignore[index,union-attr]
+            sides = index.sizes_hw[:, ::-1] / index.sizes_hw.max(axis=1, keepdims=True) * self.options.imgsz
+            boxes_wh = np.repeat(sides, np.diff(index.offsets), axis=0) * index.boxes_xywhn[:, 2:]
+            check_anchors(head, boxes_wh, threshold=self.hyp.anchor_t, rng=np.random.default_rng(self.options.seed))
+
+    # -- data -----------------------------------------------------------------------------------------------------
+
+    def train_loader(self) -> StepLoader:
+        """Augmented training batches."""
+        options = self.options
+        return self._loader(
+            "train", augment=True, rect=options.rect, pad=0.0, batch_size=options.batch_size, shuffle=not options.rect
+        )
+
+    def eval_loader(self, split: str, **overrides: Any) -> StepLoader:
+        """Batches of a split as they are; rectangular unless `rect=False` and `pad=0.0` are given."""
+        settings = {"rect": True, "pad": VAL_PAD, "batch_size": self.options.batch_size} | overrides
+        return self._loader(split, augment=False, shuffle=False, **settings)
+
+    def _loader(
+        self, split: str, *, augment: bool, rect: bool, pad: float, batch_size: int, shuffle: bool
+    ) -> StepLoader:
+        options = self.options
+        cache = options.cache if augment or options.cache != "val" else "ram"
+        dataset = DetectionDataset(
+            self.index(split),
+            imgsz=options.imgsz,
+            hyp=self.hyp,
+            augment=augment,
+            rect=rect,
+            batch_size=batch_size,
+            stride=self.stride,
+            pad=pad,
+            seed=options.seed,
+            cache=None if augment and cache == "val" else cache,
+            channels=self.channels,
+        )
+        loader = build_loader(
+            dataset,
+            batch_size=batch_size,
+            workers=options.workers,
+            shuffle=shuffle,
+            seed=options.seed,
+            quad=options.quad and augment,
+        )
+        return Steps(loader)
+
+    def image_weights(self, per_class: np.ndarray) -> np.ndarray:
+        """(images,) weights by which pictures are drawn: rare classes with low mAP count most."""
+        index, num_classes = self.index("train"), len(self.class_names)
+        weights = class_weights(index, num_classes) * num_classes * (1 - per_class) ** 2 / num_classes
+        return image_weights(index, weights)
+
+    # -- step -----------------------------------------------------------------------------------------------------
+
+    def losses(self, preds: Any, batch: Batch) -> LossResult | None:
+        """Box, objectness and class loss of raw maps; None for boxes that come without them (ensembles, exports)."""
+        raw = (preds[1] if len(preds) > 1 else None) if isinstance(preds, tuple) else preds
+        if raw is None or self._loss is None:
+            return None
+        return self._loss(raw, batch.targets)
+
+    def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]:
+        """Boxes after non-maximum suppression, in pixels of the network input."""
+        options = self.options
+        decoded = preds[0] if isinstance(preds, list | tuple) else preds
+        detections = non_max_suppression(
+            decoded,
+            options.conf_thres,
+            options.iou_thres,
+            multi_label=True,
+            agnostic=options.single_cls,
+            max_det=options.max_det,
+        )
+        if options.single_cls:
+            for rows in detections:
+                rows[:, 5] = 0
+        return [Prediction(boxes=rows) for rows in detections]
+
+    def build_evaluator(self) -> DetectionEvaluator:
+        """Metrics over a split."""
+        return DetectionEvaluator(self.class_names, verbose=self.options.verbose)
+
+    # -- pictures and state ---------------------------------------------------------------------------------------
+
+    def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None:
+        """Draw a batch with its labels, or with predictions."""
+        boxes = batch.targets if predictions is None else [p.boxes for p in predictions]
+        plots.plot_batch(batch.images, boxes, batch.paths, self.class_names, file)
+
+    def _plot_labels(self, index: ImageIndex, save_dir: Path) -> None:
+        plots.plot_labels(index.classes, index.boxes_xywhn, self.class_names, save_dir)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the loss that an exact resume needs."""
+        return {} if self._loss is None else {"loss": self._loss.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict()`."""
+        self._pending_loss_state = state.get("loss", {})
+        if self._loss is not None and self._pending_loss_state:
+            self._loss.load_state_dict(self._pending_loss_state)

@@ -1,0 +1,49 @@
+"""Measure a YOLOv5 model: `python val.py --weights best.pt --data shapes.yaml --imgsz 320`.
+
+From Python: `import val; val.run(weights="best.pt", data="shapes.yaml", imgsz=320)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from utils.config import ValConfig
+from utils.script import run_script
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Results = tuple[tuple[float, ...], np.ndarray, tuple[float, float, float]]
+
+
+def run(**options: Any) -> Results:
+    """Measure with the options of the command line, underscores for hyphens; FP16 on CUDA unless `half=False`.
+
+    Returns:
+        (P, R, mAP50, mAP50-95, box, obj and cls loss), mAP50-95 of each class, milliseconds a picture of
+        (preparing, forward, NMS).
+    """
+    if isinstance(options.get("weights"), str):
+        options["weights"] = [options["weights"]]
+    config = ValConfig.from_kwargs(**options)
+    if "half" not in config.given:
+        config = replace(config, half=True)
+    from utils.engine.evaluation import evaluate  # torch takes seconds to import: only once the flags are right
+
+    result = evaluate(config)[-1]
+    numbers = (*result.evaluation.metrics.values(), *result.losses.values())
+    return numbers, result.evaluation.per_class, result.speed_ms
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line entry."""
+    config = ValConfig.from_args(argv)
+    from utils.engine.evaluation import evaluate
+
+    evaluate(config)
+
+
+if __name__ == "__main__":
+    run_script(main)
