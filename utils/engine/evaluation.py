@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-
 from models.checkpoint import find_weights, load_model
 from models.yolo import check_image_size
+from torch import nn
+
 from utils import plots
 from utils.config import ValConfig
 from utils.datasets.spec import DataSpec, load_spec
@@ -24,7 +24,7 @@ from utils.errors import InputError
 from utils.files import increment_path
 from utils.hyp import Hyperparameters
 from utils.logging import LOGGER
-from utils.tasks.base import Task, TaskOptions
+from utils.tasks.base import TaskOptions
 from utils.tasks.registry import build_task
 
 SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}

@@ -18,7 +18,7 @@ MIN_WARMUP_ITERATIONS = 100
 def build_optimizer(
     model: nn.Module, name: str, *, lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """SGD (Nesterov), Adam or AdamW over the groups biases, weights, norm weights, in this order; only weights decay."""
+    """SGD (Nesterov), Adam or AdamW over biases, weights, norm weights, in this order; only the weights decay."""
     biases, weights, norms = split_parameters(model)
     groups = [
         {"params": biases, "weight_decay": 0.0},
@@ -103,6 +103,4 @@ class Schedule:
             start = self.hyp.warmup_bias_lr if number == 0 else 0.0
             group["lr"] = start + done * (full - start)
             if "momentum" in group:
-                group["momentum"] = momentum
-            elif self.hyp.momentum != momentum or "betas" in group:
-                group["betas"] = (momentum, group["betas"][1])
+                group["momentum"] = momentum  # Adam's betas stay: the recipe warms up SGD only

@@ -7,14 +7,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
+from models.checkpoint import Checkpoint, find_weights, load_checkpoint, load_training_state, transfer_weights
+from models.yolo import check_image_size
 from torch import nn
 
-from models.checkpoint import Checkpoint, find_weights, load_checkpoint, load_training_state, transfer_weights
 from models.graph import load_model_yaml
-from models.yolo import check_image_size
 from utils.config import ROOT, TrainConfig
 from utils.datasets.spec import load_spec
 from utils.device import describe_device, select_device
@@ -25,7 +24,7 @@ from utils.errors import InputError
 from utils.files import atomic_write, find_file, increment_path
 from utils.hyp import Hyperparameters
 from utils.logging import LOGGER
-from utils.tasks.base import Task, TaskOptions
+from utils.tasks.base import TaskOptions
 from utils.tasks.registry import build_task
 
 # settings that may change when a run is resumed; all others are those of the run
@@ -50,9 +49,7 @@ def build_trainer(config: TrainConfig) -> Trainer:
     save_dir = last.parent.parent if last else increment_path(Path(config.project) / run_name(config), config.exist_ok)
     source = None if state is not None else load_source(config)
     cfg = state["yaml"] if state is not None else architecture(config, source)
-    options = TaskOptions(
-        **{f.name: getattr(config, f.name) for f in fields(TaskOptions) if hasattr(config, f.name)}
-    )
+    options = TaskOptions(**{f.name: getattr(config, f.name) for f in fields(TaskOptions) if hasattr(config, f.name)})
     torch.manual_seed(config.seed + 1)
     channels = int(cfg.get("ch", 3))
     task = build_task(config.task or "detect", load_spec(config.data), hyp, options, channels=channels)
@@ -151,12 +148,13 @@ def architecture(config: TrainConfig, source: Checkpoint | None) -> dict[str, An
 def freeze_layers(model: nn.Module, freeze: list[int]) -> None:
     """Stop the training of layers: one number N means the first N, several mean those."""
     frozen = set(range(freeze[0]) if len(freeze) == 1 else freeze)
-    names = [n for n, _ in model.named_parameters() if n.split(".")[1].isdigit() and int(n.split(".")[1]) in frozen]
-    for name, parameter in model.named_parameters():
-        if name in names:
-            parameter.requires_grad_(False)
-    if names:
-        LOGGER.info(f"Frozen: {len(names)} parameters of layers {sorted(frozen)}")
+    layers = model.model  # the Sequential of rows
+    for number in frozen:
+        if number >= len(layers):  # type: ignore[arg-type]
+            raise InputError(f"--freeze {number}: the model has layers 0-{len(layers) - 1}")  # type: ignore[arg-type]
+        layers[number].requires_grad_(False)  # type: ignore[index,union-attr,operator]
+    if frozen:
+        LOGGER.info(f"Frozen layers: {', '.join(map(str, sorted(frozen)))}")
 
 
 def write_settings(save_dir: Path, config: TrainConfig, hyp: Hyperparameters) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from utils.boxes import xyxy_to_xywhn
 from utils.datasets.index import ImageIndex
-from utils.engine.validator import Sink
 from utils.logging import LOGGER
 from utils.metrics.coco import evaluate_coco, index_to_coco, predictions_to_coco
 from utils.metrics.detection import labels_of, to_original

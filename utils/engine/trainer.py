@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from models.checkpoint import save_checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models.checkpoint import save_checkpoint
 from utils.config import TrainConfig
 from utils.device import memory_in_use
 from utils.engine.callbacks import Callbacks

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from utils.config import TrainConfig, ValConfig
+from utils.errors import InputError
+
+
+def test_defaults_are_those_of_the_interface() -> None:
+    config = TrainConfig.from_args([])
+    assert (config.weights, config.data, config.epochs, config.batch_size) == (
+        "yolov5s.pt",
+        "data/coco128.yaml",
+        100,
+        16,
+    )
+    assert (config.imgsz, config.patience, config.freeze, config.save_period) == (640, 100, [0], -1)
+    assert config.given == frozenset()
+
+
+def test_prefixes_and_aliases_of_flags() -> None:
+    config = TrainConfig.from_args(["--batch", "8", "--img", "320", "--cache", "--resume", "--freeze", "10"])
+    assert (config.batch_size, config.imgsz, config.cache, config.resume, config.freeze) == (8, 320, "ram", True, [10])
+    assert config.given == {"batch_size", "imgsz", "cache", "resume", "freeze"}
+    assert ValConfig.from_args(["--conf", "0.1", "--img-size", "96"]).imgsz == 96
+
+
+def test_keyword_arguments_name_fields() -> None:
+    assert TrainConfig.from_kwargs(img_size=96, epochs=3).imgsz == 96
+    with pytest.raises(InputError, match="unknown option batchsize"):
+        TrainConfig.from_kwargs(batchsize=3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--evolve"], "--evolve: hyperparameter evolution"),
+        (["--sync-bn"], "--sync-bn: several processes"),
+        (["--batch-size", "-1"], "automatic batch size"),
+        (["--local_rank", "0"], "several processes"),
+        (["--image-weights", "--rect"], "give one of the two"),
+    ],
+)
+def test_what_is_not_offered_is_refused(argv: list[str], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        TrainConfig.from_args(argv).check()
+
+
+@pytest.mark.parametrize(
+    "argv", [["--epochs", "0"], ["--label-smoothing", "2"], ["--optimizer", "Lion"], ["--sed", "x"]]
+)
+def test_a_wrong_value_ends_with_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        TrainConfig.from_args(argv)
+    assert stopped.value.code == 2
+    assert argv[0] in capsys.readouterr().err
+
+
+def test_settings_survive_a_round_trip() -> None:
+    config = TrainConfig.from_args(["--img", "128", "--freeze", "1", "2"])
+    assert TrainConfig.from_kwargs(**config.to_dict()).to_dict() == config.to_dict()

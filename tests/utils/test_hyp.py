@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from utils.config import ROOT
+from utils.errors import InputError
+from utils.hyp import Hyperparameters
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "data" / "hyps").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_files_load(file: Path) -> None:
+    hyp = Hyperparameters.load(file)
+    assert Hyperparameters.from_dict(hyp.to_dict(), source="round trip") == hyp
+
+
+def test_low_is_the_default() -> None:
+    assert Hyperparameters.load(ROOT / "data/hyps/hyp.scratch-low.yaml") == Hyperparameters()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr0: fast", "lr0: 'fast' is not a finite number"),
+        ("mosaic: 1.5", "mosaic: 1.5 is outside 0-1"),
+        ("lr: 0.1", "unknown hyperparameter lr"),
+        ("box: -1", "box: -1 is negative"),
+        ("anchor_t: 1.0", "must be above 1"),
+        ("- 1", "expected `name: number` lines"),
+        ("a: [", "not a YAML file"),
+        ("box: .nan", "not a finite number"),
+    ],
+)
+def test_errors_name_file_and_key(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "hyp.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        Hyperparameters.load(file)
+    assert str(file) in str(error.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml: cannot read"):
+        Hyperparameters.load(tmp_path / "none.yaml")
