@@ -1,0 +1,69 @@
+"""Hooks of a run: who wants to be told, and in which moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any
+
+HOOKS = (
+    "on_pretrain_routine_start",
+    "on_pretrain_routine_end",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "optimizer_step",
+    "on_before_zero_grad",
+    "on_train_batch_end",
+    "on_train_epoch_end",
+    "on_val_start",
+    "on_val_batch_start",
+    "on_val_image_end",
+    "on_val_batch_end",
+    "on_val_end",
+    "on_fit_epoch_end",
+    "on_model_save",
+    "on_train_end",
+    "on_params_update",
+    "teardown",
+)
+
+
+class Callbacks:
+    """Passes each hook on to the listeners, in the order they were added.
+
+    A listener is any object; it hears the hooks it has methods for, called with the keywords of `run`.
+
+    Args:
+        listeners: objects to begin with.
+    """
+
+    def __init__(self, listeners: Iterable[object] = ()) -> None:
+        self._actions: dict[str, list[Callable[..., object]]] = {hook: [] for hook in HOOKS}
+        for listener in listeners:
+            self.add(listener)
+
+    def add(self, listener: object) -> None:
+        """Let `listener` hear every hook it has a method for.
+
+        Raises:
+            ValueError: a method is named like a hook (`on_...`) but no such hook exists.
+        """
+        for name in dir(listener):
+            if name in HOOKS or name.startswith("on_"):
+                self.on(name, getattr(listener, name))
+
+    def on(self, hook: str, action: Callable[..., object]) -> None:
+        """Call `action` at `hook`; ValueError for a hook that does not exist."""
+        self._known(hook).append(action)
+
+    def run(self, hook: str, **details: Any) -> None:
+        """Tell every listener of `hook`; ValueError for a hook that does not exist."""
+        for action in self._known(hook):
+            action(**details)
+
+    def _known(self, hook: str) -> list[Callable[..., object]]:
+        if hook not in self._actions:
+            near = get_close_matches(hook, HOOKS)
+            raise ValueError(f"unknown hook {hook!r}; " + (f"near: {near}" if near else f"there are {list(HOOKS)}"))
+        return self._actions[hook]
