@@ -1,0 +1,399 @@
+"""Blocks of the standard graphs. Class names, argument order and attribute names are fixed by official checkpoints.
+
+All blocks map (B, C, H, W) to (B, C', H', W'). Unpickled instances never ran `__init__`, so a `forward` relies on the
+documented attributes only.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def same_padding(kernel: int | Sequence[int], dilation: int = 1) -> int | tuple[int, ...]:
+    """Padding with which an odd kernel at stride 1 keeps the map's size."""
+    if isinstance(kernel, int):
+        return (dilation * (kernel - 1) + 1) // 2
+    return tuple((dilation * (side - 1) + 1) // 2 for side in kernel)
+
+
+class Conv(nn.Module):
+    """Convolution without bias, batch normalisation, activation.
+
+    Args:
+        c1, c2: input and output channels.
+        k, s, p, g, d: kernel side(s), stride, padding (None keeps the size at stride 1), groups, dilation.
+        act: True for the model's activation, a module for that one, anything else for none.
+
+    Attributes:
+        bn: None once `fuse` has folded it into `conv`.
+    """
+
+    default_act: nn.Module = nn.SiLU()
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        k: int | Sequence[int] = 1,
+        s: int | Sequence[int] = 1,
+        p: int | Sequence[int] | None = None,
+        g: int = 1,
+        d: int = 1,
+        act: bool | nn.Module = True,
+    ) -> None:
+        super().__init__()
+        padding = same_padding(k, d) if p is None else p
+        self.conv = nn.Conv2d(c1, c2, k, s, padding, dilation=d, groups=g, bias=False)  # type: ignore[arg-type]
+        self.bn: nn.BatchNorm2d | None = nn.BatchNorm2d(c2)
+        chosen = self.default_act if act is True else act
+        self.act = chosen if isinstance(chosen, nn.Module) else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.act(x if self.bn is None else self.bn(x))
+
+    def forward_fuse(self, x: Tensor) -> Tensor:
+        """The forward pass after fusing; other tools call it by this name."""
+        return self.act(self.conv(x))
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Fold the batch normalisation (running statistics) into the convolution; once is enough, twice is harmless."""
+        if self.bn is None:
+            return
+        self.conv, self.bn = folded_convolution(self.conv, self.bn), None
+
+
+def folded_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """One convolution with bias that equals `norm(conv(x))` in evaluation mode; computed in float64."""
+    if norm.running_var is None or norm.running_mean is None:
+        raise ValueError("cannot fold a batch normalisation that keeps no running statistics")
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight.double()
+    shift = 0 if norm.bias is None else norm.bias.double()
+    before = 0 if conv.bias is None else conv.bias.double()
+    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
+    bias = (before - norm.running_mean.double()) * scale + shift
+    fused = copy.copy(conv)  # keeps stride, padding, dilation and groups
+    fused._parameters = {}
+    for name, value in (("weight", weight), ("bias", bias)):
+        fused.register_parameter(name, nn.Parameter(value.to(conv.weight.dtype), conv.weight.requires_grad))
+    return fused
+
+
+class DWConv(Conv):
+    """Depth-wise `Conv`: as many groups as divide both channel counts."""
+
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, d: int = 1, act: bool | nn.Module = True) -> None:
+        super().__init__(c1, c2, k, s, g=math.gcd(c1, c2), d=d, act=act)
+
+
+class DWConvTranspose2d(nn.ConvTranspose2d):
+    """Depth-wise transposed convolution; `p1` input padding, `p2` output padding."""
+
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, p1: int = 0, p2: int = 0) -> None:
+        super().__init__(c1, c2, k, s, p1, p2, groups=math.gcd(c1, c2))
+
+
+class Bottleneck(nn.Module):
+    """1x1 then 3x3 convolution, added to the input where `shortcut` is wanted and shapes agree."""
+
+    def __init__(self, c1: int, c2: int, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
+        super().__init__()
+        hidden = int(c2 * e)
+        self.cv1 = Conv(c1, hidden, 1)
+        self.cv2 = Conv(hidden, c2, 3, g=g)
+        self.add = shortcut and c1 == c2
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.cv2(self.cv1(x))
+        return out + x if self.add else out
+
+
+class CrossConv(nn.Module):
+    """A k x k convolution factored into 1 x k and k x 1."""
+
+    def __init__(
+        self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 1, e: float = 1.0, shortcut: bool = False
+    ) -> None:
+        super().__init__()
+        hidden = int(c2 * e)
+        self.cv1 = Conv(c1, hidden, (1, k), (1, s))
+        self.cv2 = Conv(hidden, c2, (k, 1), (s, 1), g=g)
+        self.add = shortcut and c1 == c2
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.cv2(self.cv1(x))
+        return out + x if self.add else out
+
+
+class BottleneckCSP(nn.Module):
+    """Cross-stage partial block (Wang et al. 2019, arXiv:1911.11929): half the channels pass the bottlenecks."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
+        super().__init__()
+        hidden = int(c2 * e)
+        self.cv1 = Conv(c1, hidden, 1)
+        self.cv2 = nn.Conv2d(c1, hidden, 1, bias=False)
+        self.cv3 = nn.Conv2d(hidden, hidden, 1, bias=False)
+        self.cv4 = Conv(2 * hidden, c2, 1)
+        self.bn = nn.BatchNorm2d(2 * hidden)
+        self.act: nn.Module = nn.SiLU()
+        self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, g, e=1.0) for _ in range(n)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep = self.cv3(self.m(self.cv1(x)))
+        joined = torch.cat([deep, self.cv2(x)], dim=1)
+        return self.cv4(self.act(self.bn(joined)))
+
+
+class C3(nn.Module):
+    """Cross-stage partial block with three convolutions; subclasses choose what the inner chain `m` is made of."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
+        super().__init__()
+        hidden = int(c2 * e)
+        self.cv1 = Conv(c1, hidden, 1)
+        self.cv2 = Conv(c1, hidden, 1)
+        self.cv3 = Conv(2 * hidden, c2, 1)
+        self.m = self._inner(hidden, n, shortcut, g)
+
+    def _inner(self, channels: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        return nn.Sequential(*(Bottleneck(channels, channels, shortcut, g, e=1.0) for _ in range(n)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = [self.m(self.cv1(x)), self.cv2(x)]
+        return self.cv3(torch.cat(branches, dim=1))
+
+
+class C3x(C3):
+    """C3 over factored 3x3 convolutions."""
+
+    def _inner(self, channels: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        return nn.Sequential(*(CrossConv(channels, channels, 3, 1, g, 1.0, shortcut) for _ in range(n)))
+
+
+class C3Ghost(C3):
+    """C3 over ghost bottlenecks."""
+
+    def _inner(self, channels: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        return nn.Sequential(*(GhostBottleneck(channels, channels) for _ in range(n)))
+
+
+class C3TR(C3):
+    """C3 whose inner chain is a transformer of `n` layers with four heads."""
+
+    def _inner(self, channels: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        return TransformerBlock(channels, channels, 4, n)
+
+
+class C3SPP(C3):
+    """C3 whose inner chain is spatial pyramid pooling."""
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        k: Sequence[int] = (5, 9, 13),
+        n: int = 1,
+        shortcut: bool = True,
+        g: int = 1,
+        e: float = 0.5,
+    ) -> None:
+        super().__init__(c1, c2, n, shortcut, g, e)
+        hidden = int(c2 * e)
+        self.m = SPP(hidden, hidden, k)
+
+
+class SPP(nn.Module):
+    """Max-pooled maps of several windows, joined (He et al. 2014, arXiv:1406.4729, at stride 1)."""
+
+    def __init__(self, c1: int, c2: int, k: Sequence[int] = (5, 9, 13)) -> None:
+        super().__init__()
+        hidden = c1 // 2
+        self.cv1 = Conv(c1, hidden, 1)
+        self.cv2 = Conv(hidden * (len(k) + 1), c2, 1)
+        self.m = nn.ModuleList(nn.MaxPool2d(side, stride=1, padding=side // 2) for side in k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cv1(x)
+        return self.cv2(torch.cat([x, *(pool(x) for pool in self.m)], dim=1))
+
+
+class SPPF(nn.Module):
+    """SPP by repetition: k, 2k-1 and 3k-2 windows from one small pool in series, equal to SPP(k=(5, 9, 13)) at k=5."""
+
+    def __init__(self, c1: int, c2: int, k: int = 5) -> None:
+        super().__init__()
+        hidden = c1 // 2
+        self.cv1 = Conv(c1, hidden, 1)
+        self.cv2 = Conv(hidden * 4, c2, 1)
+        self.m = nn.MaxPool2d(k, stride=1, padding=k // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [self.cv1(x)]
+        for _ in range(3):
+            maps.append(self.m(maps[-1]))
+        return self.cv2(torch.cat(maps, dim=1))
+
+
+class Focus(nn.Module):
+    """Space to channels by two, then one `Conv` (stem of releases up to 5.0)."""
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        k: int = 1,
+        s: int = 1,
+        p: int | None = None,
+        g: int = 1,
+        act: bool | nn.Module = True,
+    ) -> None:
+        super().__init__()
+        self.conv = Conv(4 * c1, c2, k, s, p, g, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        corners = [x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.conv(torch.cat(corners, dim=1))
+
+
+class GhostConv(nn.Module):
+    """Half the channels by convolution, the other half from them by a cheap 5x5 (Han et al. 2019, arXiv:1911.11907)."""
+
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: bool | nn.Module = True) -> None:
+        super().__init__()
+        half = c2 // 2
+        self.cv1 = Conv(c1, half, k, s, g=g, act=act)
+        self.cv2 = Conv(half, half, 5, g=half, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        primary = self.cv1(x)
+        return torch.cat([primary, self.cv2(primary)], dim=1)
+
+
+class GhostBottleneck(nn.Module):
+    """Two ghost convolutions around an optional stride, added to a matching shortcut (arXiv:1911.11907, fig. 3)."""
+
+    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1) -> None:
+        super().__init__()
+        half, halves_map = c2 // 2, s == 2
+        shrink = DWConv(half, half, k, s, act=False) if halves_map else nn.Identity()
+        self.conv = nn.Sequential(GhostConv(c1, half), shrink, GhostConv(half, c2, act=False))
+        self.shortcut: nn.Module = nn.Identity()
+        if halves_map:
+            self.shortcut = nn.Sequential(DWConv(c1, c1, k, s, act=False), Conv(c1, c2, act=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.conv(x)
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and a linear pair, each with a residual and without norms (after arXiv:2010.11929).
+
+    Shape: (L, B, c) -> (L, B, c), L positions.
+    """
+
+    def __init__(self, c: int, num_heads: int) -> None:
+        super().__init__()
+        self.q = nn.Linear(c, c, bias=False)
+        self.k = nn.Linear(c, c, bias=False)
+        self.v = nn.Linear(c, c, bias=False)
+        self.ma = nn.MultiheadAttention(embed_dim=c, num_heads=num_heads)
+        self.fc1 = nn.Linear(c, c, bias=False)
+        self.fc2 = nn.Linear(c, c, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended, _ = self.ma(self.q(x), self.k(x), self.v(x), need_weights=False)
+        x = x + attended
+        return x + self.fc2(self.fc1(x))
+
+
+class TransformerBlock(nn.Module):
+    """A transformer over the cells of a map, with a learned linear position term."""
+
+    def __init__(self, c1: int, c2: int, num_heads: int, num_layers: int) -> None:
+        super().__init__()
+        self.conv = Conv(c1, c2) if c1 != c2 else None
+        self.linear = nn.Linear(c2, c2)
+        self.tr = nn.Sequential(*(TransformerLayer(c2, num_heads) for _ in range(num_layers)))
+        self.c2 = c2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.conv is not None:
+            x = self.conv(x)
+        size_hw = x.shape[-2:]
+        cells = x.flatten(2).permute(2, 0, 1)  # (H*W, B, C)
+        cells = self.tr(cells + self.linear(cells))
+        return cells.permute(1, 2, 0).unflatten(2, size_hw)
+
+
+class Contract(nn.Module):
+    """Space to channels: (B, C, H, W) -> (B, C*gain*gain, H/gain, W/gain), channels ordered (row, column, C)."""
+
+    def __init__(self, gain: int = 2) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        tiles = x.unflatten(3, (-1, self.gain)).unflatten(2, (-1, self.gain))  # (B, C, H/g, g, W/g, g)
+        return tiles.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+
+
+class Expand(nn.Module):
+    """Channels to space, the inverse of `Contract`: (B, C, H, W) -> (B, C/gain/gain, H*gain, W*gain)."""
+
+    def __init__(self, gain: int = 2) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        tiles = x.unflatten(1, (self.gain, self.gain, -1))  # (B, g, g, C', H, W)
+        return tiles.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+
+
+class Concat(nn.Module):
+    """Join a list of tensors along one dimension."""
+
+    def __init__(self, dimension: int = 1) -> None:
+        super().__init__()
+        self.d = dimension
+
+    def forward(self, x: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(x), dim=self.d)
+
+
+class Proto(nn.Module):
+    """Mask prototypes at twice the input's resolution (YOLACT, Bolya et al. 2019, arXiv:1904.02689)."""
+
+    def __init__(self, c1: int, c_: int = 256, c2: int = 32) -> None:
+        super().__init__()
+        self.cv1 = Conv(c1, c_, 3)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        self.cv2 = Conv(c_, c_, 3)
+        self.cv3 = Conv(c_, c2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv3(self.cv2(self.upsample(self.cv1(x))))
+
+
+class Classify(nn.Module):
+    """Classifier over a pooled map: (B, c1, H, W), or a list of such maps to join, -> (B, c2) logits."""
+
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, p: int | None = None, g: int = 1) -> None:
+        super().__init__()
+        features = 1280
+        self.conv = Conv(c1, features, k, s, p, g)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.drop = nn.Dropout(p=0.0, inplace=True)
+        self.linear = nn.Linear(features, c2)
+
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        joined = x if isinstance(x, Tensor) else torch.cat(list(x), dim=1)
+        pooled = self.pool(self.conv(joined)).flatten(1)
+        return self.linear(self.drop(pooled))

@@ -1,0 +1,489 @@
+"""Detection, segmentation and classification heads, and the networks that graphs of models/*.yaml become.
+
+As a script: python models/yolo.py --cfg yolov5s.yaml prints the layer table, parameters and GFLOPs.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # the command lives in its own module, which answers --help before torch is loaded
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from models.inspect_cli import main
+
+    sys.exit(main())
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from models.common import Classify, Conv, Proto
+from models.graph import load_model_yaml, parse_graph
+from models.layers import LAYERS, LayerSpec, detection, segmentation
+from utils.logging import LOGGER
+
+STRIDE_PROBE = 256  # side of the picture whose maps tell the strides, pixels
+TTA_SCALES_FLIPS = ((1.0, False), (0.83, True), (0.67, False))
+TTA_PADDING = 0.447  # mean grey of ImageNet
+Visitor = Callable[[nn.Module, Any], None]
+
+
+class Detect(nn.Module):
+    """Anchor-based head: one 1x1 convolution per level, decoded to boxes in evaluation mode.
+
+    Args:
+        nc: number of classes.
+        anchors: per level a flat list w, h, ... in pixels of the network input.
+        ch: channels of the input maps; empty where the inputs are output maps already (release 1.0).
+        inplace: decode into the sigmoid's memory where no gradient is recorded.
+
+    Attributes:
+        no, nl, na: outputs per anchor (5 + nc), levels, anchors per level.
+        anchors: buffer (nl, na, 2), width and height; in stride units once the model has set `stride` (nl,).
+        grid, anchor_grid: cached cell offsets and anchor sizes of the last picture size, made when needed.
+        export: return the decoded boxes alone, as a 1-tuple. dynamic: never reuse the cache.
+
+    Shape:
+        training: list of (B, na, H, W, no) raw maps.
+        evaluation: (B, N, no) with x, y, w, h in pixels of the network input, objectness and class scores after the
+        sigmoid; and the list of raw maps.
+    """
+
+    stride: Tensor | None = None
+    dynamic = False
+    export = False
+
+    def __init__(
+        self,
+        nc: int = 80,
+        anchors: Sequence[Sequence[float]] = (),
+        ch: Sequence[int] = (),
+        inplace: bool = True,
+    ) -> None:
+        super().__init__()
+        self.nc = nc
+        self.no = nc + 5
+        self.nl = len(anchors)
+        self.na = len(anchors[0]) // 2 if anchors else 0
+        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32).view(self.nl, -1, 2))
+        self.m = nn.ModuleList(nn.Conv2d(channels, self.no * self.na, 1) for channels in ch)
+        self.inplace = inplace
+        self._forget_grids()
+
+    def forward(self, x: Sequence[Tensor]) -> Any:
+        maps = self._maps(x)
+        if self.training:
+            return maps
+        boxes = torch.cat([self._decode(raw, level) for level, raw in enumerate(maps)], dim=1)
+        return (boxes,) if self.export else (boxes, maps)
+
+    def _maps(self, x: Sequence[Tensor]) -> list[Tensor]:
+        """Feature maps (B, C, H, W) -> raw maps (B, na, H, W, no)."""
+        convs = self._modules.get("m") or ()  # pickles of release 1.0 have none
+        if len(convs):  # type: ignore[arg-type]
+            x = [conv(feature) for conv, feature in zip(convs, x, strict=True)]  # type: ignore[arg-type, call-overload]
+        return [output.unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2) for output in x]
+
+    def _decode(self, raw: Tensor, level: int) -> Tensor:
+        """A raw map (B, na, H, W, no) -> (B, na*H*W, no): xy = (2 sig - 0.5 + cell) s, wh = (2 sig)^2 anchor."""
+        cells, sizes = self._grids(raw, level)
+        stride = self.stride[level].to(raw.dtype)  # type: ignore[index]
+        scores = self._scores(raw)
+        xy = (scores[..., 0:2] * 2 + cells) * stride
+        wh = (scores[..., 2:4] * 2) ** 2 * sizes
+        if self.inplace and not (self.export or scores.requires_grad):
+            scores[..., 0:2], scores[..., 2:4] = xy, wh
+        else:
+            scores = torch.cat((xy, wh, scores[..., 4:]), dim=-1)
+        return scores.flatten(1, 3)
+
+    def _scores(self, raw: Tensor) -> Tensor:
+        """What follows the box in each row of the decoded output, with the box still as sigmoids."""
+        return raw.sigmoid()
+
+    def _grids(self, raw: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Cell offsets minus 0.5, in cells, and anchor sizes, in pixels: both (1, na, H, W, 2), cached per level."""
+        cells, sizes = self.grid[level], self.anchor_grid[level]
+        if not self.dynamic and _fits(cells, raw) and _fits(sizes, raw):
+            return cells, sizes
+        height, width = raw.shape[2:4]
+        y = torch.arange(height, device=raw.device, dtype=raw.dtype) - 0.5
+        x = torch.arange(width, device=raw.device, dtype=raw.dtype) - 0.5
+        columns, rows = x.expand(height, width), y.unsqueeze(1).expand(height, width)
+        shape = (1, self.na, height, width, 2)
+        cells = torch.stack((columns, rows), dim=2).expand(shape)
+        pixels = (self.anchors[level] * self.stride[level]).to(raw.dtype)  # type: ignore[index]
+        sizes = pixels.view(1, self.na, 1, 1, 2).expand(shape)
+        if not torch.compiler.is_compiling():
+            self.grid[level], self.anchor_grid[level] = cells, sizes
+        return cells, sizes
+
+    def _forget_grids(self) -> None:
+        self.grid = [torch.empty(0) for _ in range(self.nl)]
+        self.anchor_grid = [torch.empty(0) for _ in range(self.nl)]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Detect:
+        """Move or convert, with the strides, which are no buffer; cached grids are made anew when needed."""
+        super()._apply(fn, recurse)
+        if isinstance(self.stride, Tensor):
+            self.stride = fn(self.stride)
+        self._forget_grids()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles go without the cached grids."""
+        state = self.__dict__.copy()
+        state["grid"] = [torch.empty(0) for _ in range(self.nl)]
+        state["anchor_grid"] = [torch.empty(0) for _ in range(self.nl)]
+        return state
+
+
+def _fits(cached: Tensor, raw: Tensor) -> bool:
+    """Whether a cached grid serves this map: size, dtype, device, and use under autograd."""
+    return (
+        cached.ndim == 5
+        and cached.shape[2:4] == raw.shape[2:4]
+        and cached.dtype == raw.dtype
+        and cached.device == raw.device
+        and (torch.is_inference_mode_enabled() or not cached.is_inference())
+    )
+
+
+class Segment(Detect):
+    """`Detect` with `nm` mask coefficients per box and shared mask prototypes (YOLACT, arXiv:1904.02689).
+
+    Args:
+        nm, npr: mask coefficients, hidden channels of the prototype branch.
+
+    Shape:
+        no = 5 + nc + nm, the coefficients are not activated; prototypes (B, nm, H/4, W/4). Training: (maps,
+        prototypes); evaluation: (boxes, prototypes, maps); export: (boxes, prototypes).
+    """
+
+    def __init__(
+        self,
+        nc: int = 80,
+        anchors: Sequence[Sequence[float]] = (),
+        nm: int = 32,
+        npr: int = 256,
+        ch: Sequence[int] = (),
+        inplace: bool = True,
+    ) -> None:
+        super().__init__(nc, anchors, (), inplace)
+        self.nm = nm
+        self.npr = npr
+        self.no = 5 + nc + nm
+        self.m = nn.ModuleList(nn.Conv2d(channels, self.no * self.na, 1) for channels in ch)
+        self.proto = Proto(ch[0], npr, nm)
+        self.detect = Detect.forward  # other tools call the parent's forward through it
+
+    def forward(self, x: Sequence[Tensor]) -> Any:
+        prototypes = self.proto(x[0])
+        found = super().forward(x)
+        if self.training:
+            return found, prototypes
+        boxes, *maps = found
+        return boxes, prototypes, *maps
+
+    def _scores(self, raw: Tensor) -> Tensor:
+        box_and_classes = raw[..., : 5 + self.nc].sigmoid()
+        return torch.cat((box_and_classes, raw[..., 5 + self.nc :]), dim=-1)
+
+
+NETWORK_LAYERS: dict[str, LayerSpec] = {
+    **LAYERS,
+    "Detect": LayerSpec(Detect, detection, many_inputs=True, supplied=("ch", "inplace")),
+    "Segment": LayerSpec(Segment, segmentation, many_inputs=True, supplied=("ch", "inplace")),
+}
+
+
+class BaseModel(nn.Module):
+    """A graph of layers that run in order; each takes the outputs its `f` names.
+
+    Attributes:
+        model: the layers. save: indices of the outputs that later, not adjacent layers need.
+        yaml, names, stride, inplace, nc: description, class names, strides of the head's levels (CPU), head option,
+        number of classes.
+    """
+
+    model: nn.Sequential
+    save: list[int]
+
+    def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
+        """Run the graph on (B, C, H, W) pictures in [0, 1].
+
+        Args:
+            augment: test-time augmentation, where the network has one.
+            profile: log the time of every layer.
+            visualize: a function called with (layer, its output) after every layer.
+        """
+        return self._run(x, profile, visualize)
+
+    def _run(self, x: Tensor, profile: bool = False, visualize: Visitor | bool | None = False) -> Any:
+        """One pass through the graph."""
+        outputs: dict[int, Any] = {}
+        value: Any = x
+        for index, layer in enumerate(self.model):
+            inputs = _inputs_of(layer.f, index, value, outputs)
+            if profile:
+                self._profile_layer(layer, inputs)
+            value = layer(inputs)
+            if index in self.save:
+                outputs[index] = value
+            if callable(visualize):
+                visualize(layer, value)
+        return value
+
+    def _profile_layer(self, layer: nn.Module, inputs: Any, repeats: int = 10) -> None:
+        """Log the mean time of a layer, in milliseconds."""
+        last = layer is self.model[-1]
+        inputs = list(inputs) if last and not isinstance(inputs, Tensor) else inputs
+        started = _now(inputs)
+        for _ in range(repeats):
+            layer(inputs)
+        milliseconds = (_now(inputs) - started) * 1000 / repeats
+        LOGGER.info(f"{milliseconds:10.2f} ms {layer.np:10d} parameters  {layer.i:3d} {layer.type}")
+
+    def fuse(self) -> BaseModel:
+        """Fold batch normalisation into the convolutions, for inference; returns the model itself."""
+        for module in self.modules():
+            if isinstance(module, Conv):
+                module.fuse()
+        return self
+
+    def convolutions_of_head(self) -> Iterator[tuple[nn.Conv2d, float]]:
+        """The convolutions that make the raw maps, with the stride of each."""
+        head = self.model[-1]
+        convs = head.m if len(head.m) else [self.model[i if i >= 0 else head.i + i] for i in head.f]
+        return zip(convs, head.stride.tolist(), strict=True)
+
+
+def _inputs_of(origin: int | list[int], index: int, previous: Any, outputs: Mapping[int, Any]) -> Any:
+    """The output(s) that layer `index` takes: one for a number, a list for a list."""
+    if isinstance(origin, int):
+        return previous if origin == -1 else outputs[origin % index]
+    return [previous if i == -1 else outputs[i % index] for i in origin]
+
+
+def _now(inputs: Any) -> float:
+    """Seconds, after waiting for the device of `inputs`."""
+    first = inputs if isinstance(inputs, Tensor) else inputs[0]
+    if first.is_cuda:
+        torch.cuda.synchronize(first.device)
+    return time.perf_counter()
+
+
+class DetectionModel(BaseModel):
+    """A detector built from a model YAML.
+
+    Args:
+        cfg: path, shipped name or mapping.
+        ch: channels of the picture, unless the YAML names them.
+        nc: number of classes, overriding the YAML.
+        anchors: anchors per level, overriding the YAML (they are placeholders until searched for).
+
+    Raises:
+        utils.errors.InputError: the YAML cannot be used.
+    """
+
+    def __init__(
+        self,
+        cfg: str | Path | Mapping[str, Any] = "yolov5s.yaml",
+        ch: int = 3,
+        nc: int | None = None,
+        anchors: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.yaml = load_model_yaml(cfg)
+        self.yaml_file = str(self.yaml.get("yaml_file", ""))
+        self.yaml["ch"] = self.yaml.get("ch", ch)
+        self._override("nc", nc)
+        self._override("anchors", None if anchors is None else round(anchors))
+        self.model, self.save = parse_graph(self.yaml, self.yaml["ch"], NETWORK_LAYERS)
+        self.nc = self.yaml["nc"]
+        self.names = {i: str(i) for i in range(self.nc)}
+        self.inplace = bool(self.yaml.get("inplace", True))
+        _set_norm_and_inplace(self)
+        self._set_up_head()
+
+    def _override(self, key: str, value: int | None) -> None:
+        """Put an argument in place of the YAML's value."""
+        if value is not None and value != self.yaml.get(key):
+            LOGGER.info(f"{self.yaml_file or 'model YAML'}: {key} {self.yaml.get(key)} becomes {value}")
+            self.yaml[key] = value
+
+    def _set_up_head(self) -> None:
+        """Strides, anchors in stride units and biases of the head."""
+        head = self.model[-1]
+        if not isinstance(head, Detect):
+            self.stride = torch.tensor([32.0], device="cpu")
+            return
+        head.inplace = self.inplace
+        strides = self._probe_strides()
+        head.stride = self.stride = torch.tensor(strides, device="cpu")
+        anchors = self.yaml["anchors"]
+        if isinstance(anchors, list) and _opposite_order([math.prod(a[:2]) for a in anchors], strides):
+            head.anchors = head.anchors.flip(0)
+        head.anchors /= self.stride.to(head.anchors.device).view(-1, 1, 1)
+        self.initialize_biases()
+
+    def _probe_strides(self) -> list[float]:
+        """Stride of every level, from the shapes of a pass without data (meta tensors: nothing is computed)."""
+        tensors = {name: t.to("meta") for name, t in self.state_dict(keep_vars=True).items()}
+        picture = torch.zeros(1, self.yaml["ch"], STRIDE_PROBE, STRIDE_PROBE, device="meta")
+        found = functional_call(self, tensors, (picture,))
+        maps = found[0] if isinstance(found, tuple) else found
+        return [STRIDE_PROBE / raw.shape[2] for raw in maps]
+
+    @torch.no_grad()
+    def initialize_biases(self) -> None:
+        """Start from few objects, 8 per 640 px picture and level, and equally likely classes (arXiv:1708.02002)."""
+        head = self.model[-1]
+        for conv, stride in self.convolutions_of_head():
+            bias = conv.bias.view(head.na, -1)  # type: ignore[union-attr]
+            bias[:, 4] += math.log(8 / (640 / stride) ** 2)
+            bias[:, 5 : 5 + head.nc] += math.log(0.6 / (head.nc - 0.99999))
+
+    def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
+        """As `BaseModel.forward`; with `augment` ((B, N, no), None) from three scales, the second one mirrored."""
+        return self._run_augmented(x) if augment else self._run(x, profile, visualize)
+
+    def _run_augmented(self, x: Tensor) -> tuple[Tensor, None]:
+        """Boxes of several sizes of the picture, in pixels of the given one."""
+        head = self.model[-1]
+        strides = head.stride.tolist()
+        parts = []
+        for scale, mirrored in TTA_SCALES_FLIPS:
+            picture = _rescaled(x.flip(3) if mirrored else x, scale, int(max(strides)))
+            boxes, maps = self._run(picture)
+            skipped = {TTA_SCALES_FLIPS[0]: max(strides), TTA_SCALES_FLIPS[-1]: min(strides)}.get((scale, mirrored))
+            levels = boxes.split([raw.shape[1:4].numel() for raw in maps], dim=1)
+            kept = [rows for rows, stride in zip(levels, strides, strict=True) if stride != skipped or len(levels) == 1]
+            parts.append(_restored(torch.cat(kept, dim=1), scale, x.shape[3] if mirrored else None))
+        return torch.cat(parts, dim=1), None
+
+
+Model = DetectionModel  # the name that releases before 6.2 pickle
+
+
+def _opposite_order(sizes: Sequence[float], strides: Sequence[float]) -> bool:
+    """Whether the sizes fall where the strides rise, or the other way round."""
+    return (sizes[-1] - sizes[0]) * (strides[-1] - strides[0]) < 0
+
+
+def _set_norm_and_inplace(model: nn.Module) -> None:
+    """The recipe's batch-norm constants, and activations that reuse their input's memory."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = 1e-3, 0.03
+        elif isinstance(module, nn.Hardswish | nn.LeakyReLU | nn.ReLU | nn.ReLU6 | nn.SiLU):
+            module.inplace = True
+
+
+def _rescaled(images: Tensor, scale: float, grid: int) -> Tensor:
+    """Pictures resized by `scale` and padded right and below to multiples of `grid`."""
+    if scale == 1:
+        return images
+    height, width = images.shape[2:]
+    resized = F.interpolate(images, (int(height * scale), int(width * scale)), mode="bilinear", align_corners=False)
+    padded_h, padded_w = (math.ceil(side * scale / grid) * grid for side in (height, width))
+    right, below = padded_w - resized.shape[3], padded_h - resized.shape[2]
+    return F.pad(resized, (0, right, 0, below), value=TTA_PADDING)
+
+
+def _restored(boxes: Tensor, scale: float, mirrored_width: int | None) -> Tensor:
+    """Decoded rows (B, N, no) of a rescaled, perhaps mirrored picture in pixels of the original one."""
+    xywh = boxes[..., :4] / scale
+    if mirrored_width is not None:
+        x = mirrored_width - xywh[..., :1]
+        xywh = torch.cat((x, xywh[..., 1:]), dim=-1)
+    return torch.cat((xywh, boxes[..., 4:]), dim=-1)
+
+
+class SegmentationModel(DetectionModel):
+    """An instance segmenter built from a model YAML whose head is `Segment`."""
+
+    def __init__(
+        self,
+        cfg: str | Path | Mapping[str, Any] = "yolov5s-seg.yaml",
+        ch: int = 3,
+        nc: int | None = None,
+        anchors: float | None = None,
+    ) -> None:
+        super().__init__(cfg, ch, nc, anchors)
+
+    def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
+        """As `BaseModel.forward`; `augment` is ignored with a warning: prototypes of several sizes do not combine."""
+        if augment:
+            LOGGER.warning("test-time augmentation is not available for segmentation; the plain result is used")
+        return self._run(x, profile, visualize)
+
+
+class ClassificationModel(BaseModel):
+    """The first layers of a detector with a classifier in place of the last one kept.
+
+    Args:
+        cfg: model YAML to build the detector from, where `model` is not given.
+        model: a detector, which gives its layers away.
+        nc: number of classes.
+        cutoff: number of layers kept, the classifier included.
+    """
+
+    def __init__(
+        self,
+        cfg: str | Path | Mapping[str, Any] | None = None,
+        model: BaseModel | None = None,
+        nc: int = 1000,
+        cutoff: int = 10,
+    ) -> None:
+        super().__init__()
+        if model is None:
+            model = DetectionModel("yolov5s.yaml" if cfg is None else cfg)
+        layers = list(model.model)[:cutoff]
+        replaced = layers[-1]
+        head = Classify(_input_channels(replaced), nc)
+        _adopt_activation(head, replaced)
+        _set_norm_and_inplace(head)
+        head.i, head.f, head.type = replaced.i, replaced.f, f"{Classify.__module__}.{Classify.__qualname__}"
+        head.np = sum(p.numel() for p in head.parameters())
+        self.model = nn.Sequential(*layers[:-1], head)
+        self.save: list[int] = []
+        self.stride = model.stride
+        self.yaml = copy.deepcopy(getattr(model, "yaml", {}))
+        self.yaml_file = getattr(model, "yaml_file", "")
+        self.inplace = True
+        self.nc = nc
+        self.names = {i: str(i) for i in range(nc)}
+
+
+def _input_channels(layer: nn.Module) -> int:
+    """Channels that a block takes, from the first convolution in it."""
+    convs = [m for m in layer.modules() if isinstance(m, nn.Conv2d)]
+    if not convs:
+        raise ValueError(f"{type(layer).__name__} has no convolution to tell its input channels; choose another cutoff")
+    return convs[0].in_channels
+
+
+def _adopt_activation(head: Classify, neighbour: nn.Module) -> None:
+    """Share the activation object of the detector's other Conv blocks."""
+    for module in neighbour.modules():
+        if isinstance(module, Conv):
+            head.conv.act = module.act
+            return
+
+
+def check_image_size(imgsz: int, stride: int) -> int:
+    """`imgsz` rounded up to a multiple of the largest stride, at least one stride; warns when that changes it."""
+    rounded = max(math.ceil(imgsz / stride), 1) * stride
+    if rounded != imgsz:
+        LOGGER.warning(f"image size {imgsz} is no multiple of the largest stride {stride}; using {rounded}")
+    return rounded

@@ -1,0 +1,82 @@
+"""Activations that torch lacks, or that exporters take apart better than torch's own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SiLU(nn.Module):
+    """x * sigmoid(x) in elementary operations, for exporters without the fused one (arXiv:1606.08415)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(x) * x
+
+
+class Hardswish(nn.Module):
+    """x * relu6(x + 3) / 6 in elementary operations (MobileNetV3, arXiv:1905.02244)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(x + 3) * x / 6
+
+
+class Mish(nn.Module):
+    """x * tanh(softplus(x)) in elementary operations (arXiv:1908.08681)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(F.softplus(x)) * x
+
+
+class MemoryEfficientMish(nn.Module):
+    """Mish that keeps only its input for the backward pass, which torch's fused operator does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.mish(x)
+
+
+class FReLU(nn.Module):
+    """max(x, T(x)) with T a normalised depth-wise convolution (funnel activation, arXiv:2007.11824)."""
+
+    def __init__(self, c1: int, k: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c1, k, padding=k // 2, groups=c1, bias=False)
+        self.bn = nn.BatchNorm2d(c1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.maximum(x, self.bn(self.conv(x)))
+
+
+class AconC(nn.Module):
+    """(p1 - p2) x * sigmoid(beta (p1 - p2) x) + p2 x with learned p1, p2, beta per channel (arXiv:2009.04759)."""
+
+    def __init__(self, c1: int) -> None:
+        super().__init__()
+        self.p1 = nn.Parameter(torch.randn(1, c1, 1, 1))
+        self.p2 = nn.Parameter(torch.randn(1, c1, 1, 1))
+        self.beta = nn.Parameter(torch.ones(1, c1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _acon(x, self.p1, self.p2, self.beta)
+
+
+class MetaAconC(nn.Module):
+    """`AconC` whose beta comes from the channel means through two 1x1 convolutions (arXiv:2009.04759)."""
+
+    def __init__(self, c1: int, k: int = 1, s: int = 1, r: int = 16) -> None:
+        super().__init__()
+        hidden = max(r, c1 // r)
+        self.p1 = nn.Parameter(torch.randn(1, c1, 1, 1))
+        self.p2 = nn.Parameter(torch.randn(1, c1, 1, 1))
+        self.fc1 = nn.Conv2d(c1, hidden, k, s)
+        self.fc2 = nn.Conv2d(hidden, c1, k, s)
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = x.mean(dim=(2, 3), keepdim=True)
+        return _acon(x, self.p1, self.p2, torch.sigmoid(self.fc2(self.fc1(means))))
+
+
+def _acon(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
+    """The ACON-C curve; the parameters broadcast against x (B, C, H, W)."""
+    rise = (p1 - p2) * x
+    return rise * torch.sigmoid(beta * rise) + p2 * x
