@@ -22,6 +22,7 @@ class Hyperparameters:
     Attributes:
         anchors: anchors per level to search for, overriding the model's, or None.
         albumentations: serialized Albumentations pipeline (`A.to_dict(...)`), or None for the light default set.
+        nominal_batch: pictures whose gradients make one optimizer step; smaller batches are accumulated up to it.
     """
 
     lr0: float = 0.01
@@ -56,6 +57,7 @@ class Hyperparameters:
     copy_paste: float = 0.0
     albumentations: Mapping[str, Any] | None = None
     label_smoothing: float = 0.0
+    nominal_batch: float = 64
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, source: str) -> Hyperparameters:
@@ -101,5 +103,7 @@ def _check(name: str, value: Any, source: str) -> None:
         raise InputError(f"{source}: {name}: {value} is outside 0-1")
     if value < 0:
         raise InputError(f"{source}: {name}: {value} is negative")
+    if name == "nominal_batch" and value < 1:
+        raise InputError(f"{source}: nominal_batch: {value} is not at least 1")
     if name == "anchor_t" and value <= 1:
         raise InputError(f"{source}: anchor_t: {value} must be above 1 (the largest allowed side ratio)")

@@ -11,7 +11,6 @@ from torch import nn
 
 from utils.hyp import Hyperparameters
 
-NOMINAL_BATCH = 64  # gradients are accumulated up to this many pictures
 MIN_WARMUP_ITERATIONS = 100
 
 
@@ -80,7 +79,8 @@ class Schedule:
     @property
     def decay_scale(self) -> float:
         """Factor of the weight decay, which is stated for the nominal batch."""
-        return self.batch_size * max(round(NOMINAL_BATCH / self.batch_size), 1) / NOMINAL_BATCH
+        nominal = self.hyp.nominal_batch
+        return self.batch_size * max(round(nominal / self.batch_size), 1) / nominal
 
     def factor(self, epoch: int) -> float:
         """Share of lr0 in `epoch` after warm-up."""
@@ -88,7 +88,7 @@ class Schedule:
 
     def accumulate(self, iteration: int) -> int:
         """Batches whose gradients make one step."""
-        nominal = NOMINAL_BATCH / self.batch_size
+        nominal = self.hyp.nominal_batch / self.batch_size
         if iteration <= self.warmup_iterations:
             nominal = float(np.interp(iteration, [0, self.warmup_iterations], [1, nominal]))
         return max(round(nominal), 1)
