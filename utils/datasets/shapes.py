@@ -1,0 +1,325 @@
+"""A data set the project draws itself: geometric shapes on textured scenes, overlapping, rotated, partly hidden.
+
+Every picture depends on (SEED, split, number) only. The class shows in the outline alone: colours and textures are
+drawn independently of it. Objects are painted from large to small, each labelled with its full outline cut at the
+frame, whether or not a smaller one covers part of it; so painting the polygons in order of falling area gives back
+what is visible. An object that would leave an earlier one, or be itself, less than MIN_VISIBLE in view is not drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from utils.datasets.image_io import imwrite
+from utils.errors import InputError
+from utils.logging import LOGGER
+
+CLASSES = ("disc", "rectangle", "triangle", "star", "cross")
+SEED = 20221122
+COUNTS = {"train": 512, "val": 128}
+SIZE = 320  # pixels, pictures are square
+SIDES = (12.0, 200.0)  # pixels, both sides of every box
+OBJECTS = (2, 10)  # drawn per picture, upper end exclusive
+EMPTY_SHARE = 0.08  # of the pictures
+STACKED_SHARE = 0.65  # of the objects aim at the border of a larger one
+MIN_VISIBLE = 0.35  # of an object's full area, in the frame and not covered
+SHIFT = 4  # fractional bits of points handed to OpenCV
+MIN_CONTRAST = 45.0  # distance in BGR between an object's mean colour and what lies under it
+
+
+@dataclass
+class Shape:
+    """One drawn object.
+
+    Attributes:
+        label: position in CLASSES.
+        outline_xy: (K, 2) float64 corner points in pixels, cut at the frame.
+        full_area: pixels of the uncut outline.
+        inside: (SIZE, SIZE) bool, pixels in the frame.
+        visible: how many of them no later object covers.
+    """
+
+    label: int
+    outline_xy: np.ndarray
+    full_area: float
+    inside: np.ndarray
+    visible: int = 0
+
+
+@dataclass
+class Scene:
+    """A picture with everything known about it: `frame` BGR, `owner` (SIZE, SIZE) int16 shape number or -1."""
+
+    frame: np.ndarray
+    owner: np.ndarray
+    shapes: list[Shape]
+
+    def class_map(self) -> np.ndarray:
+        """(SIZE, SIZE) uint8: 0 background, else 1 + class of what is visible there."""
+        labels = np.array([0] + [shape.label + 1 for shape in self.shapes], np.uint8)
+        return labels[self.owner + 1]
+
+
+def prepare_shapes(root: Path, raw: Mapping[str, Any]) -> None:
+    """Draw the whole set below `root`: images, polygon labels, class maps, COCO annotations. A few seconds.
+
+    Raises:
+        InputError: the folder cannot be written, or holds other files already.
+    """
+    if root.exists() and any(root.iterdir()):
+        raise InputError(f"{root}: not empty, but without the pictures of builtin:shapes; remove the folder")
+    LOGGER.info(f"drawing {sum(COUNTS.values())} pictures of shapes into {root}")
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    except OSError as error:
+        raise InputError(f"{root.parent}: {error.strerror}; set YOLOv5_DATASETS_DIR to a writable folder") from error
+    try:
+        for number, (split, count) in enumerate(COUNTS.items()):
+            _write_split(work, split, number, count)
+        work.chmod(0o755)
+        if root.exists():
+            root.rmdir()  # empty, see above; Windows does not replace it
+        work.replace(root)
+    except OSError as error:
+        raise InputError(f"{root}: {error.strerror} while drawing builtin:shapes") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _write_split(root: Path, split: str, split_number: int, count: int) -> None:
+    for kind in ("images", "labels", "masks"):
+        (root / kind / split).mkdir(parents=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        scenes = pool.map(lambda i: draw_scene(np.random.default_rng((SEED, split_number, i))), range(count))
+        records = [_write_scene(root, split, i, scene) for i, scene in enumerate(scenes)]
+    annotations = {
+        "images": [image for image, _ in records],
+        "annotations": [{"id": k, **row} for k, row in enumerate((row for _, rows in records for row in rows), 1)],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(CLASSES)],
+    }
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / f"{split}.json").write_text(json.dumps(annotations), encoding="utf-8")
+
+
+def _write_scene(root: Path, split: str, i: int, scene: Scene) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Write one picture's files; returns its COCO image and annotations."""
+    stem = f"{i:06d}"
+    imwrite(root / "images" / split / f"{stem}.jpg", scene.frame, quality=92)
+    imwrite(root / "masks" / split / f"{stem}.png", scene.class_map())
+    lines = [f"{s.label} " + " ".join(f"{v:.6f}" for v in (s.outline_xy / SIZE).flat) for s in scene.shapes]
+    (root / "labels" / split / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    image = {"id": i, "file_name": f"{stem}.jpg", "height": SIZE, "width": SIZE}
+    return image, [_coco_annotation(i, shape) for shape in scene.shapes]
+
+
+def _coco_annotation(image_id: int, shape: Shape) -> dict[str, Any]:
+    (left, top), (right, bottom) = shape.outline_xy.min(0), shape.outline_xy.max(0)
+    return {
+        "image_id": image_id,
+        "category_id": shape.label,
+        "bbox": [round(float(v), 3) for v in (left, top, right - left, bottom - top)],
+        "segmentation": [[round(float(v), 3) for v in shape.outline_xy.flat]],
+        "area": int(shape.inside.sum()),
+        "iscrowd": 0,
+        "visible_fraction": round(shape.visible / int(shape.inside.sum()), 4),  # 1: nothing covers it
+    }
+
+
+def draw_scene(rng: np.random.Generator) -> Scene:
+    """One picture with its objects, all randomness from `rng`."""
+    scene = Scene(_background(rng), np.full((SIZE, SIZE), -1, np.int16), [])
+    if rng.random() >= EMPTY_SHARE:
+        low, high = SIDES
+        sides = np.exp(rng.uniform(np.log(low + 1), np.log(high), rng.integers(*OBJECTS)))
+        for side in sorted(sides, reverse=True):
+            _add_shape(scene, side, rng)
+    noise = rng.standard_normal(scene.frame.shape, np.float32) * np.float32(rng.uniform(1, 7))
+    scene.frame = np.clip(scene.frame + noise, 0, 255).astype(np.uint8)
+    return scene
+
+
+def _add_shape(scene: Scene, side: float, rng: np.random.Generator) -> None:
+    """Draw a shape of random class, outline and turn where it hides nothing entirely; gives up after some tries."""
+    label = int(rng.integers(len(CLASSES)))
+    unit = _turned(_unit_outline(CLASSES[label], rng), rng.uniform(0, 2 * np.pi))
+    outline = (unit - (unit.min(0) + unit.max(0)) / 2) * (side / np.ptp(unit, axis=0).max())
+    for _ in range(12):
+        placed = outline + _choose_centre(scene, rng)
+        shape = _place(scene, label, placed)
+        if shape is not None:
+            _paint(scene, shape, placed, rng)
+            return
+
+
+def _choose_centre(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """A point of the frame, or near the border of one of the last shapes so that the new one covers part of it."""
+    if scene.shapes and rng.random() < STACKED_SHARE:
+        below = scene.shapes[-int(rng.integers(1, min(len(scene.shapes), 2) + 1))].outline_xy
+        corner = below[rng.integers(len(below))]
+        return corner + (below.mean(0) - corner) * rng.uniform(0.0, 0.6)
+    return rng.uniform(0, SIZE, 2)
+
+
+def _place(scene: Scene, label: int, outline_xy: np.ndarray) -> Shape | None:
+    """The shape as it would lie in the scene, or None if it breaks a rule on sides or visibility."""
+    cut = clip_polygon(outline_xy, SIZE)
+    if len(cut) < 3 or np.ptp(cut, axis=0).min() < SIDES[0] or np.ptp(cut, axis=0).max() > SIDES[1]:
+        return None
+    inside = _coverage(outline_xy) >= 128
+    shape = Shape(label, cut, _area(outline_xy), inside, int(inside.sum()))
+    if shape.visible < MIN_VISIBLE * shape.full_area:
+        return None
+    hidden = np.bincount(scene.owner[inside] + 1, minlength=len(scene.shapes) + 1)[1:]
+    left = [(below, below.visible - int(n)) for below, n in zip(scene.shapes, hidden, strict=True)]
+    if any(visible < MIN_VISIBLE * below.full_area for below, visible in left):
+        return None
+    for below, visible in left:
+        below.visible = visible
+    return shape
+
+
+def _paint(scene: Scene, shape: Shape, outline_xy: np.ndarray, rng: np.random.Generator) -> None:
+    """Blend the shape's texture into the picture, sometimes with a drawn edge."""
+    rows, columns = _window(shape.outline_xy)
+    patch, inside = scene.frame[rows, columns], shape.inside[rows, columns]
+    under = patch[inside].mean(0)
+    colour = rng.uniform(15, 240, 3)
+    while np.linalg.norm(colour - under) < MIN_CONTRAST:
+        colour = rng.uniform(15, 240, 3)
+    _blend_(patch, _texture(colour, patch.shape[:2], rng), _coverage(outline_xy)[rows, columns])
+    if rng.random() < 0.4:
+        edge = np.zeros((SIZE, SIZE), np.uint8)
+        width = max(1, round(np.sqrt(shape.full_area) / 25))
+        cv2.polylines(edge, [_fixed_point(outline_xy)], True, 255, width, cv2.LINE_AA, SHIFT)
+        _blend_(patch, rng.uniform(0, 255, 3).astype(np.float32), np.where(inside, edge[rows, columns], 0))
+    scene.owner[shape.inside] = len(scene.shapes)
+    scene.shapes.append(shape)
+
+
+def _window(outline_xy: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the pixels that an outline can touch."""
+    (left, top), (right, bottom) = (
+        np.floor(outline_xy.min(0)).astype(int) - 1,
+        np.ceil(outline_xy.max(0)).astype(int) + 1,
+    )
+    return slice(max(top, 0), min(bottom, SIZE)), slice(max(left, 0), min(right, SIZE))
+
+
+def _blend_(patch: np.ndarray, colours: np.ndarray, coverage: np.ndarray) -> None:
+    """Lay `colours` over the float32 patch, by coverage 0-255, in place."""
+    patch += (colours - patch) * (coverage[..., None].astype(np.float32) / 255)
+
+
+def _unit_outline(name: str, rng: np.random.Generator) -> np.ndarray:
+    """(K, 2) corner points of a shape around the origin, proportions varied."""
+    if name == "disc":
+        angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+        return np.stack([np.cos(angles), np.sin(angles) * rng.uniform(0.6, 1)], 1)
+    if name == "rectangle":
+        height = rng.uniform(0.5, 1)
+        return np.array([[-1, -height], [1, -height], [1, height], [-1, height]])
+    if name == "triangle":
+        angles = np.array([0, 2, 4]) * np.pi / 3 + rng.uniform(-0.2, 0.2, 3)
+        return np.stack([np.cos(angles), np.sin(angles)], 1)
+    if name == "star":
+        angles = np.arange(10) * np.pi / 5
+        radii = np.where(np.arange(10) % 2, rng.uniform(0.38, 0.5), 1.0)
+        return np.stack([np.cos(angles) * radii, np.sin(angles) * radii], 1)
+    arm = rng.uniform(0.26, 0.42)
+    quarter = np.array([[arm, -1], [arm, -arm], [1, -arm]])
+    return np.concatenate([_turned(quarter, turn * np.pi / 2) for turn in range(4)])
+
+
+def _turned(points: np.ndarray, angle: float) -> np.ndarray:
+    cos, sin = np.cos(angle), np.sin(angle)
+    return points @ np.array([[cos, sin], [-sin, cos]])
+
+
+def clip_polygon(points: np.ndarray, size: float) -> np.ndarray:
+    """The part of a polygon inside the square [0, size]² (Sutherland and Hodgman 1974). (K, 2) -> (K', 2)."""
+    for axis in (0, 1):
+        for sign, bound in ((1.0, 0.0), (-1.0, -size)):
+            depth = sign * points[:, axis] - bound  # >= 0 inside
+            kept: list[np.ndarray] = []
+            for k in range(len(points)):
+                before = k - 1
+                if (depth[k] >= 0) != (depth[before] >= 0):
+                    share = depth[before] / (depth[before] - depth[k])
+                    kept.append(points[before] + share * (points[k] - points[before]))
+                if depth[k] >= 0:
+                    kept.append(points[k])
+            points = np.array(kept).reshape(-1, 2)
+    return np.clip(points, 0, size)
+
+
+def _area(points: np.ndarray) -> float:
+    """Area of a simple polygon (shoelace formula)."""
+    x, y = points.T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def _coverage(outline_xy: np.ndarray) -> np.ndarray:
+    """(SIZE, SIZE) uint8: how much of each pixel lies inside, 255 = all."""
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    cv2.fillPoly(mask, [_fixed_point(outline_xy)], 255, cv2.LINE_AA, SHIFT)
+    return mask
+
+
+def _fixed_point(outline_xy: np.ndarray) -> np.ndarray:
+    """Points as OpenCV draws them: int32 with SHIFT fractional bits, whole numbers at the pixels' centres."""
+    return np.rint((outline_xy - 0.5) * (1 << SHIFT)).astype(np.int32)
+
+
+def _background(rng: np.random.Generator) -> np.ndarray:
+    """(SIZE, SIZE, 3) float32: two colours mixed by noise of several scales, crossed by a few strokes."""
+    mix = _noise((SIZE, SIZE), rng)[..., None].astype(np.float32)
+    first, second = rng.uniform(20, 235, (2, 3)).astype(np.float32)
+    frame = first * mix + second * (1 - mix)
+    for _ in range(rng.integers(0, 7)):
+        ends = rng.integers(-40, SIZE + 40, (2, 2))
+        stroke = rng.uniform(20, 235, 3).tolist()
+        cv2.line(frame, ends[0].tolist(), ends[1].tolist(), stroke, int(rng.integers(1, 5)), cv2.LINE_AA)
+    return cv2.GaussianBlur(frame, (0, 0), 0.8)
+
+
+def _noise(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """(H, W) float32 in [0, 1]: random grids of growing fineness, smoothly enlarged and added up."""
+    total = np.zeros(size_hw, np.float32)
+    roughness = rng.uniform(0.35, 0.75)
+    for octave, cells in enumerate((3, 7, 17, 41, 97)):
+        grid = rng.random((cells, cells), np.float32)
+        total += roughness**octave * cv2.resize(grid, size_hw[::-1], interpolation=cv2.INTER_CUBIC)
+    return (total - total.min()) / np.ptp(total)
+
+
+def _texture(colour: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) float32 around a mean colour: plain, striped, chequered, shaded or noisy."""
+    height, width = size_hw
+    rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
+    turn, wave = np.float32(rng.uniform(0, np.pi)), np.float32(2 * np.pi / rng.uniform(6, 24))
+    along = columns * np.cos(turn) + rows * np.sin(turn)
+    across = rows * np.cos(turn) - columns * np.sin(turn)
+    kind = rng.integers(5)
+    if kind == 0:
+        pattern = np.zeros_like(along)
+    elif kind == 1:
+        pattern = np.sign(np.sin(along * wave))
+    elif kind == 2:
+        pattern = np.sign(np.sin(along * wave) * np.sin(across * wave))
+    elif kind == 3:
+        pattern = along / max(size_hw) * 2
+    else:
+        pattern = _noise(size_hw, rng) * 2 - 1
+    return (colour + pattern[..., None] * rng.uniform(10, 40, 3)).astype(np.float32)
