@@ -79,7 +79,7 @@ class DetectionLoss(nn.Module):
         anchors: (nl, na, 2) in cells of their level, on the device of the loss.
         strides: pixels per cell of each level.
         num_classes: with 1 there is no class loss.
-        config: gains and settings, see `scaled_gains`.
+        hyp: gains and settings, see `scaled_gains`.
         autobalance: adapt the weight of each level's objectness to its size; changes in training steps only and
             travels in `state_dict()`.
     """
@@ -95,20 +95,20 @@ class DetectionLoss(nn.Module):
         anchors: Tensor,
         strides: Sequence[float] | Tensor,
         num_classes: int,
-        config: DetectionLossConfig,
+        hyp: DetectionLossConfig,
         autobalance: bool = False,
     ) -> None:
         super().__init__()
         anchors = anchors.detach().float()
         self.num_classes = num_classes
-        self.config = config
+        self.hyp = hyp
         self.autobalance = autobalance
         strides = [float(stride) for stride in strides]
         self._reference_level = strides.index(16.0) if 16.0 in strides else 0
         self.register_buffer("anchors", anchors, persistent=False)
         self.register_buffer("balance", anchors.new_tensor(level_balance(len(anchors))), persistent=autobalance)
-        self.register_buffer("obj_pos_weight", anchors.new_tensor(config.obj_pw), persistent=False)
-        self.register_buffer("cls_pos_weight", anchors.new_tensor(config.cls_pw), persistent=False)
+        self.register_buffer("obj_pos_weight", anchors.new_tensor(hyp.obj_pw), persistent=False)
+        self.register_buffer("cls_pos_weight", anchors.new_tensor(hyp.cls_pw), persistent=False)
 
     def forward(self, raw: Sequence[Tensor], targets: Tensor) -> LossResult:
         """Loss of one batch.
@@ -119,23 +119,23 @@ class DetectionLoss(nn.Module):
         """
         with torch.autocast(raw[0].device.type, enabled=False):
             grids_hw = [(level.shape[2], level.shape[3]) for level in raw]
-            assigned = assign_targets(targets.float(), self.anchors, grids_hw, max_ratio=self.config.anchor_t)
+            assigned = assign_targets(targets.float(), self.anchors, grids_hw, max_ratio=self.hyp.anchor_t)
             parts = [self._level_loss(level, rows) for level, rows in zip(raw, assigned, strict=True)]
             box, obj, cls = (torch.stack(part) for part in zip(*parts, strict=True))  # each (nl,)
             weighted_obj = (obj * self.balance).sum()
             if self.autobalance and torch.is_grad_enabled():
                 self._update_balance(obj.detach())
             items = {
-                "box": box.sum() * self.config.box,
-                "obj": weighted_obj * self.config.obj,
-                "cls": cls.sum() * self.config.cls,
+                "box": box.sum() * self.hyp.box,
+                "obj": weighted_obj * self.hyp.obj,
+                "cls": cls.sum() * self.hyp.cls,
             }
             total = (items["box"] + items["obj"] + items["cls"]) * raw[0].shape[0]
         return LossResult(total, {name: value.detach() for name, value in items.items()})
 
     def _level_loss(self, level: Tensor, rows: LevelTargets) -> tuple[Tensor, Tensor, Tensor]:
         """Box, objectness and class loss of one level, before gains and balance."""
-        config = self.config
+        hyp = self.hyp
         obj_logits = level[..., 4].float().flatten()
         asked = level.flatten(0, 3)[rows.cells, : 5 + self.num_classes].float()  # (R, 5 + num_classes)
         num_positives = rows.weights.sum().clamp(min=1)
@@ -144,12 +144,12 @@ class DetectionLoss(nn.Module):
         box = ((1 - overlaps) * rows.weights).sum() / num_positives
 
         reached = self._objectness_targets(overlaps.detach(), rows, len(obj_logits))
-        obj = binary_loss(obj_logits, reached, pos_weight=self.obj_pos_weight, gamma=config.fl_gamma).mean()
+        obj = binary_loss(obj_logits, reached, pos_weight=self.obj_pos_weight, gamma=hyp.fl_gamma).mean()
 
         if self.num_classes == 1:
             return box, obj, box.new_zeros(())
-        wanted = smooth_one_hot(rows.classes, self.num_classes, config.label_smoothing)
-        per_class = binary_loss(asked[:, 5:], wanted, pos_weight=self.cls_pos_weight, gamma=config.fl_gamma)
+        wanted = smooth_one_hot(rows.classes, self.num_classes, hyp.label_smoothing)
+        per_class = binary_loss(asked[:, 5:], wanted, pos_weight=self.cls_pos_weight, gamma=hyp.fl_gamma)
         cls = (per_class.mean(dim=1) * rows.weights).sum() / num_positives
         return box, obj, cls
 
