@@ -78,21 +78,25 @@ class Ensemble(nn.ModuleList):
     def __init__(self, models: Sequence[nn.Module] = ()) -> None:
         super().__init__(models)
 
+    def _first(self) -> Any:
+        return self[0]
+
     @property
     def names(self) -> dict[int, str]:
-        return self[0].names
+        return self._first().names
 
     @property
     def nc(self) -> int:
-        return self[0].nc
+        return self._first().nc
 
     @property
     def yaml(self) -> dict[str, Any]:
-        return self[0].yaml
+        return self._first().yaml
 
     @property
     def stride(self) -> Tensor:
-        return max((model.stride for model in self), key=lambda stride: float(stride.max()))
+        members: list[Any] = list(self)
+        return max((member.stride for member in members), key=lambda stride: float(stride.max()))
 
     def forward(
         self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False

@@ -122,7 +122,7 @@ def _check_anchors(anchors: Any, source: str) -> None:
     """Raise InputError unless `anchors` is a number or equally long lists of w, h pairs."""
     if isinstance(anchors, int | float) and not isinstance(anchors, bool) and anchors >= 1:
         return
-    rows = anchors if isinstance(anchors, list) and anchors else [None]
+    rows: list[Any] = anchors if isinstance(anchors, list) and anchors else [None]
     for level, row in enumerate(rows):
         sizes = row if isinstance(row, list) else []
         if not sizes or len(sizes) % 2 or not all(isinstance(v, int | float) and v >= 0 for v in sizes):

@@ -58,6 +58,7 @@ class Detect(nn.Module):
         sigmoid; and the list of raw maps.
     """
 
+    anchors: Tensor
     stride: Tensor | None = None
     dynamic = False
     export = False
@@ -88,9 +89,9 @@ class Detect(nn.Module):
 
     def _maps(self, x: Sequence[Tensor]) -> list[Tensor]:
         """Feature maps (B, C, H, W) -> raw maps (B, na, H, W, no)."""
-        convs = self._modules.get("m") or ()  # pickles of release 1.0 have none
-        if len(convs):  # type: ignore[arg-type]
-            x = [conv(feature) for conv, feature in zip(convs, x, strict=True)]  # type: ignore[arg-type, call-overload]
+        convs: Any = self._modules.get("m") or ()  # pickles of release 1.0 have none
+        if len(convs):
+            x = [conv(feature) for conv, feature in zip(convs, x, strict=True)]
         return [output.unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2) for output in x]
 
     def _decode(self, raw: Tensor, level: int) -> Tensor:
@@ -217,6 +218,15 @@ class BaseModel(nn.Module):
 
     model: nn.Sequential
     save: list[int]
+    yaml: dict[str, Any]
+    names: dict[int, str]
+    stride: Tensor
+    nc: int
+
+    @property
+    def head(self) -> Any:
+        """The last layer."""
+        return self.model[-1]
 
     def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
         """Run the graph on (B, C, H, W) pictures in [0, 1].
@@ -232,6 +242,7 @@ class BaseModel(nn.Module):
         """One pass through the graph."""
         outputs: dict[int, Any] = {}
         value: Any = x
+        layer: Any
         for index, layer in enumerate(self.model):
             inputs = _inputs_of(layer.f, index, value, outputs)
             if profile:
@@ -243,7 +254,7 @@ class BaseModel(nn.Module):
                 visualize(layer, value)
         return value
 
-    def _profile_layer(self, layer: nn.Module, inputs: Any, repeats: int = 10) -> None:
+    def _profile_layer(self, layer: Any, inputs: Any, repeats: int = 10) -> None:
         """Log the mean time of a layer, in milliseconds."""
         last = layer is self.model[-1]
         inputs = list(inputs) if last and not isinstance(inputs, Tensor) else inputs
@@ -260,9 +271,9 @@ class BaseModel(nn.Module):
                 module.fuse()
         return self
 
-    def convolutions_of_head(self) -> Iterator[tuple[nn.Conv2d, float]]:
+    def convolutions_of_head(self) -> Iterator[tuple[Any, float]]:
         """The convolutions that make the raw maps, with the stride of each."""
-        head = self.model[-1]
+        head = self.head
         convs = head.m if len(head.m) else [self.model[i if i >= 0 else head.i + i] for i in head.f]
         return zip(convs, head.stride.tolist(), strict=True)
 
@@ -323,7 +334,7 @@ class DetectionModel(BaseModel):
 
     def _set_up_head(self) -> None:
         """Strides, anchors in stride units and biases of the head."""
-        head = self.model[-1]
+        head = self.head
         if not isinstance(head, Detect):
             self.stride = torch.tensor([32.0], device="cpu")
             return
@@ -347,9 +358,9 @@ class DetectionModel(BaseModel):
     @torch.no_grad()
     def initialize_biases(self) -> None:
         """Start from few objects, 8 per 640 px picture and level, and equally likely classes (arXiv:1708.02002)."""
-        head = self.model[-1]
+        head = self.head
         for conv, stride in self.convolutions_of_head():
-            bias = conv.bias.view(head.na, -1)  # type: ignore[union-attr]
+            bias = conv.bias.view(head.na, -1)
             bias[:, 4] += math.log(8 / (640 / stride) ** 2)
             bias[:, 5 : 5 + head.nc] += math.log(0.6 / (head.nc - 0.99999))
 
@@ -359,7 +370,7 @@ class DetectionModel(BaseModel):
 
     def _run_augmented(self, x: Tensor) -> tuple[Tensor, None]:
         """Boxes of several sizes of the picture, in pixels of the given one."""
-        head = self.model[-1]
+        head = self.head
         strides = head.stride.tolist()
         parts = []
         for scale, mirrored in TTA_SCALES_FLIPS:
@@ -448,11 +459,10 @@ class ClassificationModel(BaseModel):
         super().__init__()
         if model is None:
             model = DetectionModel("yolov5s.yaml" if cfg is None else cfg)
-        layers = list(model.model)[:cutoff]
+        layers: list[Any] = list(model.model)[:cutoff]
         replaced = layers[-1]
-        head = Classify(_input_channels(replaced), nc)
-        _adopt_activation(head, replaced)
-        _set_norm_and_inplace(head)
+        head: Any = Classify(_input_channels(replaced), nc)
+        _adopt_activation(head, replaced)  # its norm keeps torch's constants, as in the released classifiers
         head.i, head.f, head.type = replaced.i, replaced.f, f"{Classify.__module__}.{Classify.__qualname__}"
         head.np = sum(p.numel() for p in head.parameters())
         self.model = nn.Sequential(*layers[:-1], head)
