@@ -1,0 +1,145 @@
+"""Boxes with their labels on pictures, legible at any picture size and in any script."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike
+
+from utils.glyphs import text_mask
+
+Colour = tuple[int, int, int]  # blue, green, red, 0-255
+GOLDEN_ANGLE = 0.618033988749895  # of a turn: hues of neighbouring classes lie far apart, however many there are
+SHADES = ((0.85, 0.95), (0.95, 0.70), (0.50, 1.00))  # saturation and value of successive rounds
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+MIN_TEXT, MAX_TEXT = 9, 160  # pixels
+
+
+@lru_cache(maxsize=4096)
+def palette(i: int) -> Colour:
+    """BGR colour of class `i`: strong, distinct from its neighbours, the same in every run."""
+    saturation, value = SHADES[i // 3 % len(SHADES)]
+    red, green, blue = (round(255 * x) for x in colorsys.hsv_to_rgb(i * GOLDEN_ANGLE % 1.0, saturation, value))
+    return blue, green, red
+
+
+def contrasting(colour: Colour) -> Colour:
+    """Black or white, whichever reads better on `colour` (luma of ITU-R BT.601)."""
+    blue, green, red = colour
+    return BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 140 else WHITE
+
+
+def text_height(size_hw: tuple[int, int]) -> int:
+    """Height of label text in pixels for a picture of this size: 1/40 of its mean side, never unreadably small."""
+    return int(np.clip(round(sum(size_hw) / 80), MIN_TEXT, MAX_TEXT))
+
+
+def to_bgr(frame: np.ndarray) -> np.ndarray:
+    """A (H, W, 3) uint8 picture to draw on, from (H, W) or (H, W, C) uint8 with any number of channels.
+
+    Always a contiguous copy; one or two channels are shown gray, of more than three the first three.
+    """
+    frame = frame[..., None] if frame.ndim == 2 else frame
+    channels = frame[..., :3] if frame.shape[2] >= 3 else np.repeat(frame[..., :1], 3, axis=2)
+    return np.array(channels, dtype=np.uint8, order="C")
+
+
+def draw_boxes(
+    frame_bgr: np.ndarray,
+    boxes_xyxy: ArrayLike,
+    labels: Sequence[str],
+    colors: Sequence[Colour],
+    *,
+    line_thickness: int | None = None,
+) -> np.ndarray:
+    """Draw boxes and their labels on the picture, in place.
+
+    Every label stays inside the picture, next to its box and, where there is room, clear of the labels before it.
+
+    Args:
+        frame_bgr: (H, W, 3) uint8, writable and contiguous; `to_bgr` makes one.
+        boxes_xyxy: (N, 4) pixels of the picture; parts outside are not drawn.
+        labels: N texts; an empty one draws the box alone.
+        colors: N BGR colours, `palette(class)` for instance.
+        line_thickness: pixels; by default it grows with the picture.
+
+    Returns:
+        `frame_bgr` itself.
+
+    Raises:
+        ValueError: the numbers of boxes, labels and colours differ.
+    """
+    boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
+    if not len(boxes) == len(labels) == len(colors):
+        raise ValueError(f"draw_boxes: {len(boxes)} boxes, {len(labels)} labels, {len(colors)} colours")
+    height, width = frame_bgr.shape[:2]
+    thickness = max(1, line_thickness or round((height + width) / 600))
+    corners = np.rint(np.clip(boxes, 0, [width - 1, height - 1] * 2)).astype(int)
+    for (x1, y1, x2, y2), color in zip(corners.tolist(), colors, strict=True):
+        cv2.rectangle(frame_bgr, (x1, y1), (x2, y2), color, thickness)
+    taken: list[np.ndarray] = []
+    for box, label, color in zip(corners, labels, colors, strict=True):
+        if label and (plate := _plate(label, (height, width))).size:
+            place = _find_place(box, plate.shape, (height, width), thickness, taken)
+            taken.append(place)
+            _stamp(frame_bgr, plate, place, color)
+    return frame_bgr
+
+
+def draw_text(frame_bgr: np.ndarray, text: str, top_left_xy: tuple[int, int], height: int, color: Colour) -> None:
+    """Write text in place on a plate of `color`; what does not fit into the picture is cut off."""
+    plate = np.pad(text_mask(text, height), _margin(height))
+    x, y = top_left_xy
+    _stamp(frame_bgr, plate, np.array([x, y, x + plate.shape[1], y + plate.shape[0]]), color)
+
+
+def _margin(height: int) -> int:
+    return max(1, height // 6)
+
+
+def _plate(label: str, size_hw: tuple[int, int]) -> np.ndarray:
+    """Mask of the label with a margin around it, in smaller text if it would be wider than the picture."""
+    height = text_height(size_hw)
+    mask = text_mask(label, height)
+    room = size_hw[1] - 2 * _margin(height)
+    if mask.shape[1] > room:
+        height = max(MIN_TEXT - 2, height * room // mask.shape[1])
+        mask = text_mask(label, height)
+    return np.pad(mask, _margin(height)) if mask.size else mask
+
+
+def _find_place(
+    box: np.ndarray, plate_hw: tuple[int, ...], size_hw: tuple[int, int], thickness: int, taken: list[np.ndarray]
+) -> np.ndarray:
+    """x1, y1, x2, y2 of the label: above the box, inside its top, below or inside its bottom; the first that is free.
+
+    Where none is free the first that lies in the picture is used.
+    """
+    (plate_h, plate_w), (height, width) = plate_hw, size_hw
+    x1, y1, x2, y2 = box
+    edge = thickness // 2
+    lefts = np.clip([x1 - edge, x2 + edge + 1 - plate_w], 0, max(0, width - plate_w))
+    tops = np.array([y1 + edge - plate_h, y1 - edge, y2 - edge, y2 + edge + 1 - plate_h])
+    inside = tops[(tops >= 0) & (tops <= height - plate_h)]
+    tops = inside if len(inside) else np.clip(tops[1:2], 0, max(0, height - plate_h))
+    lefts, tops = np.tile(lefts, len(tops)), np.repeat(tops, len(lefts))
+    places = np.stack([lefts, tops, lefts + plate_w, tops + plate_h], axis=1)
+    if not taken:
+        return places[0]
+    others = np.stack(taken)
+    apart = (places[:, None, :2] >= others[:, 2:]).any(axis=2) | (places[:, None, 2:] <= others[:, :2]).any(axis=2)
+    return places[int(apart.all(axis=1).argmax())]
+
+
+def _stamp(frame_bgr: np.ndarray, plate: np.ndarray, place: np.ndarray, color: Colour) -> None:
+    """Fill the place with `color` and the text of `plate` in a contrasting one."""
+    x1, y1 = max(0, int(place[0])), max(0, int(place[1]))
+    region = frame_bgr[y1 : int(place[3]), x1 : int(place[2])]
+    if not region.size:
+        return
+    cover = plate[y1 - int(place[1]) :, x1 - int(place[0]) :][: region.shape[0], : region.shape[1], None] / 255
+    region[:] = np.rint((1 - cover) * np.array(color) + cover * np.array(contrasting(color)))
