@@ -1,0 +1,36 @@
+"""Find objects in pictures and videos: `python detect.py --weights yolov5n.pt --source data/images`.
+
+From Python: `import detect; detect.run(weights="yolov5n.pt", source="data/images", save_txt=True)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from utils.config_detect import DetectConfig
+from utils.script import EXIT_PROBLEM, run_script
+
+if TYPE_CHECKING:
+    from utils.engine.detect_run import DetectSummary
+
+
+def run(**options: Any) -> DetectSummary:
+    """Detect with the options of the command line, underscores for hyphens; InputError for what cannot be used."""
+    return detect(DetectConfig.from_kwargs(**options))
+
+
+def detect(config: DetectConfig) -> DetectSummary:
+    """Look at every picture of the source as `config` says."""
+    from utils.engine import detect_run  # torch takes seconds to import: only once the flags are known to be right
+
+    return detect_run.detect(config)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line entry; status 1 where some of the inputs could not be used."""
+    return EXIT_PROBLEM if detect(DetectConfig.from_args(argv)).problems else 0
+
+
+if __name__ == "__main__":
+    run_script(main)

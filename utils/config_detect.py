@@ -1,0 +1,79 @@
+"""Settings of detect.py."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from utils.config import IMG_FLAGS, BaseConfig, option, share, switch
+from utils.errors import InputError
+
+
+def _at_least_one(text: str) -> int:
+    """argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+@dataclass(frozen=True)
+class DetectConfig(BaseConfig):
+    """Draw the objects that a model finds in pictures and videos."""
+
+    weights: list[str] = option(["yolov5s.pt"], "--weights", nargs="+", help="model file; several form an ensemble")
+    source: str = option("data/images", "--source", help="picture, video, folder, glob, or .txt list of files")
+    data: str = option("data/coco128.yaml", "--data", help="data set YAML, for class names of files without any")
+    imgsz: list[int] = option(
+        [640], *IMG_FLAGS, nargs="+", type=_at_least_one, help="network input in pixels: side, or height and width"
+    )
+    conf_thres: float = option(0.25, "--conf-thres", type=share, help="lowest score shown")
+    iou_thres: float = option(0.45, "--iou-thres", type=share, help="overlap limit of non-maximum suppression")
+    max_det: int = option(1000, "--max-det", type=_at_least_one, help="detections kept per picture")
+    device: str = option("", "--device", help="cpu, mps or a CUDA index; empty takes the best there is")
+    view_img: bool = switch("--view-img", help="show the results in windows; q ends the run")
+    save_txt: bool = switch("--save-txt", help="write detections to labels/*.txt")
+    save_format: int = option(
+        0, "--save-format", type=int, choices=(0, 1), help="boxes of --save-txt: 0 centre and size, 1 corners"
+    )
+    save_csv: bool = switch("--save-csv", help="write detections to predictions.csv")
+    save_conf: bool = switch("--save-conf", help="append the score to each line of --save-txt")
+    save_crop: bool = switch("--save-crop", help="save a cut-out of each object to crops/CLASS/")
+    nosave: bool = switch("--nosave", help="save no annotated pictures and videos")
+    classes: list[int] | None = option(
+        None, "--classes", nargs="+", type=int, help="keep these class numbers, as in --classes 0 2"
+    )
+    agnostic_nms: bool = switch("--agnostic-nms", help="boxes of different classes suppress each other")
+    augment: bool = switch("--augment", help="test-time augmentation")
+    visualize: bool = switch("--visualize", help="save feature maps of every layer")
+    update: bool = switch("--update", help="afterwards strip the checkpoints of their training state")
+    project: str = option("runs/detect", "--project", help="folder of runs")
+    name: str = option("exp", "--name", help="run folder")
+    exist_ok: bool = switch("--exist-ok", help="write into an existing run folder")
+    line_thickness: int | None = option(
+        None, "--line-thickness", type=_at_least_one, help="width of box lines in pixels (default: suits the picture)"
+    )
+    hide_labels: bool = switch("--hide-labels", help="draw boxes without text")
+    hide_conf: bool = switch("--hide-conf", help="leave the score out of the text")
+    half: bool = switch("--half", help="FP16 inference (CUDA)")
+    dnn: bool = switch("--dnn", help="not yet: OpenCV DNN for ONNX files")
+    vid_stride: int = option(1, "--vid-stride", type=_at_least_one, help="take every Nth frame of a video")
+
+    def check(self) -> DetectConfig:
+        """The same settings with single values as lists; InputError for one that cannot be used."""
+        if self.dnn:
+            raise InputError("--dnn: ONNX files are not supported yet; give a .pt checkpoint and leave the flag out")
+        weights = [str(self.weights)] if isinstance(self.weights, str | Path) else [str(w) for w in self.weights]
+        imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz)
+        classes = [self.classes] if isinstance(self.classes, int) else self.classes
+        if len(imgsz) not in (1, 2):
+            raise InputError(f"--imgsz {' '.join(map(str, imgsz))}: expected a side, or height and width")
+        if self.visualize and len(weights) > 1:
+            raise InputError("--visualize shows the layers of one model; name one file with --weights")
+        return replace(self, weights=weights, imgsz=imgsz, classes=classes, source=str(self.source))
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Wanted height and width of the network input, pixels."""
+        return self.imgsz[0], self.imgsz[-1]
