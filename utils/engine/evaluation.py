@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from models.checkpoint import find_weights, load_model
-from models.yolo import check_image_size
 from torch import nn
 
+from models.checkpoint import find_weights, load_model
+from models.yolo import check_image_size
 from utils import plots
 from utils.config import ValConfig
 from utils.datasets.spec import DataSpec, load_spec
@@ -85,7 +85,7 @@ def measure_split(
     split = config.task if config.task in ("train", "test") else "val"
     stride = max(int(model.stride.max()), 32)  # type: ignore[union-attr,operator]
     options = TaskOptions(
-        imgsz=check_image_size(imgsz or config.imgsz, stride, floor=2),
+        imgsz=max(check_image_size(imgsz or config.imgsz, stride), 2 * stride),
         batch_size=config.batch_size,
         workers=config.workers,
         single_cls=config.single_cls,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.checkpoint import load_model, strip_checkpoint
-
 from utils import plots
 from utils.engine.sinks import PlotSink
 from utils.engine.trainer import FitResult, Trainer

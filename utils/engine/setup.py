@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 import yaml
-from models.checkpoint import Checkpoint, find_weights, load_checkpoint, load_training_state, transfer_weights
-from models.yolo import check_image_size
 from torch import nn
 
+from models.checkpoint import Checkpoint, find_weights, load_checkpoint, load_training_state, transfer_weights
 from models.graph import load_model_yaml
+from models.yolo import check_image_size
 from utils.config import ROOT, TrainConfig
 from utils.datasets.spec import load_spec
 from utils.device import describe_device, select_device
@@ -54,7 +54,8 @@ def build_trainer(config: TrainConfig) -> Trainer:
     channels = int(cfg.get("ch", 3))
     task = build_task(config.task or "detect", load_spec(config.data), hyp, options, channels=channels)
     model = task.build_model(cfg)
-    imgsz = check_image_size(config.imgsz, max(int(model.stride.max()), 32), floor=2)  # type: ignore[union-attr,operator]
+    stride = max(int(model.stride.max()), 32)  # type: ignore[union-attr,operator]
+    imgsz = max(check_image_size(config.imgsz, stride), 2 * stride)
     task.options = replace(options, imgsz=imgsz)
     (save_dir / "weights").mkdir(parents=True, exist_ok=True)
     if source is not None:

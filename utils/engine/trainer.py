@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from models.checkpoint import save_checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from models.checkpoint import save_checkpoint
 from utils.config import TrainConfig
 from utils.device import memory_in_use
 from utils.engine.callbacks import Callbacks
@@ -125,11 +125,25 @@ class Trainer:
 
     def fit(self) -> FitResult:
         """Train to the last epoch or until patience runs out; a Ctrl-C leaves last.pt of the epoch before."""
-        config, started = self.config, time.time()
-        epoch = self.start_epoch
+        last = self.weights_dir / "last.pt"
         self.callbacks.run("on_train_start")
-        if not config.nosave:
-            self._save(self.weights_dir / "last.pt", epoch=self.start_epoch - 1)
+        if not self.config.nosave and not last.exists():
+            self._save(last, epoch=-1)
+        started = time.time()
+        try:
+            epoch = self._run_epochs()
+        except KeyboardInterrupt:
+            if last.exists():
+                LOGGER.warning(f"\nInterrupted; go on with: python train.py --resume {last}")
+            raise
+        hours = (time.time() - started) / 3600
+        LOGGER.info(f"\n{epoch + 1 - self.start_epoch} epochs done in {hours:.3f} hours")
+        best = self.weights_dir / "best.pt"
+        return FitResult(self.save_dir, last, best if best.exists() else None, epoch + 1)
+
+    def _run_epochs(self) -> int:
+        """All epochs still to do; returns the last one done."""
+        config = self.config
         LOGGER.info(
             f"Pictures of {self.task.options.imgsz} px, {len(self.loader)} batches of {config.batch_size} an epoch\n"
             f"Results go to {self.save_dir}\nTraining for {config.epochs} epochs..."
@@ -149,10 +163,7 @@ class Trainer:
                     f"the best was {self.stopping.best_epoch}; --patience sets how long to wait"
                 )
                 break
-        hours = (time.time() - started) / 3600
-        LOGGER.info(f"\n{epoch + 1 - self.start_epoch} epochs done in {hours:.3f} hours")
-        best = self.weights_dir / "best.pt"
-        return FitResult(self.save_dir, self.weights_dir / "last.pt", best if best.exists() else None, epoch + 1)
+        return epoch
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set; mean loss items by name."""
