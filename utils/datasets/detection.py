@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset
 
-from utils.datasets.image_io import read_image
+from utils.datasets.albumentations_pipeline import LightPipeline, UserPipeline, is_installed
+from utils.datasets.augment import jitter_colours, mixup, random_flips, random_transform
+from utils.datasets.cache import build_cache
+from utils.datasets.compose import IGNORE, Drawn, Picture, compose, draw_map
+from utils.datasets.image_io import ImageError, read_image
 from utils.datasets.index import ImageIndex
 from utils.datasets.letterbox import fitted_size, load_size, pad_to, rect_shapes, resize
+from utils.datasets.mosaic import mosaic9_plan, mosaic_plan, paste_plan, single_plan
 from utils.hyp import Hyperparameters
 from utils.types import Sample
+
+Key = int | tuple[int, int] | tuple[int, int, tuple[int, ...]]
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -25,9 +35,13 @@ class DetectionDataset(Dataset[Sample]):
         batch_size: pictures that share an input size with `rect`.
         stride: input sizes are multiples of it.
         pad: extra border of rect batches, in strides.
-        seed: of the augmentations; a sample depends on (seed, epoch, index) and nothing else.
+        seed: of the augmentations; a sample depends on (seed, epoch, position) and nothing else.
         cache: "ram" or "disk" keeps decoded pictures.
         channels: of the network input.
+
+    Attributes:
+        index: the pictures in the order of the positions.
+        order: (N,) position of each of them in the index that was given.
     """
 
     def __init__(
@@ -45,26 +59,26 @@ class DetectionDataset(Dataset[Sample]):
         cache: str | None = None,
         channels: int = 3,
     ) -> None:
-        if rect:
-            index = index.subset(np.argsort(index.sizes_hw[:, 0] / index.sizes_hw[:, 1], kind="stable"))
-        self.index = index
-        self.imgsz = imgsz
-        self.hyp = hyp
-        self.augment = augment
+        aspects = index.sizes_hw[:, 0] / index.sizes_hw[:, 1]
+        self.order = np.argsort(aspects, kind="stable") if rect else np.arange(len(index))
+        self.index = index = index.subset(self.order) if rect else index
+        self.imgsz, self.hyp, self.augment, self.seed, self.channels = imgsz, hyp, augment, seed, channels
         self.batch_size = batch_size
-        self.seed = seed
-        self.channels = channels
         self.shapes_hw: np.ndarray | None = None
         if rect:
             self.shapes_hw = rect_shapes(index.sizes_hw, batch_size, imgsz=imgsz, stride=stride, pad=pad)
+        self.pipeline = build_pipeline(hyp) if augment else None
+        self.cache = build_cache(cache, index.paths, index.sizes_hw, self.load_file, longest=imgsz, channels=channels)
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """Sample of (epoch, position), or of a position in epoch 0."""
-        epoch, i = (0, key) if isinstance(key, int) else key
-        return self.fitted(i)
+    def __getitem__(self, key: Key) -> Sample:
+        """Sample of (epoch, position) or of a position in epoch 0; a third entry names the partners of a mosaic."""
+        epoch, i, *pool = (0, key) if isinstance(key, int | np.integer) else key
+        if not self.augment:
+            return self.fitted(i)
+        return self.augmented(i, np.random.default_rng([self.seed, epoch, i]), np.array(pool[0]) if pool else None)
 
     def input_hw(self, i: int) -> tuple[int, int]:
         """Network input size of picture i, pixels."""
@@ -73,27 +87,115 @@ class DetectionDataset(Dataset[Sample]):
         height, width = self.shapes_hw[i // self.batch_size]
         return int(height), int(width)
 
-    def fitted(self, i: int) -> Sample:
-        """Picture i as it is validated: longer side `imgsz`, centred on grey, never enlarged beyond that."""
-        frame = read_image(self.index.paths[i], channels=self.channels)
-        original_hw = (frame.shape[0], frame.shape[1])
-        size_hw = load_size(original_hw, self.imgsz)
-        size_hw = fitted_size(size_hw, self.input_hw(i), scale_up=False)
-        shrinks = max(size_hw) < max(original_hw)
-        inner = resize(frame, size_hw, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        image, fit = pad_to(inner, self.input_hw(i), original_hw=original_hw)
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def augmented(self, i: int, rng: np.random.Generator, pool: np.ndarray | None = None) -> Sample:
+        """Picture i in a mosaic or alone, transformed, perhaps blended with a second mosaic, recoloured, flipped.
+
+        Args:
+            pool: positions that the other pictures of a mosaic are drawn from; None for all.
+        """
+        hyp = self.hyp
+        if self.shapes_hw is None and rng.random() < hyp.mosaic:
+            sample = self.mosaic(i, rng, pool)
+            if rng.random() < hyp.mixup:
+                sample = mixup(sample, self.mosaic(self.partners(1, rng, pool)[0], rng, pool), rng)
+        else:
+            size_hw = self.input_hw(i)
+            to_output = random_transform(rng, hyp, size_hw, size_hw)
+            sample = compose(single_plan(self.picture(i), size_hw), to_output, size_hw, channels=self.channels)
+        if self.pipeline is not None:
+            sample = self.pipeline(sample, rng)
+        return random_flips(jitter_colours(sample, rng, hyp), rng, hyp)
+
+    def mosaic(self, i: int, rng: np.random.Generator, pool: np.ndarray | None) -> Sample:
+        """Picture i with three or eight others, under one random transform."""
+        hyp, side = self.hyp, self.imgsz
+        nine = rng.random() < hyp.mosaic9
+        members = rng.permutation([i, *self.partners(8 if nine else 3, rng, pool)])
+        plan = (mosaic9_plan if nine else mosaic_plan)([self.picture(int(k)) for k in members], rng, side)
+        if hyp.copy_paste and self.index.polygons is not None:
+            plan += paste_plan(plan, rng, share=hyp.copy_paste, canvas_width=2 * side)
+        to_output = random_transform(rng, hyp, (2 * side, 2 * side), (side, side))
+        sample = compose(plan, to_output, (side, side), channels=self.channels)
+        sample.path = self.index.paths[i]
+        return sample
+
+    def partners(self, count: int, rng: np.random.Generator, pool: np.ndarray | None) -> list[int]:
+        """Positions of `count` random pictures."""
+        drawn = rng.integers(len(self) if pool is None else len(pool), size=count)
+        return [int(k) for k in (drawn if pool is None else pool[drawn])]
+
+    def picture(self, i: int) -> Picture:
+        """Picture i for placing on a canvas; nothing is read yet."""
         classes, boxes_xywhn, polygons = self.index.labels(i)
-        scale_wh = np.array([size_hw[1], size_hw[0]], np.float32)
-        offset_wh = np.array(fit.pad_wh, np.float32)
-        half_wh = boxes_xywhn[:, 2:] / 2
-        corners = np.concatenate([boxes_xywhn[:, :2] - half_wh, boxes_xywhn[:, :2] + half_wh], axis=1)
-        return Sample(
-            image,
-            corners * np.tile(scale_wh, 2) + np.tile(offset_wh, 2),
-            classes.astype(np.int64),
-            polygons=None
-            if polygons is None
-            else [[ring * scale_wh + offset_wh for ring in rings] for rings in polygons],
-            path=self.index.paths[i],
-            letterbox=fit,
+        height, width = (int(side) for side in self.index.sizes_hw[i])
+        return Picture(
+            load_size((height, width), self.imgsz),
+            partial(self.read, i),
+            classes,
+            corners_of(boxes_xywhn),
+            polygons,
+            None if self.index.class_maps is None else partial(read_class_map, self.index.class_maps[i]),
+            self.index.paths[i],
         )
+
+    def read(self, i: int, wanted: int) -> np.ndarray:
+        """Picture i with a longer side of at least `wanted` pixels, as far as there is need and detail."""
+        if self.cache is not None:
+            return self.cache.get(i)
+        return read_image(self.index.paths[i], channels=self.channels, reduce_to=min(wanted, self.imgsz))
+
+    # -- validation -----------------------------------------------------------------------------------------------
+
+    def fitted(self, i: int) -> Sample:
+        """Picture i as it is validated: longer side `imgsz`, centred on grey, with the way back."""
+        out_hw = self.input_hw(i)
+        frame = self.load_file(i) if self.cache is None else self.cache.get(i)
+        inner = resize(frame, fitted_size(frame.shape[:2], out_hw, scale_up=False), cv2.INTER_LINEAR)
+        height, width = (int(side) for side in self.index.sizes_hw[i])
+        image, fit = pad_to(inner, out_hw, original_hw=(height, width))
+        scale_wh, offset_wh = np.array([inner.shape[1], inner.shape[0]], np.float32), np.array(fit.pad_wh, np.float32)
+        classes, boxes_xywhn, polygons = self.index.labels(i)
+        if polygons is not None:
+            polygons = [[ring * scale_wh + offset_wh for ring in rings] for rings in polygons]
+        boxes = corners_of(boxes_xywhn) * np.tile(scale_wh, 2) + np.tile(offset_wh, 2)
+        sample = Sample(image, boxes, classes.astype(np.int64), polygons, path=self.index.paths[i], letterbox=fit)
+        if self.index.class_maps is not None:
+            sample.class_map = np.full(out_hw, IGNORE, np.uint8)
+            matrix = np.diag([*scale_wh, 1.0])
+            matrix[:2, 2] = offset_wh
+            box = (*fit.pad_wh, fit.pad_wh[0] + inner.shape[1], fit.pad_wh[1] + inner.shape[0])
+            draw_map(sample.class_map, read_class_map(self.index.class_maps[i]), Drawn(matrix, box))
+        return sample
+
+    def load_file(self, i: int) -> np.ndarray:
+        """Picture i from its file, its longer side `imgsz`."""
+        frame = read_image(self.index.paths[i], channels=self.channels, reduce_to=self.imgsz if self.augment else None)
+        size_hw = load_size((int(self.index.sizes_hw[i, 0]), int(self.index.sizes_hw[i, 1])), self.imgsz)
+        smooth = not self.augment and max(size_hw) < max(frame.shape[:2])
+        return resize(frame, size_hw, cv2.INTER_AREA if smooth else cv2.INTER_LINEAR)
+
+
+def build_pipeline(hyp: Hyperparameters) -> LightPipeline | UserPipeline | None:
+    """The hyp file's pipeline, else the light default set where Albumentations is installed."""
+    if hyp.albumentations is not None:
+        return UserPipeline(hyp.albumentations)
+    return LightPipeline() if is_installed() else None
+
+
+def corners_of(boxes_xywh: np.ndarray) -> np.ndarray:
+    """(n, 4) corners of boxes given by centre and size, in the same unit."""
+    half = boxes_xywh[:, 2:] / 2
+    return np.concatenate([boxes_xywh[:, :2] - half, boxes_xywh[:, :2] + half], axis=1)
+
+
+def read_class_map(path: str) -> np.ndarray:
+    """(H, W) uint8 class of each pixel, from a gray or palette picture (the palette's numbers are the classes)."""
+    try:
+        with Image.open(path) as picture:
+            if picture.mode not in ("L", "P"):
+                raise ImageError(path, f"a class map has one byte a pixel (gray or palette), this is {picture.mode}")
+            return np.array(picture)
+    except OSError as error:
+        raise ImageError(path, f"class map cannot be read ({error})") from error

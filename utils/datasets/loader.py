@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,11 +11,21 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from utils.datasets.compose import IGNORE
+from utils.datasets.detection import Key
+from utils.datasets.letterbox import GREY
+from utils.logging import LOGGER
 from utils.types import Batch, Sample
 
+POOL = 32  # pictures that a weighted sample may draw its mosaic partners from
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Lists of (epoch, position), one list a batch, in an order drawn from (seed, epoch)."""
+
+class EpochBatches(Sampler[list[Key]]):
+    """Lists of (epoch, position), one list a batch, in an order drawn from (seed, epoch).
+
+    With image weights positions are drawn by chance, with replacement, and each brings a pool of others drawn
+    alike, so that the partners in its mosaic follow the weights too.
+    """
 
     def __init__(self, num_samples: int, *, batch_size: int, shuffle: bool, seed: int, drop_last: bool) -> None:
         self.num_samples = num_samples
@@ -29,17 +40,20 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         whole, rest = divmod(self.num_samples, self.batch_size)
         return whole + bool(rest and not self.drop_last)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = self.epoch, self.order().tolist()
+    def __iter__(self) -> Iterator[list[Key]]:
+        keys = self.keys()
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield [(epoch, i) for i in order[start : start + self.batch_size]]
+            yield keys[start : start + self.batch_size]
 
-    def order(self) -> np.ndarray:
-        """Positions of this epoch; with image weights drawn with replacement."""
+    def keys(self) -> list[Key]:
+        """What the data set is asked for in this epoch."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        if self.image_weights is not None:
-            return rng.choice(self.num_samples, self.num_samples, p=self.image_weights / self.image_weights.sum())
-        return rng.permutation(self.num_samples) if self.shuffle else np.arange(self.num_samples)
+        weights = self.image_weights
+        if weights is not None and weights.sum() > 0:
+            drawn = rng.choice(self.num_samples, (self.num_samples, 1 + POOL), p=weights / weights.sum())
+            return [(self.epoch, row[0], tuple(row[1:])) for row in drawn.tolist()]
+        order = rng.permutation(self.num_samples) if self.shuffle else np.arange(self.num_samples)
+        return [(self.epoch, i) for i in order.tolist()]
 
 
 class EpochLoader:
@@ -62,7 +76,8 @@ class EpochLoader:
             image_weights: (N,) relative chance of each picture, or None for every picture once.
         """
         self.batches.epoch = epoch
-        self.batches.image_weights = image_weights
+        order = getattr(self.dataset, "order", None)  # rect batches hold the pictures in another order
+        self.batches.image_weights = image_weights if image_weights is None or order is None else image_weights[order]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -95,12 +110,15 @@ def build_loader(
         pin_memory: page-locked batches, for a GPU.
     """
     num_samples = len(dataset)  # type: ignore[arg-type]
-    batches = EpochBatches(
-        num_samples, batch_size=min(batch_size, num_samples), shuffle=shuffle, seed=seed, drop_last=drop_last
-    )
+    if shuffle and getattr(dataset, "shapes_hw", None) is not None:
+        LOGGER.warning("--rect: pictures come sorted by shape, so they are not shuffled")
+        shuffle = False
+    batch_size = max(1, min(batch_size, num_samples))
+    batches = EpochBatches(num_samples, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+    workers = min(workers, available_cpus(), batch_size if batch_size > 1 else 0)
     options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
     loader: DataLoader[Any] = DataLoader(
-        dataset,
+        QuadDataset(dataset, seed=seed) if quad else dataset,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
@@ -109,6 +127,76 @@ def build_loader(
         **options,
     )
     return EpochLoader(loader, batches)
+
+
+def available_cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class QuadDataset(Dataset[Sample]):
+    """Every four samples of a batch as one of twice the side: four in a square, or the first one enlarged.
+
+    Which of the two is drawn from (seed, epoch, position of the first). A group short of four leaves grey.
+    """
+
+    def __init__(self, dataset: Dataset[Sample], *, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # asked for while a worker unpickles this object
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample]:
+        """One joined sample for each four keys; DataLoader calls this with a whole batch."""
+        return [self.joined(keys[start : start + 4]) for start in range(0, len(keys), 4)]
+
+    def joined(self, keys: Sequence[Key]) -> Sample:
+        """The sample made of up to four."""
+        epoch, first, *_ = (0, keys[0]) if isinstance(keys[0], int) else keys[0]
+        if np.random.default_rng([self.seed, epoch, first, len(keys)]).random() < 0.5:
+            return enlarged(self.dataset[keys[0]])
+        return tiled([self.dataset[key] for key in keys])
+
+
+def enlarged(sample: Sample) -> Sample:
+    """The sample at twice its side."""
+    height, width, channels = sample.image.shape
+    image = cv2.resize(sample.image, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+    polygons = sample.polygons
+    if polygons is not None:
+        polygons = [[ring * 2 for ring in rings] for rings in polygons]
+    class_map = None if sample.class_map is None else sample.class_map.repeat(2, axis=0).repeat(2, axis=1)
+    image = image.reshape(2 * height, 2 * width, channels)
+    return Sample(image, sample.boxes_xyxy * 2, sample.classes, polygons, class_map, sample.path)
+
+
+def tiled(samples: Sequence[Sample]) -> Sample:
+    """Up to four samples of one size in a square, in reading order."""
+    height, width, channels = samples[0].image.shape
+    image = np.full((2 * height, 2 * width, channels), GREY, np.uint8)
+    class_map = None if samples[0].class_map is None else np.full((2 * height, 2 * width), IGNORE, np.uint8)
+    boxes, polygons = [], []
+    for n, sample in enumerate(samples):
+        top, left = n // 2 * height, n % 2 * width
+        image[top : top + height, left : left + width] = sample.image
+        if class_map is not None:
+            class_map[top : top + height, left : left + width] = sample.class_map
+        boxes.append(sample.boxes_xyxy + np.array([left, top, left, top], np.float32))
+        polygons += [[ring + (left, top) for ring in rings] for rings in sample.polygons or []]
+    return Sample(
+        image,
+        np.concatenate(boxes),
+        np.concatenate([sample.classes for sample in samples]),
+        None if samples[0].polygons is None else polygons,
+        class_map,
+        samples[0].path,
+    )
 
 
 def start_worker(worker: int) -> None:

@@ -1,0 +1,291 @@
+"""Draw pictures straight into a training sample: placement on a canvas and the transform after it in one step.
+
+A mosaic is a plan (which picture goes where on a canvas) followed by a random transform of that canvas. The transform
+is known before any pixel is touched, so the canvas is never made: each visible picture is cropped and resized, or
+warped where the transform turns it, into its place in the output. Pictures outside the view are not even read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from utils.datasets.letterbox import GREY
+from utils.datasets.polygons import clip_rings, extents, transform_points
+from utils.types import Polygons, Sample
+
+IGNORE = 255  # class map value of pixels that no picture covers
+MIN_DEPTH = 0.1  # perspective: points nearer to the camera plane than this are cut off
+MIN_SIDE, MAX_ASPECT = 2.0, 100.0  # a kept box is wider and higher than two pixels and not thinner than 1:100
+MIN_AREA_BOXES, MIN_AREA_POLYGONS = 0.10, 0.01  # part of its area that a kept object still shows
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and its labels in units of its own width and height, read when it turns out to be visible.
+
+    Attributes:
+        size_hw: nominal size on the canvas, pixels.
+        read: called with the wanted longer side in pixels; gives (H, W, C) uint8 of about that size or larger.
+        classes: (n,) class of each object.
+        boxes_xyxyn: (n, 4) corners over width and height.
+        polygons: rings of each object over width and height, or None.
+        read_map: gives the (H, W) uint8 class map, or None where there is none.
+        path: its file.
+    """
+
+    size_hw: tuple[int, int]
+    read: Callable[[int], np.ndarray]
+    classes: np.ndarray
+    boxes_xyxyn: np.ndarray
+    polygons: Polygons | None = None
+    read_map: Callable[[], np.ndarray] | None = None
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a picture, or one object cut out of it, lies on the canvas.
+
+    Attributes:
+        picture: what is placed.
+        to_canvas: (3, 3) from the picture's normalised coordinates to canvas pixels.
+        region_xyxyn: visible part of the picture, normalised; the rest lies outside its place on the canvas.
+        cut_out: rings (normalised) outside of which nothing is drawn, or None for the whole region.
+        objects: positions of the labels that come along; None for all.
+    """
+
+    picture: Picture
+    to_canvas: np.ndarray
+    region_xyxyn: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    cut_out: list[np.ndarray] | None = None
+    objects: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How a placement came out.
+
+    Attributes:
+        matrix: (3, 3) from the picture's normalised coordinates to output pixels, as really drawn.
+        box_xyxy: whole pixels of the output that were written.
+        mask: which of them, (h, w) uint8 of 0 and 255, or None for all.
+    """
+
+    matrix: np.ndarray
+    box_xyxy: tuple[int, int, int, int]
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Objects in pixels of one output, before they are joined into a sample."""
+
+    boxes_xyxy: np.ndarray
+    classes: np.ndarray
+    polygons: Polygons | None
+
+
+def compose(
+    placements: Sequence[Placement], to_output: np.ndarray, out_hw: tuple[int, int], *, channels: int = 3
+) -> Sample:
+    """The sample that a canvas with these placements gives under a transform.
+
+    Args:
+        placements: at least one, drawn in this order.
+        to_output: (3, 3) from canvas pixels to output pixels.
+        out_hw: size of the sample's image.
+        channels: of the image.
+
+    Returns:
+        Sample on a border of 114 (class map: 255) with the labels that remain visible, all inside the image.
+    """
+    image = np.full((*out_hw, channels), GREY, np.uint8)
+    first = placements[0].picture
+    class_map = None if first.read_map is None else np.full(out_hw, IGNORE, np.uint8)
+    labels = []
+    for placement in placements:
+        matrix = to_output @ placement.to_canvas
+        upright = placement.cut_out is None and is_upright(matrix)
+        drawn = (draw_upright if upright else draw_warped)(image, placement, matrix)
+        if drawn is None:
+            continue
+        if class_map is not None and placement.picture.read_map is not None:
+            draw_map(class_map, placement.picture.read_map(), drawn)
+        labels.append(move_labels(placement, drawn.matrix, out_hw))
+    joined = join_labels(labels, with_polygons=first.polygons is not None)
+    return Sample(image, joined.boxes_xyxy, joined.classes, joined.polygons, class_map, first.path)
+
+
+def is_upright(matrix: np.ndarray) -> bool:
+    """Whether a transform only shifts and enlarges: no rotation, shear, mirror or perspective."""
+    turned = np.abs(matrix[[0, 1, 2, 2], [1, 0, 0, 1]]).sum()
+    return bool(turned < 1e-9 and matrix[0, 0] > 0 and matrix[1, 1] > 0)
+
+
+def draw_upright(image: np.ndarray, placement: Placement, matrix: np.ndarray) -> Drawn | None:
+    """Crop and resize the visible part of a picture into its place; None if nothing is visible.
+
+    Both rectangles lie on whole pixels; the transform between them is returned, so that labels fit what was drawn.
+    """
+    scale_wh, shift_xy = matrix[[0, 1], [0, 1]], matrix[:2, 2]
+    corners = np.array(placement.region_xyxyn).reshape(2, 2) * scale_wh + shift_xy
+    seen = np.clip(np.rint(corners), 0, (image.shape[1], image.shape[0]))
+    (x1, y1), (x2, y2) = seen.astype(int).tolist()
+    if x1 >= x2 or y1 >= y2:
+        return None
+    frame = placement.picture.read(int(np.ceil(scale_wh.max())))
+    side_wh = np.array([frame.shape[1], frame.shape[0]])
+    source = np.rint((seen - shift_xy) / scale_wh * side_wh).astype(int)
+    start = np.clip(source[0], 0, side_wh - 1)
+    stop = np.clip(source[1], start + 1, side_wh)
+    part = frame[start[1] : stop[1], start[0] : stop[0]]
+    shrinks = (x2 - x1) * 2 < part.shape[1]
+    cv2.resize(
+        part, (x2 - x1, y2 - y1), dst=image[y1:y2, x1:x2], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    gain = (seen[1] - seen[0]) / (stop - start)  # output pixels per source pixel, x and y
+    as_drawn = np.diag([*(gain * side_wh), 1.0])
+    as_drawn[:2, 2] = seen[0] - start * gain
+    return Drawn(as_drawn, (x1, y1, x2, y2))
+
+
+def draw_warped(image: np.ndarray, placement: Placement, matrix: np.ndarray) -> Drawn | None:
+    """Warp a picture into the rectangle around its visible part; None if nothing is visible."""
+    size_hw = (image.shape[0], image.shape[1])
+    outlines = visible_outlines(placement, matrix, size_hw)
+    if not outlines:
+        return None
+    points = np.concatenate(outlines)
+    x1, y1 = np.floor(points.min(axis=0)).astype(int).tolist()
+    x2, y2 = np.ceil(points.max(axis=0)).astype(int).tolist()
+    if x1 >= x2 or y1 >= y2:
+        return None
+    frame = placement.picture.read(wanted_side(matrix, size_hw))
+    to_box = matrix @ np.diag([1 / frame.shape[1], 1 / frame.shape[0], 1.0])
+    to_box = shift(-x1, -y1) @ to_box
+    mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
+    # Pixel k covers k..k+1, OpenCV draws at pixel centres: hence the half; 1/16 pixel is its finest useful grid here.
+    contours = [np.rint((ring - (x1 + 0.5, y1 + 0.5)) * 16).astype(np.int32) for ring in outlines]
+    cv2.fillPoly(mask, contours, 255, shift=4)
+    warped = warp(frame, to_box, (y2 - y1, x2 - x1), cv2.INTER_LINEAR)
+    target = image[y1:y2, x1:x2]
+    np.copyto(target, warped, where=mask[..., None] > 0)
+    return Drawn(matrix, (x1, y1, x2, y2), mask)
+
+
+def visible_outlines(placement: Placement, matrix: np.ndarray, size_hw: tuple[int, int]) -> list[np.ndarray]:
+    """Rings of what a placement shows, in output pixels, cut at the output's edges."""
+    u1, v1, u2, v2 = placement.region_xyxyn
+    whole = [np.array([[u1, v1], [u2, v1], [u2, v2], [u1, v2]])]
+    rings = whole if placement.cut_out is None else clip_rings(placement.cut_out, placement.region_xyxyn)
+    projected = [transform_points(ring, matrix, MIN_DEPTH) for ring in rings]
+    return clip_rings(projected, (0.0, 0.0, size_hw[1], size_hw[0]))
+
+
+def wanted_side(matrix: np.ndarray, size_hw: tuple[int, int]) -> int:
+    """Longer side in pixels at which a picture under a transform loses no detail (perspective: as large as can be)."""
+    if np.abs(matrix[2, :2]).sum() > 1e-12:
+        return 4 * max(size_hw)
+    return int(np.ceil(np.linalg.norm(matrix[:2, :2], axis=0).max()))
+
+
+def shift(x: float, y: float) -> np.ndarray:
+    """(3, 3) translation."""
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def warp(frame: np.ndarray, matrix: np.ndarray, size_hw: tuple[int, int], interpolation: int) -> np.ndarray:
+    """The picture under a transform given for pixel edges (0 is the left edge of the first pixel); edges repeat."""
+    at_centres = shift(-0.5, -0.5) @ matrix @ shift(0.5, 0.5)
+    size_wh = (size_hw[1], size_hw[0])
+    if np.abs(matrix[2, :2]).sum() > 1e-12:
+        out = cv2.warpPerspective(frame, at_centres, size_wh, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
+    else:
+        affine = at_centres[:2] / at_centres[2, 2]
+        out = cv2.warpAffine(frame, affine, size_wh, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
+    return out.reshape(*size_hw, *frame.shape[2:])
+
+
+def draw_map(class_map: np.ndarray, source: np.ndarray, drawn: Drawn) -> None:
+    """Move a picture's class map as its pixels were moved; classes are picked, never mixed."""
+    x1, y1, x2, y2 = drawn.box_xyxy
+    to_box = shift(-x1, -y1) @ drawn.matrix @ np.diag([1 / source.shape[1], 1 / source.shape[0], 1.0])
+    if drawn.mask is not None:
+        warped = warp(source, to_box, (y2 - y1, x2 - x1), cv2.INTER_NEAREST)
+        np.copyto(class_map[y1:y2, x1:x2], warped, where=drawn.mask > 0)
+        return
+    columns = (np.arange(x2 - x1) + 0.5 - to_box[0, 2]) / to_box[0, 0]
+    rows = (np.arange(y2 - y1) + 0.5 - to_box[1, 2]) / to_box[1, 1]
+    columns = np.clip(columns.astype(int), 0, source.shape[1] - 1)
+    rows = np.clip(rows.astype(int), 0, source.shape[0] - 1)
+    class_map[y1:y2, x1:x2] = source[rows[:, None], columns]
+
+
+def move_labels(placement: Placement, matrix: np.ndarray, size_hw: tuple[int, int]) -> Labels:
+    """The placement's objects under the transform as drawn, cut at its region and the output; faint ones dropped."""
+    picture = placement.picture
+    chosen = np.arange(len(picture.classes)) if placement.objects is None else placement.objects
+    boxes = clip_boxes(picture.boxes_xyxyn[chosen], placement.region_xyxyn)
+    areas = box_areas(boxes) * abs(np.linalg.det(matrix[:2, :2]))
+    frame = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
+    if picture.polygons is None:
+        polygons = None
+        moved = clip_boxes(hulls(boxes, matrix), frame)
+    else:
+        in_region = [clip_rings(picture.polygons[k], placement.region_xyxyn) for k in chosen]
+        projected = [[transform_points(ring, matrix, MIN_DEPTH) for ring in rings] for rings in in_region]
+        polygons = [clip_rings(rings, frame) for rings in projected]
+        moved = np.array([extents(rings) for rings in polygons], np.float64).reshape(-1, 4)
+    keep = still_visible(areas, moved, MIN_AREA_BOXES if polygons is None else MIN_AREA_POLYGONS)
+    kept = None if polygons is None else [polygons[k] for k in np.flatnonzero(keep)]
+    return Labels(moved[keep].astype(np.float32), picture.classes[chosen][keep].astype(np.int64), kept)
+
+
+def clip_boxes(boxes_xyxy: np.ndarray, frame_xyxy: Sequence[float]) -> np.ndarray:
+    """(n, 4) boxes cut at a rectangle, float64; those outside come out with no area."""
+    low, high = np.array([*frame_xyxy[:2]] * 2), np.array([*frame_xyxy[2:]] * 2)
+    return np.clip(boxes_xyxy.astype(np.float64), low, high)
+
+
+def box_areas(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """(n,) width times height."""
+    return (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
+
+
+def hulls(boxes_xyxy: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(n, 4) upright boxes around transformed boxes; of no area where a corner lies behind the camera plane."""
+    if is_upright(matrix):
+        scale, offset = np.tile(matrix[[0, 1], [0, 1]], 2), np.tile(matrix[:2, 2], 2)
+        return boxes_xyxy * scale + offset
+    corners = boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
+    homogeneous = np.concatenate([corners, np.ones((len(corners), 1))], axis=1) @ matrix.T
+    depth = homogeneous[:, 2].reshape(-1, 4)
+    points = homogeneous[:, :2].reshape(-1, 4, 2) / np.maximum(depth, MIN_DEPTH)[..., None]
+    moved = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
+    moved[depth.min(axis=1) < MIN_DEPTH] = 0
+    return moved
+
+
+def still_visible(areas_before: np.ndarray, boxes_xyxy: np.ndarray, min_area: float) -> np.ndarray:
+    """(n,) bool: enough of the object is left, and not as a hair line.
+
+    Args:
+        areas_before: (n,) what the whole box would cover in the output, pixels.
+        boxes_xyxy: (n, 4) what it does cover.
+        min_area: least ratio of the two.
+    """
+    width, height = boxes_xyxy[:, 2] - boxes_xyxy[:, 0], boxes_xyxy[:, 3] - boxes_xyxy[:, 1]
+    longer, shorter = np.maximum(width, height), np.minimum(width, height)
+    return (shorter > MIN_SIDE) & (width * height > min_area * areas_before) & (longer < MAX_ASPECT * shorter)
+
+
+def join_labels(parts: Sequence[Labels], *, with_polygons: bool) -> Labels:
+    """Objects of several placements in one table; none gives arrays of zero rows."""
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(part.boxes_xyxy for part in parts)])
+    classes = np.concatenate([np.zeros(0, np.int64), *(part.classes for part in parts)])
+    polygons = [rings for part in parts for rings in part.polygons or []] if with_polygons else None
+    return Labels(boxes, classes, polygons)

@@ -1,0 +1,65 @@
+"""Polygons as lists of rings: transform, cut at a rectangle, extents. A ring is (K, 2) x, y and closes by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def transform_points(points: np.ndarray, matrix: np.ndarray, min_depth: float = 0.0) -> np.ndarray:
+    """A ring under a (3, 3) transform; with perspective, what is nearer than `min_depth` is cut off first.
+
+    Straight lines stay straight, so moving the corners moves the outline exactly.
+    """
+    homogeneous = np.concatenate([points, np.ones((len(points), 1))], axis=1) @ matrix.T
+    if matrix[2, 0] or matrix[2, 1]:
+        homogeneous = _cut(homogeneous, homogeneous[:, 2] - min_depth)
+    return homogeneous[:, :2] / homogeneous[:, 2:]
+
+
+def clip_rings(rings: Sequence[np.ndarray], frame_xyxy: Sequence[float]) -> list[np.ndarray]:
+    """Rings cut at a rectangle (Sutherland and Hodgman 1974); those that lie outside are left out.
+
+    Args:
+        rings: each (K, 2).
+        frame_xyxy: the rectangle, in the rings' units.
+    """
+    x1, y1, x2, y2 = frame_xyxy
+    clipped = []
+    for ring in rings:
+        if len(ring) == 0:
+            continue
+        low, high = ring.min(axis=0), ring.max(axis=0)
+        if low[0] < x1:
+            ring = _cut(ring, ring[:, 0] - x1)
+        if high[0] > x2:
+            ring = _cut(ring, x2 - ring[:, 0])
+        if low[1] < y1:
+            ring = _cut(ring, ring[:, 1] - y1)
+        if high[1] > y2:
+            ring = _cut(ring, y2 - ring[:, 1])
+        if len(ring) >= 3:
+            clipped.append(ring)
+    return clipped
+
+
+def _cut(ring: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The part of a ring where `inside`, the signed distance of each corner to a line, is not negative."""
+    following, inside_following = np.roll(ring, -1, axis=0), np.roll(inside, -1)
+    crosses = (inside < 0) != (inside_following < 0)
+    share = inside[crosses] / (inside[crosses] - inside_following[crosses])
+    crossings = ring[crosses] + share[:, None] * (following[crosses] - ring[crosses])
+    corners = np.flatnonzero(inside >= 0)
+    # A crossing comes after the corner whose edge it lies on: sort by (edge, corner before crossing).
+    order = np.argsort(np.concatenate([corners, np.flatnonzero(crosses) + 0.5]))
+    return np.concatenate([ring[corners], crossings])[order]
+
+
+def extents(rings: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
+    """The upright box x1, y1, x2, y2 around all rings; zeros for none. A ring on x = 0 counts like any other."""
+    if not rings:
+        return 0.0, 0.0, 0.0, 0.0
+    points = np.concatenate(rings)
+    (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return x1, y1, x2, y2

@@ -1,0 +1,20 @@
+"""Chances for `--image-weights`: pictures with rare or badly found classes are drawn more often."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from utils.datasets.index import ImageIndex
+
+
+def class_weights(index: ImageIndex, num_classes: int) -> np.ndarray:
+    """(num_classes,) inverse frequency of each class among the labels, summing to 1; an absent class counts as one."""
+    counts = np.bincount(index.classes, minlength=num_classes).astype(np.float64)
+    inverse = 1 / np.maximum(counts, 1)
+    return inverse / inverse.sum()
+
+
+def image_weights(index: ImageIndex, weights: np.ndarray) -> np.ndarray:
+    """(N,) sum of `weights` (num_classes,) over each picture's labels; 0 for a picture without any."""
+    running = np.concatenate([np.zeros(1), np.cumsum(weights[index.classes])])
+    return np.maximum(running[index.offsets[1:]] - running[index.offsets[:-1]], 0)
