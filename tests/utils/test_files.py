@@ -1,0 +1,115 @@
+"""Numbered folders, atomic writes and the search for files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from utils.errors import InputError
+from utils.files import LEFTOVER_AGE_S, atomic_write, find_file, increment_path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_run_folders_are_numbered_from_two(tmp_path: Path) -> None:
+    wanted = tmp_path / "runs" / "exp"
+    assert increment_path(wanted) == wanted
+    for name in ("exp", "exp2", "exp4"):
+        (wanted.parent / name).mkdir(parents=True)
+    assert increment_path(wanted) == wanted.with_name("exp3")
+    assert increment_path(str(wanted), exist_ok=True) == wanted
+
+
+def test_number_goes_before_a_files_suffix_but_after_a_folders_dots(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").touch()
+    (tmp_path / "exp.v1").mkdir()
+    assert increment_path(tmp_path / "cat.jpg").name == "cat2.jpg"
+    assert increment_path(tmp_path / "exp.v1").name == "exp.v12"
+
+
+def test_atomic_write_replaces_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "opt.yaml"
+    for text in ("one", "two"):
+        with atomic_write(target) as temporary:
+            temporary.write_text(text)
+            assert temporary.parent == target.parent
+        assert target.read_text() == text
+    assert names_in(target.parent) == ["opt.yaml"]
+
+
+def test_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    target = tmp_path / "last.pt"
+    target.write_text("old")
+    with pytest.raises(OSError, match="disk full"), atomic_write(target) as temporary:
+        temporary.write_text("ne")
+        raise OSError("disk full")
+    assert names_in(tmp_path) == ["last.pt"]
+    assert target.read_text() == "old"
+
+
+def test_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a.txt"):
+        pass
+    assert not names_in(tmp_path)
+
+
+def test_written_file_has_ordinary_permissions_and_links_survive(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    real, link = tmp_path / "real.txt", tmp_path / "link.txt"
+    link.symlink_to(real)
+    with atomic_write(link) as temporary:
+        temporary.write_text("x")
+    assert link.is_symlink()
+    assert real.read_text() == "x"
+    assert real.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills with a POSIX signal")
+def test_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "last.pt"
+    target.write_text("old")
+    code = (
+        "import os, signal, sys\n"
+        "from utils.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(target)], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert target.read_text() == "old"
+
+
+def test_leftovers_of_killed_writers_are_removed_when_old(tmp_path: Path) -> None:
+    old, fresh, other = (tmp_path / n for n in (".a[1].pt.00.tmp", ".a[1].pt.01.tmp", ".b.pt.00.tmp"))
+    for file in (old, fresh, other):
+        file.touch()
+    hours_ago = time.time() - LEFTOVER_AGE_S - 60
+    for file in (old, other):
+        os.utime(file, (hours_ago, hours_ago))
+    with atomic_write(tmp_path / "a[1].pt") as temporary:
+        temporary.touch()
+    assert names_in(tmp_path) == [fresh.name, other.name, "a[1].pt"]
+
+
+def test_file_is_found_as_given_then_in_order_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "hyp.yaml").touch()
+    assert find_file("hyp.yaml", ["a", "b"]) == Path("a/hyp.yaml")
+    assert find_file("b/hyp.yaml", ["a"]) == Path("b/hyp.yaml")
+    with pytest.raises(InputError, match=r"hip\.yaml: no such file; near: hyp\.yaml"):
+        find_file("hip.yaml", ["a"])
+    with pytest.raises(InputError, match=r"q\.txt: no such file; searched .*, a$"):
+        find_file("q.txt", ["a"])

@@ -1,0 +1,91 @@
+"""Paths: numbered run folders, files that are whole or absent, and looking names up in known folders."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
+from itertools import count
+from pathlib import Path
+
+from utils.errors import InputError
+
+LEFTOVER_AGE_S = 3600.0  # a temporary file of this age belongs to a process that was killed
+
+
+def increment_path(path: str | Path, exist_ok: bool = False) -> Path:
+    """The path itself where it is free, else the first free of `exp2`, `exp3`, ...; a file keeps its suffix.
+
+    Args:
+        exist_ok: give the path back even where it exists.
+    """
+    path = Path(path)
+    if exist_ok or not path.exists():
+        return path
+    suffix = "" if path.is_dir() else path.suffix
+    stem = path.name.removesuffix(suffix)
+    return next(p for n in count(2) if not (p := path.with_name(f"{stem}{n}{suffix}")).exists())
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """A temporary path in the same folder, which becomes `path` when the block ends well.
+
+    The content is on the disk before the rename, so a kill or a power cut leaves the old file or the new one, never a
+    part. If the block raises, the temporary file is removed and `path` stays as it was.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        _flush(target.parent)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove temporary files of writers of `target` that were killed."""
+    limit = time.time() - LEFTOVER_AGE_S
+    for leftover in target.parent.glob(f".{_without_magic(target.name)}.*.tmp"):
+        with suppress(OSError):
+            if leftover.stat().st_mtime < limit:
+                leftover.unlink()
+
+
+def _without_magic(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _flush(path: Path) -> None:
+    """Have a file's content, or a folder's entries, on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find_file(name: str | Path, folders: Sequence[str | Path] = ()) -> Path:
+    """The file as given, else the one of that name in the first of `folders` that has it.
+
+    Raises:
+        InputError: there is none; the message lists near misses or the folders searched.
+    """
+    given = Path(name).expanduser()
+    for candidate in (given, *(Path(folder) / given for folder in folders)):
+        if candidate.is_file():
+            return candidate
+    known = [p.name for folder in folders for p in sorted(Path(folder).glob(f"*{given.suffix}")) if p.is_file()]
+    near = get_close_matches(given.name, known, n=3)
+    searched = ", ".join(str(folder) for folder in (Path.cwd(), *folders))
+    hint = f"near: {', '.join(near)}" if near else f"searched {searched}"
+    raise InputError(f"{name}: no such file; {hint}")
