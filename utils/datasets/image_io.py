@@ -52,7 +52,7 @@ def read_image(path: str | Path, *, channels: int = 3, reduce_to: int | None = N
     if channels not in (1, 3):
         return fit_channels(_decode_many_channels(data, path), channels, path)
     flags = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
-    if reduce_to is not None and data[:2].tobytes() == JPEG_START:
+    if reduce_to is not None and is_jpeg(data):
         flags = _reduced_flags(data, reduce_to, channels)
     frame = decode(data, flags)
     if frame is None:
@@ -73,13 +73,31 @@ def read_bytes(path: str | Path) -> np.ndarray:
 
 def decode(data: np.ndarray, flags: int) -> np.ndarray | None:
     """The decoded picture, uint8, or None. A JPEG that breaks off is decoded as far as it goes, the rest is gray."""
-    try:
-        frame = cv2.imdecode(data, flags)
-        if frame is None and data[:2].tobytes() == JPEG_START:
-            frame = cv2.imdecode(np.append(data, np.frombuffer(JPEG_END, np.uint8)), flags)
-    except cv2.error:
-        return None
-    return frame if frame is None or frame.dtype == np.uint8 else to_uint8(frame)
+    frame = _imdecode(data, flags)
+    return _imdecode(_with_end_marker(data), flags) if frame is None and is_jpeg(data) else frame
+
+
+def check_image(path: str | Path) -> tuple[tuple[int, int], str | None]:
+    """Decode a picture, cheaply for a JPEG, to see that training can: its upright size_hw and a warning or None.
+
+    Raises:
+        ImageError: it cannot be used, or more than half of it is missing.
+    """
+    if Path(path).suffix.lower() == ".npy":
+        return image_size_hw(path), None
+    data = read_bytes(path)
+    size_hw = header_size_hw(io.BytesIO(data.data)) if is_jpeg(data) else None
+    flags = cv2.IMREAD_COLOR if size_hw is None else cv2.IMREAD_REDUCED_GRAYSCALE_8
+    frame = _imdecode(data, flags)
+    if frame is not None:
+        return size_hw or frame.shape[:2], None
+    frame = _imdecode(_with_end_marker(data), flags) if is_jpeg(data) else None
+    if frame is None:
+        raise ImageError(path, "damaged, or not a picture in a known format")
+    missing = _blank_share(frame)
+    if missing > 0.5:
+        raise ImageError(path, f"cut short, about {missing:.0%} of the picture is missing")
+    return size_hw or frame.shape[:2], f"cut short, about {missing:.0%} of the picture is missing and shown gray; used"
 
 
 def to_uint8(array: np.ndarray) -> np.ndarray:
@@ -167,6 +185,33 @@ def imwrite(path: str | Path, frame: np.ndarray, *, quality: int | None = None) 
     data.tofile(path)
 
 
+def is_jpeg(data: np.ndarray) -> bool:
+    """Whether a file's bytes start like a JPEG's."""
+    return data[:2].tobytes() == JPEG_START
+
+
+def _imdecode(data: np.ndarray, flags: int) -> np.ndarray | None:
+    try:
+        frame = cv2.imdecode(data, flags)
+    except cv2.error:
+        return None
+    return frame if frame is None or frame.dtype == np.uint8 else to_uint8(frame)
+
+
+def _with_end_marker(data: np.ndarray) -> np.ndarray:
+    return np.append(data, np.frombuffer(JPEG_END, np.uint8))
+
+
+def _blank_share(frame: np.ndarray) -> float:
+    """Share of the rows, from the longest run at one of the four sides, that are all of one value."""
+    gray = frame if frame.ndim == 2 else frame[..., 0]
+    runs = []
+    for turned in (gray, gray[::-1], gray.T, gray.T[::-1]):  # EXIF may have turned the missing part anywhere
+        blank = (turned == turned[0, 0]).all(axis=1)
+        runs.append((len(blank) if blank.all() else int(blank.argmin())) / len(blank))
+    return max(runs)
+
+
 def _read_npy(path: str | Path) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
@@ -191,7 +236,7 @@ def _decode_many_channels(data: np.ndarray, path: str | Path) -> np.ndarray:
 
 
 def _reduced_flags(data: np.ndarray, reduce_to: int, channels: int) -> int:
-    size_hw = header_size_hw(io.BytesIO(data[: 1 << 17]))
+    size_hw = header_size_hw(io.BytesIO(data[: 1 << 17].data))
     for divisor, colour, gray in _REDUCED:
         if size_hw is not None and max(size_hw) // divisor >= reduce_to:
             return int(colour if channels == 3 else gray)

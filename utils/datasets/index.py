@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class PolygonTable:
         """The rings of object m, each (K, 2): views, not copies."""
         first, last = self.object_offsets[m], self.object_offsets[m + 1]
         starts = self.ring_offsets[first : last + 1]
-        return [self.points[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        return [self.points[a:b] for a, b in pairwise(starts)]
 
     def subset(self, objects: np.ndarray) -> PolygonTable:
         """The table of the given objects only, in the given order."""

@@ -139,29 +139,33 @@ def _parse_names(raw: Mapping[str, Any], path: Path) -> dict[int, str]:
 
 def _find_root(raw: Mapping[str, Any], path: Path) -> Path:
     """The folder that `path` means: the first candidate that holds val, else that exists, else where to create it."""
-    candidates = _root_candidates(str(raw.get("path") or ""), path)
+    written = str(raw.get("path") or "")
+    candidates = _root_candidates(written, path)
     for root in candidates:
         if not _find_split("val", raw["val"], root, path).missing:
             return root
-    if raw.get("path"):
+    if written:
         for root in candidates:
             if root.is_dir():
                 return root
-    home_is_repository = path.is_relative_to(REPOSITORY) and len(candidates) > 1
-    return candidates[1] if home_is_repository and not os.getenv("YOLOv5_DATASETS_DIR") else candidates[0]
+    in_repository = path.is_relative_to(REPOSITORY) and not _moved_by_environment(written)
+    return Path(os.path.normpath(REPOSITORY / Path(written).expanduser())) if in_repository else candidates[0]
 
 
 def _root_candidates(written: str, path: Path) -> list[Path]:
     """Beside the YAML, in the repository, in the working folder; YOLOv5_DATASETS_DIR stands in for ../datasets."""
     given = Path(written).expanduser()
-    if given.is_absolute():
-        return [given]
     bases = (path.parent, REPOSITORY, Path.cwd())
     candidates = [Path(os.path.normpath(base / given)) for base in bases]
-    datasets = os.getenv("YOLOv5_DATASETS_DIR")
-    if datasets and written.startswith(DATASETS_PREFIX):
-        candidates.insert(0, Path(datasets).expanduser().absolute() / written.removeprefix(DATASETS_PREFIX))
-    return candidates
+    moved = _moved_by_environment(written)
+    return candidates if moved is None else [moved, *candidates]
+
+
+def _moved_by_environment(written: str) -> Path | None:
+    folder = os.getenv("YOLOv5_DATASETS_DIR")
+    if not folder or not written.startswith(DATASETS_PREFIX):
+        return None
+    return Path(folder).expanduser().absolute() / written.removeprefix(DATASETS_PREFIX)
 
 
 def _find_splits(raw: Mapping[str, Any], root: Path, path: Path) -> dict[str, SplitSource]:
@@ -197,7 +201,7 @@ def _find_place(entry: str, root: Path) -> Path | None:
     tries = [entry, entry.removeprefix("../")] if entry.startswith("../") else [entry]
     for text in tries:
         place = Path(os.path.normpath(root / Path(text).expanduser()))
-        if place.exists() or (glob.has_magic(text) and next(glob.iglob(str(place), recursive=True), None)):
+        if place.exists() or (glob.has_magic(text) and glob.glob(str(place), recursive=True)):  # noqa: PTH207
             return place
     return None
 

@@ -1,0 +1,176 @@
+"""COCO instance annotations read as labels, without a conversion on disk (format: cocodataset.org/#format-data)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from utils.datasets.verify import LabelRows
+from utils.errors import InputError
+from utils.logging import LOGGER
+
+
+def load_annotations(
+    file: Path, names: Mapping[int, str], listed: Sequence[str], places: Sequence[Path]
+) -> tuple[list[str], list[LabelRows]]:
+    """Pictures named in an instances JSON and their label rows, normalised, not yet checked.
+
+    Categories become classes by name where all their names are in `names`, else in order of their ids. Crowd regions
+    are passed over.
+
+    Args:
+        listed: picture files known to exist; `file_name` is looked up among them, by the end of the path.
+        places: folders under which a picture not in `listed` is reported as missing.
+
+    Raises:
+        InputError: the file is no instances JSON, or has other categories than the data YAML.
+    """
+    content = _read(file)
+    classes = _class_of_category(content["categories"], names, file)
+    by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in content["annotations"]:
+        by_image[annotation.get("image_id")].append(annotation)
+    finder = _PathFinder(listed, places)
+    images, labels, crowds = [], [], 0
+    for image in content["images"]:
+        rows = by_image.get(image["id"], [])
+        crowds += sum(bool(row.get("iscrowd")) for row in rows)
+        images.append(finder.find(str(image["file_name"])))
+        labels.append(_image_rows(image, [row for row in rows if not row.get("iscrowd")], classes, file))
+    if crowds:
+        LOGGER.info(f"{file}: {crowds} crowd regions passed over")
+    return images, labels
+
+
+class _PathFinder:
+    """Finds a JSON's `file_name` among the pictures on disk: relative to a place, else by its last part."""
+
+    def __init__(self, listed: Sequence[str], places: Sequence[Path]) -> None:
+        self.places = places
+        self.known = set(listed)
+        self.by_name = {Path(path).name: path for path in listed}
+
+    def find(self, file_name: str) -> str:
+        tries = [os.path.normpath(place / file_name) for place in self.places]
+        for path in tries:
+            if path in self.known:
+                return path
+        return self.by_name.get(Path(file_name).name, tries[0])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise InputError(f"{file}: no list {key!r}; expected COCO instance annotations")
+    return content
+
+
+def _class_of_category(categories: Sequence[Mapping[str, Any]], names: Mapping[int, str], file: Path) -> dict[Any, int]:
+    """Class number of each category id."""
+    number_of = {name: number for number, name in names.items()}
+    if all(category.get("name") in number_of for category in categories):
+        return {category["id"]: number_of[category["name"]] for category in categories}
+    if len(categories) != len(names):
+        unknown = next(category.get("name") for category in categories if category.get("name") not in number_of)
+        raise InputError(
+            f"{file}: category {unknown!r} is not in the data YAML's names, and {len(categories)} categories cannot be "
+            f"matched in order with {len(names)} names"
+        )
+    LOGGER.warning(f"WARNING {file}: category names differ from the data YAML's; matched in order of their ids")
+    ids = sorted(category["id"] for category in categories)
+    return {category_id: number for number, category_id in enumerate(ids)}
+
+
+def _image_rows(
+    image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], classes: Mapping[Any, int], file: Path
+) -> LabelRows:
+    """Rows of one picture from its `bbox` (left, top, width, height in pixels) and `segmentation`."""
+    labels, rows, polygons = LabelRows(), [], []
+    size_wh = np.array([image.get("width") or 0, image.get("height") or 0], np.float64)
+    for annotation in annotations:
+        place = f"{file}: annotation {annotation.get('id')}"
+        box = annotation.get("bbox")
+        if annotation.get("category_id") not in classes:
+            labels.drop(place, f"category {annotation.get('category_id')} is not among the categories")
+        elif not size_wh.all():
+            labels.drop(place, f"image {image['id']} has no width or height")
+        elif not _is_box(box):
+            labels.drop(place, f"bbox {box!r} is not left, top, width, height")
+        else:
+            ltwh = np.array(box, np.float64).reshape(2, 2)
+            centre, size = (ltwh[0] + ltwh[1] / 2) / size_wh, ltwh[1] / size_wh
+            rows.append([classes[annotation["category_id"]], *centre, *size])
+            polygons.append(_rings(annotation.get("segmentation"), size_wh))
+            labels.places.append(place)
+    labels.rows = np.array(rows, np.float32).reshape(-1, 5)
+    labels.polygons = polygons if any(polygons) else None
+    return labels
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+
+
+def _rings(segmentation: Any, size_wh: np.ndarray) -> list[np.ndarray]:
+    """Normalised rings of an object; none where its segmentation is absent or not understood (the box then serves)."""
+    if isinstance(segmentation, dict):
+        mask = decode_rle(segmentation)
+        found = [] if mask is None else cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+        rings = [contour.reshape(-1, 2) + 0.5 for contour in found]
+    elif isinstance(segmentation, list):
+        rings = [
+            np.array(r, np.float64).reshape(-1, 2) for r in segmentation if isinstance(r, list) and len(r) % 2 == 0
+        ]
+    else:
+        rings = []
+    return [(ring / size_wh).astype(np.float32) for ring in rings if len(ring) >= 3]
+
+
+def decode_rle(rle: Mapping[str, Any]) -> np.ndarray | None:
+    """(H, W) uint8 mask of a COCO run-length code, plain or compressed; None if it is malformed.
+
+    Runs alternate between 0 and 1 and fill the picture column by column. The compressed form writes each run as
+    groups of five bits, low first, from character 48 on; a sixth bit says that more follow, the top bit of the last
+    group is the sign, and from the fourth run on the value is the difference to the run before the last.
+    """
+    try:
+        height, width = (int(side) for side in rle["size"])
+        counts = rle["counts"]
+        runs = np.array(_unpack_counts(counts) if isinstance(counts, str) else counts, np.int64)
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None
+    if (runs < 0).any() or runs.sum() != height * width:
+        return None
+    values = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
+    return np.ascontiguousarray(values.reshape(width, height).T)
+
+
+def _unpack_counts(text: str) -> list[int]:
+    runs: list[int] = []
+    position = 0
+    while position < len(text):
+        value = shift = 0
+        more = True
+        while more:
+            group = ord(text[position]) - 48
+            value |= (group & 0x1F) << shift
+            shift += 5
+            position += 1
+            more = bool(group & 0x20)
+        if group & 0x10:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+    return runs

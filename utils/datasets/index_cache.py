@@ -1,0 +1,113 @@
+"""The result of verifying a split, kept on disk as plain arrays: nothing in it can run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from utils.datasets.index import ImageIndex, PolygonTable
+from utils.logging import LOGGER
+
+FORMAT = 1
+
+
+@dataclass
+class Findings:
+    """What the verification of a split found.
+
+    Attributes:
+        pictures: usable ones. backgrounds: of these, without any object. unlabelled: without a label file.
+        corrupt: pictures left out. dropped, clipped: label rows left out, or cut at the frame.
+        messages: one line each, with file and line.
+    """
+
+    pictures: int = 0
+    backgrounds: int = 0
+    unlabelled: int = 0
+    corrupt: int = 0
+    dropped: int = 0
+    clipped: int = 0
+    messages: list[str] = field(default_factory=list)
+
+
+def fingerprint(files: Iterable[str | None], *settings: object) -> str:
+    """Hash of names, sizes and times of the files, which may be missing, and of the settings."""
+    digest = hashlib.sha256(repr((FORMAT, *settings)).encode())
+    for file in files:
+        try:
+            status = Path(file).stat() if file is not None else None
+        except (OSError, ValueError):
+            status = None
+        about = f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n" if status else f"{file}\0-\n"
+        digest.update(about.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def load_cache(path: Path, key: str) -> tuple[ImageIndex, Findings] | None:
+    """The index kept in `path`, without names; None if there is none or it belongs to other files or formats."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if not isinstance(arrays, np.lib.npyio.NpzFile) or "about" not in arrays.files:
+                return None
+            about = json.loads(arrays["about"].tobytes())
+            if about["format"] != FORMAT or about["key"] != key:
+                return None
+            parts = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile):
+        return None  # among them the pickles that YOLOv5 keeps under the same name
+    polygons = None
+    if "points" in parts:
+        polygons = PolygonTable(parts["points"], parts["ring_offsets"], parts["object_offsets"])
+    index = ImageIndex(
+        about["paths"], parts["sizes_hw"], parts["offsets"], parts["classes"], parts["boxes_xywhn"], polygons=polygons
+    )
+    return index, Findings(**about["findings"])
+
+
+def save_cache(path: Path, key: str, index: ImageIndex, findings: Findings) -> None:
+    """Write the cache under a temporary name and rename it; a folder that cannot be written only costs a warning.
+
+    A folder without any write permission is left alone even where the system would let us in (root).
+    """
+    if not path.parent.is_dir() or not path.parent.stat().st_mode & 0o222:
+        return _warn(path, "the folder is read-only")
+    work = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(work, "wb") as stream:
+            np.savez(stream, allow_pickle=False, **_as_arrays(key, index, findings))
+        work.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            work.unlink(missing_ok=True)
+        return _warn(path, error.strerror or str(error))
+
+
+def _warn(path: Path, reason: str) -> None:
+    LOGGER.warning(f"WARNING {path}: cannot be written ({reason}); labels are checked anew in each run")
+
+
+def _as_arrays(key: str, index: ImageIndex, findings: Findings) -> dict[str, np.ndarray]:
+    about = {"format": FORMAT, "key": key, "paths": index.paths, "findings": asdict(findings)}
+    arrays = {
+        "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
+        "sizes_hw": index.sizes_hw,
+        "offsets": index.offsets,
+        "classes": index.classes,
+        "boxes_xywhn": index.boxes_xywhn,
+    }
+    table = index.polygons
+    if table is not None:
+        arrays |= {
+            "points": table.points,
+            "ring_offsets": table.ring_offsets,
+            "object_offsets": table.object_offsets,
+        }
+    return arrays
