@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from utils.glyphs import text_mask
 
 Colour = tuple[int, int, int]  # blue, green, red, 0-255
+Rect = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 GOLDEN_ANGLE = 0.618033988749895  # of a turn: hues of neighbouring classes lie far apart, however many there are
 SHADES = ((0.85, 0.95), (0.95, 0.70), (0.50, 1.00))  # saturation and value of successive rounds
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
@@ -78,10 +79,10 @@ def draw_boxes(
         raise ValueError(f"draw_boxes: {len(boxes)} boxes, {len(labels)} labels, {len(colors)} colours")
     height, width = frame_bgr.shape[:2]
     thickness = max(1, line_thickness or round((height + width) / 600))
-    corners = np.rint(np.clip(boxes, 0, [width - 1, height - 1] * 2)).astype(int)
-    for (x1, y1, x2, y2), color in zip(corners.tolist(), colors, strict=True):
+    corners = np.rint(np.clip(boxes, 0, [width - 1, height - 1] * 2)).astype(int).tolist()
+    for (x1, y1, x2, y2), color in zip(corners, colors, strict=True):
         cv2.rectangle(frame_bgr, (x1, y1), (x2, y2), color, thickness)
-    taken: list[np.ndarray] = []
+    taken: list[Rect] = []
     for box, label, color in zip(corners, labels, colors, strict=True):
         if label and (plate := _plate(label, (height, width))).size:
             place = _find_place(box, plate.shape, (height, width), thickness, taken)
@@ -94,7 +95,7 @@ def draw_text(frame_bgr: np.ndarray, text: str, top_left_xy: tuple[int, int], he
     """Write text in place on a plate of `color`; what does not fit into the picture is cut off."""
     plate = np.pad(text_mask(text, height), _margin(height))
     x, y = top_left_xy
-    _stamp(frame_bgr, plate, np.array([x, y, x + plate.shape[1], y + plate.shape[0]]), color)
+    _stamp(frame_bgr, plate, (x, y, x + plate.shape[1], y + plate.shape[0]), color)
 
 
 def _margin(height: int) -> int:
@@ -113,8 +114,8 @@ def _plate(label: str, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def _find_place(
-    box: np.ndarray, plate_hw: tuple[int, ...], size_hw: tuple[int, int], thickness: int, taken: list[np.ndarray]
-) -> np.ndarray:
+    box: Rect, plate_hw: tuple[int, ...], size_hw: tuple[int, int], thickness: int, taken: list[Rect]
+) -> Rect:
     """x1, y1, x2, y2 of the label: above the box, inside its top, below or inside its bottom; the first that is free.
 
     Where none is free the first that lies in the picture is used.
@@ -122,24 +123,30 @@ def _find_place(
     (plate_h, plate_w), (height, width) = plate_hw, size_hw
     x1, y1, x2, y2 = box
     edge = thickness // 2
-    lefts = np.clip([x1 - edge, x2 + edge + 1 - plate_w], 0, max(0, width - plate_w))
-    tops = np.array([y1 + edge - plate_h, y1 - edge, y2 - edge, y2 + edge + 1 - plate_h])
-    inside = tops[(tops >= 0) & (tops <= height - plate_h)]
-    tops = inside if len(inside) else np.clip(tops[1:2], 0, max(0, height - plate_h))
-    lefts, tops = np.tile(lefts, len(tops)), np.repeat(tops, len(lefts))
-    places = np.stack([lefts, tops, lefts + plate_w, tops + plate_h], axis=1)
-    if not taken:
-        return places[0]
-    others = np.stack(taken)
-    apart = (places[:, None, :2] >= others[:, 2:]).any(axis=2) | (places[:, None, 2:] <= others[:, :2]).any(axis=2)
-    return places[int(apart.all(axis=1).argmax())]
+    tops = (y1 + edge - plate_h, y1 - edge, y2 - edge, y2 + edge + 1 - plate_h)
+    tops_inside = [top for top in tops if 0 <= top <= height - plate_h] or [max(0, min(y1, height - plate_h))]
+    lefts = [max(0, min(left, width - plate_w)) for left in (x1 - edge, x2 + edge + 1 - plate_w)]
+    places = [(left, top, left + plate_w, top + plate_h) for top in tops_inside for left in lefts]
+    free = (place for place in places if all(_apart(place, other) for other in taken))
+    return next(free, places[0])
 
 
-def _stamp(frame_bgr: np.ndarray, plate: np.ndarray, place: np.ndarray, color: Colour) -> None:
+def _apart(a: Rect, b: Rect) -> bool:
+    return a[0] >= b[2] or a[2] <= b[0] or a[1] >= b[3] or a[3] <= b[1]
+
+
+def _stamp(frame_bgr: np.ndarray, plate: np.ndarray, place: Rect, color: Colour) -> None:
     """Fill the place with `color` and the text of `plate` in a contrasting one."""
-    x1, y1 = max(0, int(place[0])), max(0, int(place[1]))
-    region = frame_bgr[y1 : int(place[3]), x1 : int(place[2])]
+    x1, y1 = max(0, place[0]), max(0, place[1])
+    region = frame_bgr[y1 : place[3], x1 : place[2]]
     if not region.size:
         return
-    cover = plate[y1 - int(place[1]) :, x1 - int(place[0]) :][: region.shape[0], : region.shape[1], None] / 255
-    region[:] = np.rint((1 - cover) * np.array(color) + cover * np.array(contrasting(color)))
+    cover = plate[y1 - place[1] :, x1 - place[0] :][: region.shape[0], : region.shape[1]]
+    region[:] = _shades(color)[cover]
+
+
+@lru_cache(maxsize=1024)
+def _shades(color: Colour) -> np.ndarray:
+    """(256, 3) uint8 colours from `color` to the one that contrasts with it, by coverage."""
+    cover = np.linspace(0, 1, 256)[:, None]
+    return np.rint((1 - cover) * np.array(color) + cover * np.array(contrasting(color))).astype(np.uint8)

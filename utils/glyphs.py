@@ -1,9 +1,9 @@
 """One line of text as a coverage mask, in whatever script, with fonts that are already on the machine.
 
 OpenCV 5 carries fonts for Latin, Greek, Cyrillic, Chinese, Japanese and Korean. Right-to-left scripts, which it lays
-out in the wrong order, and all others go to Pillow with the DejaVu font that matplotlib ships (Arabic, Hebrew, Armenian,
-Georgian ...) or with a font of the system. Letters that no font has are spelt out in Latin from their Unicode names,
-which reads better than empty boxes.
+out in the wrong order, and all others go to Pillow with the DejaVu font that matplotlib ships (Arabic, Hebrew,
+Armenian, Georgian ...) or with a font of the system. Letters that no font has are spelt out in Latin from their
+Unicode names, which reads better than empty boxes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def text_mask(text: str, height: int) -> np.ndarray:
     draw = _painter(text)
     canvas_hw = (3 * height, (len(text) + 2) * 3 * height)
     canvas = draw(text, canvas_hw, (height, 2 * height), height)
-    inked_rows, inked_columns = canvas.any(axis=1).nonzero()[0], canvas.any(axis=0).nonzero()[0]
+    inked_rows, inked_columns = np.flatnonzero(canvas.any(axis=1)), np.flatnonzero(canvas.any(axis=0))
     if not len(inked_rows):
         return np.zeros((round(1.3 * height), 0), np.uint8)
     top, bottom = min(height, inked_rows[0]), max(2 * height + round(0.3 * height), inked_rows[-1] + 1)
@@ -131,9 +131,14 @@ def _best_font(chars: frozenset[str]) -> tuple[str, frozenset[str]]:
         if best[1] and len(lacking := _lacking(path, chars)) < len(best[1]):
             best = (path, lacking)
     if best[1]:
-        letters = "".join(sorted(best[1]))
-        LOGGER.warning(f"No font on this machine has {letters!r}: spelt out in pictures. Install one (e.g. Noto Sans)")
+        _warn("".join(sorted(best[1])))
     return best
+
+
+@lru_cache(maxsize=256)
+def _warn(letters: str) -> None:
+    """Say once that these letters cannot be drawn."""
+    LOGGER.warning(f"No font on this machine has {letters!r}: spelt out in pictures. Install one (e.g. Noto Sans)")
 
 
 def _lacking(path: str, chars: frozenset[str]) -> frozenset[str]:

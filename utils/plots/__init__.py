@@ -1,0 +1,20 @@
+"""Pictures of data, training and results; drawn from arrays, written to files."""
+
+from __future__ import annotations
+
+from utils.plots.batches import plot_batch
+from utils.plots.curves import plot_confusion_matrix, plot_curves
+from utils.plots.features import save_feature_maps
+from utils.plots.labels import plot_anchors, plot_labels
+from utils.plots.results import plot_results, plot_study
+
+__all__ = [
+    "plot_anchors",
+    "plot_batch",
+    "plot_confusion_matrix",
+    "plot_curves",
+    "plot_labels",
+    "plot_results",
+    "plot_study",
+    "save_feature_maps",
+]

@@ -1,0 +1,93 @@
+"""Batches as a grid of pictures with their boxes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.boxes import xywhn_to_xyxy
+from utils.drawing import WHITE, draw_boxes, draw_text, palette, text_height, to_bgr
+from utils.plots.figure import write_image
+
+GRAY = 114
+GAP = 2  # pixels between pictures
+MIN_SCORE = 0.25  # predictions below are left out
+
+Boxes = Tensor | np.ndarray | Sequence[Tensor | np.ndarray | None]
+
+
+def plot_batch(
+    images: Tensor | np.ndarray,
+    boxes: Boxes,
+    paths: Sequence[str],
+    names: Mapping[int, str],
+    file: Path,
+    *,
+    max_pictures: int = 16,
+    max_side: int = 1920,
+) -> None:
+    """Write a batch as a grid of pictures, each with its file name and boxes.
+
+    Args:
+        images: (B, C, H, W), uint8 or floating in [0, 1], RGB where C = 3.
+        boxes: targets as one (N, 6) array of image index, class, x, y, w, h over the picture's size; or predictions
+            as B arrays (n, 6+) of x1, y1, x2, y2 in pixels, score, class, None for a picture without.
+        paths: B file names.
+        names: class names by number.
+        file: .jpg or .png to write.
+        max_pictures: the first so many pictures are drawn.
+        max_side: pixels of the grid's longer side; larger batches are drawn smaller.
+    """
+    count, _, height, width = images.shape
+    count = min(count, max_pictures)
+    columns = math.ceil(math.sqrt(count)) or 1
+    rows = math.ceil(count / columns) or 1
+    scale = min(1.0, max_side / max(columns * width, rows * height))
+    cell_hw = max(1, round(height * scale)), max(1, round(width * scale))
+    grid = np.full((rows * (cell_hw[0] + GAP) - GAP, columns * (cell_hw[1] + GAP) - GAP, 3), WHITE, np.uint8)
+    for index in range(count):
+        cell = cv2.resize(_frame(images[index]), cell_hw[::-1], interpolation=cv2.INTER_AREA)
+        xyxyn, labels, classes = _boxes_of(boxes, index, (height, width), names)
+        draw_boxes(cell, xyxyn * np.tile(cell_hw[::-1], 2), labels, [palette(c) for c in classes])
+        draw_text(cell, Path(paths[index]).name, (0, 0), text_height(cell_hw), (GRAY, GRAY, GRAY))
+        top, left = index // columns * (cell_hw[0] + GAP), index % columns * (cell_hw[1] + GAP)
+        grid[top : top + cell_hw[0], left : left + cell_hw[1]] = cell
+    write_image(file, grid)
+
+
+def _frame(image: Tensor | np.ndarray) -> np.ndarray:
+    """(C, H, W) picture of a batch as a BGR frame to draw on."""
+    array = np.moveaxis(_array(image), 0, -1)
+    if array.dtype != np.uint8:
+        array = np.rint(np.clip(array.astype(np.float32), 0, 1) * 255).astype(np.uint8)
+    return to_bgr(array[..., ::-1] if array.shape[2] == 3 else array)
+
+
+def _boxes_of(
+    boxes: Boxes, index: int, size_hw: tuple[int, int], names: Mapping[int, str]
+) -> tuple[np.ndarray, list[str], list[int]]:
+    """Corners over the picture's size (n, 4), texts and classes of picture `index`."""
+    if isinstance(boxes, Tensor | np.ndarray):
+        targets = _array(boxes).reshape(-1, 6)
+        own = targets[targets[:, 0] == index]
+        classes = own[:, 1].astype(int).tolist()
+        return xywhn_to_xyxy(own[:, 2:], (1, 1)), [names.get(c, str(c)) for c in classes], classes
+    found = boxes[index]
+    rows = np.zeros((0, 6), np.float32) if found is None else _array(found)
+    rows = rows[rows[:, 4] >= MIN_SCORE]
+    classes = rows[:, 5].astype(int).tolist()
+    labels = [f"{names.get(c, str(c))} {score:.2f}" for c, score in zip(classes, rows[:, 4], strict=True)]
+    return rows[:, :4] / np.tile(size_hw[::-1], 2), labels, classes
+
+
+def _array(values: Tensor | np.ndarray) -> np.ndarray:
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()

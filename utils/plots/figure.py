@@ -1,0 +1,110 @@
+"""Matplotlib figures without global state, whose texts may be in any script, and pictures written to disk."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont
+from matplotlib.ft2font import FT2Font
+
+from utils.drawing import palette
+from utils.glyphs import text_mask
+from utils.rtl import is_right_to_left
+
+JPEG_QUALITY, PNG_COMPRESSION = 92, 4
+DESCENT = 0.3  # of the font size, the part of a text mask below the base line
+
+
+def new_figure(width: float, height: float, *, dpi: int = 150) -> Figure:
+    """An empty figure of this size in inches, whose parts make room for each other."""
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write the figure as .png or .jpg, after the file's suffix; its folder is made if need be."""
+    canvas = _Canvas(figure)
+    canvas.draw()
+    write_image(file, cv2.cvtColor(np.asarray(canvas.buffer_rgba()), cv2.COLOR_RGBA2BGR))
+
+
+def write_image(file: Path, frame_bgr: np.ndarray) -> None:
+    """Write a picture as .png or .jpg, to paths in any script; its folder is made if need be."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION]
+    png = file.suffix.lower() == ".png"
+    _, encoded = cv2.imencode(file.suffix, frame_bgr, options[2:] if png else options[:2])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(encoded.tobytes())
+
+
+def class_colour(i: int) -> tuple[float, float, float]:
+    """The colour of class `i` in pictures, as matplotlib wants it (RGB, 0-1)."""
+    blue, green, red = palette(i)
+    return red / 255, green / 255, blue / 255
+
+
+def plain_texts(texts: Any) -> None:
+    """Take text artists literally: a class may be called `$x$`, which is no formula."""
+    for text in texts:
+        text.set_parse_math(False)
+
+
+class _Canvas(FigureCanvasAgg):
+    """Canvas that draws with `_Renderer`."""
+
+    def get_renderer(self) -> RendererAgg:
+        if not isinstance(getattr(self, "renderer", None), _Renderer):
+            width, height = self.get_width_height(physical=True)
+            self.renderer = _Renderer(width, height, self.figure.dpi)
+        return self.renderer
+
+
+class _Renderer(RendererAgg):
+    """Agg renderer that draws the texts matplotlib's own font cannot through `utils.glyphs`."""
+
+    def get_text_width_height_descent(self, s: str, prop: FontProperties, ismath: Any) -> tuple[float, float, float]:
+        if ismath or _matplotlib_can_draw(s):
+            return super().get_text_width_height_descent(s, prop, ismath)
+        height, width = self._mask(s, prop).shape
+        return float(width), float(height), DESCENT * self._pixels(prop)
+
+    def draw_text(
+        self, gc: Any, x: float, y: float, s: str, prop: FontProperties, angle: float, ismath: Any = False,
+        mtext: Any = None,
+    ) -> None:  # fmt: skip
+        if ismath or _matplotlib_can_draw(s):
+            super().draw_text(gc, x, y, s, prop, angle, ismath, mtext)
+            return
+        turns = round(angle / 90) % 4
+        mask = np.rot90(self._mask(s, prop), turns)
+        rgba = np.empty((*mask.shape, 4), np.uint8)
+        rgba[..., :3] = np.rint(255 * np.array(gc.get_rgb()[:3]))
+        rgba[..., 3] = mask
+        below = round(DESCENT * self._pixels(prop))
+        left, bottom = {0: (x, y + below), 1: (x + below - mask.shape[1], y)}.get(turns, (x, y))
+        self.draw_image(gc, round(left), round(self.height - bottom), rgba[::-1])
+
+    def _pixels(self, prop: FontProperties) -> int:
+        return round(self.points_to_pixels(prop.get_size_in_points()))
+
+    def _mask(self, text: str, prop: FontProperties) -> np.ndarray:
+        return text_mask(text, self._pixels(prop))
+
+
+@lru_cache(maxsize=1024)
+def _matplotlib_can_draw(text: str) -> bool:
+    """Whether matplotlib's default font has all letters, and they run from left to right."""
+    if text.isascii():
+        return True
+    font = _default_font()
+    return not is_right_to_left(text) and all(font.get_char_index(ord(char)) for char in text)
+
+
+@lru_cache(maxsize=1)
+def _default_font() -> FT2Font:
+    return FT2Font(findfont(FontProperties(family="DejaVu Sans")))

@@ -1,0 +1,114 @@
+"""What a data set's labels look like: classes, places, sizes, and the anchors beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
+
+from utils.plots.figure import class_colour, new_figure, save_figure
+
+MAX_OUTLINES = 1000  # boxes drawn as outlines, spread evenly over the data set
+MAX_TICKS = 30  # classes up to which the bars carry names
+MAX_POINTS = 20000  # boxes drawn as points beside anchors
+BINS = 50
+
+
+def plot_labels(classes: ArrayLike, boxes_xywhn: ArrayLike, names: Mapping[int, str], save_dir: Path) -> None:
+    """Draw `labels.jpg` (classes, outlines, centres, sizes) and `labels_correlogram.jpg` (x, y, w, h against another).
+
+    Args:
+        classes: (M,) class of each box of a split; M may be 0.
+        boxes_xywhn: (M, 4) over the size of the picture.
+        names: class names by number.
+        save_dir: where the two files go.
+    """
+    classes, boxes = np.asarray(classes, int).ravel(), np.asarray(boxes_xywhn, float).reshape(-1, 4)
+    figure = new_figure(10, 10, dpi=120)
+    panels = [figure.add_subplot(2, 2, i + 1) for i in range(4)]
+    _plot_counts(panels[0], classes, names)
+    _plot_outlines(panels[1], classes, boxes)
+    _plot_density(panels[2], boxes[:, 0], boxes[:, 1], ("x", "y"))
+    panels[2].invert_yaxis()  # as in the picture
+    _plot_density(panels[3], boxes[:, 2], boxes[:, 3], ("width", "height"))
+    save_figure(figure, save_dir / "labels.jpg")
+    _plot_correlogram(boxes, save_dir / "labels_correlogram.jpg")
+
+
+def _plot_counts(axes: Axes, classes: np.ndarray, names: Mapping[int, str]) -> None:
+    """A bar for each class, also for those without a box."""
+    count = max([*names, *classes.tolist(), 0]) + 1
+    numbers = np.bincount(classes, minlength=count)
+    bars = axes.bar(range(count), numbers, color=[class_colour(i) for i in range(count)])
+    axes.set_ylabel("boxes")
+    if count <= MAX_TICKS:
+        axes.bar_label(bars, fontsize=8)
+        axes.set_xticks(range(count), [names.get(i, str(i)) for i in range(count)], rotation=90, parse_math=False)
+    else:
+        axes.set_xlabel("class")
+
+
+def _plot_outlines(axes: Axes, classes: np.ndarray, boxes: np.ndarray) -> None:
+    """Boxes of the whole split laid upon each other by their centres."""
+    chosen = np.unique(np.linspace(0, len(boxes) - 1, min(len(boxes), MAX_OUTLINES)).astype(int))
+    outlines = [Rectangle((0.5 - w / 2, 0.5 - h / 2), w, h) for w, h in boxes[chosen, 2:]]
+    colors = [class_colour(int(c)) for c in classes[chosen]]
+    axes.add_collection(PatchCollection(outlines, facecolor="none", edgecolor=colors, linewidth=0.5, alpha=0.6))
+    axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal", title="sizes, centres upon each other")
+
+
+def _plot_density(axes: Axes, x: np.ndarray, y: np.ndarray, axis_names: tuple[str, str]) -> None:
+    axes.hist2d(x, y, bins=BINS, range=((0, 1), (0, 1)), cmap="Blues")
+    axes.set(xlabel=axis_names[0], ylabel=axis_names[1], aspect="equal")
+
+
+def _plot_correlogram(boxes: np.ndarray, file: Path) -> None:
+    """Lower triangle of a 4 x 4 grid: each quantity alone on the diagonal, against the others below it."""
+    names = ("x", "y", "width", "height")
+    figure = new_figure(9, 9, dpi=120)
+    for row in range(4):
+        for column in range(row + 1):
+            axes = figure.add_subplot(4, 4, 4 * row + column + 1)
+            if row == column:
+                axes.hist(boxes[:, row], bins=BINS, range=(0, 1), color="tab:blue")
+                axes.set_yticks([])
+            else:
+                axes.hist2d(boxes[:, column], boxes[:, row], bins=BINS, range=((0, 1), (0, 1)), cmap="Blues")
+            axes.tick_params(labelsize=7)
+            axes.set(xlim=(0, 1), xlabel=names[column] if row == 3 else "", ylabel=names[row] if column == 0 else "")
+    save_figure(figure, file)
+
+
+def plot_anchors(boxes_wh: ArrayLike, anchors: ArrayLike, file: Path) -> None:
+    """Draw sizes of boxes and of anchors, on logarithmic axes.
+
+    Args:
+        boxes_wh: (M, 2) pixels of the network input.
+        anchors: (levels, anchors, 2) or (anchors, 2) pixels, as a tensor or an array.
+        file: .png or .jpg to write.
+    """
+    boxes, levels = np.asarray(boxes_wh, float).reshape(-1, 2), np.asarray(anchors, float)
+    levels = levels.reshape(1, -1, 2) if levels.ndim == 2 else levels
+    step = len(boxes) // MAX_POINTS + 1
+    figure = new_figure(8, 8, dpi=120)
+    axes = figure.add_subplot()
+    axes.scatter(boxes[::step, 0], boxes[::step, 1], s=4, color="0.6", alpha=0.4, linewidths=0, label="boxes")
+    for index, level in enumerate(levels):
+        axes.scatter(
+            level[:, 0],
+            level[:, 1],
+            marker="X",
+            s=110,
+            color=class_colour(index),
+            edgecolors="black",
+            label=f"level {index}",
+        )
+    axes.set(xscale="log", yscale="log", xlabel="width, pixels", ylabel="height, pixels", aspect="equal")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    save_figure(figure, file)
