@@ -271,8 +271,13 @@ def _check_row(index: int, row: Any, widths: Sequence[int], config: Mapping[str,
             )
     positions = origin if isinstance(origin, list) else [origin]
     sources = [p if p >= 0 else index + p for p in positions]
-    repeats = max(round(repeats * config.get("depth_multiple", 1.0)), 1) if repeats > 1 else repeats
+    repeats = scaled_repeats(repeats, config.get("depth_multiple", 1.0))
     return _Row(index, origin, is_open, sources, repeats, name, args)
+
+
+def scaled_repeats(number: int, depth: float) -> int:
+    """How often a row's layer is built: numbers above 1 scale with the depth, down to 1."""
+    return max(round(number * depth), 1) if number > 1 else number
 
 
 def _map_channels(config: Mapping[str, Any]) -> int:

@@ -95,7 +95,7 @@ def assert_close_to_summary(found: torch.Tensor, wanted: dict[str, Any]) -> None
         assert abs(value.item() - wanted[name]) <= tolerance, name
 
 
-FORWARD = [n for n in [*HUB, "yolov5n", "yolov5s", "yolov5n-seg", "yolov5s-seg", "yolov5n-cls", "yolov5s-cls"]]
+FORWARD = [*HUB, "yolov5n", "yolov5s", "yolov5n-seg", "yolov5s-seg", "yolov5n-cls", "yolov5s-cls"]
 
 
 @pytest.mark.parametrize("name", FORWARD)
