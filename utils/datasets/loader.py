@@ -188,7 +188,7 @@ def tiled(samples: Sequence[Sample]) -> Sample:
         if class_map is not None:
             class_map[top : top + height, left : left + width] = sample.class_map
         boxes.append(sample.boxes_xyxy + np.array([left, top, left, top], np.float32))
-        polygons += [[ring + (left, top) for ring in rings] for rings in sample.polygons or []]
+        polygons += [[ring + np.array([left, top]) for ring in rings] for rings in sample.polygons or []]
     return Sample(
         image,
         np.concatenate(boxes),

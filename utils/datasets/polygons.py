@@ -25,22 +25,20 @@ def clip_rings(rings: Sequence[np.ndarray], frame_xyxy: Sequence[float]) -> list
         rings: each (K, 2).
         frame_xyxy: the rectangle, in the rings' units.
     """
-    x1, y1, x2, y2 = frame_xyxy
+    low, high = np.array(frame_xyxy[:2]), np.array(frame_xyxy[2:])
     clipped = []
     for ring in rings:
         if len(ring) == 0:
             continue
-        low, high = ring.min(axis=0), ring.max(axis=0)
-        if low[0] < x1:
-            ring = _cut(ring, ring[:, 0] - x1)
-        if high[0] > x2:
-            ring = _cut(ring, x2 - ring[:, 0])
-        if low[1] < y1:
-            ring = _cut(ring, ring[:, 1] - y1)
-        if high[1] > y2:
-            ring = _cut(ring, y2 - ring[:, 1])
+        below, above = ring.min(axis=0) < low, ring.max(axis=0) > high
+        for axis in (0, 1):
+            if below[axis]:
+                ring = _cut(ring, ring[:, axis] - low[axis])
+            if above[axis]:
+                ring = _cut(ring, high[axis] - ring[:, axis])
         if len(ring) >= 3:
-            clipped.append(ring)
+            was_cut = below.any() or above.any()
+            clipped.append(np.clip(ring, low, high) if was_cut else ring)  # crossings are off by rounding
     return clipped
 
 
