@@ -116,7 +116,7 @@ class Trainer:
         self.stopping = EarlyStopping(config.patience)
         self.amp = AMP_DTYPES[config.amp] if config.amp in AMP_DTYPES and device.type == "cuda" else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
-        self.start_epoch = 0
+        self.start_epoch, self.fresh = 0, state is None
         self.image_weights: np.ndarray | None = None
         if state is not None:
             self._restore(state)
@@ -127,13 +127,13 @@ class Trainer:
         """Train to the last epoch or until patience runs out; a Ctrl-C leaves last.pt of the epoch before."""
         last = self.weights_dir / "last.pt"
         self.callbacks.run("on_train_start")
-        if not self.config.nosave and not last.exists():
+        if self.fresh and not self.config.nosave:
             self._save(last, epoch=-1)
         started = time.time()
         try:
             epoch = self._run_epochs()
         except KeyboardInterrupt:
-            if last.exists():
+            if not self.config.nosave:
                 LOGGER.warning(f"\nInterrupted; go on with: python train.py --resume {last}")
             raise
         hours = (time.time() - started) / 3600

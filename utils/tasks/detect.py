@@ -12,7 +12,7 @@ from torch import nn
 
 from models.yolo import DetectionModel
 from utils import plots
-from utils.anchors import check_anchors
+from utils.anchors import box_sizes, check_anchors
 from utils.datasets.detection import DetectionDataset
 from utils.datasets.index import ImageIndex
 from utils.datasets.labels import load_index
@@ -90,8 +90,7 @@ class DetectionTask:
             self._plot_labels(index, save_dir)
         if anchors:
             head = model.model[-1]  # type: ignore[index,union-attr]
-            sides = index.sizes_hw[:, ::-1] / index.sizes_hw.max(axis=1, keepdims=True) * self.options.imgsz
-            boxes_wh = np.repeat(sides, np.diff(index.offsets), axis=0) * index.boxes_xywhn[:, 2:]
+            boxes_wh = box_sizes(index.sizes_hw, index.offsets, index.boxes_xywhn, self.options.imgsz)
             check_anchors(head, boxes_wh, threshold=self.hyp.anchor_t, rng=np.random.default_rng(self.options.seed))
 
     # -- data -----------------------------------------------------------------------------------------------------
@@ -170,7 +169,7 @@ class DetectionTask:
 
     def build_evaluator(self) -> DetectionEvaluator:
         """Metrics over a split."""
-        return DetectionEvaluator(self.class_names, verbose=self.options.verbose)
+        return DetectionEvaluator(self.class_names, per_class=self.options.verbose)
 
     # -- pictures and state ---------------------------------------------------------------------------------------
 
