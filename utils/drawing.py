@@ -56,6 +56,7 @@ def draw_boxes(
     colors: Sequence[Colour],
     *,
     line_thickness: int | None = None,
+    avoid: Sequence[Rect] = (),
 ) -> np.ndarray:
     """Draw boxes and their labels on the picture, in place.
 
@@ -67,6 +68,7 @@ def draw_boxes(
         labels: N texts; an empty one draws the box alone.
         colors: N BGR colours, `palette(class)` for instance.
         line_thickness: pixels; by default it grows with the picture.
+        avoid: places that labels should leave free, where there is room elsewhere.
 
     Returns:
         `frame_bgr` itself.
@@ -82,7 +84,7 @@ def draw_boxes(
     corners = np.rint(np.clip(boxes, 0, [width - 1, height - 1] * 2)).astype(int).tolist()
     for (x1, y1, x2, y2), color in zip(corners, colors, strict=True):
         cv2.rectangle(frame_bgr, (x1, y1), (x2, y2), color, thickness)
-    taken: list[Rect] = []
+    taken = list(avoid)
     for box, label, color in zip(corners, labels, colors, strict=True):
         if label and (plate := _plate(label, (height, width))).size:
             place = _find_place(box, plate.shape, (height, width), thickness, taken)
@@ -91,11 +93,13 @@ def draw_boxes(
     return frame_bgr
 
 
-def draw_text(frame_bgr: np.ndarray, text: str, top_left_xy: tuple[int, int], height: int, color: Colour) -> None:
-    """Write text in place on a plate of `color`; what does not fit into the picture is cut off."""
+def draw_text(frame_bgr: np.ndarray, text: str, top_left_xy: tuple[int, int], height: int, color: Colour) -> Rect:
+    """Write text in place on a plate of `color`, cut off at the picture's edge; where the plate lies."""
     plate = np.pad(text_mask(text, height), _margin(height))
     x, y = top_left_xy
-    _stamp(frame_bgr, plate, (x, y, x + plate.shape[1], y + plate.shape[0]), color)
+    place = (x, y, x + plate.shape[1], y + plate.shape[0])
+    _stamp(frame_bgr, plate, place, color)
+    return place
 
 
 def _margin(height: int) -> int:

@@ -103,17 +103,18 @@ def _paint_pillow(
     path: str, missing: frozenset[str], text: str, canvas_hw: tuple[int, int], start: tuple[int, int], height: int
 ) -> np.ndarray:
     shown = spelt_out(text, missing)
-    if not features.check_feature("raqm"):  # without it Pillow neither joins nor orders right-to-left letters
+    engine = ImageFont.Layout.RAQM if features.check_feature("raqm") else ImageFont.Layout.BASIC
+    if engine == ImageFont.Layout.BASIC:  # which neither joins nor orders right-to-left letters
         shown = visual_order(shown)
     canvas_hw = (canvas_hw[0], max(canvas_hw[1], (len(shown) + 2) * 2 * height))
     canvas = Image.new("L", canvas_hw[::-1])
-    ImageDraw.Draw(canvas).text(start, shown, fill=255, font=_pillow_font(path, height), anchor="ls")
+    ImageDraw.Draw(canvas).text(start, shown, fill=255, font=_pillow_font(path, height, engine), anchor="ls")
     return np.asarray(canvas)
 
 
 @lru_cache(maxsize=64)
-def _pillow_font(path: str, height: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, height)
+def _pillow_font(path: str, height: int, engine: ImageFont.Layout) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, height, layout_engine=engine)
 
 
 @lru_cache(maxsize=256)

@@ -48,14 +48,16 @@ def plot_batch(
     count = min(count, max_pictures)
     columns = math.ceil(math.sqrt(count)) or 1
     rows = math.ceil(count / columns) or 1
-    scale = min(1.0, max_side / max(columns * width, rows * height))
-    cell_hw = max(1, round(height * scale)), max(1, round(width * scale))
+    room = max_side - GAP * max(columns, rows)
+    scale = min(1.0, room / max(columns * width, rows * height))
+    cell_hw = max(1, int(height * scale)), max(1, int(width * scale))
     grid = np.full((rows * (cell_hw[0] + GAP) - GAP, columns * (cell_hw[1] + GAP) - GAP, 3), WHITE, np.uint8)
     for index in range(count):
         cell = cv2.resize(_frame(images[index]), cell_hw[::-1], interpolation=cv2.INTER_AREA)
         xyxyn, labels, classes = _boxes_of(boxes, index, (height, width), names)
-        draw_boxes(cell, xyxyn * np.tile(cell_hw[::-1], 2), labels, [palette(c) for c in classes])
-        draw_text(cell, Path(paths[index]).name, (0, 0), text_height(cell_hw), (GRAY, GRAY, GRAY))
+        title = draw_text(cell, Path(paths[index]).name, (0, 0), text_height(cell_hw), (GRAY, GRAY, GRAY))
+        xyxy = xyxyn * np.tile(cell_hw[::-1], 2)
+        draw_boxes(cell, xyxy, labels, [palette(c) for c in classes], avoid=[title])
         top, left = index // columns * (cell_hw[0] + GAP), index % columns * (cell_hw[1] + GAP)
         grid[top : top + cell_hw[0], left : left + cell_hw[1]] = cell
     write_image(file, grid)

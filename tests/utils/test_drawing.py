@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from utils import drawing
+from utils.drawing import contrasting, draw_boxes, draw_text, palette, text_height, to_bgr
+
+RED = (0, 0, 255)
+
+
+def gray(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), 90, np.uint8)
+
+
+def changed(frame: np.ndarray) -> np.ndarray:
+    return (frame != 90).any(axis=2)
+
+
+def test_palette_is_stable_and_distinct() -> None:
+    colors = [palette(i) for i in range(200)]
+    assert len(set(colors)) == 200
+    assert palette(0) == (36, 36, 242)  # hue 0, saturation 0.85, value 0.95: 242 * 0.15 = 36
+    assert all(0 <= x <= 255 for color in colors for x in color)
+
+
+@pytest.mark.parametrize(
+    ("color", "expected"),
+    [((255, 255, 255), (0, 0, 0)), ((0, 0, 0), (255, 255, 255)), ((0, 255, 0), (0, 0, 0)), ((255, 0, 0), (255,) * 3)],
+)
+def test_text_colour_contrasts(color: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+    assert contrasting(color) == expected
+
+
+def test_box_without_label_is_its_outline() -> None:
+    frame = gray(40, 60)
+    assert draw_boxes(frame, [[10, 5, 30, 25]], [""], [RED], line_thickness=1) is frame
+    expected = np.zeros((40, 60), bool)
+    expected[5:26, 10:31] = True
+    expected[6:25, 11:30] = False
+    np.testing.assert_array_equal(changed(frame), expected)
+    assert (frame[5, 10] == RED).all()
+
+
+@pytest.mark.parametrize("boxes", [[], np.zeros((0, 4)), np.zeros((0, 4), np.float32)])
+def test_no_boxes_leave_the_picture(boxes: object) -> None:
+    frame = gray(20, 20)
+    draw_boxes(frame, boxes, [], [])  # type: ignore[arg-type]
+    assert not changed(frame).any()
+
+
+def test_lengths_must_agree() -> None:
+    with pytest.raises(ValueError, match="draw_boxes: 1 boxes, 2 labels, 1 colours"):
+        draw_boxes(gray(9, 9), [[0, 0, 1, 1]], ["a", "b"], [RED])
+
+
+def label_place(
+    monkeypatch: pytest.MonkeyPatch, size_hw: tuple[int, int], boxes: list[list[float]], labels: list[str]
+) -> list[tuple[int, int, int, int]]:
+    places: list[tuple[int, int, int, int]] = []
+    monkeypatch.setattr(drawing, "_stamp", lambda frame, plate, place, color: places.append(place))
+    draw_boxes(gray(*size_hw), boxes, labels, [RED] * len(boxes))
+    return places
+
+
+@pytest.mark.parametrize("size_hw", [(480, 640), (40, 400), (400, 60), (3000, 4000)])
+@pytest.mark.parametrize(
+    "relative", [(0, 0, 1, 1), (0.9, 0, 1, 0.1), (0.4, 0.9, 0.6, 1), (0.99, 0.99, 1, 1), (-1, -1, 2, 2)]
+)
+def test_label_lies_in_the_picture(
+    monkeypatch: pytest.MonkeyPatch, size_hw: tuple[int, int], relative: tuple[float, ...]
+) -> None:
+    height, width = size_hw
+    box = [x * side for x, side in zip(relative, (width, height, width, height), strict=True)]
+    ((x1, y1, x2, y2),) = label_place(monkeypatch, size_hw, [box], ["person"])
+    assert 0 <= x1 < x2 <= width
+    assert 0 <= y1 < y2 <= height
+
+
+def test_label_sits_above_its_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    ((x1, _, _, y2),) = label_place(monkeypatch, (300, 300), [[100, 100, 200, 200]], ["cat"])
+    assert (x1, y2) == (100, 100)  # line of one pixel
+
+
+def test_labels_of_equal_boxes_do_not_cover_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = label_place(monkeypatch, (300, 300), [[100, 100, 200, 200]] * 4, ["cat", "dog", "cow", "hen"])
+    cover = np.zeros((300, 300), int)
+    for x1, y1, x2, y2 in places:
+        cover[y1:y2, x1:x2] += 1
+    assert cover.max() == 1
+
+
+def test_labels_keep_clear_of_places_to_avoid() -> None:
+    frame = gray(200, 200)
+    draw_boxes(frame, [[20, 30, 150, 150]], ["cat"], [RED], avoid=[(0, 0, 200, 35)])
+    assert not changed(frame)[:29].any()
+
+
+def test_text_grows_with_the_picture() -> None:
+    assert [text_height(size) for size in ((32, 32), (480, 640), (1080, 1920), (3000, 4000), (20000, 20000))] == [
+        9,
+        14,
+        38,
+        88,
+        160,
+    ]
+
+
+def test_label_wider_than_the_picture_is_shrunk_then_cut() -> None:
+    frame = gray(30, 30)
+    draw_boxes(frame, [[2, 2, 28, 28]], ["a very long class name 0.87"], [RED])
+    assert frame.shape == (30, 30, 3)
+    assert changed(frame).any()
+
+
+def test_draw_text_outside_changes_nothing() -> None:
+    frame = gray(20, 20)
+    draw_text(frame, "x", (50, 50), 10, RED)
+    draw_text(frame, "x", (-500, 0), 10, RED)
+    assert not changed(frame).any()
+
+
+def test_draw_text_tells_where_it_is() -> None:
+    frame = gray(60, 200)
+    x1, y1, x2, y2 = draw_text(frame, "name.jpg", (5, 7), 12, RED)
+    rows, columns = np.nonzero(changed(frame))
+    assert (x1, y1, x2, y2) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+
+
+def test_to_bgr_from_any_number_of_channels() -> None:
+    flat = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for frame in (flat, flat[..., None], np.stack([flat, flat + 1], axis=2)):
+        np.testing.assert_array_equal(to_bgr(frame), np.stack([flat] * 3, axis=2))
+    five = np.stack([flat + i for i in range(5)], axis=2)
+    np.testing.assert_array_equal(to_bgr(five), five[..., :3])
+    bgr = to_bgr(five[..., :3][::-1])
+    assert bgr.flags.c_contiguous
+    assert not np.shares_memory(bgr, five)
