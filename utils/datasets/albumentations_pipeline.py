@@ -26,6 +26,7 @@ LIGHT_SET: tuple[tuple[str, dict[str, Any]], ...] = (  # name and settings, each
     ("ToGray", {}),
     ("CLAHE", {"clip_limit": (1.0, 4.0), "tile_grid_size": (8, 8)}),
 )
+PIXEL_CENTRE = 0.5  # its keypoints count from the centre of the first pixel, ours from its edge
 UPDATE_SWITCH = "NO_ALBUMENTATIONS_UPDATE"
 
 
@@ -109,11 +110,16 @@ class UserPipeline:
         if self._compose is None:
             self._compose = self._build()
         self._compose.set_random_seed(int(rng.integers(2**32)))
-        return apply_pipeline(self._compose, sample)
+        if "bboxes" in self._compose.processors:
+            return apply_pipeline(self._compose, sample)
+        sample.image = self._compose(image=sample.image)["image"]
+        return sample
 
     def _build(self) -> Any:
         library = import_albumentations()
         pipeline = load_pipeline(library, self.serialized)
+        if only_colours(library, pipeline):
+            return library.Compose([pipeline])
         boxes = library.BboxParams(format="pascal_voc", label_fields=["objects"], clip=True, min_width=1, min_height=1)
         points = library.KeypointParams(format="xy", label_fields=["rings"], remove_invisible=False)
         return library.Compose([pipeline], bbox_params=boxes, keypoint_params=points)
@@ -147,6 +153,13 @@ def check_names(library: ModuleType, tree: Mapping[str, Any]) -> None:
         check_names(library, child)
 
 
+def only_colours(library: ModuleType, transform: Any) -> bool:
+    """Whether nothing in a pipeline moves pixels."""
+    if isinstance(transform, library.BaseCompose):
+        return all(only_colours(library, child) for child in transform.transforms)
+    return isinstance(transform, library.ImageOnlyTransform)
+
+
 def apply_pipeline(compose: Any, sample: Sample) -> Sample:
     """Run a Compose with box and keypoint parameters over all parts of a sample."""
     rings = [ring for rings in sample.polygons or [] for ring in rings]
@@ -154,7 +167,7 @@ def apply_pipeline(compose: Any, sample: Sample) -> Sample:
         "image": sample.image,
         "bboxes": sample.boxes_xyxy.astype(np.float32),
         "objects": list(range(len(sample.classes))),
-        "keypoints": np.concatenate([np.zeros((0, 2)), *rings]).astype(np.float32),
+        "keypoints": np.concatenate([np.zeros((0, 2)), *rings]).astype(np.float32) - PIXEL_CENTRE,
         "rings": [r for r, ring in enumerate(rings) for _ in ring],
     }
     if sample.class_map is not None:
@@ -169,7 +182,7 @@ def apply_pipeline(compose: Any, sample: Sample) -> Sample:
     boxes = np.array(out["bboxes"], np.float32).reshape(-1, 4)
     polygons = None
     if sample.polygons is not None:
-        moved = split_rings(np.asarray(out["keypoints"]).reshape(-1, 2), [len(ring) for ring in rings])
+        moved = split_rings(np.asarray(out["keypoints"]).reshape(-1, 2) + PIXEL_CENTRE, [len(ring) for ring in rings])
         grouped = regroup(moved, [len(rings) for rings in sample.polygons])
         frame = (0.0, 0.0, float(out["image"].shape[1]), float(out["image"].shape[0]))
         polygons = [clip_rings(grouped[k], frame) for k in kept]

@@ -115,7 +115,7 @@ def test_warped_mosaic_covers_boxes_polygons_and_maps_alike(seed: int) -> None:
     assert agree > 0.97  # the block's own pixels; blended edges have other values
     for box, rings in zip(sample.boxes_xyxy, sample.polygons, strict=True):
         np.testing.assert_allclose(extents(rings), box, atol=1e-4)
-        assert 0 <= box.min()
+        assert box.min() >= 0
         assert box.max() <= 160
 
 
