@@ -9,9 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.common import CrossConv, GhostBottleneck, GhostConv
+from models.common import BottleneckCSP, CrossConv, GhostBottleneck, GhostConv
 
-__all__ = ["CrossConv", "Ensemble", "GhostBottleneck", "GhostConv", "MixConv2d", "Sum"]  # releases 1-5 name them here
+__all__ = [  # releases 1 to 5 have CrossConv and the Ghost blocks at this address
+    "C3Cross",
+    "ConvPlus",
+    "CrossConv",
+    "Ensemble",
+    "Flatten",
+    "GhostBottleneck",
+    "GhostConv",
+    "MixConv2d",
+    "MixConv2dResidual",
+    "PooledClassify",
+    "Sum",
+]
 
 
 class Sum(nn.Module):
@@ -53,6 +65,61 @@ class MixConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = [conv(x) for conv in self.m]
         return self.act(self.bn(torch.cat(maps, dim=1)))
+
+
+class MixConv2dResidual(MixConv2d):
+    """`MixConv2d` of releases up to 5.0: LeakyReLU, and the input is added to the result."""
+
+    def __init__(self, c1: int, c2: int, k: Sequence[int] = (1, 3), s: int = 1, equal_ch: bool = True) -> None:
+        super().__init__(c1, c2, k, s, equal_ch)
+        self.act = nn.LeakyReLU(0.1, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class C3Cross(BottleneckCSP):
+    """`experimental.C3` of releases 2.0 to 3.1: a `BottleneckCSP` over factored convolutions, unlike today's C3."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
+        super().__init__(c1, c2, 0, shortcut, g, e)
+        hidden = int(c2 * e)
+        self.act = nn.LeakyReLU(0.1, inplace=True)
+        self.m = nn.Sequential(*(CrossConv(hidden, hidden, 3, 1, g, 1.0, shortcut) for _ in range(n)))
+
+
+class ConvPlus(nn.Module):
+    """A plus-shaped convolution: k x 1 and 1 x k added (release 1.0)."""
+
+    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 1, bias: bool = True) -> None:
+        super().__init__()
+        self.cv1 = nn.Conv2d(c1, c2, (k, 1), s, (k // 2, 0), groups=g, bias=bias)
+        self.cv2 = nn.Conv2d(c1, c2, (1, k), s, (0, k // 2), groups=g, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv1(x) + self.cv2(x)
+
+
+class Flatten(nn.Module):
+    """(B, ...) -> (B, n), the block of releases before 4.0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+class PooledClassify(nn.Module):
+    """`common.Classify` of releases up to 6.1: pool, 1x1 convolution, flatten; listed maps are joined once pooled."""
+
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, p: int | None = None, g: int = 1) -> None:
+        super().__init__()
+        self.aap = nn.AdaptiveAvgPool2d(1)
+        self.conv = nn.Conv2d(c1, c2, k, s, k // 2 if p is None else p, groups=g)
+        self.flat: nn.Module = Flatten()
+
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        maps = [x] if isinstance(x, Tensor) else x
+        pooled = [self.aap(feature) for feature in maps]
+        return self.flat(self.conv(torch.cat(pooled, dim=1)))
 
 
 def shared_out(total: int, wanted: Sequence[float]) -> list[int]:

@@ -61,6 +61,7 @@ class Detect(nn.Module):
 
     anchors: Tensor
     stride: Tensor | None = None
+    inplace = True
     dynamic = False
     export = False
 
