@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.datasets.detection import DetectionDataset, read_class_map
+from utils.datasets.image_io import ImageError
+from utils.datasets.index import ImageIndex, PolygonTable, offsets_of
+from utils.hyp import Hyperparameters
+
+PLAIN = Hyperparameters(
+    hsv_h=0,
+    hsv_s=0,
+    hsv_v=0,
+    degrees=0,
+    translate=0,
+    scale=0,
+    fliplr=0,
+    mosaic=0,
+    albumentations={"transform": {"__class_fullname__": "NoOp", "p": 1.0}},
+)
+
+
+def make_index(
+    folder: Path, sizes_hw: list[tuple[int, int]], *, polygons: bool = False, maps: bool = False
+) -> ImageIndex:
+    """Pictures of grey 50 with one white block on the middle half of each; class = position. The last has none."""
+    paths, class_maps = [], []
+    for n, (height, width) in enumerate(sizes_hw):
+        frame = np.full((height, width, 3), 50, np.uint8)
+        class_map = np.zeros((height, width), np.uint8)
+        if n + 1 < len(sizes_hw):
+            frame[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = 255
+            class_map[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = 1
+        paths.append(str(folder / f"{n}.png"))
+        class_maps.append(str(folder / f"map{n}.png"))
+        cv2.imwrite(paths[-1], frame)
+        cv2.imwrite(class_maps[-1], class_map)
+    objects = len(sizes_hw) - 1
+    ring = np.array([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]], np.float32)
+    return ImageIndex(
+        paths,
+        np.array(sizes_hw, np.int32),
+        offsets_of([1] * objects + [0]),
+        np.arange(objects, dtype=np.int32),
+        np.full((objects, 4), 0.5, np.float32),
+        {n: str(n) for n in range(objects)},
+        PolygonTable.from_lists([[ring]] * objects) if polygons else None,
+        class_maps if maps else None,
+    )
+
+
+SIZES = [(60, 80), (80, 60), (64, 64), (30, 90), (48, 64)]
+
+
+def test_validation_sample_by_hand(tmp_path: Path) -> None:
+    index = make_index(tmp_path, SIZES, polygons=True, maps=True)
+    sample = DetectionDataset(index, imgsz=160, hyp=PLAIN, augment=False)[0]
+    assert sample.image.shape == (160, 160, 3)
+    assert sample.boxes_xyxy.tolist() == [[40, 50, 120, 110]]  # 60x80 -> 120x160, 20 rows of border
+    assert sample.classes.tolist() == [0]
+    assert sample.letterbox is not None
+    assert sample.letterbox.original_hw == (60, 80)
+    assert sample.letterbox.ratio_wh == (2, 2)
+    assert sample.letterbox.pad_wh == (0, 20)
+    assert sample.polygons is not None
+    assert sample.polygons[0][0].tolist() == [[40, 50], [120, 50], [120, 110], [40, 110]]
+    assert sample.class_map is not None
+    assert (sample.class_map == 255).sum() == 40 * 160
+    assert (sample.class_map[50:110, 40:120] == 1).all()
+    assert (sample.class_map == 1).sum() == 60 * 80
+    assert sample.path == index.paths[0]
+
+
+def test_rect_batches_are_sorted_and_share_a_size(tmp_path: Path) -> None:
+    index = make_index(tmp_path, SIZES)
+    dataset = DetectionDataset(index, imgsz=96, hyp=PLAIN, augment=False, rect=True, batch_size=2, stride=32, pad=0.5)
+    assert dataset.order.tolist() == [3, 0, 4, 2, 1]  # h/w: 1/3, 3/4, 3/4, 1, 4/3
+    # (1/3, 3/4): 3/4 * 3 + 0.5 = 2.75 -> 3 strides high; (3/4, 1) square: 3.5 -> 4; (4/3): 3/4 wide
+    assert [dataset.input_hw(i) for i in range(5)] == [(96, 128)] * 2 + [(128, 128)] * 2 + [(128, 96)]
+    for i in range(5):
+        sample = dataset[i]
+        assert sample.image.shape[:2] == dataset.input_hw(i)
+        assert sample.path == index.paths[dataset.order[i]]
+        fit = sample.letterbox
+        assert fit is not None
+        expected = [0.25, 0.25, 0.75, 0.75] * np.array(fit.original_hw[::-1] * 2) * np.array(fit.ratio_wh * 2)
+        for box in sample.boxes_xyxy:
+            np.testing.assert_allclose(box, expected + np.array(fit.pad_wh * 2), atol=1e-3)
+
+
+def test_thin_picture_is_not_lost(tmp_path: Path) -> None:
+    index = make_index(tmp_path, [(16, 4000), (64, 64)])
+    for augment in (False, True):
+        sample = DetectionDataset(index, imgsz=64, hyp=PLAIN, augment=augment)[0]
+        assert sample.image.shape == (64, 64, 3)
+        assert (sample.image != 114).any()
+
+
+def test_single_training_sample_equals_the_fitted_one(tmp_path: Path) -> None:
+    index = make_index(tmp_path, SIZES, polygons=True, maps=True)
+    for i in range(len(SIZES)):
+        trained = DetectionDataset(index, imgsz=96, hyp=PLAIN, augment=True)[i]
+        fitted = DetectionDataset(index, imgsz=96, hyp=PLAIN, augment=False)[i]
+        np.testing.assert_allclose(trained.boxes_xyxy, fitted.boxes_xyxy, atol=1e-3)
+        np.testing.assert_array_equal(trained.class_map, fitted.class_map)
+        assert np.abs(trained.image.astype(int) - fitted.image).max() <= 1
+        assert trained.letterbox is None
+
+
+@pytest.mark.parametrize("mosaic9", [0.0, 1.0])
+def test_mosaic_with_everything_on(tmp_path: Path, mosaic9: float) -> None:
+    hyp = Hyperparameters(
+        mosaic9=mosaic9, mixup=0.5, copy_paste=0.5, degrees=10, shear=2, perspective=0.0002, flipud=0.5
+    )
+    dataset = DetectionDataset(make_index(tmp_path, SIZES, polygons=True, maps=True), imgsz=96, hyp=hyp, augment=True)
+    seen = 0
+    for epoch in range(10):
+        sample = dataset[epoch, 0]
+        seen += len(sample.classes)
+        assert sample.image.shape == (96, 96, 3)
+        assert sample.polygons is not None
+        assert sample.class_map is not None
+        assert len(sample.polygons) == len(sample.boxes_xyxy) == len(sample.classes)
+        assert sample.boxes_xyxy.min(initial=0) >= 0
+        assert sample.boxes_xyxy.max(initial=0) <= 96
+        assert set(np.unique(sample.class_map)) <= {0, 1, 255}
+        assert sample.path == dataset.index.paths[0]
+    assert seen > 10
+
+
+def test_sample_depends_on_seed_epoch_and_position_only(tmp_path: Path) -> None:
+    index = make_index(tmp_path, SIZES)
+    one, two = (DetectionDataset(index, imgsz=64, hyp=Hyperparameters(), augment=True, seed=3) for _ in range(2))
+    two[4], two[(0, 2)]  # what was asked for before does not matter
+    np.testing.assert_array_equal(one[1, 2].image, two[1, 2].image)
+    np.testing.assert_array_equal(one[2].image, two[0, 2].image)
+    other = DetectionDataset(index, imgsz=64, hyp=Hyperparameters(), augment=True, seed=4)
+    assert (one[1, 2].image != one[2, 2].image).any()
+    assert (one[1, 2].image != other[1, 2].image).any()
+
+
+def test_partners_come_from_the_pool(tmp_path: Path) -> None:
+    dataset = DetectionDataset(make_index(tmp_path, SIZES), imgsz=64, hyp=Hyperparameters(), augment=True)
+    drawn = {k for epoch in range(20) for k in dataset.partners(3, np.random.default_rng(epoch), np.array([1, 3]))}
+    assert drawn == {1, 3}
+    classes = {int(c) for epoch in range(20) for c in dataset[epoch, 0, (1, 3)].classes}
+    assert classes <= {0, 1, 3}
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_channel_counts_train(tmp_path: Path, channels: int) -> None:
+    index = make_index(tmp_path, SIZES)
+    paths = []
+    for path in index.paths:
+        frame = cv2.imread(path)[..., :1].repeat(channels, axis=2)
+        paths.append(path.replace(".png", ".npy"))
+        np.save(paths[-1], frame)
+    index = replace(index, paths=paths)
+    for augment in (False, True):
+        sample = DetectionDataset(index, imgsz=64, hyp=Hyperparameters(), augment=augment, channels=channels)[0]
+        assert sample.image.shape == (64, 64, channels)
+
+
+def test_class_map_of_a_palette_picture_holds_its_numbers(tmp_path: Path) -> None:
+    classes = np.array([[0, 1], [2, 255]], np.uint8)
+    picture = Image.fromarray(classes, "P")
+    picture.putpalette([200, 10, 10, 0, 90, 0] * 128)
+    picture.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_class_map(str(tmp_path / "palette.png")), classes)
+    Image.new("RGB", (2, 2)).save(tmp_path / "colour.png")
+    with pytest.raises(ImageError, match="one byte a pixel"):
+        read_class_map(str(tmp_path / "colour.png"))
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_class_map(str(tmp_path / "missing.png"))
