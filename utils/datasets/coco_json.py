@@ -32,7 +32,7 @@ def load_annotations(
     Raises:
         InputError: the file is no instances JSON, or has other categories than the data YAML.
     """
-    content = _read(file)
+    content = _read(file, ("images", "annotations", "categories"))
     classes = _class_of_category(content["categories"], names, file)
     by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
@@ -65,16 +65,21 @@ class _PathFinder:
         return self.by_name.get(Path(file_name).name, tries[0])
 
 
-def _read(file: Path) -> dict[str, Any]:
+def image_names(file: Path) -> list[str]:
+    """The `file_name` of every image that a COCO JSON lists, annotated or not."""
+    return [str(image["file_name"]) for image in _read(file, ("images",))["images"]]
+
+
+def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
-    for key in ("images", "annotations", "categories"):
+    for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise InputError(f"{file}: no list {key!r}; expected COCO instance annotations")
+            raise InputError(f"{file}: no list {key!r}; expected COCO annotations")
     return content
 
 

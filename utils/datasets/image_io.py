@@ -13,6 +13,7 @@ import numpy as np
 IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".npy", ".pfm", ".png", ".tif", ".tiff", ".webp"})
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
+FLOAT_STARTS = (b"PF", b"Pf", b"II*\0", b"MM\0*")  # PFM and TIFF, whose pixels may be floats
 _REDUCED = (  # divisor, colour flag, gray flag
     (8, cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
     (4, cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
@@ -57,7 +58,7 @@ def read_image(path: str | Path, *, channels: int = 3, reduce_to: int | None = N
     frame = decode(data, flags)
     if frame is None:
         raise ImageError(path, "damaged, or not a picture in a known format")
-    return frame if channels == 3 else frame[..., None]
+    return frame if frame.ndim == channels == 3 else fit_channels(frame, channels, path)
 
 
 def read_bytes(path: str | Path) -> np.ndarray:
@@ -191,6 +192,8 @@ def is_jpeg(data: np.ndarray) -> bool:
 
 
 def _imdecode(data: np.ndarray, flags: int) -> np.ndarray | None:
+    if data[:4].tobytes().startswith(FLOAT_STARTS):
+        flags |= cv2.IMREAD_ANYDEPTH  # else OpenCV casts 0.7 to 0
     try:
         frame = cv2.imdecode(data, flags)
     except cv2.error:

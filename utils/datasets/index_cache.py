@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.datasets.index import ImageIndex, PolygonTable
+from utils.files import atomic_write
 from utils.logging import LOGGER
 
 FORMAT = 1
@@ -79,14 +78,10 @@ def save_cache(path: Path, key: str, index: ImageIndex, findings: Findings) -> N
     """
     if not path.parent.is_dir() or not path.parent.stat().st_mode & 0o222:
         return _warn(path, "the folder is read-only")
-    work = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with open(work, "wb") as stream:
+        with atomic_write(path) as work, open(work, "wb") as stream:
             np.savez(stream, allow_pickle=False, **_as_arrays(key, index, findings))
-        work.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            work.unlink(missing_ok=True)
         return _warn(path, error.strerror or str(error))
 
 
