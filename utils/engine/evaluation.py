@@ -24,11 +24,13 @@ from utils.errors import InputError
 from utils.files import increment_path
 from utils.hyp import Hyperparameters
 from utils.logging import LOGGER
+from utils.plots.results import STUDY_SIZES
 from utils.tasks.base import TaskOptions
 from utils.tasks.registry import build_task
 
 SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}
-STUDY_SIDES = range(256, 1536 + 128, 128)
+
+LOSS_COLUMNS = ("box", "obj", "cls")  # of a study table
 
 
 @dataclass(frozen=True)
@@ -150,13 +152,14 @@ def study(subject: Subject, config: ValConfig, save_dir: Path) -> list[Validatio
     results = []
     file = save_dir / f"study_{Path(config.data).stem}_{Path(subject.weights).stem}.txt"
     rows = []
-    for side in STUDY_SIDES:
+    for side in STUDY_SIZES:
         result = measure_split(subject, replace(config, noplots=True), save_dir, imgsz=side)
         results.append(result)
-        rows.append([side, *result.evaluation.metrics.values(), *result.losses.values(), *result.speed_ms])
+        losses = result.losses.values() or [0.0] * len(LOSS_COLUMNS)
+        rows.append([*result.evaluation.metrics.values(), *losses, *result.speed_ms])
     np.savetxt(file, np.array(rows, dtype=float), fmt="%10.4g")
     with zipfile.ZipFile(save_dir / "study.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(save_dir.glob("study_*.txt")):
             archive.write(path, path.name)
-    plots.plot_study(save_dir)
+    plots.plot_study(sorted(save_dir.glob("study_*.txt")), save_dir / "study.png", sizes=STUDY_SIZES)
     return results
