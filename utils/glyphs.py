@@ -57,7 +57,7 @@ Painter = Callable[[str, tuple[int, int], tuple[int, int], int], np.ndarray]  # 
 
 def _painter(text: str) -> Painter:
     """What draws this text best: OpenCV where it has all letters, Pillow with a fitting font otherwise."""
-    if not is_right_to_left(text) and all(map(_opencv_has, text)):
+    if _opencv_font() is not None and not is_right_to_left(text) and all(map(_opencv_has, text)):
         return _paint_opencv
     visible = frozenset(char for char in text if not _is_silent(char))
     path, missing = _best_font(visible)
