@@ -71,6 +71,8 @@ class DetectConfig(BaseConfig):
             raise InputError(f"--imgsz {' '.join(map(str, imgsz))}: expected a side, or height and width")
         if self.visualize and len(weights) > 1:
             raise InputError("--visualize shows the layers of one model; name one file with --weights")
+        if self.visualize and self.augment:
+            raise InputError("--visualize shows the layers of one pass, --augment makes three: give one of the two")
         return replace(self, weights=weights, imgsz=imgsz, classes=classes, source=str(self.source))
 
     @property

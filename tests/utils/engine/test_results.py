@@ -1,0 +1,86 @@
+"""A result as words, text lines, cut-outs and a drawing; values worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from utils.datasets.sources import SourceFrame
+from utils.engine.results import DrawStyle, Result
+
+NAMES = {0: "person", 2: "car"}
+ROWS = [[10, 20, 30, 60, 0.9, 2], [0, 0, 50, 25, 0.8, 0], [40, 40, 100, 80, 0.55, 2], [5, 5, 9, 9, 0.3, 7]]
+
+
+def result(rows: list[list[float]], *, number: int | None = None, channels: int = 3) -> Result:
+    frame = np.full((80, 100, channels), 50, np.uint8)
+    source = SourceFrame("dir/street.v1.jpg", frame, "image 1/2 dir/street.v1.jpg", number)
+    return Result(source, np.array(rows, np.float32).reshape(-1, 6), NAMES, (512, 640), (1.0, 23.44, 2.0))
+
+
+def test_summary_counts_in_the_order_of_class_numbers() -> None:
+    assert result(ROWS).summary() == "1 person, 2 cars, 1 7"
+    assert result([]).summary() == "(no detections)"
+
+
+def test_log_line() -> None:
+    assert result(ROWS[:1]).log_line() == "image 1/2 dir/street.v1.jpg: 512x640 1 car, 23.4ms"
+
+
+def test_text_lines_are_normalised_to_the_picture() -> None:
+    assert result(ROWS[:2]).text_lines() == ["2 0.2 0.5 0.2 0.5", "0 0.25 0.15625 0.5 0.3125"]
+    assert result(ROWS[:1]).text_lines(with_score=True) == ["2 0.2 0.5 0.2 0.5 0.9"]
+    assert result(ROWS[:1]).text_lines(with_score=True, corners=True) == ["2 0.1 0.25 0.3 0.75 0.9"]
+    assert result([]).text_lines() == []
+
+
+def test_frames_of_a_video_carry_their_number() -> None:
+    assert result([]).stem == "street.v1"
+    assert result([], number=12).stem == "street.v1_12"
+
+
+def test_crops_have_a_margin_and_stay_in_the_picture() -> None:
+    crops = list(result(ROWS[:2]).crops())
+    # 20 x 40 at (20, 40): half sides 15.2 and 25.4 -> 4.8..35.2, 14.6..65.4; 50 x 25: clipped at 0, then 55.5, 30.25
+    assert [(label, crop.shape) for label, crop in crops] == [("car", (51, 31, 3)), ("person", (30, 55, 3))]
+    assert list(result([]).crops()) == []
+
+
+def test_crops_show_the_picture_without_drawings() -> None:
+    found = result(ROWS[:1])
+    found.drawing(DrawStyle())
+    assert (next(found.crops())[1] == 50).all()
+
+
+def test_drawing_leaves_the_picture_alone_and_is_made_once() -> None:
+    found = result(ROWS)
+    drawing = found.drawing(DrawStyle(line_thickness=2))
+    assert (found.source.frame == 50).all()
+    assert (drawing != 50).any()
+    assert found.drawing(DrawStyle(line_thickness=2)) is drawing
+    assert found.drawing(DrawStyle(line_thickness=2, hide_labels=True)) is not drawing
+
+
+@pytest.mark.parametrize(
+    ("style", "caption"),
+    [
+        pytest.param(DrawStyle(), "car 0.90", id="default"),
+        pytest.param(DrawStyle(hide_conf=True), "car", id="hide-conf"),
+        pytest.param(DrawStyle(hide_labels=True), "", id="hide-labels"),
+    ],
+)
+def test_captions(style: DrawStyle, caption: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def draw(frame: np.ndarray, boxes: np.ndarray, labels: list[str], colors: list, **_: object) -> np.ndarray:
+        seen.append(labels)
+        return frame
+
+    monkeypatch.setattr("utils.engine.results.draw_boxes", draw)
+    result(ROWS[:1]).drawing(style)
+    assert seen == [[caption]]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 10])
+def test_any_number_of_channels_can_be_drawn(channels: int) -> None:
+    assert result(ROWS, channels=channels).drawing(DrawStyle()).shape == (80, 100, 3)

@@ -1,0 +1,105 @@
+"""Files that the writers leave behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.datasets.image_io import read_image
+from utils.datasets.sources import SourceFrame
+from utils.engine.results import DrawStyle, Result
+from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, TextWriter, WindowViewer, folder_name
+from utils.errors import InputError
+
+ROWS = [[10, 20, 30, 40, 0.9, 0], [0, 0, 60, 40, 0.75, 1]]
+NAMES = {0: "cat", 1: "../up/dog"}
+
+
+def result(path: str, rows: list[list[float]] = ROWS, *, number: int | None = None, fps: float = 0.0) -> Result:
+    source = SourceFrame(path, np.full((48, 64, 3), 90, np.uint8), f"image 1/1 {path}", number, fps)
+    return Result(source, np.array(rows, np.float32).reshape(-1, 6), NAMES)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_pictures_keep_their_names(tmp_path: Path) -> None:
+    writer = MediaWriter(tmp_path, DrawStyle())
+    for path in ("a/ünï 图.png", "a/x.jpg", "b/x.jpg", "raw.npy", "photo.MPO", "loop.gif"):
+        writer.write(result(path))
+    writer.close()
+    assert files(tmp_path) == ["loop.jpg", "photo.jpg", "raw.jpg", "x.jpg", "x_2.jpg", "ünï 图.png"]
+    assert read_image(tmp_path / "ünï 图.png").shape == (48, 64, 3)
+
+
+def test_videos_become_mp4_of_the_same_size_and_speed(tmp_path: Path) -> None:
+    writer = MediaWriter(tmp_path, DrawStyle())
+    for path, count in (("one.avi", 3), ("two.mov", 2)):
+        for number in range(1, count + 1):
+            writer.write(result(path, number=number, fps=12.5))
+    writer.close()
+    assert files(tmp_path) == ["one.mp4", "two.mp4"]
+    capture = cv2.VideoCapture(str(tmp_path / "one.mp4"))
+    shape = [capture.get(p) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_WIDTH)]
+    capture.release()
+    assert shape == [3, 12.5, 64]
+
+
+def test_text_files_are_appended_and_only_made_for_finds(tmp_path: Path) -> None:
+    writer = TextWriter(tmp_path / "labels", with_score=True)
+    writer.write(result("a.jpg", ROWS[:1]))
+    writer.write(result("empty.jpg", []))
+    writer.write(result("clip.mp4", ROWS[1:], number=7))
+    TextWriter(tmp_path / "labels", corners=True).write(result("a.jpg", ROWS[:1]))
+    assert files(tmp_path) == ["labels/a.txt", "labels/clip_7.txt"]
+    lines = (tmp_path / "labels/a.txt").read_text().splitlines()
+    assert lines == ["0 0.3125 0.625 0.3125 0.416667 0.9", "0 0.15625 0.416667 0.46875 0.833333"]
+
+
+def test_table_has_a_row_for_each_object(tmp_path: Path) -> None:
+    writer = CsvWriter(tmp_path / "predictions.csv")
+    writer.write(result("dir/a, b.jpg", ROWS[:1]))
+    writer.write(result("empty.jpg", []))
+    writer.close()
+    text = (tmp_path / "predictions.csv").read_text()
+    assert text.splitlines() == ["Image Name,Prediction,Confidence", '"a, b.jpg",cat,0.90000']
+
+
+def test_crops_are_numbered_within_their_class_and_never_leave_the_folder(tmp_path: Path) -> None:
+    writer = CropWriter(tmp_path / "crops")
+    writer.write(result("a.png", [ROWS[0], ROWS[1], ROWS[0]]))
+    writer.write(result("b.png", ROWS[:1]))
+    CropWriter(tmp_path / "crops").write(result("b.png", ROWS[:1]))
+    assert files(tmp_path) == [
+        "crops/_up_dog/a.jpg", "crops/cat/a.jpg", "crops/cat/a2.jpg", "crops/cat/b.jpg", "crops/cat/b2.jpg"
+    ]  # fmt: skip
+    assert read_image(tmp_path / "crops/cat/a.jpg").shape == (31, 31, 3)  # 20 * 1.02 + 10: 4.8 to 35.2
+
+
+@pytest.mark.parametrize(
+    ("label", "name"), [("..", "_"), ("a/b", "a_b"), ("traffic light", "traffic light"), ("", "_")]
+)
+def test_class_names_as_folders(label: str, name: str) -> None:
+    assert folder_name(label) == name
+
+
+def test_windows_need_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(InputError, match="--view-img: there is no screen"):
+        WindowViewer(DrawStyle())
+
+
+def test_windows_need_an_opencv_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "namedWindow", refuse)
+    with pytest.raises(InputError, match="pip install opencv-python"):
+        WindowViewer(DrawStyle())

@@ -1,0 +1,78 @@
+"""Checkpoints run by PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.checkpoint import load_model
+from utils.backends.base import Visitor
+from utils.errors import InputError
+from utils.logging import LOGGER
+
+MIN_STRIDE = 32  # of the input's sides, also for graphs whose own largest stride is smaller
+
+
+class PyTorchBackend:
+    """A network, or an ensemble of several, in eval mode with its weights in channels_last order.
+
+    Args:
+        model: network on `device`, with `stride`, `names` and `yaml`.
+        fp16: run in half precision; ignored with a warning off CUDA.
+        names: class names, should the model have none.
+    """
+
+    fixed_hw: tuple[int, int] | None = None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        device: torch.device,
+        fp16: bool = False,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
+        if fp16 and device.type != "cuda":
+            LOGGER.warning(f"WARNING: --half is ignored: {device.type} computes in FP32, half precision needs CUDA")
+            fp16 = False
+        self.device, self.fp16 = device, fp16
+        model = model.half() if fp16 else model.float()
+        self.model = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        description: Any = model
+        self.stride = max(int(torch.as_tensor(description.stride).max()), MIN_STRIDE)
+        self.names = names_by_number(description.names or names or {})
+        self.channels = int(description.yaml.get("ch", 3))
+
+    def forward(self, images: Tensor, *, augment: bool = False, visualize: Visitor | None = None) -> Any:
+        """Decoded rows (B, N, 5 + num_classes), or a tuple that starts with them, of (B, C, H, W) floats in [0, 1]."""
+        return self.model(images, augment=augment, visualize=visualize or False)
+
+    def warmup(self, size_hw: tuple[int, int]) -> None:
+        """One forward on CUDA, where kernels are chosen at the first; nothing on other devices."""
+        if self.device.type == "cuda":
+            dtype = torch.float16 if self.fp16 else torch.float32
+            with torch.inference_mode():
+                self.forward(torch.zeros(1, self.channels, *size_hw, dtype=dtype, device=self.device))
+
+
+def load_pytorch(
+    files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
+) -> PyTorchBackend:
+    """The checkpoints as one backend, batch norms fused; their own names win over `names`.
+
+    Raises:
+        InputError: a file is missing, damaged, or holds no detector.
+    """
+    model = load_model(list(files), device=device, fuse=True)
+    if not hasattr(model, "stride"):
+        raise InputError(f"{' '.join(files)}: not a detection model; train one with train.py")
+    return PyTorchBackend(model, device=device, fp16=fp16, names=names)
+
+
+def names_by_number(names: Any) -> dict[int, str]:
+    """Class names of a checkpoint, which old releases store as a list."""
+    pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
+    return {int(number): str(name) for number, name in pairs}

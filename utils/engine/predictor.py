@@ -1,0 +1,128 @@
+"""From pictures to predictions: fit into the input, network, post-processing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.backends.base import Backend, Visitor
+from utils.boxes import undo_letterbox
+from utils.datasets.letterbox import letterbox
+from utils.device import Stopwatch
+from utils.nms import non_max_suppression
+from utils.tasks.base import images_to_device
+from utils.types import Batch, Letterbox, Prediction
+
+Fit = Callable[[np.ndarray], tuple[np.ndarray, Letterbox]]  # (H, W, C) -> (h, w, C) of the network input
+Postprocess = Callable[[Any, Batch], list[Prediction]]  # predictions in pixels of the original pictures
+
+
+@dataclass(frozen=True)
+class DetectionPostprocess:
+    """Boxes after non-maximum suppression, in pixels of the original pictures.
+
+    Attributes:
+        conf_thres, iou_thres, classes, agnostic, max_det: as in `non_max_suppression`.
+        whole_pixels: round the corners.
+    """
+
+    conf_thres: float = 0.25
+    iou_thres: float = 0.45
+    classes: Sequence[int] | None = None
+    agnostic: bool = False
+    max_det: int = 1000
+    whole_pixels: bool = False
+
+    def __call__(self, preds: Any, batch: Batch) -> list[Prediction]:
+        """One prediction per picture of the batch, from the decoded output of a detection head."""
+        detections = non_max_suppression(
+            preds,
+            self.conf_thres,
+            self.iou_thres,
+            classes=self.classes,
+            agnostic=self.agnostic,
+            max_det=self.max_det,
+        )
+        return [
+            Prediction(boxes=self._to_original(rows, fit))
+            for rows, fit in zip(detections, batch.letterboxes, strict=True)
+        ]
+
+    def _to_original(self, rows: Tensor, fit: Letterbox | None) -> Tensor:
+        assert fit is not None, "pictures to predict are fitted one by one"
+        rows = undo_letterbox(rows.cpu(), fit)
+        if self.whole_pixels:
+            rows[:, :4] = rows[:, :4].round()
+        return rows
+
+
+class Predictor:
+    """Runs one backend over pictures of any size.
+
+    Args:
+        backend: the loaded model.
+        postprocess: what makes predictions of its output.
+        size_hw: wanted input size, multiples of the backend's stride; pictures are padded to the smallest rectangle
+            within it unless the backend takes one size only.
+        augment: test-time augmentation.
+        fit: another way to bring a picture to the network input.
+
+    Attributes:
+        watches: seconds spent preparing, in the network, and post-processing, over all calls.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        postprocess: Postprocess,
+        *,
+        size_hw: tuple[int, int] = (640, 640),
+        augment: bool = False,
+        fit: Fit | None = None,
+    ) -> None:
+        self.backend, self.postprocess, self.augment = backend, postprocess, augment
+        self.size_hw = backend.fixed_hw or size_hw
+        self.fit = fit or self._letterbox
+        self.watches = tuple(Stopwatch(backend.device) for _ in range(3))
+
+    @torch.inference_mode()
+    def predict(
+        self, frames: Sequence[np.ndarray], *, paths: Sequence[str] = (), visualize: Visitor | None = None
+    ) -> tuple[list[Prediction], tuple[int, int]]:
+        """Predictions for pictures that fit into one input size, and that size (height, width).
+
+        Args:
+            frames: (H, W, C) uint8 each, BGR where C = 3.
+            paths: their names.
+            visualize: called with every layer and its output.
+        """
+        prepare, network, post = self.watches
+        with prepare.running():
+            batch = self._batch(frames, paths)
+            images = images_to_device(batch.images, self.backend.device, half=self.backend.fp16)
+        with network.running():
+            preds = self.backend.forward(images, augment=self.augment, visualize=visualize)
+        with post.running():
+            predictions = self.postprocess(preds, batch)
+        return predictions, (int(images.shape[2]), int(images.shape[3]))
+
+    def _batch(self, frames: Sequence[np.ndarray], paths: Sequence[str]) -> Batch:
+        fitted = [self.fit(frame) for frame in frames]
+        tensors = [torch.from_numpy(to_rgb(frame)) for frame, _ in fitted]
+        images = torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
+        images = images.permute(0, 3, 1, 2)  # (B, C, H, W), laid out channels_last
+        return Batch(images, torch.zeros(0, 6), list(paths), [fit for _, fit in fitted])
+
+    def _letterbox(self, frame: np.ndarray) -> tuple[np.ndarray, Letterbox]:
+        return letterbox(frame, self.size_hw, auto=self.backend.fixed_hw is None, stride=self.backend.stride)
+
+
+def to_rgb(frame: np.ndarray) -> np.ndarray:
+    """Three channels from BGR to RGB; other channel counts as they are."""
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if frame.shape[2] == 3 else frame

@@ -1,0 +1,120 @@
+"""What one picture gave: boxes in its own pixels, as words, text lines, cut-outs and a drawing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from utils.boxes import clip_boxes_, xyxy_to_xywhn
+from utils.datasets.sources import SourceFrame
+from utils.drawing import draw_boxes, palette, to_bgr
+
+CROP_SCALE, CROP_MARGIN = (
+    1.02,
+    10,
+)  # a cut-out shows a little of the surroundings; margin in pixels, both sides together
+
+
+@dataclass(frozen=True)
+class DrawStyle:
+    """How results are drawn.
+
+    Attributes:
+        line_thickness: pixels; None suits it to the size of the picture.
+        hide_labels, hide_conf: leave out all text, or the scores.
+    """
+
+    line_thickness: int | None = None
+    hide_labels: bool = False
+    hide_conf: bool = False
+
+
+@dataclass
+class Result:
+    """The objects found in one picture.
+
+    Attributes:
+        source: the picture and where it comes from.
+        boxes: (n, 6) float32: x1, y1, x2, y2 in pixels of the picture, score, class; best first.
+        names: class names by number.
+        input_hw: size of the network input it was looked at in.
+        ms: milliseconds of preparing, network and post-processing.
+    """
+
+    source: SourceFrame
+    boxes: np.ndarray
+    names: Mapping[int, str]
+    input_hw: tuple[int, int] = (0, 0)
+    ms: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    _drawings: dict[DrawStyle, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def classes(self) -> list[int]:
+        """Class number of each box."""
+        return [int(c) for c in self.boxes[:, 5]]
+
+    @property
+    def labels(self) -> list[str]:
+        """Class name of each box; the number where the model has no name for it."""
+        return [self.names.get(c, str(c)) for c in self.classes]
+
+    @property
+    def stem(self) -> str:
+        """File name without suffix; frames of a video carry their number."""
+        stem = Path(self.source.path).stem
+        return stem if self.source.number is None else f"{stem}_{self.source.number}"
+
+    def summary(self) -> str:
+        """Objects counted by class, in the order of class numbers: `4 persons, 1 bus`."""
+        counts = sorted(Counter(self.classes).items())
+        words = [f"{n} {self.names.get(c, str(c))}{'s' if n > 1 else ''}" for c, n in counts]
+        return ", ".join(words) or "(no detections)"
+
+    def log_line(self) -> str:
+        """Source, input size, what was found and the time of the network."""
+        height, width = self.input_hw
+        return f"{self.source.heading}: {height}x{width} {self.summary()}, {self.ms[1]:.1f}ms"
+
+    def text_lines(self, *, with_score: bool = False, corners: bool = False) -> list[str]:
+        """`class x y w h [score]` for each box, over width and height of the picture; `corners`: x1 y1 x2 y2."""
+        size_hw = self.source.frame.shape[:2]
+        boxes = self.boxes[:, :4].astype(np.float64)
+        places = boxes / np.array([*size_hw[::-1], *size_hw[::-1]]) if corners else xyxy_to_xywhn(boxes, size_hw)
+        rows = zip(self.classes, places.tolist(), self.boxes[:, 4].tolist(), strict=True)
+        return [
+            " ".join([str(number), *(f"{v:g}" for v in (*place, score)[: 5 if with_score else 4])])
+            for number, place, score in rows
+        ]
+
+    def crops(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Class name and BGR cut-out (a view) of each box, with a margin."""
+        canvas = to_bgr(self.source.frame)
+        centres, sides = (self.boxes[:, :2] + self.boxes[:, 2:4]) / 2, self.boxes[:, 2:4] - self.boxes[:, :2]
+        half = (sides * CROP_SCALE + CROP_MARGIN) / 2
+        grown = clip_boxes_(np.concatenate((centres - half, centres + half), axis=1), canvas.shape[:2])
+        for label, (x1, y1, x2, y2) in zip(self.labels, grown.astype(int).tolist(), strict=True):
+            yield label, canvas[y1:y2, x1:x2]
+
+    def drawing(self, style: DrawStyle) -> np.ndarray:
+        """A BGR copy of the picture with its boxes, the best on top; drawn once however many writers ask."""
+        if style not in self._drawings:
+            scores = self.boxes[:, 4].tolist()
+            texts = [self._caption(label, score, style) for label, score in zip(self.labels, scores, strict=True)]
+            colors = [palette(c) for c in self.classes]
+            boxes = self.boxes[::-1, :4]
+            self._drawings[style] = draw_boxes(
+                to_bgr(self.source.frame), boxes, texts[::-1], colors[::-1], line_thickness=style.line_thickness
+            )
+        return self._drawings[style]
+
+    def _caption(self, label: str, score: float, style: DrawStyle) -> str:
+        if style.hide_labels:
+            return ""
+        return label if style.hide_conf else f"{label} {score:.2f}"

@@ -1,0 +1,203 @@
+"""Where results go: annotated media, text lines, a table, cut-outs, windows; each asked once per picture."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from utils.datasets.image_io import imwrite
+from utils.datasets.sources import is_video
+from utils.engine.results import DrawStyle, Result
+from utils.errors import InputError
+
+WRITABLE_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+CROP_QUALITY = 95  # of JPEG
+
+
+class Writer(Protocol):
+    """Takes the results of a run one by one."""
+
+    def write(self, result: Result) -> None: ...
+    def close(self) -> None: ...
+
+
+class UniqueNames:
+    """Output names in one folder: the wanted one, or with a number where another input has it already."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+
+    def take(self, owner: str, stem: str, suffix: str) -> str:
+        """The name for an input file, the same at every call for it."""
+        if owner not in self._names:
+            name, number = stem + suffix, 1
+            while name in self._owners:
+                number += 1
+                name = f"{stem}_{number}{suffix}"
+            self._owners[name] = owner
+            self._names[owner] = name
+        return self._names[owner]
+
+
+class MediaWriter:
+    """Saves annotated pictures under their own names and annotated videos as .mp4.
+
+    Args:
+        folder: existing folder.
+        style: how boxes are drawn.
+    """
+
+    def __init__(self, folder: Path, style: DrawStyle) -> None:
+        self.folder, self.style = folder, style
+        self._names = UniqueNames()
+        self._video: cv2.VideoWriter | None = None
+        self._video_path = ""
+
+    def write(self, result: Result) -> None:
+        """Save the picture, or append it to the video it is a frame of."""
+        drawing, path = result.drawing(self.style), Path(result.source.path)
+        if is_video(str(path)) and result.source.number is not None:
+            self._append(drawing, result)
+            return
+        suffix = path.suffix if path.suffix.lower() in WRITABLE_IMAGES else ".jpg"
+        imwrite(self.folder / self._names.take(str(path), path.stem, suffix), drawing)
+
+    def close(self) -> None:
+        """Finish the video that is being written."""
+        if self._video is not None:
+            self._video.release()
+        self._video, self._video_path = None, ""
+
+    def _append(self, drawing: np.ndarray, result: Result) -> None:
+        path = result.source.path
+        if path != self._video_path:
+            self.close()
+            target = self.folder / self._names.take(path, Path(path).stem, ".mp4")
+            height, width = drawing.shape[:2]
+            codec = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]
+            self._video = cv2.VideoWriter(str(target), codec, result.source.fps, (width, height))
+            self._video_path = path
+            if not self._video.isOpened():
+                raise InputError(f"{target}: OpenCV cannot write this video; add --nosave, or check the disk")
+        assert self._video is not None
+        self._video.write(drawing)
+
+
+class TextWriter:
+    """Appends a line per object to `<stem>.txt`, `<stem>_<frame>.txt` for videos; no file where nothing was found.
+
+    Args:
+        folder: made if missing.
+        with_score: append the score to each line.
+        corners: normalised x1, y1, x2, y2 instead of centre and size.
+    """
+
+    def __init__(self, folder: Path, *, with_score: bool = False, corners: bool = False) -> None:
+        self.folder, self.with_score, self.corners = folder, with_score, corners
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, result: Result) -> None:
+        """Append the lines of one picture."""
+        if lines := result.text_lines(with_score=self.with_score, corners=self.corners):
+            with open(self.folder / f"{result.stem}.txt", "a", encoding="utf-8") as stream:
+                stream.writelines(line + "\n" for line in lines)
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+
+class CsvWriter:
+    """Writes one row per object: file name, class name, score.
+
+    Args:
+        file: replaced if it exists.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._stream = open(file, "w", encoding="utf-8", newline="")  # noqa: SIM115 - closed by close()
+        self._rows = csv.writer(self._stream)
+        self._rows.writerow(("Image Name", "Prediction", "Confidence"))
+
+    def write(self, result: Result) -> None:
+        """Append the rows of one picture."""
+        name = Path(result.source.path).name
+        for label, score in zip(result.labels, result.boxes[:, 4].tolist(), strict=True):
+            self._rows.writerow((name, label, f"{score:.5f}"))
+
+    def close(self) -> None:
+        """Flush and close the table."""
+        self._stream.close()
+
+
+class CropWriter:
+    """Saves each object to `<class>/<stem>.jpg`, `<stem>2.jpg`, ... without drawing on it.
+
+    Args:
+        folder: parent of the class folders.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._last: dict[Path, int] = {}
+
+    def write(self, result: Result) -> None:
+        """Save the cut-outs of one picture."""
+        for label, crop in result.crops():
+            if crop.size:
+                imwrite(self._free_name(self.folder / folder_name(label) / result.stem), crop, quality=CROP_QUALITY)
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+    def _free_name(self, base: Path) -> Path:
+        """The next name of this stem that no file has."""
+        base.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            number = self._last[base] = self._last.get(base, 0) + 1
+            name = base.with_name(f"{base.name}{number if number > 1 else ''}.jpg")
+            if not name.exists():
+                return name
+
+
+class WindowViewer:
+    """Shows each source in a window; the key q ends the run.
+
+    Raises:
+        InputError: this OpenCV has no windows, or there is no screen.
+    """
+
+    def __init__(self, style: DrawStyle) -> None:
+        self.style = style
+        if sys.platform == "linux" and not (os.getenv("DISPLAY") or os.getenv("WAYLAND_DISPLAY")):
+            raise InputError("--view-img: there is no screen (DISPLAY is not set); leave the flag out")
+        try:
+            cv2.namedWindow("OpenYOLOv5")
+            cv2.destroyWindow("OpenYOLOv5")
+        except cv2.error as error:
+            raise InputError(
+                "--view-img: this OpenCV is built without windows; "
+                "pip uninstall opencv-python-headless, then pip install opencv-python"
+            ) from error
+
+    def write(self, result: Result) -> None:
+        """Show one picture; KeyboardInterrupt after q."""
+        cv2.imshow(result.source.path, result.drawing(self.style))
+        if cv2.waitKey(1) & 0xFF == ord("q"):
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """Close the windows."""
+        cv2.destroyAllWindows()
+
+
+def folder_name(label: str) -> str:
+    """A class name as the name of one folder, whatever characters it has."""
+    return re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", label).strip(" .") or "_"
