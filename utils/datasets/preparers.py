@@ -6,33 +6,40 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.datasets.archives import fetch_data_set
+from utils.datasets.coco import prepare_coco
 from utils.datasets.shapes import prepare_shapes
+from utils.datasets.voc import prepare_voc
 from utils.errors import InputError
 
 Preparer = Callable[[Path, Mapping[str, Any]], None]  # root of the data set, the YAML as read
-PREPARERS: dict[str, Preparer] = {"shapes": prepare_shapes}
+PREPARERS: dict[str, Preparer] = {"coco": prepare_coco, "shapes": prepare_shapes, "voc": prepare_voc}
 
 
 def prepare_data(download: Any, root: Path, raw: Mapping[str, Any], *, source: Path) -> None:
-    """Do what a data YAML's key `download` says: URLs or the name of a preparer; nothing is executed as code.
+    """Do what a data YAML's key `download` says: URLs of archives or the name of a preparer, alone or in a list.
+
+    All entries are looked at before the first is followed; none is ever executed as code.
 
     Raises:
         InputError: any other text, or what goes wrong on the way.
     """
-    entries = download if isinstance(download, list) else [download]
-    for entry in entries:
-        kind, _, name = str(entry).strip().partition(":")
-        if kind == "builtin" and name in PREPARERS:
-            PREPARERS[name](root, raw)
-        else:
-            raise InputError(refusal(str(entry), source))
+    steps = [_step(entry, raw, source) for entry in (download if isinstance(download, list) else [download])]
+    for step in steps:
+        step(root)
 
 
-def refusal(entry: str, source: Path) -> str:
-    """Why an entry of `download` is not followed, with the ways that are."""
-    shown = entry.strip().splitlines()[0][:60] if entry.strip() else ""
+def _step(entry: Any, raw: Mapping[str, Any], source: Path) -> Callable[[Path], None]:
+    """What one entry of `download` asks for, as a function of the root."""
+    text = str(entry).strip()
+    prefix, _, name = text.partition(":")
+    if prefix == "builtin" and name in PREPARERS:
+        return lambda root: PREPARERS[name](root, raw)
+    if prefix in ("http", "https") and len(text.split()) == 1:
+        return lambda root: fetch_data_set(text, root)
+    shown = text.splitlines()[0][:60] if text else ""
     ways = ", ".join(f"builtin:{name}" for name in sorted(PREPARERS))
-    return (
-        f"{source}: download: {shown!r} is neither a URL nor one of {ways}; commands and code in a data YAML are "
-        "never executed: put the data in place yourself or name a URL"
+    raise InputError(
+        f"{source}: download: {shown!r} is neither the URL of an archive nor one of {ways}; commands and code in a "
+        "data YAML are never executed: put the data in place by hand, or name a URL"
     )

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from utils.datasets import shapes
+from utils.datasets.coco_json import decode_rle, load_annotations
+from utils.datasets.image_io import imwrite
+from utils.datasets.labels import load_index
+from utils.datasets.spec import load_spec
+from utils.errors import InputError
+
+NAMES = {0: "cat", 1: "dog"}
+CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}]
+IMAGE = {"id": 5, "file_name": "a.png", "width": 100, "height": 50}
+
+
+def write(root: Path, annotations: list[dict[str, Any]], **parts: Any) -> Path:
+    content = {"images": [IMAGE], "annotations": annotations, "categories": CATEGORIES} | parts
+    path = root / "instances.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def annotation(**parts: Any) -> dict[str, Any]:
+    return {"id": 1, "image_id": 5, "category_id": 18, "bbox": [10, 5, 20, 10], "iscrowd": 0} | parts
+
+
+def test_boxes_are_normalised_and_categories_matched_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path, [annotation(), annotation(id=2, category_id=17, bbox=[0, 0, 100, 50])])
+    images, labels = load_annotations(path, NAMES, [str(tmp_path / "a.png")], [tmp_path])
+    assert images == [str(tmp_path / "a.png")]
+    expected = np.array([[1, 0.2, 0.2, 0.2, 0.2], [0, 0.5, 0.5, 1, 1]], np.float32)
+    assert labels[0].rows.tolist() == expected.tolist()
+    assert labels[0].polygons is None
+    assert labels[0].places == [f"{path}: annotation 1", f"{path}: annotation 2"]
+
+
+def test_categories_of_other_names_go_by_their_ids(tmp_path: Path) -> None:
+    path = write(tmp_path, [annotation(), annotation(category_id=17, bbox=[0, 0, 1, 1])])
+    _, labels = load_annotations(path, {0: "Katze", 1: "Hund"}, [], [tmp_path])
+    assert labels[0].rows[:, 0].tolist() == [1, 0]
+    with pytest.raises(InputError, match="category 'dog' is not in the data YAML's names, and 2 categories"):
+        load_annotations(path, {0: "cat"}, [], [tmp_path])
+
+
+def test_polygons_run_lengths_and_plain_boxes(tmp_path: Path) -> None:
+    runs = {"size": [50, 100], "counts": [50 * 10 + 5, *([10, 40] * 19), 10, 50 * 71 - 15]}  # 20 columns of rows 5-14
+    rows = [
+        annotation(segmentation=[[10, 5, 30, 5, 30, 15], [40, 20, 50, 20, 50, 30, 40, 30]]),
+        annotation(segmentation=runs),
+        annotation(segmentation=[]),
+        annotation(segmentation=[[1, 2, 3]]),
+        annotation(segmentation={"size": [50, 100], "counts": "broken"}),
+    ]
+    _, labels = load_annotations(write(tmp_path, rows), NAMES, [], [tmp_path])
+    polygons = labels[0].polygons
+    assert polygons is not None
+    assert [len(rings) for rings in polygons] == [2, 1, 0, 0, 0]
+    assert polygons[0][0].tolist() == np.array([[0.1, 0.1], [0.3, 0.1], [0.3, 0.3]], np.float32).tolist()
+    low, high = polygons[1][0].min(0) * [100, 50], polygons[1][0].max(0) * [100, 50]
+    assert np.concatenate([low, high]).tolist() == pytest.approx([10.5, 5.5, 29.5, 14.5])
+
+
+def test_crowds_and_broken_annotations_are_passed_over(tmp_path: Path) -> None:
+    rows = [
+        annotation(iscrowd=1),
+        annotation(id=2, bbox=[1, 2, 3]),
+        annotation(id=3, bbox=None),
+        annotation(id=4, category_id=99),
+        annotation(id=5),
+    ]
+    path = write(tmp_path, rows)
+    _, labels = load_annotations(path, NAMES, [], [tmp_path])
+    assert len(labels[0].rows) == 1
+    assert labels[0].dropped == 3
+    assert labels[0].messages[0] == (
+        f"{path}: annotation 2: bbox [1, 2, 3] is not left, top, width, height; row left out"
+    )
+
+
+def test_pictures_are_found_by_the_end_of_their_path(tmp_path: Path) -> None:
+    images = [IMAGE | {"file_name": name} for name in ("b/a.png", "x/y/c.png", "gone.png")]
+    path = write(tmp_path, [], images=images)
+    listed = [str(tmp_path / "b" / "a.png"), str(tmp_path / "c.png")]
+    found, _ = load_annotations(path, NAMES, listed, [tmp_path])
+    assert found == [*listed, str(tmp_path / "gone.png")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"instances\.json:1: not valid JSON"),
+        ("[]", "no list 'images'; expected COCO annotations"),
+        ('{"images": [], "annotations": []}', "no list 'categories'"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "instances.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_annotations(tmp_path / "instances.json", NAMES, [], [tmp_path])
+
+
+def test_run_lengths_by_hand() -> None:
+    mask = decode_rle({"size": [2, 3], "counts": [1, 2, 3]})
+    assert mask is not None
+    assert mask.tolist() == [[0, 1, 0], [1, 0, 0]]
+    packed = decode_rle({"size": [2, 3], "counts": "123"})
+    assert packed is not None
+    assert packed.tolist() == mask.tolist()
+    for bad in ({"size": [2, 3], "counts": [1, 2]}, {"size": [2, 3], "counts": "P"}, {"counts": []}):
+        assert decode_rle(bad) is None
+
+
+def test_compressed_run_lengths_against_pycocotools() -> None:
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(0)
+    for threshold in (0.02, 0.5, 0.999):
+        mask = (rng.random((61, 47)) < threshold).astype(np.uint8)
+        rle = coco_mask.encode(np.asfortranarray(mask))
+        decoded = decode_rle({"size": rle["size"], "counts": rle["counts"].decode()})
+        assert decoded is not None
+        assert (decoded == mask).all()
+
+
+def test_a_json_as_label_source_equals_the_label_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 5, "val": 2})
+    shapes.prepare_shapes(tmp_path / "shapes", {})
+    names = f"names: {list(shapes.CLASSES)}\n"
+    (tmp_path / "txt.yaml").write_text("path: shapes\ntrain: images/train\nval: images/val\n" + names)
+    source = "{images: images/train, annotations: annotations/train.json}"
+    (tmp_path / "json.yaml").write_text(f"path: shapes\ntrain: {source}\nval: images/val\n{names}")
+    by_file = load_index(load_spec(tmp_path / "txt.yaml"), "train")
+    by_json = load_index(load_spec(tmp_path / "json.yaml"), "train")
+    assert by_json.paths == by_file.paths
+    assert by_json.offsets.tolist() == by_file.offsets.tolist()
+    assert by_json.classes.tolist() == by_file.classes.tolist()
+    assert np.abs(by_json.boxes_xywhn - by_file.boxes_xywhn).max() < 1e-5
+    assert by_json.polygons is not None
+    assert by_file.polygons is not None
+    assert np.abs(by_json.polygons.points - by_file.polygons.points).max() < 1e-5
+    assert (tmp_path / "shapes" / "annotations" / "train.cache").is_file()
+
+
+def test_a_picture_missing_on_disk_is_reported_not_fatal(tmp_path: Path) -> None:
+    imwrite(tmp_path / "a.png", np.zeros((50, 100, 3), np.uint8))
+    write(tmp_path, [annotation()], images=[IMAGE, IMAGE | {"id": 6, "file_name": "gone.png"}])
+    source = "{images: ., annotations: instances.json}"
+    (tmp_path / "d.yaml").write_text(f"train: {source}\nval: {source}\nnames: [cat, dog]")
+    index = load_index(load_spec(tmp_path / "d.yaml"), "val")
+    assert index.paths == [str(tmp_path / "a.png")]
+    assert index.classes.tolist() == [1]

@@ -1,0 +1,206 @@
+"""Downloads of whole data sets, served on loopback from small archives of the real layout."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import json
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.datasets.labels import load_index
+from utils.datasets.spec import DataSpec, load_spec
+from utils.errors import InputError
+
+PICTURE = cv2.imencode(".jpg", np.full((50, 100, 3), 90, np.uint8))[1].tobytes()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address under which it is served."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def spec_of(folder: Path, text: str) -> DataSpec:
+    path = folder / "set.yaml"
+    path.write_text(text)
+    return load_spec(path)
+
+
+@pytest.mark.parametrize("prefix", ["tiny/", ""], ids=["folder inside", "bare"])
+def test_url_of_an_archive(tmp_path: Path, served: tuple[Path, str], prefix: str) -> None:
+    folder, address = served
+    files = {f"{prefix}images/train/a.jpg": PICTURE, f"{prefix}labels/train/a.txt": b"0 .5 .5 .2 .2\n"}
+    write_zip(folder / "tiny.zip", files)
+    text = f"path: sets/tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/tiny.zip\n"
+    spec = spec_of(tmp_path, text)
+    assert spec.root == tmp_path / "sets" / "tiny"
+    assert sorted(p.name for p in spec.root.iterdir()) == ["images", "labels"]
+    assert load_index(spec, "train").num_objects == 1
+    assert [p.name for p in (tmp_path / "sets").iterdir()] == ["tiny"]
+
+
+def test_several_urls_fill_one_set(tmp_path: Path, served: tuple[Path, str]) -> None:
+    folder, address = served
+    write_zip(folder / "pictures.zip", {"images/train/a.jpg": PICTURE})
+    write_zip(folder / "labels.zip", {"labels/train/a.txt": b"0 .5 .5 .2 .2\n"})
+    text = (
+        "path: tiny\ntrain: images/train\nval: images/train\nnames: [a]\n"
+        f"download: ['{address}/pictures.zip', '{address}/labels.zip']\n"
+    )
+    assert load_index(spec_of(tmp_path, text), "val").num_objects == 1
+
+
+def test_an_archive_cannot_write_outside(tmp_path: Path, served: tuple[Path, str]) -> None:
+    folder, address = served
+    write_zip(folder / "evil.zip", {"../../evil.txt": b"x", "images/train/a.jpg": PICTURE})
+    text = f"path: tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/evil.zip"
+    with pytest.raises(InputError, match=r"evil\.zip"):
+        spec_of(tmp_path, text)
+    assert not list(tmp_path.rglob("evil.txt"))
+    assert not list(tmp_path.rglob(".unpacked-*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("absent.zip", "absent.zip: the server answered 404"), ("page.html", "not an archive")],
+)
+def test_addresses_that_give_nothing(tmp_path: Path, served: tuple[Path, str], name: str, message: str) -> None:
+    text = f"path: tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {served[1]}/{name}"
+    with pytest.raises(InputError, match=message):
+        spec_of(tmp_path, text)
+
+
+def test_an_archive_without_the_split_is_an_error(tmp_path: Path, served: tuple[Path, str]) -> None:
+    folder, address = served
+    write_zip(folder / "tiny.zip", {"readme.txt": b"nothing"})
+    text = f"path: tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/tiny.zip"
+    with pytest.raises(InputError, match="train: 'images/train' not found under"):
+        spec_of(tmp_path, text)
+
+
+def voc_files(year: str, sets: dict[str, list[str]]) -> dict[str, bytes]:
+    xml = (
+        "<annotation><size><width>100</width><height>50</height></size><object><name>dog</name><difficult>{}</difficult>"
+        "<bndbox><xmin>11</xmin><ymin>6</ymin><xmax>30</xmax><ymax>15</ymax></bndbox></object></annotation>"
+    )
+    files, kit = {}, f"VOCdevkit/VOC{year}"
+    for name, stems in sets.items():
+        files[f"{kit}/ImageSets/Main/{name}.txt"] = "".join(f"{stem}\n" for stem in stems).encode()
+        for stem in stems:
+            files[f"{kit}/JPEGImages/{stem}.jpg"] = PICTURE
+            files[f"{kit}/Annotations/{stem}.xml"] = xml.format(int(stem.endswith("9"))).encode()
+    return files
+
+
+def test_voc(tmp_path: Path, served: tuple[Path, str]) -> None:
+    folder, address = served
+    trainval = {"train": ["000001", "000009"], "val": ["000003"]}
+    write_tar(folder / "voc2007" / "VOCtrainval_06-Nov-2007.tar", voc_files("2007", trainval))
+    write_tar(folder / "voc2007" / "VOCtest_06-Nov-2007.tar", voc_files("2007", {"test": ["000005"]}))
+    sets_2012 = {"train": ["2008_000001"], "val": ["2008_000002"]}
+    write_tar(folder / "voc2012" / "VOCtrainval_11-May-2012.tar", voc_files("2012", sets_2012))
+    text = (
+        "path: VOC\ntrain: [images/train2012, images/train2007, images/val2012, images/val2007]\nval: images/test2007\n"
+        f"names: {{0: cat, 1: dog}}\ndownload: builtin:voc\nsource: {address}/\n"
+    )
+    spec = spec_of(tmp_path, text)
+    train = load_index(spec, "train")
+    assert sorted(Path(path).stem for path in train.paths) == [
+        "000001",
+        "000003",
+        "000009",
+        "2008_000001",
+        "2008_000002",
+    ]
+    assert train.classes.tolist() == [1, 1, 1, 1]  # 000009 is marked difficult
+    assert train.boxes_xywhn[0].tolist() == pytest.approx([0.2, 0.2, 0.2, 0.2])
+    assert load_index(spec, "val").num_objects == 1
+
+
+def test_coco(tmp_path: Path, served: tuple[Path, str]) -> None:
+    folder, address = served
+
+    def instances(stem: str) -> bytes:
+        image = {"id": 1, "file_name": f"{stem}.jpg", "width": 100, "height": 50}
+        row = {"image_id": 1, "category_id": 18, "bbox": [10, 5, 20, 10], "segmentation": [[10, 5, 30, 5, 30, 15]]}
+        crowd = row | {"id": 2, "iscrowd": 1}
+        rows = [row | {"id": 1, "iscrowd": 0}, crowd]
+        categories = [{"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}]
+        return json.dumps({"images": [image], "annotations": rows, "categories": categories}).encode()
+
+    splits = {"train2017": "000000000009", "val2017": "000000000139"}
+    files = {f"annotations/instances_{split}.json": instances(stem) for split, stem in splits.items()}
+    write_zip(folder / "annotations" / "annotations_trainval2017.zip", files)
+    test = json.dumps({"images": [{"id": 3, "file_name": "000000000001.jpg"}]}).encode()
+    write_zip(folder / "annotations" / "image_info_test2017.zip", {"annotations/image_info_test-dev2017.json": test})
+    for split, stem in {**splits, "test2017": "000000000001"}.items():
+        write_zip(folder / "zips" / f"{split}.zip", {f"{split}/{stem}.jpg": PICTURE})
+    text = (
+        "path: coco\ntrain: train2017.txt\nval: val2017.txt\ntest: test-dev2017.txt\nnames: {0: cat, 1: dog}\n"
+        f"download: builtin:coco\nsource: {address}\n"
+    )
+    spec = spec_of(tmp_path, text)
+    for split, stem in (("train", "000000000009"), ("val", "000000000139")):
+        index = load_index(spec, split)
+        assert [Path(path).stem for path in index.paths] == [stem]
+        assert index.classes.tolist() == [1]
+        assert index.boxes_xywhn[0].tolist() == pytest.approx([0.2, 0.2, 0.2, 0.2])
+        assert index.polygons is None
+    assert len(load_index(spec, "test", require_labels=False)) == 1
+    assert not list((tmp_path / "coco").rglob("*.zip"))
+
+
+def test_a_broken_off_set_goes_on_where_it_was(tmp_path: Path, served: tuple[Path, str]) -> None:
+    folder, address = served
+    trainval = {"train": ["000001"], "val": ["000003"]}
+    first = folder / "voc2007" / "VOCtrainval_06-Nov-2007.tar"
+    write_tar(first, voc_files("2007", trainval))
+    text = (
+        "path: VOC\ntrain: images/train2007\nval: images/test2007\nnames: {0: cat, 1: dog}\n"
+        f"download: builtin:voc\nsource: {address}/\n"
+    )
+    with pytest.raises(InputError, match=r"VOCtest_06-Nov-2007\.tar: the server answered 404"):
+        spec_of(tmp_path, text)
+    first.unlink()  # must not be asked for again
+    write_tar(folder / "voc2007" / "VOCtest_06-Nov-2007.tar", voc_files("2007", {"test": ["000005"]}))
+    write_tar(folder / "voc2012" / "VOCtrainval_11-May-2012.tar", voc_files("2012", {"train": ["a"], "val": ["b"]}))
+    assert load_index(spec_of(tmp_path, text), "train").num_objects == 1

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from utils.datasets.spec import REPOSITORY, find_data_yaml, load_spec
+from utils.errors import InputError
+
+BASE = "train: images/train\nval: images/val\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+    return tmp_path
+
+
+def write(root: Path, text: str, name: str = "data.yaml") -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param("names: [cat, dog]", id="list"),
+        pytest.param("names: {1: dog, 0: cat}", id="map"),
+        pytest.param("nc: 2\nnames: {'0': cat, '1': dog}", id="text keys and nc"),
+    ],
+)
+def test_names_as_list_or_map(root: Path, names: str) -> None:
+    spec = load_spec(write(root, BASE + names))
+    assert spec.names == {0: "cat", 1: "dog"}
+    assert list(spec.names) == [0, 1]
+    assert spec.num_classes == 2
+    assert spec.root == root
+    assert spec.splits["train"].places == (root / "images" / "train",)
+    assert set(spec.splits) == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: images/train\nnames: [a]", "key 'val' is missing"),
+        (BASE, "key 'names' is missing"),
+        (BASE + "names: [a]\nnc: 2", "nc: 2 contradicts the 1 names"),
+        (BASE + "names: {0: a, 2: b}", r"must run from 0 to 1, found \[0, 2\]"),
+        (BASE + "names: {a: b}", "keys must be class numbers"),
+        (BASE + "names: a", "neither a list nor a map"),
+        (BASE + "names: []", "neither a list nor a map"),
+        ("train: 3\nval: images/val\nnames: [a]", "train: 3 is neither a path nor a list of paths"),
+        ("train: {images: images/train}\nval: images/val\nnames: [a]", "needs the keys images and annotations"),
+        ("- a\n- b", "expected keys such as train"),
+        ("train: [a\nval: b", r"data\.yaml:2: not valid YAML"),
+        ("train: images/nowhere\nval: images/val\nnames: [a]", "train: 'images/nowhere' not found under .*add a key"),
+    ],
+)
+def test_mistakes_are_named_with_their_place(root: Path, text: str, message: str) -> None:
+    path = write(root, text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_spec(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_path_counts_from_the_yaml_first(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "cwd"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "set" / "images" / "val").mkdir(parents=True)
+    (elsewhere / "set" / "images" / "train").mkdir()
+    path = write(tmp_path / "yamls", "path: set\n" + BASE + "names: [a]")
+    assert load_spec(path).root == elsewhere / "set"
+    for split in ("train", "val"):
+        (tmp_path / "yamls" / "set" / "images" / split).mkdir(parents=True)
+    assert load_spec(path).root == tmp_path / "yamls" / "set"
+
+
+def test_environment_moves_the_datasets_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "big disk"))
+    for split in ("train", "val"):
+        (tmp_path / "big disk" / "mine" / "images" / split).mkdir(parents=True)
+    spec = load_spec(write(tmp_path, "path: ../datasets/mine\n" + BASE + "names: [a]"))
+    assert spec.root == tmp_path / "big disk" / "mine"
+
+
+def test_a_leading_dotdot_is_tried_without_it(root: Path) -> None:
+    spec = load_spec(write(root, "train: ../images/train\nval: ../images/val\nnames: [a]"))
+    assert spec.splits["val"].places == (root / "images" / "val",)
+
+
+def test_lists_patterns_and_annotations(root: Path) -> None:
+    (root / "instances.json").write_text("{}")
+    (root / "images" / "val" / "a.jpg").write_bytes(b"x")
+    text = (
+        "train: {images: [images/train, images/val], annotations: instances.json}\n"
+        "val: images/v*/*.jpg\ntest: images/absent\nnames: [a]"
+    )
+    spec = load_spec(write(root, text))
+    assert spec.splits["train"].places == (root / "images" / "train", root / "images" / "val")
+    assert spec.splits["train"].annotations == root / "instances.json"
+    assert spec.splits["val"].places == (root / "images" / "v*" / "*.jpg",)
+    assert spec.splits["test"].missing == ("images/absent",)
+
+
+def test_bare_names_are_found_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_data_yaml("coco.yaml") == REPOSITORY / "data" / "coco.yaml"
+    assert find_data_yaml("data/coco.yaml") == REPOSITORY / "data" / "coco.yaml"
+    with pytest.raises(InputError, match=r"--data nowhere\.yaml: no such file"):
+        find_data_yaml("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("download", "shown"),
+    [
+        ("bash data/scripts/get_coco.sh", "bash data/scripts/get_coco.sh"),
+        ("|\n  import os\n  os.mkdir('pwned')\n", "import os"),
+        ("builtin:nothing", "builtin:nothing"),
+        ("[builtin:shapes, 'rm -r x']", "rm -r x"),
+        ("ftp://example.org/a.zip", "ftp://example.org/a.zip"),
+    ],
+)
+def test_commands_and_code_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, download: str, shown: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, BASE + f"names: [a]\ndownload: {download}")
+    with pytest.raises(InputError, match="never executed") as caught:
+        load_spec(path)
+    assert repr(shown) in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["data.yaml"]
+
+
+def test_download_is_ignored_where_the_data_is_there(root: Path) -> None:
+    assert load_spec(write(root, BASE + "names: [a]\ndownload: bash x.sh")).num_classes == 1
+
+
+@pytest.mark.parametrize(("name", "count"), [("coco", 80), ("coco128", 80), ("VOC", 20), ("shapes", 5)])
+def test_the_projects_own_yamls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path))
+    root = tmp_path / name
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+    for folder in ("train2017", "train2007", "train2012", "val2007", "val2012", "test2007"):
+        (root / "images" / folder).mkdir()
+    for listing in ("train2017.txt", "val2017.txt"):
+        (root / listing).write_text("")
+    spec = load_spec(f"{name}.yaml", prepare=False)
+    assert spec.root == root
+    assert spec.num_classes == len(set(spec.names.values())) == count

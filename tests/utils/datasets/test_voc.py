@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from utils.datasets.voc import voc_rows
+from utils.errors import InputError
+
+XML = """<annotation><size><width>100</width><height>50</height><depth>3</depth></size>
+<object><name>dog</name><difficult>0</difficult><bndbox><xmin>11</xmin><ymin>6</ymin><xmax>30</xmax><ymax>15</ymax></bndbox>
+ <part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part></object>
+<object><name>dog</name><difficult>1</difficult><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>
+<object><name>unicorn</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>
+<object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>100</xmax><ymax>50</ymax></bndbox></object>
+</annotation>"""
+
+
+def test_rows_of_an_annotation(tmp_path: Path) -> None:
+    """xmin 11 to xmax 30, counted from 1 and inclusive, are the 20 pixels from 10 to 30: centre 20 of 100."""
+    (tmp_path / "a.xml").write_text(XML)
+    rows, skipped = voc_rows(tmp_path / "a.xml", {"cat": 0, "dog": 1})
+    assert rows == ["1 0.200000 0.200000 0.200000 0.200000", "0 0.500000 0.500000 1.000000 1.000000"]
+    assert skipped == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<annotation>\n<size>", r"a\.xml:2: not valid XML"),
+        ("<annotation/>", r"a\.xml: not a VOC annotation \(<size/width> is missing\)"),
+        (XML.replace("<xmin>11</xmin>", "<xmin>left</xmin>"), "not a VOC annotation"),
+        (XML.replace(">100<", ">0<", 1), "not a VOC annotation"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.xml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        voc_rows(tmp_path / "a.xml", {"cat": 0, "dog": 1})

@@ -1,0 +1,72 @@
+"""Archives of published data sets: fetched, unpacked below the set's folder, removed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from utils.downloads import fetch, unpack
+from utils.errors import InputError
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+CHECKSUMS: dict[str, str] = {}  # SHA-256 by URL, where a publisher states one
+
+
+def fetch_and_unpack(url: str, into: Path) -> None:
+    """Fetch an archive, resuming what an earlier try left, and unpack it below `into`.
+
+    Raises:
+        InputError: the address does not answer, the archive is damaged or the folder cannot be written.
+    """
+    name = unquote(Path(urlsplit(url).path).name)
+    done = into / ".fetched" / f"{name}.done"
+    if done.exists():
+        return
+    archive = done.with_name(name)
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        fetch(url, archive, sha256=CHECKSUMS.get(url))
+        unpack(archive, into)
+        done.touch()
+        archive.unlink()
+    except OSError as error:
+        raise InputError(f"{into}: {error.strerror or error} while fetching {url}") from error
+
+
+def fetch_data_set(url: str, root: Path) -> None:
+    """Fetch an archive that holds a whole data set, with or without a folder named like `root` around it.
+
+    Raises:
+        InputError: as `fetch_and_unpack`, or the URL names no archive.
+    """
+    if not urlsplit(url).path.lower().endswith(ARCHIVE_SUFFIXES):
+        raise InputError(f"download: {url}: not an archive ({', '.join(ARCHIVE_SUFFIXES)})")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".unpacked-", dir=root))
+    except OSError as error:
+        raise InputError(f"{root}: {error.strerror}; set path or YOLOv5_DATASETS_DIR to a writable folder") from error
+    archive = root / ".fetched" / unquote(Path(urlsplit(url).path).name)
+    try:
+        archive.parent.mkdir(exist_ok=True)
+        fetch(url, archive, sha256=CHECKSUMS.get(url))
+        unpack(archive, work)
+        nested = work / root.name
+        _merge(nested if nested.is_dir() else work, root)
+        shutil.rmtree(archive.parent)
+    except OSError as error:
+        raise InputError(f"{root}: {error.strerror or error} while fetching {url}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move everything below `source` into `target`; files that are there stay as they are."""
+    for item in source.iterdir():
+        place = target / item.name
+        if item.is_dir() and place.is_dir():
+            _merge(item, place)
+        elif not place.exists():
+            item.replace(place)

@@ -1,0 +1,59 @@
+"""COCO 2017 as YOLO labels, made from the annotations that cocodataset.org publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.datasets.archives import fetch_and_unpack
+from utils.datasets.coco_json import image_names, load_annotations
+from utils.datasets.verify import check_rows
+from utils.logging import LOGGER
+
+SOURCE = "http://images.cocodataset.org/"
+ANNOTATIONS = "annotations/annotations_trainval2017.zip"
+TEST_INFO = "annotations/image_info_test2017.zip"
+PICTURES = ("zips/val2017.zip", "zips/train2017.zip", "zips/test2017.zip")  # 1, 19 and 7 GB
+
+
+def prepare_coco(root: Path, raw: Mapping[str, Any]) -> None:
+    """Fetch COCO 2017 below `root`: images/, box labels in labels/, and the lists train2017.txt, val2017.txt, ...
+
+    Args:
+        raw: the data YAML; `names` number the classes, `source`, if given, replaces the official address.
+
+    Raises:
+        InputError: an archive cannot be fetched, or holds something else.
+    """
+    source = str(raw.get("source", SOURCE)).rstrip("/")
+    for archive in (ANNOTATIONS, TEST_INFO):
+        fetch_and_unpack(f"{source}/{archive}", root)
+    for archive in PICTURES:
+        fetch_and_unpack(f"{source}/{archive}", root / "images")
+    names = raw["names"] if isinstance(raw["names"], dict) else dict(enumerate(raw["names"]))
+    for split in ("train2017", "val2017"):
+        write_box_labels(root, split, {int(number): str(name) for number, name in names.items()})
+    test = image_names(root / "annotations" / "image_info_test-dev2017.json")
+    _write_list(root / "test-dev2017.txt", "test2017", test)
+
+
+def write_box_labels(root: Path, split: str, names: Mapping[int, str]) -> None:
+    """Turn annotations/instances_SPLIT.json into labels/SPLIT/*.txt and the list SPLIT.txt. Crowds are left out."""
+    folder = root / "labels" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    annotations = root / "annotations" / f"instances_{split}.json"
+    images, labels = load_annotations(annotations, names, [], [root / "images" / split])
+    dropped = 0
+    for image, found in zip(images, labels, strict=True):
+        checked = check_rows(found, len(names))
+        dropped += checked.dropped
+        rows = (f"{int(row[0])} " + " ".join(f"{value:.6f}" for value in row[1:]) for row in checked.rows)
+        (folder / f"{Path(image).stem}.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    _write_list(root / f"{split}.txt", split, [Path(image).name for image in images])
+    LOGGER.info(f"{split}: labels of {len(images)} pictures, {dropped} objects left out")
+
+
+def _write_list(file: Path, split: str, names: list[str]) -> None:
+    lines = (f"./images/{split}/{name}\n" for name in sorted(names))
+    file.write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,100 @@
+"""PASCAL VOC as YOLO labels (annotation format: host.robots.ox.ac.uk/pascal/VOC, development kit, section 2)."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.datasets.archives import fetch_and_unpack
+from utils.errors import InputError
+from utils.logging import LOGGER
+
+SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
+ARCHIVES = (
+    "voc2007/VOCtrainval_06-Nov-2007.tar",
+    "voc2007/VOCtest_06-Nov-2007.tar",
+    "voc2012/VOCtrainval_11-May-2012.tar",
+)
+SETS = (("2007", "train"), ("2007", "val"), ("2007", "test"), ("2012", "train"), ("2012", "val"))
+
+
+def prepare_voc(root: Path, raw: Mapping[str, Any]) -> None:
+    """Fetch VOC 2007 and 2012 below `root` and lay them out as images/train2012, labels/train2012 and so on.
+
+    Args:
+        raw: the data YAML: `names` number the classes; `source`, if given, replaces the official address.
+
+    Raises:
+        InputError: an archive cannot be fetched, or an annotation is not VOC's.
+    """
+    source = str(raw.get("source", SOURCE))
+    for archive in ARCHIVES:
+        fetch_and_unpack(f"{source.rstrip('/')}/{archive}", root)
+    names = raw["names"].values() if isinstance(raw["names"], dict) else raw["names"]
+    class_of = {str(name): number for number, name in enumerate(names)}
+    for year, image_set in SETS:
+        _arrange_set(root, year, image_set, class_of)
+
+
+def _arrange_set(root: Path, year: str, image_set: str, class_of: Mapping[str, int]) -> None:
+    """Move one set's pictures to images/ and write its labels."""
+    kit = root / "VOCdevkit" / f"VOC{year}"
+    listing = kit / "ImageSets" / "Main" / f"{image_set}.txt"
+    if not listing.is_file():
+        raise InputError(f"{listing}: missing in the archives; remove {root} and try again")
+    images, labels = (root / kind / f"{image_set}{year}" for kind in ("images", "labels"))
+    images.mkdir(parents=True, exist_ok=True)
+    labels.mkdir(parents=True, exist_ok=True)
+    stems = listing.read_text(encoding="utf-8").split()
+    skipped = 0
+    for stem in stems:
+        rows, unused = voc_rows(kit / "Annotations" / f"{stem}.xml", class_of)
+        skipped += unused
+        (labels / f"{stem}.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        picture = kit / "JPEGImages" / f"{stem}.jpg"
+        if picture.is_file():
+            picture.replace(images / picture.name)
+    LOGGER.info(f"{image_set}{year}: {len(stems)} pictures, {skipped} difficult or unnamed objects passed over")
+
+
+def voc_rows(annotation: Path, class_of: Mapping[str, int]) -> tuple[list[str], int]:
+    """Label rows `class x y w h` (normalised) of one annotation, and how many of its objects were passed over.
+
+    Objects marked difficult are left out, as VOC's own evaluation does. VOC counts pixels from 1 and includes the last
+    one, so a box spans [xmin - 1, xmax].
+
+    Raises:
+        InputError: the file is no VOC annotation.
+    """
+    try:
+        tree = ElementTree.parse(annotation).getroot()
+        width, height = (_number(tree, f"size/{side}") for side in ("width", "height"))
+        rows, skipped = [], 0
+        for item in tree.iter("object"):
+            name = item.findtext("name", "").strip()
+            if name not in class_of or item.findtext("difficult", "0").strip() == "1":
+                skipped += 1
+                continue
+            left, top = _number(item, "bndbox/xmin") - 1, _number(item, "bndbox/ymin") - 1
+            right, bottom = _number(item, "bndbox/xmax"), _number(item, "bndbox/ymax")
+            box = (
+                (left + right) / 2 / width,
+                (top + bottom) / 2 / height,
+                (right - left) / width,
+                (bottom - top) / height,
+            )
+            rows.append(" ".join([str(class_of[name]), *(f"{value:.6f}" for value in box)]))
+    except ElementTree.ParseError as error:
+        raise InputError(f"{annotation}:{error.position[0]}: not valid XML: {error.msg}") from error
+    except (OSError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{annotation}: not a VOC annotation ({error})") from error
+    return rows, skipped
+
+
+def _number(element: ElementTree.Element, tag: str) -> float:
+    text = element.findtext(tag)
+    if text is None:
+        raise ValueError(f"<{tag}> is missing")
+    return float(text)
