@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 import torchvision
 from torch import Tensor
 
-from utils.boxes import box_iou_matrix, xywh_to_xyxy
+from utils.boxes import xywh_to_xyxy
 from utils.errors import InputError
 
-FIRST_CHUNK = 1024  # candidates looked at first; nearly always enough for `max_det` survivors
-NEXT_CHUNK = 4096  # bounds memory: a chunk is compared with itself and with at most `max_det` survivors
+SORTED_FIRST = 8192  # candidates ranked at first; the others are only where these leave too few survivors
+CHUNK = 2048  # candidates worked off at a time
+CLASS_GROUPS = 8
+WORTH_GROUPING = 256  # rows
 
 
 class Candidates(NamedTuple):
@@ -24,8 +26,8 @@ class Candidates(NamedTuple):
     classes: Tensor  # (K,) int64
     extras: Tensor  # (K, nm) mask coefficients
 
-    def take(self, rows: Tensor) -> Candidates:
-        """The rows of a mask or index list, in that order."""
+    def take(self, rows: Tensor | slice) -> Candidates:
+        """The rows of a mask, index list or slice, in that order."""
         return Candidates(*(values[rows] for values in self))
 
 
@@ -92,21 +94,22 @@ def _find_candidates(
     num_pictures, num_rows, width = decoded.shape
     num_classes = width - 5 - nm
     places = (decoded[..., 4].reshape(-1) > conf_thres).nonzero()[:, 0]
-    rows = decoded.reshape(-1, width)[places].float()
+    rows = decoded.reshape(-1, width).index_select(0, places).float()
     scores = rows[:, 5 : 5 + num_classes] * rows[:, 4:5]  # (R, num_classes)
     if classes is not None:
         scores = _only_classes(scores, classes)
     if multi_label and num_classes > 1:
-        row, label = (scores > conf_thres).nonzero(as_tuple=True)
-        score = scores[row, label]
+        above = (scores > conf_thres).flatten().nonzero()[:, 0]  # flat: several times faster than pairs of indices
+        row, label = above // num_classes, above % num_classes
+        score = scores.flatten()[above]
     else:
         score, label = scores.max(dim=1)
         row = (score > conf_thres).nonzero()[:, 0]
         score, label = score[row], label[row]
     picture = torch.div(places[row], num_rows, rounding_mode="floor")
     counts = torch.bincount(picture, minlength=num_pictures).tolist()
-    found = rows[row]
-    return Candidates(xywh_to_xyxy(found[:, :4]), score, label, found[:, 5 + num_classes :]), counts
+    boxes, extras = xywh_to_xyxy(rows[:, :4]), rows[:, 5 + num_classes :]
+    return Candidates(boxes.index_select(0, row), score, label, extras.index_select(0, row)), counts
 
 
 def _only_classes(scores: Tensor, classes: Sequence[int]) -> Tensor:
@@ -126,47 +129,58 @@ def _with_labels(found: Candidates, known: Tensor) -> Candidates:
         known[:, 0].long(),
         found.extras.new_zeros(len(known), found.extras.shape[1]),
     )
-    return Candidates(*(torch.cat(pair) for pair in zip(found, extra, strict=True)))
+    return _concat(found, extra)
+
+
+def _concat(first: Candidates, second: Candidates) -> Candidates:
+    return Candidates(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
+
+
+def _as_rows(found: Candidates) -> Tensor:
+    """(n, 6 + nm) x1, y1, x2, y2, score, class, coefficients."""
+    return torch.cat((found.boxes_xyxy, found.scores[:, None], found.classes[:, None].float(), found.extras), dim=1)
 
 
 def _suppress(found: Candidates, iou_thres: float, agnostic: bool, max_det: int) -> Tensor:
-    """The first `max_det` survivors of greedy NMS among one picture's candidates, (n, 6 + nm)."""
-    best, others = _split_best(found)
-    kept = best.take(_survivors(best, iou_thres, agnostic)[:max_det])
-    if others is not None and len(kept.scores) < max_det:
-        others = others.take(others.scores.argsort(descending=True, stable=True))
-        for start in range(0, len(others.scores), NEXT_CHUNK):
-            chunk = Candidates(*(field[start : start + NEXT_CHUNK] for field in others))
-            kept = _extend(kept, chunk, iou_thres, agnostic)
-            if len(kept.scores) >= max_det:
-                break
-        kept = Candidates(*(field[:max_det] for field in kept))
-    return torch.cat((kept.boxes_xyxy, kept.scores[:, None], kept.classes[:, None].float(), kept.extras), dim=1)
+    """The first `max_det` survivors of greedy NMS among one picture's candidates, (n, 6 + nm).
+
+    The survivors so far head the next chunk: they do not suppress each other, so they come out first and again.
+    """
+    kept = found.take(slice(0))
+    for ranked in _best_first(found):
+        for start in range(0, len(ranked.scores), CHUNK):
+            rows = _concat(kept, ranked.take(slice(start, start + CHUNK)))
+            kept = rows.take(_survivors(rows, iou_thres, agnostic)[:max_det])
+            if len(kept.scores) == max_det:
+                return _as_rows(kept)
+    return _as_rows(kept)
 
 
-def _split_best(found: Candidates) -> tuple[Candidates, Candidates | None]:
-    """The best FIRST_CHUNK candidates sorted by score (with all that tie with the last of them), and the others."""
+def _best_first(found: Candidates) -> Iterator[Candidates]:
+    """Candidates in order of score: the best of them (with all that tie with the last of these), then the others."""
     others = None
-    if len(found.scores) > FIRST_CHUNK:
-        last = found.scores.topk(FIRST_CHUNK, sorted=False).values.min()
+    if len(found.scores) > SORTED_FIRST:
+        last = found.scores.topk(SORTED_FIRST, sorted=False).values.min()
         is_best = found.scores >= last
         found, others = found.take(is_best), found.take(~is_best)
-    return found.take(found.scores.argsort(descending=True, stable=True)), others
-
-
-def _extend(kept: Candidates, chunk: Candidates, iou_thres: float, agnostic: bool) -> Candidates:
-    """`kept` and what survives of the next chunk: not suppressed by `kept`, then not by the chunk's own better rows."""
-    boxes = _separate(Candidates(*(torch.cat(pair) for pair in zip(kept, chunk, strict=True))), agnostic)
-    num_kept = len(kept.scores)
-    overlaps = box_iou_matrix(boxes[num_kept:], boxes[:num_kept], eps=0.0)
-    chunk = chunk.take((overlaps > iou_thres).sum(dim=1) == 0)
-    chunk = chunk.take(_survivors(chunk, iou_thres, agnostic))
-    return Candidates(*(torch.cat(pair) for pair in zip(kept, chunk, strict=True)))
+    yield found.take(found.scores.argsort(descending=True, stable=True))
+    if others is not None:
+        yield others.take(others.scores.argsort(descending=True, stable=True))
 
 
 def _survivors(ranked: Candidates, iou_thres: float, agnostic: bool) -> Tensor:
-    """Indices, best first, of the rows that greedy NMS keeps of rows sorted by score."""
-    return torchvision.ops.nms(_separate(ranked, agnostic), ranked.scores.double(), iou_thres)
+    """Indices, rising, of the rows that greedy NMS keeps of rows sorted by score.
+
+    On the CPU the time goes into comparing pairs, most of them of different classes, so that many rows are dealt with
+    in groups of classes.
+    """
+    boxes, scores = _separate(ranked, agnostic), ranked.scores.double()
+    if agnostic or len(boxes) < WORTH_GROUPING or boxes.is_cuda:
+        return torchvision.ops.nms(boxes, scores, iou_thres)
+    groups = ranked.classes % CLASS_GROUPS
+    rows_of_groups = groups.argsort(stable=True).split(torch.bincount(groups).tolist())
+    kept = [rows[torchvision.ops.nms(boxes[rows], scores[rows], iou_thres)] for rows in rows_of_groups if len(rows)]
+    return torch.cat(kept).sort().values
 
 
 def _separate(found: Candidates, agnostic: bool) -> Tensor:
