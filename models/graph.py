@@ -266,9 +266,8 @@ def _check_row(index: int, row: Any, widths: Sequence[int], config: Mapping[str,
             raise ValueError(f"no earlier row gives the {wanted} channels of an output map")
     for position in origin if isinstance(origin, list) else [origin]:
         if isinstance(position, bool) or not isinstance(position, int) or not -index - (index == 0) <= position < index:
-            raise ValueError(
-                f"from {position!r} is no earlier row; expected 0 to {index - 1}, or -1 for the one before"
-            )
+            choice = f"expected 0 to {index - 1}, or -1 for the one before" if index else "expected -1, the picture"
+            raise ValueError(f"from {position!r} is no earlier row; {choice}")
     positions = origin if isinstance(origin, list) else [origin]
     sources = [p if p >= 0 else index + p for p in positions]
     repeats = scaled_repeats(repeats, config.get("depth_multiple", 1.0))
