@@ -13,7 +13,7 @@ import torch
 
 import detect
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.yolo import DetectionModel
+from models.yolo import DetectionModel, SegmentationModel
 from utils.datasets.image_io import imwrite, read_image
 from utils.errors import InputError
 
@@ -197,6 +197,14 @@ def test_update_strips_the_checkpoint(weights: Path, tmp_path: Path) -> None:
     detect.run(weights=copy, source=picture(tmp_path / "a.png"), update=True, nosave=True, **OPTIONS)
     assert copy.stat().st_size < weights.stat().st_size
     assert load_checkpoint(copy).epoch == -1
+
+
+def test_a_segmentation_model_is_refused(tmp_path: Path) -> None:
+    model = SegmentationModel("segment/yolov5n-seg.yaml", nc=2)
+    values = {"task": "segment", "yaml": model.yaml, "names": model.names, "model": model.state_dict()}
+    save_checkpoint(tmp_path / "seg.pt", values)
+    with pytest.raises(InputError, match=r"seg\.pt: a model of task segment; detect\.py takes detection models"):
+        detect.run(weights=tmp_path / "seg.pt", source=picture(tmp_path / "a.png"), project=tmp_path, **OPTIONS)
 
 
 def test_unknown_options_are_refused() -> None:

@@ -15,6 +15,7 @@ class Backend(Protocol):
     """A loaded model, whichever runtime runs it.
 
     Attributes:
+        task: what the model does: "detect", "segment", "classify" or "semantic".
         stride: both sides of the input are multiples of it.
         names: class names by number.
         channels: channels of the input.
@@ -23,6 +24,7 @@ class Backend(Protocol):
         fixed_hw: the only input size the file takes, or None where any multiple of the stride goes.
     """
 
+    task: str
     stride: int
     names: dict[int, str]
     channels: int

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import load_model
+from models.yolo import ClassificationModel, SegmentationModel
 from utils.backends.base import Visitor
-from utils.errors import InputError
 from utils.logging import LOGGER
 
 MIN_STRIDE = 32  # of the input's sides, also for graphs whose own largest stride is smaller
@@ -42,6 +42,7 @@ class PyTorchBackend:
         model = model.half() if fp16 else model.float()
         self.model = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         description: Any = model
+        self.task = task_of(model)
         self.stride = max(int(torch.as_tensor(description.stride).max()), MIN_STRIDE)
         self.names = names_by_number(description.names or names or {})
         self.channels = int(description.yaml.get("ch", 3))
@@ -64,11 +65,9 @@ def load_pytorch(
     """The checkpoints as one backend, batch norms fused; their own names win over `names`.
 
     Raises:
-        InputError: a file is missing, damaged, or holds no detector.
+        InputError: a file is missing or damaged.
     """
     model = load_model(list(files), device=device, fuse=True)
-    if not hasattr(model, "stride"):
-        raise InputError(f"{' '.join(files)}: not a detection model; train one with train.py")
     return PyTorchBackend(model, device=device, fp16=fp16, names=names)
 
 
@@ -76,3 +75,10 @@ def names_by_number(names: Any) -> dict[int, str]:
     """Class names of a checkpoint, which old releases store as a list."""
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     return {int(number): str(name) for number, name in pairs}
+
+
+def task_of(model: nn.Module) -> str:
+    """The task of a network, for an ensemble that of its first member."""
+    first = model[0] if isinstance(model, nn.ModuleList) else model
+    kinds = ((SegmentationModel, "segment"), (ClassificationModel, "classify"))
+    return next((task for kind, task in kinds if isinstance(first, kind)), "detect")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from models.checkpoint import strip_checkpoint
+from models.checkpoint import find_weights, strip_checkpoint
 from models.yolo import check_image_size
 from utils.backends.base import Backend, Visitor
 from utils.backends.registry import load_backend
@@ -63,7 +63,7 @@ def detect(config: DetectConfig) -> DetectSummary:
         pictures = run_pictures(source, predictor, writers, save_dir if config.visualize else None)
     if config.update:
         for file in config.weights:
-            strip_checkpoint(file)
+            strip_checkpoint(find_weights(file))
     report(source, predictor, save_dir, pictures)
     return DetectSummary(save_dir, pictures, tuple(source.problems))
 
@@ -76,6 +76,8 @@ def source_path(source: str) -> str:
 
 def build_predictor(config: DetectConfig, backend: Backend) -> Predictor:
     """The predictor of these settings, warmed up."""
+    if backend.task != "detect":
+        raise InputError(f"{config.weights[0]}: a model of task {backend.task}; detect.py takes detection models")
     known = len(backend.names)
     if wrong := [c for c in config.classes or () if not 0 <= c < known]:
         raise InputError(f"--classes {wrong[0]}: the model has {known} classes, 0 to {known - 1}")

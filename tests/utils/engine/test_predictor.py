@@ -19,6 +19,7 @@ GREEN = (0, 255, 0)
 class SpotFinder:
     """A backend that reports the bounding box of all pure green pixels of each picture as class 1, score 0.81."""
 
+    task = "detect"
     stride = 32
     names = {0: "nothing", 1: "spot"}  # noqa: RUF012
     channels = 3
