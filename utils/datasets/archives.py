@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from utils.downloads import fetch, unpack
 from utils.errors import InputError
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ARCHIVE_SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar", ".zip")
 CHECKSUMS: dict[str, str] = {}  # SHA-256 by URL, where a publisher states one
 
 
@@ -60,6 +60,28 @@ def fetch_data_set(url: str, root: Path) -> None:
         raise InputError(f"{root}: {error.strerror or error} while fetching {url}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def yaml_of_archive(archive: Path) -> Path:
+    """Unpack a data set's archive into a folder of its name beside it, once; gives the one YAML file in it.
+
+    Raises:
+        InputError: the archive is damaged, or holds no YAML file or several.
+    """
+    name = archive.name.lower()
+    into = archive.with_name(archive.name[: -len(next(s for s in ARCHIVE_SUFFIXES if name.endswith(s)))])
+    if not into.exists():
+        work = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=archive.parent))
+        try:
+            unpack(archive, work)
+            work.chmod(0o755)
+            work.replace(into)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    found = sorted(file for suffix in ("*.yaml", "*.yml") for file in into.rglob(suffix))
+    if len(found) != 1:
+        raise InputError(f"{archive}: {len(found)} YAML files in it, expected one that describes the data")
+    return found[0]
 
 
 def _merge(source: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from utils.datasets.archives import ARCHIVE_SUFFIXES, yaml_of_archive
 from utils.datasets.preparers import prepare_data
 from utils.errors import InputError
 
@@ -89,7 +90,7 @@ def load_spec(data: str | Path, *, prepare: bool = True) -> DataSpec:
 
 
 def find_data_yaml(data: str | Path) -> Path:
-    """The YAML file that `--data` means: as given, else in the repository's folder data/.
+    """The YAML file that `--data` means: as given (a YAML, or an archive with one), else in the folder data/.
 
     Raises:
         InputError: there is none, or several of that name.
@@ -97,7 +98,8 @@ def find_data_yaml(data: str | Path) -> Path:
     given = Path(data).expanduser()
     for candidate in (given, REPOSITORY / given, REPOSITORY / "data" / given):
         if candidate.is_file():
-            return candidate.resolve()
+            archived = candidate.name.lower().endswith(ARCHIVE_SUFFIXES)
+            return (yaml_of_archive(candidate) if archived else candidate).resolve()
     found = sorted((REPOSITORY / "data").rglob(given.name)) if given.name == str(given) else []
     if len(found) > 1:
         raise InputError(f"--data {data}: several files of that name: {', '.join(map(str, found))}; give the path")
@@ -145,7 +147,7 @@ def _find_root(raw: Mapping[str, Any], path: Path) -> Path:
         if not _find_split("val", raw["val"], root, path).missing:
             return root
     if written:
-        for root in candidates:
+        for root in candidates[:-1]:
             if root.is_dir():
                 return root
     in_repository = path.is_relative_to(REPOSITORY) and not _moved_by_environment(written)
@@ -153,10 +155,13 @@ def _find_root(raw: Mapping[str, Any], path: Path) -> Path:
 
 
 def _root_candidates(written: str, path: Path) -> list[Path]:
-    """Beside the YAML, in the repository, in the working folder; YOLOv5_DATASETS_DIR stands in for ../datasets."""
+    """Beside the YAML, in the repository, in the working folder; last the YAML's folder itself, as in archives.
+
+    YOLOv5_DATASETS_DIR stands in for ../datasets.
+    """
     given = Path(written).expanduser()
     bases = (path.parent, REPOSITORY, Path.cwd())
-    candidates = [Path(os.path.normpath(base / given)) for base in bases]
+    candidates = [*(Path(os.path.normpath(base / given)) for base in bases), path.parent]
     moved = _moved_by_environment(written)
     return candidates if moved is None else [moved, *candidates]
 

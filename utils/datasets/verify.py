@@ -152,8 +152,8 @@ def _reasons_against(rows: np.ndarray, num_classes: int) -> list[str | None]:
     with np.errstate(invalid="ignore"):
         label, box = rows[:, 0], rows[:, 1:]
         low, high = box[:, :2] - box[:, 2:] / 2, box[:, :2] + box[:, 2:] / 2
-        finite = np.isfinite(rows).all(1)
-        whole = np.equal(label, np.floor(label))
+        finite = np.isfinite(rows).all(axis=1)
+        whole = label == np.floor(label)
         known = (label >= 0) & (label < num_classes)
         sized = (box[:, 2:] > 0).all(1)
         near = ((box >= -SLACK) & (box <= 1 + SLACK)).all(1)
@@ -167,7 +167,7 @@ def _reasons_against(rows: np.ndarray, num_classes: int) -> list[str | None]:
             reasons[k] = f"class {label[k]:g} is not a whole number"
         elif not known[k]:
             reasons[k] = f"class {label[k]:g}, but the data YAML names {num_classes} classes (0-{num_classes - 1})"
-        elif not sized[k]:
+        elif not (box[k, 2:] > 0).all():
             reasons[k] = f"box {values} has no or a negative size"
         else:
             reasons[k] = f"box {values} lies outside the frame (0-1); are these pixels?"

@@ -204,3 +204,16 @@ def test_a_broken_off_set_goes_on_where_it_was(tmp_path: Path, served: tuple[Pat
     write_tar(folder / "voc2007" / "VOCtest_06-Nov-2007.tar", voc_files("2007", {"test": ["000005"]}))
     write_tar(folder / "voc2012" / "VOCtrainval_11-May-2012.tar", voc_files("2012", {"train": ["a"], "val": ["b"]}))
     assert load_index(spec_of(tmp_path, text), "train").num_objects == 1
+
+
+def test_an_archive_as_data_yaml(tmp_path: Path) -> None:
+    text = "path: ../datasets/tiny\ntrain: images/train\nval: images/train\nnames: [a]\n"
+    files = {"images/train/a.jpg": PICTURE, "labels/train/a.txt": b"0 .5 .5 .2 .2\n", "tiny.yaml": text.encode()}
+    write_zip(tmp_path / "tiny.zip", files)
+    for _ in range(2):
+        spec = load_spec(tmp_path / "tiny.zip")
+        assert spec.root == tmp_path / "tiny"
+        assert load_index(spec, "val").num_objects == 1
+    write_zip(tmp_path / "none.zip", {"readme.txt": b"x"})
+    with pytest.raises(InputError, match=r"none\.zip: 0 YAML files in it, expected one"):
+        load_spec(tmp_path / "none.zip")
