@@ -93,7 +93,8 @@ def prepare_shapes(root: Path, raw: Mapping[str, Any]) -> None:
             root.rmdir()  # empty, see above; Windows does not replace it
         work.replace(root)
     except OSError as error:
-        raise InputError(f"{root}: {error.strerror} while drawing builtin:shapes") from error
+        if not (root / "images").is_dir():  # else another process was faster, with the same pictures
+            raise InputError(f"{root}: {error.strerror} while drawing builtin:shapes") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

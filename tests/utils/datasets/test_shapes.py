@@ -102,6 +102,21 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path: Path, few: None) -> 
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_two_processes_may_draw_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None) -> None:
+    write_split, root = shapes._write_split, tmp_path / "shapes"
+
+    def slower(work: Path, split: str, number: int, count: int) -> None:
+        if split == "val" and not root.exists():
+            monkeypatch.setattr(shapes, "_write_split", write_split)
+            prepare_shapes(root, {})  # the other process, done before this one
+        write_split(work, split, number, count)
+
+    monkeypatch.setattr(shapes, "_write_split", slower)
+    prepare_shapes(root, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["shapes"]
+    assert len(list((root / "images" / "train").iterdir())) == 4
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, few: None) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="set YOLOv5_DATASETS_DIR to a writable folder"):
