@@ -164,7 +164,7 @@ class DetectionLoss(nn.Module):
     def _update_balance(self, obj: Tensor) -> None:
         """Move each level's weight towards the inverse of its loss, keeping the stride-16 level at 1."""
         moved = self.balance * AUTOBALANCE_DECAY + (1 - AUTOBALANCE_DECAY) / obj
-        self.balance.copy_(moved / moved[self._reference_level])
+        self.balance = moved / moved[self._reference_level]  # a new tensor: the old one is needed for gradients
 
 
 def level_balance(num_levels: int) -> list[float]:
