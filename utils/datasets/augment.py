@@ -12,7 +12,6 @@ from utils.types import Polygons, Sample
 
 MIXUP_BETA = 32.0  # both parameters of the Beta distribution that the share of a blended picture comes from
 HUES = 180  # OpenCV keeps hue in steps of two degrees
-_STRIP_ROWS = 64  # rows per colour conversion: three strips of 640 pixels stay in the processor's cache
 
 
 def random_transform(
@@ -22,47 +21,39 @@ def random_transform(
 
     With all strengths at 0 the canvas centre maps to the output centre at scale 1.
     """
-    perspective, angle, shear = hyp.perspective, math.radians(hyp.degrees), math.radians(hyp.shear)
-    to_centre = np.array([[1, 0, -canvas_hw[1] / 2], [0, 1, -canvas_hw[0] / 2], [0, 0, 1]])
-    tilt = np.eye(3)
-    tilt[2, :2] = rng.uniform(-perspective, perspective, 2)
-    turn, scale = rng.uniform(-angle, angle), rng.uniform(1 - hyp.scale, 1 + hyp.scale)
+    draws = rng.uniform(-1, 1, 8).tolist()
+    tilt_x, tilt_y = hyp.perspective * draws[0], hyp.perspective * draws[1]
+    turn, scale = math.radians(hyp.degrees * draws[2]), 1 + hyp.scale * draws[3]
     cos, sin = scale * math.cos(turn), scale * math.sin(turn)
-    rotate = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
-    slant = np.eye(3)
-    slant[[0, 1], [1, 0]] = np.tan(rng.uniform(-shear, shear, 2))
-    place = np.eye(3)
-    place[:2, 2] = rng.uniform(0.5 - hyp.translate, 0.5 + hyp.translate, 2) * (out_hw[1], out_hw[0])
-    return place @ slant @ rotate @ tilt @ to_centre
+    slant_x, slant_y = (math.tan(math.radians(hyp.shear * draw)) for draw in draws[4:6])
+    x, y = ((0.5 + hyp.translate * draw) * side for draw, side in zip(draws[6:], (out_hw[1], out_hw[0]), strict=True))
+    linear = np.array([[1.0, slant_x], [slant_y, 1.0]]) @ np.array([[cos, sin], [-sin, cos]])
+    # Points relative to the canvas centre, as (x, y, depth) before division; the output place is added after it.
+    around_centre = np.array([[1.0, 0.0, -canvas_hw[1] / 2], [0.0, 1.0, -canvas_hw[0] / 2], [0.0, 0.0, 1.0]])
+    depth = np.array([[tilt_x, tilt_y, 1.0]])
+    moved = np.concatenate([np.concatenate([linear, np.zeros((2, 1))], axis=1) + np.array([[x], [y]]) * depth, depth])
+    return moved @ around_centre
 
 
 def jitter_colours(sample: Sample, rng: np.random.Generator, hyp: Hyperparameters) -> Sample:
-    """Multiply hue, saturation and value by random gains, in place; pictures of other than three channels stay."""
-    if sample.image.shape[2] != 3 or not (hyp.hsv_h or hyp.hsv_s or hyp.hsv_v):
-        return sample
+    """Multiply hue (cyclic), saturation and value by random gains, in place; only three-channel pictures change."""
     gains = 1 + rng.uniform(-1, 1, 3) * (hyp.hsv_h, hyp.hsv_s, hyp.hsv_v)
-    table = hsv_table(gains)
-    if not np.array_equal(table, hsv_table(np.ones(3))):
-        apply_hsv_table_(sample.image, table)
+    if sample.image.shape[2] == 3:
+        multiply_hsv_(sample.image, gains)
     return sample
 
 
-def hsv_table(gains: np.ndarray) -> np.ndarray:
-    """(1, 256, 3) uint8 lookup table that multiplies hue (cyclic), saturation and value (saturating) by `gains`."""
-    products = np.arange(256)[:, None] * gains  # (256, 3)
-    products[:, 0] %= HUES
-    return np.clip(products, 0, 255).astype(np.uint8)[None]
+def multiply_hsv_(image: np.ndarray, gains: np.ndarray) -> None:
+    """Multiply hue, saturation and value of a BGR picture in place, rounded; gains that change nothing are skipped.
 
-
-def apply_hsv_table_(image: np.ndarray, table: np.ndarray) -> None:
-    """Replace a BGR picture's hue, saturation and value by their table entries, a few rows at a time."""
-    buffer = np.empty_like(image[:_STRIP_ROWS])
-    for top in range(0, image.shape[0], _STRIP_ROWS):
-        strip = image[top : top + _STRIP_ROWS]
-        hsv = buffer[: strip.shape[0]]
-        cv2.cvtColor(strip, cv2.COLOR_BGR2HSV, dst=hsv)
-        cv2.LUT(hsv, table, dst=hsv)
-        cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR, dst=strip)
+    The hue's product may pass OpenCV's 180 steps, the way back takes it modulo 180; beyond 255 it would saturate, so
+    its gain ends there.
+    """
+    gains = np.minimum(gains, (255 / (HUES - 1), np.inf, np.inf))
+    if (np.abs(gains - 1) * (HUES - 1, 255, 255) < 0.5).all():
+        return
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    cv2.cvtColor(cv2.transform(hsv, np.diag(gains)), cv2.COLOR_HSV2BGR, dst=image)
 
 
 def random_flips(sample: Sample, rng: np.random.Generator, hyp: Hyperparameters) -> Sample:

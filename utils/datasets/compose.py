@@ -7,6 +7,7 @@ warped where the transform turns it, into its place in the output. Pictures outs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -82,9 +83,17 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Labels:
-    """Objects in pixels of one output, before they are joined into a sample."""
+    """Objects in pixels of the output, cut at its edges but not yet sorted out.
+
+    Attributes:
+        boxes_xyxy: (n, 4) what is left of each.
+        areas: (n,) what its whole box would cover, pixels.
+        classes: (n,).
+        polygons: rings of each, or None.
+    """
 
     boxes_xyxy: np.ndarray
+    areas: np.ndarray
     classes: np.ndarray
     polygons: Polygons | None
 
@@ -116,14 +125,14 @@ def compose(
         if class_map is not None and placement.picture.read_map is not None:
             draw_map(class_map, placement.picture.read_map(), drawn)
         labels.append(move_labels(placement, drawn.matrix, out_hw))
-    joined = join_labels(labels, with_polygons=first.polygons is not None)
-    return Sample(image, joined.boxes_xyxy, joined.classes, joined.polygons, class_map, first.path)
+    boxes, classes, polygons = keep_visible(labels, with_polygons=first.polygons is not None)
+    return Sample(image, boxes, classes, polygons, class_map, first.path)
 
 
 def is_upright(matrix: np.ndarray) -> bool:
     """Whether a transform only shifts and enlarges: no rotation, shear, mirror or perspective."""
-    turned = np.abs(matrix[[0, 1, 2, 2], [1, 0, 0, 1]]).sum()
-    return bool(turned < 1e-9 and matrix[0, 0] > 0 and matrix[1, 1] > 0)
+    (x_by_x, x_by_y, _), (y_by_x, y_by_y, _), (tilt_x, tilt_y, _) = matrix.tolist()
+    return abs(x_by_y) + abs(y_by_x) + abs(tilt_x) + abs(tilt_y) < 1e-9 and x_by_x > 0 and y_by_y > 0
 
 
 def draw_upright(image: np.ndarray, placement: Placement, matrix: np.ndarray) -> Drawn | None:
@@ -131,26 +140,37 @@ def draw_upright(image: np.ndarray, placement: Placement, matrix: np.ndarray) ->
 
     Both rectangles lie on whole pixels; the transform between them is returned, so that labels fit what was drawn.
     """
-    scale_wh, shift_xy = matrix[[0, 1], [0, 1]], matrix[:2, 2]
-    corners = np.array(placement.region_xyxyn).reshape(2, 2) * scale_wh + shift_xy
-    seen = np.clip(np.rint(corners), 0, (image.shape[1], image.shape[0]))
-    (x1, y1), (x2, y2) = seen.astype(int).tolist()
+    (width, _, left), (_, height, top), _ = matrix.tolist()
+    u1, v1, u2, v2 = placement.region_xyxyn
+    x1, x2 = visible_span(left + u1 * width, left + u2 * width, image.shape[1])
+    y1, y2 = visible_span(top + v1 * height, top + v2 * height, image.shape[0])
     if x1 >= x2 or y1 >= y2:
         return None
-    frame = placement.picture.read(int(np.ceil(scale_wh.max())))
-    side_wh = np.array([frame.shape[1], frame.shape[0]])
-    source = np.rint((seen - shift_xy) / scale_wh * side_wh).astype(int)
-    start = np.clip(source[0], 0, side_wh - 1)
-    stop = np.clip(source[1], start + 1, side_wh)
-    part = frame[start[1] : stop[1], start[0] : stop[0]]
-    shrinks = (x2 - x1) * 2 < part.shape[1]
+    frame = placement.picture.read(math.ceil(max(width, height)))
+    rows, columns = frame.shape[:2]
+    from_x, to_x = source_span((x1 - left) / width, (x2 - left) / width, columns)
+    from_y, to_y = source_span((y1 - top) / height, (y2 - top) / height, rows)
+    shrinks = (x2 - x1) * 2 < to_x - from_x
     cv2.resize(
-        part, (x2 - x1, y2 - y1), dst=image[y1:y2, x1:x2], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        frame[from_y:to_y, from_x:to_x],
+        (x2 - x1, y2 - y1),
+        dst=image[y1:y2, x1:x2],
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
     )
-    gain = (seen[1] - seen[0]) / (stop - start)  # output pixels per source pixel, x and y
-    as_drawn = np.diag([*(gain * side_wh), 1.0])
-    as_drawn[:2, 2] = seen[0] - start * gain
-    return Drawn(as_drawn, (x1, y1, x2, y2))
+    gain_x, gain_y = (x2 - x1) / (to_x - from_x), (y2 - y1) / (to_y - from_y)  # output pixels per source pixel
+    as_drawn = [[gain_x * columns, 0.0, x1 - from_x * gain_x], [0.0, gain_y * rows, y1 - from_y * gain_y], [0, 0, 1]]
+    return Drawn(np.array(as_drawn), (x1, y1, x2, y2))
+
+
+def visible_span(start: float, stop: float, side: int) -> tuple[int, int]:
+    """The whole pixels of an output of that `side` that lie between two edges."""
+    return max(0, round(start)), min(side, round(stop))
+
+
+def source_span(start: float, stop: float, side: int) -> tuple[int, int]:
+    """The whole pixels of a picture of that `side` between two normalised coordinates, one at least."""
+    first = min(max(0, round(start * side)), side - 1)
+    return first, max(first + 1, min(side, round(stop * side)))
 
 
 def draw_warped(image: np.ndarray, placement: Placement, matrix: np.ndarray) -> Drawn | None:
@@ -226,29 +246,28 @@ def draw_map(class_map: np.ndarray, source: np.ndarray, drawn: Drawn) -> None:
 
 
 def move_labels(placement: Placement, matrix: np.ndarray, size_hw: tuple[int, int]) -> Labels:
-    """The placement's objects under the transform as drawn, cut at its region and the output; faint ones dropped."""
+    """The placement's objects under the transform as drawn, cut at its region and the output."""
     picture = placement.picture
-    chosen = np.arange(len(picture.classes)) if placement.objects is None else placement.objects
-    boxes = clip_boxes(picture.boxes_xyxyn[chosen], placement.region_xyxyn)
-    areas = box_areas(boxes) * abs(np.linalg.det(matrix[:2, :2]))
+    classes, boxes = picture.classes, picture.boxes_xyxyn
+    if placement.objects is not None:
+        classes, boxes = classes[placement.objects], boxes[placement.objects]
+    boxes = clip_boxes(boxes, placement.region_xyxyn)
+    areas = box_areas(boxes) * abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])
     frame = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
     if picture.polygons is None:
-        polygons = None
-        moved = clip_boxes(hulls(boxes, matrix), frame)
-    else:
-        in_region = [clip_rings(picture.polygons[k], placement.region_xyxyn) for k in chosen]
-        projected = [[transform_points(ring, matrix, MIN_DEPTH) for ring in rings] for rings in in_region]
-        polygons = [clip_rings(rings, frame) for rings in projected]
-        moved = np.array([extents(rings) for rings in polygons], np.float64).reshape(-1, 4)
-    keep = still_visible(areas, moved, MIN_AREA_BOXES if polygons is None else MIN_AREA_POLYGONS)
-    kept = None if polygons is None else [polygons[k] for k in np.flatnonzero(keep)]
-    return Labels(moved[keep].astype(np.float32), picture.classes[chosen][keep].astype(np.int64), kept)
+        return Labels(clip_boxes(hulls(boxes, matrix), frame), areas, classes, None)
+    chosen = range(len(picture.classes)) if placement.objects is None else placement.objects.tolist()
+    in_region = [clip_rings(picture.polygons[k], placement.region_xyxyn) for k in chosen]
+    projected = [[transform_points(ring, matrix, MIN_DEPTH) for ring in rings] for rings in in_region]
+    polygons = [clip_rings(rings, frame) for rings in projected]
+    moved = np.array([extents(rings) for rings in polygons], np.float64).reshape(-1, 4)
+    return Labels(moved, areas, classes, polygons)
 
 
 def clip_boxes(boxes_xyxy: np.ndarray, frame_xyxy: Sequence[float]) -> np.ndarray:
     """(n, 4) boxes cut at a rectangle, float64; those outside come out with no area."""
-    low, high = np.array([*frame_xyxy[:2]] * 2), np.array([*frame_xyxy[2:]] * 2)
-    return np.clip(boxes_xyxy.astype(np.float64), low, high)
+    x1, y1, x2, y2 = frame_xyxy
+    return np.minimum(np.maximum(boxes_xyxy, np.array([x1, y1, x1, y1])), np.array([x2, y2, x2, y2]))
 
 
 def box_areas(boxes_xyxy: np.ndarray) -> np.ndarray:
@@ -259,8 +278,8 @@ def box_areas(boxes_xyxy: np.ndarray) -> np.ndarray:
 def hulls(boxes_xyxy: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """(n, 4) upright boxes around transformed boxes; of no area where a corner lies behind the camera plane."""
     if is_upright(matrix):
-        scale, offset = np.tile(matrix[[0, 1], [0, 1]], 2), np.tile(matrix[:2, 2], 2)
-        return boxes_xyxy * scale + offset
+        (width, _, left), (_, height, top), _ = matrix.tolist()
+        return boxes_xyxy * np.array([width, height, width, height]) + np.array([left, top, left, top])
     corners = boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
     homogeneous = np.concatenate([corners, np.ones((len(corners), 1))], axis=1) @ matrix.T
     depth = homogeneous[:, 2].reshape(-1, 4)
@@ -283,9 +302,14 @@ def still_visible(areas_before: np.ndarray, boxes_xyxy: np.ndarray, min_area: fl
     return (shorter > MIN_SIDE) & (width * height > min_area * areas_before) & (longer < MAX_ASPECT * shorter)
 
 
-def join_labels(parts: Sequence[Labels], *, with_polygons: bool) -> Labels:
-    """Objects of several placements in one table; none gives arrays of zero rows."""
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(part.boxes_xyxy for part in parts)])
+def keep_visible(parts: Sequence[Labels], *, with_polygons: bool) -> tuple[np.ndarray, np.ndarray, Polygons | None]:
+    """Boxes (n, 4) float32, classes (n,) int64 and polygons of those objects that still show enough."""
+    boxes = np.concatenate([np.zeros((0, 4)), *(part.boxes_xyxy for part in parts)])
+    areas = np.concatenate([np.zeros(0), *(part.areas for part in parts)])
     classes = np.concatenate([np.zeros(0, np.int64), *(part.classes for part in parts)])
-    polygons = [rings for part in parts for rings in part.polygons or []] if with_polygons else None
-    return Labels(boxes, classes, polygons)
+    keep = still_visible(areas, boxes, MIN_AREA_POLYGONS if with_polygons else MIN_AREA_BOXES)
+    polygons = None
+    if with_polygons:
+        rings = [rings for part in parts for rings in part.polygons or []]
+        polygons = [rings[k] for k in np.flatnonzero(keep)]
+    return boxes[keep].astype(np.float32), classes[keep], polygons

@@ -67,6 +67,7 @@ class DetectionDataset(Dataset[Sample]):
         self.shapes_hw: np.ndarray | None = None
         if rect:
             self.shapes_hw = rect_shapes(index.sizes_hw, batch_size, imgsz=imgsz, stride=stride, pad=pad)
+        self.boxes_xyxyn = corners_of(index.boxes_xywhn)
         self.pipeline = build_pipeline(hyp) if augment else None
         self.cache = build_cache(cache, index.paths, index.sizes_hw, self.load_file, longest=imgsz, channels=channels)
 
@@ -128,13 +129,13 @@ class DetectionDataset(Dataset[Sample]):
 
     def picture(self, i: int) -> Picture:
         """Picture i for placing on a canvas; nothing is read yet."""
-        classes, boxes_xywhn, polygons = self.index.labels(i)
-        height, width = (int(side) for side in self.index.sizes_hw[i])
+        classes, _, polygons = self.index.labels(i)
+        height, width = self.index.sizes_hw[i].tolist()
         return Picture(
             load_size((height, width), self.imgsz),
             partial(self.read, i),
             classes,
-            corners_of(boxes_xywhn),
+            self.boxes_xyxyn[self.index.offsets[i] : self.index.offsets[i + 1]],
             polygons,
             None if self.index.class_maps is None else partial(read_class_map, self.index.class_maps[i]),
             self.index.paths[i],
@@ -144,7 +145,9 @@ class DetectionDataset(Dataset[Sample]):
         """Picture i with a longer side of at least `wanted` pixels, as far as there is need and detail."""
         if self.cache is not None:
             return self.cache.get(i)
-        return read_image(self.index.paths[i], channels=self.channels, reduce_to=min(wanted, self.imgsz))
+        wanted = min(wanted, self.imgsz)
+        shrinks = 2 * wanted <= max(self.index.sizes_hw[i].tolist())
+        return read_image(self.index.paths[i], channels=self.channels, reduce_to=wanted if shrinks else None)
 
     # -- validation -----------------------------------------------------------------------------------------------
 

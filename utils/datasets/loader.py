@@ -116,6 +116,8 @@ def build_loader(
     batch_size = max(1, min(batch_size, num_samples))
     batches = EpochBatches(num_samples, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
     workers = min(workers, available_cpus(), batch_size if batch_size > 1 else 0)
+    if not workers:
+        keep_freed_memory()
     options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
     loader: DataLoader[Any] = DataLoader(
         QuadDataset(dataset, seed=seed) if quad else dataset,
@@ -203,6 +205,17 @@ def start_worker(worker: int) -> None:
     """One thread per worker process: workers are the parallelism."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep the memory of finished pictures for the next ones.
+
+    The C library hands large blocks back to the system and gets them anew, zeroed, page by page, which costs as much
+    as decoding. glibc's limit for "large" rises to the size of the largest block that was freed, up to 32 MiB
+    (mallopt(3), M_MMAP_THRESHOLD), so freeing one such block is enough; elsewhere this does nothing.
+    """
+    np.empty(31 << 20, np.uint8)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.datasets.compose import Picture, Placement, box_areas, clip_boxes, hulls, shift
+from utils.datasets.compose import Picture, Placement, box_areas, clip_boxes, hulls
 from utils.datasets.letterbox import fitted_size
 
 PASTE_MAX_COVER = 0.30  # a pasted object hides less than this part of every object that is there
@@ -16,7 +16,7 @@ def single_plan(picture: Picture, canvas_hw: tuple[int, int]) -> list[Placement]
     """One picture fitted into the canvas and centred, as `letterbox` does."""
     height, width = fitted_size(picture.size_hw, canvas_hw)
     left, top = (canvas_hw[1] - width) // 2, (canvas_hw[0] - height) // 2
-    return [Placement(picture, shift(left, top) @ np.diag([width, height, 1.0]))]
+    return [Placement(picture, np.array([[width, 0.0, left], [0.0, height, top], [0.0, 0.0, 1.0]]))]
 
 
 def mosaic_plan(pictures: Sequence[Picture], rng: np.random.Generator, imgsz: int) -> list[Placement]:
@@ -25,7 +25,7 @@ def mosaic_plan(pictures: Sequence[Picture], rng: np.random.Generator, imgsz: in
     The point is uniform in the middle half of the canvas; each picture touches it with one corner.
     """
     side = 2 * imgsz
-    x, y = rng.uniform(0.5 * imgsz, 1.5 * imgsz, 2)
+    x, y = rng.uniform(0.5 * imgsz, 1.5 * imgsz, 2).tolist()
     cells = [(0.0, 0.0, x, y), (x, 0.0, side, y), (0.0, y, x, side), (x, y, side, side)]
     corners = [(1, 1), (0, 1), (1, 0), (0, 0)]  # which corner of the picture touches: 1 right or lower, 0 left or upper
     return [in_cell(picture, cell, corner) for picture, cell, corner in zip(pictures, cells, corners, strict=True)]
@@ -39,7 +39,7 @@ def mosaic9_plan(pictures: Sequence[Picture], rng: np.random.Generator, imgsz: i
     """
     side = 2 * imgsz
     height, width = pictures[0].size_hw
-    centre_x, centre_y = rng.uniform(0.5 * imgsz, 1.5 * imgsz, 2)
+    centre_x, centre_y = rng.uniform(0.5 * imgsz, 1.5 * imgsz, 2).tolist()
     xs = [0.0, centre_x - width / 2, centre_x + width / 2, side]
     ys = [0.0, centre_y - height / 2, centre_y + height / 2, side]
     order = [(1, 1), *((row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1))]
@@ -65,7 +65,7 @@ def in_cell(picture: Picture, cell_xyxy: tuple[float, float, float, float], corn
         min(1.0, (cell_xyxy[2] - left) / width),
         min(1.0, (cell_xyxy[3] - top) / height),
     )
-    return Placement(picture, shift(left, top) @ np.diag([width, height, 1.0]), region)
+    return Placement(picture, np.array([[width, 0.0, left], [0.0, height, top], [0.0, 0.0, 1.0]]), region)
 
 
 def paste_plan(

@@ -3,18 +3,16 @@ from __future__ import annotations
 import os
 import sys
 
-import cv2
 import numpy as np
 import pytest
 
 from utils.datasets.albumentations_pipeline import LIGHT_SET, LightPipeline, UserPipeline, no_update_check
 from utils.datasets.augment import (
-    apply_hsv_table_,
     flip_horizontal,
     flip_vertical,
-    hsv_table,
     jitter_colours,
     mixup,
+    multiply_hsv_,
     random_flips,
     random_transform,
 )
@@ -68,21 +66,34 @@ def test_random_flips_follow_their_chances() -> None:
     assert random_flips(sample(), np.random.default_rng(0), none).boxes_xyxy.tolist() == [[4, 2, 10, 8]]
 
 
-def test_hsv_table_by_hand() -> None:
-    table = hsv_table(np.array([1.5, 2.0, 0.5]))[0]
-    assert table[100].tolist() == [150, 200, 50]
-    assert table[150].tolist() == [45, 255, 75]  # 225 mod 180, 300 saturates
+@pytest.mark.parametrize(
+    ("bgr", "gains", "expected"),
+    [
+        pytest.param([0, 0, 200], [1, 1, 0.5], [0, 0, 100], id="half as bright"),
+        pytest.param([0, 0, 200], [1, 1, 2.0], [0, 0, 255], id="saturates"),
+        pytest.param([100, 100, 200], [1, 2.0, 1], [0, 0, 200], id="purer"),  # saturation 128 of 255 -> 255
+        pytest.param([200, 0, 0], [1.25, 1, 1], [200, 0, 200], id="blue, 120 of 180, to magenta, 150"),
+        pytest.param([67, 0, 200], [1.4, 1, 1], [0, 200, 13], id="170 to 238, which is 58, green"),
+        pytest.param([90, 90, 90], [1.4, 0.1, 1], [90, 90, 90], id="grey has no hue"),
+    ],
+)
+def test_hsv_gains_by_hand(bgr: list[int], gains: list[float], expected: list[int]) -> None:
+    image = np.full((3, 5, 3), bgr, np.uint8)
+    multiply_hsv_(image, np.array(gains, float))
+    np.testing.assert_allclose(image, np.full((3, 5, 3), expected), atol=1)
 
 
-@pytest.mark.parametrize("size_hw", [(200, 33), (64, 64), (1, 1)])
-def test_strips_equal_the_whole_picture(size_hw: tuple[int, int]) -> None:
-    image = np.random.default_rng(1).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
-    table = hsv_table(np.array([1.01, 0.6, 1.3]))
-    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-    channels = [table[0, :, c][hsv[..., c]] for c in range(3)]
-    plain = cv2.cvtColor(np.dstack(channels), cv2.COLOR_HSV2BGR)
-    apply_hsv_table_(image, table)
-    np.testing.assert_array_equal(image, plain)
+def test_gains_that_round_to_nothing_leave_every_byte() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (50, 33, 3), dtype=np.uint8)
+    before = image.copy()
+    multiply_hsv_(image, np.array([1.002, 1.001, 0.999]))
+    np.testing.assert_array_equal(image, before)
+
+
+def test_hue_gain_too_large_for_a_byte_keeps_the_cycle() -> None:
+    image = np.full((1, 1, 3), [20, 0, 200], np.uint8)  # hue 177 of 180
+    multiply_hsv_(image, np.array([1.9, 1, 1]))  # ends at 255, which is 75: green with a little blue
+    assert image[0, 0].argmax() == 1
 
 
 def test_colours_leave_other_channel_counts_and_zero_strengths() -> None:
@@ -112,9 +123,22 @@ def test_transform_maps_centre_to_the_drawn_place() -> None:
     for seed in range(20):
         matrix = random_transform(np.random.default_rng(seed), hyp, (100, 200), (50, 60))
         x, y, depth = matrix @ [100, 50, 1]
-        assert depth == 1
+        assert depth == pytest.approx(1)
         assert 0.4 * 60 <= x <= 0.6 * 60
         assert 0.4 * 50 <= y <= 0.6 * 50
+
+
+def test_transform_is_the_product_of_its_steps() -> None:
+    hyp = Hyperparameters(degrees=20, scale=0.3, translate=0.2, shear=7, perspective=0.001)
+    d = np.random.default_rng(4).uniform(-1, 1, 8)
+    turn, scale = np.radians(20 * d[2]), 1 + 0.3 * d[3]
+    centre = np.array([[1, 0, -100], [0, 1, -50], [0, 0, 1]])
+    tilt = np.array([[1, 0, 0], [0, 1, 0], [0.001 * d[0], 0.001 * d[1], 1]])
+    rotate = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1 / scale]]) * scale
+    slant = np.array([[1, np.tan(np.radians(7 * d[4])), 0], [np.tan(np.radians(7 * d[5])), 1, 0], [0, 0, 1]])
+    place = np.array([[1, 0, (0.5 + 0.2 * d[6]) * 60], [0, 1, (0.5 + 0.2 * d[7]) * 50], [0, 0, 1]])
+    matrix = random_transform(np.random.default_rng(4), hyp, (100, 200), (50, 60))
+    np.testing.assert_allclose(matrix, place @ slant @ rotate @ tilt @ centre, atol=1e-12)
 
 
 def test_transform_scales_by_hand() -> None:
