@@ -47,7 +47,7 @@ def read_image(path: str | Path, *, channels: int = 3, reduce_to: int | None = N
     Raises:
         ImageError: unreadable, empty, not a picture, or another number of channels.
     """
-    if Path(path).suffix.lower() == ".npy":
+    if str(path).lower().endswith(".npy"):
         return fit_channels(_read_npy(path), channels, path)
     data = read_bytes(path)
     if channels not in (1, 3):
@@ -84,7 +84,7 @@ def check_image(path: str | Path) -> tuple[tuple[int, int], str | None]:
     Raises:
         ImageError: it cannot be used, or more than half of it is missing.
     """
-    if Path(path).suffix.lower() == ".npy":
+    if str(path).lower().endswith(".npy"):
         return image_size_hw(path), None
     data = read_bytes(path)
     size_hw = header_size_hw(io.BytesIO(data.data)) if is_jpeg(data) else None
@@ -147,7 +147,7 @@ def image_size_hw(path: str | Path) -> tuple[int, int]:
         raise ImageError(path, error.strerror or "cannot be read") from error
     if size_hw is not None:
         return size_hw
-    if Path(path).suffix.lower() == ".npy":
+    if str(path).lower().endswith(".npy"):
         height, width = _read_npy(path).shape[:2]
         return int(height), int(width)
     height, width = read_image(path).shape[:2]
