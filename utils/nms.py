@@ -93,7 +93,7 @@ def _find_candidates(
     """
     num_pictures, num_rows, width = decoded.shape
     num_classes = width - 5 - nm
-    places = (decoded[..., 4].reshape(-1) > conf_thres).nonzero()[:, 0]
+    places = (decoded[..., 4].reshape(-1).float() > conf_thres).nonzero()[:, 0]
     rows = decoded.reshape(-1, width).index_select(0, places).float()
     scores = rows[:, 5 : 5 + num_classes] * rows[:, 4:5]  # (R, num_classes)
     if classes is not None:
