@@ -116,7 +116,7 @@ def _from_own(content: dict[str, Any], path: Path) -> Checkpoint:
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn in vain
             model = build(content["yaml"], weights)
         model.load_state_dict(weights)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:  # foreign values
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: its weights do not fit its own graph: {reason}") from error
     model.names = _first_names(content["names"])

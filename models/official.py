@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -67,7 +68,7 @@ def _module_classes() -> dict[str, type[nn.Module]]:
 
 MODULE_CLASSES = _module_classes()
 ADDRESSES = (*MODULE_CLASSES, *PICTURE_TRANSFORMS)
-OWN_TO_TORCH = frozenset(nn.Module().__dict__)  # parameters, buffers, hooks
+PRIVATE_DATA = ("_reversed_padding_repeated_twice", "_qkv_same_embed_dim")  # of Conv2d, of MultiheadAttention
 WITH_INPLACE = (nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.Mish)
 MISSING: tuple[tuple[Any, str, Any], ...] = (  # (class, attribute that old files lack, its value)
     (nn.Upsample, "recompute_scale_factor", None),
@@ -173,15 +174,17 @@ def _is_attribute(kind: type[nn.Module], name: str, value: Any) -> bool:
     """Whether an entry of a state is data of the layer: no hook, nothing that hides a method, no foreign object."""
     if name == "type":  # the layer's address, a string; it hides a method of torch by design
         return isinstance(value, str)
-    return name not in OWN_TO_TORCH and not callable(getattr(kind, name, None)) and not _has_record(value)
+    if name.startswith("_") and name not in PRIVATE_DATA:
+        return False
+    return not callable(getattr(kind, name, None)) and _is_data(value)
 
 
-def _has_record(value: Any) -> bool:
+def _is_data(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return any(_has_record(item) for item in value.values())
+        return all(_is_data(item) for item in value.values())
     if isinstance(value, list | tuple | set):
-        return any(_has_record(item) for item in value)
-    return isinstance(value, Record)
+        return all(_is_data(item) for item in value)
+    return value is None or isinstance(value, int | float | str | range | Tensor | np.ndarray)
 
 
 def _complete_module(module: nn.Module) -> None:
