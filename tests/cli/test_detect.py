@@ -154,6 +154,24 @@ def test_nosave_writes_nothing_and_makes_no_folder(weights: Path, tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
+def test_windows_without_a_screen_leave_no_folder(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    source = picture(tmp_path / "a.png")
+    with pytest.raises(InputError, match="--view-img: there is no screen"):
+        detect.run(weights=weights, source=source, view_img=True, project=tmp_path / "runs", **OPTIONS)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_folder_that_cannot_be_made(weights: Path, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png.exp: the run folder cannot be made: .*; choose another --project"):
+        detect.run(weights=weights, source=source, project=source, **OPTIONS)
+
+
 def test_exist_ok_uses_the_folder_and_appends_text(weights: Path, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
     options = {**OPTIONS, "project": tmp_path / "runs", "name": "mine", "exist_ok": True, "save_txt": True}

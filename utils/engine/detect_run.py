@@ -21,7 +21,7 @@ from utils.datasets.sources import MediaSource, SourceFrame, open_source
 from utils.device import describe_device, select_device
 from utils.engine.predictor import DetectionPostprocess, Predictor
 from utils.engine.results import DrawStyle, Result
-from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, TextWriter, WindowViewer, Writer
+from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, WindowViewer, Writer
 from utils.errors import InputError
 from utils.files import increment_path
 from utils.logging import LOGGER
@@ -55,9 +55,11 @@ def detect(config: DetectConfig) -> DetectSummary:
     backend = load_backend(config.weights, device=device, fp16=config.half)
     source = open_source(source_path(config.source), vid_stride=config.vid_stride, channels=backend.channels)
     predictor = build_predictor(config, backend)
-    save_dir = make_run_folder(config)
     with ExitStack() as stack:
-        writers = build_writers(config, save_dir)
+        style = DrawStyle(config.line_thickness, config.hide_labels, config.hide_conf)
+        viewers: list[Writer] = [WindowViewer(style)] if config.view_img else []
+        save_dir = make_run_folder(config)
+        writers = viewers + build_writers(config, style, save_dir)
         for writer in writers:
             stack.callback(writer.close)
         pictures = run_pictures(source, predictor, writers, save_dir if config.visualize else None)
@@ -106,10 +108,9 @@ def make_run_folder(config: DetectConfig) -> Path | None:
     return folder
 
 
-def build_writers(config: DetectConfig, save_dir: Path | None) -> list[Writer]:
-    """What the settings want done with each result."""
-    style = DrawStyle(config.line_thickness, config.hide_labels, config.hide_conf)
-    writers: list[Writer] = [WindowViewer(style)] if config.view_img else []
+def build_writers(config: DetectConfig, style: DrawStyle, save_dir: Path | None) -> list[Writer]:
+    """What the settings want saved of each result."""
+    writers: list[Writer] = []
     if (config.save_conf or "save_format" in config.given) and not config.save_txt:
         LOGGER.warning("WARNING: --save-conf and --save-format do nothing without --save-txt")
     if save_dir is None:
@@ -132,10 +133,15 @@ def run_pictures(
     pictures = 0
     for item in source:
         result = look_at(item, predictor, feature_visitor(features_dir, item))
-        for writer in writers:
-            writer.write(result)
-        LOGGER.info(result.log_line())
         pictures += 1
+        LOGGER.info(result.log_line())
+        try:
+            for writer in writers:
+                writer.write(result)
+        except StopRunning:
+            break
+        except OSError as error:
+            raise InputError(f"{item.path}: its results cannot be written: {error}; free space, or --nosave") from error
     return pictures
 
 

@@ -21,6 +21,10 @@ WRITABLE_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", "
 CROP_QUALITY = 95  # of JPEG
 
 
+class StopRunning(Exception):  # noqa: N818 - a wish of the user, not an error
+    """The user asked in a window for the run to end."""
+
+
 class Writer(Protocol):
     """Takes the results of a run one by one."""
 
@@ -188,10 +192,10 @@ class WindowViewer:
             ) from error
 
     def write(self, result: Result) -> None:
-        """Show one picture; KeyboardInterrupt after q."""
+        """Show one picture; StopRunning once q was pressed."""
         cv2.imshow(result.source.path, result.drawing(self.style))
         if cv2.waitKey(1) & 0xFF == ord("q"):
-            raise KeyboardInterrupt
+            raise StopRunning
 
     def close(self) -> None:
         """Close the windows."""

@@ -11,7 +11,7 @@ import pytest
 from utils.datasets.image_io import read_image
 from utils.datasets.sources import SourceFrame
 from utils.engine.results import DrawStyle, Result
-from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, TextWriter, WindowViewer, folder_name
+from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, WindowViewer, folder_name
 from utils.errors import InputError
 
 ROWS = [[10, 20, 30, 40, 0.9, 0], [0, 0, 60, 40, 0.75, 1]]
@@ -103,3 +103,18 @@ def test_windows_need_an_opencv_that_has_them(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cv2, "namedWindow", refuse)
     with pytest.raises(InputError, match="pip install opencv-python"):
         WindowViewer(DrawStyle())
+
+
+def test_q_in_a_window_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    keys = iter([-1, ord("q")])
+    monkeypatch.setenv("DISPLAY", ":0")
+    for name in ("namedWindow", "destroyWindow"):
+        monkeypatch.setattr(cv2, name, lambda *_: None)
+    monkeypatch.setattr(cv2, "imshow", lambda title, frame: shown.append(title))
+    monkeypatch.setattr(cv2, "waitKey", lambda delay: next(keys))
+    viewer = WindowViewer(DrawStyle())
+    viewer.write(result("a.png"))
+    with pytest.raises(StopRunning):
+        viewer.write(result("b.png"))
+    assert shown == ["a.png", "b.png"]
