@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from utils.boxes import box_iou, xywh_to_xyxy
 from utils.hyp import Hyperparameters
@@ -136,8 +138,9 @@ class DetectionLoss(nn.Module):
     def _level_loss(self, level: Tensor, rows: LevelTargets) -> tuple[Tensor, Tensor, Tensor]:
         """Box, objectness and class loss of one level, before gains and balance."""
         hyp = self.hyp
-        obj_logits = level[..., 4].float().flatten()
-        asked = level.flatten(0, 3)[rows.cells, : 5 + self.num_classes].float()  # (R, 5 + num_classes)
+        objectness, asked = _ReadMap.apply(level, rows.cells)
+        obj_logits = objectness.float().flatten()
+        asked = asked[:, : 5 + self.num_classes].float()  # (R, 5 + num_classes)
         num_positives = rows.weights.sum().clamp(min=1)
 
         overlaps = box_iou(_decode(asked, rows.anchors), xywh_to_xyxy(rows.boxes_xywh), "ciou")
@@ -171,6 +174,35 @@ def level_balance(num_levels: int) -> list[float]:
     """Weight of each level's objectness, finest level first; levels past the fifth weigh like the fifth."""
     known = BALANCE_OF_THREE if num_levels == 3 else BALANCE_OF_MORE
     return [known[min(level, len(known) - 1)] for level in range(num_levels)]
+
+
+class _ReadMap(torch.autograd.Function):
+    """Objectness of all cells (B, na, H, W) and whole rows of some (R, no), from a raw map (B, na, H, W, no).
+
+    As two index operations this would cost two gradients of the size of the map and their sum; written down it is
+    one, in the layout of the map.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, level: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(level, cells)
+        return level[..., 4].clone(), level[_unravel(cells, level.shape)]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, objectness_grad: Tensor, rows_grad: Tensor) -> tuple[Tensor, None]:
+        level, cells = ctx.saved_tensors
+        grad = torch.zeros_like(level)
+        grad.index_put_(_unravel(cells, level.shape), rows_grad, accumulate=True)
+        grad[..., 4] += objectness_grad
+        return grad, None
+
+
+def _unravel(cells: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Image, anchor, row and column of flat indices into (B, na, H, W, ...); a map of any layout is read in place."""
+    _, num_anchors, height, width, *_ = shape
+    rows, planes = cells // width, cells // (width * height)
+    return planes // num_anchors, planes % num_anchors, rows % height, cells % width
 
 
 def _decode(logits: Tensor, anchors: Tensor) -> Tensor:
