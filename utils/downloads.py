@@ -32,6 +32,10 @@ CHUNK = 1 << 18
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # statuses that may pass
 
 
+class UnreachableError(InputError):
+    """The server gives no answer at all; asking it for another file is in vain."""
+
+
 class InterruptedFetchError(Exception):
     """The transfer broke off in a way that another try may mend."""
 
@@ -63,7 +67,10 @@ def fetch(
     dest = Path(dest)
     if urlsplit(url).scheme not in ("http", "https"):
         raise InputError(f"{url}: only http and https addresses can be downloaded")
-    dest.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{dest}: its folder cannot be made ({error.strerror}); choose another") from error
     transfer = _Transfer(url, dest, progress=progress)
     if not resume:
         transfer.forget()
@@ -124,9 +131,8 @@ class _Transfer:
                 f"{self.url}: the server answered {error.code} {error.reason}; check the address"
             ) from error
         except URLError as error:
-            if isinstance(error.reason, TimeoutError):
-                raise InterruptedFetchError("no answer in time") from error
-            raise InputError(f"{self.url}: cannot be reached ({error.reason}); put the file at {self.dest}") from error
+            message = f"{self.url}: cannot be reached ({error.reason}); put the file at {self.dest}"
+            raise UnreachableError(message) from error
         except (TimeoutError, ConnectionError, HTTPException) as error:
             raise InterruptedFetchError(f"the transfer broke off ({type(error).__name__})") from error
         except OSError as error:
@@ -219,6 +225,8 @@ def fetch_weights(
         except InputError as error:
             incoming.unlink(missing_ok=True)
             reasons.append(str(error).split(";")[0])
+            if isinstance(error, UnreachableError):
+                break
             continue
         incoming.replace(target)
         return target
@@ -278,8 +286,9 @@ def _unpack_tar(archive: Path, into: Path, progress: bool) -> list[Path]:
         for member in members:
             _check_member(archive, member.name, regular=member.isfile() or member.isdir())
         _check_space(archive, into, sum(member.size for member in members))
+        guard: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4 and later
         for member in tqdm(members, desc=archive.name, unit=" files", disable=not progress):
-            source.extract(member, into, filter="data")
+            source.extract(member, into, **guard)
         return _top_level(into, [member.name for member in members])
 
 
