@@ -88,8 +88,7 @@ def predictions_to_coco(detections: Tensor, path: str | Path, *, coco_ids: bool 
         detections: (n, 6+) x1, y1, x2, y2, score, class in original pixels.
         path: the picture's file.
     """
-    rows = detections[:, :6].detach().cpu().to(torch.float64)
-    rows[:, :4] = xyxy_to_ltwh(rows[:, :4])
+    rows = detections.detach().cpu().to(torch.float64)
     number = image_id(path)
     return [
         {
@@ -98,7 +97,7 @@ def predictions_to_coco(detections: Tensor, path: str | Path, *, coco_ids: bool 
             "bbox": [round(value, 3) for value in box],
             "score": round(score, 5),
         }
-        for *box, score, class_number in rows.tolist()
+        for box, (score, class_number) in zip(xyxy_to_ltwh(rows[:, :4]).tolist(), rows[:, 4:6].tolist(), strict=True)
     ]
 
 

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from utils.metrics.ap import SCORE_GRID, average_precision, match_detections
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+
+def test_match_equals_the_original(shared: Path) -> None:
+    golden = np.load(shared / "reference/golden/match.npz")
+    for i in range(4):
+        detections, labels = golden[f"detections{i}"], golden[f"labels{i}"]
+        correct = match_detections(detections, labels, golden["iou_thresholds"])
+        np.testing.assert_array_equal(correct, golden[f"correct{i}"])
+        shuffled = np.random.default_rng(i).permutation(len(detections))
+        correct = match_detections(torch.tensor(detections[shuffled]), labels, golden["iou_thresholds"])
+        np.testing.assert_array_equal(correct, golden[f"correct{i}"][shuffled])
+
+
+def test_match_has_no_second_choices() -> None:
+    """Both detections overlap label 0 best; the weaker one does not fall back on label 1, though it would fit."""
+    labels = np.array([[0, 0, 0, 10, 10], [0, 3, 0, 13, 10.0]])
+    detections = np.array([[0, 0, 10, 10, 0.9, 0], [1, 0, 11, 10, 0.8, 0.0]])  # IoU of the second: 9/11 and 8/12
+    assert match_detections(detections, labels, np.array([0.5])).ravel().tolist() == [True, False]
+
+
+def test_match_by_score_not_overlap_at_each_threshold() -> None:
+    labels = np.array([[1, 0, 0, 10, 10.0]])
+    detections = np.array([[0, 0, 10, 8, 0.9, 1], [0, 0, 10, 10, 0.5, 1], [0, 0, 10, 10, 0.99, 0.0]])
+    correct = match_detections(detections, labels, np.array([0.5, 0.75, 0.85]))
+    assert correct.tolist() == [[True, True, False], [False, False, True], [False, False, False]]
+
+
+@pytest.mark.parametrize(("found", "known"), [(0, 2), (2, 0), (0, 0)])
+def test_match_with_nothing_on_a_side(found: int, known: int) -> None:
+    correct = match_detections(torch.ones(found, 6), torch.ones(known, 5), THRESHOLDS)
+    assert correct.shape == (found, 10) and not correct.any()
+
+
+def test_average_precision_equals_the_original(shared: Path) -> None:
+    golden = np.load(shared / "reference/golden/ap.npz")
+    result = average_precision(golden["tp"], golden["conf"], golden["pred_cls"], golden["target_cls"])
+    for name in ("p", "r", "f1", "ap", "classes"):
+        np.testing.assert_allclose(getattr(result, name), golden[name], atol=1e-12, err_msg=name)
+    np.testing.assert_array_equal(result.tp, golden["out_tp"])
+    np.testing.assert_array_equal(result.fp, golden["out_fp"])
+    assert result.r.max() > 1  # more matches than labels: not clipped
+
+
+def test_average_precision_by_hand() -> None:
+    """Right, wrong, right of two labels: precision 1, 1/2, 2/3; envelope 1 up to recall 1/2, then falling to 2/3."""
+    tp = np.array([[True], [False], [True]])
+    result = average_precision(tp, np.array([0.9, 0.8, 0.7]), np.zeros(3), np.zeros(2))
+    upper = 0.49 * 1 + 0.01 * (1 + 2 / 3) / 2  # up to recall 0.49, then the step down to the reading at 0.50
+    lower = 0.49 * 2 / 3 + 0.01 * (2 / 3) / 2  # up to recall 0.99, then the step to 0 at recall 1
+    assert result.ap50[0] == pytest.approx(upper + lower, abs=1e-9)
+    assert (result.p[0], result.r[0]) == pytest.approx((2 / 3, 1.0), abs=1e-3)  # F1 0.8 beats 2/3 of the first alone
+    assert result.score <= 0.7
+
+
+def test_order_of_detections_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    tp, conf, found, known = rng.random((60, 10)) < 0.5, rng.random(60), rng.integers(0, 4, 60), rng.integers(0, 3, 30)
+    order = rng.permutation(60)
+    plain, shuffled = (
+        average_precision(tp, conf, found, known),
+        average_precision(tp[order], conf[order], found[order], known),
+    )
+    np.testing.assert_array_equal(plain.ap, shuffled.ap)
+    assert plain.classes.tolist() == [0, 1, 2]  # class 3 has no labels
+
+
+def test_no_detections_and_no_labels() -> None:
+    result = average_precision(np.zeros((0, 10), bool), np.zeros(0), np.zeros(0), np.array([5, 2, 5]))
+    assert result.classes.tolist() == [2, 5] and not result.ap.any() and not result.p.any()
+    assert result.curves.precision_over_recall.shape == (2, 1000)
+    result = average_precision(np.ones((2, 10), bool), np.ones(2), np.zeros(2), np.zeros(0))
+    assert result.ap.shape == (0, 10) and result.ap_mean.shape == (0,) and result.curves.f1.shape == (0, 1000)
+
+
+def test_curves_hold_the_reported_point() -> None:
+    rng = np.random.default_rng(1)
+    result = average_precision(
+        rng.random((50, 10)) < 0.6, rng.random(50), rng.integers(0, 2, 50), np.repeat([0, 1], 20)
+    )
+    at = int(np.flatnonzero(result.score == SCORE_GRID)[0])
+    np.testing.assert_array_equal(result.curves.p[:, at], result.p)
+    np.testing.assert_array_equal(result.curves.f1[:, at], result.f1)
+    assert (np.diff(result.curves.precision_over_recall, axis=1) <= 1e-12).all()

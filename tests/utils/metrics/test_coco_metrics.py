@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import builtins
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from utils.datasets.index import ImageIndex
+from utils.errors import InputError
+from utils.metrics import coco
+from utils.metrics.coco import COCO_IDS, evaluate_coco, index_to_coco, predictions_to_coco
+
+PROGRAMS = ["faster_coco_eval", "pycocotools"]
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Make packages look not installed."""
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.split(".")[0] in packages:
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+
+
+@pytest.fixture
+def index() -> ImageIndex:
+    """Two pictures with labels, one without; names and numbers mixed."""
+    return ImageIndex(
+        paths=["a/0012.jpg", "a/cat.jpg", "a/7.png"],
+        sizes_hw=np.array([[100, 200], [50, 50], [10, 10]], np.int32),
+        offsets=np.array([0, 2, 3, 3]),
+        classes=np.array([0, 2, 0], np.int32),
+        boxes_xywhn=np.array([[0.5, 0.5, 0.5, 0.5], [0.1, 0.2, 0.1, 0.2], [0.5, 0.5, 1, 1]], np.float32),
+        names={0: "x", 1: "y", 2: "z"},
+    )
+
+
+def exact(index: ImageIndex) -> list[dict[str, Any]]:
+    """Predictions that equal the labels."""
+    first = torch.tensor([[50.0, 25, 150, 75, 0.9, 0], [10, 10, 30, 30, 0.8, 2]])
+    second = torch.tensor([[0.0, 0, 50, 50, 0.7, 0]])
+    return predictions_to_coco(first, index.paths[0]) + predictions_to_coco(second, index.paths[1])
+
+
+def test_ground_truth(index: ImageIndex) -> None:
+    truth = index_to_coco(index)
+    assert [image["id"] for image in truth["images"]] == [12, "cat", 7]
+    assert truth["images"][0] == {"id": 12, "file_name": "0012.jpg", "height": 100, "width": 200}
+    first, second, third = truth["annotations"]
+    assert first["bbox"] == pytest.approx([50, 25, 100, 50]) and first["area"] == pytest.approx(5000)
+    assert second["bbox"] == pytest.approx([10, 10, 20, 20], abs=1e-4) and second["category_id"] == 2
+    assert third["image_id"] == "cat" and [a["id"] for a in truth["annotations"]] == [1, 2, 3]
+    assert [a["category_id"] for a in index_to_coco(index, coco_ids=True)["annotations"]] == [1, 3, 1]
+
+
+def test_coco_numbers_of_the_classes() -> None:
+    assert len(COCO_IDS) == 80
+    assert (COCO_IDS[0], COCO_IDS[11], COCO_IDS[79]) == (1, 13, 90)  # person, stop sign, toothbrush
+
+
+def test_prediction_items() -> None:
+    rows = torch.tensor([[1.23456, 2.0, 11.23456, 22.5, 0.123456789, 79.0]])
+    assert predictions_to_coco(rows, "dir/street.jpg", coco_ids=True) == [
+        {"image_id": "street", "category_id": 90, "bbox": [1.235, 2.0, 10.0, 20.5], "score": 0.12346}
+    ]
+    assert predictions_to_coco(rows, "000042.jpg")[0]["image_id"] == 42
+    assert predictions_to_coco(torch.zeros(0, 6), "a.jpg") == []
+    assert rows[0, 2].item() == pytest.approx(11.23456)  # the caller's rows stay as they are
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_perfect_predictions(monkeypatch: pytest.MonkeyPatch, index: ImageIndex, program: str) -> None:
+    if importlib.util.find_spec(program) is None:
+        pytest.skip(f"{program} is not installed")
+    hide(monkeypatch, *(set(PROGRAMS) - {program}))
+    metrics = evaluate_coco(index_to_coco(index), exact(index))
+    assert (metrics.map, metrics.map50) == pytest.approx((1, 1))
+    assert program.replace("_", "-") in metrics.summary and "mAP50-95 1.0000" in metrics.summary
+    half = evaluate_coco(index_to_coco(index), exact(index)[1:])  # class z stays 1, class x finds one of two
+    assert half.map == pytest.approx((1 + 51 / 101) / 2)  # recalls 0, 0.01 ... 0.5 are reached
+
+
+def test_nothing_to_measure(index: ImageIndex) -> None:
+    if not any(importlib.util.find_spec(program) for program in PROGRAMS):
+        pytest.skip("no COCO program is installed")
+    assert evaluate_coco(index_to_coco(index), []).map == 0
+    assert evaluate_coco(index_to_coco(index.subset([2])), exact(index)).map == 0
+    elsewhere = predictions_to_coco(torch.tensor([[0.0, 0, 9, 9, 0.9, 0]]), "unknown.jpg")
+    assert evaluate_coco(index_to_coco(index), elsewhere).map == 0
+
+
+def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch, index: ImageIndex) -> None:
+    hide(monkeypatch, *PROGRAMS)
+    with pytest.raises(InputError, match="pip install faster-coco-eval"):
+        evaluate_coco(index_to_coco(index), exact(index))
+
+
+def test_pictures_of_one_name_are_reported(monkeypatch: pytest.MonkeyPatch, index: ImageIndex) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(coco.LOGGER, "warning", told.append)
+    index_to_coco(index.subset([0, 0, 1]))
+    assert len(told) == 1 and "1 pictures share" in told[0]
