@@ -50,7 +50,7 @@ class Detect(nn.Module):
     Attributes:
         no, nl, na: outputs per anchor (5 + nc), levels, anchors per level.
         anchors: buffer (nl, na, 2), width and height; in stride units once the model has set `stride` (nl,).
-        grid, anchor_grid: cached cell offsets and anchor sizes of the last picture size, made when needed.
+        grid, anchor_grid: cell offsets and anchor sizes of the last picture size; the first is reused while it fits.
         export: return the decoded boxes alone, as a 1-tuple. dynamic: never reuse the cache.
 
     Shape:
@@ -121,20 +121,20 @@ class Detect(nn.Module):
         return boxes
 
     def _grids(self, raw: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Cell offsets - 0.5, in cells; anchor sizes, in pixels; both (1, na, H, W, 2), cached; and the stride."""
-        cells, sizes = self.grid[level], self.anchor_grid[level]
-        stride = self.stride[level].to(raw.dtype)  # type: ignore[index]
-        if not self.dynamic and _fits(cells, raw) and _fits(sizes, raw):
-            return cells, sizes, stride
+        """Cell offsets - 0.5, in cells, cached; anchor sizes in pixels; both (1, na, H, W, 2); and the stride."""
         height, width = raw.shape[2:4]
+        shape = (1, self.na, height, width, 2)
+        stride = self.stride[level].to(raw.dtype)  # type: ignore[index]
+        pixels = self.anchors[level].to(raw.dtype) * stride
+        sizes = pixels.view(1, self.na, 1, 1, 2).expand(shape)
+        keeps = not torch.compiler.is_compiling()
+        if keeps and not self.dynamic and _fits(self.grid[level], raw):
+            return self.grid[level], sizes, stride
         y = torch.arange(height, device=raw.device, dtype=raw.dtype) - 0.5
         x = torch.arange(width, device=raw.device, dtype=raw.dtype) - 0.5
         columns, rows = x.expand(height, width), y.unsqueeze(1).expand(height, width)
-        shape = (1, self.na, height, width, 2)
         cells = torch.stack((columns, rows), dim=2).expand(shape)
-        pixels = self.anchors[level].to(raw.dtype) * stride
-        sizes = pixels.view(1, self.na, 1, 1, 2).expand(shape)
-        if not torch.compiler.is_compiling():
+        if keeps:
             self.grid[level], self.anchor_grid[level] = cells, sizes
         return cells, sizes, stride
 
