@@ -6,7 +6,6 @@ Nothing here imports torch, so that `--help` and a wrong flag are answered at on
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -56,7 +55,7 @@ class BaseConfig:
         for f in fields(cls):
             if "flags" in f.metadata:
                 options = dict(f.metadata["argparse"])
-                default = f.default if f.default is not dataclasses.MISSING else f.default_factory()  # type: ignore[misc]
+                default = _default_of(f)
                 options["help"] += "" if default in (None, False, "") else f" (default: {_shown(default)})"
                 parser.add_argument(*f.metadata["flags"], dest=f.name, default=argparse.SUPPRESS, **options)
         return parser
@@ -80,6 +79,11 @@ class BaseConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for opt.yaml and checkpoints."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if "flags" in f.metadata}
+
+
+def _default_of(f: dataclasses.Field[Any]) -> Any:
+    """The value a field has where its flag is absent."""
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 
 
 def _shown(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -80,16 +81,19 @@ class Batch:
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """The same batch with every tensor on `device`."""
-        names = ("images", "targets", "masks", "class_maps", "labels")
-        tensors = {name: getattr(self, name) for name in names}
-        moved = {k: None if t is None else t.to(device, non_blocking=non_blocking) for k, t in tensors.items()}
-        return replace(self, **moved)
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (called by DataLoader's pin thread)."""
-        names = ("images", "targets", "masks", "class_maps", "labels")
-        tensors = {name: getattr(self, name) for name in names}
-        return replace(self, **{k: None if t is None else t.pin_memory() for k, t in tensors.items()})
+        return self._with_tensors(lambda tensor: tensor.pin_memory())
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """A copy with `change` applied to every tensor there is."""
+        changes: dict[str, Any] = {}
+        for name in ("images", "targets", "masks", "class_maps", "labels"):
+            tensor = getattr(self, name)
+            changes[name] = None if tensor is None else change(tensor)
+        return replace(self, **changes)
 
 
 @dataclass

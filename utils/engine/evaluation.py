@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from models.checkpoint import find_weights, load_model
 from models.yolo import check_image_size
@@ -18,8 +17,8 @@ from utils import plots
 from utils.config import ValConfig
 from utils.datasets.spec import DataSpec, load_spec
 from utils.device import describe_device, select_device
-from utils.engine.sinks import CocoSink, PlotSink, Sink, TextSink
-from utils.engine.validator import ValidationResult, validate
+from utils.engine.sinks import CocoSink, PlotSink, TextSink
+from utils.engine.validator import Sink, ValidationResult, validate
 from utils.errors import InputError
 from utils.files import increment_path
 from utils.hyp import Hyperparameters
@@ -28,7 +27,7 @@ from utils.plots.results import STUDY_SIZES
 from utils.tasks.base import TaskOptions
 from utils.tasks.registry import build_task
 
-SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}
+SPEED_THRESHOLDS: dict[str, Any] = {"conf_thres": 0.25, "iou_thres": 0.45}
 
 LOSS_COLUMNS = ("box", "obj", "cls")  # of a study table
 
@@ -37,7 +36,7 @@ LOSS_COLUMNS = ("box", "obj", "cls")  # of a study table
 class Subject:
     """What is measured: a model on its device, and the data it is measured on."""
 
-    model: nn.Module
+    model: Any  # a BaseModel, or an Ensemble of several
     spec: DataSpec
     device: torch.device
     half: bool
@@ -68,15 +67,15 @@ def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
     half = config.half and device.type == "cuda"
     if config.half and not half and "half" in config.given:
         LOGGER.warning("--half needs CUDA: measured in FP32")
-    model = load_model([str(find_weights(w)) for w in weights], device=device)
-    classes = len(model.names)  # type: ignore[arg-type]
+    model: Any = load_model([str(find_weights(w)) for w in weights], device=device)
+    classes = len(model.names)
     if classes != spec.num_classes and not config.single_cls:
         raise InputError(
             f"{weights[0]} has {classes} classes, {spec.path} names {spec.num_classes}: "
             "give the data set the model was trained on"
         )
     model = model.half() if half else model
-    return Subject(model.to(memory_format=torch.channels_last), spec, device, half, weights[0])  # type: ignore[call-overload]
+    return Subject(model.to(memory_format=torch.channels_last), spec, device, half, weights[0])
 
 
 def measure_split(
@@ -85,7 +84,7 @@ def measure_split(
     """Measure a model on the split that `config.task` names (val for the benchmark modes)."""
     model, spec = subject.model, subject.spec
     split = config.task if config.task in ("train", "test") else "val"
-    stride = max(int(model.stride.max()), 32)  # type: ignore[union-attr,operator]
+    stride = max(int(model.stride.max()), 32)
     options = TaskOptions(
         imgsz=max(check_image_size(imgsz or config.imgsz, stride), 2 * stride),
         batch_size=config.batch_size,

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
 from models.checkpoint import Checkpoint, find_weights, load_checkpoint, load_training_state, transfer_weights
 from models.graph import load_model_yaml
-from models.yolo import check_image_size
+from models.yolo import BaseModel, check_image_size
 from utils.config import ROOT, TrainConfig
 from utils.datasets.spec import load_spec
 from utils.device import describe_device, select_device
@@ -54,7 +53,7 @@ def build_trainer(config: TrainConfig) -> Trainer:
     channels = int(cfg.get("ch", 3))
     task = build_task(config.task or "detect", load_spec(config.data), hyp, options, channels=channels)
     model = task.build_model(cfg)
-    stride = max(int(model.stride.max()), 32)  # type: ignore[union-attr,operator]
+    stride = max(int(model.stride.max()), 32)
     imgsz = max(check_image_size(config.imgsz, stride), 2 * stride)
     task.options = replace(options, imgsz=imgsz)
     (save_dir / "weights").mkdir(parents=True, exist_ok=True)
@@ -146,14 +145,14 @@ def architecture(config: TrainConfig, source: Checkpoint | None) -> dict[str, An
     return dict(source.yaml)
 
 
-def freeze_layers(model: nn.Module, freeze: list[int]) -> None:
+def freeze_layers(model: BaseModel, freeze: list[int]) -> None:
     """Stop the training of layers: one number N means the first N, several mean those."""
     frozen = set(range(freeze[0]) if len(freeze) == 1 else freeze)
     layers = model.model  # the Sequential of rows
     for number in frozen:
-        if number >= len(layers):  # type: ignore[arg-type]
-            raise InputError(f"--freeze {number}: the model has layers 0-{len(layers) - 1}")  # type: ignore[arg-type]
-        layers[number].requires_grad_(False)  # type: ignore[index,union-attr,operator]
+        if number >= len(layers):
+            raise InputError(f"--freeze {number}: the model has layers 0-{len(layers) - 1}")
+        layers[number].requires_grad_(False)
     if frozen:
         LOGGER.info(f"Frozen layers: {', '.join(map(str, sorted(frozen)))}")
 

@@ -17,8 +17,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from models.checkpoint import save_checkpoint
+from models.yolo import BaseModel
 from utils.config import TrainConfig
 from utils.device import memory_in_use
+from utils.engine.amp import checked_amp
 from utils.engine.callbacks import Callbacks
 from utils.engine.ema import ModelEMA
 from utils.engine.optim import Schedule, build_optimizer
@@ -93,7 +95,7 @@ class Trainer:
     def __init__(
         self,
         task: Task,
-        model: nn.Module,
+        model: BaseModel,
         config: TrainConfig,
         *,
         device: torch.device,
@@ -114,7 +116,8 @@ class Trainer:
         )
         self.ema = ModelEMA(self.model)
         self.stopping = EarlyStopping(config.patience)
-        self.amp = AMP_DTYPES[config.amp] if config.amp in AMP_DTYPES and device.type == "cuda" else None
+        wanted = AMP_DTYPES.get(config.amp) if device.type == "cuda" else None
+        self.amp = checked_amp(self.model, wanted, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.start_epoch, self.fresh = 0, state is None
         self.image_weights: np.ndarray | None = None
@@ -221,7 +224,7 @@ class Trainer:
 
     def _rescale(self, images: Tensor, iteration: int) -> Tensor:
         """The batch at a side drawn from half to one and a half times the picture size, a multiple of the grid."""
-        grid = max(int(self.model.stride.max()), 32)  # type: ignore[union-attr,operator]
+        grid = max(int(self.model.stride.max()), 32)
         imgsz = self.task.options.imgsz
         rng = np.random.default_rng((self.config.seed, iteration))
         side = int(rng.integers(int(imgsz * 0.5), int(imgsz * 1.5) + grid)) // grid * grid

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.yolo import BaseModel
 from utils.hyp import Hyperparameters
 from utils.losses.detection import LossResult
 from utils.types import Batch, EvalResult, Prediction
@@ -70,9 +71,9 @@ class Task(Protocol):
     hyp: Hyperparameters
     options: TaskOptions
 
-    def build_model(self, cfg: str | Mapping[str, Any]) -> nn.Module: ...
-    def prepare_training(self, model: nn.Module, save_dir: Path, *, anchors: bool, plots: bool) -> None: ...
-    def bind(self, model: nn.Module) -> None: ...
+    def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel: ...
+    def prepare_training(self, model: BaseModel, save_dir: Path, *, anchors: bool, plots: bool) -> None: ...
+    def bind(self, model: BaseModel) -> None: ...
     def train_loader(self) -> StepLoader: ...
     def eval_loader(self, split: str, **overrides: Any) -> StepLoader: ...
     def image_weights(self, per_class: np.ndarray) -> np.ndarray: ...
@@ -103,7 +104,7 @@ class Steps:
 
 
 def images_to_device(images: Tensor, device: torch.device, *, half: bool = False) -> Tensor:
-    """(B, C, H, W) uint8 -> channels_last float in [0, 1] on `device`; divided there, so a quarter of the bytes travels."""
+    """(B, C, H, W) uint8 -> channels_last float in [0, 1]; divided on `device`, so a quarter of the bytes travels."""
     images = images.to(device, non_blocking=True)
     images = images.contiguous(memory_format=torch.channels_last)
     return (images.half() if half else images.float()).div_(255)

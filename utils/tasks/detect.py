@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from models.yolo import DetectionModel
+from models.yolo import BaseModel, Detect, DetectionModel
 from utils import plots
 from utils.anchors import box_sizes, check_anchors
 from utils.datasets.detection import DetectionDataset
@@ -19,6 +17,7 @@ from utils.datasets.labels import load_index
 from utils.datasets.loader import build_loader
 from utils.datasets.spec import DataSpec
 from utils.datasets.weights import class_weights, image_weights
+from utils.errors import InputError
 from utils.hyp import Hyperparameters
 from utils.losses.detection import DetectionLoss, LossResult, scaled_gains
 from utils.metrics.detection import DetectionEvaluator
@@ -54,28 +53,26 @@ class DetectionTask:
         """The verified pictures and labels of a split, read once."""
         if split not in self._indexes:
             options = self.options
-            self._indexes[split] = load_index(
-                self.spec, split, single_cls=options.single_cls, verbose=options.verbose
-            )
+            self._indexes[split] = load_index(self.spec, split, single_cls=options.single_cls, verbose=options.verbose)
         return self._indexes[split]
 
     # -- network --------------------------------------------------------------------------------------------------
 
-    def build_model(self, cfg: str | Mapping[str, Any]) -> nn.Module:
+    def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
         """A fresh network for this data set's classes."""
         anchors = None if self.hyp.anchors is None else round(self.hyp.anchors)
         model = DetectionModel(cfg, ch=self.channels, nc=len(self.class_names), anchors=anchors)
         model.names = dict(self.class_names)
         return model
 
-    def bind(self, model: nn.Module) -> None:
+    def bind(self, model: BaseModel) -> None:
         """Build the loss for `model`'s anchors and strides; they are arguments, not read later."""
-        head = model.model[-1]  # type: ignore[index,union-attr]
-        self.stride = max(int(model.stride.max()), 32)  # type: ignore[union-attr,operator]
+        head = detection_head(model)
+        self.stride = max(int(model.stride.max()), 32)
         num_classes = len(self.class_names)
         self._loss = DetectionLoss(
             anchors=head.anchors.detach().clone(),
-            strides=model.stride.tolist(),  # type: ignore[union-attr,operator]
+            strides=model.stride.tolist(),
             num_classes=num_classes,
             hyp=scaled_gains(self.hyp, head.nl, num_classes, self.options.imgsz),
             autobalance=self.options.autobalance,
@@ -83,13 +80,13 @@ class DetectionTask:
         if self._pending_loss_state:
             self._loss.load_state_dict(self._pending_loss_state)
 
-    def prepare_training(self, model: nn.Module, save_dir: Path, *, anchors: bool, plots: bool) -> None:
+    def prepare_training(self, model: BaseModel, save_dir: Path, *, anchors: bool, plots: bool) -> None:
         """Draw the labels and fit the anchors to them, before the first epoch of a new run."""
         index = self.index("train")
         if plots:
             self._plot_labels(index, save_dir)
         if anchors:
-            head = model.model[-1]  # type: ignore[index,union-attr]
+            head = detection_head(model)
             boxes_wh = box_sizes(index.sizes_hw, index.offsets, index.boxes_xywhn, self.options.imgsz)
             check_anchors(head, boxes_wh, threshold=self.hyp.anchor_t, rng=np.random.default_rng(self.options.seed))
 
@@ -190,3 +187,11 @@ class DetectionTask:
         self._pending_loss_state = state.get("loss", {})
         if self._loss is not None and self._pending_loss_state:
             self._loss.load_state_dict(self._pending_loss_state)
+
+
+def detection_head(model: BaseModel) -> Detect:
+    """The Detect layer, which ends the graph."""
+    head = model.model[-1]
+    if not isinstance(head, Detect):
+        raise InputError(f"the graph ends with {type(head).__name__}, but detection needs Detect as its last layer")
+    return head
