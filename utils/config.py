@@ -6,6 +6,7 @@ Nothing here imports torch, so that `--help` and a wrong flag are answered at on
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
