@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +20,7 @@ from utils.datasets.polygons import clip_rings, extents
 from utils.errors import InputError
 from utils.types import Sample
 
+Effect = Callable[[Sample], Sample]
 LIGHT_CHANCE = 0.01  # of each transform of the default set
 LIGHT_SET: tuple[tuple[str, dict[str, Any]], ...] = (  # name and settings, each on its own chance
     ("Blur", {"blur_limit": (3, 7)}),
@@ -69,17 +71,12 @@ class LightPipeline:
     def __getstate__(self) -> dict[str, Any]:
         return {"_transforms": []}  # a spawned worker builds its own, without the update check of a plain import
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The sample, its image replaced where a transform fires."""
-        fires = rng.random(len(LIGHT_SET)) < LIGHT_CHANCE
-        if not fires.any() or sample.image.shape[2] != 3:
-            return sample
-        self._transforms = self._transforms or self._build()
-        for n in np.flatnonzero(fires):
-            transform = self._transforms[n]
-            transform.set_random_seed(int(rng.integers(2**32)))
-            sample.image = transform(image=sample.image)["image"]
-        return sample
+    def pick(self, rng: np.random.Generator) -> list[Effect]:
+        """The transforms that fire this time: mostly none."""
+        fires = np.flatnonzero(rng.random(len(LIGHT_SET)) < LIGHT_CHANCE)
+        if len(fires):
+            self._transforms = self._transforms or self._build()
+        return [partial(change_image, self._transforms[n], int(rng.integers(2**32))) for n in fires]
 
     @staticmethod
     def _build() -> list[Any]:
@@ -105,15 +102,11 @@ class UserPipeline:
     def __getstate__(self) -> dict[str, Any]:
         return {"serialized": self.serialized, "_compose": None}
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """A new sample; objects that a transform moves out of the picture are dropped."""
-        if self._compose is None:
-            self._compose = self._build()
-        self._compose.set_random_seed(int(rng.integers(2**32)))
-        if "bboxes" in self._compose.processors:
-            return apply_pipeline(self._compose, sample)
-        sample.image = self._compose(image=sample.image)["image"]
-        return sample
+    def pick(self, rng: np.random.Generator) -> list[Effect]:
+        """The pipeline with its seed; it draws by itself which of its transforms fire."""
+        self._compose = self._compose or self._build()
+        apply = change_all if "bboxes" in self._compose.processors else change_image
+        return [partial(apply, self._compose, int(rng.integers(2**32)))]
 
     def _build(self) -> Any:
         library = import_albumentations()
@@ -160,8 +153,17 @@ def only_colours(library: ModuleType, transform: Any) -> bool:
     return isinstance(transform, library.ImageOnlyTransform)
 
 
-def apply_pipeline(compose: Any, sample: Sample) -> Sample:
-    """Run a Compose with box and keypoint parameters over all parts of a sample."""
+def change_image(transform: Any, seed: int, sample: Sample) -> Sample:
+    """Run a transform that only changes colours; three-channel pictures only."""
+    if sample.image.shape[2] == 3:
+        transform.set_random_seed(seed)
+        sample.image = transform(image=sample.image)["image"]
+    return sample
+
+
+def change_all(compose: Any, seed: int, sample: Sample) -> Sample:
+    """Run a Compose with box and keypoint parameters over all parts of a sample; what leaves the picture is dropped."""
+    compose.set_random_seed(seed)
     rings = [ring for rings in sample.polygons or [] for ring in rings]
     inputs = {
         "image": sample.image,

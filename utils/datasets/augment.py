@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import cv2
 import numpy as np
 
+from utils.datasets.compose import Recolour
 from utils.hyp import Hyperparameters
 from utils.types import Polygons, Sample
 
@@ -35,25 +37,25 @@ def random_transform(
     return moved @ around_centre
 
 
-def jitter_colours(sample: Sample, rng: np.random.Generator, hyp: Hyperparameters) -> Sample:
-    """Multiply hue (cyclic), saturation and value by random gains, in place; only three-channel pictures change."""
-    gains = 1 + rng.uniform(-1, 1, 3) * (hyp.hsv_h, hyp.hsv_s, hyp.hsv_v)
-    if sample.image.shape[2] == 3:
-        multiply_hsv_(sample.image, gains)
-    return sample
+def draw_recolouring(rng: np.random.Generator, hyp: Hyperparameters) -> Recolour | None:
+    """A random change of hue, saturation and value for `compose` or a finished picture; None for no change.
 
-
-def multiply_hsv_(image: np.ndarray, gains: np.ndarray) -> None:
-    """Multiply hue, saturation and value of a BGR picture in place, rounded; gains that change nothing are skipped.
-
-    The hue's product may pass OpenCV's 180 steps, the way back takes it modulo 180; beyond 255 it would saturate, so
-    its gain ends there.
+    The gains are uniform in 1 +- `hsv_h`, `hsv_s`, `hsv_v`; those that would not change any byte give None.
     """
-    gains = np.minimum(gains, (255 / (HUES - 1), np.inf, np.inf))
-    if (np.abs(gains - 1) * (HUES - 1, 255, 255) < 0.5).all():
-        return
-    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-    cv2.cvtColor(cv2.transform(hsv, np.diag(gains)), cv2.COLOR_HSV2BGR, dst=image)
+    gains = 1 + rng.uniform(-1, 1, 3) * (hyp.hsv_h, hyp.hsv_s, hyp.hsv_v)
+    unchanged = (np.abs(gains - 1) * (HUES - 1, 255, 255) < 0.5).all()
+    return None if unchanged else partial(multiply_hsv, gains=gains)
+
+
+def multiply_hsv(source: np.ndarray, target: np.ndarray, *, gains: np.ndarray) -> None:
+    """Write a BGR picture with hue (cyclic), saturation and value (saturating) multiplied by `gains` to `target`.
+
+    A hue product may pass OpenCV's 180 steps, the way back takes it modulo 180; beyond 255 it would saturate, so
+    its gain ends there. `target` may be `source`.
+    """
+    factors = np.diag(np.minimum(gains, (255 / (HUES - 1), np.inf, np.inf)))
+    hsv = cv2.cvtColor(source, cv2.COLOR_BGR2HSV)
+    cv2.cvtColor(cv2.transform(hsv, factors), cv2.COLOR_HSV2BGR, dst=target)
 
 
 def random_flips(sample: Sample, rng: np.random.Generator, hyp: Hyperparameters) -> Sample:

@@ -24,6 +24,9 @@ MIN_SIDE, MAX_ASPECT = 2.0, 100.0  # a kept box is wider and higher than two pix
 MIN_AREA_BOXES, MIN_AREA_POLYGONS = 0.10, 0.01  # part of its area that a kept object still shows
 
 
+Recolour = Callable[[np.ndarray, np.ndarray], None]  # from (H, W, 3) into (H, W, 3), which may be the same
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture and its labels in units of its own width and height, read when it turns out to be visible.
@@ -99,7 +102,12 @@ class Labels:
 
 
 def compose(
-    placements: Sequence[Placement], to_output: np.ndarray, out_hw: tuple[int, int], *, channels: int = 3
+    placements: Sequence[Placement],
+    to_output: np.ndarray,
+    out_hw: tuple[int, int],
+    *,
+    channels: int = 3,
+    recolour: Recolour | None = None,
 ) -> Sample:
     """The sample that a canvas with these placements gives under a transform.
 
@@ -108,18 +116,19 @@ def compose(
         to_output: (3, 3) from canvas pixels to output pixels.
         out_hw: size of the sample's image.
         channels: of the image.
+        recolour: change of colours of the whole image, done where it touches fewest pixels.
 
     Returns:
         Sample on a border of 114 (class map: 255) with the labels that remain visible, all inside the image.
     """
-    image = np.full((*out_hw, channels), GREY, np.uint8)
+    image = np.full((*out_hw, channels), border_colour(channels, recolour), np.uint8)
     first = placements[0].picture
     class_map = None if first.read_map is None else np.full(out_hw, IGNORE, np.uint8)
     labels = []
     for placement in placements:
         matrix = to_output @ placement.to_canvas
         upright = placement.cut_out is None and is_upright(matrix)
-        drawn = (draw_upright if upright else draw_warped)(image, placement, matrix)
+        drawn = (draw_upright if upright else draw_warped)(image, placement, matrix, recolour)
         if drawn is None:
             continue
         if class_map is not None and placement.picture.read_map is not None:
@@ -129,13 +138,23 @@ def compose(
     return Sample(image, boxes, classes, polygons, class_map, first.path)
 
 
+def border_colour(channels: int, recolour: Recolour | None) -> np.ndarray:
+    """(channels,) what the border of a sample is filled with."""
+    pixel = np.full((1, 1, channels), GREY, np.uint8)
+    if recolour is not None:
+        recolour(pixel, pixel)
+    return pixel[0, 0]
+
+
 def is_upright(matrix: np.ndarray) -> bool:
     """Whether a transform only shifts and enlarges: no rotation, shear, mirror or perspective."""
     (x_by_x, x_by_y, _), (y_by_x, y_by_y, _), (tilt_x, tilt_y, _) = matrix.tolist()
     return abs(x_by_y) + abs(y_by_x) + abs(tilt_x) + abs(tilt_y) < 1e-9 and x_by_x > 0 and y_by_y > 0
 
 
-def draw_upright(image: np.ndarray, placement: Placement, matrix: np.ndarray) -> Drawn | None:
+def draw_upright(
+    image: np.ndarray, placement: Placement, matrix: np.ndarray, recolour: Recolour | None
+) -> Drawn | None:
     """Crop and resize the visible part of a picture into its place; None if nothing is visible.
 
     Both rectangles lie on whole pixels; the transform between them is returned, so that labels fit what was drawn.
@@ -150,16 +169,24 @@ def draw_upright(image: np.ndarray, placement: Placement, matrix: np.ndarray) ->
     rows, columns = frame.shape[:2]
     from_x, to_x = source_span((x1 - left) / width, (x2 - left) / width, columns)
     from_y, to_y = source_span((y1 - top) / height, (y2 - top) / height, rows)
-    shrinks = (x2 - x1) * 2 < to_x - from_x
-    cv2.resize(
-        frame[from_y:to_y, from_x:to_x],
-        (x2 - x1, y2 - y1),
-        dst=image[y1:y2, x1:x2],
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-    )
+    paint(image[y1:y2, x1:x2], frame[from_y:to_y, from_x:to_x], recolour)
     gain_x, gain_y = (x2 - x1) / (to_x - from_x), (y2 - y1) / (to_y - from_y)  # output pixels per source pixel
     as_drawn = [[gain_x * columns, 0.0, x1 - from_x * gain_x], [0.0, gain_y * rows, y1 - from_y * gain_y], [0, 0, 1]]
     return Drawn(np.array(as_drawn), (x1, y1, x2, y2))
+
+
+def paint(target: np.ndarray, source: np.ndarray, recolour: Recolour | None) -> None:
+    """Resize a picture into a view, recoloured before or after, whichever is less work."""
+    enlarges = target.size > source.size
+    if recolour is not None and enlarges:
+        recoloured = np.empty(source.shape, np.uint8)
+        recolour(source, recoloured)
+        source = recoloured
+    halves = target.shape[1] * 2 < source.shape[1]
+    size_wh = (target.shape[1], target.shape[0])
+    cv2.resize(source, size_wh, dst=target, interpolation=cv2.INTER_AREA if halves else cv2.INTER_LINEAR)
+    if recolour is not None and not enlarges:
+        recolour(target, target)
 
 
 def visible_span(start: float, stop: float, side: int) -> tuple[int, int]:
@@ -173,7 +200,7 @@ def source_span(start: float, stop: float, side: int) -> tuple[int, int]:
     return first, max(first + 1, min(side, round(stop * side)))
 
 
-def draw_warped(image: np.ndarray, placement: Placement, matrix: np.ndarray) -> Drawn | None:
+def draw_warped(image: np.ndarray, placement: Placement, matrix: np.ndarray, recolour: Recolour | None) -> Drawn | None:
     """Warp a picture into the rectangle around its visible part; None if nothing is visible."""
     size_hw = (image.shape[0], image.shape[1])
     outlines = visible_outlines(placement, matrix, size_hw)
@@ -192,6 +219,8 @@ def draw_warped(image: np.ndarray, placement: Placement, matrix: np.ndarray) -> 
     contours = [np.rint((ring - (x1 + 0.5, y1 + 0.5)) * 16).astype(np.int32) for ring in outlines]
     cv2.fillPoly(mask, contours, 255, shift=4)
     warped = warp(frame, to_box, (y2 - y1, x2 - x1), cv2.INTER_LINEAR)
+    if recolour is not None:
+        recolour(warped, warped)
     target = image[y1:y2, x1:x2]
     np.copyto(target, warped, where=mask[..., None] > 0)
     return Drawn(matrix, (x1, y1, x2, y2), mask)

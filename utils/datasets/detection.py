@@ -10,9 +10,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from utils.datasets.albumentations_pipeline import LightPipeline, UserPipeline, is_installed
-from utils.datasets.augment import jitter_colours, mixup, random_flips, random_transform
+from utils.datasets.augment import draw_recolouring, mixup, random_flips, random_transform
 from utils.datasets.cache import build_cache
-from utils.datasets.compose import IGNORE, Drawn, Picture, compose, draw_map
+from utils.datasets.compose import IGNORE, Drawn, Picture, Recolour, compose, draw_map
 from utils.datasets.image_io import ImageError, read_image
 from utils.datasets.index import ImageIndex
 from utils.datasets.letterbox import fitted_size, load_size, pad_to, rect_shapes, resize
@@ -97,28 +97,42 @@ class DetectionDataset(Dataset[Sample]):
             pool: positions that the other pictures of a mosaic are drawn from; None for all.
         """
         hyp = self.hyp
-        if self.shapes_hw is None and rng.random() < hyp.mosaic:
-            sample = self.mosaic(i, rng, pool)
-            if rng.random() < hyp.mixup:
-                sample = mixup(sample, self.mosaic(self.partners(1, rng, pool)[0], rng, pool), rng)
-        else:
-            size_hw = self.input_hw(i)
-            to_output = random_transform(rng, hyp, size_hw, size_hw)
-            sample = compose(single_plan(self.picture(i), size_hw), to_output, size_hw, channels=self.channels)
-        if self.pipeline is not None:
-            sample = self.pipeline(sample, rng)
-        return random_flips(jitter_colours(sample, rng, hyp), rng, hyp)
+        recolour = draw_recolouring(rng, hyp) if self.channels == 3 else None
+        effects = [] if self.pipeline is None else self.pipeline.pick(rng)
+        in_mosaic = self.shapes_hw is None and rng.random() < hyp.mosaic
+        blended = in_mosaic and rng.random() < hyp.mixup
+        in_order = bool(effects) or blended  # else colours may change while the pictures are drawn, which is less work
+        draw = partial(self.mosaic if in_mosaic else self.single, recolour=None if in_order else recolour)
+        sample = draw(i, rng, pool)
+        if blended:
+            sample = mixup(sample, draw(self.partners(1, rng, pool)[0], rng, pool), rng)
+        for effect in effects:
+            sample = effect(sample)
+        if in_order and recolour is not None:
+            recolour(sample.image, sample.image)
+        return random_flips(sample, rng, hyp)
 
-    def mosaic(self, i: int, rng: np.random.Generator, pool: np.ndarray | None) -> Sample:
+    def single(
+        self, i: int, rng: np.random.Generator, pool: np.ndarray | None, recolour: Recolour | None = None
+    ) -> Sample:
+        """Picture i alone, fitted into the input, under a random transform."""
+        size_hw = self.input_hw(i)
+        plan = single_plan(self.picture(i), size_hw)
+        to_output = random_transform(rng, self.hyp, size_hw, size_hw)
+        return compose(plan, to_output, size_hw, channels=self.channels, recolour=recolour)
+
+    def mosaic(
+        self, i: int, rng: np.random.Generator, pool: np.ndarray | None, recolour: Recolour | None = None
+    ) -> Sample:
         """Picture i with three or eight others, under one random transform."""
         hyp, side = self.hyp, self.imgsz
         nine = rng.random() < hyp.mosaic9
         members = rng.permutation([i, *self.partners(8 if nine else 3, rng, pool)])
-        plan = (mosaic9_plan if nine else mosaic_plan)([self.picture(int(k)) for k in members], rng, side)
+        plan = (mosaic9_plan if nine else mosaic_plan)([self.picture(k) for k in members.tolist()], rng, side)
         if hyp.copy_paste and self.index.polygons is not None:
             plan += paste_plan(plan, rng, share=hyp.copy_paste, canvas_width=2 * side)
         to_output = random_transform(rng, hyp, (2 * side, 2 * side), (side, side))
-        sample = compose(plan, to_output, (side, side), channels=self.channels)
+        sample = compose(plan, to_output, (side, side), channels=self.channels, recolour=recolour)
         sample.path = self.index.paths[i]
         return sample
 

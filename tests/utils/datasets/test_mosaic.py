@@ -260,3 +260,18 @@ def test_points_behind_the_camera_are_cut_off() -> None:
     square = np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 1.0], [0.0, 1.0]])
     moved = transform_points(square, tilt, 0.1)
     np.testing.assert_allclose(moved.max(axis=0), [18, 10])  # x = 1.8 at depth 0.1
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.0, 1.7])
+@pytest.mark.parametrize("turned", [False, True])
+def test_colours_change_wherever_they_are_applied(scale: float, turned: bool) -> None:
+    def invert(source: np.ndarray, target: np.ndarray) -> None:
+        target[:] = 255 - source
+
+    plan = mosaic_plan(four(64), np.random.default_rng(2), 64)
+    matrix = np.array([[scale, 0.2 * turned, 5], [0, scale, 3], [0, 0, 1]])
+    plain = compose(plan, matrix, (96, 96)).image
+    changed = compose(plan, matrix, (96, 96), recolour=invert).image
+    assert np.abs(255 - plain.astype(int) - changed).max() <= 1  # resizing rounds half up, before or after
+    again = compose(plan, matrix, (96, 96)).image
+    np.testing.assert_array_equal(plain, again)  # the pictures themselves are untouched
