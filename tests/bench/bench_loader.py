@@ -1,0 +1,95 @@
+"""Time of one training sample on one core, beside a yardstick of the same machine.
+
+    python tests/bench/bench_loader.py [--data ../shared/data/bccd/bccd.yaml] [--imgsz 640] [--samples 200]
+
+The yardstick is `cv2.warpAffine` of a 1280x1280x3 picture to 640x640, linear, one thread: once with scale and shift
+only (for which OpenCV 5 has a fast path) and once turned by ten degrees. All times are processor time of the thread;
+samples and yardsticks alternate, so that other work on the machine disturbs both. It still disturbs: run it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from utils.datasets.detection import DetectionDataset  # noqa: E402
+from utils.datasets.image_io import read_image  # noqa: E402
+from utils.datasets.labels import load_index  # noqa: E402
+from utils.datasets.loader import start_worker  # noqa: E402
+from utils.datasets.spec import load_spec  # noqa: E402
+from utils.hyp import Hyperparameters  # noqa: E402
+
+REFERENCE_MS = 4.3  # the yardstick on the machine of the targets
+TARGETS_MS = {"uncached": 10.0, "cached in RAM": 5.0}
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Processor time of one call."""
+    start = time.thread_time()
+    work()
+    return 1000 * (time.thread_time() - start)
+
+
+def yardsticks() -> dict[str, Callable[[], object]]:
+    """The two warps."""
+    picture = np.random.default_rng(0).integers(0, 256, (1280, 1280, 3), dtype=np.uint8)
+
+    def warp(degrees: float) -> Callable[[], object]:
+        matrix = cv2.getRotationMatrix2D((640, 640), degrees, 0.7)
+        matrix[:, 2] -= 320
+        return lambda: cv2.warpAffine(picture, matrix, (640, 640), flags=cv2.INTER_LINEAR)
+
+    return {"warp, straight": warp(0), "warp, turned": warp(10)}
+
+
+def measure(jobs: dict[str, Callable[[int], object]], rounds: int) -> dict[str, float]:
+    """Median time of each job over rounds in which every job runs once, milliseconds."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(rounds):
+        for name, job in jobs.items():
+            times[name].append(milliseconds(lambda job=job, number=number: job(number)))  # type: ignore[misc]
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=str(ROOT.parent / "shared/data/bccd/bccd.yaml"))
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--samples", type=int, default=200)
+    args = parser.parse_args()
+    start_worker(0)
+    index = load_index(load_spec(args.data), "train")
+    hyp = Hyperparameters.load(ROOT / "data/hyps/hyp.scratch-low.yaml")
+    plain, cached = (
+        DetectionDataset(index, imgsz=args.imgsz, hyp=hyp, augment=True, cache=cache) for cache in (None, "ram")
+    )
+    jobs: dict[str, Callable[[int], object]] = {
+        "uncached": lambda n: plain[n // len(plain), n % len(plain)],
+        "cached in RAM": lambda n: cached[n // len(cached), n % len(cached)],
+        "read one picture": lambda n: read_image(index.paths[n % len(index)]),
+        **{name: (lambda n, warp=warp: warp()) for name, warp in yardsticks().items()},  # type: ignore[misc]
+    }
+    measure(jobs, 10)
+    medians = measure(jobs, args.samples)
+    for name, median in medians.items():
+        print(f"{name:18s} {median:7.2f} ms")
+    for name, target in TARGETS_MS.items():
+        scaled = [medians[name] / medians[f"warp, {kind}"] * REFERENCE_MS for kind in ("straight", "turned")]
+        print(
+            f"{name}: {scaled[0]:.1f} ms where the straight warp takes {REFERENCE_MS} ms, "
+            f"{scaled[1]:.1f} ms where the turned one does; target {target:.0f} ms"
+        )
+
+
+if __name__ == "__main__":
+    main()
