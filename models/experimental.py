@@ -171,3 +171,12 @@ class Ensemble(nn.ModuleList):
         """(B, C, H, W) -> ((B, sum of N, no) decoded boxes, None)."""
         decoded = [model(x, augment, profile, visualize)[0] for model in self]
         return torch.cat(decoded, dim=1), None
+
+
+def __getattr__(name: str) -> Any:
+    """`attempt_load`, which users import from here; it lives above this module, hence the late import."""
+    if name == "attempt_load":
+        from models.checkpoint import attempt_load
+
+        return attempt_load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
