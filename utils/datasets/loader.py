@@ -62,6 +62,7 @@ class EpochLoader:
     def __init__(self, loader: DataLoader[Batch], batches: EpochBatches) -> None:
         self.loader = loader
         self.batches = batches
+        self._warned = False
 
     @property
     def dataset(self) -> Dataset[Sample]:
@@ -76,8 +77,13 @@ class EpochLoader:
             image_weights: (N,) relative chance of each picture, or None for every picture once.
         """
         self.batches.epoch = epoch
-        order = getattr(self.dataset, "order", None)  # rect batches hold the pictures in another order
-        self.batches.image_weights = image_weights if image_weights is None or order is None else image_weights[order]
+        if image_weights is not None and is_rect(self.dataset):
+            if not self._warned:
+                LOGGER.warning(
+                    "--image-weights has no effect with --rect: its batches are fixed by the pictures' shapes"
+                )
+            self._warned, image_weights = True, None
+        self.batches.image_weights = image_weights
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -110,7 +116,7 @@ def build_loader(
         pin_memory: page-locked batches, for a GPU.
     """
     num_samples = len(dataset)  # type: ignore[arg-type]
-    if shuffle and getattr(dataset, "shapes_hw", None) is not None:
+    if shuffle and is_rect(dataset):
         LOGGER.warning("--rect: pictures come sorted by shape, so they are not shuffled")
         shuffle = False
     batch_size = max(1, min(batch_size, num_samples))
@@ -126,9 +132,15 @@ def build_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
+        generator=torch.Generator(),  # its own, so that loading leaves the trainer's random numbers alone
         **options,
     )
     return EpochLoader(loader, batches)
+
+
+def is_rect(dataset: Dataset[Sample]) -> bool:
+    """Whether a data set gives each batch a size of its own."""
+    return getattr(dataset, "shapes_hw", None) is not None
 
 
 def available_cpus() -> int:

@@ -207,12 +207,21 @@ def test_weighted_order_follows_the_weights(index: ImageIndex) -> None:
     assert sorted(path for batch in loader for path in batch.paths) == index.paths
 
 
-def test_weights_reach_rect_pictures(index: ImageIndex) -> None:
+def test_weights_are_ignored_with_rect(index: ImageIndex, caplog: pytest.LogCaptureFixture) -> None:
     loader = build_loader(dataset(index, augment=False, rect=True, batch_size=5), batch_size=5, workers=0)
-    chances = np.zeros(10)
-    chances[2] = 1
-    loader.set_epoch(0, chances)
-    assert {path for batch in loader for path in batch.paths} == {index.paths[2]}
+    with caplog.at_level("WARNING", logger="openyolov5"):
+        for epoch in range(2):
+            loader.set_epoch(epoch, np.ones(10))
+    assert caplog.text.count("--image-weights has no effect with --rect") == 1
+    assert sorted(path for batch in loader for path in batch.paths) == index.paths
+
+
+def test_loading_leaves_the_global_generator_alone(index: ImageIndex) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    list(build_loader(dataset(index), batch_size=4, workers=0, shuffle=True))
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_no_pictures(index: ImageIndex) -> None:
