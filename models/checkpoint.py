@@ -131,11 +131,13 @@ def _check_own(content: dict[str, Any], path: Path) -> None:
     """Raise InputError for a file of our format whose keys cannot be used."""
     version = content.get("version")
     if not isinstance(version, int) or version > VERSION:
-        raise InputError(
-            f"{path}: checkpoint format {version!r}, this version reads up to {VERSION}; update OpenYOLOv5"
-        )
+        raise InputError(f"{path}: checkpoint format {version!r}, this version reads up to {VERSION}; update it")
     if missing := [key for key in (*REQUIRED_KEYS, "epoch") if key not in content]:
         raise InputError(f"{path}: damaged checkpoint, it has no {', '.join(missing)}; copy it again")
+    for key in ("yaml", "names", "model"):
+        if not isinstance(content[key], dict):
+            shown = str(content[key])[:40]
+            raise InputError(f"{path}: damaged checkpoint, {key}: {shown} is no mapping; copy it again")
 
 
 def _classifier(description: Mapping[str, Any], weights: StateDict) -> ClassificationModel:

@@ -23,10 +23,11 @@ COMMON = (
     common.Conv, common.DWConv, common.DWConvTranspose2d, common.TransformerLayer, common.TransformerBlock,
     common.Bottleneck, common.BottleneckCSP, common.CrossConv, common.C3, common.C3x, common.C3TR, common.C3SPP,
     common.C3Ghost, common.SPP, common.SPPF, common.Focus, common.GhostConv, common.GhostBottleneck, common.Contract,
-    common.Expand, common.Concat, common.Proto, common.Classify,
+    common.Expand, common.Concat, common.Proto, common.Classify, experimental.Flatten,
 )  # fmt: skip
 EXPERIMENTAL = (
-    experimental.Sum, experimental.MixConv2d, common.CrossConv, common.GhostConv, common.GhostBottleneck,
+    experimental.Sum, experimental.MixConv2d, experimental.ConvPlus, common.CrossConv, common.GhostConv,
+    common.GhostBottleneck,
 )  # fmt: skip
 NETWORK_PARTS = (
     yolo.Detect, yolo.Segment, yolo.DetectionModel, yolo.SegmentationModel, yolo.ClassificationModel,
@@ -60,7 +61,7 @@ def _module_classes() -> dict[str, type[nn.Module]]:
     table = {f"{place}.{kind.__name__}": kind for place, kinds in places.items() for kind in kinds}
     table |= {f"{kind.__module__}.{kind.__name__}": kind for kind in TORCH_LAYERS}
     table["models.yolo.Model"] = yolo.DetectionModel  # its name until 6.1
-    table["models.experimental.C3"] = common.BottleneckCSP  # until 3.1 a C3 was this, with other inner blocks
+    table["models.experimental.C3"] = experimental.C3Cross
     for name in ("NonDynamicallyQuantizableLinear", "_LinearWithBias"):  # the latter up to torch 1.8
         table[f"torch.nn.modules.linear.{name}"] = NonDynamicallyQuantizableLinear
     return table
@@ -70,6 +71,7 @@ MODULE_CLASSES = _module_classes()
 ADDRESSES = (*MODULE_CLASSES, *PICTURE_TRANSFORMS)
 PRIVATE_DATA = ("_reversed_padding_repeated_twice", "_qkv_same_embed_dim")  # of Conv2d, of MultiheadAttention
 WITH_INPLACE = (nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.Mish)
+NETWORK_BY_HEAD = {"Segment": yolo.SegmentationModel, "Classify": yolo.ClassificationModel}
 MISSING: tuple[tuple[Any, str, Any], ...] = (  # (class, attribute that old files lack, its value)
     (nn.Upsample, "recompute_scale_factor", None),
     (nn.MultiheadAttention, "batch_first", False),
@@ -138,15 +140,15 @@ def _today(record: Record) -> type[nn.Module]:
     if record.address not in MODULE_CLASSES:
         raise InputError(f"{record.address} is not a layer")
     members = dict(_children(record, "_modules"))
-    if record.address == "models.common.Classify" and "linear" not in members:
-        raise InputError("its classifier is of a release before 6.2, which is not supported")
-    activation = members.get("act")
-    if record.address == "models.experimental.MixConv2d" and _name(activation) == "LeakyReLU":
-        raise InputError("MixConv2d of releases up to 5.0 computes otherwise and is not supported")
-    last = list(_layers(record).values())[-1:]
-    if record.address == "models.yolo.Model" or record.address == "models.yolo.DetectionModel":
-        return yolo.SegmentationModel if last and _name(last[0]) == "Segment" else yolo.DetectionModel
-    return MODULE_CLASSES[record.address]
+    kind = MODULE_CLASSES[record.address]
+    if kind is common.Classify and "linear" not in members:
+        return experimental.PooledClassify
+    if kind is experimental.MixConv2d and _name(members.get("act")) == "LeakyReLU":
+        return experimental.MixConv2dResidual
+    if kind is yolo.DetectionModel:
+        head = next(reversed(_layers(record).values()), None)
+        return NETWORK_BY_HEAD.get(_name(head), kind)
+    return kind
 
 
 def _name(record: Any) -> str:
@@ -220,10 +222,7 @@ def _complete_network(network: yolo.BaseModel, layers: nn.Sequential) -> None:
     if any(not hasattr(layer, name) for layer in layers for name in ("i", "f")):
         raise InputError("its layers do not say where their input comes from")
     head = layers[-1]
-    outputs = head.linear.out_features if isinstance(head, common.Classify) else getattr(head, "nc", None)
-    if outputs is None:
-        raise InputError(f"its last layer {type(head).__name__} is no head")
-    network.nc = int(outputs)
+    network.nc = _outputs(head)
     network.names = _numbered(getattr(network, "names", None), network.nc)
     stride = getattr(head, "stride", None)
     if not isinstance(stride, Tensor):
@@ -231,6 +230,17 @@ def _complete_network(network: yolo.BaseModel, layers: nn.Sequential) -> None:
     network.stride = stride.float() if isinstance(stride, Tensor) else torch.tensor([32.0])
     network.save = [int(index) for index in getattr(network, "save", [])]
     network.yaml = _described(network, layers)
+
+
+def _outputs(head: nn.Module) -> int:
+    """Number of classes that a head tells apart."""
+    if isinstance(head, common.Classify):
+        return head.linear.out_features
+    if isinstance(head, experimental.PooledClassify):
+        return head.conv.out_channels
+    if isinstance(head, yolo.Detect):
+        return int(head.nc)
+    raise InputError(f"its last layer {type(head).__name__} is no head")
 
 
 def _numbered(names: Any, count: int) -> dict[int, str]:

@@ -170,26 +170,55 @@ def test_other_graphs_keep_their_boxes(tmp_path: Path, name: str) -> None:
     assert checkpoint.yaml["nc"] == 3
 
 
-def test_the_other_c3_of_releases_2_to_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Constructed: models.experimental.C3 computes as BottleneckCSP over CrossConv."""
+def test_rare_blocks_of_old_releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constructed: experimental.C3 up to 3.1, and MixConv2d up to 5.0, which added its input."""
 
-    class OldC3(common.BottleneckCSP):
-        pass
-
-    monkeypatch.setattr(experimental, "C3", OldC3, raising=False)
+    monkeypatch.setattr(experimental, "C3", experimental.C3Cross, raising=False)
+    monkeypatch.setattr(experimental, "MixConv2d", experimental.MixConv2dResidual)
     model = DetectionModel(small("yolov5s-v3.yaml"))
     row = model.model[2]
     channels = row.cv1.conv.in_channels
-    block = OldC3(channels, channels, 1)
-    block.m = nn.Sequential(common.CrossConv(channels // 2, channels // 2, 3, 1, 1, 1.0, True))
+    block = nn.Sequential(
+        experimental.C3Cross(channels, channels, 1), experimental.MixConv2dResidual(channels, channels)
+    )
     for key in ("i", "f", "type", "np"):
         setattr(block, key, getattr(row, key))
     model.model[2] = block
     settled(model)
     rare = "models.experimental"
-    with addressed(C3=(OldC3, rare), CrossConv=(common.CrossConv, rare)):
+    with addressed(
+        C3=(experimental.C3Cross, rare),
+        MixConv2d=(experimental.MixConv2dResidual, rare),
+        CrossConv=(common.CrossConv, rare),
+    ):
         file = write(tmp_path / "c3.pt", model)
+    monkeypatch.undo()
     assert torch.equal(boxes(load_checkpoint(file).model), boxes(model))
+
+
+def test_classifier_before_6_2(tmp_path: Path) -> None:
+    """Constructed: a Model that ends in the pooled 1x1 convolution."""
+    model = settled(DetectionModel(small("yolov5n.yaml")))
+    head = experimental.PooledClassify(32, 4)
+    for key, value in (("i", 9), ("f", -1), ("type", "models.common.Classify"), ("np", 132)):
+        setattr(head, key, value)
+    model.model, model.save = nn.Sequential(*model.model[:7], head), []
+    width = model.model[6].cv3.conv.out_channels
+    head.conv = nn.Conv2d(width, 4, 1)
+    model.eval()
+    with (
+        addressed(
+            Classify=(experimental.PooledClassify, "models.common"), Flatten=(experimental.Flatten, "models.common")
+        ),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(common, "Classify", experimental.PooledClassify)
+        patch.setattr(common, "Flatten", experimental.Flatten, raising=False)
+        file = write(tmp_path / "cls.pt", model.half().float())
+    checkpoint = load_checkpoint(file)
+    assert (checkpoint.task, checkpoint.model.nc) == ("classify", 4)
+    with torch.no_grad():
+        assert torch.equal(checkpoint.model(PICTURE), model(PICTURE))
 
 
 def test_transformer_and_stored_inner_linear(tmp_path: Path) -> None:
