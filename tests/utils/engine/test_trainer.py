@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.config import TrainConfig
+from utils.engine.setup import build_trainer, find_last_checkpoint, freeze_layers
+from utils.engine.trainer import LossMeter, Trainer
+from utils.errors import InputError
+
+
+def make_trainer(tiny_data: Path, folder: Path, **options: object) -> Trainer:
+    base = {
+        **{"data": str(tiny_data), "weights": "", "cfg": "yolov5n.yaml", "imgsz": 64, "batch_size": 4},
+        **{"workers": 0, "epochs": 1, "project": str(folder), "noplots": True, "device": "cpu", "noautoanchor": True},
+    }
+    return build_trainer(TrainConfig.from_kwargs(**(base | options)))
+
+
+def test_meter_means_and_names() -> None:
+    meter = LossMeter(("a", "b"))
+    assert meter.read() == {}
+    meter.add({"x": torch.tensor(1.0), "y": torch.tensor(4.0)}, ["1.jpg"])
+    meter.add({"x": torch.tensor(3.0), "y": torch.tensor(0.0)}, ["2.jpg"])
+    assert meter.read() == {"a": 2.0, "b": 2.0}
+    assert meter.unread == []
+
+
+def test_meter_names_the_files_of_the_batch_that_broke() -> None:
+    meter = LossMeter(("a",))
+    meter.add({"a": torch.tensor(1.0)}, ["good.jpg"])
+    meter.add({"a": torch.tensor(float("inf"))}, ["bad.jpg", "worse.jpg"])
+    with pytest.raises(InputError, match=r"not finite on the batch of bad\.jpg, worse\.jpg"):
+        meter.read()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tiny_data: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_data, tmp_path)
+    with torch.no_grad():
+        trainer.model.model[0].conv.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        trainer.fit()
+    assert (tmp_path / "exp/weights/last.pt").exists()
+
+
+def test_accumulated_gradients_equal_those_of_one_large_batch(tiny_data: Path, tmp_path: Path) -> None:
+    """The step over two batches moves the weights by the sum of both gradients."""
+    trainer = make_trainer(tiny_data, tmp_path)
+    trainer.model.eval()  # batch norm on running statistics, so that pictures do not influence each other
+    batches = [batch for step in trainer.loader for batch in step][:2]
+    meter = LossMeter(trainer.task.loss_names)
+    single = []
+    for batch in batches:
+        trainer.optimizer.zero_grad()
+        trainer._backward(batch, 0, meter)
+        single.append(trainer.model.model[0].conv.weight.grad.clone())
+    trainer.optimizer.zero_grad()
+    for batch in batches:
+        trainer._backward(batch, 0, meter)
+    assert torch.allclose(trainer.model.model[0].conv.weight.grad, single[0] + single[1], rtol=1e-4, atol=1e-6)
+
+
+def test_multi_scale_sides_are_on_the_grid_and_repeat(tiny_data: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_data, tmp_path, multi_scale=True)
+    images = torch.rand(1, 3, 64, 64)
+    sides = [trainer._rescale(images, iteration).shape[-1] for iteration in range(40)]
+    assert sides == [trainer._rescale(images, iteration).shape[-1] for iteration in range(40)]
+    assert set(sides) == {32, 64, 96}
+
+
+def test_frozen_layers_do_not_move(tiny_data: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_data, tmp_path, freeze=[3])
+    before = {k: v.clone() for k, v in trainer.model.named_parameters()}
+    trainer.fit()
+    moved = {k for k, v in trainer.model.named_parameters() if not torch.equal(v, before[k])}
+    assert not any(k.startswith(("model.0.", "model.1.", "model.2.")) for k in moved)
+    assert any(k.startswith("model.3.") for k in moved)
+    with pytest.raises(InputError, match="layers 0-24"):
+        freeze_layers(trainer.model, [25, 99])
+
+
+def test_early_stop_after_patience(tiny_data: Path, tmp_path: Path) -> None:
+    result = make_trainer(tiny_data, tmp_path, epochs=30, patience=1, hyp={"lr0": 0.0, "warmup_bias_lr": 0.0}).fit()
+    assert result.epochs < 30
+
+
+def test_newest_last_checkpoint_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"no last\.pt below runs/"):
+        find_last_checkpoint(True)
+    folder = tmp_path / "runs/train/exp/weights"
+    folder.mkdir(parents=True)
+    (folder / "last.pt").write_bytes(b"")
+    assert find_last_checkpoint(True) == Path("runs/train/exp/weights/last.pt")
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_any_channel_count_trains(channels: int, tmp_path: Path) -> None:
+    """Pictures from .npy with as many channels as the model YAML names."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        for number in range(4):
+            picture = rng.integers(0, 255, (64, 64, channels)).astype(np.uint8)
+            np.save(tmp_path / "images" / split / f"{number}.npy", picture)
+            (tmp_path / "labels" / split / f"{number}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    data = tmp_path / "data.yaml"
+    data.write_text("path: .\ntrain: images/train\nval: images/val\nnames: [thing]\n")
+    cfg = tmp_path / "net.yaml"
+    cfg.write_text(f"ch: {channels}\n" + (Path(__file__).parents[3] / "models/yolov5n.yaml").read_text())
+    result = make_trainer(data, tmp_path / "runs", cfg=str(cfg)).fit()
+    assert result.epochs == 1
