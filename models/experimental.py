@@ -31,10 +31,9 @@ class Sum(nn.Module):
 
     def __init__(self, n: int, weight: bool = False) -> None:
         super().__init__()
-        self.weight = weight
-        self.iter = range(n - 1)
+        self.weight, self.iter = weight, range(n - 1)
         if weight:
-            self.w = nn.Parameter(-torch.arange(1.0, n) / 2)
+            self.w = nn.Parameter(torch.linspace(-0.5, (1 - n) / 2, n - 1))
 
     def forward(self, x: Sequence[Tensor]) -> Tensor:
         first, *others = x
@@ -93,8 +92,9 @@ class ConvPlus(nn.Module):
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 1, bias: bool = True) -> None:
         super().__init__()
-        self.cv1 = nn.Conv2d(c1, c2, (k, 1), s, (k // 2, 0), groups=g, bias=bias)
-        self.cv2 = nn.Conv2d(c1, c2, (1, k), s, (0, k // 2), groups=g, bias=bias)
+        self.cv1, self.cv2 = (
+            nn.Conv2d(c1, c2, side, s, (side[0] // 2, side[1] // 2), groups=g, bias=bias) for side in ((k, 1), (1, k))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv1(x) + self.cv2(x)
@@ -112,8 +112,9 @@ class PooledClassify(nn.Module):
 
     def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, p: int | None = None, g: int = 1) -> None:
         super().__init__()
+        padding = k // 2 if p is None else p
         self.aap = nn.AdaptiveAvgPool2d(1)
-        self.conv = nn.Conv2d(c1, c2, k, s, k // 2 if p is None else p, groups=g)
+        self.conv = nn.Conv2d(c1, c2, k, s, padding, groups=g)
         self.flat: nn.Module = Flatten()
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:

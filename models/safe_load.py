@@ -107,7 +107,7 @@ def _attribute(owner: Any, name: Any) -> FunctionRecord:
 
 def _stand_ins() -> dict[str, Any]:
     """What the globals of numbers, paths and functions are replaced by."""
-    table: dict[str, Any] = {"builtins.getattr": _attribute, "builtins.range": range}
+    table: dict[str, Any] = {"builtins.getattr": _attribute, "builtins.range": range, "builtins.set": set}
     table |= {"numpy.dtype": DtypeRecord, "numpy.ndarray": ArrayRecord}
     for module in NUMPY_MODULES:
         table |= {f"{module}._reconstruct": _array, f"{module}.scalar": _number}
