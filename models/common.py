@@ -301,12 +301,9 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, c: int, num_heads: int) -> None:
         super().__init__()
-        self.q = nn.Linear(c, c, bias=False)
-        self.k = nn.Linear(c, c, bias=False)
-        self.v = nn.Linear(c, c, bias=False)
-        self.ma = nn.MultiheadAttention(embed_dim=c, num_heads=num_heads)
-        self.fc1 = nn.Linear(c, c, bias=False)
-        self.fc2 = nn.Linear(c, c, bias=False)
+        self.q, self.k, self.v = (nn.Linear(c, c, bias=False) for _ in range(3))
+        self.ma = nn.MultiheadAttention(c, num_heads)
+        self.fc1, self.fc2 = (nn.Linear(c, c, bias=False) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         attended, _ = self.ma(self.q(x), self.k(x), self.v(x), need_weights=False)
@@ -320,9 +317,10 @@ class TransformerBlock(nn.Module):
     def __init__(self, c1: int, c2: int, num_heads: int, num_layers: int) -> None:
         super().__init__()
         self.conv = Conv(c1, c2) if c1 != c2 else None
-        self.linear = nn.Linear(c2, c2)
-        self.tr = nn.Sequential(*(TransformerLayer(c2, num_heads) for _ in range(num_layers)))
         self.c2 = c2
+        self.linear = nn.Linear(c2, c2)
+        layers = [TransformerLayer(c2, num_heads) for _ in range(num_layers)]
+        self.tr = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.conv is not None:

@@ -62,6 +62,8 @@ class Detect(nn.Module):
     anchors: Tensor
     stride: Tensor | None = None
     inplace = True
+    grid: list[Tensor]
+    anchor_grid: list[Tensor]
     dynamic = False
     export = False
 
@@ -73,11 +75,10 @@ class Detect(nn.Module):
         inplace: bool = True,
     ) -> None:
         super().__init__()
-        self.nc = nc
-        self.no = nc + 5
-        self.nl = len(anchors)
-        self.na = len(anchors[0]) // 2 if anchors else 0
-        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32).view(self.nl, -1, 2))
+        self.nc, self.no = nc, 5 + nc
+        self.nl, self.na = len(anchors), len(anchors[0]) // 2 if anchors else 0
+        sizes = torch.tensor(anchors, dtype=torch.float32).reshape(self.nl, self.na, 2)
+        self.register_buffer("anchors", sizes)
         self.m = nn.ModuleList(nn.Conv2d(channels, self.no * self.na, 1) for channels in ch)
         self.inplace = inplace
         self._forget_grids()
@@ -139,8 +140,7 @@ class Detect(nn.Module):
         return cells, sizes, stride
 
     def _forget_grids(self) -> None:
-        self.grid = [torch.empty(0) for _ in range(self.nl)]
-        self.anchor_grid = [torch.empty(0) for _ in range(self.nl)]
+        self.__dict__.update(_no_grids(self.nl))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Detect:
         """Move or convert, with the strides, which are no buffer; cached grids are made anew when needed."""
@@ -152,10 +152,12 @@ class Detect(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles go without the cached grids."""
-        state = self.__dict__.copy()
-        state["grid"] = [torch.empty(0) for _ in range(self.nl)]
-        state["anchor_grid"] = [torch.empty(0) for _ in range(self.nl)]
-        return state
+        return {**self.__dict__, **_no_grids(self.nl)}
+
+
+def _no_grids(levels: int) -> dict[str, list[Tensor]]:
+    """The head's cached attributes before any forward pass."""
+    return {name: [torch.empty(0)] * levels for name in ("grid", "anchor_grid")}
 
 
 def _fits(cached: Tensor, raw: Tensor) -> bool:

@@ -47,36 +47,42 @@ class FReLU(nn.Module):
         return torch.maximum(x, self.bn(self.conv(x)))
 
 
-class AconC(nn.Module):
-    """(p1 - p2) x * sigmoid(beta (p1 - p2) x) + p2 x with learned p1, p2, beta per channel (arXiv:2009.04759)."""
+class _Acon(nn.Module):
+    """(p1 - p2) x * sigmoid(beta (p1 - p2) x) + p2 x with learned slopes p1, p2 per channel."""
 
-    def __init__(self, c1: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.p1 = nn.Parameter(torch.randn(1, c1, 1, 1))
-        self.p2 = nn.Parameter(torch.randn(1, c1, 1, 1))
-        self.beta = nn.Parameter(torch.ones(1, c1, 1, 1))
+        self.p1, self.p2 = (nn.Parameter(torch.randn(1, channels, 1, 1)) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _acon(x, self.p1, self.p2, self.beta)
+        rise = (self.p1 - self.p2) * x
+        return rise * torch.sigmoid(self._sharpness(x) * rise) + self.p2 * x
+
+    def _sharpness(self, x: Tensor) -> Tensor:
+        """Beta, broadcast against x (B, C, H, W)."""
+        raise NotImplementedError
 
 
-class MetaAconC(nn.Module):
-    """`AconC` whose beta comes from the channel means through two 1x1 convolutions (arXiv:2009.04759)."""
+class AconC(_Acon):
+    """ACON-C, beta learned per channel (arXiv:2009.04759)."""
+
+    def __init__(self, c1: int) -> None:
+        super().__init__(c1)
+        self.beta = nn.Parameter(torch.ones(1, c1, 1, 1))
+
+    def _sharpness(self, x: Tensor) -> Tensor:
+        return self.beta
+
+
+class MetaAconC(_Acon):
+    """ACON-C whose beta comes from the channel means through two 1x1 convolutions (arXiv:2009.04759)."""
 
     def __init__(self, c1: int, k: int = 1, s: int = 1, r: int = 16) -> None:
-        super().__init__()
+        super().__init__(c1)
         hidden = max(r, c1 // r)
-        self.p1 = nn.Parameter(torch.randn(1, c1, 1, 1))
-        self.p2 = nn.Parameter(torch.randn(1, c1, 1, 1))
         self.fc1 = nn.Conv2d(c1, hidden, k, s)
         self.fc2 = nn.Conv2d(hidden, c1, k, s)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _sharpness(self, x: Tensor) -> Tensor:
         means = x.mean(dim=(2, 3), keepdim=True)
-        return _acon(x, self.p1, self.p2, torch.sigmoid(self.fc2(self.fc1(means))))
-
-
-def _acon(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
-    """The ACON-C curve; the parameters broadcast against x (B, C, H, W)."""
-    rise = (p1 - p2) * x
-    return rise * torch.sigmoid(beta * rise) + p2 * x
+        return torch.sigmoid(self.fc2(self.fc1(means)))

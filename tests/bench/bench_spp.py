@@ -24,14 +24,15 @@ from models.common import SPP, SPPF  # noqa: E402
 SHAPES = ((1, 512, 20, 20), (1, 256, 40, 40), (16, 256, 20, 20))
 
 
-def milliseconds(block: nn.Module, x: Tensor, repeats: int) -> float:
-    """Best time of a pass, after three unmeasured ones."""
-    times = []
+def best_milliseconds(blocks: Sequence[nn.Module], x: Tensor, repeats: int) -> list[float]:
+    """Best time of a pass through each block; they take turns, the first three of which are not counted."""
+    times: list[list[float]] = [[] for _ in blocks]
     for _ in range(repeats + 3):
-        started = perf_counter()
-        block(x)
-        times.append((perf_counter() - started) * 1000)
-    return min(times[3:])
+        for block, own in zip(blocks, times, strict=True):
+            started = perf_counter()
+            block(x)
+            own.append((perf_counter() - started) * 1000)
+    return [min(own[3:]) for own in times]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with torch.inference_mode():
             if not torch.equal(serial(x), parallel(x)):
                 raise SystemExit(f"{shape}: the maps differ")
-            ours, plain = (milliseconds(block, x, repeats) for block in (serial, parallel))
+            ours, plain = best_milliseconds([serial, parallel], x, repeats)
         size = "x".join(map(str, shape))
         print(f"{size:>14}: SPP {plain:7.2f} ms, SPPF {ours:7.2f} ms, {plain / ours:.2f} times as fast")
 
