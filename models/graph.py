@@ -84,6 +84,8 @@ def load_model_yaml(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         values = _read_yaml(path)
         values["yaml_file"] = path.name
     _check_keys(values, source)
+    if isinstance(values.get("anchors"), float):
+        values["anchors"] = round(values["anchors"])
     return values
 
 
@@ -107,9 +109,11 @@ def _check_keys(values: dict[str, Any], source: str) -> None:
     for key in ("backbone", "head"):
         if not isinstance(values.get(key), list):
             raise InputError(f"{source}: {key}: expected a list of rows [from, number, layer, arguments]")
-    for key, low in (("nc", 1), ("ch", 1), ("channel_multiple", 1)):
-        value = values.get(key, 1 if key != "nc" else None)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+    if not (values["backbone"] or values["head"]):
+        raise InputError(f"{source}: backbone and head have no rows")
+    for key in ("nc", "ch", "channel_multiple"):
+        value = values.get(key, None if key == "nc" else 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{source}: {key}: {value!r} is not a positive integer")
     for key in ("depth_multiple", "width_multiple"):
         value = values.get(key, 1.0)

@@ -354,7 +354,7 @@ class DetectionModel(BaseModel):
         head.inplace = self.inplace
         strides = self._probe_strides()
         head.stride = self.stride = torch.tensor(strides, device="cpu")
-        anchors = self.yaml["anchors"]
+        anchors = self.yaml.get("anchors")
         if isinstance(anchors, list) and _opposite_order([math.prod(a[:2]) for a in anchors], strides):
             head.anchors = head.anchors.flip(0)
         head.anchors /= self.stride.to(head.anchors.device).view(-1, 1, 1)

@@ -93,15 +93,20 @@ def test_unknown_name_gives_near_ones() -> None:
     ("text", "message"),
     [
         pytest.param("nc: [", "not a YAML file", id="syntax"),
+        pytest.param("{nc: 1, backbone: [], head: []}", "backbone and head have no rows", id="no rows"),
         pytest.param("- 1", "expected keys nc, anchors, backbone, head", id="list"),
         pytest.param("{nc: 80, backbone: []}", r"head: expected a list of rows", id="no head"),
-        pytest.param("{nc: 0, backbone: [], head: []}", "nc: 0 is not a positive integer", id="nc"),
-        pytest.param("{backbone: [], head: []}", "nc: None is not a positive integer", id="no nc"),
-        pytest.param("{nc: 1, ch: 2.5, backbone: [], head: []}", "ch: 2.5 is not", id="ch"),
-        pytest.param("{nc: 1, width_multiple: 0, backbone: [], head: []}", "width_multiple: 0 is not", id="width"),
-        pytest.param("{nc: 1, anchors: [[1, 2, 3]], backbone: [], head: []}", r"level 0: \[1, 2, 3\] is not", id="odd"),
-        pytest.param("{nc: 1, anchors: [[1, 2], [1, 2, 3, 4]], backbone: [], head: []}", "level 1 has 4", id="uneven"),
-        pytest.param("{nc: 1, anchors: [], backbone: [], head: []}", "anchors: level 0: None", id="no anchors"),
+        pytest.param("{nc: 0, backbone: [[]], head: []}", "nc: 0 is not a positive integer", id="nc"),
+        pytest.param("{backbone: [[]], head: []}", "nc: None is not a positive integer", id="no nc"),
+        pytest.param("{nc: 1, ch: 2.5, backbone: [[]], head: []}", "ch: 2.5 is not", id="ch"),
+        pytest.param("{nc: 1, width_multiple: 0, backbone: [[]], head: []}", "width_multiple: 0 is not", id="width"),
+        pytest.param(
+            "{nc: 1, anchors: [[1, 2, 3]], backbone: [[]], head: []}", r"level 0: \[1, 2, 3\] is not", id="odd"
+        ),
+        pytest.param(
+            "{nc: 1, anchors: [[1, 2], [1, 2, 3, 4]], backbone: [[]], head: []}", "level 1 has 4", id="uneven"
+        ),
+        pytest.param("{nc: 1, anchors: [], backbone: [[]], head: []}", "anchors: level 0: None", id="no anchors"),
     ],
 )
 def test_files_that_are_no_graph(tmp_path: Path, text: str, message: str) -> None:
@@ -113,7 +118,7 @@ def test_files_that_are_no_graph(tmp_path: Path, text: str, message: str) -> Non
 
 def test_misspelled_key_is_named(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="openyolov5"):
-        load_model_yaml(config([], width_multple=0.5))
+        load_model_yaml(config([[]], width_multple=0.5))
     assert "key 'width_multple' is not used; did you mean 'width_multiple'?" in caplog.text
 
 
@@ -191,6 +196,13 @@ def test_anchor_number_gives_placeholders() -> None:
     model = build([CONV, CONV], [[[0, 1], 1, "Detect", ["nc", "anchors"]]], anchors=2)
     assert (model.head.nl, model.head.na) == (2, 2)
     assert (model.head.anchors[0] * model.stride[0]).flatten().tolist() == [0, 1, 2, 3]
+
+
+def test_anchors_written_in_the_row() -> None:
+    rows = [[[0, 1], 1, "Detect", ["nc", [[1, 2], [3, 4]]]]]
+    head = DetectionModel({"nc": 2, "backbone": TWO, "head": rows}).head
+    assert (head.anchors * head.stride.view(-1, 1, 1)).flatten().tolist() == [1, 2, 3, 4]
+    assert DetectionModel({"nc": 2, "anchors": 2.0, "backbone": TWO, "head": rows}).yaml["anchors"] == 2
 
 
 def test_activation_stays_with_its_model() -> None:
