@@ -137,7 +137,8 @@ def report(result: ValidationResult, config: ValConfig, save_dir: Path, options:
     prepare, forward, post = result.speed_ms
     LOGGER.info(
         f"Speed: {prepare:.1f} ms to prepare, {forward:.1f} ms forward, {post:.1f} ms NMS a picture "
-        f"at {options.imgsz} px, batch {options.batch_size}"
+        f"at {options.imgsz} px, batch {options.batch_size}; "
+        f"{result.seconds:.1f} s in all, {result.share_outside_forward:.0%} of it outside the network"
     )
     if not config.noplots:
         result.evaluator.plot(save_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Protocol
 
 import torch
@@ -33,6 +34,7 @@ class ValidationResult:
         losses: mean of each loss item by name; empty where the model gives no raw output.
         speed_ms: milliseconds a picture of (preparing, forward, post-processing).
         images: pictures seen.
+        seconds: wall time from the first batch to the last metric, loading included.
     """
 
     evaluation: EvalResult
@@ -40,6 +42,12 @@ class ValidationResult:
     losses: dict[str, float]
     speed_ms: tuple[float, float, float]
     images: int
+    seconds: float
+
+    @property
+    def share_outside_forward(self) -> float:
+        """Part of the wall time that was not spent in the network, 0 to 1."""
+        return 1 - self.speed_ms[1] * self.images / 1000 / self.seconds
 
 
 @torch.inference_mode()
@@ -65,6 +73,7 @@ def validate(
         progress: heading of the progress bar; None shows none.
     """
     model.eval()
+    started = perf_counter()
     evaluator = task.build_evaluator()
     watches = [Stopwatch(device) for _ in range(3)]
     precision: Any = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
@@ -92,4 +101,6 @@ def validate(
     means = [] if loss_sum is None else (loss_sum / batches_seen).tolist()
     prepare, forward, post = (1000 * w.seconds / max(images_seen, 1) for w in watches)
     losses = dict(zip(task.loss_names, means, strict=False))
-    return ValidationResult(evaluator.compute(), evaluator, losses, (prepare, forward, post), images_seen)
+    evaluation = evaluator.compute()
+    speed = (prepare, forward, post)
+    return ValidationResult(evaluation, evaluator, losses, speed, images_seen, perf_counter() - started)
