@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 import torchvision
@@ -12,23 +11,10 @@ from torch import Tensor
 from utils.boxes import xywh_to_xyxy
 from utils.errors import InputError
 
-SORTED_FIRST = 8192  # candidates ranked at first; the others are only where these leave too few survivors
-CHUNK = 2048  # candidates worked off at a time
-CLASS_GROUPS = 8
+SORTED_FIRST = 4096  # candidates ranked at first; the others are only where these leave too few survivors
+MIN_CHUNK, MAX_CHUNK = 512, 4096  # candidates worked off at a time
+CLASS_GROUPS = 6
 WORTH_GROUPING = 256  # rows
-
-
-class Candidates(NamedTuple):
-    """Boxes of one picture or of several that passed the score threshold, row i of each field belonging together."""
-
-    boxes_xyxy: Tensor  # (K, 4) float32
-    scores: Tensor  # (K,)
-    classes: Tensor  # (K,) int64
-    extras: Tensor  # (K, nm) mask coefficients
-
-    def take(self, rows: Tensor | slice) -> Candidates:
-        """The rows of a mask, index list or slice, in that order."""
-        return Candidates(*(values[rows] for values in self))
 
 
 def non_max_suppression(
@@ -69,8 +55,7 @@ def non_max_suppression(
     """
     _check_settings(conf_thres, iou_thres, max_det)
     decoded = prediction if isinstance(prediction, Tensor) else prediction[0]
-    candidates, counts = _find_candidates(decoded, conf_thres, classes, multi_label, nm)
-    pictures = [Candidates(*fields) for fields in zip(*(field.split(counts) for field in candidates), strict=True)]
+    pictures = _find_candidates(decoded, conf_thres, classes, multi_label, nm)
     if len(labels):
         pictures = [_with_labels(found, known) for found, known in zip(pictures, labels, strict=True)]
     return [_suppress(found, iou_thres, agnostic, max_det) for found in pictures]
@@ -86,8 +71,8 @@ def _check_settings(conf_thres: float, iou_thres: float, max_det: int) -> None:
 
 def _find_candidates(
     decoded: Tensor, conf_thres: float, classes: Sequence[int] | None, multi_label: bool, nm: int
-) -> tuple[Candidates, list[int]]:
-    """Candidates of all pictures one after another, and how many each picture has.
+) -> Sequence[Tensor]:
+    """Per picture (K, 6 + nm) rows x1, y1, x2, y2, score, class, coefficients: all above the threshold, not ranked.
 
     A score never exceeds the objectness, so the other columns are read for rows of sufficient objectness only.
     """
@@ -106,10 +91,11 @@ def _find_candidates(
         score, label = scores.max(dim=1)
         row = (score > conf_thres).nonzero()[:, 0]
         score, label = score[row], label[row]
-    picture = torch.div(places[row], num_rows, rounding_mode="floor")
-    counts = torch.bincount(picture, minlength=num_pictures).tolist()
-    boxes, extras = xywh_to_xyxy(rows[:, :4]), rows[:, 5 + num_classes :]
-    return Candidates(boxes.index_select(0, row), score, label, extras.index_select(0, row)), counts
+    chosen = rows.index_select(0, row) if nm else rows[:, :4].index_select(0, row)
+    corners = xywh_to_xyxy(chosen[:, :4])
+    found = torch.cat((corners, score[:, None], label[:, None].float(), chosen[:, width - nm :]), dim=1)
+    counts = torch.bincount(places[row] // num_rows, minlength=num_pictures)
+    return found.split(counts.tolist())
 
 
 def _only_classes(scores: Tensor, classes: Sequence[int]) -> Tensor:
@@ -120,76 +106,77 @@ def _only_classes(scores: Tensor, classes: Sequence[int]) -> Tensor:
     return scores.masked_fill(~wanted, -1.0)
 
 
-def _with_labels(found: Candidates, known: Tensor) -> Candidates:
+def _with_labels(found: Tensor, known: Tensor) -> Tensor:
     """The candidates and, at score 1 and with empty coefficients, the known objects (n, 5) class, xywh."""
-    known = known.to(found.boxes_xyxy.device)
-    extra = Candidates(
-        xywh_to_xyxy(known[:, 1:5].float()),
-        found.scores.new_ones(len(known)),
-        known[:, 0].long(),
-        found.extras.new_zeros(len(known), found.extras.shape[1]),
-    )
-    return _concat(found, extra)
+    known = known.to(found)
+    extra = found.new_zeros(len(known), found.shape[1])
+    extra[:, :4], extra[:, 4], extra[:, 5] = xywh_to_xyxy(known[:, 1:5]), 1, known[:, 0]
+    return torch.cat((found, extra))
 
 
-def _concat(first: Candidates, second: Candidates) -> Candidates:
-    return Candidates(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
-
-
-def _as_rows(found: Candidates) -> Tensor:
-    """(n, 6 + nm) x1, y1, x2, y2, score, class, coefficients."""
-    return torch.cat((found.boxes_xyxy, found.scores[:, None], found.classes[:, None].float(), found.extras), dim=1)
-
-
-def _suppress(found: Candidates, iou_thres: float, agnostic: bool, max_det: int) -> Tensor:
-    """The first `max_det` survivors of greedy NMS among one picture's candidates, (n, 6 + nm).
+def _suppress(found: Tensor, iou_thres: float, agnostic: bool, max_det: int) -> Tensor:
+    """The first `max_det` survivors of greedy NMS among one picture's candidates.
 
     The survivors so far head the next chunk: they do not suppress each other, so they come out first and again.
     """
-    kept = found.take(slice(0))
+    kept, seen = found[:0], 0
     for ranked in _best_first(found):
-        for start in range(0, len(ranked.scores), CHUNK):
-            rows = _concat(kept, ranked.take(slice(start, start + CHUNK)))
-            kept = rows.take(_survivors(rows, iou_thres, agnostic)[:max_det])
-            if len(kept.scores) == max_det:
-                return _as_rows(kept)
-    return _as_rows(kept)
+        start = 0
+        while start < len(ranked) and len(kept) < max_det:
+            end = start + _chunk_size(len(kept), seen, max_det)
+            rows = torch.cat((kept, ranked[start:end]))
+            kept = rows[_survivors(rows, iou_thres, agnostic)[:max_det]]
+            seen += end - start
+            start = end
+        if len(kept) == max_det:
+            break
+    return kept
 
 
-def _best_first(found: Candidates) -> Iterator[Candidates]:
+def _chunk_size(num_kept: int, num_seen: int, max_det: int) -> int:
+    """Candidates to look at next: a little more than should give the missing survivors at the rate so far."""
+    if not num_seen:
+        return 3 * max_det
+    return min(max(int(1.3 * (max_det - num_kept) * num_seen / num_kept), MIN_CHUNK), MAX_CHUNK)
+
+
+def _best_first(found: Tensor) -> Iterator[Tensor]:
     """Candidates in order of score: the best of them (with all that tie with the last of these), then the others."""
-    others = None
-    if len(found.scores) > SORTED_FIRST:
-        last = found.scores.topk(SORTED_FIRST, sorted=False).values.min()
-        is_best = found.scores >= last
-        found, others = found.take(is_best), found.take(~is_best)
-    yield found.take(found.scores.argsort(descending=True, stable=True))
-    if others is not None:
-        yield others.take(others.scores.argsort(descending=True, stable=True))
+    if len(found) > SORTED_FIRST:
+        last = found[:, 4].topk(SORTED_FIRST, sorted=False).values.min()
+        is_best = found[:, 4] >= last
+        yield _ranked(found[is_best])
+        found = found[~is_best]
+    yield _ranked(found)
 
 
-def _survivors(ranked: Candidates, iou_thres: float, agnostic: bool) -> Tensor:
+def _ranked(found: Tensor) -> Tensor:
+    """Best score first, equal ones in their order."""
+    return found[found[:, 4].argsort(descending=True, stable=True)]
+
+
+def _survivors(ranked: Tensor, iou_thres: float, agnostic: bool) -> Tensor:
     """Indices, rising, of the rows that greedy NMS keeps of rows sorted by score.
 
     On the CPU the time goes into comparing pairs, most of them of different classes, so that many rows are dealt with
     in groups of classes.
     """
-    boxes, scores = _separate(ranked, agnostic), ranked.scores.double()
-    if agnostic or len(boxes) < WORTH_GROUPING or boxes.is_cuda:
+    boxes, scores, classes = ranked[:, :4].double(), ranked[:, 4].double(), ranked[:, 5]
+    if agnostic or not len(ranked):
         return torchvision.ops.nms(boxes, scores, iou_thres)
-    groups = ranked.classes % CLASS_GROUPS
+    boxes = _separate(boxes, classes)
+    if len(boxes) < WORTH_GROUPING or boxes.is_cuda:
+        return torchvision.ops.nms(boxes, scores, iou_thres)
+    groups = classes.long() % CLASS_GROUPS
     rows_of_groups = groups.argsort(stable=True).split(torch.bincount(groups).tolist())
     kept = [rows[torchvision.ops.nms(boxes[rows], scores[rows], iou_thres)] for rows in rows_of_groups if len(rows)]
     return torch.cat(kept).sort().values
 
 
-def _separate(found: Candidates, agnostic: bool) -> Tensor:
-    """Boxes in float64, each class moved so far that boxes of different classes cannot touch.
+def _separate(boxes: Tensor, classes: Tensor) -> Tensor:
+    """Boxes (float64), each class moved so far that boxes of different classes cannot touch.
 
     In float32 the move would cost up to 1/16 pixel at class 79; float64 keeps the boxes as they are.
     """
-    boxes = found.boxes_xyxy.double()
-    if agnostic or not len(boxes):
-        return boxes
     reach = boxes.abs().nan_to_num(posinf=0.0).max() * 2 + 1
-    return boxes + (found.classes * reach)[:, None]
+    return boxes + (classes.double() * reach)[:, None]

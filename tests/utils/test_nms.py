@@ -79,7 +79,8 @@ def test_equals_unlimited_greedy_suppression(
     monkeypatch: pytest.MonkeyPatch, multi_label: bool, agnostic: bool, levels: int | None, max_det: int
 ) -> None:
     monkeypatch.setattr(nms, "SORTED_FIRST", 40)  # so that small cases pass through every path
-    monkeypatch.setattr(nms, "CHUNK", 16)
+    monkeypatch.setattr(nms, "MIN_CHUNK", 8)
+    monkeypatch.setattr(nms, "MAX_CHUNK", 16)
     monkeypatch.setattr(nms, "WORTH_GROUPING", 8)
     monkeypatch.setattr(nms, "CLASS_GROUPS", 2)
     decoded = crowd(3, 120, 3, levels=levels)
