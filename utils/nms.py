@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor
@@ -55,7 +56,8 @@ def non_max_suppression(
     """
     _check_settings(conf_thres, iou_thres, max_det)
     decoded = prediction if isinstance(prediction, Tensor) else prediction[0]
-    pictures = _find_candidates(decoded, conf_thres, classes, multi_label, nm)
+    find = _find_in_numpy if decoded.device.type == "cpu" else _find_candidates
+    pictures = find(decoded.detach(), conf_thres, classes, multi_label, nm)
     if len(labels):
         pictures = [_with_labels(found, known) for found, known in zip(pictures, labels, strict=True)]
     return [_suppress(found, iou_thres, agnostic, max_det) for found in pictures]
@@ -96,6 +98,29 @@ def _find_candidates(
     found = torch.cat((corners, score[:, None], label[:, None].float(), chosen[:, width - nm :]), dim=1)
     counts = torch.bincount(places[row] // num_rows, minlength=num_pictures)
     return found.split(counts.tolist())
+
+
+def _find_in_numpy(
+    decoded: Tensor, conf_thres: float, classes: Sequence[int] | None, multi_label: bool, nm: int
+) -> Sequence[Tensor]:
+    """As `_find_candidates`, for the CPU: twice as fast, and no waiting for threads where others use the cores."""
+    num_classes = decoded.shape[2] - 5 - nm
+    others = np.setdiff1d(np.arange(num_classes), [] if classes is None else list(classes))
+    found = []
+    for picture in decoded.float().numpy():
+        rows = picture[np.flatnonzero(picture[:, 4] > conf_thres)]
+        scores = rows[:, 5 : 5 + num_classes] * rows[:, 4:5]  # (R, num_classes)
+        if classes is not None:
+            scores[:, others] = -1
+        if multi_label and num_classes > 1:
+            row, label = np.divmod(np.flatnonzero(scores > conf_thres), num_classes)
+        else:
+            label = scores.argmax(axis=1)
+            row = np.flatnonzero(scores[np.arange(len(rows)), label] > conf_thres)
+            label = label[row]
+        columns = (xywh_to_xyxy(rows[row, :4]), scores[row, label, None], label[:, None], rows[row, 5 + num_classes :])
+        found.append(torch.from_numpy(np.concatenate(columns, axis=1, dtype=np.float32)))
+    return found
 
 
 def _only_classes(scores: Tensor, classes: Sequence[int]) -> Tensor:

@@ -91,6 +91,18 @@ def test_equals_unlimited_greedy_suppression(
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("classes", [None, [0, 2, 7]])
+@pytest.mark.parametrize("nm", [0, 1])
+def test_the_way_of_the_gpu_finds_the_same(multi_label: bool, classes: list[int] | None, nm: int) -> None:
+    decoded = crowd(4, 60, 4)
+    settings = (decoded, 0.3, classes, multi_label, nm)
+    plain, batched = nms._find_in_numpy(*settings), nms._find_candidates(*settings)
+    assert len(plain) == len(batched) == 2 and min(len(p) for p in plain) > 0
+    for a, b in zip(plain, batched, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_more_candidates_than_the_original_looks_at() -> None:
     """40 000 copies of one box hide a weaker box elsewhere; it is found, and memory stays small."""
     decoded = torch.tensor([10.0, 10, 8, 8, 0.9, 1.0]).repeat(1, 40_001, 1)
