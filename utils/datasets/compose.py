@@ -121,7 +121,7 @@ def compose(
     Returns:
         Sample on a border of 114 (class map: 255) with the labels that remain visible, all inside the image.
     """
-    image = np.full((*out_hw, channels), border_colour(channels, recolour), np.uint8)
+    image = np.full((*out_hw, channels), border_value(recolour), np.uint8)
     first = placements[0].picture
     class_map = None if first.read_map is None else np.full(out_hw, IGNORE, np.uint8)
     labels = []
@@ -138,12 +138,12 @@ def compose(
     return Sample(image, boxes, classes, polygons, class_map, first.path)
 
 
-def border_colour(channels: int, recolour: Recolour | None) -> np.ndarray:
-    """(channels,) what the border of a sample is filled with."""
-    pixel = np.full((1, 1, channels), GREY, np.uint8)
+def border_value(recolour: Recolour | None) -> int:
+    """What the border of a sample is filled with, in every channel: grey, and recolouring leaves grey grey."""
+    pixel = np.full((1, 1, 3), GREY, np.uint8)
     if recolour is not None:
         recolour(pixel, pixel)
-    return pixel[0, 0]
+    return int(pixel[0, 0, 0])
 
 
 def is_upright(matrix: np.ndarray) -> bool:

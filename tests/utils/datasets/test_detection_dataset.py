@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,3 +179,28 @@ def test_class_map_of_a_palette_picture_holds_its_numbers(tmp_path: Path) -> Non
         read_class_map(str(tmp_path / "colour.png"))
     with pytest.raises(ImageError, match="cannot be read"):
         read_class_map(str(tmp_path / "missing.png"))
+
+
+def test_copies_as_sent_to_workers_give_the_same_samples(tmp_path: Path) -> None:
+    index = make_index(tmp_path, SIZES)
+    blur = {"transform": {"__class_fullname__": "Blur", "p": 1.0, "blur_limit": (3, 3)}}
+    for hyp in (Hyperparameters(), Hyperparameters(albumentations=blur)):
+        dataset = DetectionDataset(index, imgsz=64, hyp=hyp, augment=True)
+        sent = copy.deepcopy(dataset)  # by __getstate__, as pickling does: transforms are rebuilt on arrival
+        for i in range(len(SIZES)):
+            np.testing.assert_array_equal(dataset[3, i].image, sent[3, i].image)
+
+
+def test_large_jpeg_is_decoded_small_and_lands_in_the_same_place(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 250, 1600)[None] * np.ones((1200, 1))
+    frame = np.dstack([ramp, ramp[:, ::-1], np.full((1200, 1600), 90)]).astype(np.uint8)
+    path = str(tmp_path / "ramp.jpg")
+    cv2.imwrite(path, frame)
+    box = np.array([[0.5, 0.5, 0.5, 0.5]], np.float32)
+    index = ImageIndex([path], np.array([[1200, 1600]], np.int32), offsets_of([1]), np.zeros(1, np.int32), box)
+    train = DetectionDataset(index, imgsz=200, hyp=PLAIN, augment=True)
+    assert train.read(0, 200).shape == (150, 200, 3)
+    fitted = DetectionDataset(index, imgsz=200, hyp=PLAIN, augment=False)[0]
+    assert np.abs(train[0].image.astype(int) - fitted.image).mean() < 1
+    np.testing.assert_allclose(train[0].boxes_xyxy, [[50, 62.5, 150, 137.5]], atol=1e-3)
+    np.testing.assert_allclose(fitted.boxes_xyxy, train[0].boxes_xyxy, atol=1e-3)
