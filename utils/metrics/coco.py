@@ -104,16 +104,17 @@ def predictions_to_coco(detections: Tensor, path: str | Path, *, coco_ids: bool 
 def evaluate_coco(ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> CocoMetrics:
     """Measure predictions with faster-coco-eval, or else pycocotools, whichever is installed.
 
-    The mAP differs a little from that of `utils.metrics.ap`. Our curve with the two changes below and 100 detections
-    a class and picture gives COCO's value to four digits; in order of their effect:
+    The mAP differs a little from that of `utils.metrics.ap`: 0.4581 against 0.4597 on BCCD's val split with a
+    fine-tuned yolov5n at a score threshold of 0.001. Our program with the changes below gives COCO's value to four
+    digits. The causes, with their share there:
 
-    - The end of the curve. Ours falls in a straight line from the last recall reached to precision 0 at recall 1 and
-      counts the triangle under it; COCO counts nothing past the last recall. The triangle is large for a detector
-      that stops at high precision, and next to nothing at a score threshold of 0.001.
-    - Between recalls ours joins precisions by straight lines and integrates; COCO averages 101 steps.
-    - Matching. A detection of ours stands for the label it overlaps best and for no other; COCO's takes the next best
-      label that is still free, which matters where objects of a class overlap each other.
-    - COCO looks at the best 100 detections of a class in a picture, ours at all that are left after NMS (300).
+    - The end of the curve (0.0013). Ours falls in a straight line from the last recall reached to precision 0 at
+      recall 1 and counts the triangle under it; COCO counts nothing past the last recall. With a higher score
+      threshold the curve ends early at high precision, the triangle grows, and the two differ by much more.
+    - COCO looks at the best 100 detections of a class in a picture, ours at all that NMS leaves (0.0002).
+    - Between recalls ours joins precisions by straight lines and integrates; COCO averages 101 steps (0.0001).
+    - Matching (less than 0.0001). A detection of ours stands for the label it overlaps best and for no other; COCO's
+      takes the next best label that is still free. It matters where objects of a class overlap each other much.
 
     Args:
         ground_truth: what `index_to_coco` gives.
