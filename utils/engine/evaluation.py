@@ -63,17 +63,18 @@ def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
     """Load checkpoint(s) and data YAML and see that their classes agree."""
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
-    spec = load_spec(config.data)
     half = config.half and device.type == "cuda"
     if config.half and not half and "half" in config.given:
         LOGGER.warning("--half needs CUDA: measured in FP32")
     model: Any = load_model([str(find_weights(w)) for w in weights], device=device)
     classes = len(model.names)
+    spec = load_spec(config.data, prepare=False)  # a mismatch is told before anything is downloaded
     if classes != spec.num_classes and not config.single_cls:
         raise InputError(
             f"{weights[0]} has {classes} classes, {spec.path} names {spec.num_classes}: "
             "give the data set the model was trained on"
         )
+    spec = load_spec(config.data)
     model = model.half() if half else model
     return Subject(model.to(memory_format=torch.channels_last), spec, device, half, weights[0])
 
