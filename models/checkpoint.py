@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from models.experimental import Ensemble
 from models.official import ADDRESSES, network_of, restore_network
 from models.safe_load import read_checkpoint
-from models.yolo import BaseModel, ClassificationModel, DetectionModel, SegmentationModel
+from models.yolo import BaseModel, ClassificationModel, DetectionModel, SegmentationModel, task_of
 from utils.downloads import OFFICIAL_RELEASES, OFFICIAL_WEIGHTS, fetch_weights
 from utils.errors import InputError
 from utils.files import atomic_write
@@ -172,9 +172,17 @@ def _from_official(content: Any, path: Path) -> Checkpoint:
     raw = {k: v for k, v in content.items() if k not in ("model", "ema")} if isinstance(content, dict) else {}
     opt = raw.get("opt") or {}
     hyp = getattr(model, "hyp", None) or opt.get("hyp") or {}
-    task = {SegmentationModel: "segment", ClassificationModel: "classify"}.get(type(model), "detect")
     return Checkpoint(
-        path, model, task, model.names, getattr(model, "yaml", {}), raw.get("epoch", -1), hyp, opt, raw, official=True
+        path,
+        model,
+        task_of(model),
+        model.names,
+        getattr(model, "yaml", {}),
+        raw.get("epoch", -1),
+        hyp,
+        opt,
+        raw,
+        official=True,
     )
 
 

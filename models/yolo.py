@@ -507,9 +507,22 @@ def build_model(
 ) -> DetectionModel:
     """The network that the YAML's head calls for: a segmenter where it is `Segment`, else a detector."""
     config = load_model_yaml(cfg)
+    kind = SegmentationModel if task_of_graph(config) == "segment" else DetectionModel
+    return kind(config, ch, nc, anchors)
+
+
+def task_of_graph(config: Mapping[str, Any]) -> str:
+    """The task of a loaded model YAML, told by its last row."""
     rows = [*config["backbone"], *config["head"]]
     segments = bool(rows) and isinstance(rows[-1], list) and "Segment" in rows[-1]
-    return (SegmentationModel if segments else DetectionModel)(config, ch, nc, anchors)
+    return "segment" if segments else "detect"
+
+
+def task_of(model: nn.Module) -> str:
+    """The task of a network ("detect", "segment" or "classify"), for an ensemble that of its first member."""
+    first = model[0] if isinstance(model, nn.ModuleList) else model
+    kinds = ((SegmentationModel, "segment"), (ClassificationModel, "classify"))
+    return next((task for kind, task in kinds if isinstance(first, kind)), "detect")
 
 
 def check_image_size(imgsz: int, stride: int) -> int:

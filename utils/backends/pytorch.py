@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import load_model
-from models.yolo import ClassificationModel, SegmentationModel
+from models.yolo import task_of
 from utils.backends.base import Visitor
 from utils.logging import LOGGER
 
@@ -75,10 +75,3 @@ def names_by_number(names: Any) -> dict[int, str]:
     """Class names of a checkpoint, which old releases store as a list."""
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     return {int(number): str(name) for number, name in pairs}
-
-
-def task_of(model: nn.Module) -> str:
-    """The task of a network, for an ensemble that of its first member."""
-    first = model[0] if isinstance(model, nn.ModuleList) else model
-    kinds = ((SegmentationModel, "segment"), (ClassificationModel, "classify"))
-    return next((task for kind, task in kinds if isinstance(first, kind)), "detect")

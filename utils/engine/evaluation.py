@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from models.checkpoint import find_weights, load_model
-from models.yolo import check_image_size
+from models.yolo import check_image_size, task_of
 from utils import plots
 from utils.config import ValConfig
 from utils.datasets.spec import DataSpec, load_spec
@@ -25,7 +25,7 @@ from utils.hyp import Hyperparameters
 from utils.logging import LOGGER
 from utils.plots.results import STUDY_SIZES
 from utils.tasks.base import TaskOptions
-from utils.tasks.registry import build_task
+from utils.tasks.registry import TASKS, build_task
 
 SPEED_THRESHOLDS: dict[str, Any] = {"conf_thres": 0.25, "iou_thres": 0.45}
 
@@ -67,6 +67,8 @@ def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
     if config.half and not half and "half" in config.given:
         LOGGER.warning("--half needs CUDA: measured in FP32")
     model: Any = load_model([str(find_weights(w)) for w in weights], device=device)
+    if (task := task_of(model)) not in TASKS:
+        raise InputError(f"{weights[0]}: a model of task {task}; val.py measures {', '.join(TASKS)} models")
     classes = len(model.names)
     spec = load_spec(config.data, prepare=False)  # a mismatch is told before anything is downloaded
     if classes != spec.num_classes and not config.single_cls:
@@ -97,7 +99,7 @@ def measure_split(
         verbose=config.verbose or spec.num_classes < 50,
     )
     channels = int(getattr(model, "yaml", {}).get("ch", 3))
-    task = build_task("detect", spec, Hyperparameters(), options, channels=channels)
+    task = build_task(task_of(model), spec, Hyperparameters(), options, channels=channels)
     if hasattr(model, "model"):
         task.bind(model)
     loader = task.eval_loader(split, **({"rect": False, "pad": 0.0} if square else {}))

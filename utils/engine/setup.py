@@ -12,7 +12,7 @@ import yaml
 
 from models.checkpoint import Checkpoint, find_weights, load_checkpoint, load_training_state, transfer_weights
 from models.graph import load_model_yaml
-from models.yolo import BaseModel, check_image_size
+from models.yolo import BaseModel, check_image_size, task_of_graph
 from utils.config import ROOT, TrainConfig
 from utils.datasets.spec import load_spec
 from utils.device import describe_device, select_device
@@ -37,40 +37,53 @@ def build_trainer(config: TrainConfig) -> Trainer:
         InputError: a file, flag or value cannot be used.
     """
     last = find_last_checkpoint(config.resume) if config.resume else None
-    state = None
-    if last is not None:
-        state = load_training_state(last)
+    state = None if last is None else load_training_state(last)
+    if last is not None and state is not None:
         config = resumed_config(config, last, state)
     config.check()
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
     hyp = load_hyp(config)
-    save_dir = last.parent.parent if last else increment_path(Path(config.project) / run_name(config), config.exist_ok)
-    source = None if state is not None else load_source(config)
-    cfg = state["yaml"] if state is not None else architecture(config, source)
-    options = TaskOptions(**{f.name: getattr(config, f.name) for f in fields(TaskOptions) if hasattr(config, f.name)})
+    source = load_source(config) if state is None else None
+    cfg = dict(state["yaml"]) if state is not None else architecture(config, source)
+    save_dir = run_folder(config, last)
     torch.manual_seed(config.seed + 1)
-    channels = int(cfg.get("ch", 3))
-    task = build_task(config.task or "detect", load_spec(config.data), hyp, options, channels=channels)
+    task = build_task(
+        config.task or task_of_graph(cfg),
+        load_spec(config.data),
+        hyp,
+        TaskOptions(**{f.name: getattr(config, f.name) for f in fields(TaskOptions) if hasattr(config, f.name)}),
+        channels=int(cfg.get("ch", 3)),
+    )
     model = task.build_model(cfg)
     stride = max(int(model.stride.max()), 32)
-    imgsz = max(check_image_size(config.imgsz, stride), 2 * stride)
-    task.options = replace(options, imgsz=imgsz)
+    task.options = replace(task.options, imgsz=max(check_image_size(config.imgsz, stride), 2 * stride))
     (save_dir / "weights").mkdir(parents=True, exist_ok=True)
-    if source is not None:
-        skip = ("anchor",) if (config.cfg or hyp.anchors is not None) else ()
-        taken, total = transfer_weights(model, source.state_dict, exclude=skip)
-        LOGGER.info(f"{config.weights}: {taken}/{total} items taken over")
+    write_settings(save_dir, config, hyp)
     if state is None:
-        write_settings(save_dir, config, hyp)
+        if source is not None:
+            take_weights(model, source, config, hyp)
         task.prepare_training(model, save_dir, anchors=not config.noautoanchor, plots=not config.noplots)
     else:
         model.load_state_dict(state["model"])
     freeze_layers(model, config.freeze)
-    model.to(device)
-    task.bind(model)
+    task.bind(model.to(device))
     callbacks = Callbacks([CSVLogger(save_dir / "results.csv"), TensorBoardLogger(save_dir)])
     return Trainer(task, model, config, device=device, save_dir=save_dir, callbacks=callbacks, state=state)
+
+
+def run_folder(config: TrainConfig, last: Path | None) -> Path:
+    """Folder of the run: that of the checkpoint to resume, else a new one. Not made yet."""
+    if last is not None and last.parent.name == "weights":
+        return last.parent.parent
+    return increment_path(Path(config.project) / run_name(config), config.exist_ok)
+
+
+def take_weights(model: BaseModel, source: Checkpoint, config: TrainConfig, hyp: Hyperparameters) -> None:
+    """Copy what fits of a checkpoint; anchors stay those of the graph where flag or hyp file choose them."""
+    chosen = bool(config.cfg) or hyp.anchors is not None
+    taken, total = transfer_weights(model, source.state_dict, exclude=("anchor",) if chosen else ())
+    LOGGER.info(f"{config.weights}: {taken}/{total} items taken over")
 
 
 def find_last_checkpoint(resume: str | bool) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from models.yolo import BaseModel, Detect, DetectionModel
 from utils import plots
@@ -129,6 +130,7 @@ class DetectionTask:
             shuffle=shuffle,
             seed=options.seed,
             quad=options.quad and augment,
+            pin_memory=torch.cuda.is_available(),
         )
         return Steps(loader)
 
