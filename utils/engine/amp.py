@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,14 +11,14 @@ from torch import Tensor, nn
 
 from utils.logging import LOGGER
 
-TOLERANCE = 0.1  # of the picture's side; broken half precision is off by far more, or not finite
 PROBE_SIDE = 256
-COMPARED = 100  # boxes of highest objectness
 
 
 @torch.no_grad()
-def checked_amp(model: nn.Module, dtype: torch.dtype | None, device: torch.device) -> torch.dtype | None:
-    """`dtype` if boxes under autocast agree with those of FP32, else None with a warning.
+def checked_amp(
+    model: nn.Module, dtype: torch.dtype | None, device: torch.device, *, agree: Callable[[Any, Any], bool]
+) -> torch.dtype | None:
+    """`dtype` if outputs under autocast agree with those of FP32 (`agree(exact, mixed)`), else None with a warning.
 
     Some GPUs (the GTX 16 series among them) compute nonsense in FP16; this costs two forward passes to find out.
     """
@@ -25,11 +26,13 @@ def checked_amp(model: nn.Module, dtype: torch.dtype | None, device: torch.devic
         return None
     training = model.training
     images = probe_picture(int(getattr(model, "yaml", {}).get("ch", 3))).to(device)
-    exact, mixed = (_boxes(model.eval(), images, d) for d in (None, dtype))
+    exact, mixed = (_outputs(model.eval(), images, d) for d in (None, dtype))
     model.train(training)
-    if boxes_agree(exact, mixed):
+    if agree(exact, mixed):
         return dtype
-    LOGGER.warning(f"boxes under {str(dtype).removeprefix('torch.')} autocast differ from FP32 here: training in FP32")
+    LOGGER.warning(
+        f"outputs under {str(dtype).removeprefix('torch.')} autocast differ from FP32 here: training in FP32"
+    )
     return None
 
 
@@ -40,20 +43,8 @@ def probe_picture(channels: int) -> Tensor:
     return pattern.expand(1, channels, -1, -1).contiguous()
 
 
-def boxes_agree(exact: Tensor, mixed: Tensor) -> bool:
-    """Whether the boxes that score highest in FP32 are the same, to a tenth of the picture's side.
-
-    Args:
-        exact, mixed: (N, 5+) x, y, w, h in pixels, objectness.
-    """
-    best = exact[:, 4].topk(min(COMPARED, len(exact))).indices
-    difference = (exact[best, :4] - mixed[best, :4].float()).abs().max()
-    return bool(difference.isfinite() and difference < TOLERANCE * PROBE_SIDE)
-
-
-def _boxes(model: nn.Module, images: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """(N, 5+) decoded rows of the one picture."""
+def _outputs(model: nn.Module, images: Tensor, dtype: torch.dtype | None) -> Any:
+    """What the network gives, under autocast if a dtype is named."""
     precision: Any = torch.autocast(images.device.type, dtype=dtype) if dtype else nullcontext()
     with precision:
-        rows: Tensor = model(images)[0][0]
-    return rows.float()
+        return model(images)

@@ -17,19 +17,18 @@ from utils import plots
 from utils.config import ValConfig
 from utils.datasets.spec import DataSpec, load_spec
 from utils.device import describe_device, select_device
-from utils.engine.sinks import CocoSink, PlotSink, TextSink
-from utils.engine.validator import Sink, ValidationResult, validate
+from utils.engine.sinks import PlotSink
+from utils.engine.validator import ValidationResult, validate
 from utils.errors import InputError
 from utils.files import increment_path
 from utils.hyp import Hyperparameters
 from utils.logging import LOGGER
 from utils.plots.results import STUDY_SIZES
-from utils.tasks.base import TaskOptions
+from utils.tasks.base import Outputs, Sink, Task, TaskOptions
 from utils.tasks.registry import TASKS, build_task
 
-SPEED_THRESHOLDS: dict[str, Any] = {"conf_thres": 0.25, "iou_thres": 0.45}
-
-LOSS_COLUMNS = ("box", "obj", "cls")  # of a study table
+SPEED_SETTINGS: dict[str, Any] = {"conf_thres": 0.25, "iou_thres": 0.45, "noplots": True}
+COCO_CLASSES = 80
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def evaluate(config: ValConfig) -> list[ValidationResult]:
         return [r for weights in config.weights for r in study(load_subject(config, [weights]), config, save_dir)]
     if config.task == "speed":
         subjects = [load_subject(config, [weights]) for weights in config.weights]
-        return [measure_split(s, replace(config, **SPEED_THRESHOLDS), save_dir, square=True) for s in subjects]
+        return [measure_split(s, replace(config, **SPEED_SETTINGS), save_dir, square=True) for s in subjects]
     return [measure_split(load_subject(config, config.weights), config, save_dir)]
 
 
@@ -118,20 +117,27 @@ def measure_split(
     return result
 
 
-def build_sinks(task: Any, config: ValConfig, save_dir: Path, subject: Subject, split: str) -> list[Sink]:
-    """The readers of predictions that the flags ask for."""
-    sinks: list[Sink] = []
-    if not config.noplots:
-        sinks.append(PlotSink(task, save_dir))
-    if config.save_txt or config.save_hybrid:
-        sinks.append(TextSink(save_dir / "labels", with_score=config.save_conf, hybrid=config.save_hybrid))
-    is_coco = Path(config.data).name == "coco.yaml"
-    if config.save_json or config.coco or is_coco:
-        file = save_dir / f"{Path(subject.weights).stem}_predictions.json"
-        sinks.append(CocoSink(task.index(split), file, coco_ids=is_coco))
-    if sinks:
+def build_sinks(task: Task, config: ValConfig, save_dir: Path, subject: Subject, split: str) -> list[Sink]:
+    """The readers of predictions that the flags ask for; the COCO set asks for JSON by itself."""
+    is_coco = is_coco_set(config.data)
+    as_json = config.save_json or config.coco or is_coco
+    outputs = Outputs(
+        folder=save_dir,
+        text=config.save_txt or config.save_hybrid,
+        scores=config.save_conf,
+        hybrid=config.save_hybrid,
+        json=save_dir / f"{Path(subject.weights).stem}_predictions.json" if as_json else None,
+        coco_ids=is_coco and subject.spec.num_classes == COCO_CLASSES,
+    )
+    sinks: list[Sink] = [] if config.noplots else [PlotSink(task, save_dir)]
+    if sinks or outputs.text or as_json:
         save_dir.mkdir(parents=True, exist_ok=True)
-    return sinks
+    return sinks + task.build_sinks(outputs, split)
+
+
+def is_coco_set(data: str | Path) -> bool:
+    """Whether a data YAML is named like that of the COCO set."""
+    return str(data).endswith("coco.yaml")
 
 
 def report(result: ValidationResult, config: ValConfig, save_dir: Path, options: TaskOptions) -> None:
@@ -139,7 +145,7 @@ def report(result: ValidationResult, config: ValConfig, save_dir: Path, options:
     LOGGER.info(result.evaluation.table)
     prepare, forward, post = result.speed_ms
     LOGGER.info(
-        f"Speed: {prepare:.1f} ms to prepare, {forward:.1f} ms forward, {post:.1f} ms NMS a picture "
+        f"Speed: {prepare:.1f} ms to prepare, {forward:.1f} ms forward, {post:.1f} ms post-processing a picture "
         f"at {options.imgsz} px, batch {options.batch_size}; "
         f"{result.seconds:.1f} s in all, {result.share_outside_forward:.0%} of it outside the network"
     )
@@ -158,8 +164,7 @@ def study(subject: Subject, config: ValConfig, save_dir: Path) -> list[Validatio
     for side in STUDY_SIZES:
         result = measure_split(subject, replace(config, noplots=True), save_dir, imgsz=side)
         results.append(result)
-        losses = result.losses.values() or [0.0] * len(LOSS_COLUMNS)
-        rows.append([*result.evaluation.metrics.values(), *losses, *result.speed_ms])
+        rows.append([*result.evaluation.metrics.values(), *result.losses.values(), *result.speed_ms])
     np.savetxt(file, np.array(rows, dtype=float), fmt="%10.4g")
     with zipfile.ZipFile(save_dir / "study.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(save_dir.glob("study_*.txt")):

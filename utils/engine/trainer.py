@@ -23,10 +23,10 @@ from utils.device import memory_in_use
 from utils.engine.amp import checked_amp
 from utils.engine.callbacks import Callbacks
 from utils.engine.ema import ModelEMA
+from utils.engine.meters import LossMeter
 from utils.engine.optim import Schedule, build_optimizer
 from utils.engine.stopping import EarlyStopping
 from utils.engine.validator import ValidationResult, validate
-from utils.errors import InputError
 from utils.logging import LOGGER
 from utils.tasks.base import Task, images_to_device
 from utils.types import Batch
@@ -46,38 +46,6 @@ class FitResult:
     best: Path | None
     epochs: int
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-class LossMeter:
-    """Mean of the loss items of an epoch, read from the device only when `read` is called."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
-        self.total: Tensor | None = None
-        self.count = 0
-        self.unread: list[tuple[Tensor, list[str]]] = []
-
-    def add(self, items: dict[str, Tensor], paths: list[str]) -> None:
-        """Take in a batch's items and the files it came from."""
-        stacked = torch.stack([value.detach().float() for value in items.values()])
-        self.total = stacked if self.total is None else self.total + stacked
-        self.count += 1
-        self.unread.append((stacked.sum(), paths))
-
-    def read(self) -> dict[str, float]:
-        """Means so far; InputError with the files of the first batch whose loss is not finite."""
-        if self.total is None:
-            return {}
-        finite = torch.stack([value for value, _ in self.unread]).isfinite().tolist() if self.unread else []
-        for ok, (_, paths) in zip(finite, self.unread, strict=True):
-            if not ok:
-                files = ", ".join(dict.fromkeys(paths))
-                raise InputError(
-                    f"the loss is not finite on the batch of {files}; look at these labels and pictures, lower lr0, "
-                    "or train with --amp off; last.pt holds the state before this epoch"
-                )
-        self.unread.clear()
-        return dict(zip(self.names, (self.total / self.count).tolist(), strict=True))
 
 
 class Trainer:
@@ -105,9 +73,10 @@ class Trainer:
     ) -> None:
         self.task, self.config, self.device, self.callbacks = task, config, device, callbacks
         self.save_dir, self.weights_dir = save_dir, save_dir / "weights"
+        self.best = self.weights_dir / "best.pt"
         self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loader = task.train_loader()
-        self.val_loader = task.eval_loader("val")
+        self.val_loader = task.eval_loader("val", batch_size=2 * config.batch_size)  # there is room: no gradients
         self.schedule = Schedule(task.hyp, config.epochs, len(self.loader), config.batch_size, config.cos_lr)
         decay = task.hyp.weight_decay * self.schedule.decay_scale
         hyp = task.hyp
@@ -117,10 +86,12 @@ class Trainer:
         self.ema = ModelEMA(self.model)
         self.stopping = EarlyStopping(config.patience)
         wanted = AMP_DTYPES.get(config.amp) if device.type == "cuda" else None
-        self.amp = checked_amp(self.model, wanted, device)
+        self.amp = checked_amp(self.model, wanted, device, agree=task.outputs_agree)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.start_epoch, self.fresh = 0, state is None
         self.image_weights: np.ndarray | None = None
+        if config.image_weights:  # nothing is known of the classes yet but how rare they are
+            self.image_weights = task.image_weights(np.zeros(len(task.class_names)))
         if state is not None:
             self._restore(state)
 
@@ -130,8 +101,10 @@ class Trainer:
         """Train to the last epoch or until patience runs out; a Ctrl-C leaves last.pt of the epoch before."""
         last = self.weights_dir / "last.pt"
         self.callbacks.run("on_train_start")
-        if self.fresh and not self.config.nosave:
-            self._save(last, epoch=-1)
+        if self.fresh:
+            self.best.unlink(missing_ok=True)  # with --exist-ok the folder may hold that of another run
+            if not self.config.nosave:
+                self._save(last, epoch=-1)
         started = time.time()
         try:
             epoch = self._run_epochs()
@@ -141,8 +114,7 @@ class Trainer:
             raise
         hours = (time.time() - started) / 3600
         LOGGER.info(f"\n{epoch + 1 - self.start_epoch} epochs done in {hours:.3f} hours")
-        best = self.weights_dir / "best.pt"
-        return FitResult(self.save_dir, last, best if best.exists() else None, epoch + 1)
+        return FitResult(self.save_dir, last, self.best if self.best.exists() else None, epoch + 1)
 
     def _run_epochs(self) -> int:
         """All epochs still to do; returns the last one done."""
@@ -183,8 +155,7 @@ class Trainer:
                 iteration = epoch * len(self.loader) + number
                 final = number + 1 == len(self.loader)
                 self.schedule.apply(self.optimizer, iteration)
-                for batch in batches:
-                    size = self._backward(batch, iteration, meter)
+                size = self._backward(batches, iteration, meter)
                 waiting += 1
                 if waiting >= self.schedule.accumulate(iteration) or final:
                     self._step()
@@ -199,18 +170,21 @@ class Trainer:
         self.callbacks.run("on_train_epoch_end", epoch=epoch)
         return means
 
-    def _backward(self, batch: Batch, iteration: int, meter: LossMeter) -> int:
-        """Forward and backward of one batch; returns the side of the pictures that went through."""
-        images = images_to_device(batch.images, self.device)
-        if self.config.multi_scale:
-            images = self._rescale(images, iteration)
-        on_device = batch.to(self.device, non_blocking=True)
-        with self._precision():
-            result = self.task.losses(self.model(images), on_device)
-        assert result is not None, "a model in training gives raw maps"
-        total = result.total * 4 if self.config.quad else result.total
-        self.scaler.scale(total).backward()
-        meter.add(result.items, batch.paths)
+    def _backward(self, batches: list[Batch], iteration: int, meter: LossMeter) -> int:
+        """Forward and backward of a step's batches; returns the side of the pictures that went through last."""
+        items: dict[str, Tensor] = {}
+        for batch in batches:
+            on_device = batch.to(self.device, non_blocking=True)
+            images = images_to_device(on_device.images, self.device)
+            if self.config.multi_scale:
+                images = self._rescale(images, iteration)
+            with self._precision():
+                result = self.task.losses(self.model(images), on_device)
+            assert result is not None, "a model in training gives raw maps"
+            total = result.total * 4 if self.config.quad else result.total
+            self.scaler.scale(total).backward()
+            items |= result.items
+        meter.add(items, [path for batch in batches for path in batch.paths])
         return images.shape[-1]
 
     def _step(self) -> None:
@@ -263,13 +237,16 @@ class Trainer:
         return metrics
 
     def _save_epoch(self, epoch: int, *, is_best: bool, metrics: dict[str, float]) -> None:
-        """Write last.pt, and best.pt and epochN.pt where they are due."""
+        """Write best.pt and epochN.pt where they are due, and last.pt.
+
+        last.pt comes last: a run killed in between does the epoch again, and no best.pt is missed.
+        """
         period = self.config.save_period
-        self._save(self.weights_dir / "last.pt", epoch=epoch, metrics=metrics)
         if is_best:
-            self._save(self.weights_dir / "best.pt", epoch=epoch, metrics=metrics)
+            self._save(self.best, epoch=epoch, metrics=metrics)
         if period > 0 and (epoch + 1) % period == 0:
             self._save(self.weights_dir / f"epoch{epoch}.pt", epoch=epoch, metrics=metrics)
+        self._save(self.weights_dir / "last.pt", epoch=epoch, metrics=metrics)
         self.callbacks.run("on_model_save", epoch=epoch)
 
     def _save(self, path: Path, *, epoch: int, metrics: dict[str, float] | None = None) -> None:
@@ -307,7 +284,7 @@ class Trainer:
         self.stopping.load_state_dict(state["early_stop"])
         self.task.load_state_dict(state["task_state"])
         weights = state["image_weights"]
-        self.image_weights = None if weights is None else weights.numpy()
+        self.image_weights = self.image_weights if weights is None else weights.numpy()
         self.start_epoch = int(state["epoch"]) + 1
 
     # -- what the user sees ---------------------------------------------------------------------------------------

@@ -6,22 +6,16 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from utils.device import Stopwatch
-from utils.tasks.base import Evaluator, StepLoader, Task, images_to_device
-from utils.types import Batch, EvalResult, Prediction
-
-
-class Sink(Protocol):
-    """Receives every batch with its predictions, in pixels of the network input."""
-
-    def update(self, predictions: Sequence[Prediction], batch: Batch) -> None: ...
-    def close(self) -> None: ...
+from utils.engine.meters import LossMeter
+from utils.tasks.base import Evaluator, Sink, StepLoader, Task, images_to_device
+from utils.types import EvalResult
 
 
 @dataclass
@@ -31,7 +25,7 @@ class ValidationResult:
     Attributes:
         evaluation: metrics of the split.
         evaluator: what computed them, for plots.
-        losses: mean of each loss item by name; empty where the model gives no raw output.
+        losses: mean of each loss item by name; zeros where the model gives no raw output to measure.
         speed_ms: milliseconds a picture of (preparing, forward, post-processing).
         images: pictures seen.
         seconds: wall time from the first batch to the last metric, loading included.
@@ -77,30 +71,27 @@ def validate(
     evaluator = task.build_evaluator()
     watches = [Stopwatch(device) for _ in range(3)]
     precision: Any = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
-    loss_sum: Tensor | None = None
-    images_seen, batches_seen = 0, 0
+    meter = LossMeter(task.loss_names)
+    images_seen = 0
     for batches in tqdm(loader, desc=progress, disable=progress is None, total=len(loader), dynamic_ncols=True):
         for batch in batches:
             with watches[0].running():
-                images = images_to_device(batch.images, device, half=half)
                 on_device = batch.to(device, non_blocking=True)
+                images = images_to_device(on_device.images, device, half=half)
             with watches[1].running(), precision:
                 preds = model(images, augment=True) if augment else model(images)
             measured = None if augment else task.losses(preds, on_device)
             with watches[2].running():
                 predictions = task.postprocess(preds, on_device)
             if measured is not None:
-                stacked = torch.stack([value.float() for value in measured.items.values()])
-                loss_sum = stacked if loss_sum is None else loss_sum + stacked
+                meter.add(measured.items, [])
             evaluator.update(predictions, batch)
             for sink in sinks:
                 sink.update(predictions, batch)
-            images_seen, batches_seen = images_seen + len(batch), batches_seen + 1
+            images_seen += len(batch)
     for sink in sinks:
         sink.close()
-    means = [] if loss_sum is None else (loss_sum / batches_seen).tolist()
     prepare, forward, post = (1000 * w.seconds / max(images_seen, 1) for w in watches)
-    losses = dict(zip(task.loss_names, means, strict=False))
-    evaluation = evaluator.compute()
+    losses, evaluation = meter.means(), evaluator.compute()
     speed = (prepare, forward, post)
     return ValidationResult(evaluation, evaluator, losses, speed, images_seen, perf_counter() - started)

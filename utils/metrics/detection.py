@@ -13,7 +13,7 @@ from utils import plots
 from utils.boxes import undo_letterbox, xywh_to_xyxy
 from utils.metrics.ap import APResult, average_precision, match_detections
 from utils.metrics.confusion import ConfusionMatrix
-from utils.types import Batch, EvalResult, Letterbox, Prediction
+from utils.types import Batch, EvalResult, Prediction
 
 IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10)
 MAP50_WEIGHT, MAP_WEIGHT = 0.1, 0.9  # fitness
@@ -45,10 +45,10 @@ class DetectionEvaluator:
         self.result: APResult | None = None
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Take in the predictions of a batch (boxes in pixels of the network input)."""
+        """Take in the predictions of a batch (boxes in pixels of the network input, on the CPU)."""
         for number, (prediction, letterbox) in enumerate(zip(predictions, batch.letterboxes, strict=True)):
             assert prediction.boxes is not None and letterbox is not None
-            detections = to_original(prediction.boxes.cpu(), letterbox)
+            detections = undo_letterbox(prediction.boxes, letterbox)
             labels = labels_of(batch, number)
             labels[:, 1:] = undo_letterbox(labels[:, 1:], letterbox)
             self._matches.append(np.asarray(match_detections(detections, labels, IOU_THRESHOLDS)))
@@ -94,10 +94,3 @@ class DetectionEvaluator:
         if not len(labels):
             lines.append("no labels in this split: precision, recall and mAP cannot be measured")
         return "\n".join(lines)
-
-
-def to_original(boxes: Tensor, letterbox: Letterbox) -> Tensor:
-    """(n, 6+) detections with their corners mapped from the network input to the original picture."""
-    mapped = boxes.clone()
-    mapped[:, :4] = undo_letterbox(boxes[:, :4], letterbox)
-    return mapped

@@ -46,6 +46,33 @@ class TaskOptions:
     verbose: bool = False
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """Files of predictions that val.py is asked for.
+
+    Attributes:
+        folder: the run folder.
+        text, scores: text files of a picture each; with the score.
+        hybrid: the labels in the text files too.
+        json: COCO JSON file to write and to measure with COCO's own metrics, or None.
+        coco_ids: number the classes 1-90 as the COCO set does.
+    """
+
+    folder: Path
+    text: bool = False
+    scores: bool = False
+    hybrid: bool = False
+    json: Path | None = None
+    coco_ids: bool = False
+
+
+class Sink(Protocol):
+    """Receives every batch with its predictions, in pixels of the network input."""
+
+    def update(self, predictions: Sequence[Prediction], batch: Batch) -> None: ...
+    def close(self) -> None: ...
+
+
 class Evaluator(Protocol):
     """Collects predictions of a split and turns them into metrics."""
 
@@ -78,8 +105,10 @@ class Task(Protocol):
     def eval_loader(self, split: str, **overrides: Any) -> StepLoader: ...
     def image_weights(self, per_class: np.ndarray) -> np.ndarray: ...
     def losses(self, preds: Any, batch: Batch) -> LossResult | None: ...
+    def outputs_agree(self, exact: Any, mixed: Any) -> bool: ...
     def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]: ...
     def build_evaluator(self) -> Evaluator: ...
+    def build_sinks(self, outputs: Outputs, split: str) -> list[Sink]: ...
     def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
@@ -106,5 +135,4 @@ class Steps:
 def images_to_device(images: Tensor, device: torch.device, *, half: bool = False) -> Tensor:
     """(B, C, H, W) uint8 -> channels_last float in [0, 1]; divided on `device`, so a quarter of the bytes travels."""
     images = images.to(device, non_blocking=True)
-    images = images.contiguous(memory_format=torch.channels_last)
-    return (images.half() if half else images.float()).div_(255)
+    return images.to(torch.float16 if half else torch.float32, memory_format=torch.channels_last).div_(255)

@@ -23,10 +23,13 @@ from utils.hyp import Hyperparameters
 from utils.losses.detection import DetectionLoss, LossResult, scaled_gains
 from utils.metrics.detection import DetectionEvaluator
 from utils.nms import non_max_suppression
-from utils.tasks.base import StepLoader, Steps, TaskOptions
+from utils.tasks.base import Outputs, Sink, StepLoader, Steps, TaskOptions
+from utils.tasks.detect_sinks import CocoSink, TextSink
 from utils.types import Batch, Prediction
 
 VAL_PAD = 0.5  # strides of padding around validation pictures, as the published numbers were measured
+AMP_TOLERANCE = 25.6  # pixels, a tenth of the probe's side; broken half precision is off by far more, or not finite
+AMP_COMPARED = 100  # boxes of highest objectness
 
 
 class DetectionTask:
@@ -149,8 +152,15 @@ class DetectionTask:
             return None
         return self._loss(raw, batch.targets)
 
+    def outputs_agree(self, exact: Any, mixed: Any) -> bool:
+        """Whether the boxes that score highest in `exact` are nearly the same in `mixed`, both from one picture."""
+        rows, others = exact[0][0].float(), mixed[0][0].float()  # (N, 5+) x, y, w, h in pixels, objectness
+        best = rows[:, 4].topk(min(AMP_COMPARED, len(rows))).indices
+        difference = (rows[best, :4] - others[best, :4]).abs().max()
+        return bool(difference.isfinite() and difference < AMP_TOLERANCE)
+
     def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]:
-        """Boxes after non-maximum suppression, in pixels of the network input."""
+        """Boxes after non-maximum suppression, in pixels of the network input and on the CPU."""
         options = self.options
         decoded = preds[0] if isinstance(preds, list | tuple) else preds
         detections = non_max_suppression(
@@ -164,11 +174,21 @@ class DetectionTask:
         if options.single_cls:
             for rows in detections:
                 rows[:, 5] = 0
-        return [Prediction(boxes=rows) for rows in detections]
+        return [Prediction(boxes=rows.cpu()) for rows in detections]
 
     def build_evaluator(self) -> DetectionEvaluator:
         """Metrics over a split."""
         return DetectionEvaluator(self.class_names, per_class=self.options.verbose)
+
+    def build_sinks(self, outputs: Outputs, split: str) -> list[Sink]:
+        """Writers of text files and COCO JSON."""
+        sinks: list[Sink] = []
+        if outputs.text:
+            hybrid_iou = self.options.iou_thres if outputs.hybrid else None
+            sinks.append(TextSink(outputs.folder / "labels", with_score=outputs.scores, hybrid_iou=hybrid_iou))
+        if outputs.json is not None:
+            sinks.append(CocoSink(self.index(split), outputs.json, coco_ids=outputs.coco_ids))
+        return sinks
 
     # -- pictures and state ---------------------------------------------------------------------------------------
 

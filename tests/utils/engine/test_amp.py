@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.engine.amp import boxes_agree, checked_amp
+from utils.datasets.spec import DataSpec
+from utils.engine.amp import checked_amp
+from utils.hyp import Hyperparameters
+from utils.tasks.base import TaskOptions
+from utils.tasks.detect import DetectionTask
+
+TASK = DetectionTask(DataSpec(Path(), Path(), {0: "thing"}, {}), Hyperparameters(), TaskOptions())
 
 
 class Boxes(nn.Module):
@@ -22,20 +30,20 @@ class Boxes(nn.Module):
 @pytest.mark.parametrize(("shift", "kept"), [(5.0, True), (60.0, False), (float("nan"), False)])
 def test_amp_is_kept_where_boxes_agree(shift: float, kept: bool, caplog: pytest.LogCaptureFixture) -> None:
     model = Boxes(shift).train()
-    found = checked_amp(model, torch.bfloat16, torch.device("cpu"))
+    found = checked_amp(model, torch.bfloat16, torch.device("cpu"), agree=TASK.outputs_agree)
     assert found == (torch.bfloat16 if kept else None)
     assert model.training
 
 
 def test_off_stays_off() -> None:
-    assert checked_amp(Boxes(0), None, torch.device("cpu")) is None
+    assert checked_amp(Boxes(0), None, torch.device("cpu"), agree=TASK.outputs_agree) is None
 
 
 def test_only_the_best_boxes_count() -> None:
-    exact = torch.zeros(200, 5)
-    exact[:, 4] = torch.linspace(1, 0, 200)
+    exact = torch.zeros(1, 200, 5)
+    exact[0, :, 4] = torch.linspace(1, 0, 200)
     mixed = exact.clone()
-    mixed[150, 0] = 1000
-    assert boxes_agree(exact, mixed)
-    mixed[50, 0] = 1000
-    assert not boxes_agree(exact, mixed)
+    mixed[0, 150, 0] = 1000
+    assert TASK.outputs_agree((exact, []), (mixed, []))
+    mixed[0, 50, 0] = 1000
+    assert not TASK.outputs_agree((exact, []), (mixed, []))

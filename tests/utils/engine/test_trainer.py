@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from utils.config import TrainConfig
+from utils.engine.meters import LossMeter
 from utils.engine.setup import build_trainer, find_last_checkpoint, freeze_layers
-from utils.engine.trainer import LossMeter, Trainer
+from utils.engine.trainer import Trainer
 from utils.errors import InputError
 
 
@@ -17,23 +18,6 @@ def make_trainer(tiny_data: Path, folder: Path, **options: object) -> Trainer:
         **{"workers": 0, "epochs": 1, "project": str(folder), "noplots": True, "device": "cpu", "noautoanchor": True},
     }
     return build_trainer(TrainConfig.from_kwargs(**(base | options)))
-
-
-def test_meter_means_and_names() -> None:
-    meter = LossMeter(("a", "b"))
-    assert meter.read() == {}
-    meter.add({"x": torch.tensor(1.0), "y": torch.tensor(4.0)}, ["1.jpg"])
-    meter.add({"x": torch.tensor(3.0), "y": torch.tensor(0.0)}, ["2.jpg"])
-    assert meter.read() == {"a": 2.0, "b": 2.0}
-    assert meter.unread == []
-
-
-def test_meter_names_the_files_of_the_batch_that_broke() -> None:
-    meter = LossMeter(("a",))
-    meter.add({"a": torch.tensor(1.0)}, ["good.jpg"])
-    meter.add({"a": torch.tensor(float("inf"))}, ["bad.jpg", "worse.jpg"])
-    with pytest.raises(InputError, match=r"not finite on the batch of bad\.jpg, worse\.jpg"):
-        meter.read()
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tiny_data: Path, tmp_path: Path) -> None:
@@ -54,11 +38,11 @@ def test_accumulated_gradients_equal_those_of_one_large_batch(tiny_data: Path, t
     single = []
     for batch in batches:
         trainer.optimizer.zero_grad()
-        trainer._backward(batch, 0, meter)
+        trainer._backward([batch], 0, meter)
         single.append(trainer.model.model[0].conv.weight.grad.clone())
     trainer.optimizer.zero_grad()
     for batch in batches:
-        trainer._backward(batch, 0, meter)
+        trainer._backward([batch], 0, meter)
     assert torch.allclose(trainer.model.model[0].conv.weight.grad, single[0] + single[1], rtol=1e-4, atol=1e-6)
 
 

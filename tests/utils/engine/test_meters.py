@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from utils.engine.meters import LossMeter
+from utils.errors import InputError
+
+
+def test_meter_means_and_names() -> None:
+    meter = LossMeter(("a", "b"))
+    assert meter.read() == {"a": 0.0, "b": 0.0}
+    meter.add({"x": torch.tensor(1.0), "y": torch.tensor(4.0)}, ["1.jpg"])
+    meter.add({"x": torch.tensor(3.0), "y": torch.tensor(0.0)}, ["2.jpg"])
+    assert meter.read() == {"a": 2.0, "b": 2.0}
+    assert meter.unread == []
+
+
+def test_meter_names_the_files_of_the_batch_that_broke() -> None:
+    meter = LossMeter(("a",))
+    meter.add({"a": torch.tensor(1.0)}, ["good.jpg"])
+    meter.add({"a": torch.tensor(float("inf"))}, ["bad.jpg", "worse.jpg"])
+    with pytest.raises(InputError, match=r"not finite on the batch of bad\.jpg, worse\.jpg"):
+        meter.read()
+
+
+def test_validation_reads_a_loss_that_is_not_finite() -> None:
+    meter = LossMeter(("a",))
+    meter.add({"a": torch.tensor(float("inf"))}, [])
+    assert meter.means() == {"a": float("inf")}

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.tasks.detect_sinks import TextSink, join_labels
+from utils.types import Batch, Letterbox, Prediction
+
+LABELS = torch.tensor([[1.0, 10, 10, 20, 20]])
+
+
+@pytest.mark.parametrize(
+    ("box", "label", "stays"),
+    [
+        pytest.param([10, 10, 20, 18], 1, False, id="the labelled object again, IoU 0.8"),
+        pytest.param([10, 10, 20, 18], 0, True, id="of another class"),
+        pytest.param([10, 10, 20, 15], 1, True, id="IoU 0.5"),
+    ],
+)
+def test_predictions_of_labelled_objects_are_left_out(box: list[float], label: int, stays: bool) -> None:
+    rows = join_labels(torch.tensor([[*box, 0.7, label]]).float(), LABELS, 0.6)
+    assert rows[0].tolist() == [10, 10, 20, 20, 1, 1]
+    assert len(rows) == 1 + stays
+
+
+def test_labels_alone_and_nothing_at_all() -> None:
+    assert join_labels(torch.zeros(0, 6), LABELS, 0.6).shape == (1, 6)
+    assert join_labels(torch.zeros(0, 6), torch.zeros(0, 5), 0.6).shape == (0, 6)
+
+
+def test_text_is_in_shares_of_the_original_picture(tmp_path: Path) -> None:
+    fit = Letterbox(original_hw=(100, 200), ratio_wh=(0.5, 0.5), pad_wh=(0, 25))  # 100x50 inside 100x100
+    batch = Batch(torch.zeros(1, 3, 100, 100, dtype=torch.uint8), torch.zeros(0, 6), ["a/b.jpg"], [fit])
+    sink = TextSink(tmp_path / "labels", with_score=True)
+    sink.update([Prediction(boxes=torch.tensor([[40.0, 40, 60, 50, 0.5, 3]]))], batch)
+    sink.close()
+    assert (tmp_path / "labels/b.txt").read_text() == "3 0.5 0.4 0.2 0.2 0.5\n"
