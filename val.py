@@ -25,8 +25,6 @@ def run(**options: Any) -> Results:
         (P, R, mAP50, mAP50-95, box, obj and cls loss), mAP50-95 of each class, milliseconds a picture of
         (preparing, forward, NMS).
     """
-    if isinstance(options.get("weights"), str):
-        options["weights"] = [options["weights"]]
     config = ValConfig.from_kwargs(**options)
     if "half" not in config.given:
         config = replace(config, half=True)

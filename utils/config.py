@@ -68,13 +68,18 @@ class BaseConfig:
 
     @classmethod
     def from_kwargs(cls: type[Config], **values: Any) -> Config:
-        """Settings by field name, as in `train.run(imgsz=320)`; `imgsz` also answers to `img` and `img_size`."""
-        known = {f.name for f in fields(cls) if "flags" in f.metadata}
+        """Settings by field name, as in `train.run(imgsz=320)`; `imgsz` also answers to `img` and `img_size`.
+
+        Raises:
+            InputError: no such field, or a value that its flag would not take.
+        """
+        known = {f.name: f for f in fields(cls) if "flags" in f.metadata}
         for alias in ("img", "img_size"):
             if alias in values and "imgsz" in known:
                 values["imgsz"] = values.pop(alias)
         if unknown := sorted(values.keys() - known):
             raise InputError(f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        values = {name: _checked(known[name], value) for name, value in values.items()}
         return cls(**values, given=frozenset(values))
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,6 +90,31 @@ class BaseConfig:
 def _default_of(f: dataclasses.Field[Any]) -> Any:
     """The value a field has where its flag is absent."""
     return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+
+
+def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
+    """The value of a field if its flag would take it, else InputError; a single value may stand for a list."""
+    options, default = f.metadata["argparse"], _default_of(f)
+    if value is None or value == default:
+        return default if value is None else value
+    if options.get("nargs") == "+":
+        return [_checked_item(f, item) for item in (value if isinstance(value, list | tuple) else [value])]
+    return _checked_item(f, value)
+
+
+def _checked_item(f: dataclasses.Field[Any], value: Any) -> Any:
+    """One value as argparse would check and convert it."""
+    flag, options = f.metadata["flags"][0], f.metadata["argparse"]
+    if value not in options.get("choices", (value,)):
+        raise InputError(f"{flag} {value}: must be one of {', '.join(options['choices'])}")
+    if options.get("action") == "store_true" and not isinstance(value, bool):
+        raise InputError(f"{flag} {value}: is a switch, True or False")
+    if "type" not in options:
+        return value
+    try:
+        return options["type"](str(value))
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise InputError(f"{flag} {value}: {error}") from error
 
 
 def _shown(value: Any) -> str:

@@ -99,3 +99,11 @@ def test_bad_input_is_named_without_a_traceback(
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert text in done.stderr.splitlines()[-1]
+
+
+def test_losses_are_returned_where_none_can_be_measured(weights: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """Test-time augmentation gives no raw maps; the place of the losses in the result stays."""
+    settings = {"imgsz": 96, "batch_size": 4, "workers": 0, "noplots": True, "project": tmp_path, "augment": True}
+    numbers, _, _ = val.run(weights=weights, data=str(tiny_data), **settings)
+    assert len(numbers) == 7
+    assert numbers[4:] == (0, 0, 0)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from utils.config import TrainConfig, ValConfig
@@ -59,3 +61,25 @@ def test_a_wrong_value_ends_with_status_2(argv: list[str], capsys: pytest.Captur
 def test_settings_survive_a_round_trip() -> None:
     config = TrainConfig.from_args(["--img", "128", "--freeze", "1", "2"])
     assert TrainConfig.from_kwargs(**config.to_dict()).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"epochs": 0}, r"--epochs 0: 0 is not at least 1"),
+        ({"imgsz": "large"}, r"--imgsz large"),
+        ({"optimizer": "Lion"}, r"--optimizer Lion: must be one of SGD, Adam, AdamW"),
+        ({"label_smoothing": 2}, r"--label-smoothing 2"),
+        ({"rect": "yes"}, r"--rect yes: is a switch"),
+        ({"freeze": [1, -1]}, r"--freeze -1"),
+    ],
+)
+def test_keyword_arguments_are_checked_like_flags(values: dict[str, object], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        TrainConfig.from_kwargs(**values)
+
+
+def test_keyword_arguments_as_programs_give_them() -> None:
+    config = TrainConfig.from_kwargs(freeze=10, hyp={"lr0": 0.1}, cache=None, device=0, project=Path("a"), evolve=None)
+    assert (config.freeze, config.hyp, config.cache, config.evolve) == ([10], {"lr0": 0.1}, None, None)
+    assert ValConfig.from_kwargs(weights=Path("best.pt")).weights == [Path("best.pt")]

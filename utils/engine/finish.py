@@ -6,21 +6,26 @@ from dataclasses import replace
 
 from models.checkpoint import load_model, strip_checkpoint
 from utils import plots
+from utils.engine.evaluation import COCO_CLASSES, is_coco_set
 from utils.engine.sinks import PlotSink
 from utils.engine.trainer import FitResult, Trainer
 from utils.engine.validator import validate
 from utils.logging import LOGGER
+from utils.tasks.base import Outputs, Sink
+
+COCO_IOU = 0.65
 
 
 def finish(trainer: Trainer, result: FitResult) -> FitResult:
     """Strip best.pt, measure it with plots, draw results.png and say where everything is.
 
-    last.pt stays whole, so that the run can be resumed with more epochs.
+    last.pt stays whole, so that the run can be resumed with more epochs; it is measured where there is no best.pt,
+    as with --nosave when the last epoch was not the best.
     """
     plotting = not trainer.config.noplots
     if result.best is not None:
         strip_checkpoint(result.best)
-        result = replace(result, metrics=_measure(trainer, result, plotting=plotting))
+    result = replace(result, metrics=_measure(trainer, result, plotting=plotting))
     if plotting:
         plots.plot_results(result.save_dir / "results.csv")
     trainer.callbacks.run("on_train_end", result=result)
@@ -29,13 +34,18 @@ def finish(trainer: Trainer, result: FitResult) -> FitResult:
 
 
 def _measure(trainer: Trainer, result: FitResult, *, plotting: bool) -> dict[str, float]:
-    """Metrics of best.pt on the validation split, with a line per class."""
-    assert result.best is not None
-    task, device = trainer.task, trainer.device
-    LOGGER.info(f"\nMeasuring {result.best}")
-    model = load_model(str(result.best), device=device)
+    """Metrics of the final weights on the validation split, with a line per class."""
+    task, device, file = trainer.task, trainer.device, result.best or result.last
+    LOGGER.info(f"\nMeasuring {file}")
+    model = load_model(str(file), device=device)
     task.options = replace(task.options, verbose=len(task.class_names) < 50)
-    sinks = [PlotSink(task, result.save_dir)] if plotting else []
+    outputs = Outputs(result.save_dir)
+    if is_coco_set(trainer.config.data):  # its published numbers are COCO's own, at this overlap
+        task.options = replace(task.options, iou_thres=COCO_IOU)
+        json = result.save_dir / f"{file.stem}_predictions.json"
+        outputs = replace(outputs, json=json, coco_ids=len(task.class_names) == COCO_CLASSES)
+    sinks: list[Sink] = [PlotSink(task, result.save_dir)] if plotting else []
+    sinks += task.build_sinks(outputs, "val")
     measured = validate(
         task, model, trainer.val_loader, device=device, autocast=trainer.amp, sinks=sinks, progress="validating"
     )
@@ -48,7 +58,7 @@ def _measure(trainer: Trainer, result: FitResult, *, plotting: bool) -> dict[str
 def _summary(result: FitResult) -> str:
     """Last lines of a run: each file and its use."""
     lines = [f"\nResults are in {result.save_dir}"]
-    for path, use in ((result.best, "for val.py, detect.py"), (result.last, "to train on: --resume --epochs N")):
+    for path, use in ((result.best, "for val.py and detect.py"), (result.last, "to train on: --resume --epochs N")):
         if path is not None and path.exists():
             lines.append(f"  {path.name:<8} {path.stat().st_size / 1e6:6.1f} MB  {use}")
     return "\n".join(lines)

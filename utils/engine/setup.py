@@ -56,6 +56,7 @@ def build_trainer(config: TrainConfig) -> Trainer:
         channels=int(cfg.get("ch", 3)),
     )
     model = task.build_model(cfg)
+    freeze_layers(model, config.freeze)
     stride = max(int(model.stride.max()), 32)
     task.options = replace(task.options, imgsz=max(check_image_size(config.imgsz, stride), 2 * stride))
     (save_dir / "weights").mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,6 @@ def build_trainer(config: TrainConfig) -> Trainer:
         task.prepare_training(model, save_dir, anchors=not config.noautoanchor, plots=not config.noplots)
     else:
         model.load_state_dict(state["model"])
-    freeze_layers(model, config.freeze)
     task.bind(model.to(device))
     callbacks = Callbacks([CSVLogger(save_dir / "results.csv"), TensorBoardLogger(save_dir)])
     return Trainer(task, model, config, device=device, save_dir=save_dir, callbacks=callbacks, state=state)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -99,3 +100,39 @@ def test_any_channel_count_trains(channels: int, tmp_path: Path) -> None:
     cfg.write_text(f"ch: {channels}\n" + (Path(__file__).parents[3] / "models/yolov5n.yaml").read_text())
     result = make_trainer(data, tmp_path / "runs", cfg=str(cfg)).fit()
     assert result.epochs == 1
+
+
+def test_a_best_checkpoint_of_another_run_is_not_taken_for_ours(tiny_data: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "exp/weights"
+    weights.mkdir(parents=True)
+    (weights / "best.pt").write_bytes(b"of another run")
+    trainer = make_trainer(tiny_data, tmp_path, exist_ok=True, nosave=True)
+    trainer.callbacks.on("on_train_epoch_start", lambda **_: seen.append((weights / "best.pt").exists()))
+    seen: list[bool] = []
+    result = trainer.fit()
+    assert result.save_dir == tmp_path / "exp"
+    assert seen == [False]
+    assert result.best is not None
+
+
+def test_best_is_written_before_last(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill in between leaves a last.pt that does the epoch again, and with it best.pt."""
+    trainer = make_trainer(tiny_data, tmp_path, save_period=1)
+    written: list[str] = []
+    monkeypatch.setattr(trainer, "_save", lambda path, **_: written.append(path.name))
+    trainer._save_epoch(0, is_best=True, metrics={})
+    assert written == ["best.pt", "epoch0.pt", "last.pt"]
+
+
+def test_image_weights_count_from_the_first_epoch(tiny_data: Path, tmp_path: Path) -> None:
+    """Before the first measurement every class has mAP 0, so that its rarity alone decides."""
+    trainer = make_trainer(tiny_data, tmp_path, image_weights=True)
+    index = trainer.task.index("train")  # type: ignore[attr-defined]
+    inverse = 1 / np.bincount(index.classes, minlength=2)
+    expected = [inverse[index.labels(i)[0]].sum() / inverse.sum() for i in range(len(index))]
+    assert trainer.image_weights == pytest.approx(expected)
+    assert make_trainer(tiny_data, tmp_path).image_weights is None
+
+
+def test_validation_takes_two_batches_at_a_time(tiny_data: Path, tmp_path: Path) -> None:
+    assert len(make_trainer(tiny_data, tmp_path, batch_size=2).val_loader) == 2  # 6 pictures by fours
