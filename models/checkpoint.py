@@ -36,7 +36,7 @@ from models.safe_load import read_checkpoint
 from models.yolo import BaseModel, ClassificationModel, DetectionModel, SegmentationModel, task_of
 from utils.downloads import OFFICIAL_RELEASES, OFFICIAL_WEIGHTS, fetch_weights
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, expand_user
 from utils.logging import LOGGER
 
 FORMAT = "openyolov5"
@@ -347,7 +347,7 @@ def find_weights(name: str | Path, *, releases: str = OFFICIAL_RELEASES) -> Path
     Raises:
         InputError: neither a file nor an official name, or it cannot be fetched.
     """
-    path = Path(name).expanduser()
+    path = expand_user(name)
     if path.is_file():
         return path
     if path.name in OFFICIAL_WEIGHTS and not path.exists():

@@ -74,13 +74,18 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def expand_user(path: str | Path) -> Path:
+    """The path with a leading ~ replaced by the home folder; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's own raises for an unknown user)
+
+
 def find_file(name: str | Path, folders: Sequence[str | Path] = ()) -> Path:
     """The file as given, else the one of that name in the first of `folders` that has it.
 
     Raises:
         InputError: there is none; the message lists near misses or the folders searched.
     """
-    given = Path(name).expanduser()
+    given = expand_user(name)
     for candidate in (given, *(Path(folder) / given for folder in folders)):
         if candidate.is_file():
             return candidate

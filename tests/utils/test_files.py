@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import InputError
-from utils.files import LEFTOVER_AGE_S, atomic_write, find_file, increment_path
+from utils.files import LEFTOVER_AGE_S, atomic_write, expand_user, find_file, increment_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -113,3 +113,9 @@ def test_file_is_found_as_given_then_in_order_of_folders(tmp_path: Path, monkeyp
         find_file("hip.yaml", ["a"])
     with pytest.raises(InputError, match=r"q\.txt: no such file; searched .*, a$"):
         find_file("q.txt", ["a"])
+
+
+def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expand_user("~/a.pt") == Path("/home/me/a.pt")
+    assert expand_user("~nobody-of-this-name/a.pt") == Path("~nobody-of-this-name/a.pt")

@@ -16,6 +16,8 @@ from utils.datasets.verify import LabelRows
 from utils.errors import InputError
 from utils.logging import LOGGER
 
+NEEDED: dict[str, tuple[str, ...]] = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
+
 
 def load_annotations(
     file: Path, names: Mapping[int, str], listed: Sequence[str], places: Sequence[Path]
@@ -75,12 +77,27 @@ def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
     for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise InputError(f"{file}: no list {key!r}; expected COCO annotations")
+        _check_entries(content[key], key, file)
     return content
+
+
+def _check_entries(entries: Sequence[Any], key: str, file: Path) -> None:
+    """Every entry is an object whose ids are numbers or text, and has what its list cannot do without."""
+    for number, entry in enumerate(entries):
+        place = f"{file}: {key}[{number}]"
+        if not isinstance(entry, dict):
+            raise InputError(f"{place}: {str(entry)[:40]!r} is not an object; expected COCO annotations")
+        for name in NEEDED[key]:
+            if name not in entry:
+                raise InputError(f"{place}: no {name!r}; COCO's {key} need {' and '.join(NEEDED[key])}")
+        for name in ("id", "image_id", "category_id"):
+            if isinstance(entry.get(name), list | dict):
+                raise InputError(f"{place}: {name} {str(entry[name])[:40]} is not a number")
 
 
 def _class_of_category(categories: Sequence[Mapping[str, Any]], names: Mapping[int, str], file: Path) -> dict[Any, int]:
@@ -104,14 +121,15 @@ def _image_rows(
 ) -> LabelRows:
     """Rows of one picture from its `bbox` (left, top, width, height in pixels) and `segmentation`."""
     labels, rows, polygons = LabelRows(), [], []
-    size_wh = np.array([image.get("width") or 0, image.get("height") or 0], np.float64)
+    sides = [image.get("width"), image.get("height")]
+    size_wh = np.array([side if isinstance(side, int | float) and side > 0 else 0 for side in sides], np.float64)
     for annotation in annotations:
         place = f"{file}: annotation {annotation.get('id')}"
         box = annotation.get("bbox")
         if annotation.get("category_id") not in classes:
             labels.drop(place, f"category {annotation.get('category_id')} is not among the categories")
         elif not size_wh.all():
-            labels.drop(place, f"image {image['id']} has no width or height")
+            labels.drop(place, f"image {image['id']} has no usable width and height")
         elif not _is_box(box):
             labels.drop(place, f"bbox {box!r} is not left, top, width, height")
         else:
@@ -129,16 +147,19 @@ def _is_box(box: Any) -> bool:
     return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
 
 
+def _is_ring(ring: Any) -> bool:
+    return isinstance(ring, list) and len(ring) % 2 == 0 and all(isinstance(v, int | float) for v in ring)
+
+
 def _rings(segmentation: Any, size_wh: np.ndarray) -> list[np.ndarray]:
     """Normalised rings of an object; none where its segmentation is absent or not understood (the box then serves)."""
     if isinstance(segmentation, dict):
-        mask = decode_rle(segmentation)
+        fits = segmentation.get("size") == [size_wh[1], size_wh[0]]
+        mask = decode_rle(segmentation) if fits else None
         found = [] if mask is None else cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
         rings = [contour.reshape(-1, 2) + 0.5 for contour in found]
     elif isinstance(segmentation, list):
-        rings = [
-            np.array(r, np.float64).reshape(-1, 2) for r in segmentation if isinstance(r, list) and len(r) % 2 == 0
-        ]
+        rings = [np.array(ring, np.float64).reshape(-1, 2) for ring in segmentation if _is_ring(ring)]
     else:
         rings = []
     return [(ring / size_wh).astype(np.float32) for ring in rings if len(ring) >= 3]

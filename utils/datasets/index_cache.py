@@ -76,7 +76,9 @@ def save_cache(path: Path, key: str, index: ImageIndex, findings: Findings) -> N
 
     A folder without any write permission is left alone even where the system would let us in (root).
     """
-    if not path.parent.is_dir() or not path.parent.stat().st_mode & 0o222:
+    if not path.parent.is_dir():
+        return _warn(path, "there is no such folder")
+    if not path.parent.stat().st_mode & 0o222:
         return _warn(path, "the folder is read-only")
     try:
         with atomic_write(path) as work, open(work, "wb") as stream:

@@ -68,6 +68,10 @@ def load_index(
         raise InputError(f"{spec.path}: {split}: none of the {len(images)} pictures can be read")
     if require_labels and not index.num_objects:
         expected = source.annotations or label_path(images[0])
+        if findings.dropped:
+            raise InputError(
+                f"{spec.path}: {split}: none of the {findings.dropped} label rows can be used, see the warnings above"
+            )
         raise InputError(f"{spec.path}: {split}: no labels found, the first was expected in {expected}")
     if single_cls:
         names = spec.names if spec.num_classes == 1 else {0: "item"}

@@ -14,6 +14,7 @@ import yaml
 from utils.datasets.archives import ARCHIVE_SUFFIXES, yaml_of_archive
 from utils.datasets.preparers import prepare_data
 from utils.errors import InputError
+from utils.files import expand_user
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATASETS_PREFIX = "../datasets/"
@@ -76,6 +77,8 @@ def load_spec(data: str | Path, *, prepare: bool = True) -> DataSpec:
         if raw.get(key) is None:
             raise InputError(f"{path}: key {key!r} is missing; a data YAML needs train, val and names")
     names = _parse_names(raw, path)
+    if isinstance(raw.get("path"), list | dict):
+        raise InputError(f"{path}: path: {raw['path']!r} is not a folder; give one, train and val may be lists")
     root = _find_root(raw, path)
     spec = DataSpec(path, root, names, _find_splits(raw, root, path), raw)
     if not _missing(spec):
@@ -95,12 +98,13 @@ def find_data_yaml(data: str | Path) -> Path:
     Raises:
         InputError: there is none, or several of that name.
     """
-    given = Path(data).expanduser()
+    given = expand_user(data)
     for candidate in (given, REPOSITORY / given, REPOSITORY / "data" / given):
         if candidate.is_file():
             archived = candidate.name.lower().endswith(ARCHIVE_SUFFIXES)
             return (yaml_of_archive(candidate) if archived else candidate).resolve()
-    found = sorted((REPOSITORY / "data").rglob(given.name)) if given.name == str(given) else []
+    found = sorted((REPOSITORY / "data").rglob(given.name)) if given.name == str(given) and given.name else []
+    found = [file for file in found if file.is_file()]
     if len(found) > 1:
         raise InputError(f"--data {data}: several files of that name: {', '.join(map(str, found))}; give the path")
     if not found:
@@ -114,8 +118,10 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable YAML file: {error}") from error
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from error
+    if raw is None:
+        raise InputError(f"{path}: the file is empty; a data YAML needs train, val and names")
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected keys such as train, val and names, found {type(raw).__name__}")
     return raw
@@ -128,10 +134,12 @@ def _parse_names(raw: Mapping[str, Any], path: Path) -> dict[int, str]:
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names:
         raise InputError(f"{path}: names: {names!r} is neither a list nor a map of class numbers to names")
-    try:
-        numbered = {int(number): str(name) for number, name in names.items()}
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: names: keys must be class numbers, found {list(names)[:3]}") from error
+    if not all(str(number).removeprefix("-").isdecimal() for number in names):
+        raise InputError(f"{path}: names: keys must be class numbers, found {list(names)[:3]}")
+    for number, name in names.items():
+        if name is None or isinstance(name, list | dict):
+            raise InputError(f"{path}: names: class {number} is called {name!r}; a name is text, in quotes if need be")
+    numbered = {int(number): str(name) for number, name in names.items()}
     if sorted(numbered) != list(range(len(names))):
         raise InputError(f"{path}: names: class numbers must run from 0 to {len(names) - 1}, found {sorted(numbered)}")
     if raw.get("nc") is not None and raw["nc"] != len(numbered):
@@ -151,7 +159,7 @@ def _find_root(raw: Mapping[str, Any], path: Path) -> Path:
             if root.is_dir():
                 return root
     in_repository = path.is_relative_to(REPOSITORY) and not _moved_by_environment(written)
-    return Path(os.path.normpath(REPOSITORY / Path(written).expanduser())) if in_repository else candidates[0]
+    return Path(os.path.normpath(REPOSITORY / expand_user(written))) if in_repository else candidates[0]
 
 
 def _root_candidates(written: str, path: Path) -> list[Path]:
@@ -159,7 +167,7 @@ def _root_candidates(written: str, path: Path) -> list[Path]:
 
     YOLOv5_DATASETS_DIR stands in for ../datasets.
     """
-    given = Path(written).expanduser()
+    given = expand_user(written)
     bases = (path.parent, REPOSITORY, Path.cwd())
     candidates = [*(Path(os.path.normpath(base / given)) for base in bases), path.parent]
     moved = _moved_by_environment(written)
@@ -170,11 +178,11 @@ def _moved_by_environment(written: str) -> Path | None:
     folder = os.getenv("YOLOv5_DATASETS_DIR")
     if not folder or not written.startswith(DATASETS_PREFIX):
         return None
-    return Path(folder).expanduser().absolute() / written.removeprefix(DATASETS_PREFIX)
+    return expand_user(folder).absolute() / written.removeprefix(DATASETS_PREFIX)
 
 
 def _find_splits(raw: Mapping[str, Any], root: Path, path: Path) -> dict[str, SplitSource]:
-    return {split: _find_split(split, raw[split], root, path) for split in SPLITS if raw.get(split)}
+    return {split: _find_split(split, raw[split], root, path) for split in SPLITS if raw.get(split) is not None}
 
 
 def _find_split(split: str, value: Any, root: Path, path: Path) -> SplitSource:
@@ -182,7 +190,8 @@ def _find_split(split: str, value: Any, root: Path, path: Path) -> SplitSource:
     annotations = None
     if isinstance(value, dict):
         if set(value) != {"images", "annotations"}:
-            raise InputError(f"{path}: {split}: a map needs the keys images and annotations, found {sorted(value)}")
+            found = ", ".join(map(str, value))
+            raise InputError(f"{path}: {split}: a map needs the keys images and annotations, found {found}")
         annotations, value = value["annotations"], value["images"]
     entries = value if isinstance(value, list) else [value]
     if not entries or not all(isinstance(entry, str) and entry for entry in entries):
@@ -205,7 +214,7 @@ def _find_place(entry: str, root: Path) -> Path | None:
     """An existing file, folder or matching pattern; a leading ../ that leads nowhere is tried without it."""
     tries = [entry, entry.removeprefix("../")] if entry.startswith("../") else [entry]
     for text in tries:
-        place = Path(os.path.normpath(root / Path(text).expanduser()))
+        place = Path(os.path.normpath(root / expand_user(text)))
         if place.exists() or (glob.has_magic(text) and glob.glob(str(place), recursive=True)):  # noqa: PTH207
             return place
     return None

@@ -93,7 +93,8 @@ def parse_label_text(text: str, path: str) -> LabelRows:
     lines = [(f"{path}:{n}", line.split()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if all(len(tokens) == 5 for _, tokens in lines):
         try:
-            rows = np.array([tokens for _, tokens in lines], np.float32).reshape(-1, 5)
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, which the checks name
+                rows = np.array([tokens for _, tokens in lines], np.float32).reshape(-1, 5)
             return LabelRows(rows, places=[place for place, _ in lines])
         except ValueError:
             pass  # one of them is no number: find it below
@@ -169,6 +170,8 @@ def _reasons_against(rows: np.ndarray, num_classes: int) -> list[str | None]:
             reasons[k] = f"class {label[k]:g}, but the data YAML names {num_classes} classes (0-{num_classes - 1})"
         elif not (box[k, 2:] > 0).all():
             reasons[k] = f"box {values} has no or a negative size"
+        elif not (high[k] > low[k]).all():
+            reasons[k] = f"box {values} is too small to be told from a point"
         else:
             reasons[k] = f"box {values} lies outside the frame (0-1); are these pixels?"
     return reasons

@@ -83,6 +83,28 @@ def test_crowds_and_broken_annotations_are_passed_over(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        pytest.param([["a", 1, 2, 3, 4, 5]], id="text"),
+        pytest.param([[[1, 2], [3, 4], [5, 6]]], id="nested"),
+        pytest.param({"size": [25, 50], "counts": [500, 250, 500]}, id="mask of another size"),
+        pytest.param({"size": [10**6, 10**6], "counts": [10**12]}, id="mask beyond memory"),
+    ],
+)
+def test_segmentations_that_make_no_sense_leave_the_box(tmp_path: Path, segmentation: Any) -> None:
+    _, labels = load_annotations(write(tmp_path, [annotation(segmentation=segmentation)]), NAMES, [], [tmp_path])
+    assert labels[0].rows.shape == (1, 5)
+    assert labels[0].polygons is None
+
+
+@pytest.mark.parametrize("width", [None, 0, -100, "wide", [100]])
+def test_images_without_a_size_lose_their_rows(tmp_path: Path, width: Any) -> None:
+    path = write(tmp_path, [annotation()], images=[IMAGE | {"width": width}])
+    _, labels = load_annotations(path, NAMES, [], [tmp_path])
+    assert labels[0].messages == [f"{path}: annotation 1: image 5 has no usable width and height; row left out"]
+
+
 def test_pictures_are_found_by_the_end_of_their_path(tmp_path: Path) -> None:
     images = [IMAGE | {"file_name": name} for name in ("b/a.png", "x/y/c.png", "gone.png")]
     path = write(tmp_path, [], images=images)
@@ -97,6 +119,12 @@ def test_pictures_are_found_by_the_end_of_their_path(tmp_path: Path) -> None:
         ("{", r"instances\.json:1: not valid JSON"),
         ("[]", "no list 'images'; expected COCO annotations"),
         ('{"images": [], "annotations": []}', "no list 'categories'"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"images": ["a.png"], "annotations": [], "categories": []}', r"images\[0\]: 'a.png' is not an object"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', r"images\[0\]: no 'file_name'"),
+        ('{"images": [{"file_name": "a"}], "annotations": [], "categories": []}', r"images\[0\]: no 'id'"),
+        ('{"images": [], "annotations": [{"category_id": [1]}], "categories": []}', r"\[0\]: category_id \[1\] is not"),
+        ('{"images": [], "annotations": [], "categories": [{"name": "cat"}]}', r"categories\[0\]: no 'id'"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:

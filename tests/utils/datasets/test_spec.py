@@ -55,6 +55,15 @@ def test_names_as_list_or_map(root: Path, names: str) -> None:
         ("train: 3\nval: images/val\nnames: [a]", "train: 3 is neither a path nor a list of paths"),
         ("train: {images: images/train}\nval: images/val\nnames: [a]", "needs the keys images and annotations"),
         ("- a\n- b", "expected keys such as train"),
+        ("", "the file is empty"),
+        ("train: []\nval: images/val\nnames: [a]", r"train: \[\] is neither a path nor a list of paths"),
+        ("train: {1: a, b: c}\nval: images/val\nnames: [a]", "needs the keys images and annotations, found 1, b"),
+        ("train: ~nobody-of-this-name/x\nval: images/val\nnames: [a]", "train: '~nobody-of-this-name/x' not found"),
+        ("path: [a]\n" + BASE + "names: [a]", r"path: \['a'\] is not a folder"),
+        (BASE + "names: [a, null]", "names: class 1 is called None"),
+        (BASE + "names: [[a, b]]", r"names: class 0 is called \['a', 'b'\]"),
+        (BASE + "names: {0.5: a, 1: b}", "keys must be class numbers"),
+        ("path: 2020-99-99\n" + BASE + "names: [a]", "not a readable YAML file: month must be in"),
         ("train: [a\nval: b", r"data\.yaml:2: not valid YAML"),
         ("train: images/nowhere\nval: images/val\nnames: [a]", "train: 'images/nowhere' not found under .*add a key"),
     ],
@@ -105,6 +114,12 @@ def test_lists_patterns_and_annotations(root: Path) -> None:
     assert spec.splits["train"].annotations == root / "instances.json"
     assert spec.splits["val"].places == (root / "images" / "v*" / "*.jpg",)
     assert spec.splits["test"].missing == ("images/absent",)
+
+
+@pytest.mark.parametrize("name", ["hyps", "", "nowhere.yaml"])
+def test_what_is_no_data_yaml(name: str) -> None:
+    with pytest.raises(InputError, match=f"--data {name}: no such file"):
+        find_data_yaml(name)
 
 
 def test_bare_names_are_found_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,8 @@ def test_an_empty_file_has_no_rows(text: str) -> None:
         ("1.5 .5 .5 .1 .1", "class 1.5 is not a whole number"),
         ("0 nan .5 .1 .1", "a value is not finite"),
         ("0 .5 .5 inf .1", "a value is not finite"),
+        ("1e40 .5 .5 .1 .1", "a value is not finite"),
+        ("0 .5 .5 1e-9 .1", "box 0.5 0.5 1e-09 0.1 is too small to be told from a point"),
         ("0 .5 .5 0 .1", "box 0.5 0.5 0 0.1 has no or a negative size"),
         ("0 .5 .5 .1 -.1", "box 0.5 0.5 0.1 -0.1 has no or a negative size"),
         ("0 320 240 50 60", "box 320 240 50 60 lies outside the frame (0-1); are these pixels?"),
