@@ -58,7 +58,8 @@ def _measure(trainer: Trainer, result: FitResult, *, plotting: bool) -> dict[str
 def _summary(result: FitResult) -> str:
     """Last lines of a run: each file and its use."""
     lines = [f"\nResults are in {result.save_dir}"]
-    for path, use in ((result.best, "for val.py and detect.py"), (result.last, "to train on: --resume --epochs N")):
+    train_on = f"to go on: python train.py --resume {result.last} --epochs N"
+    for path, use in ((result.best, "for val.py and detect.py"), (result.last, train_on)):
         if path is not None and path.exists():
             lines.append(f"  {path.name:<8} {path.stat().st_size / 1e6:6.1f} MB  {use}")
     return "\n".join(lines)

@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from models.checkpoint import Checkpoint, find_weights, load_checkpoint, load_training_state, transfer_weights
@@ -15,7 +14,7 @@ from models.graph import load_model_yaml
 from models.yolo import BaseModel, check_image_size, task_of_graph
 from utils.config import ROOT, TrainConfig
 from utils.datasets.spec import load_spec
-from utils.device import describe_device, select_device
+from utils.device import describe_device, seed_everything, select_device
 from utils.engine.callbacks import Callbacks
 from utils.engine.loggers import CSVLogger, TensorBoardLogger
 from utils.engine.trainer import Trainer
@@ -47,7 +46,7 @@ def build_trainer(config: TrainConfig) -> Trainer:
     source = load_source(config) if state is None else None
     cfg = dict(state["yaml"]) if state is not None else architecture(config, source)
     save_dir = run_folder(config, last)
-    torch.manual_seed(config.seed + 1)
+    seed_everything(config.seed + 1)
     task = build_task(
         config.task or task_of_graph(cfg),
         load_spec(config.data),

@@ -27,6 +27,7 @@ from utils.engine.meters import LossMeter
 from utils.engine.optim import Schedule, build_optimizer
 from utils.engine.stopping import EarlyStopping
 from utils.engine.validator import ValidationResult, validate
+from utils.errors import InputError
 from utils.logging import LOGGER
 from utils.tasks.base import Task, images_to_device
 from utils.types import Batch
@@ -197,11 +198,14 @@ class Trainer:
         self.ema.update(self.model)
 
     def _rescale(self, images: Tensor, iteration: int) -> Tensor:
-        """The batch at a side drawn from half to one and a half times the picture size, a multiple of the grid."""
+        """The batch at a side drawn from half to one and a half times the picture size, a multiple of the grid.
+
+        As everywhere two cells of the grid are the least: batch norm cannot train on a single picture of one cell.
+        """
         grid = max(int(self.model.stride.max()), 32)
         imgsz = self.task.options.imgsz
         rng = np.random.default_rng((self.config.seed, iteration))
-        side = int(rng.integers(int(imgsz * 0.5), int(imgsz * 1.5) + grid)) // grid * grid
+        side = max(int(rng.integers(int(imgsz * 0.5), int(imgsz * 1.5) + grid)) // grid, 2) * grid
         factor = side / max(images.shape[2:])
         if factor == 1:
             return images
@@ -251,28 +255,35 @@ class Trainer:
 
     def _save(self, path: Path, *, epoch: int, metrics: dict[str, float] | None = None) -> None:
         """Write all that an exact resume needs; `epoch` is the last finished one, -1 before the first."""
-        save_checkpoint(
-            path,
-            {
-                "task": self.task.name,
-                "yaml": self.model.yaml,
-                "names": dict(self.task.class_names),
-                "model": self.model.state_dict(),
-                "ema": self.ema.model.state_dict(),
-                "ema_updates": self.ema.updates,
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "epoch": epoch,
-                "best_fitness": self.stopping.best_fitness,
-                "early_stop": self.stopping.state_dict(),
-                "task_state": self.task.state_dict(),
-                "image_weights": None if self.image_weights is None else torch.from_numpy(self.image_weights),
-                "metrics": metrics or {},
-                "hyp": self.task.hyp.to_dict(),
-                "opt": self.config.to_dict(),
-                "date": datetime.now().isoformat(timespec="seconds"),
-            },
-        )
+        try:
+            save_checkpoint(path, self._content(epoch, metrics or {}))
+        except InputError as error:
+            reason = error.__cause__
+            if reason is not None and isinstance(reason.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error  # torch reports a Ctrl-C while it writes as a failed write
+            raise
+
+    def _content(self, epoch: int, metrics: dict[str, float]) -> dict[str, Any]:
+        """What a checkpoint of this moment holds."""
+        return {
+            "task": self.task.name,
+            "yaml": self.model.yaml,
+            "names": dict(self.task.class_names),
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "ema_updates": self.ema.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": epoch,
+            "best_fitness": self.stopping.best_fitness,
+            "early_stop": self.stopping.state_dict(),
+            "task_state": self.task.state_dict(),
+            "image_weights": None if self.image_weights is None else torch.from_numpy(self.image_weights),
+            "metrics": metrics,
+            "hyp": self.task.hyp.to_dict(),
+            "opt": self.config.to_dict(),
+            "date": datetime.now().isoformat(timespec="seconds"),
+        }
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Go on from the content of a last.pt."""

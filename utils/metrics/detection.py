@@ -17,6 +17,7 @@ from utils.types import Batch, EvalResult, Prediction
 
 IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10)
 MAP50_WEIGHT, MAP_WEIGHT = 0.1, 0.9  # fitness
+NAME_WIDTH = 22  # characters of the table's first column
 
 
 def labels_of(batch: Batch, image: int) -> Tensor:
@@ -83,14 +84,16 @@ class DetectionEvaluator:
     def _table(self, result: APResult, means: Sequence[float], labels: np.ndarray) -> str:
         """The lines a user reads: all classes, then each."""
         heading = ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
-        lines = [f"{heading[0]:>22}" + "".join(f"{name:>11}" for name in heading[1:])]
+        lines = [f"{heading[0]:>{NAME_WIDTH}}" + "".join(f"{name:>11}" for name in heading[1:])]
         rows: list[tuple[str, int, Sequence[float]]] = [("all", len(labels), means)]
         if self.per_class and len(self.names) > 1:
             counts = {int(c): int(n) for c, n in zip(*np.unique(labels, return_counts=True), strict=True)}
             columns = zip(result.classes, result.p, result.r, result.ap50, result.ap_mean, strict=True)
             rows += [(self.names[int(c)], counts[int(c)], values) for c, *values in columns]
         for name, instances, values in rows:
-            lines.append(f"{name:>22}{self.images:>11}{instances:>11}" + "".join(f"{value:>11.3g}" for value in values))
+            name = name if len(name) < NAME_WIDTH else name[: NAME_WIDTH - 2] + "…"
+            numbers = "".join(f"{value:>11.3g}" for value in values)
+            lines.append(f"{name:>{NAME_WIDTH}}{self.images:>11}{instances:>11}{numbers}")
         if not len(labels):
             lines.append("no labels in this split: precision, recall and mAP cannot be measured")
         return "\n".join(lines)

@@ -48,11 +48,18 @@ def test_accumulated_gradients_equal_those_of_one_large_batch(tiny_data: Path, t
 
 
 def test_multi_scale_sides_are_on_the_grid_and_repeat(tiny_data: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(tiny_data, tmp_path, multi_scale=True)
-    images = torch.rand(1, 3, 64, 64)
+    trainer = make_trainer(tiny_data, tmp_path, multi_scale=True, imgsz=128)
+    images = torch.rand(1, 3, 128, 128)
     sides = [trainer._rescale(images, iteration).shape[-1] for iteration in range(40)]
     assert sides == [trainer._rescale(images, iteration).shape[-1] for iteration in range(40)]
-    assert set(sides) == {32, 64, 96}
+    assert set(sides) == {64, 96, 128, 160, 192}
+
+
+def test_multi_scale_and_quad_leave_batch_norm_enough(tiny_data: Path, tmp_path: Path) -> None:
+    """Four pictures become one; at the smallest side it still has more than one value a channel."""
+    trainer = make_trainer(tiny_data, tmp_path, multi_scale=True, quad=True)
+    sides = [trainer._rescale(torch.rand(1, 3, 128, 128), iteration).shape[-1] for iteration in range(40)]
+    assert set(sides) == {64, 96}
 
 
 def test_frozen_layers_do_not_move(tiny_data: Path, tmp_path: Path) -> None:
@@ -136,3 +143,20 @@ def test_image_weights_count_from_the_first_epoch(tiny_data: Path, tmp_path: Pat
 
 def test_validation_takes_two_batches_at_a_time(tiny_data: Path, tmp_path: Path) -> None:
     assert len(make_trainer(tiny_data, tmp_path, batch_size=2).val_loader) == 2  # 6 pictures by fours
+
+
+def test_an_interrupt_while_a_checkpoint_is_written_is_an_interrupt(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch closes its file as Ctrl-C unwinds, finds it incomplete, and raises that instead."""
+
+    def interrupted(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos")
+
+    trainer = make_trainer(tiny_data, tmp_path)
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()

@@ -63,3 +63,11 @@ def test_nothing_at_all(tmp_path: Path) -> None:
     assert np.isfinite(result.fitness)
     evaluator.plot(tmp_path)
     assert (tmp_path / "confusion_matrix.png").exists()
+
+
+def test_columns_stay_in_line_under_long_class_names() -> None:
+    evaluator = DetectionEvaluator({0: "a name much longer than its column", 1: "cat"}, per_class=True)
+    evaluator.update([Prediction(boxes=torch.zeros(0, 6))], make_batch([[0, 0, 0.5, 0.5, 0.2, 0.2]]))
+    lines = evaluator.compute().table.splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[2].startswith(" a name much longer t…  ")
