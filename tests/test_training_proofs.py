@@ -1,0 +1,56 @@
+"""Whole training runs, minutes each: `pytest -m slow tests/test_training_proofs.py`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import val
+from utils.results_csv import read_results
+
+ROOT = Path(__file__).resolve().parents[1]
+MAP50, MAP = "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"
+
+pytestmark = pytest.mark.slow
+
+
+def readme_training_flags() -> list[str]:
+    """The flags of the train.py call in the first command of the README."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"python train\.py (--data shapes\.yaml.*?) &&", text)
+    assert found, "the README's first command trains on shapes"
+    return shlex.split(found[1])
+
+
+def train(flags: list[str], project: Path) -> dict[str, np.ndarray]:
+    """Run train.py in `project`, with data sets below it; the columns of results.csv."""
+    environment = os.environ | {"YOLOv5_DATASETS_DIR": str(project / "datasets"), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, str(ROOT / "train.py"), *flags, "--project", str(project), "--name", "run"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    return read_results(project / "run/results.csv")
+
+
+def test_readme_command_learns_shapes_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(readme_training_flags(), tmp_path)
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "datasets"))
+    best = str(tmp_path / "run/weights/best.pt")
+    numbers, _, _ = val.run(weights=best, data="shapes.yaml", imgsz=256, project=str(tmp_path / "val"))
+    assert numbers[2] >= 0.60
+
+
+def test_bccd_fine_tuned(shared: Path, tmp_path: Path) -> None:
+    data, weights = shared / "data/bccd/bccd.yaml", shared / "weights/yolov5n.pt"
+    flags = ["--data", str(data), "--weights", str(weights), "--img", "416", "--epochs", "30", "--batch", "16"]
+    assert max(train(flags, tmp_path)[MAP]) >= 0.52
+
+
+def test_bccd_from_scratch(shared: Path, tmp_path: Path) -> None:
+    flags = ["--data", str(shared / "data/bccd/bccd.yaml"), "--weights", "", "--cfg", "yolov5n.yaml", "--img", "320"]
+    assert max(train([*flags, "--epochs", "100", "--batch", "16"], tmp_path)[MAP]) >= 0.52
