@@ -177,7 +177,7 @@ def _refused_names(path: Path, error: Exception) -> str:
 def _refusal(path: Path, names: str) -> str:
     return (
         f"{path}: refused, nothing of it was run: it names {names}, which no YOLOv5 checkpoint needs; "
-        "if you trust the file, save its state_dict() where it was made and load that"
+        "give a checkpoint of train.py or of YOLOv5 3.0 to 7.0"
     )
 
 

@@ -50,14 +50,17 @@ class LayerInfo:
     shape: tuple[int, ...]
 
 
-def meta_forward(model: nn.Module, size_hw: tuple[int, int]) -> Any:
-    """Output of the graph in training form for one picture, as meta tensors: shapes without values or side effects."""
+def meta_forward(model: nn.Module, size_hw: tuple[int, int], **options: Any) -> Any:
+    """Output of the graph in training form for one picture, as meta tensors: shapes without values or side effects.
+
+    `options` go to the model's forward.
+    """
     parameters = {name: t.to("meta") for name, t in model.state_dict(keep_vars=True).items()}
     first = next(iter(parameters.values()))
     channels = int(getattr(model, "yaml", {}).get("ch", 3))
     picture = torch.zeros(1, channels, *size_hw, device="meta", dtype=first.dtype)
     with torch.no_grad():
-        return functional_call(model, parameters, (picture,))
+        return functional_call(model, parameters, (picture,), options)
 
 
 def layer_table(model: Any, size_hw: tuple[int, int] = (640, 640)) -> list[LayerInfo]:

@@ -30,6 +30,7 @@ from models.common import Classify, Conv, Proto
 from models.graph import load_model_yaml, parse_graph
 from models.layers import LAYERS, LayerSpec, detection, segmentation
 from models.summary import meta_forward, model_summary
+from utils.errors import InputError
 from utils.logging import LOGGER
 
 STRIDE_PROBE = 256  # side of the picture whose maps tell the strides, pixels
@@ -362,7 +363,15 @@ class DetectionModel(BaseModel):
 
     def _probe_strides(self) -> list[float]:
         """Stride of every level, from the shapes of a pass without data (meta tensors: nothing is computed)."""
-        found = meta_forward(self, (STRIDE_PROBE, STRIDE_PROBE))
+        done: list[Any] = []
+        try:
+            found = meta_forward(self, (STRIDE_PROBE, STRIDE_PROBE), visualize=lambda layer, _: done.append(layer))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            row = self.model[len(done)]
+            kind = str(row.type).rpartition(".")[2]
+            raise InputError(
+                f"{self.yaml_file or 'model YAML'}: row {row.i}: {kind} cannot take what rows {row.f} give: {error}"
+            ) from error
         maps = found[0] if isinstance(found, tuple) else found
         return [STRIDE_PROBE / raw.shape[2] for raw in maps]
 

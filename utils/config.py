@@ -145,6 +145,14 @@ def _not_negative_int(text: str) -> int:
     return value
 
 
+def _seed(text: str) -> int:
+    """argparse type: what PyTorch's and NumPy's generators both take."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{value} is outside 0-{2**32 - 1}")
+    return value
+
+
 def share(text: str) -> float:
     """argparse type: a number from 0 to 1."""
     value = float(text)
@@ -210,7 +218,7 @@ class TrainConfig(BaseConfig):
         [0], "--freeze", nargs="+", type=_not_negative_int, help="N: first N layers; several: those"
     )
     save_period: int = option(-1, "--save-period", type=int, help="also keep epochN.pt every so many epochs")
-    seed: int = option(0, "--seed", type=_not_negative_int, help="seed of weights and augmentation")
+    seed: int = option(0, "--seed", type=_seed, help="seed of weights and augmentation")
     local_rank: int = option(-1, "--local_rank", "--local-rank", type=int, help="set by a launcher of processes")
     amp: str = option("fp16", "--amp", choices=("fp16", "bf16", "off"), help="mixed precision on CUDA")
     autobalance: bool = switch("--autobalance", help="adapt the objectness weight of each level while training")
@@ -227,7 +235,7 @@ class TrainConfig(BaseConfig):
         defaults = {f.name: f.default for f in fields(self)}
         for name, subject in LATER.items():
             if getattr(self, name) != defaults[name]:
-                raise InputError(f"--{name.replace('_', '-')}: {subject} are not supported yet; leave the flag out")
+                raise InputError(f"--{name.replace('_', '-')}: not supported yet ({subject}); leave the flag out")
         if self.local_rank != -1:
             raise InputError("--local_rank: several processes are not supported yet; start one `python train.py`")
         if self.batch_size < 1:

@@ -91,6 +91,6 @@ def find_file(name: str | Path, folders: Sequence[str | Path] = ()) -> Path:
             return candidate
     known = [p.name for folder in folders for p in sorted(Path(folder).glob(f"*{given.suffix}")) if p.is_file()]
     near = get_close_matches(given.name, known, n=3)
-    searched = ", ".join(str(folder) for folder in (Path.cwd(), *folders))
+    searched = ", ".join(dict.fromkeys(str(folder) for folder in (Path.cwd(), *folders)))
     hint = f"near: {', '.join(near)}" if near else f"searched {searched}"
     raise InputError(f"{name}: no such file; {hint}")

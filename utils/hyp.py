@@ -76,17 +76,26 @@ class Hyperparameters:
         """Read a hyp YAML file."""
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot read the hyperparameter file ({error.strerror})") from error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise InputError(f"{path}: cannot read the hyperparameter file ({reason})") from error
         except yaml.YAMLError as error:
             raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
             raise InputError(f"{path}: expected `name: number` lines, as in data/hyps/hyp.scratch-low.yaml")
-        return cls.from_dict(values, source=str(path))
+        return cls.from_dict({str(name): _number(value) for name, value in values.items()}, source=str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for hyp.yaml and checkpoints."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def _number(value: Any) -> Any:
+    """The value, with the text that YAML 1.1 makes of `1e-3` (it wants `1.0e-3`) as the number it is meant as."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _check(name: str, value: Any, source: str) -> None:

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
 from utils.errors import InputError
 from utils.logging import setup_logging
 
+ENVIRONMENT = frozenset(  # what a disk or a folder's owner refuses, as against a mistake of ours
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG")
+    if hasattr(errno, name)
+)
 EXIT_PROBLEM, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Call `main` and leave the process: 0 or main's own status, 2 for an InputError, 130 for Ctrl-C."""
+    """Call `main` and leave: 0 or main's own status, 2 for an InputError or a disk that refuses, 130 for Ctrl-C."""
     setup_logging()
     try:
         status = main() or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        status = EXIT_USAGE
+    except OSError as error:
+        if error.errno not in ENVIRONMENT:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror}; free the place or name another", file=sys.stderr)
         status = EXIT_USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

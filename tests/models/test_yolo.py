@@ -347,6 +347,14 @@ def test_wrong_row_is_told_by_the_network() -> None:
         DetectionModel(config)
 
 
+def test_maps_that_do_not_fit_are_told_by_their_row() -> None:
+    config = load_model_yaml("yolov5n")
+    config["head"][2][0] = [-1, 4]
+    message = r"^yolov5n\.yaml: row 12: Concat cannot take what rows \[-1, 4\] give: Sizes of tensors must match"
+    with pytest.raises(InputError, match=message):
+        DetectionModel(config)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov5n", "yolov5n-seg", "yolov5n6", "yolov5n-cls"])
 def test_compiled_equals_eager(name: str) -> None:

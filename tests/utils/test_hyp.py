@@ -30,6 +30,7 @@ def test_low_is_the_default() -> None:
         ("- 1", "expected `name: number` lines"),
         ("a: [", "not a YAML file"),
         ("box: .nan", "not a finite number"),
+        ("1: 2", "unknown hyperparameter 1"),
     ],
 )
 def test_errors_name_file_and_key(tmp_path: Path, text: str, message: str) -> None:
@@ -43,3 +44,15 @@ def test_errors_name_file_and_key(tmp_path: Path, text: str, message: str) -> No
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml: cannot read"):
         Hyperparameters.load(tmp_path / "none.yaml")
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "hyp.yaml").write_bytes(b"lr0: \xff")
+    with pytest.raises(InputError, match=r"hyp\.yaml: cannot read the hyperparameter file \(it is not text\)"):
+        Hyperparameters.load(tmp_path / "hyp.yaml")
+
+
+def test_powers_of_ten_without_a_point_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "hyp.yaml").write_text("lr0: 1e-3\nweight_decay: 5E-4")
+    hyp = Hyperparameters.load(tmp_path / "hyp.yaml")
+    assert (hyp.lr0, hyp.weight_decay) == (0.001, 0.0005)
