@@ -15,6 +15,21 @@ PROBE_SIDE = 256
 
 
 @torch.no_grad()
+def wanted_dtype(setting: str, device: torch.device) -> torch.dtype | None:
+    """The autocast dtype of an `--amp` value, or None for FP32.
+
+    The default (fp16) concerns CUDA only. bf16 is used on a CPU too, where the processor computes in it (AVX512-BF16).
+    """
+    if device.type == "cuda":
+        return AMP_DTYPES.get(setting)
+    if setting != "bf16":
+        return None
+    if device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
+        return torch.bfloat16
+    LOGGER.warning(f"--amp bf16: this {device.type.upper()} does not compute in bf16: training in FP32")
+    return None
+
+
 def checked_amp(
     model: nn.Module, dtype: torch.dtype | None, device: torch.device, *, agree: Callable[[Any, Any], bool]
 ) -> torch.dtype | None:

@@ -20,7 +20,7 @@ from models.checkpoint import save_checkpoint
 from models.yolo import BaseModel
 from utils.config import TrainConfig
 from utils.device import memory_in_use
-from utils.engine.amp import checked_amp
+from utils.engine.amp import checked_amp, wanted_dtype
 from utils.engine.callbacks import Callbacks
 from utils.engine.ema import ModelEMA
 from utils.engine.meters import LossMeter
@@ -35,7 +35,6 @@ from utils.types import Batch
 CUDA_SYNC_INTERVAL = 10  # steps between looks at the loss on a GPU; each look waits for the device
 MAX_GRADIENT_NORM = 10.0
 PLOTTED_BATCHES = 3
-AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -86,8 +85,7 @@ class Trainer:
         )
         self.ema = ModelEMA(self.model)
         self.stopping = EarlyStopping(config.patience)
-        wanted = AMP_DTYPES.get(config.amp) if device.type == "cuda" else None
-        self.amp = checked_amp(self.model, wanted, device, agree=task.outputs_agree)
+        self.amp = checked_amp(self.model, wanted_dtype(config.amp, device), device, agree=task.outputs_agree)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.start_epoch, self.fresh = 0, state is None
         self.image_weights: np.ndarray | None = None
@@ -213,7 +211,7 @@ class Trainer:
         return F.interpolate(images, size=size_hw, mode="bilinear", align_corners=False)
 
     def _precision(self) -> Any:
-        """Autocast on CUDA unless --amp off."""
+        """Autocast where mixed precision is on, see `wanted_dtype`."""
         return torch.autocast(self.device.type, dtype=self.amp) if self.amp else nullcontext()
 
     # -- what is measured and kept ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.datasets.spec import DataSpec
-from utils.engine.amp import checked_amp
+from utils.engine.amp import checked_amp, wanted_dtype
 from utils.hyp import Hyperparameters
 from utils.tasks.base import TaskOptions
 from utils.tasks.detect import DetectionTask
@@ -47,3 +47,19 @@ def test_only_the_best_boxes_count() -> None:
     assert TASK.outputs_agree((exact, []), (mixed, []))
     mixed[0, 50, 0] = 1000
     assert not TASK.outputs_agree((exact, []), (mixed, []))
+
+
+@pytest.mark.parametrize(
+    ("setting", "has_bf16", "expected"),
+    [("fp16", True, None), ("off", True, None), ("bf16", True, torch.bfloat16), ("bf16", False, None)],
+)
+def test_a_cpu_uses_bf16_where_asked_and_able(
+    setting: str, has_bf16: bool, expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16, raising=False)
+    assert wanted_dtype(setting, torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("off", None)])
+def test_cuda_uses_what_is_asked(setting: str, expected: torch.dtype | None) -> None:
+    assert wanted_dtype(setting, torch.device("cuda")) == expected
