@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from utils.logging import LOGGER
 
+AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PROBE_SIDE = 256
 
 
