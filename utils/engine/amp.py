@@ -15,7 +15,6 @@ AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PROBE_SIDE = 256
 
 
-@torch.no_grad()
 def wanted_dtype(setting: str, device: torch.device) -> torch.dtype | None:
     """The autocast dtype of an `--amp` value, or None for FP32.
 
@@ -31,6 +30,7 @@ def wanted_dtype(setting: str, device: torch.device) -> torch.dtype | None:
     return None
 
 
+@torch.no_grad()
 def checked_amp(
     model: nn.Module, dtype: torch.dtype | None, device: torch.device, *, agree: Callable[[Any, Any], bool]
 ) -> torch.dtype | None:
