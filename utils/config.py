@@ -220,7 +220,9 @@ class TrainConfig(BaseConfig):
     save_period: int = option(-1, "--save-period", type=int, help="also keep epochN.pt every so many epochs")
     seed: int = option(0, "--seed", type=_seed, help="seed of weights and augmentation")
     local_rank: int = option(-1, "--local_rank", "--local-rank", type=int, help="set by a launcher of processes")
-    amp: str = option("fp16", "--amp", choices=("fp16", "bf16", "off"), help="mixed precision on CUDA")
+    amp: str = option(
+        "fp16", "--amp", choices=("fp16", "bf16", "off"), help="mixed precision on CUDA; bf16 also on CPUs that have it"
+    )
     autobalance: bool = switch("--autobalance", help="adapt the objectness weight of each level while training")
     task: str = option("", "--task", help="task of the model; empty: taken from checkpoint or YAML")
     entity: str | None = option(None, "--entity", help="not yet: account of an external logger")
