@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.logging import LOGGER
 
 LEFTOVER_AGE_S = 3600.0  # a temporary file of this age belongs to a process that was killed
 
@@ -72,6 +73,28 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class UniqueNames:
+    """Output names in one folder: the wanted one, or with a number and a warning where another input has it already."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+
+    def take(self, owner: str, stem: str, suffix: str) -> str:
+        """The name for an input file, the same at every call for it."""
+        if owner not in self._names:
+            name, number = stem + suffix, 1
+            while name in self._owners:
+                number += 1
+                name = f"{stem}_{number}{suffix}"
+            if number > 1:
+                first = self._owners[stem + suffix]
+                LOGGER.warning(f"WARNING {owner}: its output is called {name}, {first} has {stem + suffix}")
+            self._owners[name] = owner
+            self._names[owner] = name
+        return self._names[owner]
 
 
 def expand_user(path: str | Path) -> Path:

@@ -72,6 +72,8 @@ def load_index(
             raise InputError(
                 f"{spec.path}: {split}: none of the {findings.dropped} label rows can be used, see the warnings above"
             )
+        if not findings.unlabelled:
+            raise InputError(f"{spec.path}: {split}: every picture is labelled as empty, there is no object in any")
         raise InputError(f"{spec.path}: {split}: no labels found, the first was expected in {expected}")
     if single_cls:
         names = spec.names if spec.num_classes == 1 else {0: "item"}

@@ -117,6 +117,8 @@ def open_source(source: str, *, vid_stride: int = 1, channels: int = 3) -> Media
 def find_media(source: str) -> list[str]:
     """Pictures and videos of a file, folder (not its subfolders), glob or list file; sorted within folder and glob."""
     source = source.strip()
+    if not source:
+        raise InputError("--source is empty; give a file, a folder, a glob or a .txt list of files")
     path = Path(source)
     if not path.exists():
         _refuse_live(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 from models.checkpoint import load_model, strip_checkpoint
@@ -58,7 +59,7 @@ def _measure(trainer: Trainer, result: FitResult, *, plotting: bool) -> dict[str
 def _summary(result: FitResult) -> str:
     """Last lines of a run: each file and its use."""
     lines = [f"\nResults are in {result.save_dir}"]
-    train_on = f"to go on: python train.py --resume {result.last} --epochs N"
+    train_on = f"to go on: python train.py --resume {shlex.quote(str(result.last))} --epochs N"
     for path, use in ((result.best, "for val.py and detect.py"), (result.last, train_on)):
         if path is not None and path.exists():
             lines.append(f"  {path.name:<8} {path.stat().st_size / 1e6:6.1f} MB  {use}")

@@ -16,6 +16,7 @@ from utils.datasets.image_io import imwrite
 from utils.datasets.sources import is_video
 from utils.engine.results import DrawStyle, Result
 from utils.errors import InputError
+from utils.files import UniqueNames
 
 WRITABLE_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 CROP_QUALITY = 95  # of JPEG
@@ -30,25 +31,6 @@ class Writer(Protocol):
 
     def write(self, result: Result) -> None: ...
     def close(self) -> None: ...
-
-
-class UniqueNames:
-    """Output names in one folder: the wanted one, or with a number where another input has it already."""
-
-    def __init__(self) -> None:
-        self._owners: dict[str, str] = {}
-        self._names: dict[str, str] = {}
-
-    def take(self, owner: str, stem: str, suffix: str) -> str:
-        """The name for an input file, the same at every call for it."""
-        if owner not in self._names:
-            name, number = stem + suffix, 1
-            while name in self._owners:
-                number += 1
-                name = f"{stem}_{number}{suffix}"
-            self._owners[name] = owner
-            self._names[owner] = name
-        return self._names[owner]
 
 
 class MediaWriter:
@@ -98,6 +80,8 @@ class MediaWriter:
 class TextWriter:
     """Appends a line per object to `<stem>.txt`, `<stem>_<frame>.txt` for videos; no file where nothing was found.
 
+    A second input of the same stem gets `<stem>_2.txt`, with a warning.
+
     Args:
         folder: made if missing.
         with_score: append the score to each line.
@@ -106,12 +90,16 @@ class TextWriter:
 
     def __init__(self, folder: Path, *, with_score: bool = False, corners: bool = False) -> None:
         self.folder, self.with_score, self.corners = folder, with_score, corners
+        self._names = UniqueNames()
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, result: Result) -> None:
         """Append the lines of one picture."""
         if lines := result.text_lines(with_score=self.with_score, corners=self.corners):
-            with open(self.folder / f"{result.stem}.txt", "a", encoding="utf-8") as stream:
+            path, number = result.source.path, result.source.number
+            stem = self._names.take(path, Path(path).stem, "")
+            file = self.folder / f"{stem if number is None else f'{stem}_{number}'}.txt"
+            with open(file, "a", encoding="utf-8") as stream:
                 stream.writelines(line + "\n" for line in lines)
 
     def close(self) -> None:

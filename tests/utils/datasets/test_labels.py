@@ -160,6 +160,12 @@ def test_a_set_without_any_label_names_the_place(tmp_path: Path) -> None:
     assert len(load_index(spec, "train", require_labels=False)) == 2
 
 
+def test_a_set_of_backgrounds_only_is_told_from_one_without_labels(tmp_path: Path) -> None:
+    spec = make_set(tmp_path, {"x": "", "y": "\n"})
+    with pytest.raises(InputError, match="train: every picture is labelled as empty"):
+        load_index(spec, "train")
+
+
 def test_a_set_whose_rows_are_all_bad_points_at_the_warnings(tmp_path: Path) -> None:
     spec = make_set(tmp_path, {"x": "0 .5 .5 0 0", "y": "7 .5 .5 .1 .1"})
     with pytest.raises(InputError, match="train: none of the 2 label rows can be used, see the warnings above"):

@@ -68,6 +68,7 @@ def test_a_list_is_relative_to_itself_or_else_to_the_working_directory(
         pytest.param("youtu.be/abc", "YouTube", id="youtube"),
         pytest.param("cameras.streams", "stream lists", id="stream-list"),
         pytest.param("nowhere/*.jpg", "the glob has no pictures or videos", id="empty-glob"),
+        pytest.param(" ", "--source is empty; give a file", id="empty"),
         pytest.param("nowhere.jpg", "--source nowhere.jpg: there is no such file or folder", id="missing"),
     ],
 )

@@ -118,3 +118,15 @@ def test_q_in_a_window_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StopRunning):
         viewer.write(result("b.png"))
     assert shown == ["a.png", "b.png"]
+
+
+def test_text_files_of_pictures_with_one_stem_keep_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = TextWriter(tmp_path)
+    with caplog.at_level("WARNING", logger="openyolov5"):
+        for path in ("x/a.jpg", "y/a.png", "x/a.jpg"):
+            writer.write(result(path, ROWS[:1]))
+        for number in (1, 2):
+            writer.write(result("z/a.mp4", ROWS[:1], number=number))
+    assert files(tmp_path) == ["a.txt", "a_2.txt", "a_3_1.txt", "a_3_2.txt"]
+    assert [len((tmp_path / name).read_text().splitlines()) for name in files(tmp_path)] == [2, 1, 1, 1]
+    assert "WARNING y/a.png: its output is called a_2, x/a.jpg has a" in caplog.text
