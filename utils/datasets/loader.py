@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -214,7 +215,8 @@ def tiled(samples: Sequence[Sample]) -> Sample:
 
 
 def start_worker(worker: int) -> None:
-    """One thread per worker process: workers are the parallelism."""
+    """One thread per worker process, as workers are the parallelism; a Ctrl-C is the main process's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     keep_freed_memory()
