@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +28,26 @@ class ModelEMA:
         self.model = deepcopy(model).eval()
         self.model.requires_grad_(False)
         self.updates = updates
+        self._source: nn.Module | None = None
+        self._averaged: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._copied: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards `model` after an optimizer step."""
+        if model is not self._source:
+            self._pair_with(model)
         self.updates += 1
-        theirs: dict[str, Any] = model.state_dict()
-        floating: list[tuple[Tensor, Tensor]] = []
-        for key, ours in self.model.state_dict().items():
-            if ours.dtype.is_floating_point:
-                floating.append((ours, theirs[key].detach()))
-            else:
-                ours.copy_(theirs[key])
-        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], 1 - ema_decay(self.updates))
+        torch._foreach_lerp_(*self._averaged, 1 - ema_decay(self.updates))
+        if self._copied[0]:
+            torch._foreach_copy_(*self._copied)
+
+    def _pair_with(self, model: nn.Module) -> None:
+        """Remember which tensor follows which; training changes them in place, so this is done once."""
+        theirs: dict[str, Tensor] = model.state_dict()
+        pairs = [(ours, theirs[key].detach()) for key, ours in self.model.state_dict().items()]
+        floating = [pair for pair in pairs if pair[0].dtype.is_floating_point]
+        whole = [pair for pair in pairs if not pair[0].dtype.is_floating_point]
+        self._averaged = ([a for a, _ in floating], [b for _, b in floating])
+        self._copied = ([a for a, _ in whole], [b for _, b in whole])
+        self._source = model
