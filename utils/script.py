@@ -14,11 +14,15 @@ ENVIRONMENT = frozenset(  # what a disk or a folder's owner refuses, as against 
     for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG")
     if hasattr(errno, name)
 )
+WORKER_DIED = "DataLoader worker (pid"  # how PyTorch starts to say that the system ended a loading process
 EXIT_PROBLEM, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Call `main` and leave: 0 or main's own status, 2 for an InputError or a disk that refuses, 130 for Ctrl-C."""
+    """Call `main` and leave: 0 or main's own status, 2 where the user or the machine stands in the way, 130 for Ctrl-C.
+
+    The former is an InputError, a disk that refuses, or a loader process that the system ended.
+    """
     setup_logging()
     try:
         status = main() or 0
@@ -30,6 +34,12 @@ def run_script(main: Callable[[], int | None]) -> None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {place}{error.strerror}; free the place or name another", file=sys.stderr)
+        status = EXIT_USAGE
+    except RuntimeError as error:
+        if not str(error).startswith(WORKER_DIED):
+            raise
+        reason = str(error).splitlines()[0].rstrip(" .")
+        print(f"error: {reason}. Most often memory is short: give fewer --workers or a smaller size", file=sys.stderr)
         status = EXIT_USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

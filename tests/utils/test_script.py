@@ -33,6 +33,12 @@ def raises(error: BaseException) -> Callable[[], int]:
             2,
             "error: No space left on device; free the place or name another\n",
         ),
+        (
+            raises(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. \nmore")),
+            2,
+            "error: DataLoader worker (pid 7) is killed by signal: Killed. Most often memory is short: "
+            "give fewer --workers or a smaller size\n",
+        ),
     ],
 )
 def test_how_a_command_ends(
@@ -47,5 +53,7 @@ def test_how_a_command_ends(
 def test_mistakes_of_ours_keep_their_traceback() -> None:
     with pytest.raises(FileNotFoundError):
         run_script(raises(FileNotFoundError(errno.ENOENT, "No such file", "x")))
+    with pytest.raises(RuntimeError, match="shapes"):
+        run_script(raises(RuntimeError("shapes differ")))
     with pytest.raises(ZeroDivisionError):
         run_script(raises(ZeroDivisionError()))

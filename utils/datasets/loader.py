@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.datasets.compose import IGNORE
 from utils.datasets.detection import Key
+from utils.datasets.image_io import ImageError
 from utils.datasets.letterbox import GREY
+from utils.errors import InputError
 from utils.logging import LOGGER
 from utils.types import Batch, Sample
 
@@ -68,7 +70,7 @@ class EpochLoader:
     @property
     def dataset(self) -> Dataset[Sample]:
         """What the batches are made of."""
-        return self.loader.dataset  # type: ignore[return-value]
+        return self.loader.dataset.dataset  # type: ignore[attr-defined, no-any-return]
 
     def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None) -> None:
         """Choose the epoch of the next iteration.
@@ -90,7 +92,11 @@ class EpochLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self.loader)
+        """The batches; InputError where a picture that was verified cannot be read any more."""
+        for batch in self.loader:
+            if isinstance(batch, ImageError):
+                raise InputError(f"{batch}; it could be read before: put it back, then go on or start again")
+            yield batch
 
 
 def build_loader(
@@ -127,10 +133,10 @@ def build_loader(
         keep_freed_memory()
     options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
     loader: DataLoader[Any] = DataLoader(
-        QuadDataset(dataset, seed=seed) if quad else dataset,
+        BatchReader(QuadDataset(dataset, seed=seed) if quad else dataset),
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_read,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # its own, so that loading leaves the trainer's random numbers alone
@@ -147,6 +153,28 @@ def is_rect(dataset: Dataset[Sample]) -> bool:
 def available_cpus() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class BatchReader(Dataset[Sample]):
+    """Reads whole batches; an unreadable picture comes back as a value.
+
+    As an exception it would cross the border of a worker process as text, its traceback included.
+    """
+
+    def __init__(self, dataset: Dataset[Sample]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, keys: list[Key]) -> list[Sample] | ImageError:
+        """The samples of a batch; DataLoader calls this with all of its keys."""
+        try:
+            if isinstance(self.dataset, QuadDataset):
+                return self.dataset.__getitems__(keys)
+            return [self.dataset[key] for key in keys]
+        except ImageError as error:
+            return error
 
 
 class QuadDataset(Dataset[Sample]):
@@ -230,6 +258,11 @@ def keep_freed_memory() -> None:
     (mallopt(3), M_MMAP_THRESHOLD), so freeing one such block is enough; elsewhere this does nothing.
     """
     np.empty(31 << 20, np.uint8)
+
+
+def collate_read(samples: list[Sample] | ImageError) -> Batch | ImageError:
+    """What `BatchReader` gives as a batch, an unreadable picture as it is."""
+    return samples if isinstance(samples, ImageError) else collate(samples)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,8 +11,9 @@ import torch
 
 from utils.datasets.detection import DetectionDataset
 from utils.datasets.index import ImageIndex, PolygonTable, offsets_of
-from utils.datasets.loader import EpochBatches, batch_targets, build_loader, collate, enlarged, tiled
+from utils.datasets.loader import EpochBatches, QuadDataset, batch_targets, build_loader, collate, enlarged, tiled
 from utils.datasets.weights import class_weights, image_weights
+from utils.errors import InputError
 from utils.hyp import Hyperparameters
 from utils.types import Batch, Sample
 
@@ -226,3 +229,19 @@ def test_loading_leaves_the_global_generator_alone(index: ImageIndex) -> None:
 
 def test_no_pictures(index: ImageIndex) -> None:
     assert list(build_loader(dataset(index.subset([])), batch_size=4, workers=0)) == []
+
+
+@pytest.mark.parametrize("quad", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_vanishes_ends_in_one_line(
+    index: ImageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, quad: bool
+) -> None:
+    monkeypatch.setattr("utils.datasets.loader.available_cpus", lambda: 2)
+    gone = replace(index, paths=[*index.paths[:9], str(tmp_path / "gone.png")])
+    loader = build_loader(dataset(gone, augment=False), batch_size=5, workers=workers, quad=quad)
+    if quad:  # whether the last picture of a batch is looked at is drawn there
+        monkeypatch.setattr("utils.datasets.loader.enlarged", lambda sample: sample)
+        gone.paths[5:] = gone.paths[9:] * 5
+    with pytest.raises(InputError, match=r"gone\.png: No such file or directory; it could be read before.*again$"):
+        list(loader)
+    assert isinstance(loader.dataset, QuadDataset if quad else DetectionDataset)
