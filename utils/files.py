@@ -75,6 +75,16 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_run_folder(folder: Path) -> Path:
+    """`folder`, made with its parents; InputError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{folder}: the run folder cannot be made: {error.strerror}"
+        raise InputError(f"{reason}; choose another --project") from error
+    return folder
+
+
 class UniqueNames:
     """Output names in one folder: the wanted one, or with a number and a warning where another input has it already."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import InputError
-from utils.files import LEFTOVER_AGE_S, atomic_write, expand_user, find_file, increment_path
+from utils.files import LEFTOVER_AGE_S, atomic_write, expand_user, find_file, increment_path, make_run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,3 +119,10 @@ def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert expand_user("~/a.pt") == Path("/home/me/a.pt")
     assert expand_user("~nobody-of-this-name/a.pt") == Path("~nobody-of-this-name/a.pt")
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    assert make_run_folder(tmp_path / "a/b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/run: the run folder cannot be made: .*choose another --project"):
+        make_run_folder(tmp_path / "file/run")

@@ -23,7 +23,7 @@ from utils.engine.predictor import DetectionPostprocess, Predictor
 from utils.engine.results import DrawStyle, Result
 from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, WindowViewer, Writer
 from utils.errors import InputError
-from utils.files import increment_path
+from utils.files import increment_path, make_run_folder
 from utils.logging import LOGGER
 
 
@@ -58,7 +58,7 @@ def detect(config: DetectConfig) -> DetectSummary:
     with ExitStack() as stack:
         style = DrawStyle(config.line_thickness, config.hide_labels, config.hide_conf)
         viewers: list[Writer] = [WindowViewer(style)] if config.view_img else []
-        save_dir = make_run_folder(config)
+        save_dir = choose_run_folder(config)
         writers = viewers + build_writers(config, style, save_dir)
         for writer in writers:
             stack.callback(writer.close)
@@ -93,19 +93,12 @@ def build_predictor(config: DetectConfig, backend: Backend) -> Predictor:
     return Predictor(backend, postprocess, size_hw=size_hw, augment=config.augment)
 
 
-def make_run_folder(config: DetectConfig) -> Path | None:
+def choose_run_folder(config: DetectConfig) -> Path | None:
     """The run folder, made; None where no flag asks for a file."""
     wanted = (not config.nosave, config.save_txt, config.save_csv, config.save_crop, config.visualize)
     if not any(wanted):
         return None
-    folder = increment_path(Path(config.project) / config.name, config.exist_ok)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: the run folder cannot be made: {error.strerror}; choose another --project"
-        ) from error
-    return folder
+    return make_run_folder(increment_path(Path(config.project) / config.name, config.exist_ok))
 
 
 def build_writers(config: DetectConfig, style: DrawStyle, save_dir: Path | None) -> list[Writer]:

@@ -20,7 +20,7 @@ from utils.device import describe_device, select_device
 from utils.engine.sinks import PlotSink
 from utils.engine.validator import ValidationResult, validate
 from utils.errors import InputError
-from utils.files import increment_path
+from utils.files import increment_path, make_run_folder
 from utils.hyp import Hyperparameters
 from utils.logging import LOGGER
 from utils.plots.results import STUDY_SIZES
@@ -131,7 +131,7 @@ def build_sinks(task: Task, config: ValConfig, save_dir: Path, subject: Subject,
     )
     sinks: list[Sink] = [] if config.noplots else [PlotSink(task, save_dir)]
     if sinks or outputs.text or as_json:
-        save_dir.mkdir(parents=True, exist_ok=True)
+        make_run_folder(save_dir)
     return sinks + task.build_sinks(outputs, split)
 
 
@@ -157,7 +157,7 @@ def report(result: ValidationResult, config: ValConfig, save_dir: Path, options:
 
 def study(subject: Subject, config: ValConfig, save_dir: Path) -> list[ValidationResult]:
     """Accuracy and speed over picture sizes: `study_<data>_<weights>.txt`, study.zip and study.png."""
-    save_dir.mkdir(parents=True, exist_ok=True)
+    make_run_folder(save_dir)
     results = []
     file = save_dir / f"study_{Path(config.data).stem}_{Path(subject.weights).stem}.txt"
     rows = []

@@ -19,7 +19,7 @@ from utils.engine.callbacks import Callbacks
 from utils.engine.loggers import CSVLogger, TensorBoardLogger
 from utils.engine.trainer import Trainer
 from utils.errors import InputError
-from utils.files import atomic_write, find_file, increment_path
+from utils.files import atomic_write, find_file, increment_path, make_run_folder
 from utils.hyp import Hyperparameters
 from utils.logging import LOGGER
 from utils.tasks.base import TaskOptions
@@ -58,7 +58,7 @@ def build_trainer(config: TrainConfig) -> Trainer:
     freeze_layers(model, config.freeze)
     stride = max(int(model.stride.max()), 32)
     task.options = replace(task.options, imgsz=max(check_image_size(config.imgsz, stride), 2 * stride))
-    (save_dir / "weights").mkdir(parents=True, exist_ok=True)
+    make_run_folder(save_dir / "weights")
     write_settings(save_dir, config, hyp)
     if state is None:
         if source is not None:
@@ -161,9 +161,9 @@ def freeze_layers(model: BaseModel, freeze: list[int]) -> None:
     """Stop the training of layers: one number N means the first N, several mean those."""
     frozen = set(range(freeze[0]) if len(freeze) == 1 else freeze)
     layers = model.model  # the Sequential of rows
+    if frozen and max(frozen) >= len(layers):
+        raise InputError(f"--freeze {' '.join(map(str, freeze))}: the model has layers 0-{len(layers) - 1}")
     for number in frozen:
-        if number >= len(layers):
-            raise InputError(f"--freeze {number}: the model has layers 0-{len(layers) - 1}")
         layers[number].requires_grad_(False)
     if frozen:
         LOGGER.info(f"Frozen layers: {', '.join(map(str, sorted(frozen)))}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from utils.boxes import box_iou_matrix, undo_letterbox, xyxy_to_xywhn
 from utils.datasets.index import ImageIndex
+from utils.files import UniqueNames
 from utils.logging import LOGGER
 from utils.metrics.coco import evaluate_coco, index_to_coco, predictions_to_coco
 from utils.metrics.detection import labels_of
@@ -30,6 +31,7 @@ class TextSink:
 
     def __init__(self, folder: Path, *, with_score: bool, hybrid_iou: float | None = None) -> None:
         self.folder, self.with_score, self.hybrid_iou = folder, with_score, hybrid_iou
+        self._names = UniqueNames()
         folder.mkdir(parents=True, exist_ok=True)
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
@@ -41,7 +43,9 @@ class TextSink:
                 rows = join_labels(rows, labels_of(batch, number), self.hybrid_iou)
             rows = undo_letterbox(rows, letterbox)
             lines = [self._line(row) for row in self._normalised(rows, letterbox.original_hw)]
-            (self.folder / f"{Path(batch.paths[number]).stem}.txt").write_text("".join(lines), encoding="utf-8")
+            path = batch.paths[number]
+            name = self._names.take(path, Path(path).stem, ".txt")
+            (self.folder / name).write_text("".join(lines), encoding="utf-8")
 
     def close(self) -> None:
         """Nothing is left to write."""

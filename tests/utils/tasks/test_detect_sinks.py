@@ -37,3 +37,12 @@ def test_text_is_in_shares_of_the_original_picture(tmp_path: Path) -> None:
     sink.update([Prediction(boxes=torch.tensor([[40.0, 40, 60, 50, 0.5, 3]]))], batch)
     sink.close()
     assert (tmp_path / "labels/b.txt").read_text() == "3 0.5 0.4 0.2 0.2 0.5\n"
+
+
+def test_pictures_of_one_stem_have_a_file_each(tmp_path: Path) -> None:
+    fit = Letterbox(original_hw=(100, 100))
+    batch = Batch(torch.zeros(2, 3, 100, 100, dtype=torch.uint8), torch.zeros(0, 6), ["x/a.jpg", "y/a.jpg"], [fit, fit])
+    boxes = [Prediction(boxes=torch.tensor([[0.0, 0, 10, 10, 0.5, label]])) for label in (0, 1)]
+    TextSink(tmp_path, with_score=False).update(boxes, batch)
+    assert (tmp_path / "a.txt").read_text().startswith("0 ")
+    assert (tmp_path / "a_2.txt").read_text().startswith("1 ")
