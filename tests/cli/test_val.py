@@ -86,7 +86,7 @@ def test_other_tasks(task: str, weights: Path, tiny_data: Path, tmp_path: Path, 
     [
         (("--weights", "none.pt"), "none.pt"),
         (("--task", "test"), "test"),
-        (("--data", "data/VOC.yaml"), "20"),
+        (("--data", "data/VOC.yaml"), "names 20"),
         (("--dnn",), "--dnn"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,

@@ -62,11 +62,30 @@ class DataSpec:
 
 
 def load_spec(data: str | Path, *, prepare: bool = True) -> DataSpec:
-    """Read a data YAML; makes or downloads the data if it names a way to and train or val is not there yet.
+    """`read_spec`; makes or downloads the data if the YAML names a way to and train or val is not there yet.
 
     Args:
         data: a file, or a bare name to be found under data/.
         prepare: whether to download; without it a missing split is an error at once.
+
+    Raises:
+        InputError: what is wrong in which file at which key, and the remedy.
+    """
+    spec = read_spec(data)
+    if not _missing(spec):
+        return spec
+    path, root, raw = spec.path, spec.root, spec.raw
+    if prepare and raw.get("download"):
+        prepare_data(raw["download"], root, raw, source=path)
+        spec = replace(spec, splits=_find_splits(raw, root, path))
+    for split, place in _missing(spec):
+        hint = "" if raw.get("download") else ", or add a key download"
+        raise InputError(f"{path}: {split}: {place!r} not found under {root}; correct {split} or path{hint}")
+    return spec
+
+
+def read_spec(data: str | Path) -> DataSpec:
+    """Read a data YAML whether or not its pictures are there.
 
     Raises:
         InputError: what is wrong in which file at which key, and the remedy.
@@ -80,16 +99,7 @@ def load_spec(data: str | Path, *, prepare: bool = True) -> DataSpec:
     if isinstance(raw.get("path"), list | dict):
         raise InputError(f"{path}: path: {raw['path']!r} is not a folder; give one, train and val may be lists")
     root = _find_root(raw, path)
-    spec = DataSpec(path, root, names, _find_splits(raw, root, path), raw)
-    if not _missing(spec):
-        return spec
-    if prepare and raw.get("download"):
-        prepare_data(raw["download"], root, raw, source=path)
-        spec = replace(spec, splits=_find_splits(raw, root, path))
-    for split, place in _missing(spec):
-        hint = "" if raw.get("download") else ", or add a key download"
-        raise InputError(f"{path}: {split}: {place!r} not found under {root}; correct {split} or path{hint}")
-    return spec
+    return DataSpec(path, root, names, _find_splits(raw, root, path), raw)
 
 
 def find_data_yaml(data: str | Path) -> Path:

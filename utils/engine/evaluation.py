@@ -15,7 +15,7 @@ from models.checkpoint import find_weights, load_model
 from models.yolo import check_image_size, task_of
 from utils import plots
 from utils.config import ValConfig
-from utils.datasets.spec import DataSpec, load_spec
+from utils.datasets.spec import DataSpec, load_spec, read_spec
 from utils.device import describe_device, select_device
 from utils.engine.sinks import PlotSink
 from utils.engine.validator import ValidationResult, validate
@@ -69,7 +69,7 @@ def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
     if (task := task_of(model)) not in TASKS:
         raise InputError(f"{weights[0]}: a model of task {task}; val.py measures {', '.join(TASKS)} models")
     classes = len(model.names)
-    spec = load_spec(config.data, prepare=False)  # a mismatch is told before anything is downloaded
+    spec = read_spec(config.data)  # a mismatch is told before anything is downloaded
     if classes != spec.num_classes and not config.single_cls:
         raise InputError(
             f"{weights[0]} has {classes} classes, {spec.path} names {spec.num_classes}: "
