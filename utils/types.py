@@ -59,7 +59,7 @@ class Batch:
     """One step's input.
 
     Attributes:
-        images: (B, C, H, W) uint8, RGB where C = 3, contiguous.
+        images: (B, C, H, W) uint8, RGB where C = 3, in channels_last order.
         targets: (N, 6) float32: image index in the batch, class, x, y, w, h over the input's width and height.
         paths: B file names.
         letterboxes: B fits, None for composed training pictures.

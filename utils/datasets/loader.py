@@ -266,14 +266,13 @@ def collate_read(samples: list[Sample] | ImageError) -> Batch | ImageError:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples of equal size as one batch; BGR becomes RGB."""
-    height, width, channels = samples[0].image.shape
-    images = torch.empty((len(samples), channels, height, width), dtype=torch.uint8)
-    for planes, sample in zip(images.numpy(), samples, strict=True):
-        fill_planes(planes, sample.image)
+    """Samples of equal size as one batch, BGR as RGB; pixels stay interleaved, as channels_last networks want them."""
+    pixels = torch.empty((len(samples), *samples[0].image.shape), dtype=torch.uint8)  # (B, H, W, C)
+    for place, sample in zip(pixels.numpy(), samples, strict=True):
+        copy_rgb(place, sample.image)
     maps = [s.class_map for s in samples]
     return Batch(
-        images=images,
+        images=pixels.permute(0, 3, 1, 2),
         targets=torch.from_numpy(batch_targets(samples)),
         paths=[s.path for s in samples],
         letterboxes=[s.letterbox for s in samples],
@@ -281,12 +280,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def fill_planes(planes: np.ndarray, image: np.ndarray) -> None:
-    """Write an interleaved picture (H, W, C) into planes (C, H, W); three channels BGR -> RGB."""
+def copy_rgb(place: np.ndarray, image: np.ndarray) -> None:
+    """Copy a picture (H, W, C) into `place`, of the same shape; three channels BGR -> RGB."""
     if image.shape[2] == 3:
-        cv2.split(image, [planes[2], planes[1], planes[0]])
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=place)
     else:
-        planes[:] = image.transpose(2, 0, 1)
+        place[:] = image
 
 
 def batch_targets(samples: Sequence[Sample]) -> np.ndarray:

@@ -125,7 +125,7 @@ def test_collate_by_hand() -> None:
     batch = collate([one, empty, two])
     assert batch.images.shape == (3, 3, 4, 8)
     assert batch.images.dtype == torch.uint8
-    assert batch.images.is_contiguous()
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert batch.images[0, :, 0, 0].tolist() == [3, 0, 1]
     assert batch.targets.tolist() == [
         [0, 5, 0.375, 0.5, 0.25, 0.5],
