@@ -11,6 +11,7 @@ from torch import Tensor
 
 from utils.boxes import xywh_to_xyxy
 from utils.errors import InputError
+from utils.types import Suppressed
 
 SORTED_FIRST = 4096  # candidates ranked at first; the others are only where these leave too few survivors
 MIN_CHUNK, MAX_CHUNK = 512, 4096  # candidates worked off at a time
@@ -19,7 +20,7 @@ WORTH_GROUPING = 256  # rows
 
 
 def non_max_suppression(
-    prediction: Tensor | Sequence[Tensor],
+    prediction: Tensor | Sequence[Tensor] | Suppressed,
     conf_thres: float = 0.25,
     iou_thres: float = 0.45,
     classes: Sequence[int] | None = None,
@@ -38,7 +39,8 @@ def non_max_suppression(
     Args:
         prediction: (B, N, 5 + num_classes + nm) rows x, y, w, h in pixels, objectness, class probabilities, `nm` mask
             coefficients; or a sequence that starts with this tensor (what a head in eval mode returns). Any device
-            and float type; the work is done in float32 or finer.
+            and float type; the work is done in float32 or finer. Of a network with NMS inside, what
+            `select_detections` leaves.
         conf_thres: objectness * class probability must exceed it, in [0, 1].
         iou_thres: a box is dropped when its IoU with a better one exceeds it, in [0, 1].
         classes: keep these classes only.
@@ -55,12 +57,27 @@ def non_max_suppression(
         InputError: a threshold outside [0, 1] or `max_det` below 1.
     """
     _check_settings(conf_thres, iou_thres, max_det)
+    if isinstance(prediction, Suppressed):
+        return select_detections(prediction, conf_thres, classes, max_det)
     decoded = prediction if isinstance(prediction, Tensor) else prediction[0]
     find = _find_in_numpy if decoded.device.type == "cpu" else _find_candidates
     pictures = find(decoded.detach(), conf_thres, classes, multi_label, nm)
     if len(labels):
         pictures = [_with_labels(found, known) for found, known in zip(pictures, labels, strict=True)]
     return [_suppress(found, iou_thres, agnostic, max_det) for found in pictures]
+
+
+def select_detections(
+    suppressed: Suppressed, conf_thres: float = 0.25, classes: Sequence[int] | None = None, max_det: int = 300
+) -> list[Tensor]:
+    """Detections (n, 6) of every picture whose network did NMS itself: what the caller's thresholds leave."""
+    found = []
+    for rows in suppressed.rows.float():
+        wanted = rows[:, 4] > conf_thres
+        if classes is not None:
+            wanted &= torch.isin(rows[:, 5], rows.new_tensor([float(c) for c in classes]))
+        found.append(rows[wanted][:max_det])
+    return found
 
 
 def _check_settings(conf_thres: float, iou_thres: float, max_det: int) -> None:

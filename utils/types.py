@@ -113,6 +113,17 @@ class Prediction:
     probs: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Suppressed:
+    """Output of a network with NMS inside.
+
+    Attributes:
+        rows: (B, max_det, 6) x1, y1, x2, y2 in pixels of the network input, score, class; unused rows are zero.
+    """
+
+    rows: Tensor
+
+
 @dataclass
 class EvalResult:
     """What a pass over a split gave.

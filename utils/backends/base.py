@@ -1,14 +1,21 @@
-"""What the engine asks of a runtime that can run a model file."""
+"""What the engine asks of a runtime that can run a model file, and what all runtimes of exported files share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.backends.info import ModelInfo
+from utils.errors import InputError
+from utils.types import Suppressed
 
 Visitor = Callable[[nn.Module, Any], None]  # called with each layer and its output
+UNNAMED_CLASSES = 999  # names given to the classes of a file that stores none, as the original does
 
 
 class Backend(Protocol):
@@ -20,7 +27,7 @@ class Backend(Protocol):
         names: class names by number.
         channels: channels of the input.
         device: where the input is expected.
-        fp16: the input is expected as float16.
+        dtype: float type of the input.
         fixed_hw: the only input size the file takes, or None where any multiple of the stride goes.
     """
 
@@ -29,7 +36,7 @@ class Backend(Protocol):
     names: dict[int, str]
     channels: int
     device: torch.device
-    fp16: bool
+    dtype: torch.dtype
     fixed_hw: tuple[int, int] | None
 
     def forward(self, images: Tensor, *, augment: bool = False, visualize: Visitor | None = None) -> Any:
@@ -39,11 +46,98 @@ class Backend(Protocol):
             augment: test-time augmentation.
             visualize: called with every layer and its output.
 
+        Returns:
+            Rows (B, N, 5 + num_classes), or a sequence that starts with them (segmentation: then prototypes), or
+            `Suppressed` where the file itself does NMS.
+
         Raises:
-            InputError: the runtime offers no test-time augmentation, or does not show its layers.
+            InputError: the runtime offers no test-time augmentation or does not show its layers, or the input has a
+                size that the file does not take.
         """
         ...
 
     def warmup(self, size_hw: tuple[int, int]) -> None:
         """Run once on an empty picture where the first run is slower than the others."""
         ...
+
+
+class ExportedBackend(ABC):
+    """A runtime of exported files: checks the input, deals with fixed batches, hands back float32 tensors.
+
+    A runtime opens its file, calls `super().__init__` with what the file says of itself and implements `run`.
+
+    Args:
+        file: named in messages.
+        info: metadata of the file.
+        device: where the input is expected.
+        names: class names for files that store none.
+        dtype: float type of the input.
+        fixed_hw, fixed_batch: what the graph itself demands, read from its input; None where it is free.
+    """
+
+    title = "exported"
+
+    def __init__(
+        self,
+        file: str,
+        info: ModelInfo,
+        *,
+        device: torch.device,
+        names: Mapping[int, str] | None = None,
+        dtype: torch.dtype = torch.float32,
+        fixed_hw: tuple[int, int] | None = None,
+        fixed_batch: int | None = None,
+    ) -> None:
+        self.file, self.info, self.device, self.dtype = file, info, device, dtype
+        self.task, self.stride, self.channels = info.task, max(info.stride, 1), info.channels
+        self.names = dict(info.names or names or {i: f"class{i}" for i in range(UNNAMED_CLASSES)})
+        self.fixed_hw, self.fixed_batch = fixed_hw, fixed_batch
+
+    @abstractmethod
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        """Outputs of the graph for one batch it takes; `images` is contiguous (B, C, H, W) of `dtype` on `device`."""
+
+    def forward(self, images: Tensor, *, augment: bool = False, visualize: Visitor | None = None) -> Any:
+        """As `Backend.forward`."""
+        if augment:
+            raise InputError(f"{self.file}: --augment needs a .pt file, {self.title} runs one size; leave it out")
+        if visualize is not None:
+            raise InputError(f"{self.file}: --visualize needs a .pt file, {self.title} does not show its layers")
+        self._check_size(images)
+        outputs = [output.float() for output in self._in_batches(images.to(self.device, self.dtype).contiguous())]
+        if self.info.nms:
+            return Suppressed(outputs[0])
+        if self.info.normalized:
+            scale = outputs[0].new_tensor([*images.shape[:1:-1]] * 2)  # w, h, w, h
+            outputs[0] = torch.cat((outputs[0][..., :4] * scale, outputs[0][..., 4:]), dim=-1)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    __call__ = forward
+
+    def warmup(self, size_hw: tuple[int, int]) -> None:
+        """One run on an empty picture."""
+        height, width = self.fixed_hw or size_hw
+        self.forward(torch.zeros(1, self.channels, height, width, dtype=self.dtype, device=self.device))
+
+    def _check_size(self, images: Tensor) -> None:
+        channels, *size_hw = images.shape[1:]
+        if channels != self.channels:
+            raise InputError(f"{self.file}: takes {self.channels} channels, the pictures have {channels}")
+        if self.fixed_hw and tuple(size_hw) != self.fixed_hw:
+            height, width = self.fixed_hw
+            raise InputError(
+                f"{self.file}: takes {height}x{width} pictures only, not {size_hw[0]}x{size_hw[1]}; "
+                f"give --imgsz {height} {width}, or export with --dynamic"
+            )
+
+    def _in_batches(self, images: Tensor) -> Sequence[Tensor]:
+        """Outputs for any number of pictures; the last batch of a fixed size is filled up with empty ones."""
+        size, count = self.fixed_batch, len(images)
+        if size is None or size == count:
+            return self.run(images)
+        parts = []
+        for part in images.split(size):
+            missing = size - len(part)
+            filled = F.pad(part, (0, 0) * 3 + (0, missing)) if missing else part
+            parts.append([output[: len(part)] for output in self.run(filled.contiguous())])
+        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]

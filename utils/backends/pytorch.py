@@ -38,7 +38,7 @@ class PyTorchBackend:
         if fp16 and device.type != "cuda":
             LOGGER.warning(f"WARNING: --half is ignored: {device.type} computes in FP32, half precision needs CUDA")
             fp16 = False
-        self.device, self.fp16 = device, fp16
+        self.device, self.dtype = device, torch.float16 if fp16 else torch.float32
         model = model.half() if fp16 else model.float()
         self.model = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         description: Any = model
@@ -54,20 +54,24 @@ class PyTorchBackend:
     def warmup(self, size_hw: tuple[int, int]) -> None:
         """One forward on CUDA, where kernels are chosen at the first; nothing on other devices."""
         if self.device.type == "cuda":
-            dtype = torch.float16 if self.fp16 else torch.float32
             with torch.inference_mode():
-                self.forward(torch.zeros(1, self.channels, *size_hw, dtype=dtype, device=self.device))
+                self.forward(torch.zeros(1, self.channels, *size_hw, dtype=self.dtype, device=self.device))
 
 
 def load_pytorch(
-    files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
+    files: Sequence[str],
+    *,
+    device: torch.device,
+    fp16: bool = False,
+    names: Mapping[int, str] | None = None,
+    fuse: bool = True,
 ) -> PyTorchBackend:
-    """The checkpoints as one backend, batch norms fused; their own names win over `names`.
+    """The checkpoints as one backend, batch norms fused unless `fuse` is off; their own names win over `names`.
 
     Raises:
         InputError: a file is missing or damaged.
     """
-    model = load_model(list(files), device=device, fuse=True)
+    model = load_model(list(files), device=device, fuse=fuse)
     return PyTorchBackend(model, device=device, fp16=fp16, names=names)
 
 

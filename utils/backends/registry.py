@@ -1,7 +1,8 @@
-"""The table of model formats and the choice among them by suffix."""
+"""The table of model formats and the choice among them by the end of a file's name."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import torch
 
 from utils.backends.base import Backend
-from utils.backends.pytorch import load_pytorch
 from utils.errors import InputError
 
 Loader = Callable[..., Backend]
@@ -20,31 +20,44 @@ class Format:
     """A kind of model file.
 
     Attributes:
-        title: name for messages.
+        title: name for messages and tables.
+        include: its name for `export.py --include`; empty where it is not exported.
         ending: how the file or folder name ends, lower case.
-        load: opens such files; None where that is not offered yet.
+        runtime: "module:function" below utils.backends that opens it; empty where nothing here runs it.
+        cpu, gpu: devices on which it runs.
     """
 
     title: str
+    include: str
     ending: str
-    load: Loader | None = None
+    runtime: str
+    cpu: bool = True
+    gpu: bool = False
+
+    def load(self, files: Sequence[str], **options: object) -> Backend:
+        """Open the file(s); the runtime's package is imported here and not before."""
+        module, _, function = self.runtime.partition(":")
+        return getattr(importlib.import_module(f"utils.backends.{module}"), function)(files, **options)
 
 
 FORMATS = (  # the longer of two endings comes first
-    Format("PyTorch", ".pt", load_pytorch),
-    Format("TorchScript", ".torchscript"),
-    Format("ONNX", ".onnx"),
-    Format("OpenVINO", "_openvino_model"),
-    Format("TensorRT", ".engine"),
-    Format("CoreML", ".mlmodel"),
-    Format("CoreML", ".mlpackage"),
-    Format("TensorFlow SavedModel", "_saved_model"),
-    Format("TensorFlow GraphDef", ".pb"),
-    Format("Edge TPU", "_edgetpu.tflite"),
-    Format("TensorFlow Lite", ".tflite"),
-    Format("TensorFlow.js", "_web_model"),
-    Format("PaddlePaddle", "_paddle_model"),
+    Format("PyTorch", "", ".pt", "pytorch:load_pytorch", gpu=True),
+    Format("TorchScript", "torchscript", ".torchscript", "torchscript:load_torchscript", gpu=True),
+    Format("ONNX", "onnx", ".onnx", "onnxruntime:load_onnx", gpu=True),
+    Format("OpenVINO", "openvino", "_openvino_model", "openvino:load_openvino"),
+    Format("TensorRT", "engine", ".engine", "tensorrt:load_tensorrt", cpu=False, gpu=True),
+    Format("CoreML", "coreml", ".mlpackage", "coreml:load_coreml"),
+    Format("CoreML", "", ".mlmodel", "coreml:load_coreml"),
+    Format("TensorFlow SavedModel", "saved_model", "_saved_model", "tensorflow:load_saved_model", gpu=True),
+    Format("TensorFlow GraphDef", "pb", ".pb", "tensorflow:load_graph_def", gpu=True),
+    Format("Edge TPU", "edgetpu", "_edgetpu.tflite", "tflite:load_edgetpu", cpu=False),
+    Format("TensorFlow Lite", "tflite", ".tflite", "tflite:load_tflite"),
+    Format("TensorFlow.js", "tfjs", "_web_model", "", cpu=False),
+    Format("PaddlePaddle", "paddle", "_paddle_model", "paddle:load_paddle", gpu=True),
 )
+PYTORCH = FORMATS[0]
+TRITON = Format("Triton server", "", "://", "triton:load_triton", gpu=True)
+OPENCV_DNN = Format("ONNX (OpenCV DNN)", "", ".onnx", "opencv_dnn:load_opencv_dnn")
 
 
 def load_backend(
@@ -53,27 +66,36 @@ def load_backend(
     device: torch.device,
     fp16: bool = False,
     names: Mapping[int, str] | None = None,
+    dnn: bool = False,
+    fuse: bool = True,
 ) -> Backend:
     """The runtime for a model file, loaded; several PyTorch files form an ensemble.
 
     Args:
         fp16: compute in half precision where device and format allow it.
         names: class names for formats that store none.
+        dnn: run ONNX files by OpenCV.
+        fuse: fold batch norms into convolutions (PyTorch).
 
     Raises:
-        InputError: the format is unknown or not offered yet, formats are mixed, or the file cannot be used.
+        InputError: the format is unknown or nothing here runs it, formats are mixed, a package is missing, or the
+            file cannot be used.
     """
     files = [str(weights)] if isinstance(weights, str | Path) else [str(w) for w in weights]
     if not files:
         raise InputError("--weights: name at least one model file")
     kinds = [find_format(file) for file in files]
-    if len(set(kinds)) > 1 or (len(files) > 1 and kinds[0].load is not load_pytorch):
+    if len(files) > 1 and any(kind is not PYTORCH for kind in kinds):
         raise InputError(f"--weights {' '.join(files)}: an ensemble is made of .pt files only")
-    if kinds[0].load is None:
-        raise InputError(
-            f"{files[0]}: {kinds[0].title} files are not supported yet (they come with export); give a .pt checkpoint"
-        )
-    return kinds[0].load(files, device=device, fp16=fp16, names=names)
+    kind = kinds[0]
+    if dnn:
+        if kind.ending != OPENCV_DNN.ending:
+            raise InputError(f"--dnn: OpenCV runs .onnx files, not {files[0]}; leave the flag out")
+        kind = OPENCV_DNN
+    if not kind.runtime:
+        raise InputError(f"{files[0]}: {kind.title} models run in a browser, not here; give another format")
+    options: dict[str, object] = {"device": device, "fp16": fp16, "names": names}
+    return kind.load(files, **options, **({"fuse": fuse} if kind is PYTORCH else {}))
 
 
 def find_format(file: str) -> Format:
@@ -83,12 +105,15 @@ def find_format(file: str) -> Format:
         InputError: no row has this ending.
     """
     if "://" in file:
-        raise InputError(f"{file}: inference servers are not supported yet; give a .pt checkpoint")
+        scheme = file.partition("://")[0].lower()
+        if scheme not in ("http", "grpc"):
+            raise InputError(f"{file}: a Triton server is named by http:// or grpc://, not {scheme}://")
+        return TRITON
     name = Path(file).name.lower()
     for kind in FORMATS:
         if name.endswith(kind.ending):
             return kind
     if not Path(name).suffix:
-        return FORMATS[0]
-    known = ", ".join(kind.ending for kind in FORMATS if kind.load)
+        return PYTORCH
+    known = ", ".join(kind.ending for kind in FORMATS if kind.runtime)
     raise InputError(f"{file}: no model format has this ending; known here: {known}")

@@ -108,7 +108,7 @@ def measure_split(
         model,
         loader,
         device=subject.device,
-        half=subject.half,
+        dtype=torch.float16 if subject.half else torch.float32,
         augment=config.augment,
         sinks=sinks,
         progress=f"{split} at {options.imgsz} px",

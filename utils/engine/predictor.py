@@ -105,7 +105,7 @@ class Predictor:
         prepare, network, post = self.watches
         with prepare.running():
             batch = self._batch(frames, paths)
-            images = images_to_device(batch.images, self.backend.device, half=self.backend.fp16)
+            images = images_to_device(batch.images, self.backend.device, self.backend.dtype)
         with network.running():
             preds = self.backend.forward(images, augment=self.augment, visualize=visualize)
         with post.running():

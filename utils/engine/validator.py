@@ -51,7 +51,7 @@ def validate(
     loader: StepLoader,
     *,
     device: torch.device,
-    half: bool = False,
+    dtype: torch.dtype = torch.float32,
     autocast: torch.dtype | None = None,
     augment: bool = False,
     sinks: Sequence[Sink] = (),
@@ -60,7 +60,7 @@ def validate(
     """Run `model` over `loader` and measure it.
 
     Args:
-        half: the model's weights are FP16, feed it FP16.
+        dtype: float type of the input, that of the model's weights.
         autocast: dtype of mixed precision over FP32 weights, or None.
         augment: test-time augmentation.
         sinks: further readers of the predictions, such as text files and plots.
@@ -77,7 +77,7 @@ def validate(
         for batch in batches:
             with watches[0].running():
                 on_device = batch.to(device, non_blocking=True)
-                images = images_to_device(on_device.images, device, half=half)
+                images = images_to_device(on_device.images, device, dtype)
             with watches[1].running(), precision:
                 preds = model(images, augment=True) if augment else model(images)
             measured = None if augment else task.losses(preds, on_device)

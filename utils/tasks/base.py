@@ -132,7 +132,7 @@ class Steps:
         return (list(batches) for batches in zip(*self.loaders, strict=False))
 
 
-def images_to_device(images: Tensor, device: torch.device, *, half: bool = False) -> Tensor:
+def images_to_device(images: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """(B, C, H, W) uint8 -> channels_last float in [0, 1]; divided on `device`, so a quarter of the bytes travels."""
     images = images.to(device, non_blocking=True)
-    return images.to(torch.float16 if half else torch.float32, memory_format=torch.channels_last).div_(255)
+    return images.to(dtype, memory_format=torch.channels_last).div_(255)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.backends.registry import find_format, load_backend
+from utils.backends.registry import FORMATS, find_format, load_backend
+from utils.config import ROOT
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -33,8 +34,8 @@ def test_format_by_ending(file: str, title: str) -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        pytest.param("best.onnx", r"best\.onnx: ONNX files are not supported yet .*give a \.pt checkpoint", id="later"),
-        pytest.param("http://localhost:8000/v2", "inference servers are not supported yet", id="server"),
+        pytest.param("model_web_model", r"TensorFlow\.js models run in a browser, not here", id="browser"),
+        pytest.param("ftp://localhost:8000/v2", "named by http:// or grpc://, not ftp://", id="scheme"),
         pytest.param("model.xyz", r"model\.xyz: no model format has this ending; known here: \.pt", id="unknown"),
         pytest.param(
             ["a.pt", "b.onnx"], r"--weights a\.pt b\.onnx: an ensemble is made of \.pt files only", id="mixed"
@@ -49,5 +50,18 @@ def test_files_that_cannot_be_run(weights: str | list[str], message: str) -> Non
 
 
 def test_a_path_object_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="ONNX"):
-        load_backend(tmp_path / "x.onnx", device=CPU)
+    with pytest.raises(InputError, match="run in a browser"):
+        load_backend(tmp_path / "x_web_model", device=CPU)
+
+
+def test_opencv_runs_onnx_files_only() -> None:
+    with pytest.raises(InputError, match=r"--dnn: OpenCV runs \.onnx files, not a\.pt"):
+        load_backend("a.pt", device=CPU, dnn=True)
+
+
+def test_every_runtime_of_the_table_is_there() -> None:
+    for kind in FORMATS:
+        module, _, function = kind.runtime.partition(":")
+        file = ROOT / "utils" / "backends" / f"{module}.py"
+        if kind.runtime:
+            assert f"def {function}(" in file.read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ class SpotFinder:
     names = {0: "nothing", 1: "spot"}  # noqa: RUF012
     channels = 3
     device = torch.device("cpu")
-    fp16 = False
+    dtype = torch.float32
 
     def __init__(self, fixed_hw: tuple[int, int] | None = None) -> None:
         self.fixed_hw = fixed_hw

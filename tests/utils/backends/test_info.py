@@ -1,0 +1,57 @@
+"""Metadata of exported files: what is written comes back, what others wrote is read, code stays text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from utils.backends.info import ModelInfo
+from utils.errors import InputError
+
+FULL = ModelInfo(
+    stride=64,
+    names={0: "traffic light", 7: "чашка"},
+    task="segment",
+    channels=4,
+    imgsz=(320, 640),
+    batch=2,
+    dynamic=True,
+    nms=True,
+    normalized=True,
+    version="1.2",
+)
+
+
+def test_text_comes_back_as_written() -> None:
+    assert ModelInfo.from_values(FULL.to_strings(), place="m.onnx") == FULL
+
+
+def test_plain_values_come_back_as_written() -> None:
+    assert ModelInfo.from_values(FULL.to_values(), place="m") == FULL
+    assert ModelInfo.from_values(ModelInfo().to_values(), place="m") == ModelInfo()
+
+
+def test_metadata_of_the_original() -> None:
+    info = ModelInfo.from_values({"stride": "32", "names": "{0: 'person', 1: 'bicycle'}"}, place="yolov5s.onnx")
+    assert info == ModelInfo(stride=32, names={0: "person", 1: "bicycle"})
+    listed = ModelInfo.from_values({"stride": 32, "names": ["a", "b"], "shape": [1, 3, 640, 640]}, place="x")
+    assert listed.names == {0: "a", 1: "b"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"names": "__import__('os').system('echo x')"}, r"m\.onnx: metadata names: .* is not plain data"),
+        ({"names": "{0: open('/etc/passwd')}"}, "is not plain data"),
+        ({"names": "3"}, "is not a list or mapping of class names"),
+        ({"names": {"zero": "a"}}, "is not class names by number"),
+        ({"stride": "many"}, "metadata stride: 'many' is not a whole number"),
+        ({"stride": -32}, "is not a whole number"),
+        ({"imgsz": "[640]"}, "is not height and width"),
+        ({"task": "dance"}, "task: 'dance' is none of detect"),
+    ],
+)
+def test_what_cannot_be_metadata_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ModelInfo.from_values(values, place="m.onnx")

@@ -1,0 +1,154 @@
+"""What an exported file says of the model inside: written as text by the exporters, read back without evaluating it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from utils.errors import InputError
+
+TASKS = ("detect", "segment", "classify", "semantic", "joint")
+TRUE_WORDS = ("true", "1", "yes")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Description of an exported network.
+
+    Attributes:
+        stride: both sides of the input are multiples of it.
+        names: class names by number; empty where the file stores none.
+        task: one of TASKS.
+        channels: channels of the input.
+        imgsz: (height, width) it was exported at, or None where the file does not say.
+        batch: pictures per run it was exported at, or None.
+        dynamic: batch and sides may differ from `batch` and `imgsz`.
+        nms: the output is that of NMS, (B, max_det, 6): x1, y1, x2, y2 in pixels of the input, score, class; unused
+            rows are zero. Otherwise it is the decoded head output.
+        normalized: boxes of the output are over width and height of the input (the TensorFlow formats).
+        version: of this project, for the reader of the file.
+    """
+
+    stride: int = 32
+    names: dict[int, str] = field(default_factory=dict)
+    task: str = "detect"
+    channels: int = 3
+    imgsz: tuple[int, int] | None = None
+    batch: int | None = None
+    dynamic: bool = False
+    nms: bool = False
+    normalized: bool = False
+    version: str = ""
+
+    def to_strings(self) -> dict[str, str]:
+        """Key and text pairs: `stride` and `names` as the original writes them, a number and the text of a dict."""
+        return {key: str(value) for key, value in self.to_values().items()}
+
+    def to_values(self) -> dict[str, Any]:
+        """Plain values for formats that keep JSON or YAML; what is not known is left out."""
+        values: dict[str, Any] = {
+            "stride": self.stride,
+            "names": dict(self.names),
+            "task": self.task,
+            "channels": self.channels,
+            "imgsz": list(self.imgsz) if self.imgsz else None,
+            "batch": self.batch,
+            "dynamic": self.dynamic,
+            "nms": self.nms,
+            "normalized": self.normalized,
+            "version": self.version,
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], *, place: str) -> ModelInfo:
+        """Read what `to_strings` or `to_values` of ours, or the original, wrote; keys of others are ignored.
+
+        Text is parsed as a literal (number, string, list, dict) and never evaluated.
+
+        Args:
+            place: the file, for messages.
+
+        Raises:
+            InputError: a value is not of its kind, such as `names` that hold code.
+        """
+        reader = _Reader(values, place)
+        imgsz, task = reader.sizes("imgsz"), str(values.get("task", "detect"))
+        if task not in TASKS:
+            raise InputError(f"{place}: metadata task: {task[:60]!r} is none of {', '.join(TASKS)}; export it again")
+        return cls(
+            stride=reader.number("stride", 32),
+            names=reader.names(),
+            task=task,
+            channels=reader.number("channels", 3),
+            imgsz=imgsz,
+            batch=reader.number("batch", 0) or None,
+            dynamic=reader.flag("dynamic"),
+            nms=reader.flag("nms"),
+            normalized=reader.flag("normalized"),
+            version=str(values.get("version", "")),
+        )
+
+
+class _Reader:
+    """Typed look-ups in metadata of unknown origin."""
+
+    def __init__(self, values: Mapping[str, Any], place: str) -> None:
+        self.values, self.place = values, place
+
+    def number(self, key: str, default: int) -> int:
+        """A whole number of at least 0; the original stores strides as text of a float too."""
+        value = self.values.get(key, default)
+        try:
+            number = int(float(value))
+        except (TypeError, ValueError, OverflowError):
+            number = -1
+        if number < 0:
+            raise self._error(key, value, "a whole number")
+        return number
+
+    def flag(self, key: str) -> bool:
+        """A truth value, as such or as a word."""
+        return str(self.values.get(key, "")).strip().lower() in TRUE_WORDS
+
+    def sizes(self, key: str) -> tuple[int, int] | None:
+        """Height and width, or None where the key is missing."""
+        value = self.literal(key)
+        if value is None:
+            return None
+        pair = [value, value] if isinstance(value, int) else value
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(v, int) and v > 0 for v in pair):
+            raise self._error(key, value, "height and width")
+        return pair[0], pair[1]
+
+    def names(self) -> dict[int, str]:
+        """Class names by number, of a list or a mapping."""
+        value = self.literal("names")
+        if value is None:
+            return {}
+        if not isinstance(value, list | tuple | dict):
+            raise self._error("names", value, "a list or mapping of class names")
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        try:
+            return {int(number): str(name) for number, name in pairs}
+        except (TypeError, ValueError) as error:
+            raise self._error("names", value, "class names by number") from error
+
+    def literal(self, key: str) -> Any:
+        """The value itself; text as the JSON or Python literal it spells."""
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            return value
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return parse(value)
+            except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+                continue
+        raise self._error(key, value, "plain data (it is not evaluated)")
+
+    def _error(self, key: str, value: Any, expected: str) -> InputError:
+        shown = " ".join(str(value).split())[:60]
+        return InputError(f"{self.place}: metadata {key}: {shown!r} is not {expected}; export the file again")

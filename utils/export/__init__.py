@@ -1,0 +1,1 @@
+"""Exporters: a table of formats, one module each, and the comparison of what they wrote with PyTorch."""
