@@ -1,0 +1,135 @@
+"""The table of export formats: what `--include` knows, who writes it and which settings it heeds."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.errors import InputError
+
+if TYPE_CHECKING:
+    from utils.export.base import ExportJob
+
+NMS_OPTIONS = ("nms", "agnostic", "conf_thres", "iou_thres", "max_det")
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A format that `export.py` writes.
+
+    Attributes:
+        include: its name for `--include`.
+        title: name for messages and tables.
+        ending: what replaces `.pt` in the checkpoint's name.
+        exporter: "module:function" below utils.export; the function takes an `ExportJob` and gives the path written.
+        options: the fields of `ExportOptions` beyond size, batch and device that change what is written.
+        normalized: boxes of its output are over width and height of the input.
+        runs_here: a runtime of utils.backends opens what was written (not on a browser or an accelerator alone).
+    """
+
+    include: str
+    title: str
+    ending: str
+    exporter: str
+    options: frozenset[str] = frozenset()
+    normalized: bool = False
+    runs_here: bool = True
+
+    def export(self, job: ExportJob) -> Path:
+        """Write the file or folder; the converter's packages are imported here and not before.
+
+        Raises:
+            InputError: a package is missing, or the settings cannot be had in this format.
+        """
+        module, _, function = self.exporter.partition(":")
+        return getattr(importlib.import_module(f"utils.export.{module}"), function)(job)
+
+
+def _row(
+    include: str, title: str, ending: str, exporter: str, options: str = "", *, nms: bool = False, **more: bool
+) -> ExportFormat:
+    honoured = frozenset(options.split()) | frozenset(NMS_OPTIONS if nms else ())
+    return ExportFormat(include, title, ending, exporter, honoured, **more)
+
+
+EXPORT_FORMATS = (
+    _row(
+        "torchscript",
+        "TorchScript",
+        ".torchscript",
+        "torchscript:export_torchscript",
+        "half dynamic optimize",
+        nms=True,
+    ),
+    _row("onnx", "ONNX", ".onnx", "onnx:export_onnx", "half int8 per_tensor data dynamic simplify opset", nms=True),
+    _row(
+        "openvino",
+        "OpenVINO",
+        "_openvino_model",
+        "openvino:export_openvino",
+        "half int8 data dynamic",
+        nms=True,
+    ),
+    _row(
+        "engine",
+        "TensorRT",
+        ".engine",
+        "tensorrt:export_tensorrt",
+        "half int8 data dynamic simplify opset workspace verbose",
+        nms=True,
+    ),
+    _row("coreml", "CoreML", ".mlpackage", "coreml:export_coreml", "half int8", nms=True),
+    _row(
+        "saved_model",
+        "TensorFlow SavedModel",
+        "_saved_model",
+        "tensorflow:export_saved_model",
+        "dynamic keras",
+        normalized=True,
+    ),
+    _row("pb", "TensorFlow GraphDef", ".pb", "tensorflow:export_graph_def", "dynamic", normalized=True),
+    _row(
+        "tflite",
+        "TensorFlow Lite",
+        ".tflite",
+        "tflite:export_tflite",
+        "half int8 per_tensor data",
+        normalized=True,
+    ),
+    _row(
+        "edgetpu",
+        "Edge TPU",
+        "-int8_edgetpu.tflite",
+        "tflite:export_edgetpu",
+        "int8 per_tensor data",
+        normalized=True,
+        runs_here=False,
+    ),
+    _row(
+        "tfjs", "TensorFlow.js", "_web_model", "tensorflow:export_tfjs", "half int8", normalized=True, runs_here=False
+    ),
+    _row("paddle", "PaddlePaddle", "_paddle_model", "paddle:export_paddle", "dynamic"),
+    _row("pickle", "PyTorch whole module", "_pickle.pt", "pickle:export_pickle"),
+)
+
+
+def export_formats(names: Iterable[str]) -> list[ExportFormat]:
+    """The rows for the values of `--include`, each once, in the order given.
+
+    Raises:
+        InputError: a name is not in the table.
+    """
+    known = {kind.include: kind for kind in EXPORT_FORMATS}
+    found: dict[str, ExportFormat] = {}
+    for name in names:
+        key = name.lower().lstrip(".")
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}? known" if near else "known"
+            raise InputError(f"--include {name}: no such format; {hint}: {', '.join(known)}")
+        found[key] = known[key]
+    return list(found.values())
