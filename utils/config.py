@@ -277,11 +277,5 @@ class ValConfig(BaseConfig):
     name: str = option("exp", "--name", help="run folder")
     exist_ok: bool = switch("--exist-ok", help="write into an existing run folder")
     half: bool = switch("--half", help="FP16 inference")
-    dnn: bool = switch("--dnn", help="not yet: OpenCV DNN for ONNX files")
+    dnn: bool = switch("--dnn", help="run .onnx files by OpenCV")
     noplots: bool = switch("--noplots", help="write no plots")
-
-    def check(self) -> ValConfig:
-        """The same settings; InputError for one that is not offered yet."""
-        if self.dnn:
-            raise InputError("--dnn: ONNX files are not supported yet; give a .pt checkpoint and leave the flag out")
-        return self

@@ -38,6 +38,7 @@ class DetectionDataset(Dataset[Sample]):
         seed: of the augmentations; a sample depends on (seed, epoch, position) and nothing else.
         cache: "ram" or "disk" keeps decoded pictures.
         channels: of the network input.
+        fixed_hw: fit every picture into this size instead of a square of `imgsz` (not with `rect`).
 
     Attributes:
         index: the pictures in the order of the positions.
@@ -58,12 +59,13 @@ class DetectionDataset(Dataset[Sample]):
         seed: int = 0,
         cache: str | None = None,
         channels: int = 3,
+        fixed_hw: tuple[int, int] | None = None,
     ) -> None:
         aspects = index.sizes_hw[:, 0] / index.sizes_hw[:, 1]
         self.order = np.argsort(aspects, kind="stable") if rect else np.arange(len(index))
         self.index = index = index.subset(self.order) if rect else index
         self.imgsz, self.hyp, self.augment, self.seed, self.channels = imgsz, hyp, augment, seed, channels
-        self.batch_size = batch_size
+        self.batch_size, self.square_hw = batch_size, fixed_hw or (imgsz, imgsz)
         self.shapes_hw: np.ndarray | None = None
         if rect:
             self.shapes_hw = rect_shapes(index.sizes_hw, batch_size, imgsz=imgsz, stride=stride, pad=pad)
@@ -84,7 +86,7 @@ class DetectionDataset(Dataset[Sample]):
     def input_hw(self, i: int) -> tuple[int, int]:
         """Network input size of picture i, pixels."""
         if self.shapes_hw is None:
-            return self.imgsz, self.imgsz
+            return self.square_hw
         height, width = self.shapes_hw[i // self.batch_size]
         return int(height), int(width)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from models.checkpoint import find_weights, load_model
-from models.yolo import check_image_size, task_of
+from models.yolo import check_image_size
 from utils import plots
+from utils.backends.base import Backend
+from utils.backends.registry import load_backend
 from utils.config import ValConfig
 from utils.datasets.spec import DataSpec, load_spec, read_spec
 from utils.device import describe_device, select_device
@@ -33,22 +33,19 @@ COCO_CLASSES = 80
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a model on its device, and the data it is measured on."""
+    """What is measured: a loaded model, and the data it is measured on."""
 
-    model: Any  # a BaseModel, or an Ensemble of several
+    backend: Backend
     spec: DataSpec
-    device: torch.device
-    half: bool
     weights: str
 
 
 def evaluate(config: ValConfig) -> list[ValidationResult]:
-    """Run the mode of `--task`; one result per checkpoint and size.
+    """Run the mode of `--task`; one result per model file and size.
 
     Raises:
         InputError: a file, flag or value cannot be used, or the model's classes are not those of the data.
     """
-    config = config.check()
     save_dir = increment_path(Path(config.project) / config.name, config.exist_ok)
     if config.task == "study":
         return [r for weights in config.weights for r in study(load_subject(config, [weights]), config, save_dir)]
@@ -59,36 +56,33 @@ def evaluate(config: ValConfig) -> list[ValidationResult]:
 
 
 def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
-    """Load checkpoint(s) and data YAML and see that their classes agree."""
+    """Load model file(s) and data YAML and see that their classes agree."""
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
-    half = config.half and device.type == "cuda"
-    if config.half and not half and "half" in config.given:
-        LOGGER.warning("--half needs CUDA: measured in FP32")
-    model: Any = load_model([str(find_weights(w)) for w in weights], device=device)
-    if (task := task_of(model)) not in TASKS:
-        raise InputError(f"{weights[0]}: a model of task {task}; val.py measures {', '.join(TASKS)} models")
-    classes = len(model.names)
+    half = config.half and ("half" in config.given or device.type == "cuda")
     spec = read_spec(config.data)  # a mismatch is told before anything is downloaded
-    if classes != spec.num_classes and not config.single_cls:
+    backend = load_backend(weights, device=device, fp16=half, names=spec.names, dnn=config.dnn)
+    if backend.task not in TASKS:
+        raise InputError(f"{weights[0]}: a model of task {backend.task}; val.py measures {', '.join(TASKS)} models")
+    if len(backend.names) != spec.num_classes and not config.single_cls:
         raise InputError(
-            f"{weights[0]} has {classes} classes, {spec.path} names {spec.num_classes}: "
+            f"{weights[0]} has {len(backend.names)} classes, {spec.path} names {spec.num_classes}: "
             "give the data set the model was trained on"
         )
-    spec = load_spec(config.data)
-    model = model.half() if half else model
-    return Subject(model.to(memory_format=torch.channels_last), spec, device, half, weights[0])
+    return Subject(backend, load_spec(config.data), weights[0])
 
 
 def measure_split(
     subject: Subject, config: ValConfig, save_dir: Path, *, square: bool = False, imgsz: int | None = None
 ) -> ValidationResult:
-    """Measure a model on the split that `config.task` names (val for the benchmark modes)."""
-    model, spec = subject.model, subject.spec
+    """Measure a model on the split that `config.task` names (val for the benchmark modes).
+
+    Losses are not computed: training reports them every epoch, and here they would only take time.
+    """
+    backend, spec = subject.backend, subject.spec
     split = config.task if config.task in ("train", "test") else "val"
-    stride = max(int(model.stride.max()), 32)
     options = TaskOptions(
-        imgsz=max(check_image_size(imgsz or config.imgsz, stride), 2 * stride),
+        imgsz=input_side(backend, imgsz or config.imgsz),
         batch_size=config.batch_size,
         workers=config.workers,
         single_cls=config.single_cls,
@@ -96,25 +90,35 @@ def measure_split(
         iou_thres=config.iou_thres,
         max_det=config.max_det,
         verbose=config.verbose or spec.num_classes < 50,
+        stride=backend.stride,
+        fixed_hw=backend.fixed_hw,
+        pin_memory=backend.device.type == "cuda",
     )
-    channels = int(getattr(model, "yaml", {}).get("ch", 3))
-    task = build_task(task_of(model), spec, Hyperparameters(), options, channels=channels)
-    if hasattr(model, "model"):
-        task.bind(model)
+    task = build_task(backend.task, spec, Hyperparameters(), options, channels=backend.channels)
     loader = task.eval_loader(split, **({"rect": False, "pad": 0.0} if square else {}))
     sinks = build_sinks(task, config, save_dir, subject, split)
     result = validate(
         task,
-        model,
+        backend.forward,
         loader,
-        device=subject.device,
-        dtype=torch.float16 if subject.half else torch.float32,
+        device=backend.device,
+        dtype=backend.dtype,
         augment=config.augment,
         sinks=sinks,
         progress=f"{split} at {options.imgsz} px",
     )
     report(result, config, save_dir, options)
     return result
+
+
+def input_side(backend: Backend, imgsz: int) -> int:
+    """Longer side of the network input: the wanted one rounded up to the stride, or what an exported file demands."""
+    if backend.fixed_hw is None:
+        return max(check_image_size(imgsz, backend.stride), 2 * backend.stride)
+    height, width = backend.fixed_hw
+    if max(backend.fixed_hw) != imgsz:
+        LOGGER.warning(f"The file takes {height}x{width} pictures only: measured at that size, not at {imgsz}")
+    return max(height, width)
 
 
 def build_sinks(task: Task, config: ValConfig, save_dir: Path, subject: Subject, split: str) -> list[Sink]:
@@ -159,6 +163,8 @@ def study(subject: Subject, config: ValConfig, save_dir: Path) -> list[Validatio
     """Accuracy and speed over picture sizes: `study_<data>_<weights>.txt`, study.zip and study.png."""
     make_run_folder(save_dir)
     results = []
+    if subject.backend.fixed_hw is not None:
+        raise InputError(f"{subject.weights}: --task study needs a model of any size; export it with --dynamic")
     file = save_dir / f"study_{Path(config.data).stem}_{Path(subject.weights).stem}.txt"
     rows = []
     for side in STUDY_SIZES:

@@ -57,7 +57,8 @@ def build_trainer(config: TrainConfig) -> Trainer:
     model = task.build_model(cfg)
     freeze_layers(model, config.freeze)
     stride = max(int(model.stride.max()), 32)
-    task.options = replace(task.options, imgsz=max(check_image_size(config.imgsz, stride), 2 * stride))
+    side = max(check_image_size(config.imgsz, stride), 2 * stride)
+    task.options = replace(task.options, imgsz=side, pin_memory=device.type == "cuda")
     make_run_folder(save_dir / "weights")
     write_settings(save_dir, config, hyp)
     if state is None:

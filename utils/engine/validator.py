@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
@@ -25,7 +25,7 @@ class ValidationResult:
     Attributes:
         evaluation: metrics of the split.
         evaluator: what computed them, for plots.
-        losses: mean of each loss item by name; zeros where the model gives no raw output to measure.
+        losses: mean of each loss item by name; zeros where no loss is bound to the task or the model gives no raw maps.
         speed_ms: milliseconds a picture of (preparing, forward, post-processing).
         images: pictures seen.
         seconds: wall time from the first batch to the last metric, loading included.
@@ -47,7 +47,7 @@ class ValidationResult:
 @torch.inference_mode()
 def validate(
     task: Task,
-    model: nn.Module,
+    model: Callable[..., Any],
     loader: StepLoader,
     *,
     device: torch.device,
@@ -60,13 +60,15 @@ def validate(
     """Run `model` over `loader` and measure it.
 
     Args:
+        model: a network or a backend: (B, C, H, W) floats in [0, 1] -> what the task post-processes.
         dtype: float type of the input, that of the model's weights.
         autocast: dtype of mixed precision over FP32 weights, or None.
         augment: test-time augmentation.
         sinks: further readers of the predictions, such as text files and plots.
         progress: heading of the progress bar; None shows none.
     """
-    model.eval()
+    if isinstance(model, nn.Module):
+        model.eval()
     started = perf_counter()
     evaluator = task.build_evaluator()
     watches = [Stopwatch(device) for _ in range(3)]

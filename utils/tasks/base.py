@@ -28,6 +28,9 @@ class TaskOptions:
         cache: None, "ram", "disk" or "val" (the validation split in RAM).
         conf_thres, iou_thres, max_det: post-processing of validation.
         autobalance, image_weights, quad, rect: as the flags of train.py.
+        stride: of the model that is measured; a model in training says its own when it is bound.
+        fixed_hw: the only input size of an exported model, which all pictures are fitted into; None where it is free.
+        pin_memory: load into page-locked memory, from which CUDA copies faster.
     """
 
     imgsz: int = 640
@@ -44,6 +47,9 @@ class TaskOptions:
     iou_thres: float = 0.6
     max_det: int = 300
     verbose: bool = False
+    stride: int = 32
+    fixed_hw: tuple[int, int] | None = None
+    pin_memory: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from models.yolo import BaseModel, Detect, DetectionModel
 from utils import plots
@@ -48,7 +47,7 @@ class DetectionTask:
     def __init__(self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, *, channels: int = 3) -> None:
         self.spec, self.hyp, self.options, self.channels = spec, hyp, options, channels
         self.class_names = {0: "item"} if options.single_cls and spec.num_classes != 1 else dict(spec.names)
-        self.stride = 32
+        self.stride = options.stride
         self._indexes: dict[str, ImageIndex] = {}
         self._loss: DetectionLoss | None = None
         self._pending_loss_state: Mapping[str, Any] = {}
@@ -106,6 +105,7 @@ class DetectionTask:
     def eval_loader(self, split: str, **overrides: Any) -> StepLoader:
         """Batches of a split as they are; rectangular unless `rect=False` and `pad=0.0` are given."""
         settings = {"rect": True, "pad": VAL_PAD, "batch_size": self.options.batch_size} | overrides
+        settings["rect"] = settings["rect"] and self.options.fixed_hw is None
         return self._loader(split, augment=False, shuffle=False, **settings)
 
     def _loader(
@@ -125,6 +125,7 @@ class DetectionTask:
             seed=options.seed,
             cache=None if augment and cache == "val" else cache,
             channels=self.channels,
+            fixed_hw=options.fixed_hw,
         )
         loader = build_loader(
             dataset,
@@ -133,7 +134,7 @@ class DetectionTask:
             shuffle=shuffle,
             seed=options.seed,
             quad=options.quad and augment,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=options.pin_memory,
         )
         return Steps(loader)
 

@@ -78,6 +78,20 @@ def test_validation_sample_by_hand(tmp_path: Path) -> None:
     assert sample.path == index.paths[0]
 
 
+def test_an_input_of_one_size_that_is_not_square(tmp_path: Path) -> None:
+    dataset = DetectionDataset(make_index(tmp_path, SIZES), imgsz=96, hyp=PLAIN, augment=False, fixed_hw=(32, 96))
+    for i, (height, width) in enumerate(SIZES[:-1]):
+        sample = dataset[i]
+        assert sample.image.shape == (32, 96, 3)
+        assert sample.letterbox is not None
+        ratio_w, ratio_h = sample.letterbox.ratio_wh
+        left, top = sample.letterbox.pad_wh
+        block = np.array([width / 4, height / 4, width * 3 / 4, height * 3 / 4])
+        expected = block * np.tile([ratio_w, ratio_h], 2) + [left, top, left, top]
+        np.testing.assert_allclose(sample.boxes_xyxy[0], expected, atol=1e-4)
+        assert 32 / height == pytest.approx(ratio_h, rel=0.02)
+
+
 def test_rect_batches_are_sorted_and_share_a_size(tmp_path: Path) -> None:
     index = make_index(tmp_path, SIZES)
     dataset = DetectionDataset(index, imgsz=96, hyp=PLAIN, augment=False, rect=True, batch_size=2, stride=32, pad=0.5)
