@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import stat
@@ -36,6 +37,10 @@ class UnreachableError(InputError):
     """The server gives no answer at all; asking it for another file is in vain."""
 
 
+class OverLimitError(InputError):
+    """The file is larger, or takes longer, than the caller allows."""
+
+
 class InterruptedFetchError(Exception):
     """The transfer broke off in a way that another try may mend."""
 
@@ -49,6 +54,8 @@ def fetch(
     progress: bool = True,
     tries: int = TRIES,
     pause_s: float = 1.0,
+    max_bytes: float = math.inf,
+    max_seconds: float = math.inf,
 ) -> Path:
     """Download `url` to the file `dest`, which is there only when complete.
 
@@ -60,9 +67,11 @@ def fetch(
         resume: whether to continue a part that an earlier call left.
         tries: attempts in all.
         pause_s: seconds before the second attempt.
+        max_bytes, max_seconds: limits of the file and of all attempts together; what is above them is removed.
 
     Raises:
-        InputError: not http(s), the server cannot be reached or refuses, the digest is wrong, or no space is left.
+        InputError: not http(s), the server cannot be reached or refuses, a limit is exceeded, the digest is wrong, or
+            no space is left.
     """
     dest = Path(dest)
     if urlsplit(url).scheme not in ("http", "https"):
@@ -71,13 +80,16 @@ def fetch(
         dest.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{dest}: its folder cannot be made ({error.strerror}); choose another") from error
-    transfer = _Transfer(url, dest, progress=progress)
+    transfer = _Transfer(url, dest, progress=progress, max_bytes=max_bytes, deadline=time.monotonic() + max_seconds)
     if not resume:
         transfer.forget()
     for attempt in range(1, tries + 1):
         try:
             transfer.run()
             break
+        except OverLimitError:
+            transfer.forget()
+            raise
         except InterruptedFetchError as error:
             if attempt == tries:
                 raise InputError(f"{url}: {error}, {tries} times; try later or put the file at {dest}") from error
@@ -93,8 +105,9 @@ def fetch(
 class _Transfer:
     """The state of one download on disk: `dest.part`, and in `dest.part.tag` which version of which address it is."""
 
-    def __init__(self, url: str, dest: Path, *, progress: bool) -> None:
+    def __init__(self, url: str, dest: Path, *, progress: bool, max_bytes: float, deadline: float) -> None:
         self.url, self.dest, self.progress = url, dest, progress
+        self.max_bytes, self.deadline = max_bytes, deadline
         self.part = dest.with_name(dest.name + ".part")
         self.tag = dest.with_name(dest.name + ".part.tag")
 
@@ -149,12 +162,22 @@ class _Transfer:
             ) as bar,
         ):
             file.seek(start)
-            while chunk := response.read(CHUNK):
+            self._check_limits(total or 0)
+            while chunk := response.read1(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
+                self._check_limits(file.tell())
             have = file.tell()
         if total is not None and have < total:
             raise InterruptedFetchError(f"the transfer broke off after {have} of {total} bytes")
+
+    def _check_limits(self, size: int) -> None:
+        """OverLimitError once the file is too large or the time is over."""
+        over = f"larger than {self.max_bytes / 1e6:.0f} MB" if size > self.max_bytes else ""
+        if time.monotonic() > self.deadline:
+            over = "not here within the time allowed"
+        if over:
+            raise OverLimitError(f"{self.url}: {over}; download it another way and give the file")
 
     def _left_over(self) -> tuple[int, str]:
         """Bytes of an earlier try of this address and the version they are of; (0, "") where they cannot be used."""

@@ -86,6 +86,16 @@ def names_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
+def test_a_file_above_the_limit_is_refused_and_removed(server: Server, tmp_path: Path) -> None:
+    server.files["/a.bin"] = CONTENT
+    with pytest.raises(InputError, match=r"/a\.bin: larger than 1 MB; download it another way"):
+        fetch(f"{server.url}/a.bin", tmp_path / "a.bin", max_bytes=1_000_000, progress=False)
+    with pytest.raises(InputError, match=r"/a\.bin: not here within the time allowed"):
+        fetch(f"{server.url}/a.bin", tmp_path / "a.bin", max_seconds=0, progress=False)
+    assert not list(tmp_path.iterdir())
+    assert fetch(f"{server.url}/a.bin", tmp_path / "a.bin", max_bytes=len(CONTENT), progress=False).is_file()
+
+
 def test_file_arrives_whole_and_alone(server: Server, tmp_path: Path) -> None:
     server.files["/a.zip"] = CONTENT
     digest = hashlib.sha256(CONTENT).hexdigest()
