@@ -101,6 +101,7 @@ class Detect(nn.Module):
 
     def _decode(self, raw: Tensor, level: int) -> Tensor:
         """A raw map (B, na, H, W, no) -> (B, na*H*W, no): xy = (2 sig - 0.5 + cell) s, wh = (2 sig)^2 anchor."""
+        raw = raw.float() if self.export else raw  # FP16 places boxes beyond 512 pixels on a grid of half a pixel
         cells, sizes, stride = self._grids(raw, level)
         activated = 5 + self.nc
         scores = raw[..., :activated].sigmoid()

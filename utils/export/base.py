@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,10 @@ class ExportOptions:
         batch: pictures per run of a graph that is not dynamic.
         data: data YAML for calibration; empty for none.
         conf_thres, iou_thres, max_det, agnostic: of the NMS inside the graph.
+        opset: of ONNX; None takes the exporter's own.
+        keras: write the SavedModel by Keras.
         workspace: GiB that TensorRT may use.
+        cache: file with TensorRT's timings of earlier builds; empty for none.
     """
 
     imgsz: tuple[int, int] = (640, 640)
@@ -42,7 +46,9 @@ class ExportOptions:
     iou_thres: float = 0.45
     max_det: int = 100
     agnostic: bool = False
+    keras: bool = False
     workspace: float = 4
+    cache: str = ""
     verbose: bool = False
 
 
@@ -52,9 +58,10 @@ class ExportJob:
 
     Attributes:
         weights: the checkpoint; exports are named after it and lie beside it.
-        network: fused, evaluation mode, FP32 on the export device, head set to export; (B, C, H, W) in [0, 1] -> a
-            tensor, or a tuple (boxes, prototypes) for segmentation.
-        info: what the file is to say of itself.
+        network: fused, evaluation mode, FP32 on the export device, head set to export, and made for the format: boxes
+            normalised where its row in the table says so, NMS inside where `options.nms` wants it. (B, C, H, W) in
+            [0, 1] -> a tensor, or a tuple (boxes, prototypes) for segmentation.
+        info: what the file is to say of itself; agrees with `network`.
         options: settings.
     """
 
@@ -65,7 +72,7 @@ class ExportJob:
 
     @property
     def example(self) -> Tensor:
-        """(batch, C, H, W) zeros of the export's type and device."""
+        """(batch, C, H, W) FP32 zeros on the export's device."""
         options = self.options
         return torch.zeros(options.batch, self.info.channels, *options.imgsz, device=options.device)
 
@@ -76,6 +83,10 @@ class ExportJob:
     def changed(self, **options: Any) -> ExportJob:
         """The same checkpoint with other settings, as for a format that is made from another one."""
         return replace(self, options=replace(self.options, **options))
+
+    def halved(self) -> ExportNetwork:
+        """A copy of the network that takes FP16 pictures; it decodes in FP32, so its outputs are FP32."""
+        return copy.deepcopy(self.network).half()
 
 
 Exporter = Callable[[ExportJob], Path]  # writes the file or folder; InputError where settings or packages forbid it
@@ -97,7 +108,8 @@ class ExportNetwork(nn.Module):
         self, model: nn.Module, *, normalized: bool = False, nms: nn.Module | None = None, dynamic: bool = False
     ) -> None:
         super().__init__()
-        self.model, self.normalized, self.nms = model.eval(), normalized, nms
+        self.model, self.normalized, self.nms = model, normalized, nms
+        self.eval()
         for module in model.modules():
             if isinstance(module, Detect):
                 module.export, module.dynamic, module.inplace = True, dynamic, False
