@@ -66,7 +66,8 @@ def load_index(
     _report(split, index, findings, verbose=verbose)
     if not index.paths:
         raise InputError(f"{spec.path}: {split}: none of the {len(images)} pictures can be read")
-    if require_labels and not index.num_objects:
+    only_background = not (findings.dropped or findings.unlabelled) and split != "train"  # nothing is wrong with it
+    if require_labels and not index.num_objects and not only_background:
         expected = source.annotations or label_path(images[0])
         if findings.dropped:
             raise InputError(

@@ -30,6 +30,7 @@ def finish(trainer: Trainer, result: FitResult) -> FitResult:
     if plotting:
         plots.plot_results(result.save_dir / "results.csv")
     trainer.callbacks.run("on_train_end", result=result)
+    trainer.callbacks.run("teardown")
     LOGGER.info(_summary(result))
     return result
 

@@ -69,7 +69,11 @@ def build_trainer(config: TrainConfig) -> Trainer:
         model.load_state_dict(state["model"])
     task.bind(model.to(device))
     callbacks = Callbacks([CSVLogger(save_dir / "results.csv"), TensorBoardLogger(save_dir)])
-    return Trainer(task, model, config, device=device, save_dir=save_dir, callbacks=callbacks, state=state)
+    callbacks.run("on_pretrain_routine_start")
+    trainer = Trainer(task, model, config, device=device, save_dir=save_dir, callbacks=callbacks, state=state)
+    callbacks.run("on_params_update", params={**config.to_dict(), **hyp.to_dict()})
+    callbacks.run("on_pretrain_routine_end", trainer=trainer)
+    return trainer
 
 
 def run_folder(config: TrainConfig, last: Path | None) -> Path:

@@ -25,6 +25,7 @@ from utils.engine.callbacks import Callbacks
 from utils.engine.ema import ModelEMA
 from utils.engine.meters import LossMeter
 from utils.engine.optim import Schedule, build_optimizer
+from utils.engine.sinks import CallbackSink
 from utils.engine.stopping import EarlyStopping
 from utils.engine.validator import ValidationResult, validate
 from utils.errors import InputError
@@ -107,9 +108,10 @@ class Trainer:
         started = time.time()
         try:
             epoch = self._run_epochs()
-        except KeyboardInterrupt:
-            if not self.config.nosave:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and not self.config.nosave:
                 LOGGER.warning(f"\nInterrupted; go on with: python train.py --resume {last}")
+            self.callbacks.run("teardown")
             raise
         hours = (time.time() - started) / 3600
         LOGGER.info(f"\n{epoch + 1 - self.start_epoch} epochs done in {hours:.3f} hours")
@@ -153,6 +155,7 @@ class Trainer:
             for number, batches in enumerate(self.loader):
                 iteration = epoch * len(self.loader) + number
                 final = number + 1 == len(self.loader)
+                self.callbacks.run("on_train_batch_start", epoch=epoch, iteration=iteration)
                 self.schedule.apply(self.optimizer, iteration)
                 size = self._backward(batches, iteration, meter)
                 waiting += 1
@@ -192,6 +195,8 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.callbacks.run("optimizer_step", optimizer=self.optimizer)
+        self.callbacks.run("on_before_zero_grad", model=self.model)
         self.optimizer.zero_grad()
         self.ema.update(self.model)
 
@@ -220,7 +225,14 @@ class Trainer:
         """Measure the EMA model on the validation split."""
         self.callbacks.run("on_val_start")
         result = validate(
-            self.task, self.ema.model, self.val_loader, device=self.device, autocast=self.amp, progress="validating"
+            self.task,
+            self.ema.model,
+            self.val_loader,
+            device=self.device,
+            autocast=self.amp,
+            sinks=[CallbackSink(self.callbacks)],
+            before_batch=lambda: self.callbacks.run("on_val_batch_start"),
+            progress="validating",
         )
         LOGGER.info(result.evaluation.table)
         if self.config.image_weights:

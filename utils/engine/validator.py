@@ -56,6 +56,7 @@ def validate(
     augment: bool = False,
     sinks: Sequence[Sink] = (),
     progress: str | None = None,
+    before_batch: Callable[[], object] | None = None,
 ) -> ValidationResult:
     """Run `model` over `loader` and measure it.
 
@@ -66,6 +67,7 @@ def validate(
         augment: test-time augmentation.
         sinks: further readers of the predictions, such as text files and plots.
         progress: heading of the progress bar; None shows none.
+        before_batch: called before each batch goes in.
     """
     if isinstance(model, nn.Module):
         model.eval()
@@ -77,6 +79,8 @@ def validate(
     images_seen = 0
     for batches in tqdm(loader, desc=progress, disable=progress is None, total=len(loader), dynamic_ncols=True):
         for batch in batches:
+            if before_batch is not None:
+                before_batch()
             with watches[0].running():
                 on_device = batch.to(device, non_blocking=True)
                 images = images_to_device(on_device.images, device, dtype)

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from utils.config import TrainConfig
+from utils.engine.callbacks import HOOKS, Callbacks
+from utils.engine.finish import finish
 from utils.engine.meters import LossMeter
 from utils.engine.setup import build_trainer, find_last_checkpoint, freeze_layers
 from utils.engine.trainer import Trainer
@@ -160,3 +162,34 @@ def test_an_interrupt_while_a_checkpoint_is_written_is_an_interrupt(
     monkeypatch.setattr(torch, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
+
+
+def test_every_moment_of_a_run_is_told(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each hook of the public list is called, in the order of a run, with its batches and pictures counted."""
+    heard: list[str] = []
+    tell = Callbacks.run
+
+    def listen(self: Callbacks, hook: str, **details: object) -> None:
+        heard.append(hook)
+        tell(self, hook, **details)
+
+    monkeypatch.setattr(Callbacks, "run", listen)
+    trainer = make_trainer(tiny_data, tmp_path, epochs=1)
+    finish(trainer, trainer.fit())
+    assert set(heard) == set(HOOKS)
+    assert heard.count("on_train_batch_start") == heard.count("on_train_batch_end") == 3
+    assert heard.count("on_val_image_end") == 6
+    assert heard.count("on_val_batch_start") == heard.count("on_val_batch_end") == 1
+    assert heard[0] == "on_pretrain_routine_start"
+    assert heard.index("optimizer_step") + 1 == heard.index("on_before_zero_grad")
+    assert heard[-2:] == ["on_train_end", "teardown"]
+
+
+def test_listeners_are_told_of_an_end_by_error(tiny_data: Path, tmp_path: Path) -> None:
+    ended: list[bool] = []
+    trainer = make_trainer(tiny_data, tmp_path)
+    trainer.callbacks.on("on_train_epoch_start", lambda **_: 1 / 0)
+    trainer.callbacks.on("teardown", lambda **_: ended.append(True))
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit()
+    assert ended == [True]
