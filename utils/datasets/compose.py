@@ -280,15 +280,20 @@ def move_labels(placement: Placement, matrix: np.ndarray, size_hw: tuple[int, in
     classes, boxes = picture.classes, picture.boxes_xyxyn
     if placement.objects is not None:
         classes, boxes = classes[placement.objects], boxes[placement.objects]
-    boxes = clip_boxes(boxes, placement.region_xyxyn)
+    whole, boxes = boxes, clip_boxes(boxes, placement.region_xyxyn)
     areas = box_areas(boxes) * abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])
     frame = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
+    hull = hulls(boxes, matrix)
+    in_frame = clip_boxes(hull, frame)
     if picture.polygons is None:
-        return Labels(clip_boxes(hulls(boxes, matrix), frame), areas, classes, None)
+        return Labels(in_frame, areas, classes, None)
     chosen = range(len(picture.classes)) if placement.objects is None else placement.objects.tolist()
-    in_region = [clip_rings(picture.polygons[k], placement.region_xyxyn) for k in chosen]
-    projected = [[transform_points(ring, matrix, MIN_DEPTH) for ring in rings] for rings in in_region]
-    polygons = [clip_rings(rings, frame) for rings in projected]
+    uncut = ((whole == boxes).all(axis=1) & (hull == in_frame).all(axis=1) & (box_areas(hull) > 0)).tolist()
+    polygons = []
+    for k, is_whole in zip(chosen, uncut, strict=True):  # most objects lie inside: nothing of them is cut off
+        rings = picture.polygons[k] if is_whole else clip_rings(picture.polygons[k], placement.region_xyxyn)
+        projected = [transform_points(ring, matrix, MIN_DEPTH) for ring in rings if len(ring) > 2]
+        polygons.append(projected if is_whole else clip_rings(projected, frame))
     moved = np.array([extents(rings) for rings in polygons], np.float64).reshape(-1, 4)
     return Labels(moved, areas, classes, polygons)
 

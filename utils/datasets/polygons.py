@@ -38,20 +38,23 @@ def clip_rings(rings: Sequence[np.ndarray], frame_xyxy: Sequence[float]) -> list
                 ring = _cut(ring, high[axis] - ring[:, axis])
         if len(ring) >= 3:
             was_cut = below.any() or above.any()
-            clipped.append(np.clip(ring, low, high) if was_cut else ring)  # crossings are off by rounding
+            clipped.append(np.minimum(np.maximum(ring, low), high) if was_cut else ring)  # crossings are rounded
     return clipped
 
 
 def _cut(ring: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """The part of a ring where `inside`, the signed distance of each corner to a line, is not negative."""
-    following, inside_following = np.roll(ring, -1, axis=0), np.roll(inside, -1)
-    crosses = (inside < 0) != (inside_following < 0)
-    share = inside[crosses] / (inside[crosses] - inside_following[crosses])
-    crossings = ring[crosses] + share[:, None] * (following[crosses] - ring[crosses])
-    corners = np.flatnonzero(inside >= 0)
-    # A crossing comes after the corner whose edge it lies on: sort by (edge, corner before crossing).
-    order = np.argsort(np.concatenate([corners, np.flatnonzero(crosses) + 0.5]))
-    return np.concatenate([ring[corners], crossings])[order]
+    follower = np.arange(1, len(ring) + 1)
+    follower[-1:] = 0
+    kept = inside >= 0
+    crosses = kept != kept[follower]
+    start, end = np.flatnonzero(crosses), follower[crosses]
+    share = inside[start] / (inside[start] - inside[end])
+    places = np.cumsum(kept) + np.cumsum(crosses)  # a crossing comes after the corner whose edge it lies on
+    result = np.empty((int(places[-1]) if len(places) else 0, 2), ring.dtype)
+    result[places[start] - 1] = ring[start] + share[:, None] * (ring[end] - ring[start])
+    result[(places - crosses - 1)[kept]] = ring[kept]
+    return result
 
 
 def extents(rings: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
