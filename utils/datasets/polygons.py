@@ -51,7 +51,7 @@ def _cut(ring: np.ndarray, inside: np.ndarray) -> np.ndarray:
     start, end = np.flatnonzero(crosses), follower[crosses]
     share = inside[start] / (inside[start] - inside[end])
     places = np.cumsum(kept) + np.cumsum(crosses)  # a crossing comes after the corner whose edge it lies on
-    result = np.empty((int(places[-1]) if len(places) else 0, 2), ring.dtype)
+    result = np.empty((int(places[-1]) if len(places) else 0, ring.shape[1]), ring.dtype)
     result[places[start] - 1] = ring[start] + share[:, None] * (ring[end] - ring[start])
     result[(places - crosses - 1)[kept]] = ring[kept]
     return result
