@@ -82,7 +82,7 @@ def test_lower_layers_know_nothing_of_higher_ones(layer: str, above: tuple[str, 
             assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
 
 
-@pytest.mark.parametrize("script", ["train.py", "val.py", "detect.py", "models/yolo.py"])
+@pytest.mark.parametrize("script", ["train.py", "val.py", "detect.py", "export.py", "benchmarks.py", "hubconf.py", "models/yolo.py"])
 def test_help_needs_no_torch(script: str) -> None:
     code = (
         "import sys, runpy\n"
