@@ -101,7 +101,7 @@ class Detect(nn.Module):
 
     def _decode(self, raw: Tensor, level: int) -> Tensor:
         """A raw map (B, na, H, W, no) -> (B, na*H*W, no): xy = (2 sig - 0.5 + cell) s, wh = (2 sig)^2 anchor."""
-        raw = raw.float() if self.export else raw  # FP16 places boxes beyond 512 pixels on a grid of half a pixel
+        raw = raw.to(_box_type(raw.dtype))
         cells, sizes, stride = self._grids(raw, level)
         activated = 5 + self.nc
         scores = raw[..., :activated].sigmoid()
@@ -112,7 +112,7 @@ class Detect(nn.Module):
     def _decode_into_one(self, maps: Sequence[Tensor]) -> Tensor:
         """As `_decode` for all levels, computed within the joined result: 5 to 10 times faster on the CPU."""
         counts = [raw.shape[1:4].numel() for raw in maps]
-        boxes = maps[0].new_empty(maps[0].shape[0], sum(counts), self.no)
+        boxes = maps[0].new_empty(maps[0].shape[0], sum(counts), self.no, dtype=_box_type(maps[0].dtype))
         parts = [part.unflatten(1, raw.shape[1:4]) for part, raw in zip(boxes.split(counts, 1), maps, strict=True)]
         for part, raw in zip(parts, maps, strict=True):
             part.copy_(raw)
@@ -145,8 +145,14 @@ class Detect(nn.Module):
         self.__dict__.update(_no_grids(self.nl))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Detect:
-        """Move or convert, with the strides, which are no buffer; cached grids are made anew when needed."""
+        """Move or convert, with the strides, which are no buffer; cached grids are made anew when needed.
+
+        The anchors keep their type: half precision would make other boxes of them.
+        """
+        exact = self.anchors
         super()._apply(fn, recurse)
+        if self.anchors.dtype != _box_type(self.anchors.dtype):
+            self.anchors = exact.to(self.anchors.device)
         if isinstance(self.stride, Tensor):
             self.stride = fn(self.stride)
         self._forget_grids()
@@ -155,6 +161,11 @@ class Detect(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles go without the cached grids."""
         return {**self.__dict__, **_no_grids(self.nl)}
+
+
+def _box_type(dtype: torch.dtype) -> torch.dtype:
+    """FP32 or finer: beyond 512 pixels FP16 places boxes on a grid of half a pixel, BF16 of four."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _no_grids(levels: int) -> dict[str, list[Tensor]]:

@@ -46,6 +46,18 @@ def describe_device(device: torch.device) -> str:
     return f"OpenYOLOv5, Python {platform.python_version()}, torch {torch.__version__}, {hardware}"
 
 
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device is a processor with bf16 arithmetic (AVX512-BF16)."""
+    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """What `--half` means on this device: FP16 on CUDA, BF16 on processors that compute in it; None elsewhere."""
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if computes_in_bf16(device) else None
+
+
 def memory_in_use(device: torch.device) -> str:
     """Memory of the device held by this process, as the progress line shows it."""
     return f"{torch.cuda.memory_reserved(device) / 1e9:.3g}G" if device.type == "cuda" else "0G"

@@ -128,9 +128,7 @@ def main() -> None:
                     entrant.whole_ms.clear()
                 entrant.run()
     plain = median(entrants[0].network_ms)
-    print(
-        f"{args.weights.name}, {args.imgsz} px, batch 1, {torch.get_num_threads()} threads, medians of {args.rounds}, ms"
-    )
+    print(f"{args.weights.name}, {args.imgsz} px, batch 1, {torch.get_num_threads()} threads, median ms")
     print(f"{'':<28}{'network':>9}{'of plain':>9}{'to boxes':>9}{'more':>9}")
     for entrant in entrants:
         print(entrant.line(plain))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.checkpoint import load_model
 from models.yolo import task_of
 from utils.backends.base import Visitor
+from utils.device import half_precision
 from utils.logging import LOGGER
 
 MIN_STRIDE = 32  # of the input's sides, also for graphs whose own largest stride is smaller
@@ -21,7 +22,7 @@ class PyTorchBackend:
 
     Args:
         model: network on `device`, with `stride`, `names` and `yaml`.
-        fp16: run in half precision; ignored with a warning off CUDA.
+        fp16: run in half precision, see `utils.device.half_precision`; ignored with a warning where there is none.
         names: class names, should the model have none.
     """
 
@@ -35,12 +36,14 @@ class PyTorchBackend:
         fp16: bool = False,
         names: Mapping[int, str] | None = None,
     ) -> None:
-        if fp16 and device.type != "cuda":
-            LOGGER.warning(f"WARNING: --half is ignored: {device.type} computes in FP32, half precision needs CUDA")
-            fp16 = False
-        self.device, self.dtype = device, torch.float16 if fp16 else torch.float32
-        model = model.half() if fp16 else model.float()
-        self.model = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        half = half_precision(device) if fp16 else None
+        if fp16 and half is None:
+            LOGGER.warning(
+                f"WARNING: --half is ignored: this {device.type.upper()} computes in FP32; "
+                "CUDA has FP16, processors with AVX512-BF16 have BF16"
+            )
+        self.device, self.dtype = device, half or torch.float32
+        self.model = model.to(dtype=self.dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         description: Any = model
         self.task = task_of(model)
         self.stride = max(int(torch.as_tensor(description.stride).max()), MIN_STRIDE)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from utils.device import computes_in_bf16
 from utils.logging import LOGGER
 
 AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -24,7 +25,7 @@ def wanted_dtype(setting: str, device: torch.device) -> torch.dtype | None:
         return AMP_DTYPES.get(setting)
     if setting != "bf16":
         return None
-    if device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
+    if computes_in_bf16(device):
         return torch.bfloat16
     LOGGER.warning(f"--amp bf16: this {device.type.upper()} does not compute in bf16: training in FP32")
     return None

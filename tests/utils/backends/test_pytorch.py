@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from utils.backends.pytorch import PyTorchBackend, names_by_number
+from models.yolo import DetectionModel
+from utils.backends.pytorch import PyTorchBackend, load_pytorch, names_by_number
+from utils.boxes import box_iou_matrix
+from utils.datasets.image_io import read_image
+from utils.engine.predictor import DetectionPostprocess, Predictor
 
 CPU = torch.device("cpu")
 
@@ -60,9 +65,37 @@ def test_forward_passes_its_options_on() -> None:
     assert net.calls == [(True, visitor)]
 
 
-def test_half_on_cpu_is_named_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
+def test_half_on_a_plain_cpu_is_named_and_ignored(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.backends.pytorch.half_precision", lambda _: None)
     logging.getLogger("openyolov5").propagate = True
     backend = PyTorchBackend(TinyNet(), device=CPU, fp16=True)
     assert backend.dtype == torch.float32
     assert "--half is ignored" in caplog.text
     assert backend.forward(torch.rand(1, 3, 32, 32)).dtype == torch.float32
+
+
+def test_half_on_a_cpu_with_bf16_finds_the_same_boxes(monkeypatch: pytest.MonkeyPatch, shared: Path) -> None:
+    """BF16 also runs, slowly, on processors without it; boxes are decoded in FP32 from exact anchors."""
+    monkeypatch.setattr("utils.backends.pytorch.half_precision", lambda _: torch.bfloat16)
+    file, frame = str(shared / "weights/yolov5n.pt"), read_image(shared / "data/images/bus.jpg")
+    exact, half = (
+        Predictor(load_pytorch([file], device=CPU, fp16=fp16), DetectionPostprocess()).predict([frame])[0][0].boxes
+        for fp16 in (False, True)
+    )
+    assert exact is not None
+    assert half is not None
+    assert len(half) == len(exact)
+    partner = torch.from_numpy(box_iou_matrix(half[:, :4].numpy(), exact[:, :4].numpy())).argmax(dim=1)
+    exact = exact[partner]
+    assert torch.equal(half[:, 5], exact[:, 5])
+    assert float((half[:, :4] - exact[:, :4]).abs().max()) < 0.01 * max(frame.shape)  # what FP16 exports may be off
+    assert float((half[:, 4] - exact[:, 4]).abs().max()) < 0.02
+
+
+def test_anchors_stay_exact_in_half_precision() -> None:
+    model = DetectionModel("yolov5n.yaml")
+    before = model.head.anchors.clone()
+    assert torch.equal(model.to(torch.bfloat16).head.anchors, before)
+    assert model.head.m[0].weight.dtype == torch.bfloat16
