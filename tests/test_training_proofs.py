@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import val
+from utils.config import ValConfig
 from utils.results_csv import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,11 +22,11 @@ MAP50, MAP = "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"
 pytestmark = pytest.mark.slow
 
 
-def readme_training_flags() -> list[str]:
-    """The flags of the train.py call in the first command of the README."""
+def readme_flags(script: str) -> list[str]:
+    """The flags of the call of a script in the first command of the README."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"python train\.py (--data shapes\.yaml.*?) &&", text)
-    assert found, "the README's first command trains on shapes"
+    found = re.search(rf"python {script}\.py ([^&]*--data shapes\.yaml[^&]*) &&", text)
+    assert found, f"the README's first command calls {script}.py on shapes"
     return shlex.split(found[1])
 
 
@@ -38,10 +39,11 @@ def train(flags: list[str], project: Path) -> dict[str, np.ndarray]:
 
 
 def test_readme_command_learns_shapes_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(readme_training_flags(), tmp_path)
+    train(readme_flags("train"), tmp_path)
     monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "datasets"))
     best = str(tmp_path / "run/weights/best.pt")
-    numbers, _, _ = val.run(weights=best, data="shapes.yaml", imgsz=256, project=str(tmp_path / "val"))
+    side = ValConfig.from_args(readme_flags("val")).imgsz
+    numbers, _, _ = val.run(weights=best, data="shapes.yaml", imgsz=side, project=str(tmp_path / "val"))
     assert numbers[2] >= 0.60
 
 
