@@ -1,0 +1,164 @@
+"""CoreML packages (`.mlpackage`), converted on any system and run on macOS and iOS."""
+
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.backends.coreml import describe_spec, open_model
+from utils.backends.packages import import_runtime
+from utils.errors import InputError
+from utils.export.aten import aten_program
+from utils.export.base import ExportJob
+from utils.export.nms_graph import ONNX_OP as NMS_OPERATOR
+
+INPUT, OUTPUTS = "image", ("output0", "output1")
+ENDING = ".mlpackage"
+
+
+def export_coreml(job: ExportJob) -> Path:
+    """Write `<stem>.mlpackage`, an ML program that takes one RGB picture, and check what its spec says.
+
+    `half` computes in FP16 up to the maps of the head, whose boxes are decoded in FP32; `int8` stores the weights in
+    8 bits, one scale per output channel.
+
+    Raises:
+        InputError: coremltools is missing, the settings cannot be had, or a layer has no CoreML form.
+    """
+    if job.options.batch != 1:
+        raise InputError(f"--batch-size {job.options.batch}: CoreML takes one picture at a time; leave it out")
+    if job.info.channels != 3:
+        raise InputError(f"{job.weights}: takes {job.info.channels} channels, CoreML pictures have 3; export to ONNX")
+    with _quiet():
+        tools = import_runtime("coremltools", needed_for="CoreML exports")
+        model = _converted(job, tools)
+        if job.options.int8:
+            model = _with_small_weights(model)
+        model.short_description = f"YOLOv5, {job.info.task}"
+        model.version = job.info.version
+        model.user_defined_metadata.update(job.info.to_strings())
+        target = _save(model, job.target(ENDING))
+        _check(target, job, tools)
+    return target
+
+
+def _converted(job: ExportJob, tools: Any) -> Any:
+    """The network as an ML program."""
+    _register_nms()
+    precision = tools.precision.FLOAT32
+    if job.options.half:
+        precision = tools.transform.FP16ComputePrecision(op_selector=_on_maps)
+    with torch.no_grad():
+        outputs = job.network(job.example)
+    count = len(outputs) if isinstance(outputs, tuple) else 1
+    try:
+        return tools.convert(
+            aten_program(job),
+            inputs=[
+                tools.ImageType(
+                    INPUT, shape=tuple(job.example.shape), scale=1 / 255, color_layout=tools.colorlayout.RGB
+                )
+            ],
+            outputs=[tools.TensorType(name) for name in OUTPUTS[:count]],
+            convert_to="mlprogram",
+            minimum_deployment_target=tools.target.iOS15,
+            compute_precision=precision,
+        )
+    except NotImplementedError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{job.weights}: coremltools {tools.__version__} cannot convert it ({reason})") from error
+
+
+def _on_maps(op: Any) -> bool:
+    """Whether an operation gives feature maps (B, C, H, W), which FP16 suffices for; boxes have other ranks."""
+    return all(output.rank == 4 for output in op.outputs)
+
+
+def _with_small_weights(model: Any) -> Any:
+    optimize = import_runtime("coremltools.optimize.coreml", needed_for="--int8: CoreML exports", install="coremltools")
+    config = optimize.OptimizationConfig(optimize.OpLinearQuantizerConfig(mode="linear_symmetric"))
+    return optimize.linear_quantize_weights(model, config)
+
+
+def _register_nms() -> None:
+    """Tell coremltools what the network's NMS operator is in its own operators."""
+    from coremltools.converters.mil import Builder as mb  # noqa: N813 (as its documentation calls it)
+    from coremltools.converters.mil import register_torch_op
+
+    def kept_by_nms(context: Any, node: Any) -> None:
+        """As utils.export.nms_graph.kept_by_nms, for one picture: boxes of different groups lie far apart."""
+        boxes, scores, groups = (context[name] for name in node.inputs[:3])
+        _, conf_thres, iou_thres, max_det = node.inputs[3:]
+        top_left, bottom_right = mb.split(x=boxes, num_splits=2, axis=-1)
+        size = mb.sub(x=bottom_right, y=top_left)
+        centre = mb.mul(x=mb.add(x=top_left, y=bottom_right), y=0.5)
+        reach = mb.add(x=mb.reduce_max(x=mb.abs(x=boxes), axes=[1, 2], keep_dims=True), y=1.0)
+        apart = mb.mul(x=mb.expand_dims(x=mb.cast(x=groups, dtype="fp32"), axes=[-1]), y=mb.mul(x=reach, y=2.0))
+        _, _, indices, count = mb.non_maximum_suppression(
+            boxes=mb.concat(values=[mb.add(x=centre, y=apart), size], axis=-1),
+            scores=mb.expand_dims(x=scores, axes=[-1]),
+            iou_threshold=float(iou_thres),
+            score_threshold=float(conf_thres),
+            max_boxes=int(max_det),
+        )
+        used = mb.less(x=list(range(indices.shape[1])), y=count)  # the rest of `indices` is padding
+        flags = mb.scatter(
+            data=mb.fill(shape=[boxes.shape[1]], value=0.0),
+            indices=mb.maximum(x=mb.squeeze(x=indices, axes=[0]), y=0),
+            updates=mb.cast(x=used, dtype="fp32"),
+            axis=0,
+            mode="max",
+        )
+        context.add(mb.greater(x=mb.expand_dims(x=flags, axes=[0]), y=0.5, name=node.name))
+
+    register_torch_op(kept_by_nms, torch_alias=[NMS_OPERATOR], override=True)
+
+
+def _value(context: Any, name: Any) -> Any:
+    """A constant argument of an operator, which coremltools hands over as such or by name."""
+    return context[name].val if isinstance(name, str) else name
+
+
+def _save(model: Any, target: Path) -> Path:
+    """Write the package beside its place and move it there; an older one of that name goes."""
+    part = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:12]}{ENDING}")
+    try:
+        model.save(str(part))
+        shutil.rmtree(target, ignore_errors=True)
+        part.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _check(target: Path, job: ExportJob, tools: Any) -> None:
+    """Open the package again and compare its description with the job; nothing can run it except on macOS."""
+    described = describe_spec(open_model(target, tools, spec_only=True).get_spec(), str(target))
+    with torch.no_grad():
+        outputs = job.network(job.example)
+    shapes = [tuple(output.shape) for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+    wanted = (INPUT, job.options.imgsz, dict(zip(OUTPUTS, shapes, strict=False)), job.info)
+    found = (described.input_name, described.size_hw, described.outputs, described.info)
+    if wanted != found:
+        raise RuntimeError(f"{target}: written as {found}, wanted {wanted}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what coremltools says of versions it was not tested with, and its progress bars."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
