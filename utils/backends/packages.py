@@ -9,6 +9,10 @@ from typing import Any
 from utils.errors import InputError
 
 
+class MissingPackageError(InputError):
+    """An optional package is not installed."""
+
+
 def existing_file(file: str, include: str, *, folder: bool = False) -> Path:
     """The path of an exported file, or folder, that is there; else InputError.
 
@@ -24,7 +28,7 @@ def existing_file(file: str, include: str, *, folder: bool = False) -> Path:
 
 
 def import_runtime(package: str, *, needed_for: str, install: str = "") -> Any:
-    """Import an optional package; InputError with the pip line where it is absent.
+    """Import an optional package; MissingPackageError with the pip line where it is absent.
 
     Args:
         package: module to import.
@@ -36,5 +40,5 @@ def import_runtime(package: str, *, needed_for: str, install: str = "") -> Any:
     except ImportError as error:
         line = f"pip install {install or package}"
         if isinstance(error, ModuleNotFoundError) and error.name == package.partition(".")[0]:
-            raise InputError(f"{needed_for} need the package {package}: {line}") from error
+            raise MissingPackageError(f"{needed_for} need the package {package}: {line}") from error
         raise InputError(f"{needed_for}: the package {package} is broken ({error}); {line} again") from error

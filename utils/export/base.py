@@ -86,7 +86,11 @@ class ExportJob:
 
     def halved(self) -> ExportNetwork:
         """A copy of the network that takes FP16 pictures; it decodes in FP32, so its outputs are FP32."""
-        return copy.deepcopy(self.network).half()
+        network = copy.deepcopy(self.network).half()
+        for half, full in zip(network.modules(), self.network.modules(), strict=True):
+            if isinstance(half, Detect) and isinstance(full, Detect):
+                half.anchors, half.stride = full.anchors, full.stride
+        return network
 
 
 Exporter = Callable[[ExportJob], Path]  # writes the file or folder; InputError where settings or packages forbid it

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from utils.backends.packages import import_runtime
 from utils.boxes import xywh_to_xyxy
 
 ONNX_OP = "openyolov5::kept_by_nms"
@@ -95,7 +96,7 @@ def _shape_only(boxes: Tensor, scores: Tensor, *_: Any) -> Tensor:
 
 def onnx_translation() -> dict[Callable[..., Any], Callable[..., Any]]:
     """`custom_translation_table` for torch.onnx.export: the operator in terms of ONNX."""
-    from onnxscript import opset18 as op
+    op: Any = import_runtime("onnxscript", needed_for="ONNX exports").opset18
 
     def kept_in_onnx(
         boxes: Any, scores: Any, groups: Any, num_groups: int, conf_thres: float, iou_thres: float, max_det: int
@@ -104,10 +105,8 @@ def onnx_translation() -> dict[Callable[..., Any], Callable[..., Any]]:
         numbers = op.Constant(value_ints=list(range(num_groups)))
         own = op.Equal(op.Unsqueeze(groups, [1]), op.Reshape(numbers, [1, num_groups, 1]))  # (B, groups, N)
         group_scores = op.Where(own, op.Unsqueeze(scores, [1]), op.Constant(value_float=0.0))
-        selected = op.NonMaxSuppression(
-            boxes, group_scores, [max_det], [iou_thres], [conf_thres]
-        )  # picture, group, row
-        places = op.Gather(selected, [0, 2], axis=1)
+        selected = op.NonMaxSuppression(boxes, group_scores, [max_det], [iou_thres], [conf_thres])
+        places = op.Gather(selected, [0, 2], axis=1)  # of picture, group, row
         flags = op.Expand(op.Constant(value_float=0.0), op.Shape(scores))
         ones = op.Expand(op.Constant(value_float=1.0), op.Slice(op.Shape(places), [0], [1]))
         return op.Greater(op.ScatterND(flags, places, ones), op.Constant(value_float=0.5))

@@ -1,0 +1,107 @@
+"""TorchScript files run by PyTorch's interpreter."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torchvision  # noqa: F401 (registers the operator of NMS, which a file may call)
+from torch import Tensor
+
+from utils.backends.base import ExportedBackend
+from utils.backends.info import ModelInfo
+from utils.backends.packages import existing_file
+from utils.errors import InputError
+from utils.logging import LOGGER
+
+CONFIG_FILE = "config.txt"
+
+
+class TorchScriptBackend(ExportedBackend):
+    """A traced network, frozen: parameters are constants and what can be folded is folded."""
+
+    title = "TorchScript"
+
+    def __init__(
+        self,
+        file: str,
+        module: Any,
+        info: ModelInfo,
+        *,
+        device: torch.device,
+        fp16: bool = False,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
+        stored = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+        if fp16 and stored != torch.float16 and device.type == "cuda":
+            module, stored = module.half(), torch.float16
+        elif fp16 and stored != torch.float16:
+            LOGGER.warning(f"WARNING: --half is ignored: {file} was exported in FP32; export it with --half")
+        fixed_hw = None if info.dynamic else info.imgsz
+        super().__init__(file, info, device=device, names=names, dtype=stored, fixed_hw=fixed_hw)
+        self.module = module
+
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        """As `ExportedBackend.run`."""
+        with torch.inference_mode():
+            outputs = self.module(images)
+        return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def load_torchscript(
+    files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
+) -> TorchScriptBackend:
+    """The file on the device, in evaluation mode and frozen.
+
+    Raises:
+        InputError: no such file, or it is none of TorchScript.
+    """
+    path = existing_file(files[0], "torchscript")
+    extra = {CONFIG_FILE: ""}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's notes on the future of TorchScript
+        try:
+            module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise InputError(f"{files[0]}: {_reason(error)}; copy or export it again") from error
+        info = read_info(extra[CONFIG_FILE], files[0])
+        backend = TorchScriptBackend(files[0], module.eval(), info, device=device, fp16=fp16, names=names)
+        if list(module.parameters()):  # none where it was frozen when it was exported
+            backend.module = torch.jit.freeze(backend.module)
+    return backend
+
+
+def read_info(text: str | bytes, file: str) -> ModelInfo:
+    """The description in `config.txt`; of a file without, only the defaults are known.
+
+    Raises:
+        InputError: the text is no JSON mapping.
+    """
+    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    if not text:
+        return ModelInfo()
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        shown = " ".join(text.split())[:60]
+        raise InputError(
+            f"{file}: {CONFIG_FILE}: {shown!r} is not JSON (it is not evaluated); export it again"
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: {CONFIG_FILE}: expected a mapping, found {type(values).__name__}; export it again")
+    info, shape = ModelInfo.from_values(values, place=file), values.get("shape")
+    if info.imgsz or not isinstance(shape, list) or len(shape) != 4 or not all(isinstance(v, int) for v in shape):
+        return info
+    return replace(info, channels=shape[1], imgsz=(shape[2], shape[3]))  # as the original describes a fixed graph
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be opened."""
+    text = " ".join(str(error).split())
+    if "PytorchStreamReader" in text or "constants.pkl" in text or "archive" in text:
+        return "is damaged or no TorchScript file"
+    return f"torch {torch.__version__} cannot run it ({text[:160]})"

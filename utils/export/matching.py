@@ -1,0 +1,224 @@
+"""How far two runtimes are apart: their detections paired, their raw rows, their class scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from utils.boxes import xywh_to_xyxy
+from utils.nms import non_max_suppression
+
+RAW_ROWS = 100  # of highest score, compared one by one where nothing is detected
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What an export may be off by.
+
+    Attributes:
+        pixels: of a corner. score: of a detection. relative: of a whole output, mean error over mean size.
+        iou: a pair of boxes whose overlap is this close to the threshold may be suppressed or not.
+    """
+
+    pixels: float
+    score: float
+    relative: float
+    iou: float
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Settings of the suppression that both sides went through."""
+
+    conf: float = 0.25
+    iou: float = 0.45
+    max_det: int = 300
+    agnostic: bool = False
+
+
+@dataclass
+class Figures:
+    """Largest differences seen.
+
+    Attributes:
+        compared: detections that were paired.
+        pixels, score: of their corners and scores. relative: of whole outputs, where that was looked at.
+        problems: what exceeds the tolerance, a line each.
+    """
+
+    compared: int = 0
+    pixels: float = 0.0
+    score: float = 0.0
+    relative: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(
+            self.compared + other.compared,
+            max(self.pixels, other.pixels),
+            max(self.score, other.score),
+            max(self.relative, other.relative),
+            [*self.problems, *other.problems],
+        )
+
+    def text(self) -> str:
+        """One phrase for the log."""
+        if not self.compared and not self.relative:
+            return "nothing, but nothing is detected on the pictures either"
+        what = f"{self.compared} detections" if self.compared else "whole outputs, as nothing is detected"
+        relative = f", {self.relative:.2g} of the mean output" if self.relative else ""
+        return f"at most {self.pixels:.3g} px and {self.score:.2g} of score{relative} ({what})"
+
+
+def compare_detections(
+    reference: Tensor, found: Tensor | Sequence[Tensor], limits: Thresholds, tolerance: Tolerance, *, nm: int = 0
+) -> Figures:
+    """Pair the detections after suppression by class and place.
+
+    Suppression is a matter of thresholds, so a box close to one may come out on one side only. What survives with the
+    overlap threshold a little lower, as it is, and a little higher, with a score clear of its threshold, has to be
+    found; what is found has to survive with one of the three.
+
+    Args:
+        reference: (B, N, 5 + num_classes + nm) decoded rows of PyTorch.
+        found: such rows of the export, or its detections (n, 6), a tensor a picture.
+    """
+    if isinstance(found, Tensor):
+        found = _detections(found, limits, limits.iou, nm)
+    shifted = [min(max(limits.iou + shift, 0.0), 1.0) for shift in (-tolerance.iou, 0.0, tolerance.iou)]
+    variants = [_detections(_numbered(reference, nm), limits, iou, nm + 1) for iou in shifted]
+    figures = Figures()
+    for picture, rows in enumerate(found):
+        low, exact, high = (variant[picture] for variant in variants)
+        second = _second_classes(reference[picture], tolerance, nm)
+        possible = _possible((low, exact, high), second)
+        is_sure = torch.isin(exact[:, -1], low[:, -1]) & torch.isin(exact[:, -1], high[:, -1])
+        is_sure &= second[exact[:, -1].long()] < 0
+        is_sure &= exact[:, 4] > _clear_score(exact, limits, tolerance)
+        clear = rows[rows[:, 4] > _clear_score(rows, limits, tolerance)]
+        figures = figures + _paired(exact[is_sure], rows, tolerance, "PyTorch's detection", "is missing", counts=True)
+        figures = figures + _paired(clear, possible, tolerance, "a detection", "is none of PyTorch's", counts=False)
+    return figures
+
+
+def _detections(decoded: Tensor, limits: Thresholds, iou: float, nm: int) -> list[Tensor]:
+    return non_max_suppression(decoded, limits.conf, iou, agnostic=limits.agnostic, max_det=limits.max_det, nm=nm)
+
+
+def _numbered(decoded: Tensor, nm: int) -> Tensor:
+    """The rows with their numbers as one more column (exact in float32 up to 16 million)."""
+    numbers = torch.arange(decoded.shape[1], dtype=decoded.dtype).expand(decoded.shape[:2])
+    return torch.cat((decoded, numbers[..., None]), dim=-1)
+
+
+def _possible(variants: Sequence[Tensor], second_classes: Tensor) -> Tensor:
+    """Every row that one of the variants has, once; those of two nearly equal classes with the second one too.
+
+    Args:
+        second_classes: (N,) for each row of the picture the class it may have as well, or -1.
+    """
+    rows = torch.cat(list(variants))
+    first = {int(number): place for place, number in reversed(list(enumerate(rows[:, -1].tolist())))}
+    rows = rows[sorted(first.values())]
+    others = second_classes[rows[:, -1].long()]
+    flipped = rows[others >= 0].clone()
+    flipped[:, 5] = others[others >= 0].to(rows.dtype)
+    return torch.cat((rows, flipped))
+
+
+def _second_classes(decoded: Tensor, tolerance: Tolerance, nm: int) -> Tensor:
+    """(N,) the second class of each row where it scores nearly as much as the best, else -1."""
+    scores = decoded[:, 5 : decoded.shape[1] - nm] * decoded[:, 4:5]
+    if scores.shape[1] < 2:
+        return torch.full((len(decoded),), -1)
+    best = scores.topk(2, dim=1)
+    is_close = best.values[:, 0] - best.values[:, 1] < 2 * tolerance.score
+    return torch.where(is_close, best.indices[:, 1], -1)
+
+
+def _clear_score(rows: Tensor, limits: Thresholds, tolerance: Tolerance) -> float:
+    """Score from which a detection cannot be cut off on one side only, by the threshold or by `max_det`."""
+    full = len(rows) >= limits.max_det
+    lowest = max(limits.conf, float(rows[:, 4].min())) if full else limits.conf
+    return lowest + 2 * tolerance.score
+
+
+def _paired(
+    wanted: Tensor, others: Tensor, tolerance: Tolerance, subject: str, predicate: str, *, counts: bool
+) -> Figures:
+    """Pair each wanted detection with one of the others, nearest first; what stays alone is a problem."""
+    gaps = (wanted[:, None, :4] - others[None, :, :4]).abs().amax(dim=-1)  # (wanted, others)
+    gaps = gaps.masked_fill(wanted[:, None, 5] != others[None, :, 5], torch.inf).nan_to_num(nan=torch.inf)
+    figures = Figures()
+    alone = set(range(len(wanted)))
+    taken: set[int] = set()
+    for position in gaps.flatten().argsort().tolist():
+        first, second = divmod(position, len(others))
+        if first not in alone or second in taken or not torch.isfinite(gaps[first, second]):
+            continue
+        alone.discard(first)
+        taken.add(second)
+        figures = figures + _pair(wanted[first], others[second], float(gaps[first, second]), tolerance)
+    for row in sorted(alone):
+        where = ", ".join(f"{v:.0f}" for v in wanted[row, :4].tolist())
+        line = f"{subject} of class {int(wanted[row, 5])}, score {float(wanted[row, 4]):.2f}, at {where} {predicate}"
+        figures.problems.append(line)
+    if not counts:
+        figures.compared = 0
+    return figures
+
+
+def _pair(first: Tensor, second: Tensor, pixels: float, tolerance: Tolerance) -> Figures:
+    score = float((first[4] - second[4]).abs())
+    figures = Figures(1, pixels, score)
+    if not (pixels <= tolerance.pixels and score <= tolerance.score):
+        figures.problems.append(
+            f"a detection of class {int(first[5])} is off by {pixels:.3g} px and {score:.2g} of score, "
+            f"allowed are {tolerance.pixels:g} px and {tolerance.score:g}"
+        )
+    return figures
+
+
+def compare_raw(reference: Tensor, found: Tensor, tolerance: Tolerance, *, nm: int = 0) -> Figures:
+    """Compare decoded rows (B, N, 5 + num_classes + nm) that give no detection, in their order.
+
+    The rows of highest score one by one; sizes and scores of all rows by their relative error, since a network that
+    scores low everywhere would pass the absolute limit whatever it computes.
+    """
+    end = reference.shape[2] - nm
+    scores = reference[..., 4] * reference[..., 5:end].amax(dim=-1)
+    best = scores.topk(min(RAW_ROWS, scores.shape[1]), dim=1).indices[..., None]
+    expected, given = (
+        part.gather(1, best.expand(-1, -1, part.shape[2]))[..., :end].flatten(0, 1) for part in (reference, found)
+    )
+    pixels = float((xywh_to_xyxy(expected) - xywh_to_xyxy(given)).abs().max())
+    score = float((expected[:, 4:] - given[:, 4:]).abs().max())
+    relative = max(relative_error(reference[..., a:b], found[..., a:b]) for a, b in ((2, 4), (4, end)))
+    figures = Figures(0, pixels, score, relative)
+    if not (pixels <= tolerance.pixels and score <= tolerance.score and relative <= tolerance.relative):
+        figures.problems.append(
+            f"raw rows are off by {pixels:.3g} px, {score:.2g} of score and {relative:.2g} of their mean size, "
+            f"allowed are {tolerance.pixels:g} px, {tolerance.score:g} and {tolerance.relative:g}"
+        )
+    return figures
+
+
+def compare_scores(reference: Tensor, found: Tensor, tolerance: Tolerance) -> Figures:
+    """Compare the logits (B, num_classes) of a classifier by the probabilities they give."""
+    score = float((reference.softmax(1) - found.softmax(1)).abs().max())
+    relative = relative_error(reference, found)
+    figures = Figures(score=score, relative=relative)
+    if not (score <= tolerance.score and relative <= tolerance.relative):
+        figures.problems.append(
+            f"probabilities are off by {score:.2g}, logits by {relative:.2g} of their mean size, "
+            f"allowed are {tolerance.score:g} and {tolerance.relative:g}"
+        )
+    return figures
+
+
+def relative_error(reference: Tensor, found: Tensor) -> float:
+    """Mean error over mean size."""
+    return float((found - reference).abs().mean() / reference.abs().mean().clamp(min=1e-12))

@@ -1,0 +1,145 @@
+"""The comparison that follows every export: the file, opened by its runtime, against PyTorch on real pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.backends.base import Backend
+from utils.backends.packages import MissingPackageError
+from utils.backends.registry import find_format, load_backend
+from utils.errors import InputError
+from utils.export.base import ExportJob
+from utils.export.matching import Figures, Thresholds, Tolerance, compare_detections, compare_raw, compare_scores
+from utils.export.pictures import load_batch
+from utils.types import Suppressed
+
+FP32 = Tolerance(pixels=1.0, score=0.01, relative=1e-3, iou=0.02)
+FP16_SIDE, FP16_SCORE = 0.01, 0.02
+MAX_AP_DROP = 0.02
+Measure = Callable[[Callable[[Tensor], Any], tuple[int, int] | None], float]  # (network, its only size) -> mAP50-95
+
+
+class MismatchError(InputError):
+    """An exported file does not do what its checkpoint does."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the comparison gave.
+
+    Attributes:
+        text: for the log.
+        figures: the differences; None where nothing was compared.
+    """
+
+    text: str
+    figures: Figures | None = None
+
+
+def check_export(job: ExportJob, path: Path, *, measure: Measure | None = None) -> Report:
+    """Open the file and compare it with the network it was made from.
+
+    Args:
+        measure: mAP50-95 of a function on the user's data; decides on INT8 exports, whose differences are else
+            reported only.
+
+    Raises:
+        MismatchError: the differences exceed what the precision of the export explains; the message has the figures.
+        InputError: the file cannot be opened.
+    """
+    kind = find_format(str(path))
+    device = job.options.device if kind.gpu else torch.device("cpu")
+    if device.type == "cpu" and not kind.cpu:
+        return Report(f"not compared with PyTorch: {kind.title} runs on an accelerator, this export is on the CPU")
+    try:
+        backend = load_backend(path, device=device, fp16=job.options.half and device.type != "cpu")
+    except MissingPackageError as error:
+        return Report(f"not compared with PyTorch: {error}")
+    figures = compare(job, backend)
+    text = f"differs from PyTorch by {figures.text()}"
+    if job.options.int8:
+        return Report(text + _accuracy_text(job, path, backend, measure), figures)
+    if problems := figures.problems:
+        raise MismatchError(f"{path}: does not agree with PyTorch: {problems[0]} ({figures.text()}); the file is kept")
+    return Report(text, figures)
+
+
+@torch.inference_mode()
+def compare(job: ExportJob, backend: Backend) -> Figures:
+    """The differences on real pictures, of a dynamic graph in a second size too."""
+    tolerance = tolerance_of(job)
+    sizes = [job.options.imgsz]
+    if job.options.dynamic and backend.fixed_hw is None:
+        height, width = job.options.imgsz
+        sizes.append((height, max(width // 2 // job.info.stride, 1) * job.info.stride))
+    total = Figures()
+    for size_hw in sizes:
+        images = load_batch(job, size_hw)
+        reference = reference_outputs(job, images)
+        found = backend.forward(images.to(backend.device, backend.dtype))
+        total = total + compare_outputs(job, reference, found, tolerance)
+    return total
+
+
+def tolerance_of(job: ExportJob) -> Tolerance:
+    """How far an export of these settings may be off."""
+    if job.options.half or job.options.int8:
+        return Tolerance(pixels=FP16_SIDE * max(job.options.imgsz), score=FP16_SCORE, relative=0.03, iou=0.05)
+    return FP32
+
+
+def reference_outputs(job: ExportJob, images: Tensor) -> Sequence[Tensor]:
+    """What PyTorch makes of the pictures in FP32: decoded rows and further outputs, on the CPU."""
+    outputs = job.network.model(images.to(job.options.device))
+    return [output.float().cpu() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def compare_outputs(job: ExportJob, reference: Sequence[Tensor], found: Any, tolerance: Tolerance) -> Figures:
+    """The differences of one batch, in the way that suits the task."""
+    if isinstance(found, Suppressed):
+        options = job.options
+        limits = Thresholds(options.conf_thres, options.iou_thres, options.max_det, options.agnostic)
+        rows = [picture[picture[:, 4] > limits.conf] for picture in found.rows.float().cpu()]
+        return compare_detections(reference[0], rows, limits, tolerance)
+    outputs = [o.float().cpu() for o in ([found] if isinstance(found, Tensor) else found)]
+    if outputs[0].shape != reference[0].shape:
+        shapes = f"output of shape {tuple(outputs[0].shape)} instead of {tuple(reference[0].shape)}"
+        return Figures(problems=[shapes])
+    if reference[0].ndim == 2:
+        return compare_scores(reference[0], outputs[0], tolerance)
+    extra = len(reference) > 1 and reference[1].ndim == 4
+    nm = reference[1].shape[1] if extra else 0
+    figures = compare_detections(reference[0], outputs[0], Thresholds(), tolerance, nm=nm)
+    if not figures.compared:
+        figures = figures + compare_raw(reference[0], outputs[0], tolerance, nm=nm)
+    if extra:
+        figures = figures + _compare_prototypes(reference[1], outputs[1], tolerance)
+    return figures
+
+
+def _compare_prototypes(reference: Tensor, found: Tensor, tolerance: Tolerance) -> Figures:
+    """Mask prototypes (B, nm, H, W) by their relative error."""
+    error = ((found - reference).abs().mean() / reference.abs().mean().clamp(min=1e-12)).item()
+    wrong = not error <= tolerance.relative
+    return Figures(relative=error, problems=[f"prototypes are off by {error:.2%}"] if wrong else [])
+
+
+def _accuracy_text(job: ExportJob, path: Path, backend: Backend, measure: Measure | None) -> str:
+    """mAP before and after, for the log; MismatchError where too much is lost."""
+    if measure is None:
+        return "; its mAP was not measured, which needs --data"
+    before = measure(lambda images: job.network.model(images.to(job.options.device)), backend.fixed_hw)
+    after = measure(lambda images: backend.forward(images), backend.fixed_hw)
+    text = f"mAP50-95 {after:.3f}, PyTorch {before:.3f}"
+    if not before - after <= MAX_AP_DROP:
+        raise MismatchError(
+            f"{path}: INT8 loses {100 * (before - after):.1f} mAP points ({text}), more than "
+            f"{100 * MAX_AP_DROP:.0f}; calibrate on more pictures like those it will see, or leave --int8 out"
+        )
+    return f"; {text}"
