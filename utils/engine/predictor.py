@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from utils.boxes import undo_letterbox
 from utils.datasets.letterbox import letterbox
 from utils.device import Stopwatch
 from utils.nms import non_max_suppression
-from utils.tasks.base import images_to_device
+from utils.tasks.base import InputBuffer
 from utils.types import Batch, Letterbox, Prediction
 
 Fit = Callable[[np.ndarray], tuple[np.ndarray, Letterbox]]  # (H, W, C) -> (h, w, C) of the network input
@@ -89,6 +90,7 @@ class Predictor:
         self.backend, self.postprocess, self.augment = backend, postprocess, augment
         self.size_hw = backend.fixed_hw or size_hw
         self.fit = fit or self._letterbox
+        self._own = threading.local()  # a thread has its own input memory
         self.watches = tuple(Stopwatch(backend.device) for _ in range(3))
 
     @torch.inference_mode()
@@ -105,12 +107,17 @@ class Predictor:
         prepare, network, post = self.watches
         with prepare.running():
             batch = self._batch(frames, paths)
-            images = images_to_device(batch.images, self.backend.device, self.backend.dtype)
+            images = self._input_buffer().load(batch.images)
         with network.running():
             preds = self.backend.forward(images, augment=self.augment, visualize=visualize)
         with post.running():
             predictions = self.postprocess(preds, batch)
         return predictions, (int(images.shape[2]), int(images.shape[3]))
+
+    def _input_buffer(self) -> InputBuffer:
+        if not hasattr(self._own, "buffer"):
+            self._own.buffer = InputBuffer(self.backend.device, self.backend.dtype)
+        return self._own.buffer
 
     def _batch(self, frames: Sequence[np.ndarray], paths: Sequence[str]) -> Batch:
         fitted = [self.fit(frame) for frame in frames]

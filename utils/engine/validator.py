@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from utils.device import Stopwatch
 from utils.engine.meters import LossMeter
-from utils.tasks.base import Evaluator, Sink, StepLoader, Task, images_to_device
+from utils.tasks.base import Evaluator, InputBuffer, Sink, StepLoader, Task
 from utils.types import EvalResult
 
 
@@ -76,6 +76,7 @@ def validate(
     watches = [Stopwatch(device) for _ in range(3)]
     precision: Any = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
     meter = LossMeter(task.loss_names)
+    buffer = InputBuffer(device, dtype)
     images_seen = 0
     for batches in tqdm(loader, desc=progress, disable=progress is None, total=len(loader), dynamic_ncols=True):
         for batch in batches:
@@ -83,7 +84,7 @@ def validate(
                 before_batch()
             with watches[0].running():
                 on_device = batch.to(device, non_blocking=True)
-                images = images_to_device(on_device.images, device, dtype)
+                images = buffer.load(on_device.images)
             with watches[1].running(), precision:
                 preds = model(images, augment=True) if augment else model(images)
             measured = None if augment else task.losses(preds, on_device)

@@ -138,6 +138,24 @@ class Steps:
         return (list(batches) for batches in zip(*self.loaders, strict=False))
 
 
+class InputBuffer:
+    """As `images_to_device`, into memory that is kept from batch to batch: new memory costs more than the conversion.
+
+    What it gives is overwritten at the next call, so it serves passes without gradients.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.device, self._memory = device, torch.empty(0, dtype=dtype, device=device)
+
+    def load(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> channels_last float in [0, 1]."""
+        if self._memory.numel() < images.numel():
+            self._memory = self._memory.new_empty(images.numel())
+        batch, channels, height, width = images.shape
+        pixels = self._memory[: images.numel()].view(batch, height, width, channels).permute(0, 3, 1, 2)
+        return pixels.copy_(images, non_blocking=True).div_(255)
+
+
 def images_to_device(images: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """(B, C, H, W) uint8 -> channels_last float in [0, 1]; divided on `device`, so a quarter of the bytes travels."""
     images = images.to(device, non_blocking=True)
