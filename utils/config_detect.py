@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +19,26 @@ def _at_least_one(text: str) -> int:
     return value
 
 
+def _seconds(text: str) -> float:
+    """argparse type: a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{value:g} is not a number of seconds")
+    return value
+
+
 @dataclass(frozen=True)
 class DetectConfig(BaseConfig):
-    """Draw the objects that a model finds in pictures and videos."""
+    """Draw the objects that a model finds in pictures, videos and streams."""
 
-    weights: list[str] = option(["yolov5s.pt"], "--weights", nargs="+", help="model file; several form an ensemble")
-    source: str = option("data/images", "--source", help="picture, video, folder, glob, or .txt list of files")
+    weights: list[str] = option(
+        ["yolov5s.pt"], "--weights", nargs="+", help="model file or Triton URL; several .pt files form an ensemble"
+    )
+    source: str = option(
+        "data/images",
+        "--source",
+        help="picture, video, folder, glob, list, URL, webcam number, screen, or - (see docs/sources.md)",
+    )
     data: str = option("data/coco128.yaml", "--data", help="data set YAML, for class names of files without any")
     imgsz: list[int] = option(
         [640], *IMG_FLAGS, nargs="+", type=_at_least_one, help="network input in pixels: side, or height and width"
@@ -56,14 +71,16 @@ class DetectConfig(BaseConfig):
     )
     hide_labels: bool = switch("--hide-labels", help="draw boxes without text")
     hide_conf: bool = switch("--hide-conf", help="leave the score out of the text")
-    half: bool = switch("--half", help="FP16 inference (CUDA)")
-    dnn: bool = switch("--dnn", help="not yet: OpenCV DNN for ONNX files")
-    vid_stride: int = option(1, "--vid-stride", type=_at_least_one, help="take every Nth frame of a video")
+    half: bool = switch("--half", help="FP16 inference on CUDA; the CPU computes in FP32, with a warning")
+    dnn: bool = switch("--dnn", help="run ONNX files by OpenCV instead of onnxruntime")
+    vid_stride: int = option(1, "--vid-stride", type=_at_least_one, help="take every Nth frame of a video or stream")
+    watch: bool = switch("--watch", help="go on with new files of a folder or glob until Ctrl-C")
+    stream_timeout: float = option(
+        60.0, "--stream-timeout", type=_seconds, help="end when no stream sent a frame for so many seconds; 0: never"
+    )
 
     def check(self) -> DetectConfig:
         """The same settings with single values as lists; InputError for one that cannot be used."""
-        if self.dnn:
-            raise InputError("--dnn: ONNX files are not supported yet; give a .pt checkpoint and leave the flag out")
         weights = [str(self.weights)] if isinstance(self.weights, str | Path) else [str(w) for w in self.weights]
         imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz)
         classes = [self.classes] if isinstance(self.classes, int) else self.classes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,11 @@ import torch
 import detect
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.yolo import DetectionModel, SegmentationModel
+from tests.live_servers import MjpegServer, RtspServer
+from utils.config import ROOT
+from utils.config_detect import DetectConfig
 from utils.datasets.image_io import imwrite, read_image
+from utils.engine.detect_run import names_of_data
 from utils.errors import InputError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -98,7 +104,11 @@ def test_a_folder_with_a_broken_picture(weights: Path, tmp_path: Path, run_scrip
     ("source", "message"),
     [
         pytest.param("nowhere.jpg", "error: --source nowhere.jpg: there is no such file or folder", id="wrong-path"),
-        pytest.param("0", "error: --source: 0: webcams cannot be read yet", id="webcam"),
+        pytest.param("96", "error: webcam 96: cannot be opened: there is no such camera", id="webcam"),
+        pytest.param(
+            "http://127.0.0.1:1/live", "error: HTTP stream http://127.0.0.1:1/live: cannot be op", id="stream"
+        ),
+        pytest.param("screen 1 2", "error: --source screen 1 2: expected screen [N] [left", id="screen"),
     ],
 )
 def test_sources_that_cannot_be_used(source: str, message: str, tmp_path: Path, run_script: Run) -> None:
@@ -215,6 +225,150 @@ def test_update_strips_the_checkpoint(weights: Path, tmp_path: Path) -> None:
     detect.run(weights=copy, source=picture(tmp_path / "a.png"), update=True, nosave=True, **OPTIONS)
     assert copy.stat().st_size < weights.stat().st_size
     assert load_checkpoint(copy).epoch == -1
+
+
+def test_only_checkpoints_can_be_stripped() -> None:
+    with pytest.raises(InputError, match=r"--update: strips \.pt checkpoints, not model\.onnx"):
+        detect.run(weights="model.onnx", update=True, **OPTIONS)
+
+
+def test_files_without_names_get_those_of_the_data(tmp_path: Path) -> None:
+    assert (names_of_data(DetectConfig()) or {})[0] == "person"
+    assert names_of_data(DetectConfig(data="gone.yaml")) is None
+    (tmp_path / "mine.yaml").write_text("train: a\nval: b\nnames: [bolt, nut]\n")
+    config = DetectConfig.from_kwargs(data=str(tmp_path / "mine.yaml"))
+    assert names_of_data(config) == {0: "bolt", 1: "nut"}
+    with pytest.raises(InputError, match=r"gone\.yaml"):
+        names_of_data(DetectConfig.from_kwargs(data="gone.yaml"))
+
+
+def test_line_thickness_labels_and_scores_change_the_drawing_only(weights: Path, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png", (96, 128))
+    looks: list[dict[str, object]] = [{}, {"line_thickness": 9}, {"hide_labels": True}, {"hide_conf": True}]
+    drawings, texts = [], []
+    for number, look in enumerate(looks):
+        options = {**OPTIONS, **look, "save_txt": True, "project": tmp_path, "name": f"run{number}"}
+        detect.run(weights=weights, source=source, **options)
+        drawings.append(read_image(tmp_path / f"run{number}/a.png"))
+        texts.append((tmp_path / f"run{number}/labels/a.txt").read_text())
+    assert len(set(texts)) == 1
+    assert all((a != b).any() for i, a in enumerate(drawings) for b in drawings[i + 1 :])
+
+
+# -- live sources -----------------------------------------------------------------------------------------------------
+
+
+class Running:
+    """detect.py in a process of its own, whose log can be waited for and which is ended by Ctrl-C."""
+
+    def __init__(self, *arguments: object, cwd: Path, stdin: int | None = None) -> None:
+        command = [sys.executable, str(ROOT / "detect.py"), *map(str, arguments)]
+        self.process = subprocess.Popen(command, cwd=cwd, stdin=stdin, stderr=subprocess.PIPE, text=True)
+        self.log: list[str] = []
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        """Read the log until `text` has been in so many further lines."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            times -= text in line
+            if not times:
+                return
+        pytest.fail(f"no {text!r} in:\n{''.join(self.log)}")
+
+    def interrupt(self) -> int:
+        """Ctrl-C; the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        self.log.append(self.process.communicate(timeout=30)[1])
+        return self.process.returncode
+
+
+no_signals = pytest.mark.skipif(sys.platform == "win32", reason="sends Ctrl-C as POSIX does")
+
+
+@no_signals
+def test_two_streams_one_cut_and_ctrl_c(weights: Path, tmp_path: Path) -> None:
+    with MjpegServer() as web, RtspServer(size_hw=(64, 96)) as camera:
+        (tmp_path / "two.streams").write_text(f"{web.url}\n{camera.url}\n")
+        flags = (*FLAGS, "--save-csv", "--save-crop", "--project", tmp_path)
+        with Running("--weights", weights, "--source", "two.streams", *flags, cwd=tmp_path) as run:
+            run.wait_for("HTTP stream 1/2 (frame ", 5)
+            run.wait_for("RTSP stream 2/2 (frame ", 5)
+            camera.cut()
+            run.wait_for(f"WARNING: RTSP stream {camera.url}: lost after ")
+            run.wait_for("HTTP stream 1/2 (frame ", 3)
+            camera.resume()
+            run.wait_for("RTSP stream 2/2 (frame ", 3)
+            assert run.interrupt() == 0, run.log
+    assert f"Results saved to {tmp_path / 'exp'}" in run.log[-1] and "Traceback" not in run.log[-1]
+    names = [f"127_0_0_1_{server.server_address[1]}_live" for server in (web, camera)]
+    assert sorted(p.name for p in (tmp_path / "exp").glob("*.mp4")) == sorted(f"{name}.mp4" for name in names)
+    for name, (height, width) in zip(names, [(96, 128), (64, 96)], strict=True):
+        capture = cv2.VideoCapture(str(tmp_path / f"exp/{name}.mp4"))
+        shape = [capture.get(p) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+        assert shape == [width, height] and capture.get(cv2.CAP_PROP_FRAME_COUNT) >= 3
+        capture.release()
+
+
+@no_signals
+def test_a_silent_server_does_not_hold_up_ctrl_c(weights: Path, tmp_path: Path) -> None:
+    with RtspServer() as camera:
+        with Running("--weights", weights, "--source", camera.url, *FLAGS, "--nosave", cwd=tmp_path) as run:
+            run.wait_for("RTSP stream 1/1 (frame ", 2)
+            camera.stall()
+            assert run.interrupt() == 0, run.log
+        assert "ended by Ctrl-C" in run.log[-1]
+
+
+def test_streams_that_stay_dead_end_the_run_with_status_1(weights: Path, tmp_path: Path) -> None:
+    flags = (*FLAGS, "--nosave", "--stream-timeout", "0.5")
+    with MjpegServer() as web, Running("--weights", weights, "--source", web.url, *flags, cwd=tmp_path) as run:
+        run.wait_for("HTTP stream 1/1 (frame ", 2)
+        web.cut()
+        run.wait_for("no frame from any of 1 streams for ")
+        assert run.process.wait(30) == 1
+
+
+@no_signals
+def test_a_watched_folder_from_the_command_line(weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "in/a.png")
+    flags = (*FLAGS, "--watch", "--project", tmp_path / "in", "--save-txt")
+    with Running("--weights", weights, "--source", "in", *flags, cwd=tmp_path) as run:
+        run.wait_for("image 1 in/a.png: ")
+        picture(tmp_path / "in/b.png")
+        run.wait_for("image 2 in/b.png: ")
+        assert run.interrupt() == 0, run.log
+    assert files(tmp_path / "in/exp") == ["a.png", "b.png", "labels/a.txt", "labels/b.txt"]
+
+
+def test_a_list_on_standard_input(weights: Path, tmp_path: Path) -> None:
+    flags = (*FLAGS, "--project", tmp_path)
+    with Running("--weights", weights, "--source", "-", *flags, cwd=tmp_path, stdin=subprocess.PIPE) as run:
+        assert run.process.stdin is not None
+        run.process.stdin.write(f"{picture(tmp_path / 'a.png')}\n")
+        run.process.stdin.flush()
+        run.wait_for("image 1 ")
+        run.process.stdin.close()
+        assert run.process.wait(30) == 0
+    assert files(tmp_path / "exp") == ["a.png"]
+
+
+def test_nothing_on_standard_input(weights: Path, tmp_path: Path) -> None:
+    flags = (*FLAGS, "--nosave")
+    with Running("--weights", weights, "--source", "-", *flags, cwd=tmp_path, stdin=subprocess.DEVNULL) as run:
+        assert run.process.wait(60) == 2
+        assert run.process.stderr is not None
+        assert "there were no paths on standard input" in run.process.stderr.read()
 
 
 def test_a_segmentation_model_is_refused(tmp_path: Path) -> None:

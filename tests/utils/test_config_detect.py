@@ -36,7 +36,7 @@ def test_flags_and_their_prefixes(argv: list[str], field: str, value: object) ->
     assert getattr(DetectConfig.from_args(argv).check(), field) == value
 
 
-@pytest.mark.parametrize("flag", ["--conf-thres=1.5", "--imgsz=0", "--save-format=2", "--vid-stride=0", "--nope"])
+@pytest.mark.parametrize("flag", ["--conf-thres=1.5", "--imgsz=0", "--save-format=2", "--vid-stride=0", "--stream-timeout=-1", "--nope"])
 def test_wrong_values_end_with_status_2(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         DetectConfig.from_args([flag])
@@ -53,7 +53,6 @@ def test_python_values_may_be_single() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"dnn": True}, "--dnn: ONNX files are not supported yet"),
         ({"imgsz": [1, 2, 3]}, "--imgsz 1 2 3: expected a side, or height and width"),
         ({"visualize": True, "weights": ["a.pt", "b.pt"]}, "--visualize shows the layers of one model"),
         ({"visualize": True, "augment": True}, "--visualize shows the layers of one pass"),

@@ -1,188 +1,191 @@
-"""What detect.py reads: pictures and videos named one by one, by folder, by glob or in a list file."""
+"""What a `--source` value names: files, folders, globs, lists, addresses, webcams, the screen, standard input."""
 
 from __future__ import annotations
 
 import glob
+import os
 import re
-from collections.abc import Iterator
+import sys
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
-import cv2
-import numpy as np
-
-from utils.datasets.image_io import IMAGE_SUFFIXES, ImageError, fit_channels, read_image
+from utils.datasets.arriving import PathLines, WatchedFiles
+from utils.datasets.frames import MEDIA_SUFFIXES, Source, known_formats
+from utils.datasets.live import LiveAddress, is_download, parse_address
+from utils.datasets.media import MediaSource
+from utils.datasets.screen import ScreenSource, is_screen
+from utils.datasets.streams import StreamSource, Timing
+from utils.downloads import fetch
 from utils.errors import InputError
-from utils.logging import LOGGER
 
-VIDEO_SUFFIXES = frozenset({".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".wmv"})
-MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-DEFAULT_FPS = 30.0
-COMPLETE_SHARE = 0.9  # containers give the number of frames as an estimate, so a few missing ones mean nothing
-_LIVE_SOURCES = (
-    (re.compile(r"\d+"), "webcams"),
-    (re.compile(r"screen(\s+\d+)*"), "screen capture"),
-    (re.compile(r"(www\.)?(youtube\.com|youtu\.be)/.*"), "YouTube videos"),
-    (re.compile(r"[a-z][a-z0-9+.-]*://.*"), "streams and URLs"),
-    (re.compile(r".*\.streams"), "stream lists"),
-    (re.compile(r"-"), "lists on standard input"),
-)
+STDIN = "-"
+DOWNLOAD_BYTES, DOWNLOAD_SECONDS = 2e9, 1800.0  # limits of an address that is downloaded first
 
 
 @dataclass(frozen=True)
-class SourceFrame:
-    """One picture to look at, and where it comes from.
+class SourceOptions:
+    """How a source is read.
 
     Attributes:
-        path: the picture or video file.
-        frame: (H, W, C) uint8; C = 3 is BGR.
-        heading: how the log names it, such as `video 1/2 (7/90) clip.mp4`.
-        number: position in the video, from 1; None for a picture.
-        fps: frames per second that play the taken frames at the video's speed; 0 for a picture.
+        vid_stride: take every Nth frame of videos and streams.
+        watch: look for new files in a folder or glob until the user ends the run.
+        decode_threads: of a video file's decoder; 0 leaves it the choice.
+        timing: how long streams are waited for.
     """
 
-    path: str
-    frame: np.ndarray
-    heading: str
-    number: int | None = None
-    fps: float = 0.0
+    vid_stride: int = 1
+    watch: bool = False
+    decode_threads: int = 0
+    timing: Timing = Timing()
 
 
-class MediaSource:
-    """Iterates the frames of picture and video files; a damaged file is named, counted and passed over.
+def open_source(source: str, options: SourceOptions | None = None) -> Source:
+    """The source that a `--source` value names, opened; close it.
 
-    Args:
-        files: pictures and videos, in the order to be read.
-        vid_stride: take every Nth frame of a video.
-        channels: channels of the network input.
-
-    Attributes:
-        problems: one line for each file that could not be used (fully), filled while iterating.
-    """
-
-    def __init__(self, files: list[str], *, vid_stride: int = 1, channels: int = 3) -> None:
-        self.files, self.vid_stride, self.channels = files, vid_stride, channels
-        self.problems: list[str] = []
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __iter__(self) -> Iterator[SourceFrame]:
-        for position, path in enumerate(self.files, start=1):
-            place = f"{position}/{len(self.files)}"
-            try:
-                if is_video(path):
-                    yield from self._video_frames(path, place)
-                else:
-                    yield SourceFrame(path, read_image(path, channels=self.channels), f"image {place} {path}")
-            except ImageError as error:
-                LOGGER.warning(f"WARNING: passed over {error}")
-                self.problems.append(str(error))
-
-    def _video_frames(self, path: str, place: str) -> Iterator[SourceFrame]:
-        """Every `vid_stride`-th frame from the first; ImageError where the video cannot be read or breaks off."""
-        if not Path(path).is_file():
-            raise ImageError(path, "No such file")
-        capture = cv2.VideoCapture(path)
-        try:
-            if not capture.isOpened():
-                raise ImageError(path, "damaged, or not a video in a known format")
-            total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-            fps = capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
-            number = 0
-            while capture.grab():
-                number += 1
-                if (number - 1) % self.vid_stride:
-                    continue
-                decoded, frame = capture.retrieve()
-                if decoded:
-                    heading = f"video {place} ({number}/{total or '?'}) {path}"
-                    frame = fit_channels(frame, self.channels, path)
-                    yield SourceFrame(path, frame, heading, number, fps / self.vid_stride)
-        finally:
-            capture.release()
-        if number < total * COMPLETE_SHARE or not number:
-            raise ImageError(path, f"breaks off after frame {number} of {total}")
-
-
-def open_source(source: str, *, vid_stride: int = 1, channels: int = 3) -> MediaSource:
-    """The source that a `--source` value names.
+    Digits, `screen` and `-` are a webcam, the screen and standard input even where a file has that name.
 
     Raises:
-        InputError: nothing there, no picture or video among it, or a kind of source that is not offered yet.
+        InputError: nothing there, no picture or video among it, no stream that can be opened, or a package is missing.
     """
-    return MediaSource(find_media(source), vid_stride=vid_stride, channels=channels)
+    options, source = options or SourceOptions(), source.strip()
+    if not source:
+        raise InputError("--source is empty; give a file, a folder, a glob, a stream or a .txt list")
+    if options.watch and not (Path(source).is_dir() or glob.has_magic(source)):
+        raise InputError(f"--watch: {source} is neither a folder nor a glob; leave the flag out")
+    if is_screen(source):
+        return ScreenSource(source)
+    if source == STDIN:
+        lines = PathLines(_stdin_descriptor())
+        return _media(lines, options, on_close=(lines.close,))
+    if not Path(source).exists() and is_download(source):
+        return _downloaded(source, options)
+    address = parse_address(source) if source.isdecimal() or not Path(source).exists() else None
+    addresses = [address] if address else _listed_streams(Path(source))
+    if addresses:
+        return StreamSource(addresses, vid_stride=options.vid_stride, timing=options.timing)
+    if options.watch:
+        watched = WatchedFiles(partial(_list_files, source))
+        return _media(watched, options, endless=True, on_close=(watched.close,))
+    return _media(find_media(source), options)
 
 
 def find_media(source: str) -> list[str]:
-    """Pictures and videos of a file, folder (not its subfolders), glob or list file; sorted within folder and glob."""
-    source = source.strip()
-    if not source:
-        raise InputError("--source is empty; give a file, a folder, a glob or a .txt list of files")
+    """Pictures and videos of a file, folder (not its subfolders), glob or list file; sorted within folder and glob.
+
+    Raises:
+        InputError: nothing there, or no picture or video among it.
+    """
     path = Path(source)
-    if not path.exists():
-        _refuse_live(source)
+    if path.is_dir() or (glob.has_magic(source) and not path.exists()):
+        if found := _list_files(source):
+            return found
+        raise InputError(
+            f"{source}: the {'folder' if path.is_dir() else 'glob'} has no pictures or videos; {known_formats()}"
+        )
+    if not path.is_file():
+        raise InputError(f"--source {source}: there is no such file or folder")
+    if path.suffix.lower() == ".txt":
+        return _read_list(path)
+    if path.suffix.lower() not in MEDIA_SUFFIXES:
+        raise InputError(f"{source}: {path.suffix or 'no suffix'} is no format known here; {known_formats()}")
+    return [source]
+
+
+def _list_files(source: str) -> list[str]:
+    """Pictures and videos directly in a folder, or of a glob, sorted."""
+    path = Path(source)
     if path.is_dir():
-        return _media_among((str(p) for p in path.iterdir() if p.is_file()), f"{source}: the folder")
-    if path.is_file():
-        if path.suffix.lower() == ".txt":
-            return _read_list(path)
-        if path.suffix.lower() not in MEDIA_SUFFIXES:
-            raise InputError(f"{source}: {path.suffix or 'no suffix'} is no format known here; {_known_formats()}")
-        return [source]
-    if glob.has_magic(source):
+        paths = (str(p) for p in path.iterdir() if p.is_file())
+    else:
         matches = glob.glob(source, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
-        return _media_among((p for p in matches if Path(p).is_file()), f"{source}: the glob")
-    raise InputError(f"--source {source}: there is no such file or folder")
+        paths = (p for p in matches if Path(p).is_file())
+    return sorted(p for p in paths if Path(p).suffix.lower() in MEDIA_SUFFIXES)
 
 
-def is_video(path: str) -> bool:
-    """Whether the suffix is one of a video."""
-    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+def _media(files: Iterable[str], options: SourceOptions, **more: object) -> MediaSource:
+    return MediaSource(
+        files,
+        vid_stride=options.vid_stride,
+        decode_threads=options.decode_threads,
+        **more,  # type: ignore[arg-type]
+    )
 
 
-def _media_among(paths: Iterator[str], place: str) -> list[str]:
-    found = sorted(p for p in paths if Path(p).suffix.lower() in MEDIA_SUFFIXES)
+def _downloaded(url: str, options: SourceOptions) -> MediaSource:
+    """The file of an address, in a temporary folder that goes with the source."""
+    folder = tempfile.TemporaryDirectory(prefix="openyolov5-")
+    name = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", unquote(PurePosixPath(urlsplit(url).path).name))
+    try:
+        file = fetch(url, Path(folder.name) / name, max_bytes=DOWNLOAD_BYTES, max_seconds=DOWNLOAD_SECONDS)
+    except BaseException:
+        folder.cleanup()
+        raise
+    return _media([str(file)], options, titles={str(file): url}, on_close=(folder.cleanup,))
+
+
+def _stdin_descriptor() -> int:
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError) as error:
+        raise InputError("--source -: there is no standard input to read paths from") from error
+
+
+def _listed_streams(path: Path) -> list[LiveAddress]:
+    """The streams of a list: any .streams file, and a .txt file that names streams only; [] for everything else.
+
+    Entries are separated by white space; lines that start with `#` are left out.
+
+    Raises:
+        InputError: a .streams file that is missing, empty or names something else.
+    """
+    always = path.suffix.lower() == ".streams"
+    if not always and path.suffix.lower() != ".txt":
+        return []
+    if not path.is_file():
+        if not always:
+            return []
+        raise InputError(f"--source {path}: there is no such list of streams")
+    entries = [(f"{path}:{n}", word) for n, line in _lines_of(path) for word in line.split()]
+    found = [(place, word, parse_address(word, place=place)) for place, word in entries]
+    if not always and not (found and all(address and not is_download(word) for _, word, address in found)):
+        return []
+    if wrong := next(((place, word) for place, word, address in found if address is None), None):
+        raise InputError(f"{wrong[0]}: {wrong[1]}: neither a webcam number nor the address of a stream")
     if not found:
-        raise InputError(f"{place} has no pictures or videos; {_known_formats()}")
-    return found
+        raise InputError(f"{path}: names no streams; write one address a line")
+    return [address for _, _, address in found if address is not None]
+
+
+def _lines_of(listing: Path) -> list[tuple[int, str]]:
+    """Number and text of the lines that are neither empty nor start with `#`."""
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{listing}: cannot be read as a list: {error}") from error
+    numbered = enumerate((line.strip() for line in lines), start=1)
+    return [(n, line) for n, line in numbered if line and not line.startswith("#")]
 
 
 def _read_list(listing: Path) -> list[str]:
     """Paths of a list file, one a line, relative to the list's folder or else to the working directory.
 
-    Empty lines and lines that start with `#` are left out; a file that is missing shows up when it is to be read.
+    A file that is missing shows up when it is to be read.
     """
-    try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{listing}: cannot be read as a list of files: {error}") from error
     files = []
-    for number, line in enumerate(lines, start=1):
-        entry = line.strip()
-        if not entry or entry.startswith("#"):
-            continue
+    for number, entry in _lines_of(listing):
         beside = listing.parent / entry
-        path = beside if beside.exists() else Path(entry)
-        if not path.exists():
-            _refuse_live(entry, f"{listing}:{number}")
+        path = beside if os.path.exists(beside) else Path(entry)  # noqa: PTH110 - an address is no path, and no error
+        if not path.exists() and is_download(entry):
+            raise InputError(f"{listing}:{number}: {entry}: a list names files; give an address to --source by itself")
+        if not path.exists() and parse_address(entry, place=f"{listing}:{number}"):
+            raise InputError(f"{listing}:{number}: {entry}: a list names either files or streams, not both")
         if path.suffix.lower() not in MEDIA_SUFFIXES:
-            raise InputError(f"{listing}:{number}: {entry}: neither a picture nor a video; {_known_formats()}")
+            raise InputError(f"{listing}:{number}: {entry}: neither a picture nor a video; {known_formats()}")
         files.append(str(path))
     if not files:
         raise InputError(f"{listing}: names no pictures or videos; write one path a line")
     return files
-
-
-def _refuse_live(source: str, place: str = "--source") -> None:
-    """InputError for sources that come later."""
-    for pattern, kind in _LIVE_SOURCES:
-        if pattern.fullmatch(source.lower()):
-            raise InputError(
-                f"{place}: {source}: {kind} cannot be read yet; give a file, a folder, a glob or a .txt list of files"
-            )
-
-
-def _known_formats() -> str:
-    pictures, videos = (" ".join(sorted(s[1:] for s in kinds)) for kinds in (IMAGE_SUFFIXES, VIDEO_SUFFIXES))
-    return f"pictures: {pictures}; videos: {videos}"

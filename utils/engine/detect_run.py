@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,16 @@ from torch import nn
 from models.checkpoint import find_weights, strip_checkpoint
 from models.yolo import check_image_size
 from utils.backends.base import Backend, Visitor
-from utils.backends.registry import load_backend
+from utils.backends.registry import PYTORCH, find_format, load_backend
 from utils.config import ROOT
 from utils.config_detect import DetectConfig
-from utils.datasets.sources import MediaSource, SourceFrame, open_source
+from utils.datasets.frames import Source, SourceFrame
+from utils.datasets.media import MediaSource
+from utils.datasets.sources import SourceOptions, open_source
+from utils.datasets.spec import read_spec
+from utils.datasets.streams import Timing
 from utils.device import describe_device, select_device
+from utils.engine.pipeline import BackgroundWriter, read_ahead, write_all
 from utils.engine.predictor import DetectionPostprocess, Predictor
 from utils.engine.results import DrawStyle, Result
 from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, WindowViewer, Writer
@@ -51,29 +56,59 @@ def detect(config: DetectConfig) -> DetectSummary:
     config = config.check()
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
-    open_source(source_path(config.source))  # a wrong path is told before the model is loaded
-    backend = load_backend(config.weights, device=device, fp16=config.half)
-    source = open_source(source_path(config.source), vid_stride=config.vid_stride, channels=backend.channels)
-    predictor = build_predictor(config, backend)
-    with ExitStack() as stack:
+    check_update(config)
+    options = SourceOptions(config.vid_stride, config.watch, timing=Timing(give_up_s=config.stream_timeout))
+    with closing(open_source(source_path(config.source), options)) as source:  # a wrong one costs no model to be loaded
+        names = None if is_pytorch(config) else names_of_data(config)
+        backend = load_backend(config.weights, device=device, fp16=config.half, names=names, dnn=config.dnn)
+        predictor = build_predictor(config, backend)
         style = DrawStyle(config.line_thickness, config.hide_labels, config.hide_conf)
-        viewers: list[Writer] = [WindowViewer(style)] if config.view_img else []
-        save_dir = choose_run_folder(config)
-        writers = viewers + build_writers(config, style, save_dir)
-        for writer in writers:
-            stack.callback(writer.close)
-        pictures = run_pictures(source, predictor, writers, save_dir if config.visualize else None)
-    if config.update:
-        for file in config.weights:
-            strip_checkpoint(find_weights(file))
-    report(source, predictor, save_dir, pictures)
-    return DetectSummary(save_dir, pictures, tuple(source.problems))
+        with ExitStack() as stack:
+            viewers: list[Writer] = [WindowViewer(style)] if config.view_img else []
+            for viewer in viewers:
+                stack.callback(viewer.close)
+            save_dir = choose_run_folder(config)
+            if save_dir is not None and isinstance(source, MediaSource):
+                source.leave_out(save_dir)
+            writers = build_writers(config, style, save_dir)
+            features_dir = save_dir if config.visualize else None
+            pictures = run_pictures(source, predictor, writers, viewers=viewers, features_dir=features_dir)
+        if config.update:
+            for file in config.weights:
+                strip_checkpoint(find_weights(file))
+        report(source, predictor, save_dir, pictures)
+        return DetectSummary(save_dir, pictures, tuple(source.problems))
 
 
 def source_path(source: str) -> str:
     """The source, looked for below the repository where it is not below the working directory."""
     ours = ROOT / source
-    return str(ours) if not Path(source).exists() and ours.exists() else source
+    return str(ours) if source.strip() and not Path(source).exists() and ours.exists() else source
+
+
+def is_pytorch(config: DetectConfig) -> bool:
+    """Whether the weights are checkpoints, which know their class names and can be stripped."""
+    return all(find_format(file) is PYTORCH for file in config.weights)
+
+
+def check_update(config: DetectConfig) -> None:
+    """InputError for --update of files that hold no training state."""
+    if config.update and not is_pytorch(config):
+        raise InputError(f"--update: strips .pt checkpoints, not {config.weights[0]}; leave the flag out")
+
+
+def names_of_data(config: DetectConfig) -> dict[int, str] | None:
+    """Class names of the --data YAML; None where it is the default one and not there.
+
+    Raises:
+        InputError: the YAML was asked for and cannot be used.
+    """
+    try:
+        return read_spec(config.data).names
+    except InputError:
+        if "data" in config.given:
+            raise
+        return None
 
 
 def build_predictor(config: DetectConfig, backend: Backend) -> Predictor:
@@ -120,34 +155,66 @@ def build_writers(config: DetectConfig, style: DrawStyle, save_dir: Path | None)
 
 
 def run_pictures(
-    source: MediaSource, predictor: Predictor, writers: Sequence[Writer], features_dir: Path | None = None
+    source: Source,
+    predictor: Predictor,
+    writers: Sequence[Writer],
+    *,
+    viewers: Sequence[Writer] = (),
+    features_dir: Path | None = None,
+    overlap: bool = True,
 ) -> int:
-    """Predict, log and write every frame of the source; the number of frames."""
+    """Predict, log, show and write every frame of the source; the number of frames.
+
+    Files are read ahead and results written behind by a thread each, the network and the windows stay in this one.
+    The writers are closed.
+
+    Args:
+        viewers: writers that have to be called in this thread.
+        features_dir: folder for the feature maps of every layer.
+        overlap: False does one thing after the other.
+    """
     pictures = 0
-    for item in source:
-        result = look_at(item, predictor, feature_visitor(features_dir, item))
-        pictures += 1
-        LOGGER.info(result.log_line())
+    with ExitStack() as stack:
+        behind: list[Writer] = [BackgroundWriter(writers)] if overlap and writers else list(writers)
+        for writer in behind:
+            stack.callback(writer.close)
+        batches = source.batches(predictor.backend.channels)
+        if overlap and not source.live:
+            batches = read_ahead(batches)
+        stack.enter_context(closing(batches))  # type: ignore[type-var]
+        stack.callback(source.close)  # first of all, since the reader may wait for it
         try:
-            for writer in writers:
-                writer.write(result)
+            for items in batches:
+                for result in look_at(items, predictor, features_dir):
+                    pictures += 1
+                    LOGGER.info(result.log_line())
+                    write_all(viewers, result)
+                    write_all(behind, result)
         except StopRunning:
-            break
-        except OSError as error:
-            raise InputError(f"{item.path}: its results cannot be written: {error}; free space, or --nosave") from error
+            LOGGER.info("ended by the key q")
+        except KeyboardInterrupt:
+            if not source.endless:
+                raise
+            LOGGER.info("ended by Ctrl-C")
     return pictures
 
 
-def look_at(item: SourceFrame, predictor: Predictor, visualize: Visitor | None = None) -> Result:
-    """The result for one frame."""
-    before = [watch.seconds for watch in predictor.watches]
-    predictions, input_hw = predictor.predict([item.frame], paths=[item.path], visualize=visualize)
-    prepare, network, post = (
-        1000 * (watch.seconds - start) for watch, start in zip(predictor.watches, before, strict=True)
-    )
-    rows = predictions[0].boxes
-    boxes = np.zeros((0, 6), np.float32) if rows is None else rows.numpy()
-    return Result(item, boxes, predictor.backend.names, input_hw, (prepare, network, post))
+def look_at(items: Sequence[SourceFrame], predictor: Predictor, features_dir: Path | None = None) -> Iterator[Result]:
+    """The results of frames, those of one size looked at together."""
+    groups: dict[tuple[int, ...], list[SourceFrame]] = {}
+    for item in items:
+        groups.setdefault(item.frame.shape if features_dir is None else (len(groups),), []).append(item)
+    for group in groups.values():
+        before = [watch.seconds for watch in predictor.watches]
+        frames, paths = [item.frame for item in group], [item.path for item in group]
+        visualize = feature_visitor(features_dir, group[0])
+        predictions, input_hw = predictor.predict(frames, paths=paths, visualize=visualize)
+        seconds = [watch.seconds - start for watch, start in zip(predictor.watches, before, strict=True)]
+        prepare, network, post = (1000 * value / len(group) for value in seconds)
+        for item, prediction in zip(group, predictions, strict=True):
+            rows = prediction.boxes
+            boxes = np.zeros((0, 6), np.float32) if rows is None else rows.numpy()
+            yield Result(item, boxes, predictor.backend.names, input_hw, (prepare, network, post))
 
 
 def feature_visitor(folder: Path | None, item: SourceFrame) -> Visitor | None:
@@ -164,17 +231,19 @@ def feature_visitor(folder: Path | None, item: SourceFrame) -> Visitor | None:
     return save
 
 
-def report(source: MediaSource, predictor: Predictor, save_dir: Path | None, pictures: int) -> None:
+def report(source: Source, predictor: Predictor, save_dir: Path | None, pictures: int) -> None:
     """The last lines of the log; InputError if no input could be used."""
-    if not pictures:
-        raise InputError(f"none of {len(source)} inputs could be used; the first: {source.problems[0]}")
-    prepare, network, post = (1000 * watch.seconds / pictures for watch in predictor.watches)
-    LOGGER.info(
-        f"Speed: {prepare:.1f}ms preparing, {network:.1f}ms network, {post:.1f}ms NMS per picture, {pictures} pictures"
-    )
+    problems = source.problems
+    if not pictures and problems:
+        raise InputError(f"none of {source.inputs} inputs could be used; the first: {problems[0]}")
+    if not pictures and not source.endless:
+        raise InputError("--source: nothing to look at, there were no paths on standard input")
+    if pictures:
+        prepare, network, post = (f"{1000 * watch.seconds / pictures:.1f}ms" for watch in predictor.watches)
+        LOGGER.info(f"Speed: {prepare} preparing, {network} network, {post} NMS per picture, {pictures} pictures")
     if save_dir is not None:
         texts = save_dir / "labels"
         count = f", {len(list(texts.glob('*.txt')))} text files in {texts}" if texts.is_dir() else ""
         LOGGER.info(f"Results saved to {save_dir}{count}")
-    if source.problems:
-        LOGGER.warning(f"WARNING: {len(source.problems)} of {len(source)} inputs could not be used fully, named above")
+    if problems:
+        LOGGER.warning(f"WARNING: {len(problems)} of {source.inputs} inputs could not be used fully, named above")

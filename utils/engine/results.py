@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.boxes import clip_boxes_, xyxy_to_xywhn
-from utils.datasets.sources import SourceFrame
+from utils.datasets.frames import SourceFrame
 from utils.drawing import draw_boxes, palette, to_bgr
 
 CROP_SCALE, CROP_MARGIN = (
@@ -74,7 +74,7 @@ class Result:
     def summary(self) -> str:
         """Objects counted by class, in the order of class numbers: `4 persons, 1 bus`."""
         counts = sorted(Counter(self.classes).items())
-        words = [f"{n} {self.names.get(c, str(c))}{'s' if n > 1 else ''}" for c, n in counts]
+        words = [f"{n} {plural(label) if n > 1 else label}" for c, n in counts for label in [self.names.get(c, str(c))]]
         return ", ".join(words) or "(no detections)"
 
     def log_line(self) -> str:
@@ -118,3 +118,8 @@ class Result:
         if style.hide_labels:
             return ""
         return label if style.hide_conf else f"{label} {score:.2f}"
+
+
+def plural(word: str) -> str:
+    """`persons`, `buses`: an English plural, good enough for a log."""
+    return word + ("es" if word.endswith(("s", "x", "z", "ch", "sh")) else "s")

@@ -6,14 +6,15 @@ import csv
 import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
 
+from utils.datasets.frames import SourceFrame
 from utils.datasets.image_io import imwrite
-from utils.datasets.sources import is_video
 from utils.engine.results import DrawStyle, Result
 from utils.errors import InputError
 from utils.files import UniqueNames
@@ -33,8 +34,46 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+class VideoFile:
+    """An .mp4 that is being written.
+
+    A live source is written in its own time: the frames that were missed since the last one are filled by repeating
+    the new one, up to a second's worth.
+
+    Args:
+        file: replaced if it exists.
+        size_hw: of the pictures.
+
+    Raises:
+        InputError: OpenCV cannot write it.
+    """
+
+    def __init__(self, file: Path, size_hw: tuple[int, int], fps: float) -> None:
+        self.size_hw, self.fps = size_hw, fps
+        self._last: int | None = None
+        codec = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]
+        self._writer = cv2.VideoWriter(str(file), codec, fps, size_hw[::-1])
+        if not self._writer.isOpened():
+            raise InputError(f"{file}: OpenCV cannot write this video; add --nosave, or check the disk")
+
+    def append(self, drawing: np.ndarray, source: SourceFrame) -> None:
+        """Add the picture drawn for a frame."""
+        times = 1
+        if source.live and source.number is not None and self._last is not None:
+            times = min(max((source.number - self._last) // source.step, 1), max(round(self.fps), 1))
+        self._last = source.number
+        for _ in range(times):
+            self._writer.write(drawing)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.release()
+
+
 class MediaWriter:
-    """Saves annotated pictures under their own names and annotated videos as .mp4.
+    """Saves annotated pictures under their own names, annotated videos and streams as .mp4.
+
+    A video whose size changes goes on in `<name>_2.mp4`.
 
     Args:
         folder: existing folder.
@@ -44,37 +83,38 @@ class MediaWriter:
     def __init__(self, folder: Path, style: DrawStyle) -> None:
         self.folder, self.style = folder, style
         self._names = UniqueNames()
-        self._video: cv2.VideoWriter | None = None
-        self._video_path = ""
+        self._videos: dict[str, VideoFile] = {}
+        self._parts: Counter[str] = Counter()
 
     def write(self, result: Result) -> None:
         """Save the picture, or append it to the video it is a frame of."""
         drawing, path = result.drawing(self.style), Path(result.source.path)
-        if is_video(str(path)) and result.source.number is not None:
-            self._append(drawing, result)
+        if result.source.number is not None:
+            self._append(drawing, result.source)
             return
         suffix = path.suffix if path.suffix.lower() in WRITABLE_IMAGES else ".jpg"
         imwrite(self.folder / self._names.take(str(path), path.stem, suffix), drawing)
 
     def close(self) -> None:
-        """Finish the video that is being written."""
-        if self._video is not None:
-            self._video.release()
-        self._video, self._video_path = None, ""
+        """Finish the videos that are being written."""
+        for video in self._videos.values():
+            video.close()
+        self._videos.clear()
 
-    def _append(self, drawing: np.ndarray, result: Result) -> None:
-        path = result.source.path
-        if path != self._video_path:
-            self.close()
-            target = self.folder / self._names.take(path, Path(path).stem, ".mp4")
-            height, width = drawing.shape[:2]
-            codec = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]
-            self._video = cv2.VideoWriter(str(target), codec, result.source.fps, (width, height))
-            self._video_path = path
-            if not self._video.isOpened():
-                raise InputError(f"{target}: OpenCV cannot write this video; add --nosave, or check the disk")
-        assert self._video is not None
-        self._video.write(drawing)
+    def _append(self, drawing: np.ndarray, source: SourceFrame) -> None:
+        height, width = drawing.shape[:2]
+        video = self._videos.get(source.path)
+        if video is None and not source.live:
+            self.close()  # files come one after another
+        if video is None or video.size_hw != (height, width):
+            if video is not None:
+                video.close()
+            self._parts[source.path] += 1
+            part = self._parts[source.path]
+            owner = source.path if part == 1 else f"{source.path} from {width}x{height} on"
+            file = self.folder / self._names.take(f"{owner}{part}", Path(source.path).stem, ".mp4")
+            video = self._videos[source.path] = VideoFile(file, (height, width), source.fps)
+        video.append(drawing, source)
 
 
 class TextWriter:
@@ -138,23 +178,24 @@ class CropWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._last: dict[Path, int] = {}
 
     def write(self, result: Result) -> None:
         """Save the cut-outs of one picture."""
+        last: Counter[Path] = Counter()
         for label, crop in result.crops():
             if crop.size:
-                imwrite(self._free_name(self.folder / folder_name(label) / result.stem), crop, quality=CROP_QUALITY)
+                base = self.folder / folder_name(label) / result.stem
+                imwrite(self._free_name(base, last), crop, quality=CROP_QUALITY)
 
     def close(self) -> None:
         """Nothing is left to write."""
 
-    def _free_name(self, base: Path) -> Path:
-        """The next name of this stem that no file has."""
+    def _free_name(self, base: Path, last: Counter[Path]) -> Path:
+        """The next name of this stem that no file has, after number `last[base]`."""
         base.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            number = self._last[base] = self._last.get(base, 0) + 1
-            name = base.with_name(f"{base.name}{number if number > 1 else ''}.jpg")
+            last[base] += 1
+            name = base.with_name(f"{base.name}{last[base] if last[base] > 1 else ''}.jpg")
             if not name.exists():
                 return name
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from utils.datasets import sources
+from utils.datasets.arriving import PathLines, WatchedFiles
+from utils.datasets.frames import Source, SourceFrame
 from utils.datasets.image_io import imwrite
-from utils.datasets.sources import MediaSource, find_media, open_source
+from utils.datasets.media import MediaSource
+from utils.datasets.sources import SourceOptions, _list_files, find_media, open_source
 from utils.errors import InputError
 
 
@@ -27,6 +38,12 @@ def video(path: Path, frames: int, fps: float = 10.0) -> Path:
         writer.write(np.full((48, 64, 3), 20 * k, np.uint8))
     writer.release()
     return path
+
+
+def flat(source: Source, channels: int = 3) -> list[SourceFrame]:
+    """All frames of a source that ends."""
+    with closing(source):
+        return [frame for batch in source.batches(channels) for frame in batch]
 
 
 def test_a_folder_gives_its_media_sorted_without_subfolders(tmp_path: Path) -> None:
@@ -61,20 +78,21 @@ def test_a_list_is_relative_to_itself_or_else_to_the_working_directory(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        pytest.param("0", "webcams", id="webcam"),
-        pytest.param("screen 0 10 10 200 100", "screen capture", id="screen"),
-        pytest.param("rtsp://camera/1", "streams and URLs", id="stream"),
-        pytest.param("https://youtu.be/abc", "streams and URLs", id="youtube-url"),
-        pytest.param("youtu.be/abc", "YouTube", id="youtube"),
-        pytest.param("cameras.streams", "stream lists", id="stream-list"),
         pytest.param("nowhere/*.jpg", "the glob has no pictures or videos", id="empty-glob"),
         pytest.param(" ", "--source is empty; give a file", id="empty"),
         pytest.param("nowhere.jpg", "--source nowhere.jpg: there is no such file or folder", id="missing"),
+        pytest.param("no.streams", r"--source no\.streams: there is no such list of streams", id="missing-list"),
+        pytest.param("no.txt", r"--source no\.txt: there is no such file", id="missing-text"),
+        pytest.param("ftp://host/live", "no stream is known that starts with ftp://; known: rtsp://", id="scheme"),
+        pytest.param("rtsp://host:x/live", r"rtsp://host:x/live: not an address \(Port", id="port"),
+        pytest.param("screen 1 2", r"expected screen \[N\] \[left top width height\]", id="screen-numbers"),
+        pytest.param("screen a", "expected screen", id="screen-words"),
+        pytest.param("screen 0 0 0 0 5", "width and height must be at least 1", id="screen-size"),
     ],
 )
 def test_sources_that_give_nothing_say_why(source: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        find_media(source)
+        open_source(source)
 
 
 def test_an_empty_folder_a_strange_file_and_an_empty_list_say_why(tmp_path: Path) -> None:
@@ -88,14 +106,19 @@ def test_an_empty_folder_a_strange_file_and_an_empty_list_say_why(tmp_path: Path
         find_media(str(tmp_path / "list.txt"))
 
 
-def test_a_wrong_line_of_a_list_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("rtsp://camera/1", "rtsp://camera/1: a list names either files or streams, not both"),
+        ("http://host/a.jpg", "http://host/a.jpg: a list names files; give an address to --source by itself"),
+        ("notes.md", r"notes\.md: neither a picture nor a video"),
+    ],
+)
+def test_a_wrong_line_of_a_list_is_named(tmp_path: Path, line: str, message: str) -> None:
     listing = tmp_path / "list.txt"
-    listing.write_text("a.png\nrtsp://camera/1\n")
-    with pytest.raises(InputError, match=r"list\.txt:2: rtsp://camera/1: streams and URLs cannot be read yet"):
-        find_media(str(listing))
-    listing.write_text("notes.md\n")
-    with pytest.raises(InputError, match=r"list\.txt:1: notes\.md: neither a picture nor a video"):
-        find_media(str(listing))
+    listing.write_text(f"# media\na.png\n{line}\n")
+    with pytest.raises(InputError, match=rf"list\.txt:3: {message}"):
+        open_source(str(listing))
 
 
 def test_damaged_and_missing_pictures_are_passed_over(tmp_path: Path) -> None:
@@ -104,7 +127,7 @@ def test_damaged_and_missing_pictures_are_passed_over(tmp_path: Path) -> None:
     broken.write_bytes(good.read_bytes()[:40])
     empty.write_bytes(b"")
     source = MediaSource([str(p) for p in (broken, good, empty, missing)])
-    frames = list(source)
+    frames = flat(source)
     assert [(f.path, f.heading, f.number) for f in frames] == [(str(good), f"image 2/4 {good}", None)]
     assert frames[0].frame.shape == (6, 8, 3)
     assert [str(Path(p.split(": ")[0]).name) for p in source.problems] == ["broken.png", "empty.jpg", "missing.jpg"]
@@ -114,7 +137,7 @@ def test_damaged_and_missing_pictures_are_passed_over(tmp_path: Path) -> None:
 def test_video_frames_carry_number_and_speed(tmp_path: Path, name: str) -> None:
     path = video(tmp_path / name, 7)
     source = open_source(str(path))
-    frames = list(source)
+    frames = flat(source)
     assert [f.number for f in frames] == [1, 2, 3, 4, 5, 6, 7]
     assert [round(float(f.frame.mean()) / 20) for f in frames] == [0, 1, 2, 3, 4, 5, 6]
     assert frames[2].heading == f"video 1/1 (3/7) {path}"
@@ -123,7 +146,8 @@ def test_video_frames_carry_number_and_speed(tmp_path: Path, name: str) -> None:
 
 
 def test_stride_takes_every_nth_frame_and_keeps_the_playing_time(tmp_path: Path) -> None:
-    frames = list(open_source(str(video(tmp_path / "clip.avi", 7)), vid_stride=3))
+    options = SourceOptions(vid_stride=3)
+    frames = flat(open_source(str(video(tmp_path / "clip.avi", 7)), options))
     assert [(f.number, round(float(f.frame.mean()) / 20)) for f in frames] == [(1, 0), (4, 3), (7, 6)]
     assert frames[0].fps == pytest.approx(10 / 3)
 
@@ -134,7 +158,7 @@ def test_a_video_that_breaks_off_gives_what_it_has_and_is_named(tmp_path: Path) 
     junk.write_bytes(b"no video at all")
     cut.write_bytes(whole[: len(whole) // 2])
     source = MediaSource([str(junk), str(cut)])
-    numbers = [f.number for f in source]
+    numbers = [f.number for f in flat(source)]
     assert 1 <= len(numbers) < 11
     assert len(source.problems) == 2
     assert "junk.mp4: damaged, or not a video" in source.problems[0]
@@ -143,4 +167,133 @@ def test_a_video_that_breaks_off_gives_what_it_has_and_is_named(tmp_path: Path) 
 
 def test_gray_networks_get_one_channel_from_pictures_and_videos(tmp_path: Path) -> None:
     files = [str(picture(tmp_path / "a.png")), str(video(tmp_path / "clip.avi", 1))]
-    assert [f.frame.shape for f in MediaSource(files, channels=1)] == [(6, 8, 1), (48, 64, 1)]
+    assert [f.frame.shape for f in flat(MediaSource(files), channels=1)] == [(6, 8, 1), (48, 64, 1)]
+
+
+# -- files that arrive ------------------------------------------------------------------------------------------------
+
+
+def test_a_watched_folder_gives_new_and_changed_files(tmp_path: Path) -> None:
+    picture(tmp_path / "b.png", 10)
+    watched = WatchedFiles(partial(_list_files, str(tmp_path)), poll_s=0.02)
+    watched.ignored = tmp_path / "runs"
+    source = MediaSource(watched, endless=True, on_close=(watched.close,))
+    batches = source.batches()
+    assert next(batches)[0].heading == f"image 1 {tmp_path / 'b.png'}"
+    picture(tmp_path / "a.png", 20)
+    picture(tmp_path / "runs" / "own.png", 30)
+    assert next(batches)[0].path == str(tmp_path / "a.png")
+    os.utime(picture(tmp_path / "b.png", 40), (1, 1))
+    again = next(batches)[0]
+    assert (again.path, int(again.frame.mean())) == (str(tmp_path / "b.png"), 40)
+    source.close()
+    assert list(batches) == []
+    assert source.inputs == 3
+
+
+def test_a_watched_file_is_given_once_it_is_complete() -> None:
+    looks = iter([{}, {"a": (1, 10)}, {"a": (2, 20)}, {"a": (2, 20)}, {"a": (2, 20)}])
+    watched = WatchedFiles(list, poll_s=0.001)
+    now: dict[str, tuple[int, int]] = {}
+    seen: list[dict[str, tuple[int, int]]] = []
+
+    def look() -> dict[str, tuple[int, int]]:
+        now.update(next(looks, now))
+        seen.append(dict(now))
+        return dict(now)
+
+    watched._look = look  # type: ignore[method-assign]
+    assert next(iter(watched)) == "a"
+    assert seen == [{}, {"a": (1, 10)}, {"a": (2, 20)}, {"a": (2, 20)}]
+
+
+def test_an_empty_folder_can_be_watched_and_a_file_cannot(tmp_path: Path) -> None:
+    with closing(open_source(str(tmp_path), SourceOptions(watch=True))) as source:
+        assert source.endless and not source.live
+    with pytest.raises(InputError, match=r"--watch: .*a\.png is neither a folder nor a glob"):
+        open_source(str(picture(tmp_path / "a.png")), SourceOptions(watch=True))
+
+
+def test_paths_come_from_standard_input_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = picture(tmp_path / "ünï 1.png"), video(tmp_path / "clip.avi", 2)
+    reader, writer = os.pipe()
+    with open(reader) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with closing(open_source("-")) as source:
+            batches = source.batches()
+            os.write(writer, f"\n  {first}\r\n{tmp_path}/clip".encode())
+            assert next(batches)[0].heading == f"image 1 {first}"
+            os.write(writer, f".avi\n{tmp_path}/gone.png\nnotes.md\n{first}".encode())
+            os.close(writer)
+            assert [batch[0].path for batch in batches] == [str(second), str(second), str(first)]
+            assert source.inputs == 5
+            assert [problem.partition(": ")[2].partition(";")[0] for problem in source.problems] == [
+                "No such file or directory", "neither a picture nor a video"
+            ]  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows cannot wait for input and the end at once")
+def test_waiting_for_standard_input_can_be_ended() -> None:
+    reader, writer = os.pipe()
+    lines = PathLines(reader)
+    done: list[list[str]] = []
+    thread = threading.Thread(target=lambda: done.append(list(lines)))
+    thread.start()
+    lines.close()
+    thread.join(5)
+    os.close(writer)
+    os.close(reader)
+    assert done == [[]]
+
+
+def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InputError, match="--source -: there is no standard input"):
+        open_source("-")
+
+
+# -- addresses of files -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a server of the folder `tmp_path/web`."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "web"))) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_the_file_of_an_address_is_fetched_and_removed(web: str, tmp_path: Path) -> None:
+    picture(tmp_path / "web" / "ünï 1.png", 30)
+    source = open_source(f"{web}/%C3%BCn%C3%AF%201.png?size=1")
+    frame = next(source.batches())[0]
+    assert int(frame.frame.mean()) == 30
+    assert frame.heading == f"image 1/1 {web}/%C3%BCn%C3%AF%201.png?size=1"
+    file = Path(frame.path)
+    assert file.name == "ünï 1.png" and file.is_file()
+    source.close()
+    assert not file.parent.exists()
+
+
+def test_a_video_of_an_address_keeps_all_its_frames(web: str, tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    video(tmp_path / "web" / "clip.mp4", 7)
+    assert [frame.number for frame in flat(open_source(f"{web}/clip.mp4"))] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_addresses_of_files_that_cannot_be_had(web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "web" / "a.png")
+    before = set(Path(tempfile.gettempdir()).glob("openyolov5-*"))
+    with pytest.raises(InputError, match=r"gone\.png: the server answered 404"):
+        open_source(f"{web}/gone.png")
+    monkeypatch.setattr(sources, "DOWNLOAD_BYTES", 10)
+    with pytest.raises(InputError, match=r"a\.png: larger than 0 MB"):
+        open_source(f"{web}/a.png")
+    assert set(Path(tempfile.gettempdir()).glob("openyolov5-*")) == before

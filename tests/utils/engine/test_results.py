@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.datasets.sources import SourceFrame
+from utils.datasets.frames import SourceFrame
 from utils.engine.results import DrawStyle, Result
 
 NAMES = {0: "person", 2: "car"}

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from utils.datasets.frames import SourceFrame
 from utils.datasets.image_io import read_image
-from utils.datasets.sources import SourceFrame
 from utils.engine.results import DrawStyle, Result
 from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, WindowViewer, folder_name
 from utils.errors import InputError
@@ -47,6 +47,41 @@ def test_videos_become_mp4_of_the_same_size_and_speed(tmp_path: Path) -> None:
     shape = [capture.get(p) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_WIDTH)]
     capture.release()
     assert shape == [3, 12.5, 64]
+
+
+def live(name: str, number: int, size_hw: tuple[int, int] = (48, 64), step: int = 1) -> Result:
+    frame = SourceFrame(name, np.full((*size_hw, 3), 90, np.uint8), "", number, 10.0, step, live=True)
+    return Result(frame, np.zeros((0, 6), np.float32), NAMES)
+
+
+def shape_of(video: Path) -> tuple[int, float, tuple[int, int]]:
+    """Frames, frames per second, height and width."""
+    capture = cv2.VideoCapture(str(video))
+    size_hw = tuple(int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+    shape = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS), size_hw
+    capture.release()
+    return shape  # type: ignore[return-value]
+
+
+def test_each_stream_has_its_video_in_its_own_time(tmp_path: Path) -> None:
+    writer = MediaWriter(tmp_path, DrawStyle())
+    for number in (1, 2, 5, 6):  # 3 and 4 were missed
+        writer.write(live("door", number))
+        writer.write(live("yard", 4 * number - 3, (96, 128), step=4))
+    writer.write(live("door", 1000))  # after a long pause: a second's worth
+    writer.close()
+    assert files(tmp_path) == ["door.mp4", "yard.mp4"]
+    assert shape_of(tmp_path / "door.mp4") == (6 + 10, 10.0, (48, 64))
+    assert shape_of(tmp_path / "yard.mp4") == (6, 10.0, (96, 128))
+
+
+def test_a_stream_whose_size_changes_goes_on_in_another_video(tmp_path: Path) -> None:
+    writer = MediaWriter(tmp_path, DrawStyle())
+    for number, size_hw in enumerate([(48, 64), (48, 64), (96, 128), (48, 64)], start=1):
+        writer.write(live("door", number, size_hw))
+    writer.close()
+    shapes = [shape_of(tmp_path / name) for name in ("door.mp4", "door_2.mp4", "door_3.mp4")]
+    assert [(shape[0], shape[2]) for shape in shapes] == [(2, (48, 64)), (1, (96, 128)), (1, (48, 64))]
 
 
 def test_text_files_are_appended_and_only_made_for_finds(tmp_path: Path) -> None:

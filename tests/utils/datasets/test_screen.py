@@ -1,0 +1,112 @@
+"""Captures of a real (virtual) screen where Xvfb is installed; what goes wrong without one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from utils.datasets import screen
+from utils.datasets.screen import ScreenSource, is_screen, parse_screen
+from utils.datasets.sources import open_source
+from utils.errors import InputError
+
+
+@pytest.fixture
+def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A virtual screen of 320x200 pixels; skips where there is none to be had."""
+    pytest.importorskip("mss", reason="screen captures need the package mss")
+    if (program := shutil.which("Xvfb")) is None:
+        pytest.skip("the program Xvfb is not installed")
+    reader, writer = os.pipe()
+    command = [program, "-displayfd", str(writer), "-screen", "0", "320x200x24", "-nolisten", "tcp"]
+    server = subprocess.Popen(command, pass_fds=(writer,), stderr=subprocess.DEVNULL)
+    os.close(writer)
+    with os.fdopen(reader) as numbers:
+        number = numbers.readline().strip()  # it comes once the screen can be used
+    monkeypatch.setenv("DISPLAY", f":{number}")
+    yield f":{number}"
+    server.terminate()
+    server.wait()
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("screen", (0, None)),
+        ("Screen 2", (2, None)),
+        ("screen 10 20 300 40", (0, (10, 20, 300, 40))),
+        ("screen 1 10 20 300 40", (1, (10, 20, 300, 40))),
+    ],
+)
+def test_the_words_of_a_screen(source: str, expected: object) -> None:
+    assert is_screen(source)
+    assert parse_screen(source) == expected
+
+
+def test_a_folder_called_screenshots_is_no_screen() -> None:
+    assert not is_screen("screenshots") and not is_screen("screen/a.png")
+
+
+def test_pictures_of_the_whole_screen_and_of_a_part(display: str) -> None:
+    with closing(open_source("screen 1")) as source:
+        batches = source.batches()
+        (first,), (second,) = next(batches), next(batches)
+        assert first.frame.shape == (200, 320, 3)
+        assert not first.frame.any()  # an empty X screen is black
+        assert first.live and first.fps == 30 and (second.number or 0) > (first.number or 0)
+        assert (first.path, first.heading) == ("screen1", "screen1 (frame 1) 320x200")
+    assert list(batches) == []
+    with closing(open_source("screen 0 10 20 100 50")) as source:
+        assert next(source.batches(channels=1))[0].frame.shape == (50, 100, 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("screen 5", r"screen 5: there are screens 1 to 1, and 0 for all of them"),
+        ("screen 1 300 0 100 50", r"reaches beyond the screen, which has 320x200 pixels"),
+    ],
+)
+def test_parts_that_are_not_there(display: str, source: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ScreenSource(source)
+
+
+def test_without_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mss", reason="screen captures need the package mss")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only X11 can be without a display")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    with pytest.raises(InputError, match=r"--source screen: the screen cannot be seen \(.*DISPLAY"):
+        ScreenSource("screen")
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mss", None)
+    with pytest.raises(InputError, match="screen captures need the package mss: pip install mss"):
+        ScreenSource("screen")
+
+
+def test_mock_a_screen_that_goes_away_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ScreenShotError(Exception):
+        pass
+
+    class Screens:
+        monitors = [{"left": 0, "top": 0, "width": 8, "height": 6}]  # noqa: RUF012
+
+        def grab(self, area: dict[str, int]) -> None:
+            raise ScreenShotError("gone")
+
+        def close(self) -> None: ...
+
+    module = type("mss", (), {"MSS": Screens, "exception": type("e", (), {"ScreenShotError": ScreenShotError})})
+    monkeypatch.setattr(screen, "import_runtime", lambda *_, **__: module)
+    with closing(ScreenSource("screen")) as source:
+        assert list(source.batches()) == []
+        assert source.problems == ["screen0: no longer seen (gone)"]

@@ -1,0 +1,386 @@
+"""Reading ahead and writing behind: order, limits, errors from threads, ends of all kinds, and flat memory."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.yolo import DetectionModel
+from utils.backends.pytorch import PyTorchBackend
+from utils.datasets.frames import SourceFrame
+from utils.datasets.media import MediaSource
+from utils.engine import results
+from utils.engine.detect_run import run_pictures
+from utils.engine.pipeline import BackgroundWriter, Channel, read_ahead
+from utils.engine.predictor import DetectionPostprocess, Predictor
+from utils.engine.results import DrawStyle, Result
+from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, Writer
+from utils.errors import InputError
+
+
+def wait_for(truth: Callable[[], object], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not truth():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def result(number: int) -> Result:
+    frame = SourceFrame("clip.avi", np.zeros((4, 6, 3), np.uint8), f"frame {number}", number, 10.0)
+    return Result(frame, np.zeros((0, 6), np.float32), {})
+
+
+def threads_called(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+def clip(path: Path, frames: int, size_hw: tuple[int, int] = (48, 64)) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, size_hw[::-1])
+    rng = np.random.default_rng(0)
+    for _ in range(frames):
+        small = rng.integers(0, 255, (size_hw[0] // 8, size_hw[1] // 8, 3), np.uint8)
+        writer.write(np.kron(small, np.ones((8, 8, 1), np.uint8)))
+    writer.release()
+    return path
+
+
+class Collector:
+    """A writer that keeps the numbers of what it is given, waiting for `gate` before each."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int | None] = []
+        self.gate, self.closed = threading.Event(), False
+        self.gate.set()
+
+    def write(self, result: Result) -> None:
+        self.gate.wait()
+        self.numbers.append(result.source.number)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+# -- the queue --------------------------------------------------------------------------------------------------------
+
+
+def test_a_channel_never_holds_more_than_its_depth() -> None:
+    channel: Channel[int] = Channel(3)
+    longest = 0
+
+    def fill() -> None:
+        for number in range(200):
+            channel.put(number)
+        channel.finish()
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    taken = []
+    for number in channel:
+        longest = max(longest, len(channel))
+        taken.append(number)
+    thread.join()
+    assert taken == list(range(200))
+    assert longest <= 3
+
+
+def test_a_dropped_channel_lets_both_sides_go() -> None:
+    channel: Channel[int] = Channel(1)
+    channel.put(1)
+    thread = threading.Thread(target=lambda: waiting.append(channel.put(2)))
+    waiting: list[bool] = []
+    thread.start()
+    channel.drop()
+    thread.join(5)
+    assert waiting == [False]
+    assert list(channel) == []
+
+
+# -- reading ahead ----------------------------------------------------------------------------------------------------
+
+
+def test_items_are_worked_out_ahead_but_not_further() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(50):
+            made.append(number)
+            yield number
+
+    ahead = read_ahead(items(), depth=4)
+    with closing(ahead):
+        assert next(ahead) == 0
+        wait_for(lambda: len(made) == 6)  # one taken, four in the queue, one waiting for room
+        assert next(ahead) == 1
+        wait_for(lambda: len(made) == 7)
+        assert not len(made) > 7
+        assert list(ahead) == list(range(2, 50))
+    wait_for(lambda: not threads_called("reader"))
+
+
+def test_an_error_of_the_reader_comes_after_the_items_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise InputError("disk: gone; find it")
+
+    taken = []
+    with pytest.raises(InputError, match="disk: gone"):
+        for item in read_ahead(items()):
+            taken.append(item)
+    assert taken == [1, 2]
+
+
+def test_closing_ends_the_thread_and_what_it_reads() -> None:
+    ended = threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            number = 0
+            while True:
+                yield number
+                number += 1
+        finally:
+            ended.set()  # where a video is released
+
+    ahead = read_ahead(items())
+    assert next(ahead) == 0
+    ahead.close()
+    assert ended.is_set()
+    assert not threads_called("reader")
+
+
+# -- writing behind ---------------------------------------------------------------------------------------------------
+
+
+def test_results_are_written_in_order_and_all_before_the_end() -> None:
+    collector = Collector()
+    writer = BackgroundWriter([collector], depth=2)
+    collector.gate.clear()
+    for number in range(2):
+        writer.write(result(number))  # does not wait
+    collector.gate.set()
+    for number in range(2, 30):
+        writer.write(result(number))
+    writer.close()
+    assert collector.numbers == list(range(30))
+    assert collector.closed and not threads_called("writer")
+
+
+def test_a_slow_writer_holds_up_the_run_instead_of_piling_up() -> None:
+    collector = Collector()
+    collector.gate.clear()
+    writer = BackgroundWriter([collector], depth=2)
+    handed: list[int] = []
+
+    def hand_over() -> None:
+        for number in range(10):
+            writer.write(result(number))
+            handed.append(number)
+
+    thread = threading.Thread(target=hand_over)
+    thread.start()
+    wait_for(lambda: len(handed) == 3)  # one being written, two in the queue
+    time.sleep(0.05)
+    assert len(handed) == 3
+    collector.gate.set()
+    thread.join(10)
+    writer.close()
+    assert collector.numbers == list(range(10))
+
+
+class Refusing(Collector):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, result: Result) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device"), r"clip\.avi: its results cannot be written: .*No space left"),
+        (InputError("a.mp4: OpenCV cannot write this video"), "OpenCV cannot write"),
+    ],
+)
+def test_an_error_of_the_writer_ends_the_run(error: Exception, message: str) -> None:
+    other = Collector()
+    writer = BackgroundWriter([other, Refusing(error)])
+    with pytest.raises(InputError, match=message):
+        for number in range(100):
+            writer.write(result(number))
+            wait_for(lambda: not threads_called("writer"))
+    writer.close()
+    assert other.closed and other.numbers == [0]
+
+
+def test_an_error_of_the_last_result_comes_with_the_end() -> None:
+    writer = BackgroundWriter([Refusing(InputError("no"))])
+    writer.write(result(1))
+    with pytest.raises(InputError, match="no"):
+        writer.close()
+
+
+# -- whole runs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    """Of an untrained network that finds three objects in each picture."""
+    torch.manual_seed(0)
+    model: Any = DetectionModel("yolov5n.yaml", nc=2).eval()
+    model.names = {0: "cat", 1: "dog"}
+    backend = PyTorchBackend(model, device=torch.device("cpu"))
+    return Predictor(backend, DetectionPostprocess(0.0, max_det=3, whole_pixels=True), size_hw=(64, 64))
+
+
+class Finder:
+    """A backend that finds one object in the middle of each picture, at no cost."""
+
+    task, stride, names, channels, dtype, fixed_hw = "detect", 32, {0: "thing"}, 3, torch.float32, None
+    device = torch.device("cpu")
+
+    def forward(self, images: Tensor, **_: object) -> Tensor:
+        height, width = images.shape[2:]
+        return torch.tensor([[[width / 2, height / 2, width / 2, height / 2, 0.9, 1.0]]]).repeat(len(images), 1, 1)
+
+    def warmup(self, size_hw: tuple[int, int]) -> None: ...
+
+
+def finder() -> Predictor:
+    backend: Any = Finder()
+    return Predictor(backend, DetectionPostprocess(), size_hw=(64, 64))
+
+
+def all_writers(folder: Path) -> list[Writer]:
+    folder.mkdir()
+    text = TextWriter(folder / "labels", with_score=True)
+    return [CropWriter(folder / "crops"), text, CsvWriter(folder / "a.csv"), MediaWriter(folder, DrawStyle())]
+
+
+def test_an_overlapped_run_leaves_the_files_of_a_sequential_one(predictor: Predictor, tmp_path: Path) -> None:
+    files = [str(clip(tmp_path / "one.avi", 25)), str(clip(tmp_path / "two.avi", 9, (64, 48)))]
+    cv2.imwrite(str(tmp_path / "three.png"), np.full((40, 50, 3), 90, np.uint8))
+    files.append(str(tmp_path / "three.png"))
+    for overlap, name in ((True, "overlapped"), (False, "sequential")):
+        writers = all_writers(tmp_path / name)
+        assert run_pictures(MediaSource(files), predictor, writers, overlap=overlap) == 35
+    first, second = (
+        {p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()}
+        for name in ("overlapped", "sequential")
+    )
+    assert len(first) > 35 and first == second
+
+
+def test_without_saving_or_viewing_nothing_is_drawn(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(results, "draw_boxes", lambda frame, *_, **__: drawn.append(1) or frame)
+    monkeypatch.setattr(results, "to_bgr", lambda frame: drawn.append(1) or frame)
+    source = str(clip(tmp_path / "clip.avi", 5))
+    text = TextWriter(tmp_path / "labels")
+    assert run_pictures(MediaSource([source]), predictor, [text]) == 5
+    assert not drawn
+    run_pictures(MediaSource([source]), predictor, [MediaWriter(tmp_path, DrawStyle())])
+    assert len(drawn) == 10  # a copy and a drawing of each
+
+
+def test_windows_are_called_in_the_main_thread_and_q_ends_the_run(predictor: Predictor, tmp_path: Path) -> None:
+    class Window(Collector):
+        def write(self, result: Result) -> None:
+            assert threading.current_thread() is threading.main_thread()
+            super().write(result)
+            if len(self.numbers) == 4:
+                raise StopRunning
+
+    window, written = Window(), Collector()
+    source = MediaSource([str(clip(tmp_path / "clip.avi", 50))])
+    assert run_pictures(source, predictor, [written], viewers=[window]) == 4
+    assert window.numbers == [1, 2, 3, 4]
+    assert written.numbers == [1, 2, 3] and written.closed
+    assert not threads_called("reader") and not threads_called("writer")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself Ctrl-C there")
+@pytest.mark.parametrize("endless", [True, False])
+def test_ctrl_c_ends_all_threads_and_keeps_what_was_found(tmp_path: Path, endless: bool) -> None:
+    class Interrupting(Collector):
+        def write(self, result: Result) -> None:
+            super().write(result)
+            if len(self.numbers) == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    viewer, written = Interrupting(), Collector()
+    source = MediaSource([str(clip(tmp_path / "clip.avi", 50))], endless=endless)
+    if endless:  # the usual end of a watched folder or a stream
+        assert run_pictures(source, finder(), [written], viewers=[viewer]) == 3
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run_pictures(source, finder(), [written], viewers=[viewer])
+    assert written.closed and written.numbers == [1, 2]
+    assert not threads_called("reader") and not threads_called("writer")
+
+
+def test_a_full_disk_ends_a_run_with_its_threads(tmp_path: Path) -> None:
+    source = MediaSource([str(clip(tmp_path / "clip.avi", 200))])
+    with pytest.raises(InputError, match=r"cannot be written: .*No space left"):
+        run_pictures(source, finder(), [Refusing(OSError(28, "No space left on device"))])
+    assert not threads_called("reader") and not threads_called("writer")
+
+
+def test_frames_of_one_size_go_through_the_network_together() -> None:
+    sizes = [(48, 64), (96, 128), (48, 64), (48, 64)]
+
+    class Live:
+        live = endless = True
+        inputs, problems = 4, []
+
+        def batches(self, channels: int = 3) -> Iterator[list[SourceFrame]]:
+            for number in (1, 2):
+                yield [
+                    SourceFrame(f"s{i}", np.zeros((*size, 3), np.uint8), "", number, 30.0, live=True)
+                    for i, size in enumerate(sizes)
+                ]
+
+        def close(self) -> None: ...
+
+    predictor, seen, written = finder(), [], Collector()
+    forward = predictor.backend.forward
+    predictor.backend.forward = lambda images, **more: seen.append(len(images)) or forward(images, **more)  # type: ignore[method-assign, func-returns-value]
+    assert run_pictures(Live(), predictor, [written]) == 8
+    assert seen == [3, 1, 3, 1]
+    assert written.numbers == [1] * 4 + [2] * 4
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_stays_flat_over_two_thousand_frames(tmp_path: Path) -> None:
+    def resident_mb() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+    class Watch(Collector):
+        sizes: list[float] = []  # noqa: RUF012
+
+        def write(self, result: Result) -> None:
+            if result.source.number is not None and result.source.number % 100 == 0:
+                self.sizes.append(resident_mb())
+
+    clip(tmp_path / "clip.avi", 2000, (144, 192))
+    watch = Watch()
+    writers = [*all_writers(tmp_path / "run")[1:], watch]  # no crops: thousands of files take time
+    assert run_pictures(MediaSource([str(tmp_path / "clip.avi")]), finder(), writers) == 2000
+    assert len(watch.sizes) == 20
+    assert max(watch.sizes) - watch.sizes[3] < 10, watch.sizes  # all frames are 166 MB

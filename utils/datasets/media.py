@@ -1,0 +1,106 @@
+"""The frames of picture and video files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import ExitStack
+from pathlib import Path
+
+import cv2
+
+from utils.datasets.arriving import WatchedFiles
+from utils.datasets.frames import MEDIA_SUFFIXES, SourceFrame, frame_rate, is_video, known_formats
+from utils.datasets.image_io import ImageError, fit_channels, read_image
+from utils.logging import LOGGER
+
+COMPLETE_SHARE = 0.9  # containers give the number of frames as an estimate, so a few missing ones mean nothing
+
+
+class MediaSource:
+    """The frames of picture and video files, one a batch; a damaged file is named, counted and passed over.
+
+    Args:
+        files: pictures and videos, in the order to be read; may come one by one.
+        vid_stride: take every Nth frame of a video.
+        decode_threads: of the video decoder; 0 leaves it the choice.
+        endless: `files` never ends by itself.
+        titles: how the log names a file that is not known by its path.
+        on_close: called by `close`, last one first.
+    """
+
+    live = False
+
+    def __init__(
+        self,
+        files: Iterable[str],
+        *,
+        vid_stride: int = 1,
+        decode_threads: int = 0,
+        endless: bool = False,
+        titles: Mapping[str, str] | None = None,
+        on_close: Iterable[Callable[[], object]] = (),
+    ) -> None:
+        self.files, self.vid_stride, self.decode_threads, self.endless = files, vid_stride, decode_threads, endless
+        self.total = len(files) if isinstance(files, Sized) else None
+        self.titles = titles or {}
+        self.problems: list[str] = []
+        self.inputs = 0
+        self._closing = ExitStack()
+        for call in on_close:
+            self._closing.callback(call)
+
+    def batches(self, channels: int = 3) -> Iterator[list[SourceFrame]]:
+        """Each picture and taken video frame by itself."""
+        for path in self.files:
+            self.inputs += 1
+            title = self.titles.get(path, path)
+            place = f"{self.inputs}/{self.total}" if self.total else str(self.inputs)
+            try:
+                if is_video(path):
+                    for frame in self._video_frames(path, place, title, channels):
+                        yield [frame]
+                else:
+                    yield [self._picture(path, place, title, channels)]
+            except ImageError as error:
+                problem = f"{title}: {error.reason}"
+                LOGGER.warning(f"WARNING: passed over {problem}")
+                self.problems.append(problem)
+
+    def leave_out(self, folder: Path) -> None:
+        """Watch for no files below a folder, such as the one that the run writes to."""
+        if isinstance(self.files, WatchedFiles):
+            self.files.ignored = folder
+
+    def close(self) -> None:
+        """Wake whoever waits for further files, and remove temporary ones."""
+        self._closing.close()
+
+    def _picture(self, path: str, place: str, title: str, channels: int) -> SourceFrame:
+        if Path(path).suffix.lower() not in MEDIA_SUFFIXES:
+            raise ImageError(path, f"neither a picture nor a video; {known_formats()}")
+        return SourceFrame(path, read_image(path, channels=channels), f"image {place} {title}")
+
+    def _video_frames(self, path: str, place: str, title: str, channels: int) -> Iterator[SourceFrame]:
+        """Every `vid_stride`-th frame from the first; ImageError where the video cannot be read or breaks off."""
+        if not Path(path).is_file():
+            raise ImageError(path, "No such file")
+        capture = cv2.VideoCapture(path, cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, self.decode_threads])
+        try:
+            if not capture.isOpened():
+                raise ImageError(path, "damaged, or not a video in a known format")
+            total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+            fps = frame_rate(capture.get(cv2.CAP_PROP_FPS)) / self.vid_stride
+            number = 0
+            while capture.grab():
+                number += 1
+                if (number - 1) % self.vid_stride:
+                    continue
+                decoded, frame = capture.retrieve()
+                if decoded:
+                    heading = f"video {place} ({number}/{total or '?'}) {title}"
+                    frame = fit_channels(frame, channels, path)
+                    yield SourceFrame(path, frame, heading, number, fps, self.vid_stride)
+        finally:
+            capture.release()
+        if number < total * COMPLETE_SHARE or not number:
+            raise ImageError(path, f"breaks off after frame {number} of {total}")
