@@ -124,21 +124,24 @@ class Detect(nn.Module):
         return boxes
 
     def _grids(self, raw: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Cell offsets - 0.5, in cells, cached; anchor sizes in pixels; both (1, na, H, W, 2); and the stride."""
+        """Cell offsets - 0.5, in cells, cached; anchor sizes in pixels; both for (B, na, H, W, 2); and the stride."""
         height, width = raw.shape[2:4]
         shape = (1, self.na, height, width, 2)
         stride = self.stride[level].to(raw.dtype)  # type: ignore[index]
         pixels = self.anchors[level].to(raw.dtype) * stride
         sizes = pixels.view(1, self.na, 1, 1, 2).expand(shape)
         keeps = not torch.compiler.is_compiling()
-        if keeps and not self.dynamic and _fits(self.grid[level], raw):
-            return self.grid[level], sizes, stride
+        cached = self.grid[level]  # read once: another thread may put the grid of its own picture there at any moment
+        if keeps and not self.dynamic and _fits(cached, raw):
+            return cached, sizes, stride
         y = torch.arange(height, device=raw.device, dtype=raw.dtype) - 0.5
         x = torch.arange(width, device=raw.device, dtype=raw.dtype) - 0.5
         columns, rows = x.expand(height, width), y.unsqueeze(1).expand(height, width)
-        cells = torch.stack((columns, rows), dim=2).expand(shape)
-        if keeps:
-            self.grid[level], self.anchor_grid[level] = cells, sizes
+        cells = torch.stack((columns, rows), dim=2)  # (H, W, 2)
+        if not keeps or self.dynamic:  # not expanded: OpenVINO takes the batch of an expanded operand for that of all
+            return cells, pixels.view(self.na, 1, 1, 2), stride
+        cells = cells.expand(shape)
+        self.grid[level], self.anchor_grid[level] = cells, sizes
         return cells, sizes, stride
 
     def _forget_grids(self) -> None:

@@ -366,3 +366,20 @@ def test_compiled_equals_eager(name: str) -> None:
         found = tensors(torch.compile(model, fullgraph=True)(images))
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_a_cached_grid_may_be_replaced_by_another_thread_while_it_is_looked_at() -> None:
+    """Whatever a head reads from its cache it reads once: the second look may find the grid of another size."""
+
+    class Replaced(list[Tensor]):
+        def __getitem__(self, level: Any) -> Any:
+            found = super().__getitem__(level)
+            self[level] = torch.zeros(1, 3, 1, 1, 2)  # the other thread's
+            return found
+
+    head = slim("yolov5n").head
+    maps = [torch.rand(1, head.m[level].in_channels, side, side) for level, side in enumerate((8, 4, 2))]
+    with torch.inference_mode():
+        expected = head(list(maps))[0]
+        head.grid = Replaced(head.grid)
+        assert torch.equal(head(list(maps))[0], expected)
