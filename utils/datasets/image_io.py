@@ -49,7 +49,11 @@ def read_image(path: str | Path, *, channels: int = 3, reduce_to: int | None = N
     """
     if str(path).lower().endswith(".npy"):
         return fit_channels(_read_npy(path), channels, path)
-    data = read_bytes(path)
+    return decode_image(read_bytes(path), path, channels=channels, reduce_to=reduce_to)
+
+
+def decode_image(data: np.ndarray, path: str | Path, *, channels: int = 3, reduce_to: int | None = None) -> np.ndarray:
+    """As `read_image`, from the (bytes,) uint8 content of a file; `path` names it in messages."""
     if channels not in (1, 3):
         return fit_channels(_decode_many_channels(data, path), channels, path)
     flags = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE

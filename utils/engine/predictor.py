@@ -29,7 +29,7 @@ class DetectionPostprocess:
     """Boxes after non-maximum suppression, in pixels of the original pictures.
 
     Attributes:
-        conf_thres, iou_thres, classes, agnostic, max_det: as in `non_max_suppression`.
+        conf_thres, iou_thres, classes, agnostic, max_det, multi_label: as in `non_max_suppression`.
         whole_pixels: round the corners.
     """
 
@@ -39,6 +39,7 @@ class DetectionPostprocess:
     agnostic: bool = False
     max_det: int = 1000
     whole_pixels: bool = False
+    multi_label: bool = False
 
     def __call__(self, preds: Any, batch: Batch) -> list[Prediction]:
         """One prediction per picture of the batch, from the decoded output of a detection head."""
@@ -48,6 +49,7 @@ class DetectionPostprocess:
             self.iou_thres,
             classes=self.classes,
             agnostic=self.agnostic,
+            multi_label=self.multi_label,
             max_det=self.max_det,
         )
         return [
@@ -73,6 +75,7 @@ class Predictor:
             within it unless the backend takes one size only.
         augment: test-time augmentation.
         fit: another way to bring a picture to the network input.
+        rgb: pictures of three channels are RGB, not BGR.
 
     Attributes:
         watches: seconds spent preparing, in the network, and post-processing, over all calls.
@@ -86,8 +89,9 @@ class Predictor:
         size_hw: tuple[int, int] = (640, 640),
         augment: bool = False,
         fit: Fit | None = None,
+        rgb: bool = False,
     ) -> None:
-        self.backend, self.postprocess, self.augment = backend, postprocess, augment
+        self.backend, self.postprocess, self.augment, self.rgb = backend, postprocess, augment, rgb
         self.size_hw = backend.fixed_hw or size_hw
         self.fit = fit or self._letterbox
         self._own = threading.local()  # a thread has its own input memory
@@ -100,7 +104,7 @@ class Predictor:
         """Predictions for pictures that fit into one input size, and that size (height, width).
 
         Args:
-            frames: (H, W, C) uint8 each, BGR where C = 3.
+            frames: (H, W, C) uint8 each, BGR where C = 3 (RGB with `rgb`).
             paths: their names.
             visualize: called with every layer and its output.
         """
@@ -121,7 +125,7 @@ class Predictor:
 
     def _batch(self, frames: Sequence[np.ndarray], paths: Sequence[str]) -> Batch:
         fitted = [self.fit(frame) for frame in frames]
-        tensors = [torch.from_numpy(to_rgb(frame)) for frame, _ in fitted]
+        tensors = [torch.from_numpy(frame if self.rgb else to_rgb(frame)) for frame, _ in fitted]
         images = torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
         images = images.permute(0, 3, 1, 2)  # (B, C, H, W), laid out channels_last
         return Batch(images, torch.zeros(0, 6), list(paths), [fit for _, fit in fitted])

@@ -1,0 +1,230 @@
+"""One picture in every form a program may hold it in."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from tests.utils.test_remote import send, serving
+from utils.engine.inputs import load_pictures
+from utils.errors import InputError
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (40, 60, 3)).astype(np.uint8)
+RGB[0, 0] = 255  # floats of it reach 1 exactly
+GRAY = RGB[..., 0]
+GRAY3 = np.repeat(GRAY[..., None], 3, axis=2)
+ALPHA = np.dstack((RGB, np.full((40, 60), 7, np.uint8)))
+
+
+def one(value: Any, channels: int = 3) -> np.ndarray:
+    (picture,) = load_pictures(value, channels=channels)
+    assert picture.array.dtype == np.uint8
+    assert picture.array.flags.c_contiguous
+    return picture.array
+
+
+def encoded(suffix: str = ".png", array: np.ndarray = RGB) -> bytes:
+    return cv2.imencode(suffix, array[..., 2::-1] if array.ndim == 3 else array)[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param(RGB, RGB, id="hwc"),
+        pytest.param(RGB.transpose(2, 0, 1), RGB, id="chw"),
+        pytest.param(RGB[..., ::-1][..., ::-1], RGB, id="negative-strides"),
+        pytest.param(GRAY, GRAY3, id="gray"),
+        pytest.param(GRAY[..., None], GRAY3, id="gray-hw1"),
+        pytest.param(GRAY[None], GRAY3, id="gray-1hw"),
+        pytest.param(ALPHA, RGB, id="rgba"),
+        pytest.param(ALPHA.transpose(2, 0, 1), RGB, id="rgba-chw"),
+        pytest.param(np.dstack((ALPHA, ALPHA)), RGB, id="eight-channels"),
+        pytest.param(RGB.astype(np.uint16) * 257, RGB, id="uint16"),
+        pytest.param((RGB.astype(np.uint16) * 257).astype(">u2"), RGB, id="uint16-other-byte-order"),
+        pytest.param(RGB.astype(np.float32) / 255, RGB, id="float-0-1"),
+        pytest.param(RGB.astype(np.float64), RGB, id="float-0-255"),
+        pytest.param(RGB.astype(np.float16), RGB, id="half-0-255"),
+        pytest.param(RGB.astype(np.int64), RGB, id="int64"),
+        pytest.param(GRAY > 99, (GRAY3 > 99).astype(np.uint8) * 255, id="bool"),
+        pytest.param(torch.from_numpy(RGB.transpose(2, 0, 1).copy()), RGB, id="tensor-chw"),
+        pytest.param(torch.from_numpy(RGB), RGB, id="tensor-hwc"),
+        pytest.param(torch.from_numpy(RGB).float().permute(2, 0, 1) / 255, RGB, id="tensor-float"),
+        pytest.param(torch.from_numpy(RGB).float().bfloat16(), RGB, id="tensor-bfloat16"),
+        pytest.param(torch.from_numpy(GRAY).float().requires_grad_() / 255, GRAY3, id="tensor-gray-with-gradient"),
+    ],
+)
+def test_arrays_and_tensors(value: Any, expected: np.ndarray) -> None:
+    np.testing.assert_array_equal(one(value), expected)
+
+
+def test_a_narrow_picture_is_not_taken_for_planes() -> None:
+    narrow = RGB[:3]  # (3, 60, 3): three rows of pixels
+    np.testing.assert_array_equal(one(narrow), narrow)
+    np.testing.assert_array_equal(one(RGB[:, :4].transpose(2, 0, 1)[:, :, :4]), RGB[:, :4].transpose(2, 0, 1)[..., :3])
+
+
+def deep(mode: str) -> Image.Image:
+    if mode == "I":
+        return Image.fromarray(GRAY.astype(np.int32) * 257)
+    return Image.fromarray((GRAY / 255).astype(np.float32)) if mode == "F" else Image.fromarray(GRAY.astype("u2") * 257)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        pytest.param(Image.fromarray(RGB), RGB, id="RGB"),
+        pytest.param(Image.fromarray(ALPHA), RGB, id="RGBA"),
+        pytest.param(Image.fromarray(GRAY), GRAY3, id="L"),
+        pytest.param(Image.fromarray(GRAY).convert("LA"), GRAY3, id="LA"),
+        pytest.param(Image.fromarray(GRAY).convert("LA").convert("La"), GRAY3, id="La"),
+        pytest.param(Image.fromarray(ALPHA[..., :3]).convert("RGBA").convert("RGBa"), RGB, id="RGBa"),
+        pytest.param(Image.fromarray(GRAY > 99), (GRAY3 > 99).astype(np.uint8) * 255, id="1"),
+        pytest.param(Image.fromarray(GRAY).convert("P"), GRAY3, id="P"),
+        pytest.param(Image.fromarray(RGB).convert("CMYK"), RGB, id="CMYK"),
+        pytest.param(deep("I;16"), GRAY3, id="I;16"),
+        pytest.param(deep("I"), GRAY3, id="I"),
+        pytest.param(Image.fromarray(GRAY.astype(np.int32)), GRAY3, id="I-of-bytes"),
+        pytest.param(deep("F"), GRAY3, id="F"),
+    ],
+)
+def test_pil_modes(image: Image.Image, expected: np.ndarray) -> None:
+    np.testing.assert_array_equal(one(image), expected)
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB"])
+def test_pil_modes_that_convert_with_loss(mode: str) -> None:
+    gradient = np.dstack([np.tile(np.linspace(40, 200, 64, dtype=np.uint8), (40, 1))] * 3)
+    image = Image.fromarray(gradient)
+    if mode == "LAB":  # Pillow converts to it by colour profiles only
+        profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+    np.testing.assert_allclose(one(image if mode == "LAB" else image.convert(mode)), gradient, atol=3)
+
+
+def test_exif_rotation(tmp_path: Path) -> None:
+    turned = Image.fromarray(RGB)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned left: shown turned right
+    file = tmp_path / "turned.png"
+    turned.save(file, exif=exif)
+    expected = np.rot90(RGB, -1)
+    np.testing.assert_array_equal(one(Image.open(file)), expected)
+    jpeg = tmp_path / "turned.jpg"
+    turned.save(jpeg, exif=exif, quality=95)
+    assert one(jpeg).shape == one(Image.open(jpeg)).shape == (60, 40, 3)
+
+
+def test_files_bytes_and_streams(tmp_path: Path) -> None:
+    file = tmp_path / "übung 1.png"
+    file.write_bytes(encoded())
+    for value in (str(file), file, file.read_bytes(), bytearray(file.read_bytes()), io.BytesIO(file.read_bytes())):
+        np.testing.assert_array_equal(one(value), RGB)
+    with file.open("rb") as stream:
+        (picture,) = load_pictures(stream)
+    assert picture.name == str(file)
+    np.save(tmp_path / "a.npy", RGB[..., ::-1])  # arrays in files are BGR, as everywhere in the project
+    np.testing.assert_array_equal(one(tmp_path / "a.npy"), RGB)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_files(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"deep{suffix}"
+    file.write_bytes(encoded(suffix, RGB.astype(np.uint16) * 257))
+    np.testing.assert_array_equal(one(file), RGB)
+    file.write_bytes(encoded(suffix, GRAY.astype(np.uint16) * 257))
+    np.testing.assert_array_equal(one(file), GRAY3)
+
+
+def test_formats_that_pillow_alone_knows(tmp_path: Path) -> None:
+    file = tmp_path / "icon.ico"
+    Image.fromarray(RGB).resize((32, 32), Image.Resampling.NEAREST).save(file, sizes=[(32, 32)])
+    assert one(file).shape == (32, 32, 3)
+
+
+def test_models_of_other_channel_counts() -> None:
+    gray = cv2.cvtColor(RGB, cv2.COLOR_RGB2GRAY)[..., None]
+    for value in (RGB, ALPHA, Image.fromarray(RGB), RGB.transpose(2, 0, 1)):
+        np.testing.assert_array_equal(one(value, channels=1), gray)
+    np.testing.assert_array_equal(one(GRAY, channels=1), GRAY[..., None])
+    np.testing.assert_array_equal(one(ALPHA, channels=4), ALPHA)
+    np.testing.assert_array_equal(one(Image.fromarray(ALPHA), channels=4), ALPHA)
+    ten = RNG.integers(0, 256, (40, 60, 10)).astype(np.uint8)
+    np.testing.assert_array_equal(one(ten, channels=10), ten)
+    np.testing.assert_array_equal(one(ten.transpose(2, 0, 1), channels=10), ten)
+    with pytest.raises(InputError, match="has 3 channels where the model wants 10"):
+        one(RGB, channels=10)
+
+
+@pytest.mark.parametrize("group", [list, tuple, iter, lambda values: (v for v in values)])
+def test_several_at_once(group: Callable[[list[Any]], Any]) -> None:
+    pictures = load_pictures(group([RGB, Image.fromarray(GRAY), encoded()]))
+    assert [p.name for p in pictures] == ["image0", "image1", "image2"]
+    for picture, expected in zip(pictures, (RGB, GRAY3, RGB), strict=True):
+        np.testing.assert_array_equal(picture.array, expected)
+
+
+def test_a_batch_in_one_array() -> None:
+    assert [p.array.shape for p in load_pictures(np.stack((RGB, RGB)))] == [RGB.shape] * 2
+
+
+def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLOv5_ALLOW_PRIVATE_URLS", "1")
+    with serving({"/a%20b.png": send(encoded()), "/page": send(b"<html>")}) as base:
+        for value in (f"{base}/a%20b.png?x=1", Path(f"{base}/a%20b.png"), base.replace("http", "HTTP") + "/a%20b.png"):
+            (picture,) = load_pictures(value)
+            np.testing.assert_array_equal(picture.array, RGB)
+            assert picture.name == "a b.png"
+        with pytest.raises(InputError, match="/page: damaged, or not a picture in a known format"):
+            load_pictures(f"{base}/page")
+    monkeypatch.delenv("YOLOv5_ALLOW_PRIVATE_URLS")
+    with pytest.raises(InputError, match="no public address"):
+        load_pictures(f"{base}/a.png")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param({"image": RGB}, "dict is no picture; give a file name", id="mapping"),
+        pytest.param(None, "NoneType is no picture", id="none"),
+        pytest.param(7, "int is no picture", id="number"),
+        pytest.param([], "no pictures given", id="empty-list"),
+        pytest.param(b"", "empty", id="no-bytes"),
+        pytest.param(b"text", "image0: damaged, or not a picture", id="other-bytes"),
+        pytest.param("nowhere.jpg", "nowhere.jpg: No such file", id="no-file"),
+        pytest.param("ftp://a/b.jpg", "only http and https", id="other-scheme"),
+        pytest.param(np.zeros((0, 4, 3)), r"shape \(0, 4, 3\) is no picture", id="no-pixels"),
+        pytest.param(np.zeros(5), r"shape \(5,\) is no picture", id="one-axis"),
+        pytest.param(np.zeros((9, 9, 2)), "has 2 channels where the model wants 3", id="two-channels"),
+        pytest.param(np.array([["a"]]), "an array of <U1 is no picture", id="text"),
+        pytest.param(np.zeros((9, 9), complex), "an array of complex128", id="complex"),
+        pytest.param([RGB, "nowhere.jpg"], r"^ims\[1\] \(str\): nowhere.jpg: No such file", id="second"),
+        pytest.param([RGB, RGB, object()], r"^ims\[2\] \(object\): object is no picture", id="third"),
+        pytest.param([torch.zeros(1, 3, 8, 8)], r"shape \(1, 3, 8, 8\)", id="batch-in-a-list"),
+    ],
+)
+def test_what_is_no_picture_is_named(value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_pictures(value)
+
+
+def test_a_picture_that_breaks_off(tmp_path: Path) -> None:
+    data = encoded()
+    broken = Image.open(io.BytesIO(data[: len(data) // 2]))
+    with pytest.raises(InputError, match="image0: damaged picture"):
+        load_pictures(broken)
+
+
+def test_what_the_caller_holds_is_not_changed() -> None:
+    mine = RGB.copy()
+    array = one(mine)
+    assert array is mine or not np.shares_memory(array, mine)
+    np.testing.assert_array_equal(mine, RGB)
