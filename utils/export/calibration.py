@@ -1,0 +1,74 @@
+"""Calibration of INT8 exports: pictures of the user's training split, and the part of a graph that stays in floats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.export.base import ExportJob
+from utils.export.pictures import calibration_pictures
+from utils.logging import LOGGER
+
+FEW = 100  # pictures; with less the ranges are those of chance
+
+
+def calibration_arrays(job: ExportJob) -> list[np.ndarray]:
+    """Pictures of the job's data, each (1, C, H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: no data is named, or it has no picture.
+    """
+    if not job.options.data:
+        raise InputError("--int8: needs pictures to calibrate on; name the data set of the model with --data")
+    arrays = [picture.numpy() for picture in calibration_pictures(job)]
+    if not arrays:
+        raise InputError(f"--data {job.options.data}: none of its training pictures can be read")
+    if len(arrays) < FEW:
+        LOGGER.warning(f"WARNING: --int8 is calibrated on {len(arrays)} pictures; a few hundred make it more accurate")
+    LOGGER.info(f"INT8: calibrated on {len(arrays)} pictures of {job.options.data}")
+    return arrays
+
+
+class ArrayReader:
+    """What onnxruntime asks for pictures: a mapping of the input's name at a time, None at the end.
+
+    Args:
+        arrays: pictures. name: of the graph's input. batch: pictures of one run of a graph with a fixed batch.
+    """
+
+    def __init__(self, arrays: Iterable[np.ndarray], name: str, batch: int = 1) -> None:
+        self._feeds: Iterator[Mapping[str, np.ndarray]] = iter(
+            [{name: np.repeat(array, batch, axis=0) if batch > 1 else array} for array in arrays]
+        )
+
+    def get_next(self) -> Mapping[str, np.ndarray] | None:
+        """The next input, or None."""
+        return next(self._feeds, None)
+
+
+def after_last_convolutions(outputs: Iterable[Any], inputs_of: Any, is_convolution: Any) -> tuple[list[Any], list[Any]]:
+    """The nodes between a graph's last convolutions and its outputs, and those convolutions.
+
+    There boxes are decoded: coordinates over hundreds of pixels, which eight bits cannot hold.
+
+    Args:
+        outputs: nodes that give the outputs.
+        inputs_of: function from a node to the nodes whose outputs it takes.
+        is_convolution: whether a node is one.
+    """
+    decoding, convolutions, seen = [], [], set()
+    waiting = list(outputs)
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if is_convolution(node):
+            convolutions.append(node)
+        else:
+            decoding.append(node)
+            waiting.extend(inputs_of(node))
+    return decoding, convolutions
