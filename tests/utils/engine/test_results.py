@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils.datasets.frames import SourceFrame
-from utils.engine.results import DrawStyle, Result
+from utils.engine.results import DrawStyle, Result, plural
 
 NAMES = {0: "person", 2: "car"}
 ROWS = [[10, 20, 30, 60, 0.9, 2], [0, 0, 50, 25, 0.8, 0], [40, 40, 100, 80, 0.55, 2], [5, 5, 9, 9, 0.3, 7]]
@@ -21,6 +21,15 @@ def result(rows: list[list[float]], *, number: int | None = None, channels: int 
 def test_summary_counts_in_the_order_of_class_numbers() -> None:
     assert result(ROWS).summary() == "1 person, 2 cars, 1 7"
     assert result([]).summary() == "(no detections)"
+
+
+def test_plurals() -> None:
+    words = ["person", "bus", "cross", "box", "couch", "toothbrush", "knife"]
+    assert [plural(word) for word in words] == [
+        "persons", "buses", "crosses", "boxes", "couches", "toothbrushes", "knifes",
+    ]  # fmt: skip
+    several = Result(result([]).source, np.array([[0, 0, 1, 1, 0.9, 0]] * 2, np.float32), {0: "cross"})
+    assert several.summary() == "2 crosses"
 
 
 def test_log_line() -> None:

@@ -1,0 +1,198 @@
+"""The results object: every form of the boxes, pictures, files and tables; values worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from utils.engine.detections import Detections, output_names
+from utils.errors import InputError
+
+NAMES = {0: "person", 5: "bus", 2: "tie/box"}
+FIRST = [[10, 20, 50, 80, 0.9, 0], [0, 0, 100, 40, 0.75, 5], [12, 22, 52, 82, 0.5, 0]]  # in 100 x 200 (h, w)
+
+
+def detections() -> Detections:
+    ims = [np.full((100, 200, 3), (10, 20, 200), np.uint8), np.full((50, 40, 3), 60, np.uint8)]
+    pred = [torch.tensor(FIRST), torch.zeros(0, 6)]
+    return Detections(ims, pred, ["000123.jpg", "image1.jpg"], (0.002, 0.04, 0.006), NAMES, (2, 3, 320, 640))
+
+
+def test_boxes_in_every_form() -> None:
+    found = detections()
+    assert (found.n, len(found), found.s, found.t) == (2, 2, (2, 3, 320, 640), pytest.approx((1, 20, 3)))
+    assert found.xyxy[0].tolist() == found.pred[0].tolist() == torch.tensor(FIRST).tolist()
+    assert found.xywh[0][0].tolist() == pytest.approx([30, 50, 40, 60, 0.9, 0])
+    assert found.xyxyn[0][0].tolist() == pytest.approx([0.05, 0.2, 0.25, 0.8, 0.9, 0])
+    assert found.xywhn[0][1].tolist() == pytest.approx([0.25, 0.2, 0.5, 0.4, 0.75, 5])
+    assert [rows.shape for rows in (*found.xywh, *found.xyxyn, *found.xywhn)] == [(3, 6), (0, 6)] * 3
+
+
+def test_text(capsys: pytest.CaptureFixture[str]) -> None:
+    found = detections()
+    found.print()
+    lines = [
+        "image 1/2: 100x200 2 persons, 1 bus",
+        "image 2/2: 50x40 (no detections)",
+        "1.0 ms preparing, 20.0 ms network, 3.0 ms NMS per picture; input (2, 3, 320, 640)",
+    ]
+    assert capsys.readouterr().out.splitlines() == str(found).splitlines() == lines
+    assert repr(found).splitlines() == ["Detections", *lines]
+
+
+def test_tables() -> None:
+    found = detections()
+    tables = found.pandas()
+    corners = ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
+    centres = ["xcenter", "ycenter", "width", "height", "confidence", "class", "name"]
+    for form, columns in (("xyxy", corners), ("xyxyn", corners), ("xywh", centres), ("xywhn", centres)):
+        both = getattr(tables, form)
+        assert [list(table.columns) for table in both] == [columns] * 2
+        assert [len(table) for table in both] == [3, 0]
+        assert torch.is_tensor(getattr(found, form)[0])  # the original keeps its tensors
+    row = tables.xyxy[0].iloc[1]
+    assert row[["xmin", "ymin", "xmax", "ymax"]].tolist() == [0, 0, 100, 40]
+    assert (row["confidence"], row["class"], row["name"]) == (0.75, 5, "bus")
+    assert tables.xyxy[0]["class"].dtype.kind == "i"
+    assert tables.xywhn[0].iloc[1]["xcenter"] == pytest.approx(0.25)
+    assert json.loads(tables.xyxy[0].to_json(orient="records"))[0]["name"] == "person"
+
+
+def test_json() -> None:
+    records = json.loads(detections().to_json())
+    assert len(records) == 3
+    assert records[1] == {
+        "image": 0, "file": "000123.jpg", "xmin": 0, "ymin": 0, "xmax": 100, "ymax": 40, "confidence": 0.75,
+        "class": 5, "name": "bus",
+    }  # fmt: skip
+
+
+def test_coco() -> None:
+    assert detections().to_coco()[:2] == [
+        {"image_id": 123, "category_id": 0, "bbox": [10, 20, 40, 60], "score": 0.9},
+        {"image_id": 123, "category_id": 5, "bbox": [0, 0, 100, 40], "score": 0.75},
+    ]
+
+
+def test_supervision() -> None:
+    supervision = pytest.importorskip("supervision")
+    first, second = detections().to_supervision()
+    np.testing.assert_allclose(first.xyxy, np.array(FIRST)[:, :4])
+    np.testing.assert_allclose(first.confidence, [0.9, 0.75, 0.5])
+    assert first.class_id.tolist() == [0, 5, 0]
+    assert first["class_name"].tolist() == ["person", "bus", "person"]
+    assert len(second) == 0
+    assert len(first[first.class_id == 0].with_nms(0.5)) == 1
+    np.testing.assert_allclose(supervision.Detections.from_yolov5(detections()).xyxy, first.xyxy)
+    annotated = supervision.BoxAnnotator().annotate(detections().ims[0].copy(), first)
+    assert (annotated != detections().ims[0]).any()
+
+
+def test_supervision_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(InputError, match="pip install supervision"):
+        detections().to_supervision()
+
+
+def test_one_object_per_picture() -> None:
+    parts = detections().tolist()
+    assert [(part.n, len(part.pred), part.files) for part in parts] == [(1, 1, ["000123.jpg"]), (1, 1, ["image1.jpg"])]
+    assert parts[0].xywh[0][0].tolist() == pytest.approx([30, 50, 40, 60, 0.9, 0])
+    assert parts[0].t == pytest.approx((1, 20, 3))
+
+
+def test_render_draws_in_rgb_and_leaves_the_callers_pictures_alone() -> None:
+    found = detections()
+    given = list(found.ims)
+    drawn = found.render()
+    assert (given[0] == (10, 20, 200)).all()
+    assert found.ims is drawn
+    assert [im.shape for im in drawn] == [(100, 200, 3), (50, 40, 3)]
+    assert (drawn[0] != given[0]).any()
+    assert (drawn[0][95, 150] == (10, 20, 200)).all()  # far from the boxes: still RGB
+    np.testing.assert_array_equal(drawn[1], given[1])
+    np.testing.assert_array_equal(found.render()[0], drawn[0])  # not drawn twice
+    without = detections().render(labels=False)
+    assert (without[0] != drawn[0]).any()
+
+
+def test_save_writes_rgb_pictures_into_numbered_folders(tmp_path: Path) -> None:
+    found = detections()
+    assert found.save(save_dir=tmp_path / "exp") == tmp_path / "exp"
+    assert found.save(save_dir=tmp_path / "exp") == tmp_path / "exp2"
+    assert found.save(save_dir=str(tmp_path / "exp"), exist_ok=True, labels=False) == tmp_path / "exp"
+    assert sorted(p.name for p in (tmp_path / "exp").iterdir()) == ["000123.jpg", "image1.jpg"]
+    saved = cv2.imread(str(tmp_path / "exp2" / "000123.jpg"))
+    drawn = cv2.imencode(".jpg", np.ascontiguousarray(found.render()[0][..., ::-1]))[1]
+    np.testing.assert_array_equal(saved, cv2.imdecode(drawn, cv2.IMREAD_COLOR))
+    np.testing.assert_allclose(saved[95, 150].astype(int), (200, 20, 10), atol=6)  # BGR
+
+
+def test_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = detections()
+    found.render()
+    crops = found.crop()
+    assert [crop["label"] for crop in crops] == ["person 0.90", "bus 0.75", "person 0.50"]
+    assert [float(v) for v in crops[0]["box"]] == [10, 20, 50, 80]
+    assert (float(crops[1]["conf"]), int(crops[1]["cls"])) == (0.75, 5)
+    # 40 x 60 around (30, 50): half sides 25.4 and 35.6 -> 4.6..55.4, 14.4..85.6; clean pixels, BGR
+    assert crops[0]["im"].shape == (71, 51, 3)
+    assert (crops[0]["im"] == (200, 20, 10)).all()
+    folder = tmp_path / "runs/detect/exp/crops"
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.jpg")) == [
+        "bus/000123.jpg", "person/000123.jpg", "person/0001232.jpg",
+    ]  # fmt: skip
+    np.testing.assert_allclose(cv2.imread(str(folder / "bus/000123.jpg"))[5, 5].astype(int), (200, 20, 10), atol=6)
+    before = sorted(tmp_path.rglob("*"))
+    assert len(found.crop(save=False)) == 3
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_class_name_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+    rows = torch.tensor([[1, 1, 5, 5, 0.5, 0.0]])
+    found = Detections([np.zeros((9, 9, 3), np.uint8)], [rows], ["a.jpg"], names=["../x"])
+    found.crop(save_dir=tmp_path / "exp")
+    assert [p.relative_to(tmp_path / "exp/crops").as_posix() for p in tmp_path.rglob("*.jpg")] == ["_x/a.jpg"]
+
+
+def test_show_opens_the_systems_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock of the viewer."""
+    shown: list[Any] = []
+    monkeypatch.setattr(Image.Image, "show", lambda image, title=None: shown.append((title, np.asarray(image))))
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    detections().show()
+    assert [title for title, _ in shown] == ["000123.jpg", "image1.jpg"]
+    np.testing.assert_array_equal(shown[0][1], detections().render()[0])
+
+
+def test_show_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock of the notebook's shell."""
+    shown: list[Any] = []
+    shell = type("ZMQInteractiveShell", (), {})()
+    notebook = SimpleNamespace(get_ipython=lambda: shell, display=SimpleNamespace(display=shown.append))
+    monkeypatch.setitem(sys.modules, "IPython", notebook)  # type: ignore[arg-type]
+    detections().show(labels=False)
+    assert [image.size for image in shown] == [(200, 100), (40, 50)]
+
+
+def test_pictures_of_other_channel_counts() -> None:
+    ims = [np.zeros((20, 30, 1), np.uint8), np.zeros((20, 30, 5), np.uint8)]
+    rows = torch.tensor([[1, 1, 9, 9, 0.5, 7.0]])
+    found = Detections(ims, [rows, rows], ["a.jpg", "b.jpg"])
+    assert [im.shape for im in found.render()] == [(20, 30, 3)] * 2
+    assert found.pandas().xyxy[0]["name"].tolist() == ["7"]  # no name is known
+
+
+def test_output_names() -> None:
+    names = ["a/bus.png", "b/bus.jpg", "bus_2.jpg", "image3", "bus.v2.tif"]
+    assert output_names(names) == ["bus.jpg", "bus_2.jpg", "bus_2_2.jpg", "image3.jpg", "bus.v2.jpg"]

@@ -1,0 +1,168 @@
+"""`AutoShape`: a detector that takes pictures of any kind and gives `Detections`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.experimental import Ensemble
+from models.yolo import BaseModel
+from utils.backends.base import Backend
+from utils.backends.multi import up_to_date
+from utils.backends.pytorch import PyTorchBackend
+from utils.datasets.letterbox import fitted_size, letterbox
+from utils.device import Stopwatch
+from utils.engine.detections import Detections, output_names
+from utils.engine.inputs import load_pictures
+from utils.engine.predictor import DetectionPostprocess, Predictor
+from utils.errors import InputError
+from utils.logging import LOGGER
+
+COPIED = ("yaml", "nc", "hyp")  # attributes of the network
+
+
+class AutoShape(nn.Module):
+    """Wraps a detector: any pictures in, boxes in their pixels out. Several threads may call one object.
+
+    Args:
+        model: a `DetectMultiBackend`, a network, or what `load_backend` gives.
+        verbose: log that the model is wrapped.
+
+    Attributes:
+        conf, iou: score floor and overlap limit of NMS.
+        agnostic: boxes of different classes suppress each other.
+        multi_label: a box may have several classes.
+        classes: class numbers to keep; None keeps all.
+        max_det: boxes kept per picture.
+        amp: mixed precision (CUDA).
+
+    Raises:
+        InputError: the model is no detector.
+    """
+
+    conf = 0.25
+    iou = 0.45
+    agnostic = False
+    multi_label = False
+    classes: Sequence[int] | int | None = None
+    max_det = 1000
+    amp = False
+
+    def __init__(self, model: nn.Module | Backend, verbose: bool = True) -> None:
+        super().__init__()
+        self.model = model
+        self.backend = _backend_of(model)
+        if self.backend.task != "detect":
+            raise InputError(
+                f"AutoShape takes detectors, not a model of task {self.backend.task}; load it with autoshape=False"
+            )
+        self.names, self.stride = self.backend.names, self.backend.stride
+        network = getattr(self.backend, "model", None)
+        for name in COPIED:
+            if hasattr(network, name):
+                setattr(self, name, getattr(network, name))
+        if verbose:
+            LOGGER.info(f"AutoShape: pictures of any kind and size, {len(self.names)} classes, stride {self.stride}")
+
+    def forward(
+        self, ims: Any, size: int | Sequence[int] = 640, augment: bool = False, profile: bool = False
+    ) -> Detections | Tensor:
+        """Detections of pictures of any kind (see `load_pictures`); of a (B, C, H, W) tensor the decoded raw output.
+
+        Args:
+            size: longer side of the network input in pixels (of two, the larger); the other side follows from the
+                pictures. Files of fixed size take theirs.
+            augment: test-time augmentation.
+            profile: log the time of every layer (PyTorch).
+
+        Raises:
+            InputError: a picture or a setting cannot be used.
+        """
+        backend = up_to_date(self.backend)
+        if isinstance(ims, Tensor) and ims.ndim == 4:
+            return self._raw(backend, ims, augment)
+        longest = _longest(size)
+        loading = Stopwatch(backend.device)
+        with loading.running():
+            pictures = load_pictures(ims, channels=backend.channels)
+        arrays = [picture.array for picture in pictures]
+        input_hw = backend.fixed_hw or batch_shape([a.shape[:2] for a in arrays], longest, backend.stride)
+        predictor = Predictor(
+            backend,
+            self._postprocess(),
+            size_hw=input_hw,
+            augment=augment,
+            fit=partial(letterbox, new_shape_hw=input_hw),
+            rgb=True,
+        )
+        with self._precision(backend):
+            predictions, _ = predictor.predict(arrays, paths=[picture.name for picture in pictures])
+        if profile:
+            self._profile(backend, len(arrays), input_hw)
+        prepare, network, post = (watch.seconds for watch in predictor.watches)
+        rows = [p.boxes.clone() for p in predictions if p.boxes is not None]  # usable outside of inference mode
+        files = output_names([picture.name for picture in pictures])
+        shape = (len(arrays), backend.channels, *input_hw)
+        return Detections(arrays, rows, files, (loading.seconds + prepare, network, post), self.names, shape)
+
+    def _postprocess(self) -> DetectionPostprocess:
+        classes = [self.classes] if isinstance(self.classes, int) else self.classes
+        return DetectionPostprocess(
+            self.conf, self.iou, classes, self.agnostic, self.max_det, multi_label=self.multi_label
+        )
+
+    def _precision(self, backend: Backend) -> torch.autocast:
+        return torch.autocast(backend.device.type, enabled=self.amp and backend.device.type == "cuda")
+
+    def _raw(self, backend: Backend, images: Tensor, augment: bool) -> Tensor:
+        """(B, N, 5 + num_classes) of a batch that is ready for the network: floats in [0, 1], or uint8."""
+        height, width = images.shape[2:]
+        if height % backend.stride or width % backend.stride:
+            raise InputError(
+                f"a tensor of {height}x{width} pixels does not fit the model's stride {backend.stride}; "
+                "pad it to multiples, or give a list of pictures"
+            )
+        images = images.to(backend.device)
+        images = images.to(backend.dtype) / 255 if images.dtype == torch.uint8 else images.to(backend.dtype)
+        with torch.inference_mode(), self._precision(backend):
+            output = backend.forward(images, augment=augment)
+        rows = output[0] if isinstance(output, tuple | list) else getattr(output, "rows", output)
+        return rows.clone()
+
+    def _profile(self, backend: Backend, count: int, input_hw: tuple[int, int]) -> None:
+        network = getattr(backend, "model", None)
+        if not isinstance(network, BaseModel | Ensemble):
+            LOGGER.warning("WARNING: profile=True is ignored: only .pt files show their layers")
+            return
+        images = torch.zeros(count, backend.channels, *input_hw, dtype=backend.dtype, device=backend.device)
+        with torch.inference_mode(), self._precision(backend):
+            network(images, profile=True)
+
+
+def batch_shape(sizes_hw: Sequence[Sequence[int]], longest: int, stride: int) -> tuple[int, int]:
+    """Input size for pictures that share a batch: each scaled to its longer side, around all of them, on the stride."""
+    fitted = [fitted_size((height, width), (longest, longest)) for height, width in sizes_hw]
+    height, width = (math.ceil(max(sides) / stride) * stride for sides in zip(*fitted, strict=True))
+    return height, width
+
+
+def _longest(size: int | Sequence[int]) -> int:
+    """The longer side of a wanted size."""
+    sides = [size] if isinstance(size, int) else list(size)
+    if len(sides) not in (1, 2) or any(not isinstance(s, int) or isinstance(s, bool) or s < 1 for s in sides):
+        raise InputError(f"size {size}: expected pixels of the longer side, or (height, width)")
+    return max(sides)
+
+
+def _backend_of(model: Any) -> Backend:
+    """What runs the model."""
+    backend = getattr(model, "backend", model)
+    if not isinstance(backend, nn.Module):
+        return backend
+    weight = next(backend.parameters(), torch.zeros(0))
+    return PyTorchBackend(backend, device=weight.device, fp16=weight.dtype == torch.float16 and weight.is_cuda)

@@ -1,0 +1,225 @@
+"""`Detections`: what the auto-shaping model found in one or several pictures."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from utils.backends.packages import import_runtime
+from utils.backends.pytorch import names_by_number
+from utils.boxes import xyxy_to_xywh
+from utils.datasets.frames import SourceFrame
+from utils.engine.results import DrawStyle, Result
+from utils.engine.writers import CropWriter, MediaWriter
+from utils.files import increment_path, make_run_folder
+from utils.logging import LOGGER
+from utils.metrics.coco import predictions_to_coco
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+CENTRES = ("xcenter", "ycenter", "width", "height")
+REST = ("confidence", "class", "name")
+
+
+class Detections:
+    """The objects found in pictures; its attributes are lists with an entry for each picture.
+
+    Args:
+        ims: (H, W, C) uint8, RGB where C = 3.
+        pred: (n, 6) x1, y1, x2, y2 in pixels of the picture, score, class; best first.
+        files: names that results are saved under.
+        times: seconds of preparing, network and NMS for all pictures.
+        names: class names by number.
+        shape: (B, C, H, W) of the network input.
+
+    Attributes:
+        xyxy, xywh: (n, 6) corners, or centre and size, in pixels; score; class. xyxyn, xywhn: over the picture's sides.
+        n: number of pictures. t: milliseconds per picture of preparing, network and NMS. s: `shape`.
+    """
+
+    xyxy: list[Any]
+
+    def __init__(
+        self,
+        ims: list[np.ndarray],
+        pred: list[Tensor],
+        files: Sequence[str],
+        times: Sequence[float] = (0.0, 0.0, 0.0),
+        names: Mapping[int, str] | Sequence[str] | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> None:
+        self.ims, self.pred, self.files = ims, pred, list(files)
+        self.times, self.names, self.s = tuple(times), names_by_number(names or {}), tuple(shape or ())
+        self.n = len(ims)
+        self.t = tuple(1000 * seconds / max(self.n, 1) for seconds in self.times)
+        self.xyxy = pred
+
+    @cached_property
+    def xywh(self) -> list[Any]:
+        """(n, 6) centre and size in pixels, score, class."""
+        return [torch.cat((xyxy_to_xywh(rows[:, :4]), rows[:, 4:]), dim=1) for rows in self.pred]
+
+    @cached_property
+    def xyxyn(self) -> list[Any]:
+        """(n, 6) corners over width and height, score, class."""
+        return self._over_sides(self.pred)
+
+    @cached_property
+    def xywhn(self) -> list[Any]:
+        """(n, 6) centre and size over width and height, score, class."""
+        return self._over_sides(self.xywh)
+
+    @cached_property
+    def results(self) -> list[Result]:
+        """The same as the engine's results, which draw, cut out and count; their pictures are BGR and without boxes."""
+        frames = [im[..., ::-1] if im.shape[2] == 3 else im for im in self.ims]
+        return [
+            Result(SourceFrame(file, np.ascontiguousarray(frame), file), rows.cpu().numpy(), self.names)
+            for file, frame, rows in zip(self.files, frames, self.pred, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __str__(self) -> str:
+        places = [f"image {number}/{self.n}: {im.shape[0]}x{im.shape[1]}" for number, im in enumerate(self.ims, 1)]
+        lines = [f"{place} {result.summary()}" for place, result in zip(places, self.results, strict=True)]
+        prepare, network, post = self.t
+        speed = f"{prepare:.1f} ms preparing, {network:.1f} ms network, {post:.1f} ms NMS per picture; input {self.s}"
+        return "\n".join([*lines, speed])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}\n{self}"
+
+    # -- pictures ------------------------------------------------------------------------------------------------------
+
+    def print(self) -> None:
+        """Print what was found and how long it took."""
+        print(self)
+
+    def render(self, labels: bool = True) -> list[np.ndarray]:
+        """The pictures with boxes drawn, RGB, which take the place of `ims`; what the caller gave stays as it is."""
+        drawings = [result.drawing(DrawStyle(hide_labels=not labels)) for result in self.results]
+        self.ims = [np.ascontiguousarray(drawing[..., ::-1]) for drawing in drawings]
+        return self.ims
+
+    def show(self, labels: bool = True) -> None:
+        """Show the pictures with boxes: in the notebook, or in the system's viewer."""
+        for drawing, file in zip(self._drawn(labels), self.files, strict=True):
+            image = Image.fromarray(drawing)
+            shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+            if type(shell).__name__ == "ZMQInteractiveShell":
+                sys.modules["IPython"].display.display(image)
+            else:
+                image.show(title=file)
+
+    def save(self, labels: bool = True, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False) -> Path:
+        """Save the pictures with boxes under their `files` names; the folder (numbered if it exists and may not)."""
+        folder = make_run_folder(increment_path(save_dir, exist_ok))
+        writer = MediaWriter(folder, DrawStyle(hide_labels=not labels))
+        for result in self.results:
+            writer.write(result)
+        LOGGER.info(f"{self.n} pictures saved to {folder}")
+        return folder
+
+    def crop(
+        self, save: bool = True, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False
+    ) -> list[dict[str, Any]]:
+        """Cut-outs of all objects with a margin, saved to `<save_dir>/crops/<class>/<file>` if `save`.
+
+        Returns:
+            For each object `box` (x1, y1, x2, y2), `conf`, `cls`, `label` (name and score) and `im` (BGR).
+        """
+        if save:
+            folder = make_run_folder(increment_path(save_dir, exist_ok))
+            writer = CropWriter(folder / "crops")
+            for result in self.results:
+                writer.write(result)
+            LOGGER.info(f"{sum(map(len, self.pred))} cut-outs saved to {folder / 'crops'}")
+        return [
+            {"box": list(row[:4]), "conf": row[4], "cls": row[5], "label": f"{label} {row[4]:.2f}", "im": cut.copy()}
+            for rows, result in zip(self.pred, self.results, strict=True)
+            for row, (label, cut) in zip(rows, result.crops(), strict=True)
+        ]
+
+    # -- tables and other formats --------------------------------------------------------------------------------------
+
+    def pandas(self) -> Detections:
+        """A copy whose `xyxy`, `xyxyn`, `xywh` and `xywhn` are pandas tables."""
+        package = import_runtime("pandas", needed_for="Tables of results")
+        tables = copy.copy(self)
+        for form, columns in (("xyxy", CORNERS), ("xyxyn", CORNERS), ("xywh", CENTRES), ("xywhn", CENTRES)):
+            rows = [self._rows(boxes) for boxes in getattr(self, form)]
+            setattr(tables, form, [package.DataFrame(one, columns=[*columns, *REST]) for one in rows])
+        return tables
+
+    def tolist(self) -> list[Detections]:
+        """One object per picture."""
+        times = [seconds / max(self.n, 1) for seconds in self.times]
+        each = zip(self.ims, self.pred, self.files, strict=True)
+        return [Detections([im], [rows], [file], times, self.names, self.s) for im, rows, file in each]
+
+    def to_json(self) -> str:
+        """JSON text: a record per object with the columns of the `xyxy` table, its picture's position and file."""
+        records = [
+            {"image": position, "file": file, **dict(zip((*CORNERS, *REST), row, strict=True))}
+            for position, (file, boxes) in enumerate(zip(self.files, self.pred, strict=True))
+            for row in self._rows(boxes)
+        ]
+        return json.dumps(records)
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """The items of a COCO results file: image_id, category_id, bbox (left, top, width, height), score."""
+        return [
+            item for file, rows in zip(self.files, self.pred, strict=True) for item in predictions_to_coco(rows, file)
+        ]
+
+    def to_supervision(self) -> list[Any]:
+        """A `supervision.Detections` per picture, with `class_name` in its data; InputError without the package."""
+        package = import_runtime("supervision", needed_for="supervision.Detections")
+        return [
+            package.Detections(
+                xyxy=result.boxes[:, :4].copy(),
+                confidence=result.boxes[:, 4].copy(),
+                class_id=result.boxes[:, 5].astype(int),
+                data={"class_name": np.array(result.labels, dtype=str)},
+            )
+            for result in self.results
+        ]
+
+    def _over_sides(self, boxes: list[Tensor]) -> list[Tensor]:
+        """Rows with the first four columns over width and height."""
+        scaled = []
+        for rows, im in zip(boxes, self.ims, strict=True):
+            height, width = im.shape[:2]
+            scaled.append(rows / rows.new_tensor([width, height, width, height, 1, 1]))
+        return scaled
+
+    def _rows(self, boxes: Tensor) -> list[list[Any]]:
+        """Plain values of each object: four numbers, score, class, name."""
+        return [[*row[:5], int(row[5]), self.names.get(int(row[5]), str(int(row[5])))] for row in boxes.tolist()]
+
+    def _drawn(self, labels: bool) -> list[np.ndarray]:
+        """RGB pictures with boxes."""
+        style = DrawStyle(hide_labels=not labels)
+        return [np.ascontiguousarray(result.drawing(style)[..., ::-1]) for result in self.results]
+
+
+def output_names(names: Sequence[str]) -> list[str]:
+    """Names to save pictures under: `bus.jpg` for `folder/bus.png`; where two are alike, the later get a number."""
+    taken: dict[str, None] = {}
+    for name in names:
+        stem, number = Path(name).stem, 1
+        while (wanted := f"{stem}{'' if number == 1 else f'_{number}'}.jpg") in taken:
+            number += 1
+        taken[wanted] = None
+    return list(taken)
