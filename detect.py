@@ -1,4 +1,6 @@
-"""Find objects in pictures and videos: `python detect.py --weights yolov5n.pt --source data/images`.
+"""Find objects in pictures, videos and streams: `python detect.py --weights yolov5n.pt --source data/images`.
+
+docs/sources.md lists what `--source` takes.
 
 From Python: `import detect; detect.run(weights="yolov5n.pt", source="data/images", save_txt=True)`.
 """

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import detect
+import export
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.yolo import DetectionModel, SegmentationModel
 from tests.live_servers import MjpegServer, RtspServer
@@ -240,6 +241,21 @@ def test_files_without_names_get_those_of_the_data(tmp_path: Path) -> None:
     assert names_of_data(config) == {0: "bolt", 1: "nut"}
     with pytest.raises(InputError, match=r"gone\.yaml"):
         names_of_data(DetectConfig.from_kwargs(data="gone.yaml"))
+
+
+def test_an_exported_file_of_one_size_finds_the_same(weights: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="ONNX files need the package onnxruntime")
+    (tmp_path / "random.pt").write_bytes(weights.read_bytes())
+    export.run(weights=tmp_path / "random.pt", include=["onnx"], imgsz=[64])
+    picture(tmp_path / "in/a.png", (64, 64))  # the networks see the same where nothing has to be padded
+    picture(tmp_path / "in/b.png", (48, 80))
+    options = {**OPTIONS, "source": tmp_path / "in", "save_txt": True, "save_conf": True, "project": tmp_path}
+    for name in ("pt", "onnx"):
+        detect.run(weights=tmp_path / f"random.{name}", name=name, **options)
+    one, other = (rows(tmp_path / name / "labels/a.txt") for name in ("pt", "onnx"))
+    np.testing.assert_allclose(one, other, atol=1e-4)
+    assert rows(tmp_path / "onnx/labels/b.txt").shape == (FOUND, 6)
+    assert files(tmp_path / "onnx") == ["a.png", "b.png", "labels/a.txt", "labels/b.txt"]
 
 
 def test_line_thickness_labels_and_scores_change_the_drawing_only(weights: Path, tmp_path: Path) -> None:

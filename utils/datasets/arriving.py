@@ -57,8 +57,12 @@ class WatchedFiles:
 
     def _look(self) -> dict[str, Signature]:
         """Time and size of each file there is."""
-        found = {}
-        for path in self.listing():
+        found: dict[str, Signature] = {}
+        try:
+            listed = self.listing()
+        except OSError:
+            return found  # the folder is gone; it may come back
+        for path in listed:
             if self.ignored is not None and Path(path).absolute().is_relative_to(self.ignored.absolute()):
                 continue
             try:

@@ -97,7 +97,8 @@ class Stream:
                 if self.finished or self._stopped.is_set():
                     return
                 pause = self.timing.pause_s if self.received > before else pause
-                LOGGER.warning(f"WARNING: {self.address}: {reason}; next attempt in {pause:g} s")
+                if self.tried:  # what the first attempt gives is told for all streams at once
+                    LOGGER.warning(f"WARNING: {self.address}: {reason}; next attempt in {pause:g} s")
                 self._tell(failure=reason)
                 self._stopped.wait(pause)
                 pause = min(2 * pause, self.timing.longest_pause_s)
@@ -248,6 +249,8 @@ class StreamSource:
             if not any(stream.received for stream in self.streams):
                 others = f" (and {len(self.streams) - 1} more streams)" if len(self.streams) > 1 else ""
                 raise InputError(f"{self.problems[0]}{others}; check the address, or start the camera first")
+        for problem in self.problems:
+            LOGGER.warning(f"WARNING: {problem}; it is tried again while the others run")
 
     def _check_threads(self) -> None:
         """Raise what went wrong in a thread."""

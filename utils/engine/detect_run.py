@@ -200,11 +200,13 @@ def run_pictures(
 
 
 def look_at(items: Sequence[SourceFrame], predictor: Predictor, features_dir: Path | None = None) -> Iterator[Result]:
-    """The results of frames, those of one size looked at together."""
+    """The results of frames; those that fit into one network input are looked at together."""
     groups: dict[tuple[int, ...], list[SourceFrame]] = {}
     for item in items:
-        groups.setdefault(item.frame.shape if features_dir is None else (len(groups),), []).append(item)
-    for group in groups.values():
+        one_size = predictor.backend.fixed_hw is not None
+        groups.setdefault(() if one_size else item.frame.shape, []).append(item)
+    batches = list(groups.values()) if features_dir is None else [[item] for item in items]
+    for group in batches:
         before = [watch.seconds for watch in predictor.watches]
         frames, paths = [item.frame for item in group], [item.path for item in group]
         visualize = feature_visitor(features_dir, group[0])

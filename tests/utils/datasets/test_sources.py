@@ -207,6 +207,29 @@ def test_a_watched_file_is_given_once_it_is_complete() -> None:
     assert seen == [{}, {"a": (1, 10)}, {"a": (2, 20)}, {"a": (2, 20)}]
 
 
+def test_a_watched_folder_may_go_and_come_back(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    picture(folder / "a.png")
+    looked = threading.Event()
+
+    def listing() -> list[str]:
+        looked.set()
+        return sorted(str(p) for p in folder.iterdir())
+
+    watched = WatchedFiles(listing, poll_s=0.01)
+    paths = iter(watched)
+    assert next(paths) == str(folder / "a.png")
+    folder.rename(tmp_path / "away")
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(next(paths)))
+    thread.start()
+    looked.clear()
+    assert looked.wait(5)
+    picture(folder / "b.png")
+    thread.join(5)
+    assert found == [str(folder / "b.png")]
+
+
 def test_an_empty_folder_can_be_watched_and_a_file_cannot(tmp_path: Path) -> None:
     with closing(open_source(str(tmp_path), SourceOptions(watch=True))) as source:
         assert source.endless and not source.live

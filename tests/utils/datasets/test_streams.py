@@ -27,7 +27,7 @@ from utils.datasets.sources import SourceOptions, open_source
 from utils.datasets.streams import StreamSource, Timing
 from utils.errors import InputError
 
-QUICK = Timing(open_s=1.5, read_s=0.7, pause_s=0.05, longest_pause_s=0.2, give_up_s=20)
+QUICK = Timing(open_s=10, read_s=1.5, pause_s=0.05, longest_pause_s=0.2, give_up_s=20)
 SERVERS = pytest.mark.parametrize("server_class", [MjpegServer, RtspServer])
 FFMPEG = shutil.which("ffmpeg")
 
@@ -139,7 +139,7 @@ def test_a_server_that_falls_silent_is_left_and_found_again(server_class: type[C
         next(batches)
         server.stall()
         wait_for(lambda: stream.failure)
-        assert "no frame for 1 s" in stream.failure
+        assert "no frame for " in stream.failure
         server.resume()
         until(batches, lambda frame: stream.connections == 2)
 
@@ -184,12 +184,14 @@ def test_a_gray_network_gets_gray_frames_and_a_wider_one_is_refused() -> None:
 # -- several streams --------------------------------------------------------------------------------------------------
 
 
-def test_a_dead_stream_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_a_dead_stream_does_not_stop_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     listing = tmp_path / "cameras.streams"
     with MjpegServer() as good, MjpegServer(size_hw=(48, 64)) as weak:
         listing.write_text(f"# cameras\n{good.url}  {weak.url}\nrtsp://127.0.0.1:{dead_port()}/none\n")
         with closing(open_source(str(listing), SourceOptions(timing=QUICK))) as source:
             assert isinstance(source, StreamSource)
+            assert "/none: cannot be opened: 127.0.0.1:" in caplog.text
+            assert "Connection refused; it is tried again while the others run" in caplog.text
             batches = source.batches()
             until(batches, lambda frame: frame.heading.startswith("HTTP stream 2/3"))
             until(batches, lambda frame: frame.heading.startswith("HTTP stream 1/3"))
@@ -221,7 +223,7 @@ def test_streams_of_one_name_are_numbered() -> None:
 def test_when_all_streams_stay_dead_the_run_ends(
     server_class: type[CameraServer], caplog: pytest.LogCaptureFixture
 ) -> None:
-    timing = Timing(open_s=1.5, read_s=0.7, pause_s=0.05, longest_pause_s=0.1, give_up_s=0.6)
+    timing = Timing(open_s=10, read_s=1.5, pause_s=0.05, longest_pause_s=0.1, give_up_s=0.6)
     with server_class() as server, closing(streams(server.url, timing=timing)) as source:
         batches = source.batches()
         next(batches)
@@ -257,7 +259,7 @@ def test_a_source_that_nobody_serves_is_refused_at_once() -> None:
     with MjpegServer() as server:
         server.stall()
         with pytest.raises(InputError, match="answers, but sends no video there; check the address"):
-            open_source(server.url, SourceOptions(timing=QUICK))
+            open_source(server.url, SourceOptions(timing=Timing(open_s=0.5)))
     with pytest.raises(InputError, match=r"webcam 97: cannot be opened: there is no such camera"):
         open_source("97")
 

@@ -260,8 +260,9 @@ class Finder:
     def warmup(self, size_hw: tuple[int, int]) -> None: ...
 
 
-def finder() -> Predictor:
+def finder(fixed_hw: tuple[int, int] | None = None) -> Predictor:
     backend: Any = Finder()
+    backend.fixed_hw = fixed_hw
     return Predictor(backend, DetectionPostprocess(), size_hw=(64, 64))
 
 
@@ -342,7 +343,8 @@ def test_a_full_disk_ends_a_run_with_its_threads(tmp_path: Path) -> None:
     assert not threads_called("reader") and not threads_called("writer")
 
 
-def test_frames_of_one_size_go_through_the_network_together() -> None:
+@pytest.mark.parametrize(("fixed_hw", "batches"), [(None, [3, 1, 3, 1]), ((64, 64), [4, 4])])
+def test_frames_that_fit_go_through_the_network_together(fixed_hw: tuple[int, int] | None, batches: list[int]) -> None:
     sizes = [(48, 64), (96, 128), (48, 64), (48, 64)]
 
     class Live:
@@ -358,11 +360,11 @@ def test_frames_of_one_size_go_through_the_network_together() -> None:
 
         def close(self) -> None: ...
 
-    predictor, seen, written = finder(), [], Collector()
+    predictor, seen, written = finder(fixed_hw), [], Collector()
     forward = predictor.backend.forward
     predictor.backend.forward = lambda images, **more: seen.append(len(images)) or forward(images, **more)  # type: ignore[method-assign, func-returns-value]
     assert run_pictures(Live(), predictor, [written]) == 8
-    assert seen == [3, 1, 3, 1]
+    assert seen == batches
     assert written.numbers == [1] * 4 + [2] * 4
 
 
