@@ -82,6 +82,16 @@ class BaseConfig:
         values = {name: _checked(known[name], value) for name, value in values.items()}
         return cls(**values, given=frozenset(values))
 
+    def adapted(self, kind: type[Config]) -> Config:
+        """These settings as `kind`, whose defaults stand in for what the caller did not set.
+
+        Raises:
+            InputError: `kind` lacks an option that was set.
+        """
+        if type(self) is kind:
+            return self
+        return kind.from_kwargs(**{name: getattr(self, name) for name in self.given})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for opt.yaml and checkpoints."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if "flags" in f.metadata}
@@ -231,6 +241,16 @@ class TrainConfig(BaseConfig):
     )
     bbox_interval: int = option(-1, "--bbox_interval", type=int, help="not yet: period of logged box pictures")
     artifact_alias: str = option("latest", "--artifact_alias", help="not yet: version of a logged data set")
+
+    @property
+    def recipe(self) -> str | Mapping[str, Any]:
+        """The hyperparameter file, or its content."""
+        return self.hyp
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether the weights of the starting checkpoint are taken over."""
+        return True
 
     def check(self) -> TrainConfig:
         """The same settings; InputError for one that is not offered yet or contradicts another."""

@@ -22,6 +22,7 @@ class Hyperparameters:
     Attributes:
         anchors: anchors per level to search for, overriding the model's, or None.
         albumentations: serialized Albumentations pipeline (`A.to_dict(...)`), or None for the light default set.
+        warmup_iterations: the warm-up lasts at least so many, also with 0 warmup_epochs.
         nominal_batch: pictures whose gradients make one optimizer step; smaller batches are accumulated up to it.
     """
 
@@ -58,6 +59,7 @@ class Hyperparameters:
     albumentations: Mapping[str, Any] | None = None
     label_smoothing: float = 0.0
     nominal_batch: float = 64
+    warmup_iterations: float = 100
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, source: str) -> Hyperparameters:

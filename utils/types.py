@@ -41,6 +41,7 @@ class Sample:
         polygons: one list of rings per object in pixels of `image`, or None where the set has boxes only;
             an object without a polygon in a mixed set has its box's four corners.
         class_map: (H, W) uint8 class per pixel, 255 = ignore, or None.
+        label: class of the whole picture, or None.
         path: the file the picture came from (of the first tile for a mosaic).
         letterbox: how the picture was fitted, for mapping results back; None for composed pictures.
     """
@@ -52,6 +53,7 @@ class Sample:
     class_map: np.ndarray | None = None
     path: str = ""
     letterbox: Letterbox | None = None
+    label: int | None = None
 
 
 @dataclass
@@ -78,6 +80,11 @@ class Batch:
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
+
+    @property
+    def num_instances(self) -> int:
+        """Labelled objects, or labelled pictures of the classification task."""
+        return len(self.targets) if self.labels is None else len(self.labels)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """The same batch with every tensor on `device`."""

@@ -270,13 +270,14 @@ def collate(samples: Sequence[Sample]) -> Batch:
     pixels = torch.empty((len(samples), *samples[0].image.shape), dtype=torch.uint8)  # (B, H, W, C)
     for place, sample in zip(pixels.numpy(), samples, strict=True):
         copy_rgb(place, sample.image)
-    maps = [s.class_map for s in samples]
+    maps, labels = [s.class_map for s in samples], [s.label for s in samples]
     return Batch(
         images=pixels.permute(0, 3, 1, 2),
         targets=torch.from_numpy(batch_targets(samples)),
         paths=[s.path for s in samples],
         letterboxes=[s.letterbox for s in samples],
         class_maps=None if any(m is None for m in maps) else torch.from_numpy(np.stack(maps)),  # type: ignore[arg-type]
+        labels=None if None in labels else torch.tensor(labels, dtype=torch.int64),
     )
 
 

@@ -13,7 +13,6 @@ from models.checkpoint import Checkpoint, find_weights, load_checkpoint, load_tr
 from models.graph import load_model_yaml
 from models.yolo import BaseModel, check_image_size, task_of_graph
 from utils.config import ROOT, TrainConfig
-from utils.datasets.spec import load_spec
 from utils.device import describe_device, seed_everything, select_device
 from utils.engine.callbacks import Callbacks
 from utils.engine.loggers import CSVLogger, TensorBoardLogger
@@ -22,8 +21,8 @@ from utils.errors import InputError
 from utils.files import atomic_write, find_file, increment_path, make_run_folder
 from utils.hyp import Hyperparameters
 from utils.logging import LOGGER
-from utils.tasks.base import TaskOptions
-from utils.tasks.registry import build_task
+from utils.tasks.base import Task, TaskOptions
+from utils.tasks.registry import build_task, find_task
 
 # settings that may change when a run is resumed; all others are those of the run
 RESUME_OVERRIDES = ("epochs", "device", "workers", "cache", "patience", "save_period", "noplots", "nosave", "noval")
@@ -39,17 +38,24 @@ def build_trainer(config: TrainConfig) -> Trainer:
     state = None if last is None else load_training_state(last)
     if last is not None and state is not None:
         config = resumed_config(config, last, state)
+    if state is None and config.task:
+        config = config.adapted(find_task(config.task).traits.train_config)
     config.check()
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
-    hyp = load_hyp(config)
+    load_hyp(config)  # a wrong file is told before weights are fetched
     source = load_source(config) if state is None else None
-    cfg = dict(state["yaml"]) if state is not None else architecture(config, source)
+    name = choose_task(config, source) if state is None else str(state["task"])
+    kind = find_task(name)
+    config = config.adapted(kind.traits.train_config)
+    config.check()
+    hyp = load_hyp(config)
+    cfg = dict(state["yaml"]) if state is not None else architecture(config, source, kind)
     save_dir = run_folder(config, last)
     seed_everything(config.seed + 1)
     task = build_task(
-        config.task or task_of_graph(cfg),
-        load_spec(config.data),
+        name,
+        kind.load_data(config.data),
         hyp,
         TaskOptions(**{f.name: getattr(config, f.name) for f in fields(TaskOptions) if hasattr(config, f.name)}),
         channels=int(cfg.get("ch", 3)),
@@ -62,13 +68,15 @@ def build_trainer(config: TrainConfig) -> Trainer:
     make_run_folder(save_dir / "weights")
     write_settings(save_dir, config, hyp)
     if state is None:
-        if source is not None:
+        if source is not None and config.takes_weights:
             take_weights(model, source, config, hyp)
         task.prepare_training(model, save_dir, anchors=not config.noautoanchor, plots=not config.noplots)
     else:
         model.load_state_dict(state["model"])
     task.bind(model.to(device))
-    callbacks = Callbacks([CSVLogger(save_dir / "results.csv"), TensorBoardLogger(save_dir)])
+    callbacks = Callbacks(
+        [CSVLogger(save_dir / "results.csv", width=task.traits.csv_width), TensorBoardLogger(save_dir)]
+    )
     callbacks.run("on_pretrain_routine_start")
     trainer = Trainer(task, model, config, device=device, save_dir=save_dir, callbacks=callbacks, state=state)
     callbacks.run("on_params_update", params={**config.to_dict(), **hyp.to_dict()})
@@ -106,8 +114,9 @@ def find_last_checkpoint(resume: str | bool) -> Path:
 def resumed_config(config: TrainConfig, last: Path, state: Mapping[str, Any]) -> TrainConfig:
     """The settings of the interrupted run, with those that may change taken from the command line."""
     stored = read_settings(last.parent.parent / "opt.yaml") or dict(state["opt"])
-    known = {f.name for f in fields(TrainConfig)}
-    base = TrainConfig.from_kwargs(**{k: v for k, v in stored.items() if k in known})
+    kind = find_task(str(state["task"])).traits.train_config
+    known = {f.name for f in fields(kind)}
+    base = kind.from_kwargs(**{k: v for k, v in stored.items() if k in known})
     given = config.given - {"resume"}
     if ignored := sorted(given - set(RESUME_OVERRIDES)):
         LOGGER.warning(f"--resume keeps the settings of the run: ignored {', '.join(ignored)}")
@@ -133,10 +142,11 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 
 def load_hyp(config: TrainConfig) -> Hyperparameters:
     """Hyperparameters of the file or mapping in the settings, with the flags that override them."""
-    if isinstance(config.hyp, Mapping):
-        hyp = Hyperparameters.from_dict(config.hyp, source="hyp")
+    recipe = config.recipe
+    if isinstance(recipe, Mapping):
+        hyp = Hyperparameters.from_dict(recipe, source="hyp")
     else:
-        hyp = Hyperparameters.load(find_file(config.hyp, [ROOT, ROOT / "data" / "hyps"]))
+        hyp = Hyperparameters.load(find_file(recipe, [ROOT, ROOT / "data" / "hyps"]))
     return replace(hyp, label_smoothing=config.label_smoothing or hyp.label_smoothing)
 
 
@@ -154,18 +164,30 @@ def load_source(config: TrainConfig) -> Checkpoint | None:
     return None
 
 
-def architecture(config: TrainConfig, source: Checkpoint | None) -> dict[str, Any]:
-    """The model YAML of --cfg, else of the checkpoint."""
+def choose_task(config: TrainConfig, source: Checkpoint | None) -> str:
+    """The task that is asked for, else that of the model YAML or of the checkpoint."""
+    if config.task:
+        return config.task
     if config.cfg:
-        return load_model_yaml(config.cfg)
+        return task_of_graph(load_model_yaml(config.cfg))
     assert source is not None
+    return source.task
+
+
+def architecture(config: TrainConfig, source: Checkpoint | None, kind: type[Task]) -> dict[str, Any]:
+    """The graph of --cfg, else of the checkpoint."""
+    if config.cfg:
+        return kind.load_graph(config.cfg)
+    assert source is not None
+    if not source.yaml:
+        raise InputError(f"{source.path}: its layers cannot be told from the file; name its architecture with --cfg")
     return dict(source.yaml)
 
 
 def freeze_layers(model: BaseModel, freeze: list[int]) -> None:
     """Stop the training of layers: one number N means the first N, several mean those."""
     frozen = set(range(freeze[0]) if len(freeze) == 1 else freeze)
-    layers = model.model  # the Sequential of rows
+    layers = list(model.model.children())  # the rows
     if frozen and max(frozen) >= len(layers):
         raise InputError(f"--freeze {' '.join(map(str, freeze))}: the model has layers 0-{len(layers) - 1}")
     for number in frozen:

@@ -27,17 +27,19 @@ class CallbackSink:
 
 
 class PlotSink:
-    """Draws the first batches twice: with their labels and with the predictions."""
+    """Draws the first batches with the predictions, and with their labels where the task has files for both."""
 
-    def __init__(self, task: Task, save_dir: Path, count: int = 3) -> None:
-        self.task, self.save_dir, self.count, self.seen = task, save_dir, count, 0
+    def __init__(self, task: Task, save_dir: Path) -> None:
+        self.task, self.save_dir, self.seen = task, save_dir, 0
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         """Draw the batch if it is one of the first."""
-        if self.seen < self.count:
-            stem = self.save_dir / f"val_batch{self.seen}"
-            self.task.plot_batch(batch, stem.with_name(f"{stem.name}_labels.jpg"))
-            self.task.plot_batch(batch, stem.with_name(f"{stem.name}_pred.jpg"), predictions)
+        files = self.task.traits.val_pictures
+        if self.seen < len(files):
+            labelled, predicted = files[self.seen]
+            if labelled:
+                self.task.plot_batch(batch, self.save_dir / labelled)
+            self.task.plot_batch(batch, self.save_dir / predicted, predictions)
         self.seen += 1
 
     def close(self) -> None:

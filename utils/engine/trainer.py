@@ -35,7 +35,6 @@ from utils.types import Batch
 
 CUDA_SYNC_INTERVAL = 10  # steps between looks at the loss on a GPU; each look waits for the device
 MAX_GRADIENT_NORM = 10.0
-PLOTTED_BATCHES = 3
 
 
 @dataclass
@@ -150,6 +149,7 @@ class Trainer:
         meter = LossMeter(self.task.loss_names)
         interval = CUDA_SYNC_INTERVAL if self.device.type == "cuda" else 1
         self.optimizer.zero_grad()
+        pictures = self.task.traits.train_pictures
         waiting, means = 0, {}
         with self._progress_bar() as bar:
             for number, batches in enumerate(self.loader):
@@ -166,8 +166,8 @@ class Trainer:
                     means = meter.read()
                     self._show(bar, epoch, means, batches, size)
                 bar.update()
-                if iteration < PLOTTED_BATCHES and not self.config.noplots:
-                    self.task.plot_batch(batches[0], self.save_dir / f"train_batch{number}.jpg")
+                if iteration < len(pictures) and not self.config.noplots:
+                    self.task.plot_batch(batches[0], self.save_dir / pictures[iteration])
                 self.callbacks.run("on_train_batch_end", epoch=epoch, iteration=iteration)
         self.callbacks.run("on_train_epoch_end", epoch=epoch)
         return means
@@ -177,7 +177,7 @@ class Trainer:
         items: dict[str, Tensor] = {}
         for batch in batches:
             on_device = batch.to(self.device, non_blocking=True)
-            images = images_to_device(on_device.images, self.device)
+            images = images_to_device(on_device.images, self.device, pixels=self.task.traits.pixels)
             if self.config.multi_scale:
                 images = self._rescale(images, iteration)
             with self._precision():
@@ -242,11 +242,11 @@ class Trainer:
 
     def _log_epoch(self, epoch: int, losses: dict[str, float], result: ValidationResult | None) -> dict[str, float]:
         """Hand an epoch's numbers to the loggers, in the order of results.csv."""
-        metrics = {f"train/{name}": value for name, value in losses.items()}
-        if result is not None:
-            metrics |= result.evaluation.metrics
-            metrics |= {f"val/{name}": value for name, value in result.losses.items()}
-        metrics |= {f"x/lr{i}": group["lr"] for i, group in enumerate(self.optimizer.param_groups)}
+        measured = ({}, {}) if result is None else (result.evaluation.metrics, result.losses)
+        metrics = self.task.results_row(losses, *measured)
+        traits, groups = self.task.traits, self.optimizer.param_groups
+        rates = groups if traits.all_rates else groups[:1]
+        metrics |= {f"{traits.rate_name}{i}": group["lr"] for i, group in enumerate(rates)}
         self.callbacks.run("on_fit_epoch_end", epoch=epoch, metrics=metrics)
         return metrics
 
@@ -320,6 +320,6 @@ class Trainer:
         """Put the current numbers before the bar."""
         memory = memory_in_use(self.device)
         numbers: Iterator[str] = (f"{value:11.4g}" for value in means.values())
-        instances = sum(len(batch.targets) for batch in batches)
+        instances = sum(batch.num_instances for batch in batches)
         counter = f"{epoch}/{self.config.epochs - 1}"
         bar.set_description(f"{counter:>11}{memory:>11}{''.join(numbers)}{instances:>11}{size:>11}", refresh=False)

@@ -61,7 +61,8 @@ def validate(
     """Run `model` over `loader` and measure it.
 
     Args:
-        model: a network or a backend: (B, C, H, W) floats in [0, 1] -> what the task post-processes.
+        model: a network or a backend: (B, C, H, W) floats in [0, 1], normalised if the task's networks want that,
+            -> what the task post-processes.
         dtype: float type of the input, that of the model's weights.
         autocast: dtype of mixed precision over FP32 weights, or None.
         augment: test-time augmentation.
@@ -76,7 +77,7 @@ def validate(
     watches = [Stopwatch(device) for _ in range(3)]
     precision: Any = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
     meter = LossMeter(task.loss_names)
-    buffer = InputBuffer(device, dtype)
+    buffer = InputBuffer(device, dtype, task.traits.pixels)
     images_seen = 0
     for batches in tqdm(loader, desc=progress, disable=progress is None, total=len(loader), dynamic_ncols=True):
         for batch in batches:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from models.yolo import BaseModel
+from utils.config import TrainConfig, ValConfig
+from utils.datasets.spec import DataSpec
 from utils.hyp import Hyperparameters
 from utils.losses.detection import LossResult
 from utils.types import Batch, EvalResult, Prediction
@@ -72,6 +74,49 @@ class Outputs:
     coco_ids: bool = False
 
 
+@dataclass(frozen=True)
+class PixelStatistics:
+    """Mean and deviation of each channel, of pixels in 0-1, by which a network wants its input normalised."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def normalise_(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in 0-1 normalised in place; their averages serve other numbers of channels."""
+        mean, deviation = images.new_tensor(self.mean), images.new_tensor(self.deviation)
+        if images.shape[1] != len(mean):
+            mean, deviation = mean.mean().view(1), deviation.mean().view(1)
+        return images.sub_(mean.view(-1, 1, 1)).div_(deviation.view(-1, 1, 1))
+
+
+IMAGENET = PixelStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the engine has to know of a kind of task before there is a data set or a network.
+
+    Attributes:
+        train_config, val_config: settings with the task's defaults.
+        csv_width: characters of a column of results.csv.
+        rate_name: what its columns of learning rates start with; `all_rates`: one for each parameter group.
+        train_pictures: files of the first training batches.
+        val_pictures: files of the first validation batches, with labels ("" for none) and with predictions.
+        pixels: how the input is normalised; None leaves it in 0-1.
+    """
+
+    train_config: type[TrainConfig] = TrainConfig
+    val_config: type[ValConfig] = ValConfig
+    csv_width: int = 20
+    rate_name: str = "x/lr"
+    all_rates: bool = True
+    train_pictures: tuple[str, ...] = tuple(f"train_batch{i}.jpg" for i in range(3))
+    val_pictures: tuple[tuple[str, str], ...] = tuple(
+        (f"val_batch{i}_labels.jpg", f"val_batch{i}_pred.jpg") for i in range(3)
+    )
+    pixels: PixelStatistics | None = None
+
+
 class Sink(Protocol):
     """Receives every batch with its predictions, in pixels of the network input."""
 
@@ -99,11 +144,19 @@ class Task(Protocol):
     """One kind of model: its network, data, losses, post-processing and metrics."""
 
     name: str
+    traits: Traits
     loss_names: tuple[str, ...]
     class_names: dict[int, str]
     hyp: Hyperparameters
     options: TaskOptions
 
+    @staticmethod
+    def load_data(data: str | Path, *, prepare: bool = True) -> DataSpec: ...
+    @staticmethod
+    def load_graph(cfg: str | Path) -> dict[str, Any]: ...
+    def results_row(
+        self, losses: Mapping[str, float], metrics: Mapping[str, float], val_losses: Mapping[str, float]
+    ) -> dict[str, float]: ...
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel: ...
     def prepare_training(self, model: BaseModel, save_dir: Path, *, anchors: bool, plots: bool) -> None: ...
     def bind(self, model: BaseModel) -> None: ...
@@ -144,19 +197,38 @@ class InputBuffer:
     What it gives is overwritten at the next call, so it serves passes without gradients.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        self.device, self._memory = device, torch.empty(0, dtype=dtype, device=device)
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype = torch.float32, pixels: PixelStatistics | None = None
+    ) -> None:
+        self.device, self.pixels = device, pixels
+        self._memory = torch.empty(0, dtype=dtype, device=device)
 
     def load(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 -> channels_last float in [0, 1]."""
+        """(B, C, H, W) uint8 -> channels_last float in [0, 1], or normalised."""
         if self._memory.numel() < images.numel():
             self._memory = self._memory.new_empty(images.numel())
         batch, channels, height, width = images.shape
         pixels = self._memory[: images.numel()].view(batch, height, width, channels).permute(0, 3, 1, 2)
-        return pixels.copy_(images, non_blocking=True).div_(255)
+        pixels.copy_(images, non_blocking=True).div_(255)
+        return pixels if self.pixels is None else self.pixels.normalise_(pixels)
 
 
-def images_to_device(images: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(B, C, H, W) uint8 -> channels_last float in [0, 1]; divided on `device`, so a quarter of the bytes travels."""
+def images_to_device(
+    images: Tensor,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    *,
+    pixels: PixelStatistics | None = None,
+) -> Tensor:
+    """(B, C, H, W) uint8 -> channels_last float in [0, 1], or normalised; divided on `device`: less has to travel."""
     images = images.to(device, non_blocking=True)
-    return images.to(dtype, memory_format=torch.channels_last).div_(255)
+    scaled = images.to(dtype, memory_format=torch.channels_last).div_(255)
+    return scaled if pixels is None else pixels.normalise_(scaled)
+
+
+def standard_row(
+    losses: Mapping[str, float], metrics: Mapping[str, float], val_losses: Mapping[str, float]
+) -> dict[str, float]:
+    """An epoch's numbers by their columns in results.csv: training losses, metrics, validation losses."""
+    row = {f"train/{name}": value for name, value in losses.items()}
+    return row | dict(metrics) | {f"val/{name}": value for name, value in val_losses.items()}

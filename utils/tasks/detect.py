@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from models.graph import load_model_yaml
 from models.yolo import BaseModel, Detect, DetectionModel
 from utils import plots
 from utils.anchors import box_sizes, check_anchors
@@ -15,14 +16,14 @@ from utils.datasets.detection import DetectionDataset
 from utils.datasets.index import ImageIndex
 from utils.datasets.labels import load_index
 from utils.datasets.loader import build_loader
-from utils.datasets.spec import DataSpec
+from utils.datasets.spec import DataSpec, load_spec
 from utils.datasets.weights import class_weights, image_weights
 from utils.errors import InputError
 from utils.hyp import Hyperparameters
 from utils.losses.detection import DetectionLoss, LossResult, scaled_gains
 from utils.metrics.detection import DetectionEvaluator
 from utils.nms import non_max_suppression
-from utils.tasks.base import Outputs, Sink, StepLoader, Steps, TaskOptions
+from utils.tasks.base import Outputs, Sink, StepLoader, Steps, TaskOptions, Traits, standard_row
 from utils.tasks.detect_sinks import CocoSink, TextSink
 from utils.types import Batch, Prediction
 
@@ -42,7 +43,11 @@ class DetectionTask:
     """
 
     name = "detect"
+    traits = Traits()
     loss_names = ("box_loss", "obj_loss", "cls_loss")
+    load_data = staticmethod(load_spec)
+    load_graph = staticmethod(load_model_yaml)
+    results_row = staticmethod(standard_row)
 
     def __init__(self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, *, channels: int = 3) -> None:
         self.spec, self.hyp, self.options, self.channels = spec, hyp, options, channels

@@ -11,13 +11,20 @@ from utils.tasks.detect import DetectionTask
 TASKS: dict[str, Any] = {DetectionTask.name: DetectionTask}
 
 
-def build_task(name: str, *args: Any, **options: Any) -> Task:
-    """The task object of a name; arguments are those of its class.
+def find_task(name: str) -> type[Task]:
+    """The class of a task's objects.
 
     Raises:
         InputError: no such task.
     """
     if name not in TASKS:
         raise InputError(f"task {name!r} is not supported; known: {', '.join(TASKS)}")
-    task: Task = TASKS[name](*args, **options)
+    kind: type[Task] = TASKS[name]
+    return kind
+
+
+def build_task(name: str, *args: Any, **options: Any) -> Task:
+    """The task object of a name; arguments are those of its class, InputError as `find_task`."""
+    kind: Any = find_task(name)
+    task: Task = kind(*args, **options)
     return task
