@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from utils.datasets.verify import LabelRows
 from utils.errors import InputError
 from utils.logging import LOGGER
+from utils.masks import bitmap_rings, signed_area
+from utils.rle import decode_rle
 
 NEEDED: dict[str, tuple[str, ...]] = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
 
@@ -152,51 +153,18 @@ def _is_ring(ring: Any) -> bool:
 
 
 def _rings(segmentation: Any, size_wh: np.ndarray) -> list[np.ndarray]:
-    """Normalised rings of an object; none where its segmentation is absent or not understood (the box then serves)."""
+    """Normalised rings of an object; none where its segmentation is absent or not understood (the box then serves).
+
+    The polygons of a list are parts of the object and made to run the same way; holes, which only run-length codes
+    can have, run the other way.
+    """
     if isinstance(segmentation, dict):
         fits = segmentation.get("size") == [size_wh[1], size_wh[0]]
         mask = decode_rle(segmentation) if fits else None
-        found = [] if mask is None else cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-        rings = [contour.reshape(-1, 2) + 0.5 for contour in found]
+        rings = [] if mask is None else bitmap_rings(mask)
     elif isinstance(segmentation, list):
-        rings = [np.array(ring, np.float64).reshape(-1, 2) for ring in segmentation if _is_ring(ring)]
+        parts = [np.array(ring, np.float64).reshape(-1, 2) for ring in segmentation if _is_ring(ring)]
+        rings = [ring if len(parts) == 1 or signed_area(ring) >= 0 else ring[::-1] for ring in parts]
     else:
         rings = []
     return [(ring / size_wh).astype(np.float32) for ring in rings if len(ring) >= 3]
-
-
-def decode_rle(rle: Mapping[str, Any]) -> np.ndarray | None:
-    """(H, W) uint8 mask of a COCO run-length code, plain or compressed; None if it is malformed.
-
-    Runs alternate between 0 and 1 and fill the picture column by column. The compressed form writes each run as
-    groups of five bits, low first, from character 48 on; a sixth bit says that more follow, the top bit of the last
-    group is the sign, and from the fourth run on the value is the difference to the run before the last.
-    """
-    try:
-        height, width = (int(side) for side in rle["size"])
-        counts = rle["counts"]
-        runs = np.array(_unpack_counts(counts) if isinstance(counts, str) else counts, np.int64)
-    except (KeyError, TypeError, ValueError, IndexError):
-        return None
-    if (runs < 0).any() or runs.sum() != height * width:
-        return None
-    values = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
-    return np.ascontiguousarray(values.reshape(width, height).T)
-
-
-def _unpack_counts(text: str) -> list[int]:
-    runs: list[int] = []
-    position = 0
-    while position < len(text):
-        value = shift = 0
-        more = True
-        while more:
-            group = ord(text[position]) - 48
-            value |= (group & 0x1F) << shift
-            shift += 5
-            position += 1
-            more = bool(group & 0x20)
-        if group & 0x10:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-    return runs

@@ -15,7 +15,7 @@ from utils.datasets.index import ImageIndex, PolygonTable
 from utils.files import atomic_write
 from utils.logging import LOGGER
 
-FORMAT = 1
+FORMAT = 2  # 2: holes of COCO's run-length codes
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,20 @@ class LossResult:
     total: Tensor
     items: dict[str, Tensor]
 
+    @classmethod
+    def of(cls, items: Mapping[str, Tensor], batch_size: int) -> LossResult:
+        """The result of items that still carry gradients."""
+        total = torch.stack(list(items.values())).sum() * batch_size
+        return cls(total, {name: value.detach() for name, value in items.items()})
+
+
+@dataclass(frozen=True)
+class Positives:
+    """The assigned rows of one level and what the map holds for them after box, objectness and classes (R, further)."""
+
+    rows: LevelTargets
+    further: Tensor
+
 
 class DetectionLoss(nn.Module):
     """Box, objectness and class loss over all levels of a detection head.
@@ -113,34 +127,38 @@ class DetectionLoss(nn.Module):
         self.register_buffer("cls_pos_weight", anchors.new_tensor(hyp.cls_pw), persistent=False)
 
     def forward(self, raw: Sequence[Tensor], targets: Tensor) -> LossResult:
-        """Loss of one batch.
+        """Loss of one batch; arguments as `parts`."""
+        items, _ = self.parts(raw, targets)
+        return LossResult.of(items, raw[0].shape[0])
+
+    def parts(self, raw: Sequence[Tensor], targets: Tensor) -> tuple[dict[str, Tensor], list[Positives]]:
+        """The items of one batch, gains applied, with gradients; and the positives of each level.
 
         Args:
-            raw: one (B, na, H, W, 5 + num_classes) map per level, logits; further columns are left alone.
+            raw: one (B, na, H, W, 5 + num_classes + further) map per level, logits.
             targets: (N, 6) image index, class, x, y, w, h normalised; N may be 0.
         """
         with torch.autocast(raw[0].device.type, enabled=False):
             grids_hw = [(level.shape[2], level.shape[3]) for level in raw]
             assigned = assign_targets(targets.float(), self.anchors, grids_hw, max_ratio=self.hyp.anchor_t)
             parts = [self._level_loss(level, rows) for level, rows in zip(raw, assigned, strict=True)]
-            box, obj, cls = (torch.stack(part) for part in zip(*parts, strict=True))  # each (nl,)
+            box, obj, cls = (torch.stack([part[kind] for part in parts]) for kind in range(3))  # each (nl,)
             weighted_obj = (obj * self.balance).sum()
             if self.autobalance and torch.is_grad_enabled():
                 self._update_balance(obj.detach())
-            items = {
-                "box": box.sum() * self.hyp.box,
-                "obj": weighted_obj * self.hyp.obj,
-                "cls": cls.sum() * self.hyp.cls,
-            }
-            total = (items["box"] + items["obj"] + items["cls"]) * raw[0].shape[0]
-        return LossResult(total, {name: value.detach() for name, value in items.items()})
+        items = {
+            "box": box.sum() * self.hyp.box,
+            "obj": weighted_obj * self.hyp.obj,
+            "cls": cls.sum() * self.hyp.cls,
+        }
+        return items, [Positives(rows, part[3]) for rows, part in zip(assigned, parts, strict=True)]
 
-    def _level_loss(self, level: Tensor, rows: LevelTargets) -> tuple[Tensor, Tensor, Tensor]:
-        """Box, objectness and class loss of one level, before gains and balance."""
+    def _level_loss(self, level: Tensor, rows: LevelTargets) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Box, objectness and class loss of one level, before gains and balance, and the further columns (R, *)."""
         hyp = self.hyp
         objectness, asked = _ReadMap.apply(level, rows.cells)
         obj_logits = objectness.float().flatten()
-        asked = asked[:, : 5 + self.num_classes].float()  # (R, 5 + num_classes)
+        asked, further = asked.float().tensor_split([5 + self.num_classes], dim=1)  # (R, 5 + num_classes), (R, *)
         num_positives = rows.weights.sum().clamp(min=1)
 
         overlaps = box_iou(_decode(asked, rows.anchors), xywh_to_xyxy(rows.boxes_xywh), "ciou")
@@ -150,11 +168,11 @@ class DetectionLoss(nn.Module):
         obj = binary_loss(obj_logits, reached, pos_weight=self.obj_pos_weight, gamma=hyp.fl_gamma).mean()
 
         if self.num_classes == 1:
-            return box, obj, box.new_zeros(())
+            return box, obj, box.new_zeros(()), further
         wanted = smooth_one_hot(rows.classes, self.num_classes, hyp.label_smoothing)
         per_class = binary_loss(asked[:, 5:], wanted, pos_weight=self.cls_pos_weight, gamma=hyp.fl_gamma)
         cls = (per_class.mean(dim=1) * rows.weights).sum() / num_positives
-        return box, obj, cls
+        return box, obj, cls, further
 
     @staticmethod
     def _objectness_targets(overlaps: Tensor, rows: LevelTargets, num_cells: int) -> Tensor:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from utils.datasets import shapes
-from utils.datasets.coco_json import decode_rle, load_annotations
+from utils.datasets.coco_json import load_annotations
 from utils.datasets.image_io import imwrite
 from utils.datasets.labels import load_index
 from utils.datasets.spec import load_spec
 from utils.errors import InputError
+from utils.masks import rasterise, signed_area
+from utils.rle import encode_rle
 
 NAMES = {0: "cat", 1: "dog"}
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}]
@@ -133,26 +135,19 @@ def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
         load_annotations(tmp_path / "instances.json", NAMES, [], [tmp_path])
 
 
-def test_run_lengths_by_hand() -> None:
-    mask = decode_rle({"size": [2, 3], "counts": [1, 2, 3]})
-    assert mask is not None
-    assert mask.tolist() == [[0, 1, 0], [1, 0, 0]]
-    packed = decode_rle({"size": [2, 3], "counts": "123"})
-    assert packed is not None
-    assert packed.tolist() == mask.tolist()
-    for bad in ({"size": [2, 3], "counts": [1, 2]}, {"size": [2, 3], "counts": "P"}, {"counts": []}):
-        assert decode_rle(bad) is None
-
-
-def test_compressed_run_lengths_against_pycocotools() -> None:
-    coco_mask = pytest.importorskip("pycocotools.mask")
-    rng = np.random.default_rng(0)
-    for threshold in (0.02, 0.5, 0.999):
-        mask = (rng.random((61, 47)) < threshold).astype(np.uint8)
-        rle = coco_mask.encode(np.asfortranarray(mask))
-        decoded = decode_rle({"size": rle["size"], "counts": rle["counts"].decode()})
-        assert decoded is not None
-        assert (decoded == mask).all()
+def test_holes_of_run_lengths_stay_and_parts_of_polygons_run_one_way(tmp_path: Path) -> None:
+    ring = np.zeros((50, 100), bool)
+    ring[10:40, 20:60] = True
+    ring[20:30, 30:50] = False
+    ring[24:26, 38:42] = True  # an island in the hole
+    code = encode_rle(ring, (0, 0), (50, 100))
+    pieces = [[10, 5, 30, 5, 30, 15], [30, 15, 50, 30, 30, 30][::-1], [40, 20, 50, 20, 50, 30, 40, 30][::-1]]
+    rows = [annotation(segmentation=code), annotation(segmentation=pieces)]
+    _, labels = load_annotations(write(tmp_path, rows), NAMES, [], [tmp_path])
+    assert labels[0].polygons is not None
+    holed, parts = ([points * (100, 50) for points in rings] for rings in labels[0].polygons)
+    assert (rasterise([holed], (50, 100)).dense()[0] == ring).all()
+    assert len(parts) == 3 and all(signed_area(part) > 0 for part in parts)
 
 
 def test_a_json_as_label_source_equals_the_label_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
