@@ -24,7 +24,7 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if (program := shutil.which("Xvfb")) is None:
         pytest.skip("the program Xvfb is not installed")
     reader, writer = os.pipe()
-    command = [program, "-displayfd", str(writer), "-screen", "0", "320x200x24", "-nolisten", "tcp"]
+    command = [program, "-displayfd", str(writer), "-screen", "0", "320x200x24", "-noreset", "-nolisten", "tcp"]
     server = subprocess.Popen(command, pass_fds=(writer,), stderr=subprocess.DEVNULL)
     os.close(writer)
     with os.fdopen(reader) as numbers:
