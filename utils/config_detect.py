@@ -71,7 +71,9 @@ class DetectConfig(BaseConfig):
     )
     hide_labels: bool = switch("--hide-labels", help="draw boxes without text")
     hide_conf: bool = switch("--hide-conf", help="leave the score out of the text")
-    half: bool = switch("--half", help="FP16 inference on CUDA; the CPU computes in FP32, with a warning")
+    half: bool = switch(
+        "--half", help="half precision: FP16 on CUDA, BF16 on a CPU that has it, else FP32 with a warning"
+    )
     dnn: bool = switch("--dnn", help="run ONNX files by OpenCV instead of onnxruntime")
     vid_stride: int = option(1, "--vid-stride", type=_at_least_one, help="take every Nth frame of a video or stream")
     watch: bool = switch("--watch", help="go on with new files of a folder or glob until Ctrl-C")
