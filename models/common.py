@@ -7,8 +7,10 @@ documented attributes only.
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -395,3 +397,17 @@ class Classify(nn.Module):
         joined = x if isinstance(x, Tensor) else torch.cat(list(x), dim=1)
         pooled = self.pool(self.conv(joined)).flatten(1)
         return self.linear(self.drop(pooled))
+
+
+PROVIDED = {  # what other programs import from here: it lives in modules above this one
+    "AutoShape": "utils.engine.autoshape",
+    "DetectMultiBackend": "utils.backends.multi",
+    "Detections": "utils.engine.detections",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The classes of PROVIDED, loaded when first asked for."""
+    if name in PROVIDED:
+        return getattr(importlib.import_module(PROVIDED[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -69,6 +69,11 @@ class AutoShape(nn.Module):
         if verbose:
             LOGGER.info(f"AutoShape: pictures of any kind and size, {len(self.names)} classes, stride {self.stride}")
 
+    @property
+    def task(self) -> str:
+        """Always "detect"."""
+        return self.backend.task
+
     def forward(
         self, ims: Any, size: int | Sequence[int] = 640, augment: bool = False, profile: bool = False
     ) -> Detections | Tensor:

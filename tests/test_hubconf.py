@@ -1,0 +1,279 @@
+"""torch.hub's entry points, called as other programs call them: from other folders, in processes of their own."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import hubconf
+from models.checkpoint import save_checkpoint
+from models.graph import load_model_yaml
+from models.yolo import DetectionModel
+from utils.backends.multi import DetectMultiBackend
+from utils.engine.autoshape import AutoShape
+from utils.errors import InputError
+from utils.logging import LOGGER
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = [f"yolov5{size}{kind}" for kind in ("", "6") for size in "nsmlx"]
+SLIM = {"width_multiple": 0.125, "depth_multiple": 0.1}
+BEFORE = "import sys, os\nREPO = sys.argv[1]\n"
+
+
+@pytest.fixture(autouse=True)
+def quiet_afterwards() -> Iterator[None]:
+    """Loading sets the log up; other tests want it as it was."""
+    handlers, level, propagate = list(LOGGER.handlers), LOGGER.level, LOGGER.propagate
+    yield
+    LOGGER.handlers, LOGGER.propagate = handlers, propagate
+    LOGGER.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("weights") / "best.pt", "yolov5n", "detect")
+
+
+def make_checkpoint(file: Path, graph: str, task: str, classes: int = 2) -> Path:
+    torch.manual_seed(0)
+    description = {**load_model_yaml(graph), **SLIM, "nc": classes}
+    from models.yolo import build_model
+
+    model = build_model(description)
+    names = {i: f"thing {i}" for i in range(classes)}
+    save_checkpoint(file, {"task": task, "yaml": model.yaml, "names": names, "model": model.state_dict()})
+    return file
+
+
+def program(code: str, *, cwd: Path, repo: str | Path = ROOT, arguments: list[str] | None = None) -> Any:
+    command = [sys.executable, "-c", BEFORE + code, str(repo), *(arguments or [])]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+
+
+def picture(file: Path) -> Path:
+    cv2.imwrite(str(file), np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8))
+    return file
+
+
+def test_the_list_of_entry_points() -> None:
+    """What `torch.hub.list` and `torch.hub.help` show: everything that can be called and has no underscore."""
+    shown = [name for name in dir(hubconf) if callable(getattr(hubconf, name)) and not name.startswith("_")]
+    assert sorted(shown) == sorted(["custom", *SIZES])
+    assert "ensemble" in hubconf.custom.__doc__
+    assert all(getattr(hubconf, name).__doc__.startswith(f"{name}, trained on COCO") for name in SIZES)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameters(name: str) -> None:
+    parameters = inspect.signature(getattr(hubconf, name)).parameters
+    assert {p.name: p.default for p in parameters.values()} == {
+        "pretrained": True, "channels": 3, "classes": 80, "autoshape": True, "_verbose": True, "device": None,
+    }  # fmt: skip
+    assert list(inspect.signature(hubconf.custom).parameters) == ["path", "autoshape", "_verbose", "device"]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_graph_is_built(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubconf, "_device", lambda _: torch.device("meta"))  # without memory for the weights
+    with torch.device("meta"):
+        model = getattr(hubconf, name)(pretrained=False, channels=1, classes=4, _verbose=False)
+    assert (model.yaml["ch"], model.nc, len(model.stride)) == (1, 4, 4 if name.endswith("6") else 3)
+
+
+def test_custom_from_another_folder_with_relative_paths(checkpoint: Path, tmp_path: Path) -> None:
+    """The path is the caller's; lazily imported parts are found although the caller has moved on to another folder."""
+    picture(tmp_path / "a.png")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "my best.pt").write_bytes(checkpoint.read_bytes())
+    (tmp_path / "elsewhere").mkdir()
+    code = (
+        "import torch\n"
+        "model = torch.hub.load(REPO, 'custom', path='weights/my best', source='local', device='cpu')\n"
+        "results = model('a.png', size=96)\n"
+        "os.chdir('elsewhere')\n"
+        "results.pandas(), results.save(), results.crop()\n"
+        "from models.common import Detections\n"
+        "print(type(model).__name__, isinstance(results, Detections), model.names, results.files)\n"
+    )
+    done = program(code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "AutoShape True {0: 'thing 0', 1: 'thing 1'} ['a.jpg']"
+    assert (tmp_path / "elsewhere/runs/detect/exp/a.jpg").is_file()
+
+
+def test_the_checkout_by_a_relative_path(checkpoint: Path, tmp_path: Path) -> None:
+    """`torch.hub.load('.', ...)` puts '.' on sys.path; a later change of folder does no harm."""
+    code = (
+        "import torch\n"
+        "model = torch.hub.load('.', 'custom', path=sys.argv[2], source='local')\n"
+        "os.chdir(sys.argv[3])\n"
+        "import numpy\n"
+        "print(len(model(numpy.zeros((64, 96, 3), numpy.uint8), size=96).pandas().xyxy))\n"
+        "untrained = torch.hub.load(sys.argv[1], 'yolov5n', pretrained=False, source='local')\n"
+        "print(type(untrained).__name__, untrained.training, len(untrained.names))\n"
+    )
+    done = program(code, cwd=ROOT, arguments=[str(checkpoint), str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["1", "DetectionModel True 80"]
+
+
+@pytest.mark.parametrize("layout", ["utils.py", "models.py", "models/__init__.py", "models/own.py"])
+def test_a_package_of_the_same_name_that_is_already_imported_is_named(tmp_path: Path, layout: str) -> None:
+    file = tmp_path / layout
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("own = 1\n")
+    name = layout.partition("/")[0].removesuffix(".py")
+    imported = layout.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    load = "import torch\ntorch.hub.load(REPO, 'yolov5n', source='local')\n"
+    if name == "models":  # the same without the seconds that torch takes to import
+        load = "sys.path.insert(0, REPO)\nimport hubconf\nhubconf.yolov5n()\n"
+    done = program(f"import {imported}\n{load}", cwd=tmp_path)
+    assert done.returncode == 1
+    place = file.parent if layout == "models/own.py" else file  # a folder without __init__.py has no file of its own
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: OpenYOLOv5 needs its own package '{name}' in {ROOT}, but this program has already imported "
+        f"another one from {place}; rename that one, or load the model in a process of its own"
+    )
+
+
+def test_a_package_of_the_same_name_that_comes_first_is_named(tmp_path: Path) -> None:
+    (tmp_path / "utils.py").write_text("own = 1\n")
+    code = "sys.path.append(REPO)\nimport hubconf\nhubconf.yolov5n(pretrained=False)\n"
+    done = program(code, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"but this program would import another one from {tmp_path / 'utils.py'}; rename" in done.stderr
+
+
+def test_a_package_that_is_hidden_is_named_and_a_folder_without_code_is_not(tmp_path: Path) -> None:
+    (tmp_path / "utils.py").write_text("own = 1\n")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "best.pt").write_text("")
+    load = "torch.hub.load(REPO, 'yolov5n', pretrained=False, source='local', _verbose=False)"
+    code = f"import torch\n{load}\nimport utils.nms\n"
+    done = program(code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        f"WARNING {tmp_path / 'utils.py'}: `import` gives OpenYOLOv5's package of that name from now on, not this file"
+    ]
+
+
+def test_without_the_checkout_on_the_path(tmp_path: Path) -> None:
+    code = (
+        "import importlib.util\n"
+        "spec = importlib.util.spec_from_file_location('hub', REPO + '/hubconf.py')\n"
+        "hub = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(hub)\nhub.custom('a.pt')\n"
+    )
+    done = program(code, cwd=tmp_path)
+    assert "needs its own package 'models'" in done.stderr
+    assert "but it is not on sys.path" in done.stderr
+
+
+def test_wrapped_and_unwrapped(checkpoint: Path) -> None:
+    wrapped = hubconf.custom(str(checkpoint), _verbose=False, device="cpu")
+    plain = hubconf.custom(checkpoint, autoshape=False, _verbose=False, device=torch.device("cpu"))
+    assert isinstance(wrapped, AutoShape)
+    assert isinstance(wrapped.model, DetectMultiBackend)
+    assert isinstance(plain, DetectMultiBackend)
+    norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()) for model in (wrapped, plain)]
+    assert norms[0] == 0 < norms[1]  # fused for inference, as trained otherwise
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(images)[0], wrapped(images), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("graph", "task"), [("yolov5n-seg", "segment")])
+def test_other_tasks_stay_unwrapped(tmp_path: Path, graph: str, task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = make_checkpoint(tmp_path / "other.pt", graph, task)
+    model = hubconf.custom(file, _verbose=False)
+    assert isinstance(model, DetectMultiBackend)
+    assert f"WARNING {file}: a model of task {task} takes (B, C, H, W) tensors only" in capsys.readouterr().err
+    with torch.inference_mode():
+        boxes, prototypes, _ = model(torch.zeros(1, 3, 64, 64))
+    assert (boxes.shape[2], prototypes.shape[1:]) == (5 + 2 + 32, (32, 16, 16))
+
+
+def test_an_ensemble(checkpoint: Path, tmp_path: Path) -> None:
+    other = make_checkpoint(tmp_path / "other.pt", "yolov5n", "detect")
+    model = hubconf.custom([checkpoint, other], _verbose=False)
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 2 * 3 * (64 + 16 + 4), 7)
+
+
+def test_verbose_decides_what_is_logged(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hubconf.custom(checkpoint, _verbose=False)
+    assert capsys.readouterr().err == ""
+    hubconf.custom(checkpoint)
+    assert "torch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["nowhere.pt", "path/to/nothing"])
+def test_a_file_that_is_missing(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"{Path(path).with_suffix('.pt')}: no such checkpoint"):
+        hubconf.custom(path, _verbose=False)
+    with pytest.raises(InputError, match="--device 7"):
+        hubconf.yolov5n(pretrained=False, device=7, _verbose=False)
+
+
+def test_pretrained_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing answers (a mock: the first connection fails): the message says where the file may be put."""
+    from urllib.error import URLError
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("utils.downloads.urlopen", refuse)
+    for options in ({}, {"classes": 4}):
+        with pytest.raises(InputError, match=r"yolov5n6.pt: not on disk and not to be had .*put the file at"):
+            hubconf.yolov5n6(_verbose=False, **options)
+
+
+def test_official_weights_are_found_in_the_working_directory(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "yolov5n.pt").symlink_to(shared / "weights" / "yolov5n.pt")
+    model = hubconf.yolov5n(_verbose=False)
+    assert len(model.names) == 80
+    assert str(model(shared / "data/images/bus.jpg")).splitlines()[0] == "image 1/1: 1080x810 4 persons, 1 bus"
+
+    four = hubconf.yolov5n(classes=4, _verbose=False)
+    assert isinstance(four, DetectionModel)
+    same = hubconf.yolov5n(channels=1, _verbose=False)
+    assert same.names == model.names
+    official = hubconf.yolov5n(autoshape=False, _verbose=False).model.state_dict()
+    for built, differs in ((four, "model.24.m."), (same, "model.0.conv")):
+        for key, value in built.state_dict().items():
+            if "num_batches" not in key and "anchor" not in key:
+                copied = value.shape == official[key].shape and torch.equal(value, official[key])
+                assert copied != (differs in key), key
+
+
+def test_as_a_script(checkpoint: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = run_script("hubconf.py", "--model", checkpoint.with_suffix(""), cwd=checkpoint.parent)
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(" ")[0] for line in done.stdout.splitlines()[:2]] == ["image", "image"]
+    done = run_script("hubconf.py", "--mod", "nowhere/my.pt")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: nowhere/my.pt: no such checkpoint")
+
+
+def test_help_is_quick(run_script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        done = run_script("hubconf.py", "--help")
+        assert done.returncode == 0
+        assert "--model" in done.stdout
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 0.5
