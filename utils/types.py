@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from utils.prototypes import CodedMasks
+
 Polygons = list[list[np.ndarray]]  # one entry per object: its rings, each (K, 2) float32 x, y
 
 
@@ -65,7 +67,8 @@ class Batch:
         targets: (N, 6) float32: image index in the batch, class, x, y, w, h over the input's width and height.
         paths: B file names.
         letterboxes: B fits, None for composed training pictures.
-        masks: instance masks of the segmentation task, or None.
+        masks: of the segmentation task, or None: (N, h, w) bool, row i is that of target i; or (B, h, w) int16, which
+            of a picture's targets shows at each pixel, 1 for its first; 0 for none.
         class_maps: (B, H, W) uint8 of the semantic task, 255 = ignore, or None.
         labels: (B,) int64 of the classification task, or None.
     """
@@ -109,13 +112,13 @@ class Prediction:
 
     Attributes:
         boxes: (n, 6) x1, y1, x2, y2, score, class; None where the task has no boxes.
-        masks: (n, H, W) bool, row i belongs to box i.
+        masks: of the n boxes, not decoded yet.
         class_map: (H, W) int64 class per pixel.
         probs: (num_classes,) of a classifier.
     """
 
     boxes: Tensor | None = None
-    masks: Tensor | None = None
+    masks: CodedMasks | None = None
     class_map: Tensor | None = None
     probs: Tensor | None = None
 

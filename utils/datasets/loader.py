@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -16,6 +17,7 @@ from utils.datasets.compose import IGNORE
 from utils.datasets.detection import Key
 from utils.datasets.image_io import ImageError
 from utils.datasets.letterbox import GREY
+from utils.datasets.masks import MaskForm
 from utils.errors import InputError
 from utils.logging import LOGGER
 from utils.types import Batch, Sample
@@ -109,6 +111,7 @@ def build_loader(
     quad: bool = False,
     drop_last: bool = False,
     pin_memory: bool = False,
+    masks: MaskForm | None = None,
 ) -> EpochLoader:
     """The loader of a data set whose items are addressed by (epoch, position).
 
@@ -121,6 +124,7 @@ def build_loader(
         quad: join the samples of a batch by fours.
         drop_last: leave out the last batch if it is not full.
         pin_memory: page-locked batches, for a GPU.
+        masks: how polygons become the batches' masks, if at all.
     """
     num_samples = len(dataset)  # type: ignore[arg-type]
     if shuffle and is_rect(dataset):
@@ -136,7 +140,7 @@ def build_loader(
         BatchReader(QuadDataset(dataset, seed=seed) if quad else dataset),
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate_read,
+        collate_fn=partial(collate_read, masks=masks),
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # its own, so that loading leaves the trainer's random numbers alone
@@ -260,12 +264,12 @@ def keep_freed_memory() -> None:
     np.empty(31 << 20, np.uint8)
 
 
-def collate_read(samples: list[Sample] | ImageError) -> Batch | ImageError:
+def collate_read(samples: list[Sample] | ImageError, *, masks: MaskForm | None = None) -> Batch | ImageError:
     """What `BatchReader` gives as a batch, an unreadable picture as it is."""
-    return samples if isinstance(samples, ImageError) else collate(samples)
+    return samples if isinstance(samples, ImageError) else collate(samples, masks=masks)
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample], *, masks: MaskForm | None = None) -> Batch:
     """Samples of equal size as one batch, BGR as RGB; pixels stay interleaved, as channels_last networks want them."""
     pixels = torch.empty((len(samples), *samples[0].image.shape), dtype=torch.uint8)  # (B, H, W, C)
     for place, sample in zip(pixels.numpy(), samples, strict=True):
@@ -276,6 +280,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         targets=torch.from_numpy(batch_targets(samples)),
         paths=[s.path for s in samples],
         letterboxes=[s.letterbox for s in samples],
+        masks=None if masks is None else masks(samples),
         class_maps=None if any(m is None for m in maps) else torch.from_numpy(np.stack(maps)),  # type: ignore[arg-type]
         labels=None if None in labels else torch.tensor(labels, dtype=torch.int64),
     )

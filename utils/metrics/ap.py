@@ -20,25 +20,39 @@ EPS = 1e-16
 def match_detections(
     detections: np.ndarray | Tensor, labels: np.ndarray | Tensor, iou_thresholds: np.ndarray | Tensor
 ) -> np.ndarray:
-    """Which detections of one picture are correct at which IoU threshold.
-
-    A detection stands for the label of its class that it overlaps best, and for no other. Of the detections that
-    reach the threshold with the same label, the one of highest score is correct.
+    """Which detections of one picture are correct at which IoU threshold of boxes; as `match_overlaps`.
 
     Args:
         detections: (n, 6+) x1, y1, x2, y2, score, class, in any order.
         labels: (m, 5) class, x1, y1, x2, y2 in the same frame.
         iou_thresholds: (T,).
+    """
+    found, known = as_array(detections), as_array(labels)
+    return match_overlaps(box_iou_matrix(found[:, :4], known[:, 1:5]), found, known, iou_thresholds)
+
+
+def match_overlaps(
+    overlaps: np.ndarray, detections: np.ndarray, labels: np.ndarray, iou_thresholds: np.ndarray | Tensor
+) -> np.ndarray:
+    """Which detections of one picture are correct at which threshold of any measure of overlap.
+
+    A detection stands for the label of its class that it overlaps best, and for no other. Of the detections that
+    reach the threshold with the same label, the one of highest score is correct.
+
+    Args:
+        overlaps: (n, m) of every detection with every label.
+        detections: (n, 6+), score and class in the fifth and sixth column.
+        labels: (m, 1+), class in the first column.
+        iou_thresholds: (T,).
 
     Returns:
         (n, T) bool, rows as in `detections`.
     """
-    found, known, thresholds = (as_array(values) for values in (detections, labels, iou_thresholds))
+    found, known, thresholds = detections, labels, as_array(iou_thresholds)
     correct = np.zeros((len(found), len(thresholds)), dtype=bool)
     if not len(found) or not len(known):
         return correct
-    overlaps = box_iou_matrix(found[:, :4], known[:, 1:5])  # (n, m)
-    overlaps[found[:, 5:6] != known[None, :, 0]] = -1
+    overlaps = np.where(found[:, 5:6] == known[None, :, 0], overlaps, -1)
     label = overlaps.argmax(axis=1)
     best = overlaps[np.arange(len(found)), label]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,16 @@ import torch
 from torch import Tensor
 
 from utils import plots
-from utils.boxes import undo_letterbox, xywh_to_xyxy
-from utils.metrics.ap import APResult, average_precision, match_detections
+from utils.boxes import box_iou_matrix, undo_letterbox, xywh_to_xyxy
+from utils.metrics.ap import APResult, average_precision, match_overlaps
 from utils.metrics.confusion import ConfusionMatrix
 from utils.types import Batch, EvalResult, Prediction
 
 IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10)
 MAP50_WEIGHT, MAP_WEIGHT = 0.1, 0.9  # fitness
-NAME_WIDTH = 22  # characters of the table's first column
+METRICS = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
+HEADINGS = ("P", "R", "mAP50", "mAP50-95")
+NAME_WIDTH, CELL = 22, 11  # characters of the table's first column and of the others
 
 
 def labels_of(batch: Batch, image: int) -> Tensor:
@@ -28,22 +31,45 @@ def labels_of(batch: Batch, image: int) -> Tensor:
     return rows
 
 
+def short_name(name: str) -> str:
+    """A class name that fits into the first column."""
+    return name if len(name) < NAME_WIDTH else name[: NAME_WIDTH - 2] + "…"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way in which detections overlap labels.
+
+    Attributes:
+        suffix: behind the names of its metrics.
+        prefix: before the names of its curve files.
+    """
+
+    suffix: str = ""
+    prefix: str = ""
+
+
 class DetectionEvaluator:
     """Collects detections of a split, matched with the labels in pixels of the original pictures.
 
     Args:
         names: class names by index.
         per_class: whether the table has a line for each class.
+
+    Attributes:
+        kinds: what is measured, one after the other; the fitness is their sum.
     """
+
+    kinds: tuple[Kind, ...] = (Kind(),)
 
     def __init__(self, names: Mapping[int, str], *, per_class: bool = False) -> None:
         self.names, self.per_class = dict(names), per_class
         self.confusion = ConfusionMatrix(len(names))
         self.images = 0
-        self._matches: list[np.ndarray] = []  # (n, 10) bool a picture
+        self._matches: list[list[np.ndarray]] = [[] for _ in self.kinds]  # (n, 10) bool a picture, for each kind
         self._detections: list[np.ndarray] = []  # (n, 2) score, class
         self._labels: list[np.ndarray] = []  # (m,) class
-        self.result: APResult | None = None
+        self.results: list[APResult] = []
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         """Take in the predictions of a batch (boxes in pixels of the network input, on the CPU)."""
@@ -52,48 +78,86 @@ class DetectionEvaluator:
             detections = undo_letterbox(prediction.boxes, letterbox)
             labels = labels_of(batch, number)
             labels[:, 1:] = undo_letterbox(labels[:, 1:], letterbox)
-            self._matches.append(np.asarray(match_detections(detections, labels, IOU_THRESHOLDS)))
-            self._detections.append(detections[:, 4:6].numpy())
-            self._labels.append(labels[:, 0].numpy())
+            found, known = detections.numpy(), labels.numpy()
+            overlaps = self.overlaps(prediction, batch, number, found, known)
+            for matches, matrix in zip(self._matches, overlaps, strict=True):
+                matches.append(match_overlaps(matrix, found, known, IOU_THRESHOLDS))
+            self._detections.append(found[:, 4:6])
+            self._labels.append(known[:, 0])
             self.confusion.update(detections, labels)
             self.images += 1
 
+    def overlaps(
+        self, prediction: Prediction, batch: Batch, number: int, found: np.ndarray, known: np.ndarray
+    ) -> Sequence[np.ndarray]:
+        """(n, m) IoU of the detections and labels of picture `number`, for each kind.
+
+        Args:
+            found: (n, 6) x1, y1, x2, y2, score, class in pixels of the original picture.
+            known: (m, 5) class, x1, y1, x2, y2.
+        """
+        return (box_iou_matrix(found[:, :4], known[:, 1:5]),)
+
     def compute(self) -> EvalResult:
         """Metrics of everything taken in so far."""
-        matches = np.concatenate(self._matches) if self._matches else np.zeros((0, len(IOU_THRESHOLDS)), bool)
         detections = np.concatenate(self._detections) if self._detections else np.zeros((0, 2), np.float32)
         labels = np.concatenate(self._labels) if self._labels else np.zeros(0, np.float32)
-        self.result = result = average_precision(matches, detections[:, 0], detections[:, 1], labels)
-        means = [float(v.mean()) if len(v) else 0.0 for v in (result.p, result.r, result.ap50, result.ap_mean)]
-        names = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
-        per_class = np.full(len(self.names), means[3])
-        per_class[result.classes] = result.ap_mean
+        none = np.zeros((0, len(IOU_THRESHOLDS)), bool)
+        self.results = [
+            average_precision(np.concatenate([none, *matches]), detections[:, 0], detections[:, 1], labels)
+            for matches in self._matches
+        ]
+        means = [_means(result) for result in self.results]
+        per_class = [_map_of_classes(result, len(self.names)) for result in self.results]
         return EvalResult(
-            metrics={f"metrics/{name}": value for name, value in zip(names, means, strict=True)},
-            fitness=MAP50_WEIGHT * means[2] + MAP_WEIGHT * means[3],
-            per_class=per_class,
-            table=self._table(result, means, labels),
+            metrics={
+                f"metrics/{name}{kind.suffix}": value
+                for kind, values in zip(self.kinds, means, strict=True)
+                for name, value in zip(METRICS, values, strict=True)
+            },
+            fitness=sum(MAP50_WEIGHT * values[2] + MAP_WEIGHT * values[3] for values in means),
+            per_class=np.mean(per_class, axis=0),
+            table=self._table(means, labels),
         )
 
     def plot(self, save_dir: Path) -> None:
         """Curves and confusion matrix."""
-        assert self.result is not None, "compute() comes first"
-        plots.plot_curves(self.result, self.names, save_dir)
+        assert self.results, "compute() comes first"
+        for kind, result in zip(self.kinds, self.results, strict=True):
+            plots.plot_curves(result, self.names, save_dir, prefix=kind.prefix)
         plots.plot_confusion_matrix(self.confusion.matrix, self.names, save_dir / "confusion_matrix.png")
 
-    def _table(self, result: APResult, means: Sequence[float], labels: np.ndarray) -> str:
+    def _table(self, means: Sequence[Sequence[float]], labels: np.ndarray) -> str:
         """The lines a user reads: all classes, then each."""
-        heading = ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
-        lines = [f"{heading[0]:>{NAME_WIDTH}}" + "".join(f"{name:>11}" for name in heading[1:])]
-        rows: list[tuple[str, int, Sequence[float]]] = [("all", len(labels), means)]
+        columns = [(f"{name}{kind.suffix}", CELL + len(kind.suffix)) for kind in self.kinds for name in HEADINGS]
+        heading = "".join(f"{name:>{width}}" for name, width in columns)
+        lines = [f"{'Class':>{NAME_WIDTH}}{'Images':>{CELL}}{'Instances':>{CELL}}{heading}"]
+        rows: list[tuple[str, int, Sequence[float]]] = [("all", len(labels), [v for values in means for v in values])]
         if self.per_class and len(self.names) > 1:
-            counts = {int(c): int(n) for c, n in zip(*np.unique(labels, return_counts=True), strict=True)}
-            columns = zip(result.classes, result.p, result.r, result.ap50, result.ap_mean, strict=True)
-            rows += [(self.names[int(c)], counts[int(c)], values) for c, *values in columns]
+            classes, counts = np.unique(labels, return_counts=True)
+            numbers = np.concatenate([_by_class(result) for result in self.results], axis=1).tolist()
+            rows += [(self.names[int(c)], int(n), v) for c, n, v in zip(classes, counts, numbers, strict=True)]
         for name, instances, values in rows:
-            name = name if len(name) < NAME_WIDTH else name[: NAME_WIDTH - 2] + "…"
-            numbers = "".join(f"{value:>11.3g}" for value in values)
-            lines.append(f"{name:>{NAME_WIDTH}}{self.images:>11}{instances:>11}{numbers}")
+            cells = "".join(f"{value:>{width}.3g}" for value, (_, width) in zip(values, columns, strict=True))
+            lines.append(f"{short_name(name):>{NAME_WIDTH}}{self.images:>{CELL}}{instances:>{CELL}}{cells}")
         if not len(labels):
             lines.append("no labels in this split: precision, recall and mAP cannot be measured")
         return "\n".join(lines)
+
+
+def _by_class(result: APResult) -> np.ndarray:
+    """(k, 4) precision, recall, mAP50 and mAP50-95 of the classes that have labels."""
+    return np.stack([result.p, result.r, result.ap50, result.ap_mean], axis=1)
+
+
+def _means(result: APResult) -> list[float]:
+    """The means over those classes; zeros where there are none."""
+    numbers = _by_class(result)
+    return numbers.mean(axis=0).tolist() if len(numbers) else [0.0] * len(METRICS)
+
+
+def _map_of_classes(result: APResult, num_classes: int) -> np.ndarray:
+    """(num_classes,) mAP50-95, for classes without labels the mean of the others."""
+    values = np.full(num_classes, _means(result)[3])
+    values[result.classes] = result.ap_mean
+    return values
