@@ -1,0 +1,187 @@
+"""DetectMultiBackend: the attributes and calls that other programs use, over networks and exported files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.checkpoint import load_model, save_checkpoint
+from models.graph import load_model_yaml
+from models.yolo import build_model
+from utils.backends.base import ExportedBackend
+from utils.backends.info import ModelInfo
+from utils.backends.multi import FLAGS, DetectMultiBackend
+from utils.backends.registry import Format
+from utils.engine.autoshape import AutoShape
+from utils.errors import InputError
+from utils.nms import non_max_suppression
+
+SLIM = {"width_multiple": 0.125, "depth_multiple": 0.1}
+ALL_FLAGS = ("pt", *FLAGS, "triton")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = build_model({**load_model_yaml("yolov5n"), **SLIM, "nc": 2})
+    file = tmp_path_factory.mktemp("weights") / "best.pt"
+    payload = {"task": "detect", "yaml": model.yaml, "names": {0: "a", 1: "b"}, "model": model.state_dict()}
+    save_checkpoint(file, payload)
+    return file
+
+
+class Exported(ExportedBackend):
+    """Stands for the runtime of any exported format."""
+
+    def run(self, images: Tensor) -> list[Tensor]:
+        return [images.mean(dim=(1, 2, 3))[:, None, None].expand(-1, 4, 7).contiguous()]
+
+
+def flags(model: DetectMultiBackend) -> list[str]:
+    return [flag for flag in ALL_FLAGS if getattr(model, flag)]
+
+
+def test_a_checkpoint(checkpoint: Path) -> None:
+    model = DetectMultiBackend(checkpoint)
+    assert flags(model) == ["pt"]
+    assert (model.stride, model.names, model.fp16, model.batch_size) == (32, {0: "a", 1: "b"}, False, 1)
+    assert (model.device, model.task, model.dnn) == (torch.device("cpu"), "detect", False)
+    model.warmup(imgsz=(1, 3, 64, 64))
+    images = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        found = model(images)
+        expected = load_model(checkpoint)(images)
+    torch.testing.assert_close(found[0], expected[0], atol=1e-3, rtol=1e-5)  # channels_last sums in another order
+    assert len(non_max_suppression(found, 0.001)) == 2
+
+
+def test_several_checkpoints_are_an_ensemble(checkpoint: Path) -> None:
+    single, double = DetectMultiBackend(checkpoint), DetectMultiBackend([checkpoint, str(checkpoint)])
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(double(images)[0], torch.cat([single(images)[0]] * 2, dim=1))
+    assert flags(double) == ["pt"]
+
+
+def test_it_is_a_module(checkpoint: Path) -> None:
+    model = DetectMultiBackend(checkpoint, fuse=False)
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in model.model.parameters()) > 0
+    model.double()
+    assert not model.fp16
+    with torch.inference_mode():
+        assert model(torch.rand(1, 3, 64, 64))[0].dtype == torch.float64  # the input is converted
+    assert model.half().fp16
+
+
+@pytest.mark.parametrize(
+    ("file", "flag", "dnn"),
+    [
+        ("a.torchscript", "jit", False),
+        ("a.onnx", "onnx", False),
+        ("a.onnx", "onnx", True),
+        ("a_openvino_model", "xml", False),
+        ("a.engine", "engine", False),
+        ("a.mlpackage", "coreml", False),
+        ("a.mlmodel", "coreml", False),
+        ("a_saved_model", "saved_model", False),
+        ("a.pb", "pb", False),
+        ("a-int8.tflite", "tflite", False),
+        ("a-int8_edgetpu.tflite", "edgetpu", False),
+        ("a_paddle_model", "paddle", False),
+        ("grpc://localhost:8001/a", "triton", False),
+    ],
+)
+def test_the_flag_of_each_format(file: str, flag: str, dnn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock of the runtime: only which one is chosen matters here."""
+    seen: dict[str, Any] = {}
+
+    def load(self: Format, files: list[str], **options: Any) -> Exported:
+        seen.update(options, files=files, runtime=self.runtime)
+        return Exported(files[0], ModelInfo(), device=options["device"], names=options["names"], fixed_batch=8)
+
+    monkeypatch.setattr(Format, "load", load)
+    model = DetectMultiBackend(file, device="cpu", dnn=dnn, fp16=True)
+    assert flags(model) == [flag]
+    assert (seen["files"], seen["fp16"], seen["device"]) == ([file], True, torch.device("cpu"))
+    assert ("opencv" in seen["runtime"]) == dnn == model.dnn
+    assert (model.batch_size, model.names[998]) == (8, "class998")
+    assert not hasattr(model, "model")
+    assert model(torch.ones(3, 3, 32, 32)).tolist() == torch.ones(3, 4, 7).tolist()
+    model.warmup()
+
+
+def test_names_of_a_data_yaml(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Format, files: list[str], **options: Any) -> Exported:
+        return Exported(files[0], ModelInfo(), device=options["device"], names=options["names"])
+
+    data = tmp_path / "two.yaml"
+    data.write_text("path: .\ntrain: x\nval: x\nnames: [dog, cat]\n")
+    assert DetectMultiBackend(checkpoint, data=data).names == {0: "a", 1: "b"}  # a checkpoint has its own
+    monkeypatch.setattr(Format, "load", load)
+    assert DetectMultiBackend("a.engine", data=data).names == {0: "dog", 1: "cat"}
+    with pytest.raises(InputError, match=r"nothing.yaml"):
+        DetectMultiBackend("a.engine", data=tmp_path / "nothing.yaml")
+
+
+def test_visualize_into_a_folder_or_a_function(checkpoint: Path, tmp_path: Path) -> None:
+    model = DetectMultiBackend(checkpoint)
+    images, seen = torch.rand(1, 3, 64, 64), []
+    with torch.inference_mode():
+        model(images, visualize=lambda layer, _: seen.append(layer.i))
+        model(images, visualize=tmp_path)
+    assert seen == list(range(25))
+    assert (tmp_path / "stage0_Conv_features.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("a_web_model", "run in a browser"),
+        ("a.xyz", "no model format has this ending"),
+        ([], "no such checkpoint|name at least one"),
+    ],
+)
+def test_what_cannot_be_loaded(file: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DetectMultiBackend(file)
+
+
+def write_onnx(file: Path, rows: list[list[float]], size_hw: tuple[int, int]) -> Path:
+    """A graph that finds the same rows in every picture of one size, moved by its least value."""
+    onnx = pytest.importorskip("onnx")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    constant = onnx.numpy_helper.from_array(np.array([rows], np.float32), "rows")
+    nodes = [
+        helper.make_node("ReduceMin", ["images"], ["low"], keepdims=0),
+        helper.make_node("Add", ["rows", "low"], ["output0"]),
+    ]
+    inputs = [helper.make_tensor_value_info("images", kinds.FLOAT, [1, 3, *size_hw])]
+    outputs = [helper.make_tensor_value_info("output0", kinds.FLOAT, [1, len(rows), len(rows[0])])]
+    graph = helper.make_graph(nodes, "found", inputs, outputs, [constant])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    for key, value in (("stride", "32"), ("names", "{0: 'a', 1: 'b'}")):
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, file)
+    return file
+
+
+def test_an_onnx_file_of_fixed_size_is_really_run(tmp_path: Path) -> None:
+    """Input 64x96; a picture of 128x128 lies in its middle 64 columns, at half its size."""
+    pytest.importorskip("onnxruntime")
+    file = write_onnx(tmp_path / "ünn 1.onnx", [[48, 32, 32, 16, 0.9, 0.1, 0.8]], (64, 96))
+    model = DetectMultiBackend(str(file))
+    assert (flags(model), model.names, model.batch_size) == (["onnx"], {0: "a", 1: "b"}, 1)
+    assert model(torch.zeros(2, 3, 64, 96)).shape == (2, 1, 7)
+    with pytest.raises(InputError, match="takes 64x96 pictures only"):
+        model(torch.zeros(1, 3, 64, 64))
+    results = AutoShape(model)([np.zeros((128, 128, 3), np.uint8)] * 2, size=640)
+    assert results.s == (2, 3, 64, 96)
+    for rows in results.xyxy:
+        np.testing.assert_allclose(rows, [[32, 48, 96, 80, 0.72, 1]], atol=1e-5)
+    with pytest.raises(InputError, match=r"--augment needs a .pt file"):
+        AutoShape(model)(np.zeros((128, 128, 3), np.uint8), augment=True)
