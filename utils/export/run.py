@@ -118,7 +118,8 @@ def export_one(path: Path, model: nn.Module, kind: ExportFormat, options: Export
     seconds = perf_counter() - started
     LOGGER.info(f"{kind.title}: {target} ({megabytes(target):.1f} MB) written in {seconds:.1f} s")
     if kind.runs_here:
-        report = check_export(job, target, measure=accuracy_meter(job) if options.int8 else None)
+        made = job.changed(half=True) if kind.stores_half else job
+        report = check_export(made, target, measure=accuracy_meter(job) if options.int8 else None)
         LOGGER.info(f"{kind.title}: {report.text}")
     return target
 

@@ -28,6 +28,7 @@ class ExportFormat:
         exporter: "module:function" below utils.export; the function takes an `ExportJob` and gives the path written.
         options: the fields of `ExportOptions` beyond size, batch and device that change what is written.
         normalized: boxes of its output are over width and height of the input.
+        stores_half: the file holds FP16 weights whatever the options.
         runs_here: a runtime of utils.backends opens what was written (not on a browser or an accelerator alone).
     """
 
@@ -37,6 +38,7 @@ class ExportFormat:
     exporter: str
     options: frozenset[str] = frozenset()
     normalized: bool = False
+    stores_half: bool = False
     runs_here: bool = True
 
     def export(self, job: ExportJob) -> Path:
@@ -113,7 +115,7 @@ EXPORT_FORMATS = (
         "tfjs", "TensorFlow.js", "_web_model", "tensorflow:export_tfjs", "half int8", normalized=True, runs_here=False
     ),
     _row("paddle", "PaddlePaddle", "_paddle_model", "paddle:export_paddle", "dynamic"),
-    _row("pickle", "PyTorch whole module", "_pickle.pt", "pickle:export_pickle"),
+    _row("pickle", "PyTorch whole module", "_pickle.pt", "pickle:export_pickle", stores_half=True),
 )
 
 

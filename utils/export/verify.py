@@ -107,7 +107,8 @@ def compare_outputs(job: ExportJob, reference: Sequence[Tensor], found: Any, tol
         limits = Thresholds(options.conf_thres, options.iou_thres, options.max_det, options.agnostic)
         rows = [picture[picture[:, 4] > limits.conf] for picture in found.rows.float().cpu()]
         return compare_detections(reference[0], rows, limits, tolerance)
-    outputs = [o.float().cpu() for o in ([found] if isinstance(found, Tensor) else found)]
+    parts = [found] if isinstance(found, Tensor) else found
+    outputs = [part.float().cpu() for part in parts if isinstance(part, Tensor)]  # PyTorch adds a list of raw maps
     if outputs[0].shape != reference[0].shape:
         shapes = f"output of shape {tuple(outputs[0].shape)} instead of {tuple(reference[0].shape)}"
         return Figures(problems=[shapes])
