@@ -7,7 +7,8 @@ Our format is a mapping of plain values (numbers, strings, None, lists, tuples, 
 |--------------------------|---------------------------------------------------------------------------------------|
 | format, version          | "openyolov5" and the number of this description                                       |
 | task                     | "detect", "segment", "classify", "semantic" or "joint"                                |
-| yaml                     | the graph as a model YAML, with `nc`, `ch` and the anchors it was built with           |
+| yaml                     | the graph as a model YAML, with `nc`, `ch` and the anchors it was built with; or the  |
+|                          | name of a torchvision network                                                         |
 | names                    | class number -> name; of a joint model task -> such a mapping                         |
 | model, ema               | state dicts; while training FP32, in the final file `model` alone, FP16, from the EMA |
 | ema_updates, optimizer, scaler, epoch, best_fitness, early_stop, task_state, image_weights | state of a training |
@@ -30,10 +31,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.classifiers import KEY as TORCHVISION
+from models.classifiers import build_classifier
 from models.experimental import Ensemble
 from models.official import ADDRESSES, network_of, restore_network
 from models.safe_load import read_checkpoint
-from models.yolo import BaseModel, ClassificationModel, DetectionModel, SegmentationModel, task_of
+from models.yolo import BaseModel, DetectionModel, SegmentationModel, task_of
 from utils.downloads import OFFICIAL_RELEASES, OFFICIAL_WEIGHTS, fetch_weights
 from utils.errors import InputError
 from utils.files import atomic_write, expand_user
@@ -62,7 +65,7 @@ class Checkpoint:
     Attributes:
         model: the network with the EMA's weights where the file has them; FP32, CPU, evaluation mode.
         names: class names by number (of a joint model by task, then by number).
-        yaml: the graph; empty for official classifiers, which do not keep theirs.
+        yaml: the graph; empty for official classifiers whose layers do not tell it.
         epoch: last finished epoch of an unfinished training, else -1.
         official: written by the original YOLOv5.
         raw: our format's mapping, or what an official file has beside its networks.
@@ -140,11 +143,13 @@ def _check_own(content: dict[str, Any], path: Path) -> None:
             raise InputError(f"{path}: damaged checkpoint, {key}: {shown} is no mapping; copy it again")
 
 
-def _classifier(description: Mapping[str, Any], weights: StateDict) -> ClassificationModel:
-    """A classifier: its cut-off and number of classes follow from the weights."""
+def _classifier(description: Mapping[str, Any], weights: StateDict) -> BaseModel:
+    """A classifier: the number of classes, and where it is cut from a detector, follow from the weights."""
+    if TORCHVISION in description:
+        return build_classifier(description, nc=int(description["nc"]))
     cutoff = 1 + max(int(key.split(".")[1]) for key in weights)
     outputs = len(weights[f"model.{cutoff - 1}.linear.bias"])
-    return ClassificationModel(cfg=description, nc=outputs, cutoff=cutoff)
+    return build_classifier(description, nc=outputs, cutoff=cutoff)
 
 
 NETWORKS: dict[str, Callable[[Mapping[str, Any], StateDict], BaseModel]] = {  # a task adds its row

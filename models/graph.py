@@ -1,7 +1,8 @@
 """From the rows of a model YAML to a module graph; nothing in the file is executed, errors name file and row.
 
 Grammar: `nc`, `anchors` (one list w, h, ... per level in pixels, or a number per level), `depth_multiple`,
-`width_multiple`, `backbone`, `head`; optional `ch`, `inplace`, `channel_multiple` and `activation`. A row is
+`width_multiple`, `backbone`, `head`; optional `ch`, `inplace`, `channel_multiple`, `activation`, and `cutoff`, the
+layers that a classifier keeps. A row is
 [from, number, layer, arguments]. `from` is -1 for the row before, an earlier row's index or a list of these; an empty
 list means all earlier rows that are output maps, last first. Arguments may use the names nc, na, no and anchors,
 arithmetic, None, and activations such as `nn.LeakyReLU(0.1)`.
@@ -44,6 +45,7 @@ KNOWN_KEYS = (
     "inplace",
     "backbone",
     "head",
+    "cutoff",
     "yaml_file",
 )
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from models import common, experimental, yolo
+from models.classifiers import describe_layers
 from models.safe_load import Record
 from utils import activations
 from utils.errors import InputError
@@ -252,9 +253,9 @@ def _numbered(names: Any, count: int) -> dict[int, str]:
 def _described(network: yolo.BaseModel, layers: nn.Sequential) -> dict[str, Any]:
     """The model YAML, with the keys that today's graphs need to be the same network."""
     kept = network.__dict__.pop("md", None)  # its name in release 1.0
-    description = dict(getattr(network, "yaml", None) or kept or {})
+    description = dict(getattr(network, "yaml", None) or kept or describe_layers(layers))
     if not description:
-        return description  # classifiers are cut from a detector and keep no rows
+        return description
     description["nc"] = network.nc
     first = next((m for m in layers[0].modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None:

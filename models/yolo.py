@@ -503,7 +503,7 @@ class ClassificationModel(BaseModel):
         self.model = nn.Sequential(*layers[:-1], head)
         self.save: list[int] = []
         self.stride = model.stride
-        self.yaml = copy.deepcopy(getattr(model, "yaml", {}))
+        self.yaml = {**copy.deepcopy(getattr(model, "yaml", {})), "cutoff": cutoff}
         self.yaml_file = getattr(model, "yaml_file", "")
         self.inplace = True
         self.nc = nc

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from utils.errors import InputError
 
@@ -97,6 +98,24 @@ class BaseConfig:
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if "flags" in f.metadata}
 
 
+def with_defaults(kind: type[Config], description: str, **defaults: Any) -> type[Config]:
+    """A command with the settings of another one, some of them with other defaults.
+
+    Args:
+        description: one line for `--help`.
+        defaults: by field name.
+    """
+    changed: list[Any] = [
+        (f.name, f.type, option(defaults[f.name], *f.metadata["flags"], **f.metadata["argparse"]))
+        for f in fields(kind)
+        if f.name in defaults
+    ]
+    made = dataclasses.make_dataclass(
+        kind.__name__, changed, bases=(kind,), namespace={"__doc__": description, "__module__": __name__}, frozen=True
+    )
+    return cast("type[Config]", made)
+
+
 def _default_of(f: dataclasses.Field[Any]) -> Any:
     """The value a field has where its flag is absent."""
     return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
@@ -139,7 +158,7 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _positive_int(text: str) -> int:
+def positive_int(text: str) -> int:
     """argparse type: an integer of at least 1."""
     value = int(text)
     if value < 1:
@@ -171,6 +190,14 @@ def share(text: str) -> float:
     return value
 
 
+def not_negative_float(text: str) -> float:
+    """argparse type: a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{value} is not a number of at least 0")
+    return value
+
+
 LATER = {
     "evolve": "hyperparameter evolution",
     "bucket": "cloud buckets",
@@ -190,9 +217,9 @@ class TrainConfig(BaseConfig):
     cfg: str = option("", "--cfg", help="model YAML; overrides the checkpoint's architecture")
     data: str = option("data/coco128.yaml", "--data", help="data set YAML")
     hyp: str | Mapping[str, Any] = option("data/hyps/hyp.scratch-low.yaml", "--hyp", help="hyperparameter YAML")
-    epochs: int = option(100, "--epochs", type=_positive_int, help="passes over the training set")
+    epochs: int = option(100, "--epochs", type=positive_int, help="passes over the training set")
     batch_size: int = option(16, "--batch-size", type=int, help="pictures per step")
-    imgsz: int = option(640, *IMG_FLAGS, type=_positive_int, help="side of the square network input, pixels")
+    imgsz: int = option(640, *IMG_FLAGS, type=positive_int, help="side of the square network input, pixels")
     rect: bool = switch("--rect", help="batches of alike aspect ratio; no mosaic, no shuffling")
     resume: str | bool = option(
         False, "--resume", nargs="?", const=True, help="go on from the newest or a given last.pt"
@@ -235,6 +262,10 @@ class TrainConfig(BaseConfig):
     )
     autobalance: bool = switch("--autobalance", help="adapt the objectness weight of each level while training")
     task: str = option("", "--task", help="task of the model; empty: taken from checkpoint or YAML")
+    mask_ratio: int = option(
+        4, "--mask-ratio", type=positive_int, help="segmentation: pixels per pixel of a training mask"
+    )
+    no_overlap: bool = switch("--no-overlap", help="segmentation: a mask per object where they overlap")
     entity: str | None = option(None, "--entity", help="not yet: account of an external logger")
     upload_dataset: str | bool = option(
         False, "--upload_dataset", nargs="?", const=True, help="not yet: upload the data"
@@ -275,11 +306,11 @@ class ValConfig(BaseConfig):
 
     data: str = option("data/coco128.yaml", "--data", help="data set YAML")
     weights: list[str] = option(["yolov5s.pt"], "--weights", nargs="+", help="model file; several form an ensemble")
-    batch_size: int = option(32, "--batch-size", type=_positive_int, help="pictures per step")
-    imgsz: int = option(640, *IMG_FLAGS, type=_positive_int, help="longest side of the network input, pixels")
+    batch_size: int = option(32, "--batch-size", type=positive_int, help="pictures per step")
+    imgsz: int = option(640, *IMG_FLAGS, type=positive_int, help="longest side of the network input, pixels")
     conf_thres: float = option(0.001, "--conf-thres", type=share, help="lowest score kept")
     iou_thres: float = option(0.6, "--iou-thres", type=share, help="overlap limit of non-maximum suppression")
-    max_det: int = option(300, "--max-det", type=_positive_int, help="detections kept per picture")
+    max_det: int = option(300, "--max-det", type=positive_int, help="detections kept per picture")
     task: str = option(
         "val", "--task", choices=("train", "val", "test", "speed", "study"), help="split, or a benchmark"
     )

@@ -65,7 +65,14 @@ class DiskCache:
 
 
 def build_cache(
-    kind: str | None, paths: Sequence[str], sizes_hw: np.ndarray, load: Loader, *, longest: int, channels: int
+    kind: str | None,
+    paths: Sequence[str],
+    sizes_hw: np.ndarray,
+    load: Loader,
+    *,
+    longest: int,
+    channels: int,
+    as_is: bool = False,
 ) -> PictureCache | None:
     """The cache asked for, filled; None, with a message, where it does not fit or cannot be written.
 
@@ -76,10 +83,12 @@ def build_cache(
         load: gives picture i at its load size, (H, W, channels).
         longest: longer side of the load size.
         channels: of each picture.
+        as_is: the sizes are the load sizes themselves; `longest` only tells files of different runs apart.
     """
     if not kind or not len(paths):
         return None
-    shapes = np.array([(*load_size((int(h), int(w)), longest), channels) for h, w in sizes_hw], np.int64)
+    loaded = sizes_hw if as_is else [load_size((int(h), int(w)), longest) for h, w in sizes_hw]
+    shapes = np.array([(*size_hw, channels) for size_hw in loaded], np.int64)
     total = int(shapes.prod(axis=1).sum())
     room, place = (free_memory(), "memory") if kind == "ram" else (free_disk(paths), "disk space")
     if total * MARGIN > room:

@@ -59,7 +59,7 @@ def load_index(
     cache_file = _cache_file(source, images)
     cached = load_cache(cache_file, key)
     if cached is None:
-        index, findings = _verify(images, labels, spec.num_classes, split, workers)
+        index, findings = verify_pairs(images, labels, spec.num_classes, split, workers)
         save_cache(cache_file, key, index, findings)
     else:
         index, findings = cached
@@ -171,7 +171,7 @@ def _cache_file(source: SplitSource, images: Sequence[str]) -> Path:
     return first.with_name(f"{first.name if first.is_dir() else first.stem}{tag}.cache")
 
 
-def _verify(
+def verify_pairs(
     images: Sequence[str], labels: Sequence[str | LabelRows], num_classes: int, split: str, workers: int
 ) -> tuple[ImageIndex, Findings]:
     """Check all pictures. Threads serve as well as processes: decoding, which takes the time, frees the interpreter."""
@@ -221,12 +221,17 @@ def box_corners(box_xywh: np.ndarray) -> np.ndarray:
     return np.array([x, y], np.float32) + signs * np.array([w, h], np.float32)
 
 
-def _report(split: str, index: ImageIndex, findings: Findings, *, verbose: bool) -> None:
-    shown = findings.messages if verbose else findings.messages[:SHOWN_MESSAGES]
+def show_messages(messages: Sequence[str], *, verbose: bool) -> None:
+    """Log what was found wrong with pictures and labels, the first few or all."""
+    shown = messages if verbose else messages[:SHOWN_MESSAGES]
     for message in shown:
         LOGGER.warning(f"WARNING {message}")
-    if len(shown) < len(findings.messages):
-        LOGGER.warning(f"WARNING ... and {len(findings.messages) - len(shown)} more (--verbose lists all)")
+    if len(shown) < len(messages):
+        LOGGER.warning(f"WARNING ... and {len(messages) - len(shown)} more (--verbose lists all)")
+
+
+def _report(split: str, index: ImageIndex, findings: Findings, *, verbose: bool) -> None:
+    show_messages(findings.messages, verbose=verbose)
     LOGGER.info(
         f"{split}: {findings.pictures} pictures, {findings.backgrounds} without objects "
         f"({findings.unlabelled} without label file), {findings.corrupt} unusable; {index.num_objects} objects, "

@@ -9,11 +9,17 @@ from typing import Any
 from utils.datasets.archives import fetch_data_set
 from utils.datasets.coco import prepare_coco
 from utils.datasets.shapes import prepare_shapes
+from utils.datasets.shapes_classes import prepare_shapes_classes
 from utils.datasets.voc import prepare_voc
 from utils.errors import InputError
 
 Preparer = Callable[[Path, Mapping[str, Any]], None]  # root of the data set, the YAML as read
-PREPARERS: dict[str, Preparer] = {"coco": prepare_coco, "shapes": prepare_shapes, "voc": prepare_voc}
+PREPARERS: dict[str, Preparer] = {
+    "coco": prepare_coco,
+    "shapes": prepare_shapes,
+    "shapes-cls": prepare_shapes_classes,
+    "voc": prepare_voc,
+}
 
 
 def prepare_data(download: Any, root: Path, raw: Mapping[str, Any], *, source: Path) -> None:

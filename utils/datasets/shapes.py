@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,34 +77,56 @@ def prepare_shapes(root: Path, raw: Mapping[str, Any]) -> None:
     Raises:
         InputError: the folder cannot be written, or holds other files already.
     """
+    draw_set(root, "shapes", _write_splits, sign="images")
+
+
+def draw_set(root: Path, name: str, write: Callable[[Path], None], *, sign: str) -> None:
+    """Let `write` fill a folder that becomes `root` once it is whole.
+
+    Args:
+        name: what `builtin:` calls the set.
+        sign: a folder that it has.
+
+    Raises:
+        InputError: the folder cannot be written, or holds other files already.
+    """
     if root.exists() and any(root.iterdir()):
-        raise InputError(f"{root}: not empty, but without the pictures of builtin:shapes; remove the folder")
-    LOGGER.info(f"drawing {sum(COUNTS.values())} pictures of shapes into {root}")
+        raise InputError(f"{root}: not empty, but without the pictures of builtin:{name}; remove the folder")
+    LOGGER.info(f"drawing the pictures of builtin:{name} into {root}")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     except OSError as error:
         raise InputError(f"{root.parent}: {error.strerror}; set YOLOv5_DATASETS_DIR to a writable folder") from error
     try:
-        for number, (split, count) in enumerate(COUNTS.items()):
-            _write_split(work, split, number, count)
+        write(work)
         work.chmod(0o755)
         if root.exists():
             root.rmdir()  # empty, see above; Windows does not replace it
         work.replace(root)
     except OSError as error:
-        if not (root / "images").is_dir():  # else another process was faster, with the same pictures
-            raise InputError(f"{root}: {error.strerror} while drawing builtin:shapes") from error
+        if not (root / sign).is_dir():  # else another process was faster, with the same pictures
+            raise InputError(f"{root}: {error.strerror} while drawing builtin:{name}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _write_splits(root: Path) -> None:
+    for number, (split, count) in enumerate(COUNTS.items()):
+        _write_split(root, split, number, count)
+
+
+def draw_in_threads(seeds: Iterable[tuple[int, ...]]) -> Iterator[Scene]:
+    """The scenes of these seeds, in their order."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(lambda seed: draw_scene(np.random.default_rng(seed)), seeds)
 
 
 def _write_split(root: Path, split: str, split_number: int, count: int) -> None:
     for kind in ("images", "labels", "masks"):
         (root / kind / split).mkdir(parents=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        scenes = pool.map(lambda i: draw_scene(np.random.default_rng((SEED, split_number, i))), range(count))
-        records = [_write_scene(root, split, i, scene) for i, scene in enumerate(scenes)]
+    scenes = draw_in_threads((SEED, split_number, i) for i in range(count))
+    records = [_write_scene(root, split, i, scene) for i, scene in enumerate(scenes)]
     annotations = {
         "images": [image for image, _ in records],
         "annotations": [{"id": k, **row} for k, row in enumerate((row for _, rows in records for row in rows), 1)],

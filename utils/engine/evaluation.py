@@ -15,7 +15,8 @@ from utils import plots
 from utils.backends.base import Backend
 from utils.backends.registry import load_backend
 from utils.config import ValConfig
-from utils.datasets.spec import DataSpec, load_spec, read_spec
+from utils.datasets.class_folders import read_data
+from utils.datasets.spec import DataSpec
 from utils.device import describe_device, select_device
 from utils.engine.sinks import PlotSink
 from utils.engine.validator import ValidationResult, validate
@@ -25,7 +26,7 @@ from utils.hyp import Hyperparameters
 from utils.logging import LOGGER
 from utils.plots.results import STUDY_SIZES
 from utils.tasks.base import Outputs, Sink, Task, TaskOptions
-from utils.tasks.registry import TASKS, build_task
+from utils.tasks.registry import TASKS, build_task, find_task
 
 SPEED_SETTINGS: dict[str, Any] = {"conf_thres": 0.25, "iou_thres": 0.45, "noplots": True}
 COCO_CLASSES = 80
@@ -46,13 +47,17 @@ def evaluate(config: ValConfig) -> list[ValidationResult]:
     Raises:
         InputError: a file, flag or value cannot be used, or the model's classes are not those of the data.
     """
+    single = config.task in ("speed", "study")
+    subjects = [
+        load_subject(config, files) for files in ([[w] for w in config.weights] if single else [config.weights])
+    ]
+    config = config.adapted(find_task(subjects[0].backend.task).traits.val_config)
     save_dir = increment_path(Path(config.project) / config.name, config.exist_ok)
     if config.task == "study":
-        return [r for weights in config.weights for r in study(load_subject(config, [weights]), config, save_dir)]
+        return [result for subject in subjects for result in study(subject, config, save_dir)]
     if config.task == "speed":
-        subjects = [load_subject(config, [weights]) for weights in config.weights]
         return [measure_split(s, replace(config, **SPEED_SETTINGS), save_dir, square=True) for s in subjects]
-    return [measure_split(load_subject(config, config.weights), config, save_dir)]
+    return [measure_split(subjects[0], config, save_dir)]
 
 
 def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
@@ -60,16 +65,19 @@ def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
     half = config.half and ("half" in config.given or device.type == "cuda")
-    spec = read_spec(config.data)  # a mismatch is told before anything is downloaded
-    backend = load_backend(weights, device=device, fp16=half, names=spec.names, dnn=config.dnn)
+    names = read_data(config.data).names  # a mismatch is told before anything is downloaded
+    backend = load_backend(weights, device=device, fp16=half, names=names, dnn=config.dnn)
     if backend.task not in TASKS:
         raise InputError(f"{weights[0]}: a model of task {backend.task}; val.py measures {', '.join(TASKS)} models")
-    if len(backend.names) != spec.num_classes and not config.single_cls:
+    if names and len(backend.names) != len(names) and not config.single_cls:
         raise InputError(
-            f"{weights[0]} has {len(backend.names)} classes, {spec.path} names {spec.num_classes}: "
+            f"{weights[0]} has {len(backend.names)} classes, {config.data} names {len(names)}: "
             "give the data set the model was trained on"
         )
-    return Subject(backend, load_spec(config.data), weights[0])
+    spec = find_task(backend.task).load_data(config.data)
+    if not names and len(backend.names) != spec.num_classes:
+        raise InputError(f"{weights[0]} has {len(backend.names)} classes, {spec.path} has {spec.num_classes}")
+    return Subject(backend, spec, weights[0])
 
 
 def measure_split(

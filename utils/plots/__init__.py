@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from utils.plots.batches import plot_batch
+from utils.plots.annotator import Annotator, colors, save_one_box
+from utils.plots.batches import MIN_SCORE, plot_batch, plot_captions
 from utils.plots.curves import plot_confusion_matrix, plot_curves
 from utils.plots.features import save_feature_maps
 from utils.plots.labels import plot_anchors, plot_labels
 from utils.plots.results import plot_results, plot_study
 
 __all__ = [
+    "MIN_SCORE",
+    "Annotator",
+    "colors",
     "plot_anchors",
     "plot_batch",
+    "plot_captions",
     "plot_confusion_matrix",
     "plot_curves",
     "plot_labels",
     "plot_results",
     "plot_study",
     "save_feature_maps",
+    "save_one_box",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from utils.boxes import xywhn_to_xyxy
-from utils.drawing import WHITE, draw_boxes, draw_text, palette, text_height, to_bgr
+from utils.drawing import WHITE, draw_boxes, draw_masks, draw_text, palette, text_height, to_bgr
+from utils.masks import ObjectMasks
 from utils.plots.figure import write_image
 
 GRAY = 114
+RED = (60, 60, 200)  # BGR
 GAP = 2  # pixels between pictures
 MIN_SCORE = 0.25  # predictions below are left out
 
@@ -29,6 +31,7 @@ def plot_batch(
     names: Mapping[int, str],
     file: Path,
     *,
+    masks: Callable[[int], ObjectMasks] | None = None,
     max_pictures: int = 16,
     max_side: int = 1920,
 ) -> None:
@@ -41,9 +44,53 @@ def plot_batch(
         paths: B file names.
         names: class names by number.
         file: .jpg or .png to write.
+        masks: gives those of the boxes of a picture, by its number; of predictions, of those from MIN_SCORE.
         max_pictures: the first so many pictures are drawn.
         max_side: pixels of the grid's longer side; larger batches are drawn smaller.
     """
+    size_hw = (images.shape[2], images.shape[3])
+
+    def draw(cell: np.ndarray, index: int) -> None:
+        xyxyn, labels, classes = _boxes_of(boxes, index, size_hw, names)
+        if masks is not None:
+            draw_masks(cell, masks(index).resized(cell.shape[:2]), [palette(c) for c in classes])
+        title = draw_text(cell, Path(paths[index]).name, (0, 0), text_height(cell.shape[:2]), (GRAY, GRAY, GRAY))
+        xyxy = xyxyn * np.tile(cell.shape[1::-1], 2)
+        draw_boxes(cell, xyxy, labels, [palette(c) for c in classes], avoid=[title])
+
+    _write_grid(images, draw, file, max_pictures, max_side)
+
+
+def plot_captions(
+    images: Tensor | np.ndarray,
+    captions: Sequence[str],
+    file: Path,
+    *,
+    wrong: Sequence[bool] = (),
+    max_pictures: int = 64,
+    max_side: int = 1920,
+) -> None:
+    """Write a batch as a grid of framed pictures, each with a caption.
+
+    Args:
+        images: as for `plot_batch`.
+        captions: B texts.
+        file: .jpg or .png to write.
+        wrong: B, whether frame and caption are red; none is without it.
+        max_pictures, max_side: as for `plot_batch`.
+    """
+
+    def draw(cell: np.ndarray, index: int) -> None:
+        color = RED if index < len(wrong) and wrong[index] else (GRAY, GRAY, GRAY)
+        draw_boxes(cell, [(0, 0, cell.shape[1], cell.shape[0])], [captions[index]], [color])
+
+    _write_grid(images, draw, file, max_pictures, max_side)
+
+
+def _write_grid(
+    images: Tensor | np.ndarray, draw: Callable[[np.ndarray, int], None], file: Path, max_pictures: int, max_side: int
+) -> None:
+    """Pictures of a batch side by side, each handed to `draw` with its number first."""
     count, _, height, width = images.shape
     count = min(count, max_pictures)
     columns = math.ceil(math.sqrt(count)) or 1
@@ -54,10 +101,7 @@ def plot_batch(
     grid = np.full((rows * (cell_hw[0] + GAP) - GAP, columns * (cell_hw[1] + GAP) - GAP, 3), WHITE, np.uint8)
     for index in range(count):
         cell = cv2.resize(_frame(images[index]), cell_hw[::-1], interpolation=cv2.INTER_AREA)
-        xyxyn, labels, classes = _boxes_of(boxes, index, (height, width), names)
-        title = draw_text(cell, Path(paths[index]).name, (0, 0), text_height(cell_hw), (GRAY, GRAY, GRAY))
-        xyxy = xyxyn * np.tile(cell_hw[::-1], 2)
-        draw_boxes(cell, xyxy, labels, [palette(c) for c in classes], avoid=[title])
+        draw(cell, index)
         top, left = index // columns * (cell_hw[0] + GAP), index % columns * (cell_hw[1] + GAP)
         grid[top : top + cell_hw[0], left : left + cell_hw[1]] = cell
     write_image(file, grid)

@@ -90,13 +90,14 @@ def _legend(axes: Axes, shown: list[tuple[Any, str]]) -> None:
     plain_texts(axes.legend(handles, labels, bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False).get_texts())
 
 
-def plot_confusion_matrix(matrix: np.ndarray, names: Mapping[int, str], file: Path) -> None:
+def plot_confusion_matrix(matrix: np.ndarray, names: Mapping[int, str], file: Path, *, background: bool = True) -> None:
     """Draw which share of each true class was taken for what.
 
     Args:
-        matrix: (nc + 1, nc + 1) counts, rows predicted, columns true, the last of each is background.
+        matrix: counts, rows predicted, columns true: (nc + 1, nc + 1), the last of each background; or (nc, nc).
         names: class names by number.
         file: .png to write; cells under half a percent of their column stay empty.
+        background: whether the matrix has it.
     """
     totals = matrix.sum(axis=0, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
@@ -107,12 +108,13 @@ def plot_confusion_matrix(matrix: np.ndarray, names: Mapping[int, str], file: Pa
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, shrink=0.8)
-    if count - 1 <= MAX_NUMBERED:
+    classes = count - background
+    if classes <= MAX_NUMBERED:
         _write_shares(axes, shares)
     axes.set(xlabel="True", ylabel="Predicted")
-    if count - 1 <= MAX_TICKS:
+    if classes <= MAX_TICKS:
         size = 10 if count <= 40 else 6
-        labels = [names.get(i, str(i)) for i in range(count - 1)] + ["background"]
+        labels = [names.get(i, str(i)) for i in range(classes)] + ["background"] * background
         axes.set_xticks(range(count), labels, rotation=90, fontsize=size, parse_math=False)
         axes.set_yticks(range(count), labels, fontsize=size, parse_math=False)
     save_figure(figure, file)

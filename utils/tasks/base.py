@@ -30,6 +30,9 @@ class TaskOptions:
         cache: None, "ram", "disk" or "val" (the validation split in RAM).
         conf_thres, iou_thres, max_det: post-processing of validation.
         autobalance, image_weights, quad, rect: as the flags of train.py.
+        mask_ratio, no_overlap: as the flags of segment/train.py.
+        cutoff, dropout, class_weights: as the flags of classify/train.py.
+        published_weights: start a torchvision network from the weights that are published for it.
         stride: of the model that is measured; a model in training says its own when it is bound.
         fixed_hw: the only input size of an exported model, which all pictures are fitted into; None where it is free.
         pin_memory: load into page-locked memory, from which CUDA copies faster.
@@ -49,6 +52,12 @@ class TaskOptions:
     iou_thres: float = 0.6
     max_det: int = 300
     verbose: bool = False
+    mask_ratio: int = 4
+    no_overlap: bool = False
+    cutoff: int | None = None
+    dropout: float | None = None
+    class_weights: bool = False
+    published_weights: bool = False
     stride: int = 32
     fixed_hw: tuple[int, int] | None = None
     pin_memory: bool = False

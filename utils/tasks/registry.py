@@ -6,9 +6,11 @@ from typing import Any
 
 from utils.errors import InputError
 from utils.tasks.base import Task
+from utils.tasks.classify import ClassificationTask
 from utils.tasks.detect import DetectionTask
+from utils.tasks.segment import SegmentationTask
 
-TASKS: dict[str, Any] = {DetectionTask.name: DetectionTask}
+TASKS: dict[str, Any] = {kind.name: kind for kind in (ClassificationTask, DetectionTask, SegmentationTask)}
 
 
 def find_task(name: str) -> type[Task]:

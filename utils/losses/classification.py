@@ -1,0 +1,33 @@
+"""The loss of classifiers: cross-entropy with smoothed targets and weights for rare classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def classification_loss(
+    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, class_weights: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy (Szegedy et al. 2016, arXiv:1512.00567, sec. 7 for the smoothing).
+
+    Args:
+        logits: (B, num_classes).
+        labels: (B,) int64.
+        smoothing: share of each target that is spread over all classes.
+        class_weights: (num_classes,) factor of each class; the mean is the weighted one.
+    """
+    return F.cross_entropy(logits.float(), labels, weight=class_weights, label_smoothing=smoothing)
+
+
+def balanced_weights(counts: np.ndarray) -> Tensor:
+    """(num_classes,) weights by which every class that has pictures costs the same in sum; their mean per picture is 1.
+
+    Args:
+        counts: (num_classes,) pictures of each class; a class without any gets weight 0.
+    """
+    present = counts > 0
+    weights = np.where(present, counts.sum() / (max(int(present.sum()), 1) * np.maximum(counts, 1)), 0.0)
+    return torch.from_numpy(weights).float()
