@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from utils.boxes import xywh_to_xyxy
+from utils.boxes import box_iou_matrix, xywh_to_xyxy
 from utils.nms import non_max_suppression
 
 RAW_ROWS = 100  # of highest score, compared one by one where nothing is detected
+
+LEAST_OVERLAP = 0.1  # IoU of boxes that can mean the same object
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,11 @@ def _clear_score(rows: Tensor, limits: Thresholds, tolerance: Tolerance) -> floa
 def _paired(
     wanted: Tensor, others: Tensor, tolerance: Tolerance, subject: str, predicate: str, *, counts: bool
 ) -> Figures:
-    """Pair each wanted detection with one of the others, nearest first; what stays alone is a problem."""
+    """Pair each wanted detection with one of the others of its class, nearest first; what stays alone is a problem."""
     gaps = (wanted[:, None, :4] - others[None, :, :4]).abs().amax(dim=-1)  # (wanted, others)
-    gaps = gaps.masked_fill(wanted[:, None, 5] != others[None, :, 5], torch.inf).nan_to_num(nan=torch.inf)
+    overlap = box_iou_matrix(wanted[:, :4], others[:, :4])
+    is_other = (wanted[:, None, 5] != others[None, :, 5]) | ~(overlap > LEAST_OVERLAP)
+    gaps = gaps.masked_fill(is_other, torch.inf)
     figures = Figures()
     alone = set(range(len(wanted)))
     taken: set[int] = set()
