@@ -11,11 +11,20 @@ from utils.backends.packages import import_runtime
 from utils.export.base import ExportJob
 from utils.export.calibration import ArrayReader, after_last_convolutions, calibration_arrays
 
+FOR_TENSORRT = {
+    "ActivationSymmetric": True,
+    "AddQDQPairToWeight": True,
+    "QuantizeBias": False,
+    "OpTypesToExcludeOutputQuantization": ["Conv"],
+}
 QUANTIZED = ("Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "Resize")  # all that lies between convolutions
 
 
-def quantize(job: ExportJob, model: Any) -> Any:
+def quantize(job: ExportJob, model: Any, *, for_tensorrt: bool = False) -> Any:
     """The `onnx.ModelProto` with eight-bit convolutions; what decodes the boxes, and NMS, stay in FP32.
+
+    Args:
+        for_tensorrt: ranges symmetric about zero, and only the inputs and weights of convolutions in eight bits.
 
     Raises:
         InputError: onnxruntime is missing, or there are no pictures to calibrate on.
@@ -35,12 +44,12 @@ def quantize(job: ExportJob, model: Any) -> Any:
                 target,
                 reader,
                 quant_format=tools.QuantFormat.QDQ,
-                op_types_to_quantize=list(QUANTIZED),
+                op_types_to_quantize=["Conv"] if for_tensorrt else list(QUANTIZED),
                 per_channel=not job.options.per_tensor,
-                activation_type=tools.QuantType.QUInt8,
+                activation_type=tools.QuantType.QInt8 if for_tensorrt else tools.QuantType.QUInt8,
                 weight_type=tools.QuantType.QInt8,
                 nodes_to_exclude=float_nodes(model),
-                extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+                extra_options={"WeightSymmetric": True, **(FOR_TENSORRT if for_tensorrt else {})},
             )
         finally:
             logging.getLogger().disabled = before

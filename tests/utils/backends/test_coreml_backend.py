@@ -85,7 +85,7 @@ def test_other_systems_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "folder"), [("m.mlpackage", False), ("m.mlmodel", True)])
 def test_a_package_is_a_folder_and_a_model_a_file(name: str, folder: bool, tmp_path: Path) -> None:
     place = tmp_path / name
-    with pytest.raises(InputError, match="no such file or folder; export one with: .* --include coreml"):
+    with pytest.raises(InputError, match=r"no such file or folder; export one with: .* --include coreml"):
         load_coreml([str(place)], device=CPU)
     place.mkdir() if folder else place.write_bytes(b"x")
     with pytest.raises(InputError, match="is no folder" if not folder else "is no file"):
@@ -97,7 +97,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file.write_bytes(b"x")
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setitem(sys.modules, "coremltools", None)
-    with pytest.raises(InputError, match="CoreML files.* coremltools"):
+    with pytest.raises(InputError, match=r"CoreML files.* coremltools"):
         load_coreml([str(file)], device=CPU)
 
 
