@@ -1,0 +1,402 @@
+"""Names that other programs import, at the addresses and with the arguments that they use."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from utils import dataloaders, general, plots, torch_utils
+from utils.augmentations import letterbox
+from utils.dataloaders import LoadImages, LoadStreams
+from utils.datasets.frames import SourceFrame
+from utils.datasets.streams import StreamSource
+from utils.errors import InputError
+from utils.logging import LOGGER
+from utils.metrics import ConfusionMatrix, ap_per_class, bbox_iou, box_iou, fitness
+
+ROOT = Path(__file__).resolve().parents[1]
+ADDRESSES = {
+    "models.common": "AutoShape Conv DetectMultiBackend Detections",
+    "models.experimental": "Ensemble attempt_load",
+    "models.yolo": "ClassificationModel Detect DetectionModel Model SegmentationModel",
+    "utils.augmentations": "letterbox",
+    "utils.dataloaders": "IMG_FORMATS VID_FORMATS LoadImages LoadStreams",
+    "utils.general": "LOGGER Profile check_file check_img_size check_imshow check_requirements clip_boxes colorstr cv2 "
+    "increment_path make_divisible non_max_suppression print_args scale_boxes scale_coords strip_optimizer xywh2xyxy "
+    "xywhn2xyxy xyxy2xywh xyxy2xywhn",
+    "utils.metrics": "ConfusionMatrix ap_per_class bbox_iou box_iou fitness",
+    "utils.plots": "Annotator colors plot_results save_one_box",
+    "utils.torch_utils": "de_parallel fuse_conv_and_bn model_info select_device smart_inference_mode time_sync",
+}
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.LogCaptureFixture]:
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        yield caplog
+
+
+@pytest.mark.parametrize("module", ADDRESSES)
+def test_addresses(module: str) -> None:
+    for name in ADDRESSES[module].split():
+        assert getattr(importlib.import_module(module), name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = importlib.import_module(module).nothing
+
+
+@pytest.mark.parametrize("first", ["models.common", "utils.general", "utils.metrics"])
+def test_each_may_be_imported_first(first: str) -> None:
+    """A process of its own, in which nothing was loaded before."""
+    name = ADDRESSES[first].split()[1]
+    code = f"from {first} import {name}; print({name}.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == name, done.stderr
+
+
+def test_the_loop_of_a_detection_script(shared: Path, tmp_path: Path) -> None:
+    """What a program does that was written for the original: load, fit, run, suppress, scale back, draw."""
+    from models.common import DetectMultiBackend
+
+    device = torch_utils.select_device("cpu")
+    model = DetectMultiBackend(shared / "weights/yolov5n.pt", device=device, dnn=False, data=None, fp16=False)
+    imgsz = general.check_img_size((640, 640), s=model.stride)
+    dataset = LoadImages(str(shared / "data/images"), img_size=imgsz[0], stride=model.stride, auto=model.pt)
+    model.warmup(imgsz=(1, 3, *imgsz))
+    timers, lines = [general.Profile() for _ in range(3)], {}
+    golden = np.load(shared / "reference/golden/yolov5n_coco.npz")
+    for path, im, im0s, vid_cap, s in dataset:
+        with timers[0]:
+            im = torch.from_numpy(im).to(model.device)
+            im = (im.half() if model.fp16 else im.float()) / 255
+        with timers[1], torch.no_grad():
+            pred = model(im[None], augment=False, visualize=False)
+        with timers[2]:
+            pred = general.non_max_suppression(pred, 0.25, 0.45, None, False, max_det=1000)
+        (det,) = pred
+        annotator = plots.Annotator(im0s.copy(), line_width=3, example=str(model.names))
+        det[:, :4] = general.scale_boxes(im[None].shape[2:], det[:, :4], im0s.shape).round()
+        for *xyxy, conf, cls in reversed(det):
+            annotator.box_label(xyxy, f"{model.names[int(cls)]} {conf:.2f}", color=plots.colors(int(cls), True))
+            plots.save_one_box(xyxy, im0s, file=tmp_path / "crops" / f"{Path(path).stem}.jpg", BGR=True)
+        cv2.imwrite(str(tmp_path / Path(path).name), annotator.result())
+        lines[Path(path).stem] = s
+        expected = golden[f"{Path(path).stem}_nms_detect"]
+        np.testing.assert_allclose(det[:, :4], expected[:, :4], atol=1e-4 * max(im0s.shape))
+        np.testing.assert_allclose(det[:, 4:], expected[:, 4:], atol=1e-4)
+        assert vid_cap is None
+    assert sorted(lines) == ["bus", "zidane"]
+    assert all(timer.t > 0 for timer in timers)
+    assert len(list((tmp_path / "crops").glob("bus*.jpg"))) == 5
+
+
+# -- boxes ------------------------------------------------------------------------------------------------------------
+
+
+def test_box_conversions_keep_further_columns() -> None:
+    rows = torch.tensor([[10.0, 20, 30, 60, 0.5, 7]])
+    centred = general.xyxy2xywh(rows)
+    assert centred.tolist() == [[20, 40, 20, 40, 0.5, 7]]
+    assert general.xywh2xyxy(centred).tolist() == rows.tolist() == [[10, 20, 30, 60, 0.5, 7]]
+    assert general.xyxy2xywhn(rows, w=100, h=80)[0, :4].tolist() == pytest.approx([0.2, 0.5, 0.2, 0.5])
+    corners = general.xywhn2xyxy(np.array([[0.2, 0.5, 0.2, 0.5]]), 100, 80, padw=1, padh=2)
+    assert corners[0].tolist() == pytest.approx([11, 22, 31, 62])
+    outside = np.array([[-10.0, 0, 50, 90]])
+    assert general.xyxy2xywhn(outside, w=100, h=80, clip=True).tolist() == [[0.25, 0.5, 0.5, 1]]
+
+
+def test_scale_boxes_against_the_reference(shared: Path) -> None:
+    golden = np.load(shared / "reference/golden/boxes.npz")
+    boxes = torch.from_numpy(golden["a"].copy())
+    scaled = general.scale_boxes((384, 640), boxes, (720, 1280))
+    assert scaled is boxes  # in place
+    np.testing.assert_allclose(scaled, golden["a_scaled_384x640_to_720x1280"], atol=1e-3)
+    known = general.scale_coords((64, 64), torch.tensor([[12.0, 6, 22, 26]]), (30, 30, 3), ((2.0, 2.0), (2, 4)))
+    assert known.tolist() == [[5, 1, 10, 11]]
+
+
+def test_clip_boxes_in_place() -> None:
+    boxes = torch.tensor([[-5.0, 2, 200, 300]])
+    general.clip_boxes(boxes, (100, 150))
+    assert boxes.tolist() == [[0, 2, 150, 100]]
+
+
+def test_letterbox_against_the_reference(shared: Path) -> None:
+    golden = np.load(shared / "reference/golden/letterbox.npz")
+    for case, settings in enumerate(json.loads(str(golden["meta"]))):
+        shape = settings["new_shape"]
+        fitted, ratio, pad = letterbox(
+            golden[f"in{case}"],
+            shape if isinstance(shape, int) else tuple(shape),
+            auto=settings["auto"],
+            scaleFill=settings["scale_fill"],
+            scaleup=settings["scaleup"],
+            stride=settings["stride"],
+        )
+        np.testing.assert_array_equal(fitted, golden[f"out{case}"])
+        assert ratio == pytest.approx(settings["ratio"])
+        assert pad == pytest.approx(settings["pad"])
+
+
+def test_letterbox_with_a_coloured_border() -> None:
+    fitted, _, _ = letterbox(np.full((10, 20, 3), 9, np.uint8), (20, 20), color=(1, 2, 3), auto=False)
+    assert fitted[0, 0].tolist() == fitted[-1, -1].tolist() == [1, 2, 3]
+    assert fitted[10, 10].tolist() == [9, 9, 9]
+
+
+# -- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_overlaps_against_the_reference(shared: Path) -> None:
+    golden = np.load(shared / "reference/golden/boxes.npz")
+    a, b = torch.from_numpy(golden["a"]), torch.from_numpy(golden["b"])
+    np.testing.assert_allclose(box_iou(a, b), golden["iou_matrix"], atol=1e-5)
+    for name, kind in (("iou", {}), ("giou", {"GIoU": True}), ("diou", {"DIoU": True}), ("ciou", {"CIoU": True})):
+        found = bbox_iou(a, b, xywh=False, **kind)
+        assert found.shape == (64, 1)
+        np.testing.assert_allclose(found[:, 0], golden[name], atol=1e-5)
+    one = bbox_iou(general.xyxy2xywh(a[:1]), general.xyxy2xywh(b))
+    np.testing.assert_allclose(one[:, 0], golden["iou_matrix"][0], atol=1e-5)
+
+
+def test_ap_per_class_against_the_reference(shared: Path, tmp_path: Path) -> None:
+    golden = np.load(shared / "reference/golden/ap.npz")
+    inputs = [golden[name] for name in ("tp", "conf", "pred_cls", "target_cls")]
+    tp, fp, p, r, f1, ap, classes = ap_per_class(*inputs, plot=True, save_dir=tmp_path, names=["a", "b"], prefix="Box")
+    for found, name in ((p, "p"), (r, "r"), (f1, "f1"), (ap, "ap")):
+        np.testing.assert_allclose(found, golden[name], atol=1e-6)
+    assert tp.shape == fp.shape == classes.shape == p.shape
+    assert (tmp_path / "BoxPR_curve.png").is_file()
+
+
+def test_fitness() -> None:
+    assert fitness(np.array([[0.1, 0.2, 0.5, 0.4, 9.0]])).tolist() == pytest.approx([0.1 * 0.5 + 0.9 * 0.4])
+
+
+def test_confusion_matrix_against_the_reference(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    golden = np.load(shared / "reference/golden/confusion.npz")
+    matrix = ConfusionMatrix(nc=4)
+    for detections, labels in zip(golden["detections"], golden["labels"], strict=True):
+        matrix.process_batch(detections, labels)
+    np.testing.assert_array_equal(matrix.matrix, golden["matrix"])
+    tp, fp = matrix.tp_fp()
+    np.testing.assert_array_equal(tp, golden["matrix"].diagonal()[:-1])
+    np.testing.assert_array_equal(tp + fp, golden["matrix"].sum(axis=1)[:-1])
+    matrix.plot(save_dir=tmp_path, names=["a", "b", "c", "d"])
+    assert (tmp_path / "confusion_matrix.png").is_file()
+    matrix.print()
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+# -- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def test_colors() -> None:
+    assert plots.colors(3) == plots.colors(3, bgr=True)[::-1]
+    assert len({plots.colors(i) for i in range(20)}) == 20
+
+
+def test_annotator() -> None:
+    im = np.zeros((80, 100, 3), np.uint8)
+    annotator = plots.Annotator(im, line_width=2)
+    annotator.box_label(torch.tensor([20.0, 30, 60, 70]), "", color=(1, 2, 250))
+    assert annotator.result() is im
+    assert im[50, 20].tolist() == [1, 2, 250]
+    assert im[50, 40].tolist() == [0, 0, 0]
+    annotator.text((5, 5), "x", txt_color=(0, 9, 0), anchor="top")
+    assert (im[4:12, 4:12] == (0, 9, 0)).all(axis=2).any()
+    locked = np.zeros((80, 100, 3), np.uint8)
+    locked.flags.writeable = False
+    for given in (locked, Image.new("RGB", (100, 80)), np.zeros((80, 100), np.uint8)):
+        other = plots.Annotator(given)
+        other.box_label([20, 30, 60, 70], "label")
+        assert (other.result()[50, 20] == 128).all()
+    assert not locked.any()
+
+
+def test_save_one_box(tmp_path: Path) -> None:
+    im = np.zeros((100, 200, 3), np.uint8)
+    im[..., 0] = np.arange(200)
+    crop = plots.save_one_box(torch.tensor([50, 40, 90, 60]), im, file=tmp_path / "new" / "a.png", BGR=True)
+    assert crop.shape == (31, 51, 3)  # 20 * 1.02 + 10 = 30.4 around 50, 40 * 1.02 + 10 = 50.8 around 70
+    assert crop[0, :, 0].tolist() == list(range(44, 95))
+    plots.save_one_box([50, 40, 90, 60], im, file=tmp_path / "new" / "a.jpg", BGR=True)
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["a.jpg", "a2.jpg"]
+    square = plots.save_one_box([50, 40, 90, 60], im, gain=1, pad=0, square=True, save=False)
+    assert square.shape == (40, 40, 3)
+    assert square[0, 0].tolist() == [0, 0, 50]  # from RGB to BGR
+
+
+# -- settings, files, log ---------------------------------------------------------------------------------------------
+
+
+def test_sizes() -> None:
+    assert general.check_img_size(640) == 640
+    assert general.check_img_size([600, 320], s=torch.tensor([8, 16, 64])) == [640, 320]
+    assert general.check_img_size(32, s=32, floor=64) == 64
+    assert general.make_divisible(33, 8) == 40
+    assert general.make_divisible(33, torch.tensor([8, 32])) == 64
+
+
+def test_increment_path(tmp_path: Path) -> None:
+    assert general.increment_path(tmp_path / "exp", mkdir=True).is_dir()
+    assert general.increment_path(tmp_path / "exp").name == "exp2"
+    assert general.increment_path(tmp_path / "exp", exist_ok=True).name == "exp"
+    assert general.increment_path(str(tmp_path / "exp"), sep="_", mkdir=True).name == "exp_2"
+    assert general.increment_path(tmp_path / "exp", sep="_").name == "exp_3"
+
+
+def test_check_file() -> None:
+    assert Path(general.check_file("coco128.yaml")) == ROOT / "data/coco128.yaml"
+    assert Path(general.check_file("yolov5s6.yaml", suffix=(".yaml", ".yml"))).is_file()
+    with pytest.raises(InputError, match=r"expected a file that ends in \.txt"):
+        general.check_file("coco128.yaml", suffix=".txt")
+    with pytest.raises(InputError, match=r"coco12.yaml: no such file; near: coco128.yaml"):
+        general.check_file("coco12.yaml")
+
+
+def test_check_requirements_installs_nothing(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "requirements.txt"
+    file.write_text("# comment\ntorch>=1.7\n\nnot-there-1>=2  # why\nnot-there-2\n-r other.txt\n")
+    assert not general.check_requirements(file, exclude=("not-there-2",))
+    assert log.messages == ["WARNING: packages are missing: pip install not-there-1>=2"]
+    assert general.check_requirements(("torch", "numpy>=1.0"))
+    assert general.check_requirements("torch")
+
+
+def test_check_imshow_without_a_screen(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert not general.check_imshow(warn=True)
+    assert "there is no screen" in log.text
+
+
+def test_log_helpers(log: pytest.LogCaptureFixture) -> None:
+    def settings(imgsz: int, name: str) -> None:
+        general.print_args()
+        general.print_args({"a": 1}, show_file=False, show_func=True)
+
+    settings(640, "exp")
+    assert log.messages == ["test_public_addresses: imgsz=640, name=exp", "settings: a=1"]
+    assert general.colorstr("red", "bold", "stop") == "\033[31m\033[1mstop\033[0m"
+    assert general.colorstr("go").endswith("go\033[0m")
+
+
+def test_profile_adds_up() -> None:
+    profile = general.Profile(t=1.0)
+    with profile:
+        sum(range(10000))
+    first = profile.dt
+    with profile:
+        sum(range(10000))
+    assert profile.t == pytest.approx(1 + first + profile.dt)
+    assert torch_utils.time_sync() <= torch_utils.time_sync()
+
+
+def test_strip_optimizer(tmp_path: Path) -> None:
+    from models.checkpoint import load_checkpoint, save_checkpoint
+    from models.graph import load_model_yaml
+    from models.yolo import build_model
+
+    model = build_model({**load_model_yaml("yolov5n"), "width_multiple": 0.125, "nc": 1})
+    payload = {"task": "detect", "yaml": model.yaml, "names": {0: "a"}, "model": model.state_dict(), "optimizer": {}}
+    save_checkpoint(tmp_path / "last.pt", payload)
+    general.strip_optimizer(tmp_path / "last.pt", tmp_path / "small.pt")
+    assert load_checkpoint(tmp_path / "small.pt").raw["optimizer"] is None
+    assert load_checkpoint(tmp_path / "last.pt").raw["optimizer"] == {}
+    general.strip_optimizer(tmp_path / "last.pt")
+    assert load_checkpoint(tmp_path / "last.pt").raw["optimizer"] is None
+
+
+def test_torch_utils(log: pytest.LogCaptureFixture) -> None:
+    assert torch_utils.select_device(torch.device("cpu"), batch_size=4, newline=False).type == "cpu"
+    network = nn.Conv2d(1, 1, 1)
+    assert torch_utils.de_parallel(network) is torch_utils.de_parallel(nn.DataParallel(network)) is network
+
+    @torch_utils.smart_inference_mode()
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return network(x)
+
+    assert not run(torch.zeros(1, 1, 2, 2)).requires_grad
+    conv, norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4).eval()
+    norm.running_mean.uniform_()  # type: ignore[union-attr]
+    x = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(torch_utils.fuse_conv_and_bn(conv, norm)(x), norm(conv(x)))
+
+
+# -- sources ----------------------------------------------------------------------------------------------------------
+
+
+def test_formats() -> None:
+    assert {"jpg", "png", "webp"} <= set(dataloaders.IMG_FORMATS)
+    assert {"mp4", "avi"} <= set(dataloaders.VID_FORMATS)
+
+
+def test_load_images_and_videos(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 80, 3), (255, 0, 0), np.uint8))
+    video = cv2.VideoWriter(str(tmp_path / "b.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for level in (0, 80, 160, 240):
+        video.write(np.full((48, 64, 3), level, np.uint8))
+    video.release()
+    dataset = LoadImages([tmp_path / "a.png", str(tmp_path)], img_size=64, vid_stride=2)
+    assert len(dataset) == dataset.nf == 3
+    seen = [(Path(path).name, im, im0, cap, dataset.mode) for path, im, im0, cap, _ in dataset]
+    assert [item[0] for item in seen] == ["a.png", "a.png", "b.avi", "b.avi"]
+    assert [item[4] for item in seen] == ["image", "image", "video", "video"]
+    _, im, im0, cap, _ = seen[0]
+    assert (im.shape, im0.shape, cap) == ((3, 32, 64), (40, 80, 3), None)
+    assert im[:, 16, 32].tolist() == [0, 0, 255]  # blue in RGB
+    assert im.flags.c_contiguous
+    clip = seen[2][3]
+    assert (clip.get(cv2.CAP_PROP_FPS), clip.get(cv2.CAP_PROP_FRAME_WIDTH)) == (5, 64)  # every second frame
+    assert (clip.get(cv2.CAP_PROP_FRAME_HEIGHT), clip.get(cv2.CAP_PROP_POS_MSEC)) == (48, 0)
+    assert abs(int(seen[3][2].mean()) - 160) < 4
+    own = LoadImages(str(tmp_path / "a.png"), transforms=lambda im0: im0.shape)
+    assert next(iter(own))[1] == (40, 80, 3)
+    with pytest.raises(InputError, match="nowhere"):
+        LoadImages(str(tmp_path / "nowhere.png"))
+
+
+def test_load_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock of two streams, of which the second is late and the first then silent."""
+
+    def frame(name: str, level: int) -> SourceFrame:
+        return SourceFrame(name, np.full((48, 64, 3), level, np.uint8), name, 1)
+
+    source = StreamSource.__new__(StreamSource)
+    closed: list[bool] = []
+    batches = [[frame("one", 10)], [frame("one", 20), frame("two", 30)], [frame("two", 40)]]
+    monkeypatch.setattr(StreamSource, "batches", lambda self, channels=3: iter(batches))
+    monkeypatch.setattr(StreamSource, "close", lambda self: closed.append(True))
+    source.streams = [SimpleNamespace(name="one"), SimpleNamespace(name="two")]  # type: ignore[list-item]
+    monkeypatch.setattr(dataloaders, "open_source", lambda *_: source)
+    streams: Any = LoadStreams("list.streams", img_size=64)
+    assert len(streams) == 2
+    seen = []
+    for names, im, im0s, cap, _ in streams:
+        assert (names, im.shape, cap) == (["one", "two"], (2, 3, 64, 64), None)
+        seen.append([int(im0[0, 0, 0]) for im0 in im0s])
+    assert seen == [[10, 0], [20, 30], [20, 40]]
+    assert closed == [True]
+    with pytest.raises(InputError, match="LoadImages reads files"):
+        monkeypatch.setattr(dataloaders, "open_source", lambda *_: SimpleNamespace(close=lambda: None))
+        LoadStreams("a.jpg")
+    with pytest.raises(InputError, match="LoadStreams reads streams"):
+        LoadImages("rtsp://somewhere")

@@ -1,0 +1,100 @@
+"""Metrics with the names and arguments that other programs import from `utils.metrics`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from utils import boxes as geometry
+from utils.metrics import confusion
+from utils.metrics.ap import average_precision
+from utils.metrics.detection import MAP50_WEIGHT, MAP_WEIGHT
+
+
+def bbox_iou(
+    box1: Tensor,
+    box2: Tensor,
+    xywh: bool = True,
+    GIoU: bool = False,
+    DIoU: bool = False,
+    CIoU: bool = False,
+    eps: float = geometry.EPS,
+) -> Tensor:
+    """(N, 1) overlaps of box pairs (or of one box with N), centre and size or corners; see `utils.boxes.box_iou`."""
+    if xywh:
+        box1, box2 = geometry.xywh_to_xyxy(box1), geometry.xywh_to_xyxy(box2)
+    kind: geometry.OverlapKind = "ciou" if CIoU else "diou" if DIoU else "giou" if GIoU else "iou"
+    return geometry.box_iou(box1, box2, kind, eps)[..., None]
+
+
+def box_iou(box1: Tensor, box2: Tensor, eps: float = geometry.EPS) -> Tensor:
+    """(N, M) IoU of every box with every other one, given by corners."""
+    return geometry.box_iou_matrix(box1, box2, eps)
+
+
+def fitness(x: np.ndarray) -> np.ndarray:
+    """(n,) fitness of rows precision, recall, mAP50, mAP50-95, ...; further columns play no part."""
+    return MAP50_WEIGHT * x[:, 2] + MAP_WEIGHT * x[:, 3]
+
+
+def ap_per_class(
+    tp: np.ndarray,
+    conf: np.ndarray,
+    pred_cls: np.ndarray,
+    target_cls: np.ndarray,
+    plot: bool = False,
+    save_dir: str | Path = ".",
+    names: Mapping[int, str] | Sequence[str] = (),
+    eps: float = 1e-16,
+    prefix: str = "",
+) -> tuple[np.ndarray, ...]:
+    """tp, fp, p, r, f1, ap (classes, thresholds) and classes, as `utils.metrics.ap.average_precision` finds them.
+
+    Args:
+        plot: write the curves into `save_dir`, `prefix` before their names. eps: plays no part.
+    """
+    found = average_precision(tp, conf, pred_cls, target_cls)
+    if plot:
+        _plots().plot_curves(found, _by_number(names), Path(save_dir), prefix=prefix)
+    return found.tp, found.fp, found.p, found.r, found.f1, found.ap, found.classes
+
+
+class ConfusionMatrix(confusion.ConfusionMatrix):
+    """`utils.metrics.confusion.ConfusionMatrix` with the methods of the original."""
+
+    def __init__(self, nc: int, conf: float = 0.25, iou_thres: float = 0.45) -> None:
+        super().__init__(nc, conf, iou_thres)
+        self.nc = nc
+
+    def process_batch(self, detections: Any, labels: Any) -> None:
+        """As `update`."""
+        self.update(detections, labels)
+
+    def tp_fp(self) -> tuple[np.ndarray, np.ndarray]:
+        """(nc,) true and false positives."""
+        return self.true_positives, self.false_positives
+
+    def plot(
+        self, normalize: bool = True, save_dir: str | Path = "", names: Mapping[int, str] | Sequence[str] = ()
+    ) -> None:
+        """Write `confusion_matrix.png`, always as shares of the true class."""
+        _plots().plot_confusion_matrix(self.matrix, _by_number(names), Path(save_dir) / "confusion_matrix.png")
+
+    def print(self) -> None:
+        """Print the counts, a line for each predicted class."""
+        for row in self.matrix:
+            print(" ".join(f"{count:g}" for count in row))
+
+
+def _plots() -> Any:
+    """`utils.plots`, which takes half a second to import."""
+    return importlib.import_module("utils.plots")
+
+
+def _by_number(names: Mapping[int, str] | Sequence[str]) -> dict[int, str]:
+    return dict(names.items() if isinstance(names, Mapping) else enumerate(names))

@@ -1,0 +1,105 @@
+"""Drawing with the names and arguments that other programs import from `utils.plots`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.boxes import clip_boxes_, xywh_to_xyxy, xyxy_to_xywh
+from utils.datasets.image_io import imwrite
+from utils.drawing import Colour, draw_boxes, draw_text, palette, text_height, to_bgr
+from utils.files import increment_path
+
+JPEG_QUALITY = 95
+
+
+def colors(i: int, bgr: bool = False) -> Colour:
+    """The colour of class `i`: red, green, blue, or in OpenCV's order with `bgr`."""
+    blue, green, red = palette(int(i))
+    return (blue, green, red) if bgr else (red, green, blue)
+
+
+class Annotator:
+    """Draws boxes one by one onto a picture, in place where it is a writable (H, W, 3) uint8 array.
+
+    Args:
+        im: array or PIL image; colours are given in the order of its channels.
+        line_width: of boxes in pixels; suits the picture by default.
+        font_size: height of `text` in pixels; suits the picture by default.
+        font, pil, example: play no part: one font covers all scripts.
+    """
+
+    def __init__(
+        self,
+        im: Any,
+        line_width: int | None = None,
+        font_size: int | None = None,
+        font: str = "Arial.ttf",
+        pil: bool = False,
+        example: str = "abc",
+    ) -> None:
+        array = np.asarray(im)
+        usable = array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8
+        self.im = array if usable and array.flags.c_contiguous and array.flags.writeable else to_bgr(array)
+        self.lw, self._font_size = line_width, font_size
+
+    def box_label(
+        self,
+        box: Any,
+        label: str = "",
+        color: Sequence[int] = (128, 128, 128),
+        txt_color: Sequence[int] = (255, 255, 255),
+    ) -> None:
+        """Draw a box (x1, y1, x2, y2) with its label, whose text is black or white, whichever reads better."""
+        corners = [float(value) for value in box]
+        draw_boxes(self.im, [corners], [label], [_colour(color)], line_thickness=self.lw)
+
+    def text(
+        self, xy: Sequence[float], text: str, txt_color: Sequence[int] = (255, 255, 255), anchor: str = "top"
+    ) -> None:
+        """Write text on a plate of `txt_color`, its top (or bottom) left corner at `xy`."""
+        height = self._font_size or text_height((self.im.shape[0], self.im.shape[1]))
+        top = int(xy[1]) - (height if anchor == "bottom" else 0)
+        draw_text(self.im, text, (int(xy[0]), top), height, _colour(txt_color))
+
+    def result(self) -> np.ndarray:
+        """The picture."""
+        return self.im
+
+
+def save_one_box(
+    xyxy: Any,
+    im: np.ndarray,
+    file: str | Path = Path("im.jpg"),
+    gain: float = 1.02,
+    pad: float = 10,
+    square: bool = False,
+    BGR: bool = False,
+    save: bool = True,
+) -> np.ndarray:
+    """The BGR cut-out of a box, its sides times `gain` plus `pad` pixels; saved as a numbered .jpg.
+
+    Args:
+        square: a square of the longer side.
+        BGR: `im` is BGR, else RGB.
+    """
+    centre_size = xyxy_to_xywh(torch.as_tensor(xyxy, dtype=torch.float32).reshape(-1, 4)[:1].cpu())
+    if square:
+        centre_size[:, 2:] = centre_size[:, 2:].max()
+    centre_size[:, 2:] = centre_size[:, 2:] * gain + pad
+    grown = clip_boxes_(xywh_to_xyxy(centre_size), (im.shape[0], im.shape[1]))
+    x1, y1, x2, y2 = grown[0].long().tolist()
+    crop = np.ascontiguousarray(im[y1:y2, x1:x2, :: 1 if BGR else -1])
+    if save:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        imwrite(increment_path(Path(file).with_suffix(".jpg")), crop, quality=JPEG_QUALITY)
+    return crop
+
+
+def _colour(values: Sequence[int]) -> Colour:
+    first, second, third = (int(value) for value in values)
+    return first, second, third

@@ -1,0 +1,46 @@
+"""What other programs import from `utils.torch_utils`, with the arguments that they pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.common import folded_convolution
+from utils import device as devices
+from utils.general import time_now
+
+__all__ = ["de_parallel", "fuse_conv_and_bn", "model_info", "select_device", "smart_inference_mode", "time_sync"]
+
+
+def select_device(device: str | int | torch.device = "", batch_size: int = 0, newline: bool = True) -> torch.device:
+    """The device of a `--device` value; the other arguments play no part."""
+    return devices.select_device(str(device))
+
+
+def time_sync() -> float:
+    """Seconds, after all work of CUDA is done; for differences."""
+    return time_now()
+
+
+def smart_inference_mode() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that runs a function without recording gradients."""
+    return torch.inference_mode()
+
+
+def de_parallel(model: nn.Module) -> nn.Module:
+    """The network inside a wrapper for several devices, or the network itself."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, wrappers) else model
+
+
+def model_info(model: Any, verbose: bool = False, imgsz: int = 640) -> None:
+    """Log layers, parameters and GFLOPs."""
+    model.info(verbose, imgsz)
+
+
+def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
+    """One convolution that does what both do."""
+    return folded_convolution(conv, bn)
