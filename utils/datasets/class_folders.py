@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ KNOWN_SETS = (  # archives of that release
     "caltech101", "caltech256", "cifar10", "cifar100", "fashion-mnist", "imagenette", "imagenette160", "imagenette320",
     "imagewoof", "imagewoof160", "imagewoof320", "mnist", "mnist160",
 )  # fmt: skip
+REGISTERED = ("imagenet", "imagenet1k", "imagenet-1k")
 BUILTIN = "builtin:"
 LAYOUT = "expected train/<class>/*.jpg and test/ or val/ of the same classes"
 CROPS_HINT = "a detection set becomes one by `python -m utils.datasets.crops`"
@@ -74,9 +76,12 @@ def find_class_root(data: str) -> Path:
     if given.is_dir():
         return given.absolute()
     if given.name not in KNOWN_SETS:
-        known = ", ".join(KNOWN_SETS)
-        what = "publishes its pictures to registered users only" if given.name.startswith("imagenet") else "is unknown"
-        raise InputError(f"--data {data}: no such folder, and a set of that name {what}; {LAYOUT}. Known sets: {known}")
+        if given.name.lower() in REGISTERED:
+            raise InputError(
+                f"--data {data}: no such folder; its publisher gives it to registered users only; {LAYOUT}"
+            )
+        near = get_close_matches(given.name, KNOWN_SETS, n=3) or KNOWN_SETS
+        raise InputError(f"--data {data}: no such folder; {LAYOUT}; sets known by name: {', '.join(near)}")
     if given.name != str(given):
         return Path(os.path.normpath(given.absolute()))
     datasets = os.getenv("YOLOv5_DATASETS_DIR")

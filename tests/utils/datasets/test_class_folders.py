@@ -1,0 +1,143 @@
+"""Class folders: what `--data` may be, how classes are numbered, and what is said of broken sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.class_sets import CLASSES, write_class_set
+from utils.datasets import class_folders
+from utils.datasets.class_folders import (
+    class_numbers,
+    find_class_root,
+    load_class_data,
+    load_class_index,
+    read_data,
+    spec_of_folder,
+)
+from utils.errors import InputError
+
+
+def test_splits_and_names_of_a_folder(tmp_path: Path) -> None:
+    root = write_class_set(tmp_path / "ein Satz", splits={"train": 3, "val": 2, "test": 1})
+    spec = load_class_data(root)
+    assert spec.names == dict(enumerate(CLASSES))
+    assert {split: source.places[0].name for split, source in spec.splits.items()} == {
+        "train": "train",
+        "val": "test",  # preferred
+        "test": "test",
+    }
+    index = load_class_index(spec, "train")
+    assert index.classes.tolist() == [0, 0, 0, 1, 1, 1]
+    assert index.sizes_hw.tolist() == [[32, 40]] * 6
+    assert [Path(p).parent.name for p in index.paths] == [CLASSES[c] for c in index.classes]
+
+
+def test_the_index_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = load_class_data(write_class_set(tmp_path / "set"))
+    first = load_class_index(spec, "val")
+    monkeypatch.setattr(class_folders, "verify_pairs", lambda *_: pytest.fail("checked anew"))
+    again = load_class_index(spec, "val")
+    assert again.paths == first.paths
+    assert again.classes.tolist() == first.classes.tolist()
+
+
+def test_a_damaged_picture_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_class_set(tmp_path / "set")
+    broken = root / "train" / CLASSES[1] / "0.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\nnothing else")
+    with caplog.at_level("INFO"):
+        index = load_class_index(load_class_data(root), "train")
+    assert len(index) == 15
+    assert str(broken) not in index.paths
+    assert f"{broken}: damaged" in caplog.text
+    assert "15 pictures of 2 classes, 7 to 8 of each; 1 unusable" in caplog.text
+
+
+def test_a_folder_without_pictures_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_class_set(tmp_path / "set")
+    (root / "train" / "zebra").mkdir()
+    spec = load_class_data(root)
+    index = load_class_index(spec, "train")
+    assert spec.num_classes == 3
+    assert set(index.classes.tolist()) == {0, 1}
+    assert "train: no pictures of 'zebra'" in caplog.text
+
+
+def test_broken_sets_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"neither train, val nor test in it; expected train/<class>/.*utils\.datasets\.crops"
+    ):
+        load_class_data(tmp_path)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(InputError, match="no folder of a class in it"):
+        load_class_data(tmp_path)
+    only_train = load_class_data(write_class_set(tmp_path / "set", splits={"train": 1}))
+    with pytest.raises(InputError, match="there is no val split, only train"):
+        load_class_index(only_train, "val")
+    both = write_class_set(tmp_path / "other")
+    (both / "val" / "zebra").mkdir()
+    with pytest.raises(InputError, match="zebra: val: no class of that name, known are 'a dark one'"):
+        load_class_index(load_class_data(both), "val")
+
+
+def test_names_of_a_yaml_count_by_order_or_by_name(tmp_path: Path) -> None:
+    root = write_class_set(tmp_path / "set")
+    yaml = root / "set.yaml"
+    yaml.write_text("train: train\nval: val\nnames: [dark, bright]\n")
+    spec = load_class_data(yaml)
+    assert class_numbers(spec) == {CLASSES[0]: 0, CLASSES[1]: 1}
+    yaml.write_text(f"train: train\nval: val\nnames: ['{CLASSES[1]}', '{CLASSES[0]}', other]\n", encoding="utf-8")
+    index = load_class_index(load_class_data(yaml), "val")
+    assert [Path(p).parent.name for p in index.paths] == [CLASSES[1 - c] for c in index.classes]
+    yaml.write_text("train: train\nval: val\nnames: [dark, bright, other]\n")
+    with pytest.raises(InputError, match="3 names, but 2 folders of classes"):
+        load_class_index(load_class_data(yaml), "train")
+
+
+def test_a_detection_set_is_no_class_set(tiny_data: Path) -> None:
+    with pytest.raises(InputError, match=r"utils\.datasets\.crops"):
+        load_class_index(load_class_data(tiny_data), "train")
+
+
+def test_known_names_are_fetched_into_the_datasets_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path))
+    asked: list[tuple[str, Path]] = []
+
+    def fetch(url: str, root: Path) -> None:
+        asked.append((url, root))
+        write_class_set(root)
+
+    monkeypatch.setattr(class_folders, "fetch_data_set", fetch)
+    assert read_data("imagenette160").names == {}
+    assert not asked
+    spec = load_class_data("imagenette160")
+    assert asked == [(f"{class_folders.RELEASE}/imagenette160.zip", tmp_path / "imagenette160")]
+    assert spec.names == dict(enumerate(CLASSES))
+    load_class_data("imagenette160")
+    assert len(asked) == 1
+    assert find_class_root("../datasets/mnist") == Path("../datasets/mnist").resolve()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("imagenet", "registered users only"), ("imagenete", "by name: imagenette"), ("some/where", "no such folder")],
+)
+def test_unknown_names(name: str, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        load_class_data(name)
+
+
+def test_builtin_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path))
+    monkeypatch.setattr("utils.datasets.shapes_classes.SCENES", {"train": 3, "val": 3})
+    spec = load_class_data("builtin:shapes-cls")
+    index = load_class_index(spec, "train")
+    assert spec.root == tmp_path / "shapes-cls"
+    assert len(index) > 3
+    assert (index.sizes_hw.min(axis=0) >= 10).all()
+    counts = np.bincount(index.classes, minlength=5)
+    assert counts.sum() == len(index)
+    assert spec_of_folder(spec.root).names == spec.names

@@ -1,0 +1,75 @@
+"""Settings of the classification commands: defaults, what --model means, and flags that are left out."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.config import TrainConfig, ValConfig
+from utils.config_classify import ClassifyTrainConfig, ClassifyValConfig, split_model
+from utils.errors import InputError
+from utils.hyp import Hyperparameters
+
+
+def test_defaults() -> None:
+    config = ClassifyTrainConfig.from_args([])
+    assert (config.weights, config.data, config.epochs, config.batch_size, config.imgsz) == (
+        "yolov5s-cls.pt",
+        "imagenette160",
+        10,
+        64,
+        224,
+    )
+    assert (config.optimizer, config.lr0, config.decay, config.label_smoothing) == ("Adam", 0.001, 5e-5, 0.1)
+    assert (config.project, config.task, config.takes_weights) == ("runs/train-cls", "classify", True)
+    val = ClassifyValConfig.from_args([])
+    assert (val.data, val.weights, val.batch_size, val.imgsz) == ("../datasets/mnist", ["yolov5s-cls.pt"], 128, 224)
+    assert val.verbose
+    assert not ClassifyValConfig.from_args(["--verbose", "False"]).verbose
+
+
+def test_the_recipe() -> None:
+    config = ClassifyTrainConfig.from_args(["--lr0", "0.01", "--label-smoothing", "0", "--batch", "16"])
+    hyp = Hyperparameters.from_dict(dict(config.recipe), source="recipe")  # type: ignore[call-overload]
+    assert (hyp.lr0, hyp.lrf, hyp.momentum, hyp.weight_decay) == (0.01, 0.01, 0.9, 5e-5)
+    assert (hyp.warmup_epochs, hyp.warmup_iterations, hyp.nominal_batch, hyp.label_smoothing) == (0, 0, 16, 0)
+    assert ClassifyTrainConfig.from_args(["--hyp", "a.yaml"]).recipe == "a.yaml"
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "cfg"),
+    [
+        ("yolov5n-cls.pt", "yolov5n-cls.pt", ""),
+        ("yolov5n-cls", "yolov5n-cls.pt", ""),
+        ("a/b/last.pt", "a/b/last.pt", ""),
+        ("yolov5n.yaml", "", "yolov5n.yaml"),
+        ("resnet18", "", "resnet18"),
+    ],
+)
+def test_what_model_means(model: str, weights: str, cfg: str) -> None:
+    assert split_model(model) == {"weights": weights, "cfg": cfg}
+    config = ClassifyTrainConfig.from_kwargs(model=model)
+    assert (config.weights, config.cfg, config.model) == (weights, cfg, model)
+    stored = config.to_dict()
+    assert ClassifyTrainConfig.from_kwargs(**stored).to_dict() == stored
+
+
+def test_pretrained_is_a_choice_of_three() -> None:
+    by_default, asked, refused = (
+        ClassifyTrainConfig.from_args(argv) for argv in ([], ["--pretrained"], ["--pretrained", "False"])
+    )
+    assert (by_default.takes_weights, by_default.published_weights) == (True, False)
+    assert (asked.takes_weights, asked.published_weights) == (True, True)
+    assert (refused.takes_weights, refused.published_weights) == (False, False)
+    with pytest.raises(InputError, match="--pretrained perhaps: must be True or False"):
+        ClassifyTrainConfig.from_kwargs(pretrained="perhaps")
+
+
+def test_settings_of_train_and_val_are_taken_over() -> None:
+    given = TrainConfig.from_args(["--task", "classify", "--weights", "a.pt", "--data", "x", "--epochs", "3"])
+    config = given.adapted(ClassifyTrainConfig)
+    assert (config.weights, config.model, config.data, config.epochs, config.imgsz) == ("a.pt", "a.pt", "x", 3, 224)
+    assert config.adapted(ClassifyTrainConfig) is config
+    with pytest.raises(InputError, match="unknown option rect"):
+        TrainConfig.from_args(["--rect"]).adapted(ClassifyTrainConfig)
+    with pytest.raises(InputError, match="unknown option save_json"):
+        ValConfig.from_args(["--save-json"]).adapted(ClassifyValConfig)
