@@ -17,14 +17,9 @@ from utils.metrics.detection import MAP50_WEIGHT, MAP_WEIGHT
 
 
 def bbox_iou(
-    box1: Tensor,
-    box2: Tensor,
-    xywh: bool = True,
-    GIoU: bool = False,
-    DIoU: bool = False,
-    CIoU: bool = False,
+    box1: Tensor, box2: Tensor, xywh: bool = True, GIoU: bool = False, DIoU: bool = False, CIoU: bool = False,
     eps: float = geometry.EPS,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """(N, 1) overlaps of box pairs (or of one box with N), centre and size or corners; see `utils.boxes.box_iou`."""
     if xywh:
         box1, box2 = geometry.xywh_to_xyxy(box1), geometry.xywh_to_xyxy(box2)
@@ -43,16 +38,9 @@ def fitness(x: np.ndarray) -> np.ndarray:
 
 
 def ap_per_class(
-    tp: np.ndarray,
-    conf: np.ndarray,
-    pred_cls: np.ndarray,
-    target_cls: np.ndarray,
-    plot: bool = False,
-    save_dir: str | Path = ".",
-    names: Mapping[int, str] | Sequence[str] = (),
-    eps: float = 1e-16,
-    prefix: str = "",
-) -> tuple[np.ndarray, ...]:
+    tp: np.ndarray, conf: np.ndarray, pred_cls: np.ndarray, target_cls: np.ndarray, plot: bool = False,
+    save_dir: str | Path = ".", names: Mapping[int, str] | Sequence[str] = (), eps: float = 1e-16, prefix: str = "",
+) -> tuple[np.ndarray, ...]:  # fmt: skip
     """tp, fp, p, r, f1, ap (classes, thresholds) and classes, as `utils.metrics.ap.average_precision` finds them.
 
     Args:

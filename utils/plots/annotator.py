@@ -35,13 +35,9 @@ class Annotator:
 
     def __init__(
         self,
-        im: Any,
-        line_width: int | None = None,
-        font_size: int | None = None,
-        font: str = "Arial.ttf",
-        pil: bool = False,
-        example: str = "abc",
-    ) -> None:
+        im: Any, line_width: int | None = None, font_size: int | None = None, font: str = "Arial.ttf",
+        pil: bool = False, example: str = "abc",
+    ) -> None:  # fmt: skip
         array = np.asarray(im)
         usable = array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8
         self.im = array if usable and array.flags.c_contiguous and array.flags.writeable else to_bgr(array)
