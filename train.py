@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from utils.engine.trainer import FitResult
 
 
-def run(**options: Any) -> FitResult:
-    """Train with the options of the command line, underscores for hyphens; InputError for what cannot be used."""
-    return train(TrainConfig.from_kwargs(**options))
+def run(kind: type[TrainConfig] = TrainConfig, /, **options: Any) -> FitResult:
+    """Train with the options of the command line, underscores for hyphens; InputError for what cannot be used.
+
+    Args:
+        kind: settings of another task's command.
+    """
+    return train(kind.from_kwargs(**options))
 
 
 def train(config: TrainConfig) -> FitResult:
@@ -29,9 +33,9 @@ def train(config: TrainConfig) -> FitResult:
     return finish(trainer, trainer.fit())
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, *, kind: type[TrainConfig] = TrainConfig) -> None:
     """Command line entry."""
-    train(TrainConfig.from_args(argv))
+    train(kind.from_args(argv))
 
 
 if __name__ == "__main__":

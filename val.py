@@ -18,14 +18,18 @@ if TYPE_CHECKING:
     Results = tuple[tuple[float, ...], np.ndarray, tuple[float, float, float]]
 
 
-def run(**options: Any) -> Results:
+def run(kind: type[ValConfig] = ValConfig, /, **options: Any) -> Results:
     """Measure with the options of the command line, underscores for hyphens; FP16 on CUDA unless `half=False`.
+
+    Args:
+        kind: settings of another task's command.
 
     Returns:
         (P, R, mAP50, mAP50-95, box, obj and cls loss), mAP50-95 of each class, milliseconds a picture of
-        (preparing, forward, NMS).
+        (preparing, forward, NMS). Of a segmenter four metrics of boxes, four of masks and four losses (box, seg, obj,
+        cls), and the mean of both mAPs of each class.
     """
-    config = ValConfig.from_kwargs(**options)
+    config = kind.from_kwargs(**options)
     if "half" not in config.given:
         config = replace(config, half=True)
     from utils.engine.evaluation import evaluate  # torch takes seconds to import: only once the flags are right
@@ -35,9 +39,9 @@ def run(**options: Any) -> Results:
     return numbers, result.evaluation.per_class, result.speed_ms
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, *, kind: type[ValConfig] = ValConfig) -> None:
     """Command line entry."""
-    config = ValConfig.from_args(argv)
+    config = kind.from_args(argv)
     from utils.engine.evaluation import evaluate
 
     evaluate(config)

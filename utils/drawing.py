@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from utils.glyphs import text_mask
+from utils.masks import ObjectMasks
 
 Colour = tuple[int, int, int]  # blue, green, red, 0-255
 Rect = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
@@ -18,6 +19,7 @@ GOLDEN_ANGLE = 0.618033988749895  # of a turn: hues of neighbouring classes lie 
 SHADES = ((0.85, 0.95), (0.95, 0.70), (0.50, 1.00))  # saturation and value of successive rounds
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 MIN_TEXT, MAX_TEXT = 9, 160  # pixels
+MASK_SHARE = 0.45  # of the object's colour in what is seen of the object
 
 
 @lru_cache(maxsize=4096)
@@ -90,6 +92,42 @@ def draw_boxes(
             place = _find_place(box, plate.shape, (height, width), thickness, taken)
             taken.append(place)
             _stamp(frame_bgr, plate, place, color)
+    return frame_bgr
+
+
+def draw_masks(
+    frame_bgr: np.ndarray, masks: ObjectMasks, colors: Sequence[Colour], *, line_thickness: int | None = None
+) -> np.ndarray:
+    """Tint objects and draw their outlines on the picture, in place, small objects above large ones.
+
+    Args:
+        frame_bgr: (H, W, 3) uint8, writable and contiguous.
+        masks: N, of the picture's size.
+        colors: N BGR colours.
+        line_thickness: pixels of the outlines; by default half of that of boxes, 0 draws none.
+
+    Returns:
+        `frame_bgr` itself.
+
+    Raises:
+        ValueError: the numbers of masks and colours differ.
+    """
+    if len(masks) != len(colors):
+        raise ValueError(f"draw_masks: {len(masks)} masks, {len(colors)} colours")
+    thickness = max(1, sum(frame_bgr.shape[:2]) // 1200) if line_thickness is None else line_thickness
+    objects = list(masks)
+    for number in np.argsort(-masks.areas, kind="stable"):
+        (place, bitmap), color = objects[number], colors[number]
+        region = np.ascontiguousarray(frame_bgr[place])
+        if not region.size:
+            continue
+        mask = np.ascontiguousarray(bitmap).view(np.uint8)
+        tint = np.full_like(region, color)
+        cv2.copyTo(cv2.addWeighted(region, 1 - MASK_SHARE, tint, MASK_SHARE, 0), mask, region)
+        if thickness:
+            contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+            cv2.drawContours(region, contours, -1, color, thickness)
+        frame_bgr[place] = region
     return frame_bgr
 
 

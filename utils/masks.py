@@ -31,6 +31,16 @@ class ObjectMasks:
     windows_xyxy: np.ndarray
     bitmaps: list[np.ndarray]
 
+    @classmethod
+    def from_dense(cls, masks: np.ndarray) -> ObjectMasks:
+        """Bitmaps of whole masks (n, H, W) bool, each cut to its object."""
+        windows, bitmaps = np.zeros((len(masks), 4), np.int64), []
+        for window, mask in zip(windows, masks, strict=True):
+            (x, y), (w, h) = np.split(np.array(cv2.boundingRect(mask.view(np.uint8))), 2)
+            window[:] = x, y, x + w, y + h
+            bitmaps.append(mask[y : y + h, x : x + w])
+        return cls((masks.shape[1], masks.shape[2]), windows, bitmaps)
+
     def __len__(self) -> int:
         return len(self.bitmaps)
 
@@ -76,8 +86,14 @@ class ObjectMasks:
         return [[ring + xy for ring in bitmap_rings(b)] for xy, b in zip(corners, self.bitmaps, strict=True)]
 
     def outlines(self) -> list[np.ndarray]:
-        """(K, 2) the largest outer ring of each object; (0, 2) where there is none."""
-        return [max(rings, key=ring_area, default=np.zeros((0, 2), np.float32)) for rings in self.polygons()]
+        """(K, 2) the largest outer ring of each object; of an object without any, the corners of its window."""
+        corners = self.windows_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2).astype(np.float32)
+        return [max(rings, key=ring_area, default=box) for rings, box in zip(self.polygons(), corners, strict=True)]
+
+    def resized(self, size_hw: tuple[int, int]) -> ObjectMasks:
+        """The masks in the frame enlarged or shrunk to another size."""
+        gain_wh = (self.size_hw[1] / size_hw[1], self.size_hw[0] / size_hw[0])
+        return self.in_original(Letterbox(size_hw, gain_wh))
 
     def in_original(self, fit: Letterbox) -> ObjectMasks:
         """Masks of the network input in the original picture: each pixel has the value that lies under its centre."""

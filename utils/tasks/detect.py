@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
 from models.graph import load_model_yaml
-from models.yolo import BaseModel, Detect, DetectionModel
+from models.yolo import BaseModel, Detect, build_model
 from utils import plots
 from utils.anchors import box_sizes, check_anchors
 from utils.datasets.detection import DetectionDataset
 from utils.datasets.index import ImageIndex
 from utils.datasets.labels import load_index
 from utils.datasets.loader import build_loader
+from utils.datasets.masks import MaskForm
 from utils.datasets.spec import DataSpec, load_spec
 from utils.datasets.weights import class_weights, image_weights
 from utils.errors import InputError
@@ -43,8 +45,11 @@ class DetectionTask:
     """
 
     name = "detect"
+    head: type[Detect] = Detect  # the layer that must end the graph
+    example = "yolov5s.yaml"
+    coco_sink = CocoSink
     traits = Traits()
-    loss_names = ("box_loss", "obj_loss", "cls_loss")
+    loss_names: tuple[str, ...] = ("box_loss", "obj_loss", "cls_loss")
     load_data = staticmethod(load_spec)
     load_graph = staticmethod(load_model_yaml)
     results_row = staticmethod(standard_row)
@@ -54,7 +59,7 @@ class DetectionTask:
         self.class_names = {0: "item"} if options.single_cls and spec.num_classes != 1 else dict(spec.names)
         self.stride = options.stride
         self._indexes: dict[str, ImageIndex] = {}
-        self._loss: DetectionLoss | None = None
+        self._loss: nn.Module | None = None
         self._pending_loss_state: Mapping[str, Any] = {}
 
     def index(self, split: str) -> ImageIndex:
@@ -69,24 +74,36 @@ class DetectionTask:
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
         """A fresh network for this data set's classes."""
         anchors = None if self.hyp.anchors is None else round(self.hyp.anchors)
-        model = DetectionModel(cfg, ch=self.channels, nc=len(self.class_names), anchors=anchors)
+        model = build_model(cfg, ch=self.channels, nc=len(self.class_names), anchors=anchors)
+        if type(model.head) is not self.head:
+            raise InputError(
+                f"the graph ends with {type(model.head).__name__}, but task {self.name!r} needs {self.head.__name__} "
+                f"as its last layer; give a YAML or checkpoint of that kind, as in --cfg {self.example}"
+            )
         model.names = dict(self.class_names)
         return model
 
     def bind(self, model: BaseModel) -> None:
         """Build the loss for `model`'s anchors and strides; they are arguments, not read later."""
-        head = detection_head(model)
         self.stride = max(int(model.stride.max()), 32)
-        num_classes = len(self.class_names)
-        self._loss = DetectionLoss(
-            anchors=head.anchors.detach().clone(),
-            strides=model.stride.tolist(),
-            num_classes=num_classes,
-            hyp=scaled_gains(self.hyp, head.nl, num_classes, self.options.imgsz),
-            autobalance=self.options.autobalance,
-        )
+        self._loss = self.build_loss(model)
         if self._pending_loss_state:
             self._loss.load_state_dict(self._pending_loss_state)
+
+    def build_loss(self, model: BaseModel) -> nn.Module:
+        """The loss for a network."""
+        return self.detection_loss(model)
+
+    def detection_loss(self, model: BaseModel) -> DetectionLoss:
+        """The loss of boxes, objectness and classes."""
+        num_classes = len(self.class_names)
+        return DetectionLoss(
+            anchors=model.head.anchors.detach().clone(),
+            strides=model.stride.tolist(),
+            num_classes=num_classes,
+            hyp=scaled_gains(self.hyp, model.head.nl, num_classes, self.options.imgsz),
+            autobalance=self.options.autobalance,
+        )
 
     def prepare_training(self, model: BaseModel, save_dir: Path, *, anchors: bool, plots: bool) -> None:
         """Draw the labels and fit the anchors to them, before the first epoch of a new run."""
@@ -94,9 +111,10 @@ class DetectionTask:
         if plots:
             self._plot_labels(index, save_dir)
         if anchors:
-            head = detection_head(model)
             boxes_wh = box_sizes(index.sizes_hw, index.offsets, index.boxes_xywhn, self.options.imgsz)
-            check_anchors(head, boxes_wh, threshold=self.hyp.anchor_t, rng=np.random.default_rng(self.options.seed))
+            check_anchors(
+                model.head, boxes_wh, threshold=self.hyp.anchor_t, rng=np.random.default_rng(self.options.seed)
+            )
 
     # -- data -----------------------------------------------------------------------------------------------------
 
@@ -140,8 +158,13 @@ class DetectionTask:
             seed=options.seed,
             quad=options.quad and augment,
             pin_memory=options.pin_memory,
+            masks=self.mask_form(augment=augment),
         )
         return Steps(loader)
+
+    def mask_form(self, *, augment: bool) -> MaskForm | None:
+        """What masks the batches carry, of training or validation: none."""
+        return None
 
     def image_weights(self, per_class: np.ndarray) -> np.ndarray:
         """(images,) weights by which pictures are drawn: rare classes with low mAP count most."""
@@ -156,7 +179,8 @@ class DetectionTask:
         raw = (preds[1] if len(preds) > 1 else None) if isinstance(preds, tuple) else preds
         if raw is None or self._loss is None:
             return None
-        return self._loss(raw, batch.targets)
+        result: LossResult = self._loss(raw, batch.targets)
+        return result
 
     def outputs_agree(self, exact: Any, mixed: Any) -> bool:
         """Whether the boxes that score highest in `exact` are nearly the same in `mixed`, both from one picture."""
@@ -167,6 +191,10 @@ class DetectionTask:
 
     def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]:
         """Boxes after non-maximum suppression, in pixels of the network input and on the CPU."""
+        return [Prediction(boxes=rows.cpu()) for rows in self.detections(preds)]
+
+    def detections(self, preds: Any, num_masks: int = 0) -> list[Tensor]:
+        """(n, 6 + num_masks) x1, y1, x2, y2, score, class, mask coefficients of every picture, on their device."""
         options = self.options
         decoded = preds[0] if isinstance(preds, list | tuple) else preds
         detections = non_max_suppression(
@@ -176,11 +204,12 @@ class DetectionTask:
             multi_label=True,
             agnostic=options.single_cls,
             max_det=options.max_det,
+            nm=num_masks,
         )
         if options.single_cls:
             for rows in detections:
                 rows[:, 5] = 0
-        return [Prediction(boxes=rows.cpu()) for rows in detections]
+        return detections
 
     def build_evaluator(self) -> DetectionEvaluator:
         """Metrics over a split."""
@@ -191,10 +220,14 @@ class DetectionTask:
         sinks: list[Sink] = []
         if outputs.text:
             hybrid_iou = self.options.iou_thres if outputs.hybrid else None
-            sinks.append(TextSink(outputs.folder / "labels", with_score=outputs.scores, hybrid_iou=hybrid_iou))
+            sinks.append(self.text_sink(outputs.folder / "labels", split, with_score=outputs.scores, iou=hybrid_iou))
         if outputs.json is not None:
-            sinks.append(CocoSink(self.index(split), outputs.json, coco_ids=outputs.coco_ids))
+            sinks.append(self.coco_sink(self.index(split), outputs.json, coco_ids=outputs.coco_ids))
         return sinks
+
+    def text_sink(self, folder: Path, split: str, *, with_score: bool, iou: float | None) -> TextSink:
+        """The writer of text files; `iou` as `TextSink.hybrid_iou`."""
+        return TextSink(folder, with_score=with_score, hybrid_iou=iou)
 
     # -- pictures and state ---------------------------------------------------------------------------------------
 
@@ -215,11 +248,3 @@ class DetectionTask:
         self._pending_loss_state = state.get("loss", {})
         if self._loss is not None and self._pending_loss_state:
             self._loss.load_state_dict(self._pending_loss_state)
-
-
-def detection_head(model: BaseModel) -> Detect:
-    """The Detect layer, which ends the graph."""
-    head = model.model[-1]
-    if not isinstance(head, Detect):
-        raise InputError(f"the graph ends with {type(head).__name__}, but detection needs Detect as its last layer")
-    return head

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from utils.boxes import box_iou_matrix, undo_letterbox, xyxy_to_xywhn
 from utils.datasets.index import ImageIndex
 from utils.files import UniqueNames
 from utils.logging import LOGGER
-from utils.metrics.coco import evaluate_coco, index_to_coco, predictions_to_coco
+from utils.metrics.coco import OverlapOf, evaluate_coco, index_to_coco, predictions_to_coco
 from utils.metrics.detection import labels_of
-from utils.types import Batch, Prediction
+from utils.types import Batch, Letterbox, Prediction
+
+Row = tuple[float, Sequence[float], float]  # class, numbers that say where, score
 
 
 class TextSink:
@@ -37,39 +39,44 @@ class TextSink:
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         """Write the files of a batch."""
         for number, prediction in enumerate(predictions):
-            letterbox, rows = batch.letterboxes[number], prediction.boxes
-            assert letterbox is not None and rows is not None
-            if self.hybrid_iou is not None:
-                rows = join_labels(rows, labels_of(batch, number), self.hybrid_iou)
-            rows = undo_letterbox(rows, letterbox)
-            lines = [self._line(row) for row in self._normalised(rows, letterbox.original_hw)]
             path = batch.paths[number]
             name = self._names.take(path, Path(path).stem, ".txt")
+            lines = [self._line(*row) for row in self.rows(prediction, batch, number)]
             (self.folder / name).write_text("".join(lines), encoding="utf-8")
 
     def close(self) -> None:
         """Nothing is left to write."""
 
-    def _normalised(self, rows: Tensor, size_hw: tuple[int, int]) -> list[list[float]]:
-        """Rows of class, x, y, w, h, score."""
-        return torch.cat([rows[:, 5:6], xyxy_to_xywhn(rows[:, :4], size_hw), rows[:, 4:5]], dim=1).tolist()
+    def rows(self, prediction: Prediction, batch: Batch, number: int) -> Iterator[Row]:
+        """Class, place and score of each line of picture `number`."""
+        letterbox, boxes = batch.letterboxes[number], prediction.boxes
+        assert letterbox is not None and boxes is not None
+        if self.hybrid_iou is not None:
+            boxes = join_labels(boxes, labels_of(batch, number), self.hybrid_iou)
+        places = xyxy_to_xywhn(undo_letterbox(boxes, letterbox)[:, :4], letterbox.original_hw)
+        yield from zip(boxes[:, 5].tolist(), places.tolist(), boxes[:, 4].tolist(), strict=True)
 
-    def _line(self, row: list[float]) -> str:
-        return " ".join(f"{value:g}" for value in (row if self.with_score else row[:5])) + "\n"
+    def _line(self, label: float, place: Sequence[float], score: float) -> str:
+        values = (label, *place, score) if self.with_score else (label, *place)
+        return " ".join(f"{value:g}" for value in values) + "\n"
 
 
 def join_labels(detections: Tensor, labels: Tensor, iou_thres: float) -> Tensor:
-    """Labels as detections of score 1, then the detections that show something else.
+    """Labels as detections (m, 6) of score 1, then the detections that `shows_no_label` leaves; arguments as there."""
+    known = torch.cat([labels[:, 1:], torch.ones(len(labels), 1), labels[:, :1]], dim=1)
+    return torch.cat([known, detections[shows_no_label(detections, labels, iou_thres)]])
+
+
+def shows_no_label(detections: Tensor, labels: Tensor, iou_thres: float) -> Tensor:
+    """(n,) bool: the detections that show something else than the labels.
 
     Args:
         detections: (n, 6) x1, y1, x2, y2, score, class.
         labels: (m, 5) class, x1, y1, x2, y2 in the same frame.
-        iou_thres: overlap with a label of its class above which a detection is left out.
+        iou_thres: overlap with a label of its class above which a detection shows it.
     """
-    known = torch.cat([labels[:, 1:], torch.ones(len(labels), 1), labels[:, :1]], dim=1)
-    overlaps = box_iou_matrix(detections[:, :4], known[:, :4])  # (n, m)
-    repeats = (overlaps > iou_thres) & (detections[:, 5:6] == known[:, 5])
-    return torch.cat([known, detections[~repeats.any(dim=1)]])
+    overlaps = box_iou_matrix(detections[:, :4], labels[:, 1:])  # (n, m)
+    return ~((overlaps > iou_thres) & (detections[:, 5:6] == labels[:, 0])).any(dim=1)
 
 
 class CocoSink:
@@ -81,6 +88,8 @@ class CocoSink:
         coco_ids: number the classes 1-90 as the COCO set does.
     """
 
+    measured: tuple[OverlapOf, ...] = ("bbox",)
+
     def __init__(self, index: ImageIndex, file: Path, *, coco_ids: bool = False) -> None:
         self.index, self.file, self.coco_ids = index, file, coco_ids
         self.items: list[dict[str, Any]] = []
@@ -88,11 +97,17 @@ class CocoSink:
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         """Collect a batch."""
         for prediction, path, letterbox in zip(predictions, batch.paths, batch.letterboxes, strict=True):
-            assert letterbox is not None and prediction.boxes is not None
-            rows = undo_letterbox(prediction.boxes, letterbox)
-            self.items += predictions_to_coco(rows, path, coco_ids=self.coco_ids)
+            assert letterbox is not None
+            self.items += self.items_of(prediction, path, letterbox)
+
+    def items_of(self, prediction: Prediction, path: str, letterbox: Letterbox) -> list[dict[str, Any]]:
+        """What the file holds of one picture."""
+        assert prediction.boxes is not None
+        return predictions_to_coco(undo_letterbox(prediction.boxes, letterbox), path, coco_ids=self.coco_ids)
 
     def close(self) -> None:
-        """Write the file and print COCO's summary."""
+        """Write the file and print COCO's summaries."""
         self.file.write_text(json.dumps(self.items), encoding="utf-8")
-        LOGGER.info(evaluate_coco(index_to_coco(self.index, coco_ids=self.coco_ids), self.items).summary)
+        truth = index_to_coco(self.index, coco_ids=self.coco_ids, masks="segm" in self.measured)
+        for of in self.measured:
+            LOGGER.info(evaluate_coco(truth, self.items, of=of).summary)

@@ -1,0 +1,25 @@
+"""Train an instance segmenter: `python segment/train.py --data coco128-seg.yaml --weights yolov5s-seg.pt --imgsz 640`.
+
+From Python: `from segment import train; train.run(data="coco128-seg.yaml", weights="yolov5s-seg.pt")`.
+It is train.py with other defaults, which serves segmenters as well.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # as a script the project's own folder comes first
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from functools import partial
+
+import train
+from utils.config_segment import SegmentTrainConfig
+from utils.script import run_script
+
+run = partial(train.run, SegmentTrainConfig)
+main = partial(train.main, kind=SegmentTrainConfig)
+
+if __name__ == "__main__":
+    run_script(main)
