@@ -85,7 +85,7 @@ def describe_inputs(session: Any) -> str:
 def _reason(error: Exception, version: str) -> str:
     """What onnxruntime says of a file, as the start of a line."""
     text = " ".join(str(error).split())
-    if type(error).__name__ == "InvalidProtobuf" or "ModelProto does not have a graph" in text:
+    if type(error).__name__ == "InvalidProtobuf" or "does not have a graph" in text or "No graph was found" in text:
         return "is damaged or no ONNX file; copy or export it again"
     if "opset" in text.lower():
         return f"onnxruntime {version} does not know its opset ({text[:160]}); pip install -U onnxruntime"

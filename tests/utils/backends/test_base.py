@@ -1,0 +1,96 @@
+"""What runtimes of exported files share: sizes, batches, metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from utils.backends.base import UNNAMED_CLASSES, ExportedBackend
+from utils.backends.info import ModelInfo
+from utils.errors import InputError
+from utils.types import Suppressed
+
+CPU = torch.device("cpu")
+
+
+class Sums(ExportedBackend):
+    """Gives each picture's sum, and keeps the shapes it was run with."""
+
+    title = "Sums"
+
+    def __init__(self, info: ModelInfo | None = None, **options: Any) -> None:
+        super().__init__("m.sums", info or ModelInfo(), device=CPU, **options)
+        self.shapes: list[tuple[int, ...]] = []
+        self.types: list[torch.dtype] = []
+
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        assert images.is_contiguous()
+        self.shapes.append(tuple(images.shape))
+        self.types.append(images.dtype)
+        total = images.sum(dim=(1, 2, 3))[:, None, None]
+        return [total.expand(-1, 2, 6), -total]
+
+
+def pictures(count: int, height: int = 32, width: int = 64) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("batch", "shapes"), [(1, [1]), (2, [2]), (3, [2, 2]), (5, [2, 2, 2])])
+def test_any_number_of_pictures_goes_through_a_fixed_batch(batch: int, shapes: list[int]) -> None:
+    backend, images = Sums(fixed_batch=2), pictures(batch)
+    found, negative = backend.forward(images)
+    assert [shape[0] for shape in backend.shapes] == ([2] if batch == 1 else shapes)
+    torch.testing.assert_close(found[:, 0, 0], images.sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(negative, -found[:, :1, :1])
+
+
+def test_a_free_batch_is_run_at_once() -> None:
+    backend = Sums()
+    backend.forward(pictures(5).to(memory_format=torch.channels_last))
+    assert backend.shapes == [(5, 3, 32, 64)]
+
+
+def test_a_fixed_size_is_the_only_one() -> None:
+    backend = Sums(fixed_hw=(32, 64))
+    backend.forward(pictures(1))
+    with pytest.raises(InputError, match=r"m\.sums: takes 32x64 pictures only, not 64x64; give --imgsz 32 64, or"):
+        backend.forward(pictures(1, 64, 64))
+    backend.warmup((640, 640))
+    assert backend.shapes == [(1, 3, 32, 64)] * 2
+
+
+def test_channels_have_to_agree() -> None:
+    with pytest.raises(InputError, match="takes 4 channels, the pictures have 3"):
+        Sums(ModelInfo(channels=4)).forward(pictures(1))
+
+
+def test_options_of_checkpoints_only() -> None:
+    with pytest.raises(InputError, match=r"--augment needs a \.pt file, Sums runs one size"):
+        Sums().forward(pictures(1), augment=True)
+    with pytest.raises(InputError, match=r"--visualize needs a \.pt file"):
+        Sums().forward(pictures(1), visualize=lambda layer, output: None)
+
+
+def test_pictures_arrive_in_the_type_of_the_file_and_results_in_single() -> None:
+    backend = Sums(dtype=torch.float16)
+    assert backend.forward(pictures(1))[0].dtype == torch.float32
+    assert backend.types == [torch.float16]
+
+
+def test_suppressed_and_normalized_outputs() -> None:
+    assert isinstance(Sums(ModelInfo(nms=True)).forward(pictures(2)), Suppressed)
+    images = pictures(1)
+    boxes = Sums(ModelInfo(normalized=True)).forward(images)[0]
+    expected = images.sum() * torch.tensor([64.0, 32, 64, 32, 1, 1])
+    torch.testing.assert_close(boxes[0, 0], expected)
+
+
+def test_names_of_the_file_win() -> None:
+    assert Sums(ModelInfo(names={0: "a"}), names={0: "b"}).names == {0: "a"}
+    assert Sums(names={0: "b"}).names == {0: "b"}
+    unnamed = Sums().names
+    assert (len(unnamed), unnamed[7]) == (UNNAMED_CLASSES, "class7")

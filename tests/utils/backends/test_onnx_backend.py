@@ -1,0 +1,160 @@
+"""ONNX files in onnxruntime and in OpenCV: ours, such as the original writes (constructed here), and broken ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from utils.backends.registry import load_backend
+from utils.errors import InputError
+from utils.export.base import ExportJob
+from utils.types import Suppressed
+
+CPU = torch.device("cpu")
+Exported = Callable[..., tuple[ExportJob, Path]]
+Shape = list[int | str]
+STATIC: Shape = [1, 3, 64, 96]
+DYNAMIC: Shape = ["batch", 3, "height", "width"]
+RUNTIMES = pytest.mark.parametrize("dnn", [False, True], ids=["onnxruntime", "opencv"])
+
+
+def official_style(
+    file: Path, shape: Shape = STATIC, *, opset: int = 12, kind: int = TensorProto.FLOAT, metadata: Any = None
+) -> Path:
+    """A constructed file with the names and metadata of the original's: every pixel's three channels become a row."""
+    rows: Shape = [shape[0], "anchors" if isinstance(shape[2], str) else 64 * 96, 3]
+    weight = helper.make_tensor("w", kind, [3, 3, 1, 1], 2 * np.eye(3).reshape(-1))
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["maps"]),
+        helper.make_node("Reshape", ["maps", "shape"], ["flat"]),
+        helper.make_node("Transpose", ["flat"], ["output0"], perm=[0, 2, 1]),
+    ]
+    target = helper.make_tensor("shape", TensorProto.INT64, [3], [0, 3, -1])
+    source, result = (
+        helper.make_tensor_value_info(name, kind, form) for name, form in (("images", shape), ("output0", rows))
+    )
+    graph = helper.make_graph(nodes, "constructed", [source], [result], [weight, target])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    helper.set_model_props(model, metadata or {"stride": "32", "names": "{0: 'a cat', 1: 'söme dog'}"})
+    onnx.save(model, file)
+    return file
+
+
+def expected_rows(images: torch.Tensor) -> torch.Tensor:
+    return 2 * images.flatten(2).transpose(1, 2)
+
+
+@RUNTIMES
+@pytest.mark.parametrize("opset", [12, 17])
+@pytest.mark.parametrize("shape", [STATIC, DYNAMIC], ids=["static", "dynamic"])
+def test_files_in_the_original_s_style(dnn: bool, opset: int, shape: Shape, tmp_path: Path) -> None:
+    backend = load_backend(official_style(tmp_path / "söme nets.onnx", shape, opset=opset), device=CPU, dnn=dnn)
+    assert (backend.stride, backend.names) == (32, {0: "a cat", 1: "söme dog"})
+    assert backend.fixed_hw == ((64, 96) if shape is STATIC else None)
+    for count in (1, 3):
+        images = torch.rand(count, 3, 64, 96)
+        torch.testing.assert_close(backend.forward(images), expected_rows(images))
+    if shape is DYNAMIC:
+        images = torch.rand(2, 3, 32, 64)
+        torch.testing.assert_close(backend.forward(images), expected_rows(images))
+
+
+def test_half_precision_input_is_the_file_s(tmp_path: Path) -> None:
+    file = official_style(tmp_path / "half.onnx", kind=TensorProto.FLOAT16)
+    backend = load_backend(file, device=CPU)
+    images = torch.rand(1, 3, 64, 96)
+    assert backend.dtype == torch.float16
+    torch.testing.assert_close(backend.forward(images), expected_rows(images), atol=2e-3, rtol=0)
+    with pytest.raises(InputError, match=r"OpenCV takes FP32 pictures only; export it without --half"):
+        load_backend(file, device=CPU, dnn=True)
+
+
+@RUNTIMES
+def test_wrong_size_for_a_fixed_graph(dnn: bool, tmp_path: Path) -> None:
+    backend = load_backend(official_style(tmp_path / "m.onnx"), device=CPU, dnn=dnn)
+    with pytest.raises(InputError, match="takes 64x96 pictures only, not 64x64; give --imgsz 64 96"):
+        backend.forward(torch.rand(1, 3, 64, 64))
+
+
+@RUNTIMES
+@pytest.mark.parametrize("content", [b"", b"no model at all" * 50, b"\x00" * 100], ids=["empty", "text", "zeros"])
+def test_a_file_that_is_none(dnn: bool, content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "not a model.onnx"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"not a model\.onnx: is damaged or no ONNX file; copy or export it again"):
+        load_backend(file, device=CPU, dnn=dnn)
+
+
+@RUNTIMES
+@pytest.mark.parametrize("share", [0.3, 0.95])
+def test_a_truncated_file(dnn: bool, share: float, exported: Exported, tmp_path: Path) -> None:
+    content = exported("onnx")[1].read_bytes()
+    file = tmp_path / "cut.onnx"
+    file.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"cut\.onnx: "):
+        load_backend(file, device=CPU, dnn=dnn)
+
+
+def test_an_opset_of_the_future(tmp_path: Path) -> None:
+    file = official_style(tmp_path / "new.onnx", opset=200)
+    with pytest.raises(InputError, match=r"onnxruntime \S+ does not know its opset .*; pip install -U onnxruntime"):
+        load_backend(file, device=CPU)
+
+
+@RUNTIMES
+@pytest.mark.parametrize("code", ["__import__('os').mkdir('made-by-metadata')", "{0: exit()}"])
+def test_metadata_is_never_run(dnn: bool, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = official_style(tmp_path / "m.onnx", metadata={"stride": "32", "names": code})
+    with pytest.raises(InputError, match=r"metadata names: .* is not plain data \(it is not evaluated\)"):
+        load_backend(file, device=CPU, dnn=dnn)
+    assert not (tmp_path / "made-by-metadata").exists()
+
+
+def test_a_graph_of_something_else(tmp_path: Path) -> None:
+    vector = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [vector], [result])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "v.onnx")
+    with pytest.raises(InputError, match=r"takes x tensor\(float\) \[4\], not one batch of pictures"):
+        load_backend(tmp_path / "v.onnx", device=CPU)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder; export one with: .* --include onnx"):
+        load_backend(tmp_path / "gone.onnx", device=CPU)
+
+
+def test_nms_inside_opencv_is_refused_in_a_line(exported: Exported) -> None:
+    _, file = exported("onnx", nms=True)
+    assert isinstance(load_backend(file, device=CPU).forward(torch.rand(1, 3, 64, 96)), Suppressed)
+    with pytest.raises(InputError, match=r"OpenCV \S+ cannot (read|run) it .*; leave out --dnn, or export it without"):
+        load_backend(file, device=CPU, dnn=True).forward(torch.rand(1, 3, 64, 96))
+
+
+@RUNTIMES
+def test_threads_share_a_network(dnn: bool, exported: Exported) -> None:
+    backend = load_backend(exported("onnx")[1], device=CPU, dnn=dnn)
+    images = torch.rand(8, 3, 64, 96)
+    expected = backend.forward(images)
+    found: dict[int, torch.Tensor] = {}
+
+    def look(number: int) -> None:
+        for _ in range(3):
+            found[number] = backend.forward(images[number : number + 1])
+
+    threads = [threading.Thread(target=look, args=(number,)) for number in range(len(images))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    torch.testing.assert_close(torch.cat([found[number] for number in range(len(images))]), expected)

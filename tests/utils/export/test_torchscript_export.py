@@ -1,0 +1,130 @@
+"""TorchScript: written, described, opened again, and what cannot be opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lively_jobs import lively_job
+from tiny_jobs import NAMES
+
+from utils.backends.info import ModelInfo
+from utils.backends.registry import load_backend
+from utils.backends.torchscript import read_info
+from utils.errors import InputError
+from utils.export.base import ExportJob
+from utils.export.torchscript import CONFIG_FILE, export_torchscript
+from utils.export.verify import check_export
+from utils.nms import non_max_suppression
+
+CPU = torch.device("cpu")
+Exported = Callable[..., tuple[ExportJob, Path]]
+
+
+class Plain(torch.nn.Module):
+    """A network of another tool."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(2).transpose(1, 2)
+
+
+def saved(file: Path, extra: dict[str, str]) -> Path:
+    torch.jit.trace(Plain(), torch.zeros(1, 3, 64, 96)).save(str(file), _extra_files=extra)
+    return file
+
+
+def test_the_file_describes_itself(exported: Exported) -> None:
+    _, file = exported("torchscript")
+    extra = {CONFIG_FILE: ""}
+    torch.jit.load(str(file), _extra_files=extra)
+    stored = json.loads(extra[CONFIG_FILE])
+    assert (stored["shape"], stored["stride"]) == ([1, 3, 64, 96], 16)
+    assert stored["names"] == {str(number): name for number, name in NAMES.items()}
+    backend = load_backend(file, device=CPU)
+    assert (backend.names, backend.stride, backend.fixed_hw) == (NAMES, 16, (64, 96))
+
+
+def test_a_fixed_graph_is_exact_for_any_batch(exported: Exported) -> None:
+    job, file = exported("torchscript")
+    backend = load_backend(file, device=CPU)
+    for count in (1, 3):
+        images = torch.rand(count, 3, 64, 96)
+        torch.testing.assert_close(backend.forward(images), job.network(images))
+
+
+@pytest.mark.parametrize("nms", [False, True])
+def test_a_dynamic_graph_takes_any_size(nms: bool, exported: Exported) -> None:
+    job, file = exported("torchscript", dynamic=True, nms=nms)
+    backend = load_backend(file, device=CPU)
+    for shape in ((1, 3, 64, 96), (3, 3, 32, 160), (2, 3, 16, 16)):
+        images = torch.rand(shape)
+        found = non_max_suppression(backend.forward(images), 0.25, max_det=20)
+        torch.testing.assert_close(found, non_max_suppression(job.network.model(images), 0.25, max_det=20))
+        assert len(found[0])
+
+
+def test_half(exported: Exported) -> None:
+    job, file = exported("torchscript", half=True)
+    backend = load_backend(file, device=CPU)
+    assert backend.dtype == torch.float16
+    assert check_export(job, file).figures.compared > 10
+
+
+def test_mobile_needs_what_this_torch_may_lack(tmp_path: Path) -> None:
+    job = lively_job(tmp_path, optimize=True)
+    try:
+        file = export_torchscript(job)
+    except InputError as error:
+        assert "built without XNNPACK" in str(error)
+    else:
+        assert check_export(job, file).figures.compared > 10
+    with pytest.raises(InputError, match="--optimize: made for mobile processors, in FP32; leave out --half"):
+        export_torchscript(lively_job(tmp_path, optimize=True, half=True))
+
+
+def test_a_file_of_the_original_is_fixed_to_its_shape(tmp_path: Path) -> None:
+    config = {"shape": [1, 3, 64, 96], "stride": 32, "names": {"0": "ä b"}}
+    backend = load_backend(saved(tmp_path / "m.torchscript", {CONFIG_FILE: json.dumps(config)}), device=CPU)
+    assert (backend.stride, backend.names, backend.fixed_hw) == (32, {0: "ä b"}, (64, 96))
+    assert backend.forward(torch.rand(2, 3, 64, 96)).shape == (2, 64 * 96, 3)
+    with pytest.raises(InputError, match="takes 64x96 pictures only"):
+        backend.forward(torch.rand(1, 3, 64, 64))
+
+
+def test_a_file_without_description(tmp_path: Path) -> None:
+    backend = load_backend(saved(tmp_path / "m.torchscript", {}), device=CPU, names={0: "x"})
+    assert (backend.stride, backend.names, backend.fixed_hw) == (32, {0: "x"}, None)
+    assert read_info("", "m") == ModelInfo()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("__import__('os').mkdir('made')", r"config\.txt: .* is not JSON \(it is not evaluated\); export it again"),
+        ('{"names": "exit()"}', "metadata names: 'exit\\(\\)' is not plain data"),
+        ("[1]", "expected a mapping, found list"),
+    ],
+)
+def test_a_description_is_never_run(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        load_backend(saved(tmp_path / "m.torchscript", {CONFIG_FILE: text}), device=CPU)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_damaged_files(share: float, exported: Exported, tmp_path: Path) -> None:
+    content = exported("torchscript")[1].read_bytes()
+    file = tmp_path / "cut.torchscript"
+    file.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"cut\.torchscript: is damaged or no TorchScript file; copy or export"):
+        load_backend(file, device=CPU)
+
+
+def test_a_checkpoint_is_none(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(1)}, tmp_path / "m.torchscript")
+    with pytest.raises(InputError, match=r"m\.torchscript: is damaged or no TorchScript file"):
+        load_backend(tmp_path / "m.torchscript", device=CPU)
