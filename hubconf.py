@@ -115,12 +115,12 @@ def _set_up(verbose: bool, hidden: list[str]) -> None:
 
 def _load_file(path: typing.Any, autoshape: bool, device: typing.Any) -> typing.Any:
     """The model of a file, wrapped where it is a detector and that is wanted."""
-    from utils.backends.multi import DetectMultiBackend
+    from utils.backends.multi import DetectMultiBackend, with_suffix
     from utils.engine.autoshape import AutoShape
     from utils.logging import LOGGER
 
     several = isinstance(path, list | tuple)
-    files = [_with_suffix(file) for file in (path if several else [path])]
+    files = [with_suffix(file) for file in (path if several else [path])]
     model = DetectMultiBackend(files, device=_device(device), fuse=autoshape)
     if autoshape and model.task != "detect":
         LOGGER.warning(
@@ -143,14 +143,6 @@ def _build(name: str, pretrained: bool, channels: int, classes: int, device: typ
         if len(checkpoint.names) == classes:
             model.names = checkpoint.names
     return model.to(_device(device))
-
-
-def _with_suffix(file: typing.Any) -> str:
-    """The file name, with `.pt` where it has no suffix and nothing of that name is there."""
-    from utils.backends.registry import PYTORCH, find_format
-
-    plain = not pathlib.Path(file).suffix and find_format(str(file)) is PYTORCH and not pathlib.Path(file).is_file()
-    return f"{file}.pt" if plain else str(file)
 
 
 def _device(wanted: typing.Any) -> typing.Any:

@@ -112,6 +112,12 @@ class DetectMultiBackend(nn.Module):
         up_to_date(self.backend).warmup((imgsz[-2], imgsz[-1]))
 
 
+def with_suffix(file: str | Path) -> str:
+    """The name of a model file; `.pt` is added where it has no suffix and no file has that name."""
+    bare = not Path(file).suffix and not Path(file).is_file() and find_format(str(file)) is PYTORCH
+    return f"{file}.pt" if bare else str(file)
+
+
 def up_to_date(backend: Backend) -> Backend:
     """The backend; of one that runs a network, device and type are where the network has been moved to meanwhile."""
     if isinstance(backend, PyTorchBackend):

@@ -170,12 +170,13 @@ class Detections:
 
     def to_json(self) -> str:
         """JSON text: a record per object with the columns of the `xyxy` table, its picture's position and file."""
-        records = [
-            {"image": position, "file": file, **dict(zip((*CORNERS, *REST), row, strict=True))}
-            for position, (file, boxes) in enumerate(zip(self.files, self.pred, strict=True))
-            for row in self._rows(boxes)
-        ]
-        return json.dumps(records)
+        pictures = enumerate(zip(self.files, self.records(), strict=True))
+        return json.dumps([{"image": i, "file": file, **record} for i, (file, found) in pictures for record in found])
+
+    def records(self) -> list[list[dict[str, Any]]]:
+        """For each picture the rows of its `xyxy` table as plain mappings."""
+        columns = (*CORNERS, *REST)
+        return [[dict(zip(columns, row, strict=True)) for row in self._rows(boxes)] for boxes in self.pred]
 
     def to_coco(self) -> list[dict[str, Any]]:
         """The items of a COCO results file: image_id, category_id, bbox (left, top, width, height), score."""

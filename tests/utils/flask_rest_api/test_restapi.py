@@ -1,0 +1,80 @@
+"""The web service, asked by Flask's test client."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.errors import InputError
+from utils.flask_rest_api import restapi
+
+ADDRESS = "/v1/object-detection/nano"
+
+
+@pytest.fixture(scope="module")
+def client(shared: Path) -> Any:
+    pytest.importorskip("flask")
+    from utils.backends.multi import DetectMultiBackend
+    from utils.engine.autoshape import AutoShape
+
+    model = AutoShape(DetectMultiBackend(shared / "weights/yolov5n.pt"), verbose=False)
+    return restapi.build_app({"nano": model}).test_client()
+
+
+def post(client: Any, data: bytes, *, address: str = ADDRESS, field: str = "image") -> Any:
+    return client.post(address, data={field: (io.BytesIO(data), "a.jpg")}, content_type="multipart/form-data")
+
+
+def test_records_of_a_picture(client: Any, shared: Path) -> None:
+    answer = post(client, (shared / "data/images/bus.jpg").read_bytes())
+    assert answer.status_code == 200
+    golden = np.load(shared / "reference/golden/yolov5n_coco.npz")["bus_nms_detect"]
+    assert [record["name"] for record in answer.json] == ["person", "person", "person", "person", "bus"]
+    for record, row in zip(answer.json, golden, strict=True):
+        assert list(record) == ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
+        corners = [record[key] for key in ("xmin", "ymin", "xmax", "ymax")]
+        np.testing.assert_allclose(np.round(corners), row[:4], atol=0.11)
+        assert (record["confidence"], record["class"]) == (pytest.approx(row[4], abs=1e-4), int(row[5]))
+
+
+def test_an_empty_picture_has_no_records(client: Any) -> None:
+    answer = post(client, cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes())
+    assert (answer.status_code, answer.json) == (200, [])
+
+
+def test_requests_that_cannot_be_answered(client: Any) -> None:
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    picture = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    for answer, status, message in (
+        (post(client, b"text"), 400, "not a picture"),
+        (post(client, picture[:50]), 400, "image"),
+        (post(client, bomb.getvalue()), 400, "too large|million pixels"),
+        (post(client, picture, field="file"), 400, "as the file `image`"),
+        (post(client, picture, address="/v1/object-detection/other"), 404, "no model other; there are nano"),
+    ):
+        assert answer.status_code == status
+        assert any(part in answer.json["error"] for part in message.split("|"))
+    assert post(client, b"0" * (restapi.MAX_BYTES + 1)).status_code == 413
+    assert client.get(ADDRESS).status_code == 405
+
+
+def test_without_flask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flask", None)
+    with pytest.raises(InputError, match="pip install flask"):
+        restapi.build_app({})
+
+
+def test_help(run_script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    done = run_script("utils/flask_rest_api/restapi.py", "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "--port" in done.stdout
