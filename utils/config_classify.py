@@ -55,6 +55,8 @@ class ClassifyTrainConfig(TrainConfig):
     dropout: float | None = option(None, "--dropout", type=share, help="chance of every Dropout layer")
     class_weights: bool = switch("--class-weights", help="rare classes weigh as much as frequent ones in the loss")
     verbose: bool = switch("--verbose", help="print the model, and every message about the pictures")
+    mask_ratio: int = field(default=4)
+    no_overlap: bool = field(default=False)
     rect: bool = field(default=False)
     noautoanchor: bool = field(default=True)
     evolve: int | None = field(default=None)

@@ -49,6 +49,8 @@ def build_trainer(config: TrainConfig) -> Trainer:
     kind = find_task(name)
     config = config.adapted(kind.traits.train_config)
     config.check()
+    if unused := sorted(config.given & kind.traits.unused):
+        LOGGER.warning(f"WARNING --{', --'.join(unused).replace('_', '-')}: plays no part in task {name!r}")
     hyp = load_hyp(config)
     cfg = dict(state["yaml"]) if state is not None else architecture(config, source, kind)
     save_dir = run_folder(config, last)

@@ -112,6 +112,7 @@ class Traits:
         train_pictures: files of the first training batches.
         val_pictures: files of the first validation batches, with labels ("" for none) and with predictions.
         pixels: how the input is normalised; None leaves it in 0-1.
+        unused: fields of `train_config` that play no part.
     """
 
     train_config: type[TrainConfig] = TrainConfig
@@ -124,6 +125,7 @@ class Traits:
         (f"val_batch{i}_labels.jpg", f"val_batch{i}_pred.jpg") for i in range(3)
     )
     pixels: PixelStatistics | None = None
+    unused: frozenset[str] = frozenset({"mask_ratio", "no_overlap"})
 
 
 class Sink(Protocol):

@@ -35,7 +35,7 @@ class SegmentationTask(DetectionTask):
     head = Segment
     example = "yolov5s-seg.yaml"
     coco_sink = MaskCocoSink
-    traits = Traits(train_config=SegmentTrainConfig, val_config=SegmentValConfig, csv_width=23)
+    traits = Traits(train_config=SegmentTrainConfig, val_config=SegmentValConfig, csv_width=23, unused=frozenset())
     loss_names = ("box_loss", "seg_loss", "obj_loss", "cls_loss")
 
     def index(self, split: str) -> ImageIndex:

@@ -1,0 +1,179 @@
+"""segment/train.py and segment/val.py on a tiny set: files, columns, exact resume, error messages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import train as plain_train
+from models.checkpoint import load_training_state
+from segment import train, val
+from utils.engine.trainer import Trainer
+from utils.errors import InputError
+from utils.rle import decode_rle
+
+QUICK: dict[str, Any] = {
+    "weights": "",
+    "cfg": "yolov5n-seg.yaml",
+    "imgsz": 64,
+    "batch_size": 4,
+    "workers": 0,
+    "device": "cpu",
+}
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def polygon_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data YAML with 10 training and 5 validation pictures (96x64) of bright triangles and dark squares."""
+    root = tmp_path_factory.mktemp("polygons")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 5)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(count):
+            frame, rows = rng.integers(90, 130, (64, 96, 3)).astype(np.uint8), []
+            for label in rng.integers(2, size=0 if number == 1 else 3).tolist():
+                unit = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]] if label else [[-1, 1], [1, 1], [0, -1]])
+                half = rng.uniform(7, 14)
+                points = unit * half + rng.uniform(half, (96 - half, 64 - half))
+                cv2.fillPoly(frame, [points.astype(np.int32)], (20, 10, 30) if label else (230, 240, 250))
+                rows.append(f"{label} " + " ".join(f"{v:.6f}" for v in (points / (96, 64)).flat) + "\n")
+            cv2.imwrite(str(root / f"images/{split}/{number:03d}.jpg"), frame)
+            (root / f"labels/{split}/{number:03d}.txt").write_text("".join(rows))
+    file = root / "polygons.yaml"
+    file.write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: triangle, 1: square}\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def trained(polygon_data: Path, tmp_path_factory: pytest.TempPathFactory, run_script: Run) -> Path:
+    """Run folder of three epochs, from the command line."""
+    project = tmp_path_factory.mktemp("trained")
+    flags = [text for name, value in QUICK.items() for text in (f"--{name.replace('_', '-')}", value)]
+    done = run_script("segment/train.py", "--data", polygon_data, "--project", project, "--epochs", 3, *flags)
+    assert done.returncode == 0, done.stderr
+    return project / "exp"
+
+
+def test_every_promised_file_is_there(trained: Path) -> None:
+    names = {p.relative_to(trained).as_posix() for p in trained.rglob("*") if p.is_file()}
+    curves = {f"{kind}{curve}_curve.png" for kind in ("Box", "Mask") for curve in ("PR", "P", "R", "F1")}
+    promised = {
+        *("opt.yaml", "hyp.yaml", "results.csv", "results.png", "labels.jpg", "confusion_matrix.png"),
+        *("train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "weights/last.pt", "weights/best.pt"),
+    }
+    assert promised | curves <= names, (promised | curves) - names
+
+
+def test_columns_of_the_results(trained: Path) -> None:
+    lines = (trained / "results.csv").read_text().splitlines()
+    losses = ("box_loss", "seg_loss", "obj_loss", "cls_loss")
+    metrics = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
+    assert [name.strip() for name in lines[0].split(",")] == [
+        "epoch",
+        *(f"train/{name}" for name in losses),
+        *(f"metrics/{name}({kind})" for kind in "BM" for name in metrics),
+        *(f"val/{name}" for name in losses),
+        *("x/lr0", "x/lr1", "x/lr2"),
+    ]
+    assert len(lines) == 4 and {len(cell) for line in lines for cell in line.split(",")} == {23}
+
+
+def test_an_interrupted_run_resumed_equals_an_undisturbed_one(
+    trained: Path, polygon_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = Trainer._save_epoch
+
+    def stop_after_first(self: Trainer, epoch: int, **more: Any) -> None:
+        saved(self, epoch, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_save_epoch", stop_after_first)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(data=str(polygon_data), project=str(tmp_path), epochs=3, **QUICK)
+    monkeypatch.undo()
+    train.run(resume=str(tmp_path / "exp/weights/last.pt"))
+    assert (tmp_path / "exp/results.csv").read_text() == (trained / "results.csv").read_text()
+    first, second = (load_training_state(folder / "weights/last.pt") for folder in (tmp_path / "exp", trained))
+    for part in ("model", "ema"):
+        assert all(torch.equal(value, second[part][key]) for key, value in first[part].items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"single_cls": True, "no_overlap": True, "mask_ratio": 2, "rect": True},
+        {"multi_scale": True, "image_weights": True, "mask_ratio": 8, "autobalance": True},
+        {"quad": True, "cache": "ram", "hyp": {"copy_paste": 1.0, "degrees": 20.0, "mixup": 1.0, "flipud": 0.5}},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_flags_train(options: dict[str, Any], polygon_data: Path, tmp_path: Path) -> None:
+    if "hyp" in options:
+        base = Path(__file__).parents[2] / "data/hyps/hyp.scratch-low.yaml"
+        text = base.read_text() + "".join(f"\n{name}: {value}" for name, value in options["hyp"].items())
+        (tmp_path / "hyp.yaml").write_text(without_repeats(text))
+        options = options | {"hyp": str(tmp_path / "hyp.yaml")}
+    result = train.run(data=str(polygon_data), project=str(tmp_path), epochs=1, **QUICK, **options)
+    assert len(result.metrics) == 8 and all(np.isfinite(value) for value in result.metrics.values())
+
+
+def without_repeats(text: str) -> str:
+    """The lines of a YAML mapping with the last value of each key."""
+    return "\n".join({line.split(":")[0]: line for line in text.splitlines() if ":" in line}.values())
+
+
+def test_measuring_writes_polygons_and_run_lengths(trained: Path, polygon_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faster_coco_eval")
+    options = {"data": str(polygon_data), "imgsz": 64, "workers": 0, "device": "cpu", "project": str(tmp_path)}
+    numbers, per_class, _ = val.run(
+        weights=str(trained / "weights/best.pt"), conf_thres=1e-5, save_json=True, save_hybrid=True, **options
+    )
+    assert len(numbers) == 12 and per_class.shape == (2,)
+    items = json.loads((tmp_path / "exp/best_predictions.json").read_text())
+    assert items
+    for item in items[:20]:
+        mask = decode_rle(item["segmentation"])
+        assert mask is not None and mask.shape == (64, 96)
+        left, top, width, height = item["bbox"]
+        rows, columns = np.nonzero(mask)
+        if len(rows):
+            assert left - 1 <= columns.min() and columns.max() <= left + width
+            assert top - 1 <= rows.min() and rows.max() <= top + height
+    lines = (tmp_path / "exp/labels/000.txt").read_text().splitlines()
+    labels = (polygon_data.parent / "labels/val/000.txt").read_text().splitlines()
+    for written, label in zip(lines, labels, strict=False):
+        assert [float(v) for v in written.split()] == pytest.approx([float(v) for v in label.split()], abs=1e-5)
+    assert len(lines) > len(labels)
+    places = np.array([float(v) for line in lines for v in line.split()[1:]])
+    assert all(len(line.split()) % 2 and len(line.split()) >= 7 for line in lines)
+    assert (places >= 0).all() and (places <= 1).all()
+
+
+def test_a_detector_gives_the_weights_that_fit(
+    polygon_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = QUICK | {"cfg": "yolov5n.yaml"}
+    detector = plain_train.run(data=str(polygon_data), project=str(tmp_path), name="d", epochs=1, noplots=True, **plain)
+    config = QUICK | {"weights": str(detector.last)}
+    with caplog.at_level("INFO"):
+        train.run(data=str(polygon_data), project=str(tmp_path), name="s", epochs=1, noplots=True, **config)
+    assert "342/367 items taken over" in caplog.text
+    with pytest.raises(InputError, match=r"ends with Detect, but task 'segment' needs Segment.*yolov5s-seg\.yaml"):
+        train.run(data=str(polygon_data), project=str(tmp_path), **config | {"cfg": ""})
+
+
+def test_a_set_of_boxes_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="train: the labels are boxes; segmentation needs polygons"):
+        train.run(data=str(tiny_data), project=str(tmp_path), **QUICK)
+    with pytest.raises(InputError, match="ends with Segment, but task 'detect' needs Detect"):
+        plain_train.run(data=str(tiny_data), project=str(tmp_path), task="detect", **QUICK)
