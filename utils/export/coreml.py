@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -18,6 +16,7 @@ from utils.backends.packages import import_runtime
 from utils.errors import InputError
 from utils.export.aten import aten_program
 from utils.export.base import ExportJob
+from utils.export.folders import whole_folder
 from utils.export.nms_graph import ONNX_OP as NMS_OPERATOR
 
 INPUT, OUTPUTS = "image", ("output0", "output1")
@@ -45,9 +44,10 @@ def export_coreml(job: ExportJob) -> Path:
         model.short_description = f"YOLOv5, {job.info.task}"
         model.version = job.info.version
         model.user_defined_metadata.update(job.info.to_strings())
-        target = _save(model, job.target(ENDING))
-        _check(target, job, tools)
-    return target
+        with whole_folder(job.target(ENDING)) as folder:
+            model.save(str(folder))
+            _check(folder, job, tools)
+    return job.target(ENDING)
 
 
 def _converted(job: ExportJob, tools: Any) -> Any:
@@ -127,28 +127,16 @@ def _value(context: Any, name: Any) -> Any:
     return context[name].val if isinstance(name, str) else name
 
 
-def _save(model: Any, target: Path) -> Path:
-    """Write the package beside its place and move it there; an older one of that name goes."""
-    part = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:12]}{ENDING}")
-    try:
-        model.save(str(part))
-        shutil.rmtree(target, ignore_errors=True)
-        part.replace(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return target
-
-
-def _check(target: Path, job: ExportJob, tools: Any) -> None:
+def _check(folder: Path, job: ExportJob, tools: Any) -> None:
     """Open the package again and compare its description with the job; nothing can run it except on macOS."""
-    described = describe_spec(open_model(target, tools, spec_only=True).get_spec(), str(target))
+    described = describe_spec(open_model(folder, tools, spec_only=True).get_spec(), str(folder))
     with torch.no_grad():
         outputs = job.network(job.example)
     shapes = [tuple(output.shape) for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
     wanted = (INPUT, job.options.imgsz, dict(zip(OUTPUTS, shapes, strict=False)), job.info)
     found = (described.input_name, described.size_hw, described.outputs, described.info)
     if wanted != found:
-        raise RuntimeError(f"{target}: written as {found}, wanted {wanted}")
+        raise RuntimeError(f"{folder}: written as {found}, wanted {wanted}")
 
 
 @contextmanager
