@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import IMG_FLAGS, TrainConfig, ValConfig, not_negative_float, option, positive_int, share, switch
+from utils.config_detect import DetectConfig
 
 MOMENTUM, LAST_RATE = 0.9, 0.01  # Adam's first beta, and the share of lr0 that the last epoch has
 YES, NO = ("true", "yes", "1"), ("false", "no", "0")
@@ -134,3 +135,28 @@ class ClassifyValConfig(ValConfig):
     save_conf: bool = field(default=False)
     save_json: bool = field(default=False)
     coco: bool = field(default=False)
+
+
+@dataclass(frozen=True)
+class ClassifyPredictConfig(DetectConfig):
+    """Tell what pictures, videos and streams show."""
+
+    weights: list[str] = option(["yolov5s-cls.pt"], "--weights", nargs="+", help="model file or Triton URL")
+    imgsz: list[int] = option(
+        [224], *IMG_FLAGS, nargs="+", type=positive_int, help="network input in pixels: side, or height and width"
+    )
+    save_txt: bool = switch("--save-txt", help="write the five likeliest classes to labels/*.txt")
+    save_csv: bool = switch("--save-csv", help="write the likeliest class to predictions.csv")
+    augment: bool = switch("--augment", help="no effect: there is no test-time augmentation of classifiers")
+    project: str = option("runs/predict-cls", "--project", help="folder of runs")
+    conf_thres: float = field(default=0.25)
+    iou_thres: float = field(default=0.45)
+    max_det: int = field(default=1000)
+    save_format: int = field(default=0)
+    save_conf: bool = field(default=False)
+    save_crop: bool = field(default=False)
+    classes: list[int] | None = field(default=None)
+    agnostic_nms: bool = field(default=False)
+    line_thickness: int | None = field(default=None)
+    hide_labels: bool = field(default=False)
+    hide_conf: bool = field(default=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -105,6 +106,11 @@ class UniqueNames:
             self._owners[name] = owner
             self._names[owner] = name
         return self._names[owner]
+
+
+def folder_name(label: str) -> str:
+    """A class name as the name of one folder, whatever characters it has."""
+    return re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", label).strip(" .") or "_"
 
 
 def expand_user(path: str | Path) -> Path:

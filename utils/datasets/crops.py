@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from utils.config import BaseConfig, not_negative_float, option, positive_int, switch
 from utils.errors import InputError
+from utils.files import folder_name
 from utils.logging import LOGGER
 from utils.script import run_script
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from utils.datasets.spec import DataSpec
 
 QUALITY = 95  # of the JPEG files
-NOT_IN_NAMES = '/\\:*?"<>|'  # what some file system refuses
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def write_crops(config: CropsConfig) -> dict[str, Counter[str]]:
 
 def class_folder_names(names: dict[int, str]) -> dict[int, str]:
     """Class names as folder names; InputError where two would share one."""
-    table = str.maketrans(dict.fromkeys(NOT_IN_NAMES, "_"))
-    folders = {number: name.translate(table).strip().strip(".") or str(number) for number, name in names.items()}
+    folders = {number: folder_name(name) for number, name in names.items()}
     shared = [name for name, count in Counter(folders.values()).items() if count > 1]
     if shared:
         raise InputError(f"two classes would share the folder {shared[0]!r}; rename one in the data YAML")

@@ -14,7 +14,7 @@ import numpy as np
 from utils.datasets.image_io import imwrite
 from utils.datasets.shapes import CLASSES, SEED, SIZE, Scene, draw_in_threads, draw_set
 
-SCENES = {"train": 480, "val": 120}
+SCENES = {"train": 1600, "val": 240}
 FIRST_SCENE = 10_000  # of each split; builtin:shapes has the numbers below
 MIN_SIDE = 20.0  # pixels, of the shorter side of the box
 MIN_SHOWN = 0.8  # of the full outline, in the frame and not covered

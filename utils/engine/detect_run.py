@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from models.checkpoint import find_weights, strip_checkpoint
@@ -23,8 +22,9 @@ from utils.datasets.sources import SourceOptions, open_source
 from utils.datasets.spec import read_spec
 from utils.datasets.streams import Timing
 from utils.device import describe_device, select_device
+from utils.engine.outcomes import Outcome, ResultBuilder, detection_result, find_outcome
 from utils.engine.pipeline import BackgroundWriter, read_ahead, write_all
-from utils.engine.predictor import DetectionPostprocess, Predictor
+from utils.engine.predictor import Predictor
 from utils.engine.results import DrawStyle, Result
 from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, WindowViewer, Writer
 from utils.errors import InputError
@@ -61,7 +61,9 @@ def detect(config: DetectConfig) -> DetectSummary:
     with closing(open_source(source_path(config.source), options)) as source:  # a wrong one costs no model to be loaded
         names = None if is_pytorch(config) else names_of_data(config)
         backend = load_backend(config.weights, device=device, fp16=config.half, names=names, dnn=config.dnn)
-        predictor = build_predictor(config, backend)
+        outcome = find_outcome(backend, config.weights[0])
+        config = config.adapted(outcome.config).check()
+        predictor = build_predictor(config, backend, outcome)
         style = DrawStyle(config.line_thickness, config.hide_labels, config.hide_conf)
         with ExitStack() as stack:
             viewers: list[Writer] = [WindowViewer(style)] if config.view_img else []
@@ -72,7 +74,8 @@ def detect(config: DetectConfig) -> DetectSummary:
                 source.leave_out(save_dir)
             writers = build_writers(config, style, save_dir)
             features_dir = save_dir if config.visualize else None
-            pictures = run_pictures(source, predictor, writers, viewers=viewers, features_dir=features_dir)
+            show = {"viewers": viewers, "build_result": outcome.build_result, "features_dir": features_dir}
+            pictures = run_pictures(source, predictor, writers, **show)  # type: ignore[arg-type]
         if config.update:
             for file in config.weights:
                 strip_checkpoint(find_weights(file))
@@ -111,21 +114,14 @@ def names_of_data(config: DetectConfig) -> dict[int, str] | None:
         return None
 
 
-def build_predictor(config: DetectConfig, backend: Backend) -> Predictor:
+def build_predictor(config: DetectConfig, backend: Backend, outcome: Outcome) -> Predictor:
     """The predictor of these settings, warmed up."""
-    if backend.task != "detect":
-        raise InputError(f"{config.weights[0]}: a model of task {backend.task}; detect.py takes detection models")
-    known = len(backend.names)
-    if wrong := [c for c in config.classes or () if not 0 <= c < known]:
-        raise InputError(f"--classes {wrong[0]}: the model has {known} classes, 0 to {known - 1}")
-    postprocess = DetectionPostprocess(
-        config.conf_thres, config.iou_thres, config.classes, config.agnostic_nms, config.max_det, whole_pixels=True
-    )
     height, width = config.size_hw
     rounded = check_image_size(height, backend.stride)
     size_hw = (rounded, rounded if width == height else check_image_size(width, backend.stride))
+    predictor = outcome.build_predictor(config, backend, size_hw)
     backend.warmup(size_hw)
-    return Predictor(backend, postprocess, size_hw=size_hw, augment=config.augment)
+    return predictor
 
 
 def choose_run_folder(config: DetectConfig) -> Path | None:
@@ -160,6 +156,7 @@ def run_pictures(
     writers: Sequence[Writer],
     *,
     viewers: Sequence[Writer] = (),
+    build_result: ResultBuilder = detection_result,
     features_dir: Path | None = None,
     overlap: bool = True,
 ) -> int:
@@ -170,6 +167,7 @@ def run_pictures(
 
     Args:
         viewers: writers that have to be called in this thread.
+        build_result: what becomes of a prediction, see `Outcome`.
         features_dir: folder for the feature maps of every layer.
         overlap: False does one thing after the other.
     """
@@ -185,7 +183,7 @@ def run_pictures(
         stack.callback(source.close)  # first of all, since the reader may wait for it
         try:
             for items in batches:
-                for result in look_at(items, predictor, features_dir):
+                for result in look_at(items, predictor, build_result, features_dir):
                     pictures += 1
                     LOGGER.info(result.log_line())
                     write_all(viewers, result)
@@ -199,12 +197,16 @@ def run_pictures(
     return pictures
 
 
-def look_at(items: Sequence[SourceFrame], predictor: Predictor, features_dir: Path | None = None) -> Iterator[Result]:
+def look_at(
+    items: Sequence[SourceFrame],
+    predictor: Predictor,
+    build_result: ResultBuilder = detection_result,
+    features_dir: Path | None = None,
+) -> Iterator[Result]:
     """The results of frames; those that fit into one network input are looked at together."""
     groups: dict[tuple[int, ...], list[SourceFrame]] = {}
     for item in items:
-        one_size = predictor.backend.fixed_hw is not None
-        groups.setdefault(() if one_size else item.frame.shape, []).append(item)
+        groups.setdefault(() if predictor.one_size else item.frame.shape, []).append(item)
     batches = list(groups.values()) if features_dir is None else [[item] for item in items]
     for group in batches:
         before = [watch.seconds for watch in predictor.watches]
@@ -214,9 +216,7 @@ def look_at(items: Sequence[SourceFrame], predictor: Predictor, features_dir: Pa
         seconds = [watch.seconds - start for watch, start in zip(predictor.watches, before, strict=True)]
         prepare, network, post = (1000 * value / len(group) for value in seconds)
         for item, prediction in zip(group, predictions, strict=True):
-            rows = prediction.boxes
-            boxes = np.zeros((0, 6), np.float32) if rows is None else rows.numpy()
-            yield Result(item, boxes, predictor.backend.names, input_hw, (prepare, network, post))
+            yield build_result(item, prediction, predictor.backend.names, input_hw, (prepare, network, post))
 
 
 def feature_visitor(folder: Path | None, item: SourceFrame) -> Visitor | None:
@@ -242,7 +242,9 @@ def report(source: Source, predictor: Predictor, save_dir: Path | None, pictures
         raise InputError("--source: nothing to look at, there were no paths on standard input")
     if pictures:
         prepare, network, post = (f"{1000 * watch.seconds / pictures:.1f}ms" for watch in predictor.watches)
-        LOGGER.info(f"Speed: {prepare} preparing, {network} network, {post} NMS per picture, {pictures} pictures")
+        LOGGER.info(
+            f"Speed: {prepare} preparing, {network} network, {post} post-processing per picture, {pictures} pictures"
+        )
     if save_dir is not None:
         texts = save_dir / "labels"
         count = f", {len(list(texts.glob('*.txt')))} text files in {texts}" if texts.is_dir() else ""

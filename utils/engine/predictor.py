@@ -17,7 +17,8 @@ from utils.boxes import undo_letterbox
 from utils.datasets.letterbox import letterbox
 from utils.device import Stopwatch
 from utils.nms import non_max_suppression
-from utils.tasks.base import InputBuffer
+from utils.prototypes import prototypes_of, split_masks
+from utils.tasks.base import InputBuffer, PixelStatistics
 from utils.types import Batch, Letterbox, Prediction
 
 Fit = Callable[[np.ndarray], tuple[np.ndarray, Letterbox]]  # (H, W, C) -> (h, w, C) of the network input
@@ -26,11 +27,12 @@ Postprocess = Callable[[Any, Batch], list[Prediction]]  # predictions in pixels 
 
 @dataclass(frozen=True)
 class DetectionPostprocess:
-    """Boxes after non-maximum suppression, in pixels of the original pictures.
+    """Boxes after non-maximum suppression, and masks where the network gives them, in pixels of the original pictures.
 
     Attributes:
         conf_thres, iou_thres, classes, agnostic, max_det, multi_label: as in `non_max_suppression`.
         whole_pixels: round the corners.
+        fine_masks: enlarge masks to the original picture before they are thresholded; else to the network input.
     """
 
     conf_thres: float = 0.25
@@ -40,9 +42,11 @@ class DetectionPostprocess:
     max_det: int = 1000
     whole_pixels: bool = False
     multi_label: bool = False
+    fine_masks: bool = False
 
     def __call__(self, preds: Any, batch: Batch) -> list[Prediction]:
-        """One prediction per picture of the batch, from the decoded output of a detection head."""
+        """One prediction per picture of the batch, from the decoded output of a detection or segmentation head."""
+        prototypes = prototypes_of(preds)
         detections = non_max_suppression(
             preds,
             self.conf_thres,
@@ -51,18 +55,27 @@ class DetectionPostprocess:
             agnostic=self.agnostic,
             multi_label=self.multi_label,
             max_det=self.max_det,
+            nm=0 if prototypes is None else prototypes.shape[1],
         )
+        input_hw = (batch.images.shape[2], batch.images.shape[3])
         return [
-            Prediction(boxes=self._to_original(rows, fit))
-            for rows, fit in zip(detections, batch.letterboxes, strict=True)
+            self._to_original(rows, fit, None if prototypes is None else prototypes[number], input_hw)
+            for number, (rows, fit) in enumerate(zip(detections, batch.letterboxes, strict=True))
         ]
 
-    def _to_original(self, rows: Tensor, fit: Letterbox | None) -> Tensor:
+    def _to_original(
+        self, rows: Tensor, fit: Letterbox | None, prototypes: Tensor | None, input_hw: tuple[int, int]
+    ) -> Prediction:
+        """What NMS left of one picture in its own pixels."""
         assert fit is not None, "pictures to predict are fitted one by one"
-        rows = undo_letterbox(rows.cpu(), fit)
+        rows, bitmaps = rows.cpu(), None
+        if prototypes is not None:
+            rows, masks = split_masks(rows, prototypes, input_hw)
+            bitmaps = masks.in_original(fit) if self.fine_masks else masks.in_input().in_original(fit)
+        boxes = undo_letterbox(rows, fit)
         if self.whole_pixels:
-            rows[:, :4] = rows[:, :4].round()
-        return rows
+            boxes[:, :4] = boxes[:, :4].round()
+        return Prediction(boxes=boxes, bitmaps=bitmaps)
 
 
 class Predictor:
@@ -76,6 +89,7 @@ class Predictor:
         augment: test-time augmentation.
         fit: another way to bring a picture to the network input.
         rgb: pictures of three channels are RGB, not BGR.
+        pixels: how the network wants its input normalised; None leaves it in 0-1.
 
     Attributes:
         watches: seconds spent preparing, in the network, and post-processing, over all calls.
@@ -90,9 +104,11 @@ class Predictor:
         augment: bool = False,
         fit: Fit | None = None,
         rgb: bool = False,
+        pixels: PixelStatistics | None = None,
     ) -> None:
         self.backend, self.postprocess, self.augment, self.rgb = backend, postprocess, augment, rgb
-        self.size_hw = backend.fixed_hw or size_hw
+        self.size_hw, self.pixels = backend.fixed_hw or size_hw, pixels
+        self.one_size = backend.fixed_hw is not None or fit is not None  # whatever the pictures' own
         self.fit = fit or self._letterbox
         self._own = threading.local()  # a thread has its own input memory
         self.watches = tuple(Stopwatch(backend.device) for _ in range(3))
@@ -120,7 +136,7 @@ class Predictor:
 
     def _input_buffer(self) -> InputBuffer:
         if not hasattr(self._own, "buffer"):
-            self._own.buffer = InputBuffer(self.backend.device, self.backend.dtype)
+            self._own.buffer = InputBuffer(self.backend.device, self.backend.dtype, self.pixels)
         return self._own.buffer
 
     def _batch(self, frames: Sequence[np.ndarray], paths: Sequence[str]) -> Batch:

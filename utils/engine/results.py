@@ -11,12 +11,15 @@ import numpy as np
 
 from utils.boxes import clip_boxes_, xyxy_to_xywhn
 from utils.datasets.frames import SourceFrame
-from utils.drawing import draw_boxes, palette, to_bgr
+from utils.drawing import draw_boxes, draw_masks, draw_text, palette, text_height, to_bgr
+from utils.masks import ObjectMasks
 
 CROP_SCALE, CROP_MARGIN = (
     1.02,
     10,
 )  # a cut-out shows a little of the surroundings; margin in pixels, both sides together
+LIKELIEST = 5  # classes of a picture that are told
+PLATE = (80, 80, 80)  # BGR, under the names of classes
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Result:
         names: class names by number.
         input_hw: size of the network input it was looked at in.
         ms: milliseconds of preparing, network and post-processing.
+        masks: of the boxes, in pixels of the picture; None where the model gives none.
     """
 
     source: SourceFrame
@@ -50,6 +54,7 @@ class Result:
     names: Mapping[int, str]
     input_hw: tuple[int, int] = (0, 0)
     ms: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    masks: ObjectMasks | None = None
     _drawings: dict[DrawStyle, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -83,34 +88,48 @@ class Result:
         return f"{self.source.heading}: {height}x{width} {self.summary()}, {self.ms[1]:.1f}ms"
 
     def text_lines(self, *, with_score: bool = False, corners: bool = False) -> list[str]:
-        """`class x y w h [score]` for each box, over width and height of the picture; `corners`: x1 y1 x2 y2."""
-        size_hw = self.source.frame.shape[:2]
-        boxes = self.boxes[:, :4].astype(np.float64)
-        places = boxes / np.array([*size_hw[::-1], *size_hw[::-1]]) if corners else xyxy_to_xywhn(boxes, size_hw)
-        rows = zip(self.classes, places.tolist(), self.boxes[:, 4].tolist(), strict=True)
+        """`class x y w h [score]` for each box, over width and height of the picture; `corners`: x1 y1 x2 y2.
+
+        With masks the outline of each object's largest part, `class x1 y1 x2 y2 x3 y3 ... [score]`.
+        """
+        rows = zip(self.classes, self._places(corners), self.boxes[:, 4].tolist(), strict=True)
         return [
-            " ".join([str(number), *(f"{v:g}" for v in (*place, score)[: 5 if with_score else 4])])
+            " ".join([str(number), *(f"{v:g}" for v in ((*place, score) if with_score else place))])
             for number, place, score in rows
         ]
 
+    def _places(self, corners: bool) -> list[list[float]]:
+        """Where each object is, over width and height of the picture."""
+        size_hw = self.source.frame.shape[:2]
+        if self.masks is not None:
+            return [(ring / np.array(size_hw[::-1])).ravel().tolist() for ring in self.masks.outlines()]
+        boxes = self.boxes[:, :4].astype(np.float64)
+        return (
+            boxes / np.array([*size_hw[::-1], *size_hw[::-1]]) if corners else xyxy_to_xywhn(boxes, size_hw)
+        ).tolist()
+
     def crops(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Class name and BGR cut-out (a view) of each box, with a margin."""
+        """Class name and BGR cut-out (a view) of each box, with a margin; with masks BGRA, clear around the object."""
         canvas = to_bgr(self.source.frame)
         centres, sides = (self.boxes[:, :2] + self.boxes[:, 2:4]) / 2, self.boxes[:, 2:4] - self.boxes[:, :2]
         half = (sides * CROP_SCALE + CROP_MARGIN) / 2
         grown = clip_boxes_(np.concatenate((centres - half, centres + half), axis=1), canvas.shape[:2])
-        for label, (x1, y1, x2, y2) in zip(self.labels, grown.astype(int).tolist(), strict=True):
-            yield label, canvas[y1:y2, x1:x2]
+        for number, (label, (x1, y1, x2, y2)) in enumerate(zip(self.labels, grown.astype(int).tolist(), strict=True)):
+            cut = canvas[y1:y2, x1:x2]
+            yield label, cut if self.masks is None else np.dstack((cut, self.masks.opacity(number, (x1, y1, x2, y2))))
 
     def drawing(self, style: DrawStyle) -> np.ndarray:
-        """A BGR copy of the picture with its boxes, the best on top; drawn once however many writers ask."""
+        """A BGR copy of the picture with its masks and boxes, the best on top; drawn once however many writers ask."""
         if style not in self._drawings:
             scores = self.boxes[:, 4].tolist()
             texts = [self._caption(label, score, style) for label, score in zip(self.labels, scores, strict=True)]
             colors = [palette(c) for c in self.classes]
             boxes = self.boxes[::-1, :4]
+            canvas = to_bgr(self.source.frame)
+            if self.masks is not None:
+                draw_masks(canvas, self.masks, colors)
             self._drawings[style] = draw_boxes(
-                to_bgr(self.source.frame), boxes, texts[::-1], colors[::-1], line_thickness=style.line_thickness
+                canvas, boxes, texts[::-1], colors[::-1], line_thickness=style.line_thickness
             )
         return self._drawings[style]
 
@@ -123,3 +142,53 @@ class Result:
 def plural(word: str) -> str:
     """`persons`, `buses`: an English plural, good enough for a log."""
     return word + ("es" if word.endswith(("s", "x", "z", "ch", "sh")) else "s")
+
+
+@dataclass
+class ClassResult(Result):
+    """The classes of one picture, as one box around all of it.
+
+    Attributes:
+        probs: (num_classes,) probabilities.
+    """
+
+    probs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @classmethod
+    def of(
+        cls,
+        source: SourceFrame,
+        probs: np.ndarray,
+        names: Mapping[int, str],
+        input_hw: tuple[int, int],
+        ms: tuple[float, float, float],
+    ) -> ClassResult:
+        """The result of a picture with these probabilities."""
+        height, width = source.frame.shape[:2]
+        best = int(probs.argmax())
+        boxes = np.array([[0, 0, width, height, probs[best], best]], np.float32)
+        return cls(source, boxes, names, input_hw, ms, probs=probs)
+
+    @property
+    def best(self) -> list[tuple[str, float]]:
+        """Name and probability of the five likeliest classes, the likeliest first."""
+        order = np.argsort(-self.probs, kind="stable")[:LIKELIEST]
+        return [(self.names.get(int(c), str(c)), float(self.probs[c])) for c in order]
+
+    def summary(self) -> str:
+        """The likeliest classes with their probabilities: `ring 0.93, disc 0.04`."""
+        return ", ".join(f"{name} {share:.2f}" for name, share in self.best)
+
+    def text_lines(self, *, with_score: bool = True, corners: bool = False) -> list[str]:
+        """`probability name` of the likeliest classes."""
+        return [f"{share:g} {name}" for name, share in self.best]
+
+    def drawing(self, style: DrawStyle) -> np.ndarray:
+        """A BGR copy of the picture with the likeliest classes written at its top left."""
+        if style not in self._drawings:
+            canvas = to_bgr(self.source.frame)
+            height, top = text_height((canvas.shape[0], canvas.shape[1])), 0
+            for name, share in self.best:
+                top = draw_text(canvas, f"{share:.2f} {name}", (0, top), height, PLATE)[3]
+            self._drawings[style] = canvas
+        return self._drawings[style]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,7 +16,7 @@ from utils.datasets.frames import SourceFrame
 from utils.datasets.image_io import imwrite
 from utils.engine.results import DrawStyle, Result
 from utils.errors import InputError
-from utils.files import UniqueNames
+from utils.files import UniqueNames, folder_name
 
 WRITABLE_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 CROP_QUALITY = 95  # of JPEG
@@ -170,7 +169,7 @@ class CsvWriter:
 
 
 class CropWriter:
-    """Saves each object to `<class>/<stem>.jpg`, `<stem>2.jpg`, ... without drawing on it.
+    """Saves each object to `<class>/<stem>.jpg`, `<stem>2.jpg`, ... without drawing on it; transparent ones as .png.
 
     Args:
         folder: parent of the class folders.
@@ -185,17 +184,19 @@ class CropWriter:
         for label, crop in result.crops():
             if crop.size:
                 base = self.folder / folder_name(label) / result.stem
-                imwrite(self._free_name(base, last), crop, quality=CROP_QUALITY)
+                transparent = crop.shape[2] == 4
+                name = self._free_name(base, last, ".png" if transparent else ".jpg")
+                imwrite(name, crop, quality=None if transparent else CROP_QUALITY)
 
     def close(self) -> None:
         """Nothing is left to write."""
 
-    def _free_name(self, base: Path, last: Counter[Path]) -> Path:
-        """The next name of this stem that no file has, after number `last[base]`."""
+    def _free_name(self, base: Path, last: Counter[Path], suffix: str) -> Path:
+        """The next name of this stem and suffix that no file has, after number `last[base]`."""
         base.parent.mkdir(parents=True, exist_ok=True)
         while True:
             last[base] += 1
-            name = base.with_name(f"{base.name}{last[base] if last[base] > 1 else ''}.jpg")
+            name = base.with_name(f"{base.name}{last[base] if last[base] > 1 else ''}{suffix}")
             if not name.exists():
                 return name
 
@@ -229,8 +230,3 @@ class WindowViewer:
     def close(self) -> None:
         """Close the windows."""
         cv2.destroyAllWindows()
-
-
-def folder_name(label: str) -> str:
-    """A class name as the name of one folder, whatever characters it has."""
-    return re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", label).strip(" .") or "_"

@@ -1,0 +1,109 @@
+"""What a prediction run does differently for each task: its settings, its way through the network, its results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from utils.backends.base import Backend
+from utils.config_classify import ClassifyPredictConfig
+from utils.config_detect import DetectConfig
+from utils.config_segment import SegmentPredictConfig
+from utils.datasets.classification import fit_centre
+from utils.datasets.frames import SourceFrame
+from utils.engine.predictor import DetectionPostprocess, Predictor
+from utils.engine.results import ClassResult, Result
+from utils.errors import InputError
+from utils.tasks.base import IMAGENET
+from utils.tasks.classify import probabilities
+from utils.types import Batch, Prediction
+
+PredictorBuilder = Callable[[DetectConfig, Backend, tuple[int, int]], Predictor]
+ResultBuilder = Callable[..., Result]  # (source frame, prediction, names, input_hw, ms)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One task's part in a prediction run.
+
+    Attributes:
+        config: settings with the task's defaults.
+        build_predictor: called with settings, model and input size.
+        build_result: what one picture's prediction becomes.
+    """
+
+    config: type[DetectConfig]
+    build_predictor: PredictorBuilder
+    build_result: ResultBuilder
+
+
+def find_outcome(backend: Backend, weights: str) -> Outcome:
+    """The row of a model's task; InputError where pictures cannot be looked at with it."""
+    if backend.task not in OUTCOMES:
+        raise InputError(f"{weights}: a model of task {backend.task}; detect.py takes models of {', '.join(OUTCOMES)}")
+    return OUTCOMES[backend.task]
+
+
+def detection_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[int, int]) -> Predictor:
+    """Boxes after non-maximum suppression."""
+    known = len(backend.names)
+    if wrong := [c for c in config.classes or () if not 0 <= c < known]:
+        raise InputError(f"--classes {wrong[0]}: the model has {known} classes, 0 to {known - 1}")
+    postprocess = DetectionPostprocess(
+        config.conf_thres,
+        config.iou_thres,
+        config.classes,
+        config.agnostic_nms,
+        config.max_det,
+        whole_pixels=True,
+        fine_masks=config.retina_masks,
+    )
+    return Predictor(backend, postprocess, size_hw=size_hw, augment=config.augment)
+
+
+def detection_result(
+    item: SourceFrame,
+    prediction: Prediction,
+    names: Mapping[int, str],
+    input_hw: tuple[int, int],
+    ms: tuple[float, float, float],
+) -> Result:
+    """The boxes of a picture, and masks if there are any."""
+    rows = prediction.boxes
+    boxes = np.zeros((0, 6), np.float32) if rows is None else rows.numpy()
+    return Result(item, boxes, names, input_hw, ms, prediction.bitmaps)
+
+
+def class_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[int, int]) -> Predictor:
+    """Probabilities of the middle of each picture."""
+    fitted_hw = backend.fixed_hw or size_hw
+    fit = partial(fit_centre, size_hw=fitted_hw)
+    return Predictor(backend, class_probabilities, size_hw=fitted_hw, fit=fit, pixels=IMAGENET)
+
+
+def class_probabilities(preds: Any, batch: Batch) -> list[Prediction]:
+    """One prediction for each picture of the batch."""
+    return [Prediction(probs=row) for row in probabilities(preds).cpu()]
+
+
+def class_result(
+    item: SourceFrame,
+    prediction: Prediction,
+    names: Mapping[int, str],
+    input_hw: tuple[int, int],
+    ms: tuple[float, float, float],
+) -> Result:
+    """The classes of a picture."""
+    assert prediction.probs is not None
+    return ClassResult.of(item, prediction.probs.numpy(), names, input_hw, ms)
+
+
+OUTCOMES: dict[str, Outcome] = {
+    "detect": Outcome(DetectConfig, detection_predictor, detection_result),
+    "segment": Outcome(SegmentPredictConfig, detection_predictor, detection_result),
+    "classify": Outcome(ClassifyPredictConfig, class_predictor, class_result),
+}
