@@ -47,14 +47,15 @@ class Figures:
 
     Attributes:
         compared: detections that were paired.
-        pixels, score: of their corners and scores. relative: of whole outputs, where that was looked at.
+        pixels, score: of their corners and scores. relative: of whole outputs, None where only detections
+            are there to compare.
         problems: what exceeds the tolerance, a line each.
     """
 
     compared: int = 0
     pixels: float = 0.0
     score: float = 0.0
-    relative: float = 0.0
+    relative: float | None = None
     problems: list[str] = field(default_factory=list)
 
     def __add__(self, other: Figures) -> Figures:
@@ -62,16 +63,16 @@ class Figures:
             self.compared + other.compared,
             max(self.pixels, other.pixels),
             max(self.score, other.score),
-            max(self.relative, other.relative),
+            max((v for v in (self.relative, other.relative) if v is not None), default=None),
             [*self.problems, *other.problems],
         )
 
     def text(self) -> str:
         """One phrase for the log."""
-        if not self.compared and not self.relative:
-            return "nothing, but nothing is detected on the pictures either"
+        if self.relative is None and not self.compared:
+            return "no detection found by both" if self.problems else "nothing, and nothing is detected on the pictures"
         what = f"{self.compared} detections" if self.compared else "whole outputs, as nothing is detected"
-        relative = f", {self.relative:.2g} of the mean output" if self.relative else ""
+        relative = "" if self.relative is None else f", {self.relative:.2g} of the mean output"
         return f"at most {self.pixels:.3g} px and {self.score:.2g} of score{relative} ({what})"
 
 
@@ -186,26 +187,31 @@ def _pair(first: Tensor, second: Tensor, pixels: float, tolerance: Tolerance) ->
     return figures
 
 
-def compare_raw(reference: Tensor, found: Tensor, tolerance: Tolerance, *, nm: int = 0) -> Figures:
-    """Compare decoded rows (B, N, 5 + num_classes + nm) that give no detection, in their order.
+def compare_raw(reference: Tensor, found: Tensor, tolerance: Tolerance, *, nm: int = 0, rows: bool = True) -> Figures:
+    """Compare decoded rows (B, N, 5 + num_classes + nm), in their order.
 
-    The rows of highest score one by one; sizes and scores of all rows by their relative error, since a network that
-    scores low everywhere would pass the absolute limit whatever it computes.
+    Sizes and scores of all rows by their relative error, since a network that scores low everywhere would pass the
+    absolute limits whatever it computes.
+
+    Args:
+        rows: the rows of highest score one by one too, where there is no detection to compare.
     """
     end = reference.shape[2] - nm
-    scores = reference[..., 4] * reference[..., 5:end].amax(dim=-1)
-    best = scores.topk(min(RAW_ROWS, scores.shape[1]), dim=1).indices[..., None]
-    expected, given = (
-        part.gather(1, best.expand(-1, -1, part.shape[2]))[..., :end].flatten(0, 1) for part in (reference, found)
-    )
-    pixels = float((xywh_to_xyxy(expected) - xywh_to_xyxy(given)).abs().max())
-    score = float((expected[:, 4:] - given[:, 4:]).abs().max())
     relative = max(relative_error(reference[..., a:b], found[..., a:b]) for a, b in ((2, 4), (4, end)))
-    figures = Figures(0, pixels, score, relative)
-    if not (pixels <= tolerance.pixels and score <= tolerance.score and relative <= tolerance.relative):
+    figures = Figures(relative=relative)
+    if rows:
+        scores = reference[..., 4] * reference[..., 5:end].amax(dim=-1)
+        best = scores.topk(min(RAW_ROWS, scores.shape[1]), dim=1).indices[..., None]
+        expected, given = (
+            part.gather(1, best.expand(-1, -1, part.shape[2]))[..., :end].flatten(0, 1) for part in (reference, found)
+        )
+        figures.pixels = float((xywh_to_xyxy(expected) - xywh_to_xyxy(given)).abs().max())
+        figures.score = float((expected[:, 4:] - given[:, 4:]).abs().max())
+    within = figures.pixels <= tolerance.pixels and figures.score <= tolerance.score and relative <= tolerance.relative
+    if not within:
         figures.problems.append(
-            f"raw rows are off by {pixels:.3g} px, {score:.2g} of score and {relative:.2g} of their mean size, "
-            f"allowed are {tolerance.pixels:g} px, {tolerance.score:g} and {tolerance.relative:g}"
+            f"raw rows are off by {figures.pixels:.3g} px, {figures.score:.2g} of score and {relative:.2g} of their "
+            f"mean size, allowed are {tolerance.pixels:g} px, {tolerance.score:g} and {tolerance.relative:g}"
         )
     return figures
 

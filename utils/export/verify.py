@@ -19,7 +19,7 @@ from utils.export.matching import Figures, Thresholds, Tolerance, compare_detect
 from utils.export.pictures import load_batch
 from utils.types import Suppressed
 
-FP32 = Tolerance(pixels=1.0, score=0.01, relative=1e-3, iou=0.02)
+FP32 = Tolerance(pixels=1.0, score=0.01, relative=1e-4, iou=0.02)
 FP16_SIDE, FP16_SCORE = 0.01, 0.02
 MAX_AP_DROP = 0.02
 Measure = Callable[[Callable[[Tensor], Any], tuple[int, int] | None], float]  # (network, its only size) -> mAP50-95
@@ -117,8 +117,7 @@ def compare_outputs(job: ExportJob, reference: Sequence[Tensor], found: Any, tol
     extra = len(reference) > 1 and reference[1].ndim == 4
     nm = reference[1].shape[1] if extra else 0
     figures = compare_detections(reference[0], outputs[0], Thresholds(), tolerance, nm=nm)
-    if not figures.compared:
-        figures = figures + compare_raw(reference[0], outputs[0], tolerance, nm=nm)
+    figures = figures + compare_raw(reference[0], outputs[0], tolerance, nm=nm, rows=not figures.compared)
     if extra:
         figures = figures + _compare_prototypes(reference[1], outputs[1], tolerance)
     return figures

@@ -130,7 +130,7 @@ def test_a_graph_of_something_else(tmp_path: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file or folder; export one with: .* --include onnx"):
+    with pytest.raises(InputError, match=r"no such file or folder; export one with: .* --include onnx"):
         load_backend(tmp_path / "gone.onnx", device=CPU)
 
 

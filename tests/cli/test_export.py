@@ -1,0 +1,85 @@
+"""export.py from the command line, and the other commands on what it wrote."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_jobs import NAMES, TINY_GRAPH
+
+import export
+from models.checkpoint import save_checkpoint
+from models.yolo import DetectionModel
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of an untrained network of two classes."""
+    torch.manual_seed(0)
+    model = DetectionModel(TINY_GRAPH)
+    file = tmp_path_factory.mktemp("söme weights") / "my net.pt"
+    save_checkpoint(file, {"task": "detect", "yaml": model.yaml, "names": NAMES, "model": model.state_dict()})
+    return file
+
+
+def test_export_then_detect(weights: Path, tmp_path: Path, run_script: Run) -> None:
+    flags = ("--imgsz", "64", "96", "--dynamic", "--nms", "--conf-thres", "0.000001", "--max-det", "4")
+    done = run_script("export.py", "--weights", weights, "--include", "onnx", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    file = weights.with_suffix(".onnx")
+    assert file.is_file()
+    lines = done.stderr.strip().splitlines()
+    assert lines[-2].startswith("ONNX: differs from PyTorch by at most 0")
+    assert lines[-1].startswith(f'Use it: python detect.py --weights "{file}" --imgsz 64 96')
+    assert not list(tmp_path.iterdir())
+    seen = run_script("detect.py", "--weights", file, "--img", "96", "--conf-thres", "0", "--nosave", "--device", "cpu")
+    assert seen.returncode == 0, seen.stderr
+    assert "square" in seen.stderr or "dïsc's" in seen.stderr
+    assert "Traceback" not in seen.stderr
+
+
+def test_failures_are_a_line_each_and_status_1(weights: Path, run_script: Run) -> None:
+    done = run_script("export.py", "--weights", weights, "--include", "torchscript", "onnx", "--img", "64", "--int8")
+    assert done.returncode == 1
+    assert "error: TorchScript: --int8: not offered for TorchScript; leave it out" in done.stderr
+    assert "error: ONNX: --int8: needs pictures to calibrate on; name the data set" in done.stderr
+    assert "WARNING: 2 of 2 exports failed, named above" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--include", "onxx"), "error: --include onxx: no such format; did you mean onnx? known: torchscript, onnx"),
+        (("--weights", "gone.pt"), "error: gone.pt: no such checkpoint"),
+        (("--half", "--int8"), "error: --half and --int8: give one of the two"),
+    ],
+)
+def test_what_cannot_be_used_ends_with_status_2(flags: tuple[str, ...], message: str, run_script: Run) -> None:
+    done = run_script("export.py", *flags)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_answers_at_once(run_script: Run) -> None:
+    run_script("export.py", "--help")
+    started = time.perf_counter()
+    assert "--include" in run_script("export.py", "--help").stdout
+    assert time.perf_counter() - started < 2  # a busy machine; measured 0.07 s on a quiet one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("include", ["torchscript", "onnx", "openvino"])
+@pytest.mark.parametrize("options", [{}, {"dynamic": True}, {"half": True}, {"nms": True}], ids=str)
+def test_the_official_checkpoint(include: str, options: dict[str, bool], shared: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "yolov5n.pt"
+    copy.write_bytes((shared / "weights/yolov5n.pt").read_bytes())
+    (file,) = export.run(weights=copy, include=include, imgsz=(320, 256), **options)
+    assert Path(file).exists()

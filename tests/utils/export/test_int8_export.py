@@ -1,0 +1,108 @@
+"""INT8 of ONNX and OpenVINO, calibrated on the pictures of a data YAML."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from lively_jobs import lively_job
+
+from utils.backends.registry import load_backend
+from utils.errors import InputError
+from utils.export.accuracy import AccuracyMeter, accuracy_meter
+from utils.export.base import ExportJob
+from utils.export.calibration import ArrayReader, after_last_convolutions, calibration_arrays
+from utils.export.onnx import export_onnx
+from utils.export.openvino import export_openvino
+from utils.export.verify import check_export
+
+CPU = torch.device("cpu")
+Exported = Callable[..., tuple[ExportJob, Path]]
+
+
+def test_onnx_quantises_the_convolutions_and_not_the_decoding(tiny_data: Path, tmp_path: Path) -> None:
+    job = lively_job(tmp_path, int8=True, data=str(tiny_data))
+    file = export_onnx(job)
+    assert file.name == "tiny mödel-int8.onnx"
+    model = onnx.load(file)
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    from_bytes = [node for node in convolutions if makers.get(node.input[1]) == "DequantizeLinear"]
+    assert len(convolutions) - len(from_bytes) == 2, "the two last ones, one a level, stay in floats"
+    last = next(node for node in model.graph.node if "output0" in node.output)
+    assert all(makers[name] != "DequantizeLinear" for name in last.input if name in makers)
+    assert load_backend(file, device=CPU).names == job.info.names
+    figures = check_export(job, file).figures
+    assert figures is not None and figures.relative is not None
+    assert 1e-4 < figures.relative < 0.1, "coarser than FP32, and still the same network"
+    assert check_export(job, file, measure=accuracy_meter(job)).text.count("mAP50-95") == 1
+
+
+def test_one_scale_per_tensor_is_smaller_and_coarser(tiny_data: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for per_tensor in (False, True):
+        job = lively_job(tmp_path / str(per_tensor), int8=True, data=str(tiny_data), per_tensor=per_tensor)
+        job.weights.parent.mkdir()
+        sizes[per_tensor] = export_onnx(job).stat().st_size
+    assert sizes[True] < sizes[False]
+
+
+@pytest.mark.slow
+def test_openvino_by_nncf(tiny_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    job = lively_job(tmp_path, int8=True, data=str(tiny_data))
+    folder = export_openvino(job)
+    assert folder.name == "tiny mödel_int8_openvino_model"
+    full = export_openvino(job.changed(int8=False))
+    sizes = [next(path.glob("*.bin")).stat().st_size for path in (folder, full)]
+    assert sizes[0] < 0.5 * sizes[1]
+    figures = check_export(job, folder).figures
+    assert figures is not None and figures.relative is not None
+    assert 1e-4 < figures.relative < 0.1
+
+
+def test_calibration_needs_data(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--int8: needs pictures to calibrate on; name the data set of the model with"):
+        calibration_arrays(lively_job(tmp_path, int8=True))
+
+
+def test_calibration_reads_training_pictures(tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("openyolov5").propagate = True
+    arrays = calibration_arrays(lively_job(tmp_path, int8=True, data=str(tiny_data)))
+    assert [array.shape for array in arrays] == [(1, 3, 64, 96)] * 12
+    assert all(0 <= array.min() and 0.3 < array.max() <= 1 for array in arrays)
+    assert "calibrated on 12 pictures; a few hundred make it more accurate" in caplog.text
+
+
+def test_reader_repeats_a_picture_for_a_fixed_batch(tiny_data: Path, tmp_path: Path) -> None:
+    arrays = calibration_arrays(lively_job(tmp_path, data=str(tiny_data)))
+    reader = ArrayReader(arrays[:2], "images", batch=3)
+    first, second = reader.get_next(), reader.get_next()
+    assert first is not None and second is not None
+    assert first["images"].shape == (3, 3, 64, 96)
+    assert (second["images"][2] == arrays[1][0]).all()
+    assert reader.get_next() is None
+
+
+def test_the_part_after_the_last_convolutions() -> None:
+    inputs = {"out": ["mul"], "mul": ["sig", "conv2"], "sig": ["conv2"], "conv2": ["act"], "act": ["conv1"]}
+    decoding, last = after_last_convolutions(["out"], lambda n: inputs.get(n, []), lambda n: n.startswith("conv"))
+    assert (sorted(decoding), last) == (["mul", "out", "sig"], ["conv2"])
+
+
+def test_mean_precision_of_perfect_and_of_no_predictions(tiny_data: Path, tmp_path: Path) -> None:
+    job = lively_job(tmp_path, data=str(tiny_data))
+    meter = AccuracyMeter(job)
+    assert meter(lambda images: torch.zeros(len(images), 10, 7), (64, 96)) == 0
+    assert accuracy_meter(job.changed(data="")) is None
+
+
+def test_data_of_other_classes(tiny_data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(f"path: {tiny_data.parent}\ntrain: images/train\nval: images/val\nnames: [a, b, c]\n")
+    with pytest.raises(InputError, match=r"has 2 classes, .*other\.yaml names 3: give the data set the model was"):
+        AccuracyMeter(lively_job(tmp_path, data=str(other)))

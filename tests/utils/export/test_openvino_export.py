@@ -1,0 +1,162 @@
+"""OpenVINO folders: written, described, opened again, and what cannot be opened."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_jobs import NAMES
+
+from utils.backends.info import ModelInfo
+from utils.backends.openvino import read_info
+from utils.backends.registry import load_backend
+from utils.errors import InputError
+from utils.export.base import ExportJob
+from utils.export.table import export_formats
+from utils.export.verify import check_export
+from utils.nms import non_max_suppression
+
+pytest.importorskip("openvino")
+CPU = torch.device("cpu")
+Exported = Callable[..., tuple[ExportJob, Path]]
+
+
+@pytest.fixture
+def copied(exported: Exported, tmp_path: Path) -> Path:
+    """A folder to spoil."""
+    target = tmp_path / "spoiled_openvino_model"
+    shutil.copytree(exported("openvino")[1], target)
+    return target
+
+
+def test_the_folder_describes_itself(exported: Exported) -> None:
+    job, folder = exported("openvino")
+    assert folder.name == "tiny mödel_openvino_model"
+    assert sorted(p.name for p in folder.iterdir()) == [f"tiny mödel.{end}" for end in ("bin", "xml", "yaml")]
+    assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name]
+    stored = yaml.safe_load((folder / "tiny mödel.yaml").read_text(encoding="utf-8"))
+    assert (stored["stride"], stored["names"]) == (16, NAMES)
+    backend = load_backend(folder, device=CPU)
+    assert (backend.names, backend.stride, backend.fixed_hw) == (NAMES, 16, (64, 96))
+    assert "output0" in backend.compiled.output(0).get_names()
+    export_formats(["openvino"])[0].export(job)  # over the old one
+    assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_fixed_graph_takes_any_number(batch: int, exported: Exported) -> None:
+    job, folder = exported("openvino", batch=batch)
+    backend = load_backend(folder, device=CPU)
+    for count in (1, 2, 3):
+        images = torch.rand(count, 3, 64, 96)
+        torch.testing.assert_close(backend.forward(images), job.network(images), atol=1e-3, rtol=1e-4)
+    with pytest.raises(InputError, match="takes 64x96 pictures only, not 32x96"):
+        backend.forward(torch.rand(1, 3, 32, 96))
+
+
+@pytest.mark.parametrize("nms", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_dynamic_graph_takes_any_size(nms: bool, exported: Exported) -> None:
+    job, folder = exported("openvino", dynamic=True, nms=nms)
+    backend = load_backend(folder, device=CPU)
+    assert backend.fixed_hw is None
+    for shape in ((1, 3, 64, 96), (3, 3, 32, 160), (2, 3, 16, 16), (1, 3, 64, 96)):
+        images = torch.rand(shape)
+        found = non_max_suppression(backend.forward(images), 0.25, max_det=20)
+        expected = non_max_suppression(job.network.model(images), 0.25, max_det=20)
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
+        assert len(found[0])
+
+
+def test_half_stores_half_of_the_bytes(exported: Exported) -> None:
+    job, folder = exported("openvino", half=True)
+    sizes = [next(path.glob("*.bin")).stat().st_size for path in (folder, exported("openvino")[1])]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert check_export(job, folder).figures.compared > 10
+
+
+def test_single_precision_unless_asked_otherwise(exported: Exported) -> None:
+    folder = exported("openvino")[1]
+    hint = load_backend(folder, device=CPU).compiled.get_property("INFERENCE_PRECISION_HINT")
+    assert hint.to_string() == "f32"
+    assert load_backend(folder, device=CPU, fp16=True).forward(torch.rand(1, 3, 64, 96)).shape == (1, 240, 7)
+
+
+def test_threads_share_a_model(exported: Exported) -> None:
+    backend = load_backend(exported("openvino")[1], device=CPU)
+    images = torch.rand(8, 3, 64, 96)
+    expected = backend.forward(images)
+    found: dict[int, torch.Tensor] = {}
+
+    def look(number: int) -> None:
+        for _ in range(3):
+            found[number] = backend.forward(images[number : number + 1])
+
+    threads = [threading.Thread(target=look, args=(number,)) for number in range(len(images))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    torch.testing.assert_close(torch.cat([found[number] for number in range(len(images))]), expected)
+
+
+def test_results_stay_when_the_next_picture_comes(exported: Exported) -> None:
+    backend = load_backend(exported("openvino")[1], device=CPU)
+    first = backend.forward(torch.rand(1, 3, 64, 96))
+    kept = first.clone()
+    backend.forward(torch.rand(1, 3, 64, 96))
+    assert torch.equal(first, kept)
+
+
+@pytest.mark.parametrize(
+    ("ending", "share", "message"),
+    [
+        ("xml", 0.5, r"OpenVINO \S+ cannot read it .*; copy or export it again"),
+        ("xml", 0.0, r"OpenVINO \S+ cannot read it"),
+        ("bin", 0.5, r"OpenVINO \S+ cannot read it"),
+        ("bin", None, r"tiny mödel\.bin is missing; copy the whole folder"),
+        ("xml", None, r"no \.xml file, but an OpenVINO folder holds one"),
+    ],
+)
+def test_damaged_folders(ending: str, share: float | None, message: str, copied: Path) -> None:
+    file = next(copied.glob(f"*.{ending}"))
+    content = file.read_bytes()
+    file.unlink()
+    if share is not None:
+        file.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=message):
+        load_backend(copied, device=CPU)
+
+
+def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "x_openvino_model").write_text("no folder")
+    with pytest.raises(InputError, match="is no folder; export one with"):
+        load_backend(tmp_path / "x_openvino_model", device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: !!python/object/apply:os.mkdir [made]", "not plain YAML"),
+        ("names: \"__import__('os').mkdir('made')\"", "metadata names: .* is not plain data"),
+        ("- 1", "expected a mapping of stride and names"),
+        ("a: [", "not plain YAML"),
+    ],
+)
+def test_metadata_is_never_run(text: str, message: str, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copied.parent)
+    next(copied.glob("*.yaml")).write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_backend(copied, device=CPU)
+    assert not (copied.parent / "made").exists()
+
+
+def test_a_folder_without_metadata(copied: Path) -> None:
+    next(copied.glob("*.yaml")).unlink()
+    backend = load_backend(copied, device=CPU, names={0: "x"})
+    assert (backend.stride, backend.names, backend.fixed_hw) == (32, {0: "x"}, (64, 96))
+    assert read_info(copied / "none.yaml") == ModelInfo()
