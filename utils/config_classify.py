@@ -65,6 +65,8 @@ class ClassifyTrainConfig(TrainConfig):
     single_cls: bool = field(default=False)
     quad: bool = field(default=False)
     autobalance: bool = field(default=False)
+    mask_ratio: int = field(default=4)
+    no_overlap: bool = field(default=False)
     entity: str | None = field(default=None)
     upload_dataset: str | bool = field(default=False)
     bbox_interval: int = field(default=-1)
@@ -160,3 +162,4 @@ class ClassifyPredictConfig(DetectConfig):
     line_thickness: int | None = field(default=None)
     hide_labels: bool = field(default=False)
     hide_conf: bool = field(default=False)
+    retina_masks: bool = field(default=False)
