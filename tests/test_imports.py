@@ -82,7 +82,14 @@ def test_lower_layers_know_nothing_of_higher_ones(layer: str, above: tuple[str, 
             assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
 
 
-@pytest.mark.parametrize("script", ["train.py", "val.py", "detect.py", "export.py", "benchmarks.py", "hubconf.py", "models/yolo.py"])
+SCRIPTS = (
+    *("train.py", "val.py", "detect.py", "export.py", "benchmarks.py", "hubconf.py", "models/yolo.py"),
+    *("classify/train.py", "classify/val.py", "classify/predict.py", "segment/train.py", "segment/val.py"),
+    "utils/datasets/crops.py",
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_needs_no_torch(script: str) -> None:
     code = (
         "import sys, runpy\n"

@@ -65,8 +65,6 @@ class ClassifyTrainConfig(TrainConfig):
     single_cls: bool = field(default=False)
     quad: bool = field(default=False)
     autobalance: bool = field(default=False)
-    mask_ratio: int = field(default=4)
-    no_overlap: bool = field(default=False)
     entity: str | None = field(default=None)
     upload_dataset: str | bool = field(default=False)
     bbox_interval: int = field(default=-1)
