@@ -90,41 +90,50 @@ def _with_small_weights(model: Any) -> Any:
 
 def _register_nms() -> None:
     """Tell coremltools what the network's NMS operator is in its own operators."""
-    from coremltools.converters.mil import Builder as mb  # noqa: N813 (as its documentation calls it)
-    from coremltools.converters.mil import register_torch_op
+    mil = import_runtime("coremltools.converters.mil", needed_for="CoreML exports", install="coremltools")
 
     def kept_by_nms(context: Any, node: Any) -> None:
-        """As utils.export.nms_graph.kept_by_nms, for one picture: boxes of different groups lie far apart."""
         boxes, scores, groups = (context[name] for name in node.inputs[:3])
         _, conf_thres, iou_thres, max_det = node.inputs[3:]
-        top_left, bottom_right = mb.split(x=boxes, num_splits=2, axis=-1)
-        size = mb.sub(x=bottom_right, y=top_left)
-        centre = mb.mul(x=mb.add(x=top_left, y=bottom_right), y=0.5)
-        reach = mb.add(x=mb.reduce_max(x=mb.abs(x=boxes), axes=[1, 2], keep_dims=True), y=1.0)
-        apart = mb.mul(x=mb.expand_dims(x=mb.cast(x=groups, dtype="fp32"), axes=[-1]), y=mb.mul(x=reach, y=2.0))
-        _, _, indices, count = mb.non_maximum_suppression(
-            boxes=mb.concat(values=[mb.add(x=centre, y=apart), size], axis=-1),
-            scores=mb.expand_dims(x=scores, axes=[-1]),
-            iou_threshold=float(iou_thres),
-            score_threshold=float(conf_thres),
-            max_boxes=int(max_det),
-        )
-        used = mb.less(x=list(range(indices.shape[1])), y=count)  # the rest of `indices` is padding
-        flags = mb.scatter(
-            data=mb.fill(shape=[boxes.shape[1]], value=0.0),
-            indices=mb.maximum(x=mb.squeeze(x=indices, axes=[0]), y=0),
-            updates=mb.cast(x=used, dtype="fp32"),
-            axis=0,
-            mode="max",
-        )
-        context.add(mb.greater(x=mb.expand_dims(x=flags, axes=[0]), y=0.5, name=node.name))
+        kept = kept_in_mil(mil.Builder, boxes, scores, groups, conf_thres, iou_thres, max_det)
+        context.add(mil.Builder.identity(x=kept, name=node.name))
 
-    register_torch_op(kept_by_nms, torch_alias=[NMS_OPERATOR], override=True)
+    mil.register_torch_op(kept_by_nms, torch_alias=[NMS_OPERATOR], override=True)
 
 
-def _value(context: Any, name: Any) -> Any:
-    """A constant argument of an operator, which coremltools hands over as such or by name."""
-    return context[name].val if isinstance(name, str) else name
+def kept_in_mil(
+    mb: Any, boxes: Any, scores: Any, groups: Any, conf_thres: float, iou_thres: float, max_det: int
+) -> Any:
+    """As utils.export.nms_graph.kept_by_nms, for one picture: boxes of different groups are moved apart.
+
+    Args:
+        mb: builder of coremltools' intermediate language (MIL).
+        boxes, scores, groups: (1, N, 4), (1, N) and (1, N).
+
+    Returns:
+        (1, N) bool.
+    """
+    top_left, bottom_right = mb.split(x=boxes, num_splits=2, axis=-1)
+    size = mb.sub(x=bottom_right, y=top_left)
+    centre = mb.mul(x=mb.add(x=top_left, y=bottom_right), y=0.5)
+    reach = mb.add(x=mb.reduce_max(x=mb.abs(x=boxes), axes=[1, 2], keep_dims=True), y=1.0)
+    apart = mb.mul(x=mb.expand_dims(x=mb.cast(x=groups, dtype="fp32"), axes=[-1]), y=mb.mul(x=reach, y=2.0))
+    _, _, indices, count = mb.non_maximum_suppression(
+        boxes=mb.concat(values=[mb.add(x=centre, y=apart), size], axis=-1),
+        scores=mb.expand_dims(x=scores, axes=[-1]),
+        iou_threshold=float(iou_thres),
+        score_threshold=float(conf_thres),
+        max_boxes=int(max_det),
+    )
+    used = mb.less(x=list(range(max_det)), y=count)  # the rest of `indices` is padding
+    flags = mb.scatter(
+        data=mb.fill(shape=[boxes.shape[1]], value=0.0),
+        indices=mb.maximum(x=mb.squeeze(x=indices, axes=[0]), y=0),
+        updates=mb.cast(x=used, dtype="fp32"),
+        axis=0,
+        mode="max",
+    )
+    return mb.greater(x=mb.expand_dims(x=flags, axes=[0]), y=0.5)
 
 
 def _check(folder: Path, job: ExportJob, tools: Any) -> None:

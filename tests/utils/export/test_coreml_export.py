@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from tiny_jobs import NAMES, tiny_job
 
+from utils.boxes import box_iou_matrix, xywh_to_xyxy
 from utils.errors import InputError
-from utils.export.coreml import export_coreml
+from utils.export.coreml import export_coreml, kept_in_mil
+from utils.export.nms_graph import kept_by_nms
 
 
 def operations(package: Path) -> list[str]:
@@ -54,3 +60,62 @@ def test_suppression_is_a_part_of_the_package(tmp_path: Path) -> None:
 def test_settings_that_coreml_has_not(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--batch-size 4: CoreML takes one picture at a time"):
         export_coreml(tiny_job(tmp_path, batch=4))
+
+
+def mock_builder(padding: int) -> Any:
+    """A mock of coremltools' Builder: the operators as its documentation describes them, computed by numpy.
+
+    Args:
+        padding: what stands in unused places of the indices that NMS gives, of which the documentation says nothing.
+    """
+
+    def suppress(
+        boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, score_threshold: float, max_boxes: int
+    ) -> tuple[None, None, np.ndarray, np.ndarray]:
+        assert boxes.dtype == scores.dtype == np.float32
+        ious = box_iou_matrix(*[xywh_to_xyxy(torch.from_numpy(boxes[0]))] * 2).numpy()
+        kept: list[int] = []
+        for row in np.argsort(-scores[0, :, 0], kind="stable"):
+            if scores[0, row, 0] >= score_threshold and not (ious[row, kept] > iou_threshold).any():
+                kept.append(int(row))
+        kept = kept[:max_boxes]
+        return None, None, np.array([kept + [padding] * (max_boxes - len(kept))]), np.array([len(kept)])
+
+    def scatter(data: np.ndarray, indices: np.ndarray, updates: np.ndarray, axis: int, mode: str) -> np.ndarray:
+        assert (axis, mode) == (0, "max")
+        np.maximum.at(data, indices, updates)
+        return data
+
+    kinds = {"fp32": np.float32}
+    return SimpleNamespace(
+        split=lambda x, num_splits, axis: np.split(x, num_splits, axis),
+        sub=lambda x, y: x - y,
+        add=lambda x, y: x + np.float32(y),
+        mul=lambda x, y: x * np.float32(y),
+        abs=lambda x: np.abs(x),
+        maximum=lambda x, y: np.maximum(x, y),
+        reduce_max=lambda x, axes, keep_dims: x.max(axis=tuple(axes), keepdims=keep_dims),
+        cast=lambda x, dtype: x.astype(kinds[dtype]),
+        expand_dims=lambda x, axes: np.expand_dims(x, tuple(axes)),
+        squeeze=lambda x, axes: np.squeeze(x, tuple(axes)),
+        concat=lambda values, axis: np.concatenate(values, axis),
+        fill=lambda shape, value: np.full(shape, value, np.float32),
+        less=lambda x, y: np.array(x) < y,
+        greater=lambda x, y: x > y,
+        non_maximum_suppression=suppress,
+        scatter=scatter,
+    )
+
+
+@pytest.mark.parametrize("padding", [-1, 0, 7])
+@pytest.mark.parametrize("count", [0, 60])
+def test_suppression_in_the_mock_is_that_of_pytorch(padding: int, count: int) -> None:
+    rng = np.random.default_rng(count)
+    corners = rng.random((1, 80, 2)) * 600
+    boxes = np.concatenate([corners, corners + 20 + rng.random((1, 80, 2)) * 100], axis=-1).astype(np.float32)
+    scores = np.where(np.arange(80) < count, rng.random((1, 80)), 0.0).astype(np.float32)
+    groups = rng.integers(0, 3, (1, 80))
+    kept = kept_in_mil(mock_builder(padding), boxes, scores, groups, 0.1, 0.45, 80)
+    expected = kept_by_nms(*map(torch.from_numpy, (boxes, scores, groups)), 3, 0.1, 0.45, 80)
+    assert kept.tolist() == expected.tolist()
+    assert kept.any() == (count > 0)
