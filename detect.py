@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from utils.engine.detect_run import DetectSummary
 
 
-def run(**options: Any) -> DetectSummary:
-    """Detect with the options of the command line, underscores for hyphens; InputError for what cannot be used."""
-    return detect(DetectConfig.from_kwargs(**options))
+def run(kind: type[DetectConfig] = DetectConfig, /, **options: Any) -> DetectSummary:
+    """Detect with the options of the command line, underscores for hyphens; InputError for what cannot be used.
+
+    Args:
+        kind: settings of another task's command.
+    """
+    return detect(kind.from_kwargs(**options))
 
 
 def detect(config: DetectConfig) -> DetectSummary:
@@ -29,9 +33,9 @@ def detect(config: DetectConfig) -> DetectSummary:
     return detect_run.detect(config)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, kind: type[DetectConfig] = DetectConfig) -> int:
     """Command line entry; status 1 where some of the inputs could not be used."""
-    return EXIT_PROBLEM if detect(DetectConfig.from_args(argv)).problems else 0
+    return EXIT_PROBLEM if detect(kind.from_args(argv)).problems else 0
 
 
 if __name__ == "__main__":

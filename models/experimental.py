@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.common import BottleneckCSP, CrossConv, GhostBottleneck, GhostConv
 
@@ -168,10 +169,23 @@ class Ensemble(nn.ModuleList):
 
     def forward(
         self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False
-    ) -> tuple[Tensor, None]:
-        """(B, C, H, W) -> ((B, sum of N, no) decoded boxes, None)."""
-        decoded = [model(x, augment, profile, visualize)[0] for model in self]
-        return torch.cat(decoded, dim=1), None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, C, H, W) -> ((B, sum of N, no) decoded boxes, None); of segmenters instead of None all prototypes.
+
+        A mask is coefficients times prototypes: each member's rows have zeros for the prototypes of the others.
+        """
+        outputs = [model(x, augment, profile, visualize) for model in self]
+        decoded = [output[0] for output in outputs]
+        if not isinstance(outputs[0][1], Tensor):
+            return torch.cat(decoded, dim=1), None
+        prototypes = torch.cat([output[1] for output in outputs], dim=1)
+        before, total = 0, prototypes.shape[1]
+        for number, (rows, output) in enumerate(zip(decoded, outputs, strict=True)):
+            own = output[1].shape[1]
+            boxes, codes = rows.split([rows.shape[2] - own, own], dim=2)
+            decoded[number] = torch.cat((boxes, F.pad(codes, (before, total - before - own))), dim=2)
+            before += own
+        return torch.cat(decoded, dim=1), prototypes
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ import torch
 import hubconf
 from models.checkpoint import save_checkpoint
 from models.graph import load_model_yaml
-from models.yolo import DetectionModel
+from models.yolo import ClassificationModel, DetectionModel
 from utils.backends.multi import DetectMultiBackend
 from utils.engine.autoshape import AutoShape
 from utils.errors import InputError
@@ -191,14 +191,25 @@ def test_wrapped_and_unwrapped(checkpoint: Path) -> None:
         torch.testing.assert_close(plain(images)[0], wrapped(images), atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("graph", "task"), [("yolov5n-seg", "segment")])
-def test_other_tasks_stay_unwrapped(tmp_path: Path, graph: str, task: str, capsys: pytest.CaptureFixture[str]) -> None:
-    file = make_checkpoint(tmp_path / "other.pt", graph, task)
+def test_classifiers_stay_unwrapped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = ClassificationModel({**load_model_yaml("yolov5n"), **SLIM}, nc=2)
+    names = {0: "cat", 1: "dog"}
+    file = tmp_path / "other.pt"
+    save_checkpoint(file, {"task": "classify", "yaml": network.yaml, "names": names, "model": network.state_dict()})
     model = hubconf.custom(file, _verbose=False)
     assert isinstance(model, DetectMultiBackend)
-    assert f"WARNING {file}: a model of task {task} takes (B, C, H, W) tensors only" in capsys.readouterr().err
+    assert f"WARNING {file}: a model of task classify takes (B, C, H, W) tensors only" in capsys.readouterr().err
     with torch.inference_mode():
-        boxes, prototypes, _ = model(torch.zeros(1, 3, 64, 64))
+        assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+def test_segmenters_are_wrapped_and_give_masks(tmp_path: Path) -> None:
+    file = make_checkpoint(tmp_path / "other.pt", "yolov5n-seg", "segment")
+    model = hubconf.custom(file, _verbose=False)
+    model.conf, model.max_det = 1e-5, 3
+    results = model(picture(tmp_path / "a.png"), size=64)
+    assert results.masks[0].dense().shape == (3, 64, 96)
+    boxes, prototypes, _ = hubconf.custom(file, autoshape=False, _verbose=False)(torch.zeros(1, 3, 64, 64))
     assert (boxes.shape[2], prototypes.shape[1:]) == (5 + 2 + 32, (32, 16, 16))
 
 

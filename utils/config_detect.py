@@ -70,6 +70,7 @@ class DetectConfig(BaseConfig):
         None, "--line-thickness", type=_at_least_one, help="width of box lines in pixels (default: suits the picture)"
     )
     hide_labels: bool = switch("--hide-labels", help="draw boxes without text")
+    retina_masks: bool = switch("--retina-masks", help="masks as fine as the picture, not as the network input")
     hide_conf: bool = switch("--hide-conf", help="leave the score out of the text")
     half: bool = switch(
         "--half", help="half precision: FP16 on CUDA, BF16 on a CPU that has it, else FP32 with a warning"

@@ -1,8 +1,9 @@
-"""Settings of segment/train.py and segment/val.py: those of train.py and val.py with other defaults."""
+"""Settings of the commands in segment/: those of train.py, val.py and detect.py with other defaults."""
 
 from __future__ import annotations
 
 from utils.config import TrainConfig, ValConfig, with_defaults
+from utils.config_detect import DetectConfig
 
 SegmentTrainConfig = with_defaults(
     TrainConfig,
@@ -18,4 +19,10 @@ SegmentValConfig = with_defaults(
     weights=["yolov5s-seg.pt"],
     data="data/coco128-seg.yaml",
     project="runs/val-seg",
+)
+SegmentPredictConfig = with_defaults(
+    DetectConfig,
+    "Draw the objects that an instance segmentation model finds in pictures, videos and streams.",
+    weights=["yolov5s-seg.pt"],
+    project="runs/predict-seg",
 )

@@ -66,6 +66,17 @@ class ObjectMasks:
             mask[place] = bitmap
         return masks
 
+    def opacity(self, number: int, place_xyxy: Sequence[int]) -> np.ndarray:
+        """(h, w) uint8 of a place in the frame: 255 where object `number` is, else 0."""
+        x1, y1, x2, y2 = place_xyxy
+        (left, top, right, bottom), alpha = self.windows_xyxy[number], np.zeros((y2 - y1, x2 - x1), np.uint8)
+        start, end = np.maximum((x1, y1), (left, top)), np.minimum((x2, y2), (right, bottom))
+        if (start < end).all():
+            (x3, y3), (x4, y4) = start, end
+            seen = self.bitmaps[number][y3 - top : y4 - top, x3 - left : x4 - left]
+            alpha[y3 - y1 : y4 - y1, x3 - x1 : x4 - x1] = seen * np.uint8(255)
+        return alpha
+
     def index_map(self) -> np.ndarray:
         """(H, W) int16: number of the object + 1 that shows at each pixel, small ones before large ones; 0 for none."""
         shown = np.zeros(self.size_hw, np.int16)

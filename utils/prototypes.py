@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -119,6 +120,23 @@ class CodedMasks:
             shares = _resample(patch, place, gain_wh, (shift_wh[0] - left, shift_wh[1] - top))
             bitmaps.append(shares > 0.5)
         return ObjectMasks(size_hw, places, bitmaps)
+
+
+def split_masks(rows: Tensor, prototypes: Tensor, input_hw: tuple[int, int]) -> tuple[Tensor, CodedMasks]:
+    """Boxes (n, 6) and masks of one picture from what NMS leaves of it.
+
+    Args:
+        rows: (n, 6 + C) x1, y1, x2, y2 in pixels of the network input, score, class, coefficients.
+        prototypes: (C, h, w).
+        input_hw: size of the network input.
+    """
+    return rows[:, :6], CodedMasks(prototypes.float(), rows[:, 6:], rows[:, :4], input_hw)
+
+
+def prototypes_of(preds: Any) -> Tensor | None:
+    """(B, C, h, w) of the output of a network in evaluation mode, which follow the decoded rows; None without masks."""
+    second = preds[1] if isinstance(preds, list | tuple) and len(preds) > 1 else None
+    return second if isinstance(second, Tensor) and second.ndim == 4 else None
 
 
 def _covered(boxes_xyxy: np.ndarray, limits_wh: np.ndarray) -> np.ndarray:

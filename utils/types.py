@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from utils.masks import ObjectMasks
     from utils.prototypes import CodedMasks
 
 Polygons = list[list[np.ndarray]]  # one entry per object: its rings, each (K, 2) float32 x, y
@@ -113,12 +114,14 @@ class Prediction:
     Attributes:
         boxes: (n, 6) x1, y1, x2, y2, score, class; None where the task has no boxes.
         masks: of the n boxes, not decoded yet.
+        bitmaps: the masks decoded, in pixels of the original picture.
         class_map: (H, W) int64 class per pixel.
         probs: (num_classes,) of a classifier.
     """
 
     boxes: Tensor | None = None
     masks: CodedMasks | None = None
+    bitmaps: ObjectMasks | None = None
     class_map: Tensor | None = None
     probs: Tensor | None = None
 

@@ -16,7 +16,7 @@ import torch
 import detect
 import export
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.yolo import DetectionModel, SegmentationModel
+from models.yolo import DetectionModel
 from tests.live_servers import MjpegServer, RtspServer
 from utils.config import ROOT
 from utils.config_detect import DetectConfig
@@ -385,14 +385,6 @@ def test_nothing_on_standard_input(weights: Path, tmp_path: Path) -> None:
         assert run.process.wait(60) == 2
         assert run.process.stderr is not None
         assert "there were no paths on standard input" in run.process.stderr.read()
-
-
-def test_a_segmentation_model_is_refused(tmp_path: Path) -> None:
-    model = SegmentationModel("segment/yolov5n-seg.yaml", nc=2)
-    values = {"task": "segment", "yaml": model.yaml, "names": model.names, "model": model.state_dict()}
-    save_checkpoint(tmp_path / "seg.pt", values)
-    with pytest.raises(InputError, match=r"seg\.pt: a model of task segment; detect\.py takes detection models"):
-        detect.run(weights=tmp_path / "seg.pt", source=picture(tmp_path / "a.png"), project=tmp_path, **OPTIONS)
 
 
 def test_unknown_options_are_refused() -> None:

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import train as plain_train
-from models.checkpoint import load_training_state
-from segment import train, val
+from models.checkpoint import load_model, load_training_state
+from segment import predict, train, val
 from utils.engine.trainer import Trainer
 from utils.errors import InputError
 from utils.rle import decode_rle
@@ -157,6 +157,48 @@ def test_measuring_writes_polygons_and_run_lengths(trained: Path, polygon_data: 
     places = np.array([float(v) for line in lines for v in line.split()[1:]])
     assert all(len(line.split()) % 2 and len(line.split()) >= 7 for line in lines)
     assert (places >= 0).all() and (places <= 1).all()
+
+
+def test_predicting_writes_masks_polygons_and_transparent_cut_outs(
+    trained: Path, polygon_data: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"source": str(polygon_data.parent / "images/val/000.jpg"), "imgsz": 64, "device": "cpu"}
+    for name, retina in (("plain", False), ("fine", True)):
+        summary = predict.run(
+            weights=str(trained / "weights/best.pt"),
+            conf_thres=1e-5,
+            max_det=6,
+            save_txt=True,
+            save_conf=True,
+            save_crop=True,
+            retina_masks=retina,
+            project=str(tmp_path),
+            name=name,
+            **options,
+        )
+        assert summary.pictures == 1
+        drawn = cv2.imread(str(tmp_path / name / "000.jpg"))
+        assert drawn.shape == (64, 96, 3)
+        lines = (tmp_path / name / "labels/000.txt").read_text().splitlines()
+        assert len(lines) == 6 and all(len(line.split()) % 2 == 0 and len(line.split()) >= 8 for line in lines)
+        crops = list((tmp_path / name / "crops").rglob("*.png"))
+        assert len(crops) == 6
+        cut = cv2.imread(str(crops[0]), cv2.IMREAD_UNCHANGED)
+        assert cut.shape[2] == 4 and set(np.unique(cut[..., 3])) <= {0, 255}
+
+
+def test_an_ensemble_of_segmenters_keeps_the_masks_of_each(trained: Path, polygon_data: Path) -> None:
+    file = str(trained / "weights/best.pt")
+    alone, twice = load_model(file), load_model([file, file])
+    images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        rows, prototypes, _ = alone(images)
+        joined, both = twice(images)
+    assert both.shape[1] == 2 * prototypes.shape[1] and joined.shape[1] == 2 * rows.shape[1]
+    for start, codes in ((0, joined[0, : rows.shape[1], 7:]), (1, joined[0, rows.shape[1] :, 7:])):
+        masks = torch.einsum("nc,chw->nhw", codes[:5], both[0])
+        torch.testing.assert_close(masks, torch.einsum("nc,chw->nhw", rows[0, :5, 7:], prototypes[0]))
+        assert (codes[:, 32 - 32 * start : 64 - 32 * start] == 0).all()
 
 
 def test_a_detector_gives_the_weights_that_fit(

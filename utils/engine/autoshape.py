@@ -1,4 +1,4 @@
-"""`AutoShape`: a detector that takes pictures of any kind and gives `Detections`."""
+"""`AutoShape`: a detector or segmenter that takes pictures of any kind and gives `Detections`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from utils.engine.predictor import DetectionPostprocess, Predictor
 from utils.errors import InputError
 from utils.logging import LOGGER
 
+SHAPED_TASKS = ("detect", "segment")
 COPIED = ("yaml", "nc", "hyp")  # attributes of the network
 
 
 class AutoShape(nn.Module):
-    """Wraps a detector: any pictures in, boxes in their pixels out. Several threads may call one object.
+    """Wraps a detector or segmenter: any pictures in, boxes in their pixels out. Several threads may call one object.
 
     Args:
         model: a `DetectMultiBackend`, a network, or what `load_backend` gives.
@@ -40,9 +41,10 @@ class AutoShape(nn.Module):
         classes: class numbers to keep; None keeps all.
         max_det: boxes kept per picture.
         amp: mixed precision (CUDA).
+        retina_masks: masks as fine as the picture, not as the network input.
 
     Raises:
-        InputError: the model is no detector.
+        InputError: the model is neither.
     """
 
     conf = 0.25
@@ -52,14 +54,16 @@ class AutoShape(nn.Module):
     classes: Sequence[int] | int | None = None
     max_det = 1000
     amp = False
+    retina_masks = False
 
     def __init__(self, model: nn.Module | Backend, verbose: bool = True) -> None:
         super().__init__()
         self.model = model
         self.backend = _backend_of(model)
-        if self.backend.task != "detect":
+        if self.backend.task not in SHAPED_TASKS:
             raise InputError(
-                f"AutoShape takes detectors, not a model of task {self.backend.task}; load it with autoshape=False"
+                f"AutoShape takes models of {' and '.join(SHAPED_TASKS)}, not of task {self.backend.task}; "
+                "load it with autoshape=False"
             )
         self.names, self.stride = self.backend.names, self.backend.stride
         network = getattr(self.backend, "model", None)
@@ -71,7 +75,7 @@ class AutoShape(nn.Module):
 
     @property
     def task(self) -> str:
-        """Always "detect"."""
+        """One of SHAPED_TASKS."""
         return self.backend.task
 
     def forward(
@@ -113,12 +117,19 @@ class AutoShape(nn.Module):
         rows = [p.boxes.clone() for p in predictions if p.boxes is not None]  # usable outside of inference mode
         files = output_names([picture.name for picture in pictures])
         shape = (len(arrays), backend.channels, *input_hw)
-        return Detections(arrays, rows, files, (loading.seconds + prepare, network, post), self.names, shape)
+        masks = [p.bitmaps for p in predictions if p.bitmaps is not None] or None
+        return Detections(arrays, rows, files, (loading.seconds + prepare, network, post), self.names, shape, masks)
 
     def _postprocess(self) -> DetectionPostprocess:
         classes = [self.classes] if isinstance(self.classes, int) else self.classes
         return DetectionPostprocess(
-            self.conf, self.iou, classes, self.agnostic, self.max_det, multi_label=self.multi_label
+            self.conf,
+            self.iou,
+            classes,
+            self.agnostic,
+            self.max_det,
+            multi_label=self.multi_label,
+            fine_masks=self.retina_masks,
         )
 
     def _precision(self, backend: Backend) -> torch.autocast:

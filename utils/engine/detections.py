@@ -23,6 +23,7 @@ from utils.engine.results import DrawStyle, Result
 from utils.engine.writers import CropWriter, MediaWriter
 from utils.files import increment_path, make_run_folder
 from utils.logging import LOGGER
+from utils.masks import ObjectMasks
 from utils.metrics.coco import predictions_to_coco
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -40,6 +41,8 @@ class Detections:
         times: seconds of preparing, network and NMS for all pictures.
         names: class names by number.
         shape: (B, C, H, W) of the network input.
+        masks: of the objects of each picture, from a segmenter: `masks[0].polygons()` gives rings in pixels,
+            `masks[0].dense()` (n, H, W) bool.
 
     Attributes:
         xyxy, xywh: (n, 6) corners, or centre and size, in pixels; score; class. xyxyn, xywhn: over the picture's sides.
@@ -56,10 +59,11 @@ class Detections:
         times: Sequence[float] = (0.0, 0.0, 0.0),
         names: Mapping[int, str] | Sequence[str] | None = None,
         shape: Sequence[int] | None = None,
+        masks: Sequence[ObjectMasks] | None = None,
     ) -> None:
         self.ims, self.pred, self.files = ims, pred, list(files)
         self.times, self.names, self.s = tuple(times), names_by_number(names or {}), tuple(shape or ())
-        self.n = len(ims)
+        self.n, self.masks = len(ims), None if masks is None else list(masks)
         self.t = tuple(1000 * seconds / max(self.n, 1) for seconds in self.times)
         self.xyxy = pred
 
@@ -83,9 +87,13 @@ class Detections:
         """The same as the engine's results, which draw, cut out and count; their pictures are BGR and without boxes."""
         frames = [im[..., ::-1] if im.shape[2] == 3 else im for im in self.ims]
         return [
-            Result(SourceFrame(file, np.ascontiguousarray(frame), file), rows.cpu().numpy(), self.names)
-            for file, frame, rows in zip(self.files, frames, self.pred, strict=True)
+            Result(SourceFrame(file, np.ascontiguousarray(frame), file), rows.cpu().numpy(), self.names, masks=masks)
+            for file, frame, rows, masks in zip(self.files, frames, self.pred, self._masks_each, strict=True)
         ]
+
+    @property
+    def _masks_each(self) -> Sequence[ObjectMasks | None]:
+        return self.masks or [None] * self.n
 
     def __len__(self) -> int:
         return self.n
@@ -165,8 +173,11 @@ class Detections:
     def tolist(self) -> list[Detections]:
         """One object per picture."""
         times = [seconds / max(self.n, 1) for seconds in self.times]
-        each = zip(self.ims, self.pred, self.files, strict=True)
-        return [Detections([im], [rows], [file], times, self.names, self.s) for im, rows, file in each]
+        each = zip(self.ims, self.pred, self.files, self._masks_each, strict=True)
+        return [
+            Detections([im], [rows], [file], times, self.names, self.s, None if masks is None else [masks])
+            for im, rows, file, masks in each
+        ]
 
     def to_json(self) -> str:
         """JSON text: a record per object with the columns of the `xyxy` table, its picture's position and file."""
@@ -179,10 +190,14 @@ class Detections:
         return [[dict(zip(columns, row, strict=True)) for row in self._rows(boxes)] for boxes in self.pred]
 
     def to_coco(self) -> list[dict[str, Any]]:
-        """The items of a COCO results file: image_id, category_id, bbox (left, top, width, height), score."""
-        return [
-            item for file, rows in zip(self.files, self.pred, strict=True) for item in predictions_to_coco(rows, file)
-        ]
+        """The items of a COCO results file: image_id, category_id, bbox (left, top, width, height), score, and the
+        mask's run-length code as segmentation."""
+        items: list[dict[str, Any]] = []
+        for file, rows, masks in zip(self.files, self.pred, self._masks_each, strict=True):
+            found = predictions_to_coco(rows, file)
+            codes = [{}] * len(found) if masks is None else [{"segmentation": code} for code in masks.rles()]
+            items += [item | code for item, code in zip(found, codes, strict=True)]
+        return items
 
     def to_supervision(self) -> list[Any]:
         """A `supervision.Detections` per picture, with `class_name` in its data; InputError without the package."""
@@ -192,6 +207,7 @@ class Detections:
                 xyxy=result.boxes[:, :4].copy(),
                 confidence=result.boxes[:, 4].copy(),
                 class_id=result.boxes[:, 5].astype(int),
+                mask=None if result.masks is None else result.masks.dense(),
                 data={"class_name": np.array(result.labels, dtype=str)},
             )
             for result in self.results

@@ -19,7 +19,7 @@ from utils.losses.detection import LossResult
 from utils.losses.segmentation import SegmentationLoss, overlapping_masks
 from utils.masks import ObjectMasks
 from utils.metrics.segmentation import SegmentationEvaluator
-from utils.prototypes import CodedMasks
+from utils.prototypes import prototypes_of, split_masks
 from utils.tasks.base import Traits
 from utils.tasks.detect import DetectionTask
 from utils.tasks.segment_sinks import MaskCocoSink, PolygonSink
@@ -72,12 +72,12 @@ class SegmentationTask(DetectionTask):
 
     def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]:
         """Boxes as in detection, and their masks."""
-        prototypes = preds[1].float()
+        prototypes = prototypes_of(preds)
+        assert prototypes is not None, "a segmenter gives prototypes"
         input_hw = (batch.images.shape[2], batch.images.shape[3])
-        return [
-            Prediction(boxes=rows[:, :6].cpu(), masks=CodedMasks(own, rows[:, 6:], rows[:, :4], input_hw))
-            for rows, own in zip(self.detections(preds, prototypes.shape[1]), prototypes, strict=True)
-        ]
+        found = self.detections(preds, prototypes.shape[1])
+        split = (split_masks(rows, own, input_hw) for rows, own in zip(found, prototypes, strict=True))
+        return [Prediction(boxes=boxes.cpu(), masks=masks) for boxes, masks in split]
 
     def build_evaluator(self) -> SegmentationEvaluator:
         """Metrics of boxes and masks over a split."""

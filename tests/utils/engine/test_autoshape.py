@@ -199,11 +199,31 @@ def test_pictures_that_are_none_are_named() -> None:
         AutoShape(SpotFinder())([scene((64, 64), (1, 1, 9, 9)), 5])
 
 
-def test_only_detectors_are_wrapped() -> None:
-    with pytest.raises(InputError, match=r"not a model of task segment; load it with autoshape=False"):
-        AutoShape(SegmentationModel({**load_model_yaml("yolov5n-seg"), **SLIM}, nc=2))
-    with pytest.raises(InputError, match="task classify"):
+def test_only_models_of_boxes_are_wrapped() -> None:
+    with pytest.raises(InputError, match=r"detect and segment, not of task classify; load it with autoshape=False"):
         AutoShape(SpotFinder(task="classify"))
+
+
+def test_a_segmenter_gives_masks_beside_the_boxes() -> None:
+    torch.manual_seed(0)
+    model = AutoShape(SegmentationModel({**load_model_yaml("yolov5n-seg"), **SLIM}, nc=2).eval())
+    model.conf, model.max_det = 1e-4, 5
+    pictures = [np.random.default_rng(seed).integers(0, 256, (50, 90, 3)).astype(np.uint8) for seed in (0, 1)]
+    results = model(pictures, size=96)
+    assert results.masks is not None and [len(masks) for masks in results.masks] == [len(rows) for rows in results.xyxy]
+    masks, boxes = results.masks[0], results.xyxy[0]
+    assert len(masks) == 5 and masks.size_hw == (50, 90)
+    assert masks.dense().any() and any(masks.polygons())
+    for (x1, y1, x2, y2), bitmap in zip(boxes[:, :4].tolist(), masks.dense(), strict=True):
+        rows, columns = np.nonzero(bitmap)  # inside the box, up to a pixel of the prototypes
+        assert ((columns >= x1 - 4) & (columns < x2 + 4) & (rows >= y1 - 4) & (rows < y2 + 4)).all()
+    assert results.tolist()[1].masks == [results.masks[1]]
+    coded = results.to_coco()
+    assert len(coded) == 10 and all(item["segmentation"]["size"] == [50, 90] for item in coded)
+    assert results.crop(save=False)[0]["im"].shape[2] == 4
+    model.retina_masks = True
+    fine = model(pictures, size=96).masks
+    assert fine is not None and fine[0].size_hw == (50, 90)
 
 
 def test_it_is_a_module() -> None:

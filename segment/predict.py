@@ -1,0 +1,25 @@
+"""Find objects and their outlines: `python segment/predict.py --weights yolov5s-seg.pt --source data/images`.
+
+From Python: `from segment import predict; predict.run(weights="yolov5s-seg.pt", source="data/images", save_txt=True)`.
+It is detect.py with other defaults, which takes segmenters as well.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # as a script the project's own folder comes first
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from functools import partial
+
+import detect
+from utils.config_segment import SegmentPredictConfig
+from utils.script import run_script
+
+run = partial(detect.run, SegmentPredictConfig)
+main = partial(detect.main, kind=SegmentPredictConfig)
+
+if __name__ == "__main__":
+    run_script(main)
