@@ -81,7 +81,7 @@ EXPORT_FORMATS = (
         "TensorRT",
         ".engine",
         "tensorrt:export_tensorrt",
-        "half int8 data dynamic simplify opset workspace verbose",
+        "half int8 per_tensor data dynamic simplify opset workspace cache verbose",
         nms=True,
     ),
     _row("coreml", "CoreML", ".mlpackage", "coreml:export_coreml", "half int8", nms=True),
