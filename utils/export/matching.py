@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,12 +23,14 @@ class Tolerance:
     Attributes:
         pixels: of a corner. score: of a detection. relative: of a whole output, mean error over mean size.
         iou: a pair of boxes whose overlap is this close to the threshold may be suppressed or not.
+        tie: of two scores that are this close either may be the better one.
     """
 
     pixels: float
     score: float
     relative: float
     iou: float
+    tie: float
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ def compare_detections(
 ) -> Figures:
     """Pair the detections after suppression by class and place.
 
-    Suppression is a matter of thresholds, so a box close to one may come out on one side only. What survives with the
-    overlap threshold a little lower, as it is, and a little higher, with a score clear of its threshold, has to be
-    found; what is found has to survive with one of the three.
+    Suppression is a matter of thresholds and of order, so a box close to a threshold, or as good as one it overlaps,
+    may come out on one side only. A detection that no small change could cost has to be found; what is found has to be
+    a candidate that no such detection suppresses.
 
     Args:
         reference: (B, N, 5 + num_classes + nm) decoded rows of PyTorch.
@@ -91,19 +93,21 @@ def compare_detections(
     """
     if isinstance(found, Tensor):
         found = _detections(found, limits, limits.iou, nm)
-    shifted = [min(max(limits.iou + shift, 0.0), 1.0) for shift in (-tolerance.iou, 0.0, tolerance.iou)]
-    variants = [_detections(_numbered(reference, nm), limits, iou, nm + 1) for iou in shifted]
+    numbered = _numbered(reference, nm)
+    shifted = [min(max(limits.iou + shift, 0.0), 1.0) for shift in (0.0, -tolerance.iou, tolerance.iou)]
+    variants = [_detections(numbered, limits, iou, nm + 1) for iou in shifted]
+    every = replace(limits, conf=max(limits.conf - 2 * tolerance.score, 0.0), max_det=reference.shape[1])
+    candidates = _detections(numbered, every, 1.0, nm + 1)  # no box overlaps another by more than one
     figures = Figures()
     for picture, rows in enumerate(found):
-        low, exact, high = (variant[picture] for variant in variants)
         second = _second_classes(reference[picture], tolerance, nm)
-        possible = _possible((low, exact, high), second)
-        is_sure = torch.isin(exact[:, -1], low[:, -1]) & torch.isin(exact[:, -1], high[:, -1])
-        is_sure &= second[exact[:, -1].long()] < 0
-        is_sure &= exact[:, 4] > _clear_score(exact, limits, tolerance)
-        clear = rows[rows[:, 4] > _clear_score(rows, limits, tolerance)]
-        figures = figures + _paired(exact[is_sure], rows, tolerance, "PyTorch's detection", "is missing", counts=True)
-        figures = figures + _paired(clear, possible, tolerance, "a detection", "is none of PyTorch's", counts=False)
+        exact, *others = (variant[picture] for variant in variants)
+        sure = _sure(exact, others, candidates[picture], second, limits, tolerance)
+        possible = _possible(candidates[picture], sure, second, limits, tolerance)
+        clear = sure[sure[:, 4] > _clear_score(exact, limits, tolerance)]
+        missing = _paired(clear, rows, tolerance, "PyTorch's detection", "is missing")
+        figures = figures + replace(missing, compared=0)
+        figures = figures + _paired(rows, possible, tolerance, "a detection", "is none of PyTorch's")
     return figures
 
 
@@ -117,19 +121,39 @@ def _numbered(decoded: Tensor, nm: int) -> Tensor:
     return torch.cat((decoded, numbers[..., None]), dim=-1)
 
 
-def _possible(variants: Sequence[Tensor], second_classes: Tensor) -> Tensor:
-    """Every row that one of the variants has, once; those of two nearly equal classes with the second one too.
+def _sure(
+    exact: Tensor,
+    others: Sequence[Tensor],
+    candidates: Tensor,
+    second: Tensor,
+    limits: Thresholds,
+    tolerance: Tolerance,
+) -> Tensor:
+    """The rows of `exact` that are in all the others, of one clear class, and better than all that they overlap."""
+    is_sure = second[exact[:, -1].long()] < 0
+    for other in others:
+        is_sure &= torch.isin(exact[:, -1], other[:, -1])
+    rivals = _overlaps(exact, candidates, limits, limits.iou - tolerance.iou)
+    rivals &= candidates[None, :, 4] > exact[:, None, 4] - tolerance.tie
+    rivals &= candidates[None, :, -1] != exact[:, None, -1]
+    return exact[is_sure & ~rivals.any(dim=1)]
 
-    Args:
-        second_classes: (N,) for each row of the picture the class it may have as well, or -1.
-    """
-    rows = torch.cat(list(variants))
-    first = {int(number): place for place, number in reversed(list(enumerate(rows[:, -1].tolist())))}
-    rows = rows[sorted(first.values())]
-    others = second_classes[rows[:, -1].long()]
+
+def _possible(candidates: Tensor, sure: Tensor, second: Tensor, limits: Thresholds, tolerance: Tolerance) -> Tensor:
+    """The candidates that no sure detection suppresses; those of two nearly equal classes with the second one too."""
+    beaten = _overlaps(candidates, sure, limits, limits.iou + tolerance.iou)
+    beaten &= sure[None, :, 4] > candidates[:, None, 4] + tolerance.tie
+    rows = candidates[~beaten.any(dim=1)]
+    others = second[rows[:, -1].long()]
     flipped = rows[others >= 0].clone()
     flipped[:, 5] = others[others >= 0].to(rows.dtype)
     return torch.cat((rows, flipped))
+
+
+def _overlaps(first: Tensor, second: Tensor, limits: Thresholds, iou: float) -> Tensor:
+    """(first, second) whether two rows overlap by more than `iou` and can suppress each other."""
+    close = box_iou_matrix(first[:, :4], second[:, :4]) > iou
+    return close if limits.agnostic else close & (first[:, None, 5] == second[None, :, 5])
 
 
 def _second_classes(decoded: Tensor, tolerance: Tolerance, nm: int) -> Tensor:
@@ -138,7 +162,7 @@ def _second_classes(decoded: Tensor, tolerance: Tolerance, nm: int) -> Tensor:
     if scores.shape[1] < 2:
         return torch.full((len(decoded),), -1)
     best = scores.topk(2, dim=1)
-    is_close = best.values[:, 0] - best.values[:, 1] < 2 * tolerance.score
+    is_close = best.values[:, 0] - best.values[:, 1] < tolerance.tie
     return torch.where(is_close, best.indices[:, 1], -1)
 
 
@@ -149,30 +173,27 @@ def _clear_score(rows: Tensor, limits: Thresholds, tolerance: Tolerance) -> floa
     return lowest + 2 * tolerance.score
 
 
-def _paired(
-    wanted: Tensor, others: Tensor, tolerance: Tolerance, subject: str, predicate: str, *, counts: bool
-) -> Figures:
+def _paired(wanted: Tensor, others: Tensor, tolerance: Tolerance, subject: str, predicate: str) -> Figures:
     """Pair each wanted detection with one of the others of its class, nearest first; what stays alone is a problem."""
     gaps = (wanted[:, None, :4] - others[None, :, :4]).abs().amax(dim=-1)  # (wanted, others)
-    overlap = box_iou_matrix(wanted[:, :4], others[:, :4])
-    is_other = (wanted[:, None, 5] != others[None, :, 5]) | ~(overlap > LEAST_OVERLAP)
-    gaps = gaps.masked_fill(is_other, torch.inf)
+    fits = (wanted[:, None, 5] == others[None, :, 5]) & gaps.isfinite()
+    fits &= box_iou_matrix(wanted[:, :4], others[:, :4]) > LEAST_OVERLAP
+    pairs = fits.nonzero()
+    pairs = pairs[gaps[fits].argsort()]
     figures = Figures()
     alone = set(range(len(wanted)))
     taken: set[int] = set()
-    for position in gaps.flatten().argsort().tolist():
-        first, second = divmod(position, len(others))
-        if first not in alone or second in taken or not torch.isfinite(gaps[first, second]):
-            continue
-        alone.discard(first)
-        taken.add(second)
-        figures = figures + _pair(wanted[first], others[second], float(gaps[first, second]), tolerance)
+    for first, second in pairs.tolist():
+        if not alone:
+            break
+        if first in alone and second not in taken:
+            alone.discard(first)
+            taken.add(second)
+            figures = figures + _pair(wanted[first], others[second], float(gaps[first, second]), tolerance)
     for row in sorted(alone):
         where = ", ".join(f"{v:.0f}" for v in wanted[row, :4].tolist())
         line = f"{subject} of class {int(wanted[row, 5])}, score {float(wanted[row, 4]):.2f}, at {where} {predicate}"
         figures.problems.append(line)
-    if not counts:
-        figures.compared = 0
     return figures
 
 

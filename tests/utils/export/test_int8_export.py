@@ -74,7 +74,7 @@ def test_calibration_reads_training_pictures(tiny_data: Path, tmp_path: Path, ca
     logging.getLogger("openyolov5").propagate = True
     arrays = calibration_arrays(lively_job(tmp_path, int8=True, data=str(tiny_data)))
     assert [array.shape for array in arrays] == [(1, 3, 64, 96)] * 12
-    assert all(0 <= array.min() and 0.3 < array.max() <= 1 for array in arrays)
+    assert all(array.min() >= 0 and 0.3 < array.max() <= 1 for array in arrays)
     assert "calibrated on 12 pictures; a few hundred make it more accurate" in caplog.text
 
 

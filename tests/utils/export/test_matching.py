@@ -19,7 +19,7 @@ from utils.export.matching import (
 )
 from utils.nms import non_max_suppression
 
-STRICT = Tolerance(pixels=1.0, score=0.01, relative=1e-3, iou=0.02)
+STRICT = Tolerance(pixels=1.0, score=0.01, relative=1e-3, iou=0.02, tie=1e-3)
 LIMITS = Thresholds()
 
 
@@ -111,8 +111,18 @@ def test_an_overlap_beside_the_threshold_may_suppress_or_not() -> None:
 
 def test_nearly_equal_classes_may_change_places() -> None:
     one, other = scene((50, 50, 40, 40, 0.8, 0)), scene((50, 50, 40, 40, 0.8, 0))
-    one[0, 0, 6], other[0, 0, 6] = 0.799, 0.801
+    one[0, 0, 6], other[0, 0, 6] = 0.7995, 0.8005
     assert compare_detections(one, other, LIMITS, STRICT).problems == []
+    other[0, 0, 5] = 0.1
+    assert compare_detections(scene((50, 50, 40, 40, 0.8, 0)), other, LIMITS, STRICT).problems
+
+
+def test_of_two_equally_good_boxes_either_may_win() -> None:
+    boxes = ((50.0, 50.0, 40.0, 40.0), (58.0, 50.0, 40.0, 40.0))
+    one, other = (scene((*boxes[0], 0.8, 0), (*boxes[1], 0.8 + shift, 0)) for shift in (-0.0002, 0.0002))
+    assert compare_detections(one, other, LIMITS, STRICT).problems == []
+    other = scene((*boxes[0], 0.8, 0), (*boxes[1], 0.805, 0))
+    assert compare_detections(scene((*boxes[0], 0.805, 0), (*boxes[1], 0.8, 0)), other, LIMITS, STRICT).problems
 
 
 def test_missing_suppression_is_noticed() -> None:

@@ -79,6 +79,13 @@ def test_suppression_of_other_settings_fails(exported: Exported) -> None:
             check_export(job.changed(**wrong), file)
 
 
+def test_suppression_that_leaves_nothing_is_no_comparison(exported: Exported) -> None:
+    job, file = exported("torchscript", nms=True, conf_thres=0.99)
+    assert check_export(job, file).text.startswith("not compared with PyTorch: on the pictures nothing scores above")
+    with pytest.raises(MismatchError):
+        check_export(job.changed(conf_thres=0.25), file)
+
+
 def test_another_number_of_rows_fails(tmp_path: Path) -> None:
     small = lively_job(tmp_path, imgsz=(32, 96))
     file = export_torchscript(replace(small, network=_Cut(small.network)))
