@@ -81,6 +81,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, RtspServer(size_hw=(480, 640), fps=25) as camera:
         saving = ["--save-txt", "--project", folder] if args.save else ["--nosave"]
         command = [sys.executable, str(ROOT / "detect.py"), "--weights", args.weights, "--source", camera.url, *saving]
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it, and children
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         log = Log(process)
         log.started.wait()
