@@ -85,7 +85,7 @@ def test_lower_layers_know_nothing_of_higher_ones(layer: str, above: tuple[str, 
 SCRIPTS = (
     *("train.py", "val.py", "detect.py", "export.py", "benchmarks.py", "hubconf.py", "models/yolo.py"),
     *("classify/train.py", "classify/val.py", "classify/predict.py", "segment/train.py", "segment/val.py"),
-    "utils/datasets/crops.py",
+    *("segment/predict.py", "utils/datasets/crops.py"),
 )
 
 

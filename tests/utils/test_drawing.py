@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from utils import drawing
-from utils.drawing import contrasting, draw_boxes, draw_text, palette, text_height, to_bgr
+from utils.drawing import contrasting, draw_boxes, draw_masks, draw_text, palette, text_height, to_bgr
+from utils.masks import ObjectMasks
 
 RED = (0, 0, 255)
 
@@ -136,3 +137,26 @@ def test_to_bgr_from_any_number_of_channels() -> None:
     bgr = to_bgr(five[..., :3][::-1])
     assert bgr.flags.c_contiguous
     assert not np.shares_memory(bgr, five)
+
+
+def test_masks_tint_objects_and_outline_them_small_ones_on_top() -> None:
+    frame = gray(20, 30)
+    large, small = np.ones((12, 16), bool), np.ones((4, 4), bool)
+    large[:, 8:] = False
+    masks = ObjectMasks((20, 30), np.array([[6, 6, 10, 10], [2, 2, 18, 14]]), [small, large])
+    blue = (255, 0, 0)
+    assert draw_masks(frame, masks, [RED, blue]) is frame
+    assert (changed(frame)[2:14, 2:10]).all() and changed(frame).sum() == 12 * 8
+    assert frame[7, 7].tolist() != frame[4, 4].tolist()
+    assert frame[2, 2].tolist() == list(blue) and frame[6, 6].tolist() == list(RED)  # outlines
+    assert frame[4, 4, 0] > 90 > frame[4, 4, 2]
+    assert frame[8, 8, 2] > frame[8, 8, 0]
+    flat = draw_masks(gray(20, 30), masks.select([1]), [blue], line_thickness=0)
+    assert len(np.unique(flat.reshape(-1, 3), axis=0)) == 2
+
+
+def test_masks_and_colours_must_pair() -> None:
+    masks = ObjectMasks((20, 30), np.array([[6, 6, 6, 6]]), [np.zeros((0, 0), bool)])
+    assert not changed(draw_masks(gray(20, 30), masks, [RED])).any()
+    with pytest.raises(ValueError, match="1 masks, 2 colours"):
+        draw_masks(gray(20, 30), masks, [RED, RED])

@@ -212,7 +212,13 @@ def test_study_reads_map_and_time(figures: dict[str, Figure], tmp_path: Path) ->
     assert axes.get_legend().get_texts()[0].get_text() == "coco_yolov5n"
 
 
-@pytest.mark.parametrize(("content", "message"), [("1 2 3", "3 columns, not 10"), ("a b", "could not convert")])
+def test_study_of_a_segmenter_shows_its_masks(figures: dict[str, Figure], tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "study_a.txt", [[0.5] * 7 + [0.3] + [0] * 4 + [1, 2, 0.5]], fmt="%10.4g")
+    plots.plot_study([tmp_path / "study_a.txt"], tmp_path / "study.png", sizes=(320,))
+    assert figures["study.png"].axes[0].lines[0].get_xydata().tolist() == [[3.5, pytest.approx(30)]]
+
+
+@pytest.mark.parametrize(("content", "message"), [("1 2 3", "3 columns, not 10 or 15"), ("a b", "could not convert")])
 def test_study_of_a_wrong_file(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "study.txt").write_text(content)
     with pytest.raises(InputError, match=rf"study\.txt: .*{message}"):

@@ -13,6 +13,7 @@ from utils.plots.figure import class_colour, new_figure, save_figure
 from utils.results_csv import read_results
 
 STUDY_SIZES = range(256, 1537, 128)  # pixels, `val.py --task study`
+LAST_METRIC = {10: 3, 15: 7}  # columns of its tables, for detectors and segmenters: where the drawn mAP50-95 is
 
 
 def plot_results(csv: str | Path, file: Path | None = None) -> Path:
@@ -73,18 +74,19 @@ def plot_study(files: Sequence[str | Path], file: Path, *, sizes: Sequence[int] 
 
     Args:
         files: tables of `val.py --task study`, one a model: a row per size with the four metrics P, R, mAP50 and
-            mAP50-95, three losses, and milliseconds of preparing, network and NMS per picture.
+            mAP50-95, three losses, and milliseconds of preparing, network and NMS per picture; of a segmenter the
+            metrics of boxes and of masks, of which the last is drawn, and four losses.
         file: .png to write.
         sizes: input sizes of the rows, in pixels.
 
     Raises:
-        InputError: a file cannot be read or its rows do not have ten numbers.
+        InputError: a file cannot be read or its rows have another number of columns.
     """
     figure = new_figure(8, 5.5)
     axes = figure.add_subplot()
     for index, name in enumerate(files):
         table = _read_study(Path(name))
-        times, scores = table[:, 7:10].sum(axis=1), 100 * table[:, 3]
+        times, scores = table[:, -3:].sum(axis=1), 100 * table[:, LAST_METRIC[table.shape[1]]]
         axes.plot(times, scores, marker="o", color=class_colour(index), label=Path(name).stem.removeprefix("study_"))
         for x, y, size in zip(times, scores, sizes, strict=False):
             axes.annotate(str(size), (x, y), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7)
@@ -96,11 +98,14 @@ def plot_study(files: Sequence[str | Path], file: Path, *, sizes: Sequence[int] 
 
 
 def _read_study(file: Path) -> np.ndarray:
-    """(rows, 10) numbers of one table."""
+    """(rows, 10 or 15) numbers of one table."""
     try:
         table = np.loadtxt(file, ndmin=2)
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: {error}; give a table that val.py --task study wrote") from error
-    if table.shape[1:] != (10,):
-        raise InputError(f"{file}: {table.shape[1]} columns, not 10; give a table that val.py --task study wrote")
+    if table.shape[1] not in LAST_METRIC:
+        expected = " or ".join(map(str, LAST_METRIC))
+        raise InputError(
+            f"{file}: {table.shape[1]} columns, not {expected}; give a table that val.py --task study wrote"
+        )
     return table

@@ -206,7 +206,9 @@ def test_only_models_of_boxes_are_wrapped() -> None:
 
 def test_a_segmenter_gives_masks_beside_the_boxes() -> None:
     torch.manual_seed(0)
-    model = AutoShape(SegmentationModel({**load_model_yaml("yolov5n-seg"), **SLIM}, nc=2).eval())
+    network = SegmentationModel({**load_model_yaml("yolov5n-seg"), **SLIM}, nc=2).eval()
+    torch.nn.init.normal_(network.head.proto.cv3.bn.bias)  # an untrained network gives masks of nearly nothing
+    model = AutoShape(network)
     model.conf, model.max_det = 1e-4, 5
     pictures = [np.random.default_rng(seed).integers(0, 256, (50, 90, 3)).astype(np.uint8) for seed in (0, 1)]
     results = model(pictures, size=96)

@@ -7,6 +7,7 @@ import pytest
 
 from utils.datasets.frames import SourceFrame
 from utils.engine.results import DrawStyle, Result, plural
+from utils.masks import ObjectMasks
 
 NAMES = {0: "person", 2: "car"}
 ROWS = [[10, 20, 30, 60, 0.9, 2], [0, 0, 50, 25, 0.8, 0], [40, 40, 100, 80, 0.55, 2], [5, 5, 9, 9, 0.3, 7]]
@@ -93,3 +94,33 @@ def test_captions(style: DrawStyle, caption: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("channels", [1, 2, 4, 10])
 def test_any_number_of_channels_can_be_drawn(channels: int) -> None:
     assert result(ROWS, channels=channels).drawing(DrawStyle()).shape == (80, 100, 3)
+
+
+def with_mask() -> Result:
+    """A car of 20 x 40 pixels at (10, 20), of which the upper half is shown by its mask."""
+    found = result(ROWS[:1])
+    found.masks = ObjectMasks((80, 100), np.array([[10, 20, 30, 40]]), [np.ones((20, 20), bool)])
+    return found
+
+
+def test_text_lines_of_masks_are_outlines() -> None:
+    (line,) = with_mask().text_lines(with_score=True, corners=True)
+    label, *values = (float(v) for v in line.split())
+    points = np.array(values[:-1]).reshape(-1, 2) * (100, 80)
+    assert label == 2 and values[-1] == pytest.approx(0.9)
+    assert points.min(axis=0).tolist() == pytest.approx([10.5, 20.5]) and points.max(axis=0).tolist() == [29.5, 39.5]
+
+
+def test_crops_of_masks_are_clear_around_the_object() -> None:
+    ((label, crop),) = with_mask().crops()
+    assert label == "car" and crop.shape == (51, 31, 4)
+    opaque = crop[..., 3] == 255
+    assert opaque.sum() == 400 and opaque[6:26, 6:26].all()  # the cut begins at (4, 14)
+    assert (crop[..., :3] == 50).all()
+
+
+def test_masks_are_drawn_below_boxes() -> None:
+    style = DrawStyle(hide_labels=True)
+    plain, masked = result(ROWS[:1]).drawing(style), with_mask().drawing(style)
+    assert (masked[30, 20] != 50).any() and (plain[30, 20] == 50).all()
+    assert (masked[20, 10] == plain[20, 10]).all()

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from utils.datasets.index import ImageIndex
+from utils.datasets.index import ImageIndex, PolygonTable
 from utils.errors import InputError
+from utils.masks import rasterise
 from utils.metrics import coco
 from utils.metrics.coco import COCO_IDS, evaluate_coco, index_to_coco, predictions_to_coco
 
@@ -106,3 +108,39 @@ def test_pictures_of_one_name_are_reported(monkeypatch: pytest.MonkeyPatch, inde
     monkeypatch.setattr(coco.LOGGER, "warning", told.append)
     index_to_coco(index.subset([0, 0, 1]))
     assert len(told) == 1 and "1 pictures share" in told[0]
+
+
+def with_polygons(index: ImageIndex) -> ImageIndex:
+    """The labels as polygons: a triangle, a square with a hole, a square of two parts."""
+    square = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
+    rings = [
+        [np.array([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75]], np.float32)],
+        [square * (0.1, 0.2) + (0.05, 0.1), (square * (0.05, 0.1) + (0.075, 0.15))[::-1]],
+        [square * (0.5, 1), square * (0.5, 1) + (0.5, 0)],
+    ]
+    return replace(index, polygons=PolygonTable.from_lists(rings))
+
+
+def test_polygons_holes_and_areas_of_the_ground_truth(index: ImageIndex) -> None:
+    triangle, holed, parts = index_to_coco(with_polygons(index), masks=True)["annotations"]
+    assert triangle["segmentation"] == [[50, 25, 150, 25, 150, 75]] and triangle["area"] == 2500
+    assert set(holed["segmentation"]) == {"size", "counts"} and 250 < holed["area"] < 350
+    assert len(parts["segmentation"]) == 2 and parts["area"] == 2500
+    assert "segmentation" not in index_to_coco(with_polygons(index))["annotations"][0]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_masks_are_measured_apart_from_boxes(program: str, index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(program)
+    hide(monkeypatch, *(name for name in PROGRAMS if name != program))
+    index = with_polygons(index)
+    truth, items = index_to_coco(index, masks=True), exact(index)
+    assert index.polygons is not None
+    for number, (item, size_hw) in enumerate(zip(items, ((100, 200), (100, 200), (50, 50)), strict=True)):
+        rings = [ring * size_hw[::-1] for ring in index.polygons.rings(number)]
+        item["segmentation"] = rasterise([rings], size_hw).rles()[0]
+    masks = evaluate_coco(truth, items, of="segm")
+    assert masks.map50 == pytest.approx(1) and masks.map > 0.8 and "COCO mask metrics" in masks.summary
+    items[0]["segmentation"] = rasterise([[np.array([[50.0, 75], [50, 25], [90, 75]])]], (100, 200)).rles()[0]
+    assert evaluate_coco(truth, items, of="segm").map50 < 0.9
+    assert evaluate_coco(truth, items).map50 == pytest.approx(1)
