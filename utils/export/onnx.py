@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from utils.backends.packages import import_runtime
@@ -17,6 +18,7 @@ from utils.export.base import ExportJob
 from utils.export.nms_graph import onnx_translation
 from utils.files import atomic_write
 
+CONVERTIBLE = 15  # down to which onnx converts the graphs of all sizes
 OPSET = 18  # what torch's translations are written in: the lowest it exports to, and the most widely run
 MAX_BYTES = 2**31 - 1  # of one protobuf message
 INPUT, OUTPUTS = "images", ("output0", "output1")
@@ -126,17 +128,32 @@ def _converted(model: Any, opset: int) -> Any:
     """The model in an older opset; InputError where a node has no older form."""
     import onnx
 
-    reason = f"--opset {opset}: torch exports to {OPSET} and up, and onnx cannot convert the graph down"
     _squares_as_products(model)  # the converter has no older form of Pow
     try:
-        converted = onnx.version_converter.convert_version(model, opset)
+        converted = onnx.version_converter.convert_version(model, max(opset, CONVERTIBLE))
+        if opset < CONVERTIBLE:
+            _relabel(converted, opset)
         onnx.checker.check_model(converted, full_check=True)
     except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = f"torch exports to {OPSET} and up, and onnx cannot convert the graph down"
         first = str(error).strip().splitlines()[0][:160]
-        raise InputError(f"{reason} ({first}); give --opset {OPSET} or leave it out") from error
-    if (found := opset_of(converted)) != opset:
-        raise InputError(f"{reason} (it stays at {found}); give --opset {OPSET} or leave it out")
+        raise InputError(f"--opset {opset}: {reason} ({first}); give --opset {OPSET} or leave it out") from error
     return converted
+
+
+def _relabel(model: Any, opset: int) -> None:
+    """Call the graph one of an older opset, whose operators take the same floats; the checker tells if they do not."""
+    import onnx
+
+    absent = onnx.numpy_helper.from_array(np.zeros(0, np.float32), "absent")
+    for node in model.graph.node:
+        kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]  # no shape here has a zero
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        if node.op_type == "Resize":  # its region and scales could not be left out
+            node.input[:] = [name or absent.name for name in node.input]
+    model.graph.initializer.append(absent)
+    next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")).version = opset
 
 
 def _squares_as_products(model: Any) -> None:

@@ -90,7 +90,7 @@ def test_half_takes_half_and_gives_single(exported: Exported) -> None:
     assert check_export(job, file).figures.compared > 10
 
 
-@pytest.mark.parametrize("opset", [15, 17, 20])
+@pytest.mark.parametrize("opset", [11, 12, 15, 17, 20])
 def test_other_opsets(opset: int, exported: Exported) -> None:
     job, file = exported("onnx", opset=opset)
     assert opset_of(onnx.load(file)) == opset
