@@ -3,7 +3,8 @@
     python tests/bench/bench_runtimes.py --weights yolov5n.pt --source photo.jpg [--data coco128.yaml] [--imgsz 640]
 
 The model is exported to a temporary folder first (INT8 with pictures of `--data`). All runtimes are then asked in turn,
-round after round, so that a change of the machine's clock meets each of them. Nothing else may run beside it.
+several calls each, round after round, so that a change of the machine's clock meets each of them and none meets the
+threads of another, which spin for a while. Nothing else may run beside it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from utils.errors import InputError
 from utils.logging import setup_logging
 
 CPU = torch.device("cpu")
+UNMEASURED, MEASURED = 4, 8  # calls in a round
 EXPORTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("TorchScript, frozen", "torchscript", {}),
     ("ONNX Runtime", "onnx", {}),
@@ -56,13 +58,13 @@ class Entrant:
     whole_ms: list[float] = field(default_factory=list)
 
     def run(self) -> None:
-        """One measured call of each, after one that is not: the threads of the runtime before spin for a while."""
+        """A few calls of each, the first ones unmeasured."""
         for call, times in ((self.network, self.network_ms), (self.whole, self.whole_ms)):
-            if call is not None:
-                call()
+            for number in range(UNMEASURED + MEASURED if call is not None else 0):
                 start = perf_counter()
                 call()
-                times.append(1000 * (perf_counter() - start))
+                if number >= UNMEASURED:
+                    times.append(1000 * (perf_counter() - start))
 
     def line(self, plain: float) -> str:
         """A row of the table."""
@@ -118,21 +120,17 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=ROOT / "data" / "images" / "shapes_1.jpg", help="a picture file")
     parser.add_argument("--data", default="", help="data YAML to calibrate INT8 with")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the network input")
-    parser.add_argument("--rounds", type=int, default=40, help="calls of each")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds, of eight calls each")
     args = parser.parse_args()
     setup_logging()
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         weights = Path(copyfile(args.weights, Path(folder) / args.weights.name))
         entrants = pytorch_entrants(weights, args.source, args.imgsz)
         entrants += exported_entrants(weights, args.source, args.imgsz, args.data)
-        for number in range(args.rounds + 5):
-            for entrant in entrants:
-                if number == 5:  # the first rounds choose kernels and compile
-                    entrant.network_ms.clear()
-                    entrant.whole_ms.clear()
-                entrant.run()
+        for entrant in entrants * args.rounds:
+            entrant.run()
     plain = median(entrants[0].network_ms)
-    print(f"{args.weights.name}, {args.imgsz} px, batch 1, {torch.get_num_threads()} threads, median ms")
+    print(f"{args.weights.name}, {args.imgsz} px, batch 1, {torch.get_num_threads()} threads, medians in ms")
     print(f"{'':<28}{'network':>9}{'of plain':>9}{'to boxes':>9}{'more':>9}")
     for entrant in entrants:
         print(entrant.line(plain))
