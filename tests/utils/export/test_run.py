@@ -139,3 +139,15 @@ def test_sizes_of_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(bytes(2_000_000))
     (tmp_path / "y").write_bytes(bytes(500_000))
     assert (megabytes(tmp_path / "x"), megabytes(tmp_path)) == (2.0, 2.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("include", ["torchscript", "onnx", "openvino"])
+def test_four_levels(include: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = DetectionModel("hub/yolov5n6.yaml", nc=3)
+    values = {"task": "detect", "yaml": model.yaml, "names": model.names, "model": model.state_dict()}
+    save_checkpoint(tmp_path / "p6.pt", values)
+    (file,) = export.run(weights=tmp_path / "p6.pt", include=include, imgsz=[128, 192], dynamic=True)
+    backend = load_backend(file, device=torch.device("cpu"))
+    assert (backend.stride, backend.forward(torch.rand(2, 3, 64, 128)).shape[0]) == (64, 2)
