@@ -458,6 +458,8 @@ def _restored(boxes: Tensor, scale: float, mirrored_width: int | None) -> Tensor
 class SegmentationModel(DetectionModel):
     """An instance segmenter built from a model YAML whose head is `Segment`."""
 
+    _told = False  # that there is no test-time augmentation
+
     def __init__(
         self,
         cfg: str | Path | Mapping[str, Any] = "yolov5s-seg.yaml",
@@ -469,8 +471,9 @@ class SegmentationModel(DetectionModel):
 
     def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
         """As `BaseModel.forward`; `augment` is ignored with a warning: prototypes of several sizes do not combine."""
-        if augment:
+        if augment and not self._told:
             LOGGER.warning("test-time augmentation is not available for segmentation; the plain result is used")
+            self._told = True
         return self._run(x, profile, visualize)
 
 
