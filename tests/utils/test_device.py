@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.device import Stopwatch, describe_device, memory_in_use, select_device
+from utils.device import Stopwatch, describe_device, memory_in_use, select_device, single_threaded
 from utils.errors import InputError
 
 
@@ -28,3 +28,17 @@ def test_stopwatch_adds_up() -> None:
         with watch.running():
             sum(range(1000))
     assert watch.seconds > 0
+
+
+def test_torch_works_alone_only_where_it_is_wanted() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with single_threaded(False):
+            assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError), single_threaded():
+            assert torch.get_num_threads() == 1
+            _ = 1 / 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.backends.info import ModelInfo
+from utils.device import single_threaded
 from utils.errors import InputError
 from utils.types import Suppressed
 
@@ -29,6 +30,7 @@ class Backend(Protocol):
         device: where the input is expected.
         dtype: float type of the input.
         fixed_hw: the only input size the file takes, or None where any multiple of the stride goes.
+        own_threads: the runtime has processor threads of its own, which torch's should not compete with.
     """
 
     task: str
@@ -38,6 +40,7 @@ class Backend(Protocol):
     device: torch.device
     dtype: torch.dtype
     fixed_hw: tuple[int, int] | None
+    own_threads: bool
 
     def forward(self, images: Tensor, *, augment: bool = False, visualize: Visitor | None = None) -> Any:
         """Decoded output of a batch (B, C, H, W), RGB where C = 3, floats in [0, 1].
@@ -76,6 +79,7 @@ class ExportedBackend(ABC):
     """
 
     title = "exported"
+    own_threads = True
 
     def __init__(
         self,
@@ -104,12 +108,13 @@ class ExportedBackend(ABC):
         if visualize is not None:
             raise InputError(f"{self.file}: --visualize needs a .pt file, {self.title} does not show its layers")
         self._check_size(images)
-        outputs = [output.float() for output in self._in_batches(images.to(self.device, self.dtype).contiguous())]
-        if self.info.nms:
-            return Suppressed(outputs[0])
-        if self.info.normalized:
-            scale = outputs[0].new_tensor([*images.shape[:1:-1]] * 2)  # w, h, w, h
-            outputs[0] = torch.cat((outputs[0][..., :4] * scale, outputs[0][..., 4:]), dim=-1)
+        with single_threaded(self.own_threads and self.device.type == "cpu"):
+            outputs = [output.float() for output in self._in_batches(images.to(self.device, self.dtype).contiguous())]
+            if self.info.nms:
+                return Suppressed(outputs[0])
+            if self.info.normalized:
+                scale = outputs[0].new_tensor([*images.shape[:1:-1]] * 2)  # w, h, w, h
+                outputs[0] = torch.cat((outputs[0][..., :4] * scale, outputs[0][..., 4:]), dim=-1)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     __call__ = forward

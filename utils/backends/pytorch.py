@@ -27,6 +27,7 @@ class PyTorchBackend:
     """
 
     fixed_hw: tuple[int, int] | None = None
+    own_threads = False
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class TorchScriptBackend(ExportedBackend):
     """A traced network, frozen: parameters are constants and what can be folded is folded."""
 
     title = "TorchScript"
+    own_threads = False
 
     def __init__(
         self,

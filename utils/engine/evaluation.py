@@ -111,6 +111,7 @@ def measure_split(
         loader,
         device=backend.device,
         dtype=backend.dtype,
+        own_threads=backend.own_threads,
         augment=config.augment,
         sinks=sinks,
         progress=f"{split} at {options.imgsz} px",

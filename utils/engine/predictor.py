@@ -136,7 +136,9 @@ class Predictor:
 
     def _input_buffer(self) -> InputBuffer:
         if not hasattr(self._own, "buffer"):
-            self._own.buffer = InputBuffer(self.backend.device, self.backend.dtype, self.pixels)
+            self._own.buffer = InputBuffer(
+                self.backend.device, self.backend.dtype, self.pixels, own_threads=self.backend.own_threads
+            )
         return self._own.buffer
 
     def _batch(self, frames: Sequence[np.ndarray], paths: Sequence[str]) -> Batch:

@@ -52,6 +52,7 @@ def validate(
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    own_threads: bool = False,
     autocast: torch.dtype | None = None,
     augment: bool = False,
     sinks: Sequence[Sink] = (),
@@ -64,6 +65,7 @@ def validate(
         model: a network or a backend: (B, C, H, W) floats in [0, 1], normalised if the task's networks want that,
             -> what the task post-processes.
         dtype: float type of the input, that of the model's weights.
+        own_threads: as `Backend.own_threads`.
         autocast: dtype of mixed precision over FP32 weights, or None.
         augment: test-time augmentation.
         sinks: further readers of the predictions, such as text files and plots.
@@ -77,7 +79,7 @@ def validate(
     watches = [Stopwatch(device) for _ in range(3)]
     precision: Any = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
     meter = LossMeter(task.loss_names)
-    buffer = InputBuffer(device, dtype, task.traits.pixels)
+    buffer = InputBuffer(device, dtype, task.traits.pixels, own_threads=own_threads)
     images_seen = 0
     for batches in tqdm(loader, desc=progress, disable=progress is None, total=len(loader), dynamic_ncols=True):
         for batch in batches:

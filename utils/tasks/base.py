@@ -14,6 +14,7 @@ from torch import Tensor
 from models.yolo import BaseModel
 from utils.config import TrainConfig, ValConfig
 from utils.datasets.spec import DataSpec
+from utils.device import single_threaded
 from utils.hyp import Hyperparameters
 from utils.losses.detection import LossResult
 from utils.types import Batch, EvalResult, Prediction
@@ -206,12 +207,20 @@ class InputBuffer:
     """As `images_to_device`, into memory that is kept from batch to batch: new memory costs more than the conversion.
 
     What it gives is overwritten at the next call, so it serves passes without gradients.
+
+    Args:
+        own_threads: what takes the input has threads of its own, see `utils.device.single_threaded`.
     """
 
     def __init__(
-        self, device: torch.device, dtype: torch.dtype = torch.float32, pixels: PixelStatistics | None = None
+        self,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        pixels: PixelStatistics | None = None,
+        *,
+        own_threads: bool = False,
     ) -> None:
-        self.device, self.pixels = device, pixels
+        self.device, self.pixels, self.own_threads = device, pixels, own_threads
         self._memory = torch.empty(0, dtype=dtype, device=device)
 
     def load(self, images: Tensor) -> Tensor:
@@ -220,8 +229,9 @@ class InputBuffer:
             self._memory = self._memory.new_empty(images.numel())
         batch, channels, height, width = images.shape
         pixels = self._memory[: images.numel()].view(batch, height, width, channels).permute(0, 3, 1, 2)
-        pixels.copy_(images, non_blocking=True).div_(255)
-        return pixels if self.pixels is None else self.pixels.normalise_(pixels)
+        with single_threaded(self.own_threads):
+            pixels.copy_(images, non_blocking=True).div_(255)
+            return pixels if self.pixels is None else self.pixels.normalise_(pixels)
 
 
 def images_to_device(

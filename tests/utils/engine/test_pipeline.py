@@ -251,6 +251,7 @@ class Finder:
     """A backend that finds one object in the middle of each picture, at no cost."""
 
     task, stride, names, channels, dtype, fixed_hw = "detect", 32, {0: "thing"}, 3, torch.float32, None
+    own_threads = False
     device = torch.device("cpu")
 
     def forward(self, images: Tensor, **_: object) -> Tensor:

@@ -25,6 +25,7 @@ class SpotFinder:
     channels = 3
     device = torch.device("cpu")
     dtype = torch.float32
+    own_threads = False
 
     def __init__(self, fixed_hw: tuple[int, int] | None = None) -> None:
         self.fixed_hw = fixed_hw
