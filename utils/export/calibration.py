@@ -9,21 +9,21 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.export.base import ExportJob
-from utils.export.pictures import calibration_pictures
+from utils.export.pictures import CALIBRATED, calibration_pictures
 from utils.logging import LOGGER
 
 FEW = 100  # pictures; with less the ranges are those of chance
 
 
-def calibration_arrays(job: ExportJob) -> list[np.ndarray]:
-    """Pictures of the job's data, each (1, C, H, W) float32 in [0, 1].
+def calibration_arrays(job: ExportJob, count: int = CALIBRATED) -> list[np.ndarray]:
+    """Up to `count` pictures of the job's data, each (1, C, H, W) float32 in [0, 1].
 
     Raises:
         InputError: no data is named, or it has no picture.
     """
     if not job.options.data:
         raise InputError("--int8: needs pictures to calibrate on; name the data set of the model with --data")
-    arrays = [picture.numpy() for picture in calibration_pictures(job)]
+    arrays = [picture.numpy() for picture in calibration_pictures(job, count)]
     if not arrays:
         raise InputError(f"--data {job.options.data}: none of its training pictures can be read")
     if len(arrays) < FEW:
