@@ -36,7 +36,9 @@ def test_flags_and_their_prefixes(argv: list[str], field: str, value: object) ->
     assert getattr(DetectConfig.from_args(argv).check(), field) == value
 
 
-@pytest.mark.parametrize("flag", ["--conf-thres=1.5", "--imgsz=0", "--save-format=2", "--vid-stride=0", "--stream-timeout=-1", "--nope"])
+@pytest.mark.parametrize(
+    "flag", ["--conf-thres=1.5", "--imgsz=0", "--save-format=2", "--vid-stride=0", "--stream-timeout=-1", "--nope"]
+)
 def test_wrong_values_end_with_status_2(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         DetectConfig.from_args([flag])

@@ -76,7 +76,9 @@ def export_tfjs(job: ExportJob) -> Path:
         source = export_graph_def(replace(plain, weights=Path(temporary) / "graph.pt"))
         outputs = ",".join(f"Identity_{i}" if i else "Identity" for i in range(count_outputs(job)))
         command = [str(converter), "--input_format=tf_frozen_model", "--output_format=tfjs_graph_model"]
-        run_converter([*command, f"--output_node_names={outputs}", *weights, str(source), str(folder)], job)
+        made = Path(temporary) / "made"  # it takes no spaces in names
+        run_converter([*command, f"--output_node_names={outputs}", *weights, str(source), str(made)], job)
+        shutil.copytree(made, folder, dirs_exist_ok=True)
         write_info(job, folder)
     return target
 
