@@ -70,6 +70,7 @@ LAYERS = [
     ("utils.datasets", ("utils.tasks", "utils.engine", "utils.losses")),
     ("utils.backends", ("utils.tasks", "utils.engine")),
     ("utils.tasks", ("utils.engine",)),
+    ("utils.export", ("utils.engine",)),
     ("models", ("utils.datasets", "utils.losses", "utils.metrics", "utils.tasks", "utils.engine", "utils.backends")),
 ]
 

@@ -185,9 +185,9 @@ def run_pictures(
             for items in batches:
                 for result in look_at(items, predictor, build_result, features_dir):
                     pictures += 1
-                    LOGGER.info(result.log_line())
-                    write_all(viewers, result)
                     write_all(behind, result)
+                    LOGGER.info(result.log_line())  # after it, so that what the log names survives a Ctrl-C
+                    write_all(viewers, result)
         except StopRunning:
             LOGGER.info("ended by the key q")
         except KeyboardInterrupt:

@@ -1,0 +1,81 @@
+"""One picture with the detections of every runtime that can be had here, side by side.
+
+python tests/bench/draw_runtimes.py --weights best.pt --source photo.jpg --out docs/images/runtimes.jpg [--imgsz 320]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from pathlib import Path
+from shutil import copyfile
+
+import cv2
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import export
+from utils.backends.registry import FORMATS, OPENCV_DNN, find_format, load_backend
+from utils.datasets.frames import SourceFrame
+from utils.datasets.image_io import imwrite, read_image
+from utils.datasets.letterbox import letterbox
+from utils.engine.predictor import DetectionPostprocess, Predictor
+from utils.engine.results import DrawStyle, Result
+from utils.errors import InputError
+from utils.logging import setup_logging
+
+CPU = torch.device("cpu")
+COLUMNS, TITLE_HEIGHT = 4, 24
+
+
+def drawing(file: str, source: Path, side: int, *, dnn: bool = False) -> np.ndarray:
+    """The picture with what the model file finds in it, under the runtime's name."""
+    backend = load_backend(file, device=CPU, dnn=dnn)
+    predictor = Predictor(
+        backend, DetectionPostprocess(), size_hw=(side, side), fit=lambda f: letterbox(f, (side, side))
+    )
+    frame = read_image(source)
+    rows = predictor.predict([frame])[0][0].boxes
+    assert rows is not None
+    result = Result(SourceFrame(str(source), frame, str(source)), rows.numpy(), backend.names)
+    title = np.full((TITLE_HEIGHT, frame.shape[1], 3), 255, np.uint8)
+    name = OPENCV_DNN.title if dnn else find_format(file).title
+    cv2.putText(title, f"{name}: {len(rows)}", (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([title, result.drawing(DrawStyle())])
+
+
+def main() -> None:
+    """Export, predict, draw."""
+    parser = argparse.ArgumentParser(description="the detections of every runtime in one picture")
+    parser.add_argument("--weights", type=Path, required=True, help="checkpoint")
+    parser.add_argument("--source", type=Path, required=True, help="a picture file")
+    parser.add_argument("--out", type=Path, required=True, help="picture to write")
+    parser.add_argument("--imgsz", type=int, default=320, help="side of the network input")
+    args = parser.parse_args()
+    setup_logging()
+    with tempfile.TemporaryDirectory() as folder:
+        weights = copyfile(args.weights, Path(folder) / "model.pt")
+        panels = [drawing(str(weights), args.source, args.imgsz)]
+        for kind in FORMATS:
+            try:
+                include = [kind.include] if kind.include and kind.cpu else []
+                for file in export.run(weights=str(weights), imgsz=[args.imgsz], include=include) if include else ():
+                    panels.append(drawing(file, args.source, args.imgsz))
+                    if kind.ending == OPENCV_DNN.ending:
+                        panels.append(drawing(file, args.source, args.imgsz, dnn=True))
+            except InputError as error:
+                print(f"{kind.title}: left out: {error}")
+    blank = np.full_like(panels[0], 255)
+    panels += [blank] * (math.ceil(len(panels) / COLUMNS) * COLUMNS - len(panels))
+    imwrite(
+        args.out, np.vstack([np.hstack(panels[start : start + COLUMNS]) for start in range(0, len(panels), COLUMNS)])
+    )
+    print(f"{args.out} written")
+
+
+if __name__ == "__main__":
+    main()
