@@ -1,0 +1,130 @@
+"""The TensorFlow runtime: what it does without the package; tests/utils/export runs real graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from utils.backends.info import ModelInfo
+from utils.backends.tensorflow import (
+    Graph,
+    TensorFlowBackend,
+    load_graph_def,
+    load_saved_model,
+    output_nodes,
+    parse_info,
+    refuse_file_access,
+    suppressed_rows,
+)
+from utils.errors import InputError
+from utils.types import Suppressed
+
+CPU = torch.device("cpu")
+
+
+def mock_graph(shape: tuple[int | None, ...], *answers: np.ndarray) -> Graph:
+    """Mock of a TensorFlow graph, whose tensors have `numpy()`."""
+    return Graph(lambda images: [SimpleNamespace(numpy=lambda a=a: a[: len(images)]) for a in answers], shape)
+
+
+def node(name: str, op: str, *inputs: str) -> Any:
+    return SimpleNamespace(name=name, op=op, input=inputs)
+
+
+def graph(*nodes: Any, functions: tuple[Any, ...] = ()) -> Any:
+    return SimpleNamespace(node=nodes, library=SimpleNamespace(function=functions))
+
+
+def test_pictures_go_in_with_channels_last_and_boxes_come_out_in_pixels() -> None:
+    seen = []
+    rows = np.array([[[0.5, 0.25, 0.125, 1, 0.9, 0.8]]], np.float32)
+    plain = mock_graph((None, 32, 64, 3), rows)
+    backend = TensorFlowBackend(
+        "m", Graph(lambda x: (seen.append(x), plain.run(x))[1], plain.shape), ModelInfo(), device=CPU
+    )
+    images = torch.rand(1, 3, 32, 64)
+    output = backend.forward(images)
+    np.testing.assert_array_equal(seen[0], images.permute(0, 2, 3, 1))
+    assert output[0, 0].tolist() == pytest.approx([32, 8, 8, 32, 0.9, 0.8])
+    assert (backend.fixed_hw, backend.fixed_batch) == ((32, 64), None)
+
+
+def test_prototypes_come_second_whatever_the_graph_s_order() -> None:
+    prototypes, rows = np.ones((1, 4, 8, 16), np.float32), np.zeros((1, 5, 11), np.float32)
+    backend = TensorFlowBackend("m", mock_graph((1, None, None, 3), prototypes, rows), ModelInfo(), device=CPU)
+    outputs = backend.forward(torch.rand(1, 3, 32, 64))
+    assert [tuple(output.shape) for output in outputs] == [(1, 5, 11), (1, 4, 8, 16)]
+    assert (backend.fixed_hw, backend.fixed_batch) == (None, 1)
+
+
+def test_four_outputs_are_those_of_suppression() -> None:
+    boxes = np.array([[[0.25, 0.5, 0.5, 1], [0.1, 0.1, 0.2, 0.2]]], np.float32)
+    scores, classes = np.array([[0.9, 0.3]], np.float32), np.array([[2, 1]], np.float32)
+    answers = (boxes, scores, classes, np.array([1], np.int32))
+    backend = TensorFlowBackend("m", mock_graph((1, 32, 64, 3), *answers), ModelInfo(), device=CPU)
+    found = backend.forward(torch.rand(1, 3, 32, 64))
+    assert isinstance(found, Suppressed)
+    assert found.rows[0, 0].tolist() == pytest.approx([16, 16, 32, 32, 0.9, 2])
+    assert not found.rows[0, 1].any()
+    empty = [torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0), torch.zeros(2)]
+    assert suppressed_rows(empty, (64, 32)).shape == (2, 0, 6)
+
+
+def test_an_input_that_is_no_picture() -> None:
+    with pytest.raises(InputError, match=r"m: takes \(None, 10\), not one batch of pictures"):
+        TensorFlowBackend("m", mock_graph((None, 10)), ModelInfo(), device=CPU)
+
+
+def test_outputs_are_what_no_node_takes() -> None:
+    nodes = graph(
+        node("x", "Placeholder"),
+        node("w", "Const"),
+        node("spare", "Const"),
+        node("conv", "Conv2D", "x", "w:0"),
+        node("wait", "NoOp", "^conv"),
+        node("Identity_1", "Identity", "conv"),
+        node("Identity", "Identity", "conv:1"),
+    )
+    assert output_nodes(nodes) == ["Identity_1", "Identity"]
+
+
+def test_graphs_that_touch_files_are_refused() -> None:
+    refuse_file_access(graph(node("a", "Conv2D")), "m.pb")
+    with pytest.raises(InputError, match=r"m\.pb: holds the operator WriteFile"):
+        refuse_file_access(graph(node("a", "WriteFile")), "m.pb")
+    hidden = SimpleNamespace(node_def=[node("b", "EagerPyFunc")])
+    with pytest.raises(InputError, match="holds the operator EagerPyFunc"):
+        refuse_file_access(graph(functions=(hidden,)), "m.pb")
+
+
+def test_metadata_is_plain_data() -> None:
+    assert parse_info("", "m") == ModelInfo()
+    assert parse_info('{"stride": 16, "names": {"0": "dïsc"}}', "m").names == {0: "dïsc"}
+    for text in ("!!python/object/apply:os.getcwd []", "{unclosed", "[1, 2]"):
+        with pytest.raises(InputError, match=r"m: metadata"):
+            parse_info(text, "m")
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "include"),
+    [(load_saved_model, "ä b_saved_model", "saved_model"), (load_graph_def, "ä b.pb", "pb")],
+)
+def test_what_is_missing_is_named(
+    load: Any, name: str, include: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / name
+    with pytest.raises(InputError, match=f"no such file or folder; export one with: .* --include {include}"):
+        load([str(place)], device=CPU)
+    place.mkdir() if include == "saved_model" else place.write_bytes(b"")
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setattr("utils.backends.packages.importlib.import_module", absent)
+    with pytest.raises(InputError, match="need the package tensorflow: pip install tensorflow"):
+        load([str(place)], device=CPU)
