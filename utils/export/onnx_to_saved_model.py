@@ -21,7 +21,7 @@ def main() -> None:
     options = parser.parse_args()
     network = converted(options.source, options.target)
     if options.keras:
-        network.save(options.target, save_format="tf")
+        with_batch(network, options.batch or None).save(options.target, save_format="tf")
     else:
         save(network, options.target, options.batch or None)
 
@@ -55,6 +55,14 @@ def channels_first(network: Any, names: list[str]) -> Any:
     ordered = [outputs[name] for name in names]
     turn = tf_keras.layers.Permute((3, 1, 2))
     return tf_keras.Model(network.inputs, [turn(output) if output.shape.rank == 4 else output for output in ordered])
+
+
+def with_batch(network: Any, batch: int | None) -> Any:
+    """The Keras model with the batch that its graph takes, None where that is free."""
+    import tf_keras
+
+    pictures = tf_keras.Input(batch_shape=(batch, *network.inputs[0].shape[1:]), name=INPUT)
+    return tf_keras.Model(pictures, network(pictures))
 
 
 def save(network: Any, target: str, batch: int | None) -> None:

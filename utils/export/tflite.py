@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,10 +140,11 @@ def quantized(content: bytes, arrays: Sequence[np.ndarray], *, per_tensor: bool)
     quantizer.add_static_config(".*", every, 8, 8, granularity)
     for regex, operation in ((float_scopes(content), every), (".*", names.INPUT), (".*", names.OUTPUT)):
         quantizer.update_quantization_recipe(regex, operation, algorithm_key="no_quantize")
-    ranges = quantizer.calibrate(
-        {"serving_default": [{INPUT: array} for array in arrays]}, num_threads=torch.get_num_threads()
-    )
-    return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
+    pictures = [{INPUT: array} for array in arrays]
+    with redirect_stderr(io.StringIO()):  # progress bars
+        ranges = quantizer.calibrate({"serving_default": pictures}, num_threads=torch.get_num_threads())
+        result = quantizer.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model)
 
 
 def float_scopes(content: bytes) -> str:
