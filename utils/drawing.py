@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -10,23 +9,20 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
+from utils.colours import class_colour
 from utils.glyphs import text_mask
 from utils.masks import ObjectMasks
 
 Colour = tuple[int, int, int]  # blue, green, red, 0-255
 Rect = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
-GOLDEN_ANGLE = 0.618033988749895  # of a turn: hues of neighbouring classes lie far apart, however many there are
-SHADES = ((0.85, 0.95), (0.95, 0.70), (0.50, 1.00))  # saturation and value of successive rounds
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 MIN_TEXT, MAX_TEXT = 9, 160  # pixels
 MASK_SHARE = 0.45  # of the object's colour in what is seen of the object
 
 
-@lru_cache(maxsize=4096)
 def palette(i: int) -> Colour:
-    """BGR colour of class `i`: strong, distinct from its neighbours, the same in every run."""
-    saturation, value = SHADES[i // 3 % len(SHADES)]
-    red, green, blue = (round(255 * x) for x in colorsys.hsv_to_rgb(i * GOLDEN_ANGLE % 1.0, saturation, value))
+    """BGR colour of class `i`."""
+    red, green, blue = class_colour(i)
     return blue, green, red
 
 
