@@ -51,6 +51,7 @@ class Sample:
         label: class of the whole picture, or None.
         path: the file the picture came from (of the first tile for a mosaic).
         letterbox: how the picture was fitted, for mapping results back; None for composed pictures.
+        original_map: (H, W) uint8 class map at the size of the picture as stored, for validation, or None.
     """
 
     image: np.ndarray
@@ -61,6 +62,7 @@ class Sample:
     path: str = ""
     letterbox: Letterbox | None = None
     label: int | None = None
+    original_map: np.ndarray | None = None
 
 
 @dataclass
@@ -76,6 +78,8 @@ class Batch:
             of a picture's targets shows at each pixel, 1 for its first; 0 for none.
         class_maps: (B, H, W) uint8 of the semantic task, 255 = ignore, or None.
         labels: (B,) int64 of the classification task, or None.
+        original_maps: B class maps, each (H, W) uint8 at the size of its picture as stored, or None. They stay on the
+            CPU.
     """
 
     images: Tensor
@@ -85,6 +89,7 @@ class Batch:
     masks: Tensor | None = None
     class_maps: Tensor | None = None
     labels: Tensor | None = None
+    original_maps: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -119,7 +124,7 @@ class Prediction:
         boxes: (n, 6) x1, y1, x2, y2, score, class; None where the task has no boxes.
         masks: of the n boxes, not decoded yet.
         bitmaps: the masks decoded, in pixels of the original picture.
-        class_map: (H, W) int64 class per pixel.
+        class_map: (H, W) class per pixel, of an integer type.
         probs: (num_classes,) of a classifier.
     """
 

@@ -275,6 +275,7 @@ def collate(samples: Sequence[Sample], *, masks: MaskForm | None = None) -> Batc
     for place, sample in zip(pixels.numpy(), samples, strict=True):
         copy_rgb(place, sample.image)
     maps, labels = [s.class_map for s in samples], [s.label for s in samples]
+    originals = [torch.from_numpy(s.original_map) for s in samples if s.original_map is not None]
     return Batch(
         images=pixels.permute(0, 3, 1, 2),
         targets=torch.from_numpy(batch_targets(samples)),
@@ -283,6 +284,7 @@ def collate(samples: Sequence[Sample], *, masks: MaskForm | None = None) -> Batc
         masks=None if masks is None else masks(samples),
         class_maps=None if any(m is None for m in maps) else torch.from_numpy(np.stack(maps)),  # type: ignore[arg-type]
         labels=None if None in labels else torch.tensor(labels, dtype=torch.int64),
+        original_maps=originals if len(originals) == len(samples) else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from utils.plots.annotator import Annotator, colors, save_one_box
+from utils.plots.bars import plot_class_bars
 from utils.plots.batches import MIN_SCORE, plot_batch, plot_captions
 from utils.plots.curves import plot_confusion_matrix, plot_curves
 from utils.plots.features import save_feature_maps
@@ -16,6 +17,7 @@ __all__ = [
     "plot_anchors",
     "plot_batch",
     "plot_captions",
+    "plot_class_bars",
     "plot_confusion_matrix",
     "plot_curves",
     "plot_labels",

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from utils.losses.semantic import KINDS, SemanticLoss
+
+
+def example(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (2, 4, 6, 8) and maps with a fifth of the pixels ignored."""
+    rng = torch.Generator().manual_seed(seed)
+    maps = torch.randint(0, 4, (2, 6, 8), generator=rng, dtype=torch.uint8)
+    maps[torch.rand(maps.shape, generator=rng) < 0.2] = 255
+    return torch.randn(2, 4, 6, 8, generator=rng), maps
+
+
+def pixel_losses(logits: torch.Tensor, maps: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-entropy and class of each counted pixel, one at a time."""
+    losses, classes = [], []
+    for b, y, x in np.argwhere(maps.numpy() != 255):
+        row = logits[b, :, y, x].double().numpy()
+        own = int(maps[b, y, x])
+        losses.append(math.log(np.exp(row).sum()) - row[own])
+        classes.append(own)
+    return np.array(losses), np.array(classes)
+
+
+def test_cross_entropy_of_one_pixel_by_hand() -> None:
+    logits = torch.tensor([math.log(3.0), 0.0]).view(1, 2, 1, 1)
+    result = SemanticLoss()(logits, torch.zeros(1, 1, 1, dtype=torch.uint8))
+    assert float(result.total) == pytest.approx(-math.log(0.75))
+    assert result.items["sem"] == result.total
+
+
+def test_mean_over_counted_pixels_times_the_batch() -> None:
+    logits, maps = example()
+    expected = pixel_losses(logits, maps)[0].mean()
+    result = SemanticLoss("ce")(logits, maps)
+    assert float(result.items["sem"]) == pytest.approx(expected, rel=1e-5)
+    assert float(result.total) == pytest.approx(2 * expected, rel=1e-5)
+
+
+def test_class_weights_give_a_weighted_mean() -> None:
+    logits, maps = example()
+    weights = np.array([0.5, 1.0, 2.0, 0.0])
+    losses, classes = pixel_losses(logits, maps)
+    expected = (losses * weights[classes]).sum() / weights[classes].sum()
+    result = SemanticLoss("ce", class_weights=weights.tolist())(logits, maps)
+    assert float(result.items["sem"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_focal_is_worked_out_per_pixel() -> None:
+    logits, maps = example()
+    losses, _ = pixel_losses(logits, maps)
+    expected = ((1 - np.exp(-losses)) ** 1.5 * losses).mean()
+    result = SemanticLoss("focal", gamma=1.5)(logits, maps)
+    assert float(result.items["sem"]) == pytest.approx(expected, rel=1e-5)
+    plain = SemanticLoss("focal", gamma=0.0)(logits, maps).items["sem"]
+    assert float(plain) == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_focal_gradients_at_certain_pixels_are_finite() -> None:
+    logits = torch.tensor([200.0, -200.0]).view(1, 2, 1, 1).requires_grad_()
+    for gamma in (0.5, 2.0):
+        SemanticLoss("focal", gamma=gamma)(logits, torch.zeros(1, 1, 1, dtype=torch.uint8)).total.backward()
+        assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("hard_score", "least"), [(0.3, 1 / 16), (0.01, 0.25), (0.01, 0.0)], ids=["threshold", "least", "none is hard"]
+)
+def test_ohem_keeps_the_hard_pixels(hard_score: float, least: float) -> None:
+    logits, maps = example()
+    losses = np.sort(pixel_losses(logits, maps)[0])[::-1]
+    above = int((losses > -math.log(hard_score)).sum())
+    kept = max(above, int(len(losses) * least))
+    expected = losses[:kept].mean() if kept else 0.0
+    result = SemanticLoss("ohem", hard_score=hard_score, least_hard=least)(logits, maps)
+    assert float(result.items["sem"]) == pytest.approx(expected, rel=1e-5)
+    assert (above < int(len(losses) * least)) == (least == 0.25)  # both ways are taken
+
+
+def test_auxiliary_outputs_are_weighted() -> None:
+    logits, maps = example()
+    aux16, aux32 = example(1)[0], example(2)[0]
+    one = [float(SemanticLoss()(x, maps).items["sem"]) for x in (logits, aux16, aux32)]
+    three = SemanticLoss()([logits, aux16, aux32], maps)
+    assert float(three.items["sem"]) == pytest.approx(one[0] + 0.15 * one[1] + 0.05 * one[2], rel=1e-5)
+    two = SemanticLoss(aux_weights=(0.1,))((logits, aux16), maps)
+    assert float(two.items["sem"]) == pytest.approx(one[0] + 0.1 * one[1], rel=1e-5)
+    with pytest.raises(ValueError, match="2 auxiliary outputs, but 1 aux_weights"):
+        SemanticLoss(aux_weights=(0.1,))([logits, aux16, aux32], maps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 3.0, 4.0]])
+def test_nothing_but_ignored_pixels(kind: str, weights: list[float] | None) -> None:
+    logits = torch.randn(2, 4, 3, 3, requires_grad=True)
+    result = SemanticLoss(kind, class_weights=weights)(logits, torch.full((2, 3, 3), 255, dtype=torch.uint8))
+    result.total.backward()
+    assert float(result.total.detach()) == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ignored_pixels_have_no_gradient(kind: str) -> None:
+    logits, maps = example()
+    logits.requires_grad_()
+    SemanticLoss(kind, hard_score=0.99)(logits, maps).total.backward()
+    ignored = (maps == 255)[:, None].expand_as(logits)
+    assert not logits.grad[ignored].any()
+    assert logits.grad[~ignored].abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_logits_are_weighed_in_float32(kind: str) -> None:
+    logits, maps = example()
+    half = (logits * 20).half()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = SemanticLoss(kind)(half, maps)
+    expected = SemanticLoss(kind)(half.float(), maps)
+    assert result.total.dtype == torch.float32
+    assert float(result.total) == float(expected.total)
+
+
+def test_another_value_to_ignore_and_the_weights_move_with_the_module() -> None:
+    logits, maps = example()
+    loss = SemanticLoss(class_weights=[1.0, 1.0, 1.0, 1.0], ignore=4)
+    as_four = torch.where(maps == 255, 4, maps)
+    assert float(loss(logits, as_four).total) == pytest.approx(float(SemanticLoss()(logits, maps).total), rel=1e-6)
+    assert loss.to(torch.float64).class_weights.dtype == torch.float64
+    assert not loss.state_dict()
+
+
+def test_unknown_kind() -> None:
+    with pytest.raises(ValueError, match="'dice': there are ce, ohem, focal"):
+        SemanticLoss("dice")
