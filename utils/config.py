@@ -17,6 +17,7 @@ from utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 IMG_FLAGS = ("--imgsz", "--img", "--img-size")
+SEG_IMGSZ_HELP = "semantic: longer side at which class maps are measured, training scales around it; as --imgsz"
 Config = TypeVar("Config", bound="BaseConfig")
 
 
@@ -122,12 +123,20 @@ def _default_of(f: dataclasses.Field[Any]) -> Any:
 
 
 def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
-    """The value of a field if its flag would take it, else InputError; a single value may stand for a list."""
-    options, default = f.metadata["argparse"], _default_of(f)
+    """The value of a field if its flag would take it, else InputError; a single value may stand for a list.
+
+    A flag that takes any number of values is True without any.
+    """
+    nargs, default = f.metadata["argparse"].get("nargs"), _default_of(f)
     if value is None or value == default:
         return default if value is None else value
-    if options.get("nargs") == "+":
-        return [_checked_item(f, item) for item in (value if isinstance(value, list | tuple) else [value])]
+    if nargs == "*" and value in (True, []):
+        return True
+    if nargs in ("+", "*") or isinstance(nargs, int):
+        items = [_checked_item(f, item) for item in (value if isinstance(value, list | tuple) else [value])]
+        if isinstance(nargs, int) and len(items) != nargs:
+            raise InputError(f"{f.metadata['flags'][0]} {_shown(items)}: takes {nargs} values, not {len(items)}")
+        return items
     return _checked_item(f, value)
 
 
@@ -266,6 +275,38 @@ class TrainConfig(BaseConfig):
         4, "--mask-ratio", type=positive_int, help="segmentation: pixels per pixel of a training mask"
     )
     no_overlap: bool = switch("--no-overlap", help="segmentation: a mask per object where they overlap")
+    seg_loss: str = option(
+        "ce", "--seg-loss", choices=("ce", "ohem", "focal"), help="semantic: all pixels, the hardest, hard ones more"
+    )
+    aux_weights: list[float] = option(
+        [0.15, 0.05], "--aux-weights", nargs=2, type=not_negative_float, help="semantic: auxiliary heads at 1/16, 1/32"
+    )
+    class_weights: bool | list[float] = option(
+        False,
+        "--class-weights",
+        nargs="*",
+        type=not_negative_float,
+        help="semantic: a weight per class in the loss; without numbers the rarer the heavier",
+    )
+    seg_imgsz: int | None = option(None, "--seg-imgsz", type=positive_int, help=SEG_IMGSZ_HELP)
+    task_weights: list[float] = option(
+        [0.6, 0.35], "--task-weights", nargs=2, type=not_negative_float, help="joint: of the losses of boxes and maps"
+    )
+    seg_batch_size: int | None = option(
+        None, "--seg-batch-size", type=positive_int, help="joint: pictures with class maps per step; as --batch-size"
+    )
+    balance: str = option(
+        "longest", "--balance", choices=("longest", "shortest"), help="joint: which of two sets an epoch goes through"
+    )
+    joint_batches: str = option(
+        "auto",
+        "--joint-batches",
+        choices=("auto", "shared", "own"),
+        help="joint: one batch for boxes and maps where a set has both, or one for each",
+    )
+    fitness: list[float] = option(
+        [0.1, 0.2, 0.7], "--fitness", nargs=3, type=not_negative_float, help="joint: weights of mAP50, mAP50-95, mIoU"
+    )
     entity: str | None = option(None, "--entity", help="not yet: account of an external logger")
     upload_dataset: str | bool = option(
         False, "--upload_dataset", nargs="?", const=True, help="not yet: upload the data"
@@ -310,6 +351,7 @@ class ValConfig(BaseConfig):
     imgsz: int = option(640, *IMG_FLAGS, type=positive_int, help="longest side of the network input, pixels")
     conf_thres: float = option(0.001, "--conf-thres", type=share, help="lowest score kept")
     iou_thres: float = option(0.6, "--iou-thres", type=share, help="overlap limit of non-maximum suppression")
+    seg_imgsz: int | None = option(None, "--seg-imgsz", type=positive_int, help=SEG_IMGSZ_HELP)
     max_det: int = option(300, "--max-det", type=positive_int, help="detections kept per picture")
     task: str = option(
         "val", "--task", choices=("train", "val", "test", "speed", "study"), help="split, or a benchmark"

@@ -74,8 +74,8 @@ class Hyperparameters:
         return cls(**values)
 
     @classmethod
-    def load(cls, path: str | Path) -> Hyperparameters:
-        """Read a hyp YAML file."""
+    def load(cls, path: str | Path, *, defaults: Mapping[str, Any] | None = None) -> Hyperparameters:
+        """Read a hyp YAML file; `defaults` stand in for what it does not name, before those of this class."""
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
@@ -85,7 +85,8 @@ class Hyperparameters:
             raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
             raise InputError(f"{path}: expected `name: number` lines, as in data/hyps/hyp.scratch-low.yaml")
-        return cls.from_dict({str(name): _number(value) for name, value in values.items()}, source=str(path))
+        named = {str(name): _number(value) for name, value in values.items()}
+        return cls.from_dict({**(defaults or {}), **named}, source=str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for hyp.yaml and checkpoints."""

@@ -80,6 +80,7 @@ class Batch:
         labels: (B,) int64 of the classification task, or None.
         original_maps: B class maps, each (H, W) uint8 at the size of its picture as stored, or None. They stay on the
             CPU.
+        kind: what the batch is for where a step has several; "" for everything that it has labels of.
     """
 
     images: Tensor
@@ -90,6 +91,7 @@ class Batch:
     class_maps: Tensor | None = None
     labels: Tensor | None = None
     original_maps: list[Tensor] | None = None
+    kind: str = ""
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

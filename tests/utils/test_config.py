@@ -84,3 +84,15 @@ def test_keyword_arguments_as_programs_give_them() -> None:
     config = TrainConfig.from_kwargs(freeze=10, hyp={"lr0": 0.1}, cache=None, device=0, project=Path("a"), evolve=None)
     assert (config.freeze, config.hyp, config.cache, config.evolve) == ([10], {"lr0": 0.1}, None, None)
     assert ValConfig.from_kwargs(weights=Path("best.pt")).weights == [Path("best.pt")]
+
+
+def test_flags_with_a_number_of_values() -> None:
+    config = TrainConfig.from_args(["--task-weights", "0.5", "0.5", "--class-weights", "--aux-weights", "0.1", "0"])
+    assert (config.task_weights, config.class_weights, config.aux_weights) == ([0.5, 0.5], True, [0.1, 0.0])
+    assert TrainConfig.from_args(["--class-weights", "1", "2.5"]).class_weights == [1.0, 2.5]
+    assert TrainConfig.from_kwargs(class_weights=True).class_weights is True
+    assert TrainConfig.from_kwargs(**config.to_dict()).to_dict() == config.to_dict()
+    with pytest.raises(InputError, match=r"--task-weights 0\.5: takes 2 values, not 1"):
+        TrainConfig.from_kwargs(task_weights=[0.5])
+    with pytest.raises(InputError, match="--balance middle: must be one of longest, shortest"):
+        TrainConfig.from_kwargs(balance="middle")

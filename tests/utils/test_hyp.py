@@ -56,3 +56,11 @@ def test_powers_of_ten_without_a_point_are_numbers(tmp_path: Path) -> None:
     (tmp_path / "hyp.yaml").write_text("lr0: 1e-3\nweight_decay: 5E-4")
     hyp = Hyperparameters.load(tmp_path / "hyp.yaml")
     assert (hyp.lr0, hyp.weight_decay) == (0.001, 0.0005)
+
+
+def test_a_task_has_defaults_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "hyp.yaml"
+    file.write_text("lr0: 0.002\n")
+    assert Hyperparameters.load(file, defaults={"warmup_iterations": 800}).warmup_iterations == 800
+    file.write_text("warmup_iterations: 20\n")
+    assert Hyperparameters.load(file, defaults={"warmup_iterations": 800}).warmup_iterations == 20

@@ -14,26 +14,29 @@ from utils.errors import InputError
 class LossMeter:
     """Means of loss items over an epoch or a split, read from the device only when `read` is called.
 
+    Steps may bring different items; each mean is that over the steps that brought it.
+
     Args:
-        names: names the means are given under, in the order in which the items of a whole step come.
+        names: names the means are given under, in the order in which the items come first.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self.total: Tensor | None = None
-        self.count = 0
+        self.totals: dict[tuple[str, ...], tuple[Tensor, int]] = {}  # by item names: sums of the items, steps
         self.unread: list[tuple[Tensor, list[str]]] = []
 
     def add(self, items: Mapping[str, Tensor], paths: list[str]) -> None:
         """Take in a step's items, scalars, and the files they came from."""
         stacked = torch.stack([value.detach().float() for value in items.values()])
-        self.total = stacked if self.total is None else self.total + stacked
-        self.count += 1
+        total, count = self.totals.get(tuple(items), (torch.zeros_like(stacked), 0))
+        self.totals[tuple(items)] = (total + stacked, count + 1)
         self.unread.append((stacked, paths))
 
     def means(self) -> dict[str, float]:
         """Means so far; zeros before the first step."""
-        values = [0.0] * len(self.names) if self.total is None else (self.total / self.count).tolist()
+        if not self.totals:
+            return dict.fromkeys(self.names, 0.0)
+        values = torch.cat([total / count for total, count in self.totals.values()]).tolist()
         return dict(zip(self.names, values, strict=True))
 
     def read(self) -> dict[str, float]:

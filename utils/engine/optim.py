@@ -66,6 +66,7 @@ class Schedule:
         batches: batches in an epoch.
         batch_size: pictures in a batch.
         cosine: shape of the decay.
+        floor: never gather more than the nominal batch; otherwise the nearest whole number of batches.
     """
 
     hyp: Hyperparameters
@@ -73,6 +74,7 @@ class Schedule:
     batches: int
     batch_size: int
     cosine: bool = False
+    floor: bool = False
 
     @property
     def warmup_iterations(self) -> int:
@@ -83,7 +85,7 @@ class Schedule:
     def decay_scale(self) -> float:
         """Factor of the weight decay, which is stated for the nominal batch."""
         nominal = self.hyp.nominal_batch
-        return self.batch_size * max(round(nominal / self.batch_size), 1) / nominal
+        return self.batch_size * self._whole(nominal / self.batch_size) / nominal
 
     def factor(self, epoch: int) -> float:
         """Share of lr0 in `epoch` after warm-up."""
@@ -94,7 +96,10 @@ class Schedule:
         nominal = self.hyp.nominal_batch / self.batch_size
         if iteration <= self.warmup_iterations > 0:
             nominal = float(np.interp(iteration, [0, self.warmup_iterations], [1, nominal]))
-        return max(round(nominal), 1)
+        return self._whole(nominal)
+
+    def _whole(self, batches: float) -> int:
+        return max(math.floor(batches) if self.floor else round(batches), 1)
 
     def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
         """Set the rates of a global iteration (epoch * batches + batch)."""

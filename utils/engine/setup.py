@@ -51,7 +51,7 @@ def build_trainer(config: TrainConfig) -> Trainer:
     config.check()
     if unused := sorted(config.given & kind.traits.unused):
         LOGGER.warning(f"WARNING --{', --'.join(unused).replace('_', '-')}: plays no part in task {name!r}")
-    hyp = load_hyp(config)
+    hyp = load_hyp(config, kind.traits.hyp_defaults)
     cfg = dict(state["yaml"]) if state is not None else architecture(config, source, kind)
     save_dir = run_folder(config, last)
     seed_everything(config.seed + 1)
@@ -142,13 +142,16 @@ def read_settings(path: Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def load_hyp(config: TrainConfig) -> Hyperparameters:
-    """Hyperparameters of the file or mapping in the settings, with the flags that override them."""
+def load_hyp(config: TrainConfig, defaults: Mapping[str, Any] | None = None) -> Hyperparameters:
+    """Hyperparameters of the file or mapping in the settings, with the flags that override them.
+
+    `defaults` as for `Hyperparameters.load`.
+    """
     recipe = config.recipe
     if isinstance(recipe, Mapping):
-        hyp = Hyperparameters.from_dict(recipe, source="hyp")
+        hyp = Hyperparameters.from_dict({**(defaults or {}), **recipe}, source="hyp")
     else:
-        hyp = Hyperparameters.load(find_file(recipe, [ROOT, ROOT / "data" / "hyps"]))
+        hyp = Hyperparameters.load(find_file(recipe, [ROOT, ROOT / "data" / "hyps"]), defaults=defaults)
     return replace(hyp, label_smoothing=config.label_smoothing or hyp.label_smoothing)
 
 

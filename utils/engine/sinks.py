@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from utils.engine.callbacks import Callbacks
-from utils.tasks.base import Task
+from utils.tasks.base import Task, picture_file
 from utils.types import Batch, Prediction
 
 
@@ -27,20 +28,21 @@ class CallbackSink:
 
 
 class PlotSink:
-    """Draws the first batches with the predictions, and with their labels where the task has files for both."""
+    """Draws the first batches of each kind with the predictions, and with labels where the task has files for both."""
 
     def __init__(self, task: Task, save_dir: Path) -> None:
-        self.task, self.save_dir, self.seen = task, save_dir, 0
+        self.task, self.save_dir = task, save_dir
+        self.seen: Counter[str] = Counter()
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         """Draw the batch if it is one of the first."""
-        files = self.task.traits.val_pictures
-        if self.seen < len(files):
-            labelled, predicted = files[self.seen]
+        files, seen = self.task.traits.val_pictures, self.seen[batch.kind]
+        if seen < len(files):
+            labelled, predicted = files[seen]
             if labelled:
-                self.task.plot_batch(batch, self.save_dir / labelled)
-            self.task.plot_batch(batch, self.save_dir / predicted, predictions)
-        self.seen += 1
+                self.task.plot_batch(batch, self.save_dir / picture_file(labelled, batch))
+            self.task.plot_batch(batch, self.save_dir / picture_file(predicted, batch), predictions)
+        self.seen[batch.kind] += 1
 
     def close(self) -> None:
         """Nothing is left to draw."""

@@ -30,7 +30,7 @@ from utils.engine.stopping import EarlyStopping
 from utils.engine.validator import ValidationResult, validate
 from utils.errors import InputError
 from utils.logging import LOGGER
-from utils.tasks.base import Task, images_to_device
+from utils.tasks.base import Task, images_to_device, picture_file
 from utils.types import Batch
 
 CUDA_SYNC_INTERVAL = 10  # steps between looks at the loss on a GPU; each look waits for the device
@@ -77,7 +77,14 @@ class Trainer:
         self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loader = task.train_loader()
         self.val_loader = task.eval_loader("val", batch_size=2 * config.batch_size)  # there is room: no gradients
-        self.schedule = Schedule(task.hyp, config.epochs, len(self.loader), config.batch_size, config.cos_lr)
+        self.schedule = Schedule(
+            task.hyp,
+            config.epochs,
+            len(self.loader),
+            config.batch_size,
+            config.cos_lr,
+            floor=task.traits.floor_accumulation,
+        )
         decay = task.hyp.weight_decay * self.schedule.decay_scale
         hyp = task.hyp
         self.optimizer = build_optimizer(
@@ -100,6 +107,7 @@ class Trainer:
         """Train to the last epoch or until patience runs out; a Ctrl-C leaves last.pt of the epoch before."""
         last = self.weights_dir / "last.pt"
         self.callbacks.run("on_train_start")
+        self._warn_of_warmup()
         if self.fresh:
             self.best.unlink(missing_ok=True)  # with --exist-ok the folder may hold that of another run
             if not self.config.nosave:
@@ -167,7 +175,8 @@ class Trainer:
                     self._show(bar, epoch, means, batches, size)
                 bar.update()
                 if iteration < len(pictures) and not self.config.noplots:
-                    self.task.plot_batch(batches[0], self.save_dir / pictures[iteration])
+                    for batch in batches:
+                        self.task.plot_batch(batch, self.save_dir / picture_file(pictures[iteration], batch))
                 self.callbacks.run("on_train_batch_end", epoch=epoch, iteration=iteration)
         self.callbacks.run("on_train_epoch_end", epoch=epoch)
         return means
@@ -199,6 +208,15 @@ class Trainer:
         self.callbacks.run("on_before_zero_grad", model=self.model)
         self.optimizer.zero_grad()
         self.ema.update(self.model)
+
+    def _warn_of_warmup(self) -> None:
+        """Say where a run is nearly all warm-up, as on a small set with a recipe for large ones."""
+        length, total = self.schedule.warmup_iterations, self.config.epochs * len(self.loader)
+        if self.fresh and 2 * length > total and self.task.traits.hyp_defaults:
+            LOGGER.warning(
+                f"WARNING the warm-up lasts {length} iterations, the whole run {total}: set warmup_iterations (and "
+                "nominal_batch) in the hyp file, as data/hyps/hyp.joint-small.yaml does"
+            )
 
     def _rescale(self, images: Tensor, iteration: int) -> Tensor:
         """The batch at a side drawn from half to one and a half times the picture size, a multiple of the grid.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +33,9 @@ class TaskOptions:
         conf_thres, iou_thres, max_det: post-processing of validation.
         autobalance, image_weights, quad, rect: as the flags of train.py.
         mask_ratio, no_overlap: as the flags of segment/train.py.
-        cutoff, dropout, class_weights: as the flags of classify/train.py.
+        cutoff, dropout, class_weights: as the flags of classify/train.py; of train.py, also a weight per class.
+        seg_imgsz: longer side at which class maps are measured; None for that of `imgsz`.
+        seg_loss, aux_weights, task_weights, seg_batch_size, balance, joint_batches, fitness: as the flags of train.py.
         published_weights: start a torchvision network from the weights that are published for it.
         stride: of the model that is measured; a model in training says its own when it is bound.
         fixed_hw: the only input size of an exported model, which all pictures are fitted into; None where it is free.
@@ -57,7 +60,15 @@ class TaskOptions:
     no_overlap: bool = False
     cutoff: int | None = None
     dropout: float | None = None
-    class_weights: bool = False
+    class_weights: bool | Sequence[float] = False
+    seg_imgsz: int | None = None
+    seg_loss: str = "ce"
+    aux_weights: Sequence[float] = (0.15, 0.05)
+    task_weights: Sequence[float] = (0.6, 0.35)
+    seg_batch_size: int | None = None
+    balance: str = "longest"
+    joint_batches: str = "auto"
+    fitness: Sequence[float] = (0.1, 0.2, 0.7)
     published_weights: bool = False
     stride: int = 32
     fixed_hw: tuple[int, int] | None = None
@@ -99,6 +110,9 @@ class PixelStatistics:
         return images.sub_(mean.view(-1, 1, 1)).div_(deviation.view(-1, 1, 1))
 
 
+MASK_FLAGS = frozenset({"mask_ratio", "no_overlap"})
+SEMANTIC_FLAGS = frozenset({"seg_loss", "aux_weights", "class_weights", "seg_imgsz"})
+JOINT_FLAGS = frozenset({"task_weights", "seg_batch_size", "balance", "joint_batches", "fitness"})
 IMAGENET = PixelStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -114,6 +128,8 @@ class Traits:
         val_pictures: files of the first validation batches, with labels ("" for none) and with predictions.
         pixels: how the input is normalised; None leaves it in 0-1.
         unused: fields of `train_config` that play no part.
+        hyp_defaults: hyperparameters where the file does not name them, other than `Hyperparameters` has.
+        floor_accumulation: as `Schedule.floor`.
     """
 
     train_config: type[TrainConfig] = TrainConfig
@@ -126,7 +142,9 @@ class Traits:
         (f"val_batch{i}_labels.jpg", f"val_batch{i}_pred.jpg") for i in range(3)
     )
     pixels: PixelStatistics | None = None
-    unused: frozenset[str] = frozenset({"mask_ratio", "no_overlap"})
+    unused: frozenset[str] = MASK_FLAGS | SEMANTIC_FLAGS | JOINT_FLAGS
+    hyp_defaults: Mapping[str, float] = field(default_factory=dict)
+    floor_accumulation: bool = False
 
 
 class Sink(Protocol):
@@ -185,22 +203,54 @@ class Task(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-class Steps:
-    """A StepLoader over one or several loaders walked side by side; it ends with the shortest."""
+ROUND = 1 << 20  # epochs between two rounds of a loader within one epoch: no run has so many
 
-    def __init__(self, *loaders: Any) -> None:
-        self.loaders = loaders
+
+class Steps:
+    """A StepLoader over one or several loaders walked side by side.
+
+    Args:
+        balance: "longest" or "shortest", the loader that an epoch goes through once. With the longest the others start
+            over with an order and augmentations of their own, which follow from (seed, epoch, round).
+    """
+
+    def __init__(self, *loaders: Any, balance: str = "shortest") -> None:
+        self.loaders, self.balance = loaders, balance
+        self._epoch: tuple[int, np.ndarray | None] = (0, None)
 
     def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None) -> None:
-        """Choose the epoch that decides order and augmentation."""
-        for loader in self.loaders:
-            loader.set_epoch(epoch, image_weights)
+        """Choose the epoch that decides order and augmentation; weights are those of the first loader's pictures."""
+        self._epoch = (epoch, image_weights)
+        for number in range(len(self.loaders)):
+            self._start(number, 0)
 
     def __len__(self) -> int:
-        return min(len(loader) for loader in self.loaders)
+        choose = max if self.balance == "longest" else min
+        return choose(len(loader) for loader in self.loaders)
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        return (list(batches) for batches in zip(*self.loaders, strict=False))
+        endless = [self._rounds(number) for number in range(len(self.loaders))]
+        return ([next(batches) for batches in endless] for _ in range(len(self)))
+
+    def _start(self, number: int, round_: int) -> None:
+        """Set loader `number` to a round of the epoch."""
+        epoch, image_weights = self._epoch
+        self.loaders[number].set_epoch(epoch + round_ * ROUND, None if number else image_weights)
+
+    def _rounds(self, number: int) -> Iterator[Batch]:
+        """The batches of a loader, round after round."""
+        yield from self.loaders[number]
+        for round_ in count(1):
+            self._start(number, round_)
+            yield from self.loaders[number]
+
+
+def picture_file(name: str, batch: Batch) -> str:
+    """The file of a drawn batch: `val_batch0_pred.jpg`, `val_batch0_semantic_pred.jpg` for one of that kind."""
+    if not batch.kind:
+        return name
+    head, separator, tail = name.partition("_labels" if "_labels" in name else "_pred" if "_pred" in name else ".")
+    return f"{head}_{batch.kind}{separator}{tail}"
 
 
 class InputBuffer:

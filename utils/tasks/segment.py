@@ -20,7 +20,7 @@ from utils.losses.segmentation import SegmentationLoss, overlapping_masks
 from utils.masks import ObjectMasks
 from utils.metrics.segmentation import SegmentationEvaluator
 from utils.prototypes import prototypes_of, split_masks
-from utils.tasks.base import Traits
+from utils.tasks.base import JOINT_FLAGS, SEMANTIC_FLAGS, Traits
 from utils.tasks.detect import DetectionTask
 from utils.tasks.segment_sinks import MaskCocoSink, PolygonSink
 from utils.types import Batch, Prediction
@@ -35,7 +35,9 @@ class SegmentationTask(DetectionTask):
     head = Segment
     example = "yolov5s-seg.yaml"
     coco_sink = MaskCocoSink
-    traits = Traits(train_config=SegmentTrainConfig, val_config=SegmentValConfig, csv_width=23, unused=frozenset())
+    traits = Traits(
+        train_config=SegmentTrainConfig, val_config=SegmentValConfig, csv_width=23, unused=SEMANTIC_FLAGS | JOINT_FLAGS
+    )
     loss_names = ("box_loss", "seg_loss", "obj_loss", "cls_loss")
 
     def index(self, split: str) -> ImageIndex:

@@ -28,3 +28,11 @@ def test_validation_reads_a_loss_that_is_not_finite() -> None:
     meter = LossMeter(("a",))
     meter.add({"a": torch.tensor(float("inf"))}, [])
     assert meter.means() == {"a": float("inf")}
+
+
+def test_steps_with_different_items_have_means_of_their_own() -> None:
+    meter = LossMeter(("box_loss", "sem_loss"))
+    meter.add({"box": torch.tensor(1.0)}, [])
+    meter.add({"box": torch.tensor(3.0)}, [])
+    meter.add({"sem": torch.tensor(5.0)}, [])
+    assert meter.means() == {"box_loss": 2.0, "sem_loss": 5.0}

@@ -57,3 +57,10 @@ def test_groups_hold_every_parameter_once() -> None:
 @pytest.mark.parametrize(("name", "kind"), [("SGD", torch.optim.SGD), ("Adam", torch.optim.Adam)])
 def test_optimizer_kinds(name: str, kind: type) -> None:
     assert isinstance(build_optimizer(nn.Linear(1, 1), name, lr=1, momentum=0.9, weight_decay=0), kind)
+
+
+def test_a_recipe_may_never_gather_more_than_the_nominal_batch() -> None:
+    nearest, floor = (Schedule(Hyperparameters(), 10, 50, 24, floor=floor) for floor in (False, True))
+    assert (nearest.accumulate(499), floor.accumulate(499)) == (3, 2)  # 64 / 24 = 2.67
+    assert floor.decay_scale == pytest.approx(24 * 2 / 64)
+    assert [floor.accumulate(i) for i in (0, 89, 90, 150)] == [1, 1, 2, 2]  # 1 + 1.67 i / 150 reaches 2 at 90
