@@ -38,7 +38,7 @@ def load_class_data(data: str | Path, *, prepare: bool = True) -> DataSpec:
     the training folders. A data YAML says it all itself: its names are those of the folders, or as many.
 
     Args:
-        data: a folder, one of KNOWN_SETS, `builtin:NAME` or a data YAML.
+        data: a folder, one of KNOWN_SETS, `imagenet`, `builtin:NAME` or a data YAML.
         prepare: fetch or draw a set that is not there; without it, the names of one that is not there are empty.
 
     Raises:
@@ -47,6 +47,8 @@ def load_class_data(data: str | Path, *, prepare: bool = True) -> DataSpec:
     text = str(data)
     if text.startswith(BUILTIN):
         text = f"{text.removeprefix(BUILTIN)}.yaml"
+    elif text.lower() in REGISTERED and not Path(text).is_dir():
+        text = "ImageNet.yaml"
     if Path(text).suffix.lower() in (".yaml", ".yml"):
         return load_spec(text) if prepare else read_spec(text)
     root = find_class_root(text)
@@ -61,7 +63,7 @@ def load_class_data(data: str | Path, *, prepare: bool = True) -> DataSpec:
 def read_data(data: str | Path) -> DataSpec:
     """The set that `--data` of any task means, whether or not its pictures are there; errors as its readers."""
     folder = expand_user(data)
-    if folder.is_dir() or folder.name in KNOWN_SETS or str(data).startswith(BUILTIN):
+    if folder.is_dir() or folder.name in (*KNOWN_SETS, *REGISTERED) or str(data).startswith(BUILTIN):
         return load_class_data(data, prepare=False)
     return read_spec(data)
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from utils.datasets.archives import fetch_and_unpack
 from utils.datasets.coco_json import image_names, load_annotations
-from utils.datasets.verify import check_rows
-from utils.logging import LOGGER
+from utils.datasets.label_files import LabelWriter, names_of, source_of, write_list
 
 SOURCE = "http://images.cocodataset.org/"
 ANNOTATIONS = "annotations/annotations_trainval2017.zip"
@@ -26,34 +25,26 @@ def prepare_coco(root: Path, raw: Mapping[str, Any]) -> None:
     Raises:
         InputError: an archive cannot be fetched, or holds something else.
     """
-    source = str(raw.get("source", SOURCE)).rstrip("/")
+    source = source_of(raw, SOURCE)
     for archive in (ANNOTATIONS, TEST_INFO):
         fetch_and_unpack(f"{source}/{archive}", root)
     for archive in PICTURES:
         fetch_and_unpack(f"{source}/{archive}", root / "images")
-    names = raw["names"] if isinstance(raw["names"], dict) else dict(enumerate(raw["names"]))
     for split in ("train2017", "val2017"):
-        write_box_labels(root, split, {int(number): str(name) for number, name in names.items()})
+        write_box_labels(root, split, names_of(raw))
     test = image_names(root / "annotations" / "image_info_test-dev2017.json")
     _write_list(root / "test-dev2017.txt", "test2017", test)
 
 
 def write_box_labels(root: Path, split: str, names: Mapping[int, str]) -> None:
     """Turn annotations/instances_SPLIT.json into labels/SPLIT/*.txt and the list SPLIT.txt. Crowds are left out."""
-    folder = root / "labels" / split
-    folder.mkdir(parents=True, exist_ok=True)
     annotations = root / "annotations" / f"instances_{split}.json"
     images, labels = load_annotations(annotations, names, [], [root / "images" / split])
-    dropped = 0
-    for image, found in zip(images, labels, strict=True):
-        checked = check_rows(found, len(names))
-        dropped += checked.dropped
-        rows = (f"{int(row[0])} " + " ".join(f"{value:.6f}" for value in row[1:]) for row in checked.rows)
-        (folder / f"{Path(image).stem}.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    writer = LabelWriter(len(names))
+    writer.write_all(root / "labels" / split, zip((Path(image).stem for image in images), labels, strict=True))
     _write_list(root / f"{split}.txt", split, [Path(image).name for image in images])
-    LOGGER.info(f"{split}: labels of {len(images)} pictures, {dropped} objects left out")
+    writer.report(split)
 
 
 def _write_list(file: Path, split: str, names: list[str]) -> None:
-    lines = (f"./images/{split}/{name}\n" for name in sorted(names))
-    file.write_text("".join(lines), encoding="utf-8")
+    write_list(file, (f"./images/{split}/{name}" for name in sorted(names)))

@@ -7,18 +7,32 @@ from pathlib import Path
 from typing import Any
 
 from utils.datasets.archives import fetch_data_set
+from utils.datasets.argoverse import prepare_argoverse
 from utils.datasets.coco import prepare_coco
+from utils.datasets.global_wheat import prepare_global_wheat
+from utils.datasets.imagenet import prepare_imagenet
+from utils.datasets.objects365 import prepare_objects365
 from utils.datasets.shapes import prepare_shapes
 from utils.datasets.shapes_classes import prepare_shapes_classes
+from utils.datasets.sku110k import prepare_sku110k
+from utils.datasets.visdrone import prepare_visdrone
 from utils.datasets.voc import prepare_voc
+from utils.datasets.xview import prepare_xview
 from utils.errors import InputError
 
 Preparer = Callable[[Path, Mapping[str, Any]], None]  # root of the data set, the YAML as read
 PREPARERS: dict[str, Preparer] = {
+    "argoverse": prepare_argoverse,
     "coco": prepare_coco,
+    "global-wheat": prepare_global_wheat,
+    "imagenet": prepare_imagenet,
+    "objects365": prepare_objects365,
     "shapes": prepare_shapes,
     "shapes-cls": prepare_shapes_classes,
+    "sku-110k": prepare_sku110k,
+    "visdrone": prepare_visdrone,
     "voc": prepare_voc,
+    "xview": prepare_xview,
 }
 
 

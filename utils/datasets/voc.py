@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.datasets.archives import fetch_and_unpack
+from utils.datasets.label_files import names_of, source_of
 from utils.errors import InputError
 from utils.logging import LOGGER
 
@@ -29,11 +30,9 @@ def prepare_voc(root: Path, raw: Mapping[str, Any]) -> None:
     Raises:
         InputError: an archive cannot be fetched, or an annotation is not VOC's.
     """
-    source = str(raw.get("source", SOURCE))
     for archive in ARCHIVES:
-        fetch_and_unpack(f"{source.rstrip('/')}/{archive}", root)
-    names = raw["names"].values() if isinstance(raw["names"], dict) else raw["names"]
-    class_of = {str(name): number for number, name in enumerate(names)}
+        fetch_and_unpack(f"{source_of(raw, SOURCE)}/{archive}", root)
+    class_of = {name: number for number, name in names_of(raw).items()}
     for year, image_set in SETS:
         _arrange_set(root, year, image_set, class_of)
 

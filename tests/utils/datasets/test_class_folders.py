@@ -123,7 +123,12 @@ def test_known_names_are_fetched_into_the_datasets_folder(tmp_path: Path, monkey
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("imagenet", "registered users only"), ("imagenete", "by name: imagenette"), ("some/where", "no such folder")],
+    [
+        ("imagenet", "only people who register"),
+        ("some/imagenet", "registered users only"),
+        ("imagenete", "by name: imagenette"),
+        ("some/where", "no such folder"),
+    ],
 )
 def test_unknown_names(name: str, why: str) -> None:
     with pytest.raises(InputError, match=why):

@@ -2,67 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import io
 import json
-import tarfile
-import threading
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
+from loopback import PICTURE, spec_of, write_tar, write_zip
 
 from utils.datasets.labels import load_index
-from utils.datasets.spec import DataSpec, load_spec
+from utils.datasets.spec import load_spec
 from utils.errors import InputError
-
-PICTURE = cv2.imencode(".jpg", np.full((50, 100, 3), 90, np.uint8))[1].tobytes()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder and the address under which it is served."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = functools.partial(QuietHandler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def write_zip(path: Path, files: dict[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-
-
-def write_tar(path: Path, files: dict[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-def spec_of(folder: Path, text: str) -> DataSpec:
-    path = folder / "set.yaml"
-    path.write_text(text)
-    return load_spec(path)
 
 
 @pytest.mark.parametrize("prefix", ["tiny/", ""], ids=["folder inside", "bare"])

@@ -1,0 +1,77 @@
+"""Archives of data sets, served on loopback: the fixture is in conftest.py beside this file's users."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.datasets.spec import DataSpec, load_spec
+
+PICTURE = cv2.imencode(".jpg", np.full((50, 100, 3), 90, np.uint8))[1].tobytes()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def served_folder(folder: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address under which it is served."""
+    folder.mkdir()
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def zip_bytes(files: Mapping[str, bytes]) -> bytes:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return memory.getvalue()
+
+
+def tar_bytes(files: Mapping[str, bytes], mode: str = "w") -> bytes:
+    memory = io.BytesIO()
+    with tarfile.open(fileobj=memory, mode=mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return memory.getvalue()
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:
+    return put(path, zip_bytes(files))
+
+
+def write_tar(path: Path, files: Mapping[str, bytes]) -> Path:
+    return put(path, tar_bytes(files, "w:gz" if path.suffix == ".gz" else "w"))
+
+
+def spec_of(folder: Path, text: str) -> DataSpec:
+    path = folder / "set.yaml"
+    path.write_text(text)
+    return load_spec(path)

@@ -1,0 +1,71 @@
+"""SKU-110K as YOLO labels: densely packed goods on shelves (arXiv:1904.00853, github.com/eg4000/SKU110K_CVPR19)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.datasets.archives import fetch_and_unpack
+from utils.datasets.label_files import LabelWriter, names_of, pixel_rows, source_of, write_list
+from utils.datasets.verify import LabelRows
+from utils.errors import InputError
+
+SOURCE = "http://trax-geometry.s3.amazonaws.com/cvpr_challenge"
+ARCHIVE = "SKU110K_fixed.tar.gz"
+SPLITS = ("train", "val", "test")
+
+
+def prepare_sku110k(root: Path, raw: Mapping[str, Any]) -> None:
+    """Fetch SKU-110K below `root`: images/, labels/, annotations/ and the lists train.txt, val.txt and test.txt.
+
+    Args:
+        raw: the data YAML; `source`, if given, replaces the official address.
+
+    Raises:
+        InputError: the archive cannot be fetched, or holds something else.
+    """
+    fetch_and_unpack(f"{source_of(raw, SOURCE)}/{ARCHIVE}", root)
+    inside = root / ARCHIVE.removesuffix(".tar.gz")
+    for name in ("images", "annotations"):
+        if (inside / name).is_dir() and not (root / name).exists():
+            (inside / name).replace(root / name)
+    if inside.is_dir() and not any(inside.iterdir()):
+        inside.rmdir()
+    for split in SPLITS:
+        writer = LabelWriter(len(names_of(raw)))
+        labels = sku_rows(root / "annotations" / f"annotations_{split}.csv")
+        writer.write_all(root / "labels", ((Path(name).stem, rows) for name, rows in labels.items()))
+        write_list(root / f"{split}.txt", (f"./images/{name}" for name in sorted(labels)))
+        writer.report(split)
+
+
+def sku_rows(file: Path) -> dict[str, LabelRows]:
+    """Rows by picture, not yet checked, of a CSV of name, x1, y1, x2, y2, class, picture's width, picture's height.
+
+    All goods are of one class.
+
+    Raises:
+        InputError: the file is missing or a line is not of that form.
+    """
+    boxes: dict[str, list[list[float]]] = {}
+    places: dict[str, list[str]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            for number, row in enumerate(csv.reader(stream), 1):
+                if not row:
+                    continue
+                x1, y1, x2, y2, width, height = (float(value) for value in (*row[1:5], *row[6:8]))
+                if min(width, height) <= 0:
+                    raise ValueError("a picture without a size")
+                boxes.setdefault(row[0], []).append([x1, y1, x2, y2])
+                places.setdefault(row[0], []).append(f"{file}:{number}")
+                sizes[row[0]] = int(height), int(width)
+    except OSError as error:
+        raise InputError(f"{file}: missing in the archive; remove {file.parents[1]} and try again") from error
+    except ValueError as error:
+        reason = f"{file}:{number}: not name, x1, y1, x2, y2, class, width, height ({error})"
+        raise InputError(reason) from error
+    return {name: pixel_rows([0] * len(rows), rows, sizes[name], places[name]) for name, rows in boxes.items()}
