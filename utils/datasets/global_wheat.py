@@ -1,4 +1,4 @@
-"""Global Wheat Head Detection 2020 (doi.org/10.34133/2020/3521852): the publisher's pictures, label files of a release."""
+"""Global Wheat Head Detection 2020 (doi.org/10.34133/2020/3521852): pictures of its publisher, labels of a release."""
 
 from __future__ import annotations
 
