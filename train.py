@@ -12,10 +12,11 @@ from utils.config import TrainConfig
 from utils.script import run_script
 
 if TYPE_CHECKING:
+    from utils.engine.evolve import EvolveResult
     from utils.engine.trainer import FitResult
 
 
-def run(kind: type[TrainConfig] = TrainConfig, /, **options: Any) -> FitResult:
+def run(kind: type[TrainConfig] = TrainConfig, /, **options: Any) -> FitResult | EvolveResult:
     """Train with the options of the command line, underscores for hyphens; InputError for what cannot be used.
 
     Args:
@@ -24,8 +25,12 @@ def run(kind: type[TrainConfig] = TrainConfig, /, **options: Any) -> FitResult:
     return train(kind.from_kwargs(**options))
 
 
-def train(config: TrainConfig) -> FitResult:
-    """Build the run that `config` describes, train, and measure its best checkpoint."""
+def train(config: TrainConfig) -> FitResult | EvolveResult:
+    """Build the run that `config` describes, train, and measure its best checkpoint; or search hyperparameters."""
+    if config.evolve or config.resume_evolve:
+        from utils.engine.evolve import evolve
+
+        return evolve(config)
     from utils.engine.finish import finish  # torch takes seconds to import: only once the flags are known to be right
     from utils.engine.setup import build_trainer
 

@@ -19,10 +19,11 @@ from utils.config_classify import ClassifyTrainConfig
 from utils.script import run_script
 
 if TYPE_CHECKING:
+    from utils.engine.evolve import EvolveResult
     from utils.engine.trainer import FitResult
 
 
-def run(**options: Any) -> FitResult:
+def run(**options: Any) -> FitResult | EvolveResult:
     """Train with the options of the command line, underscores for hyphens; InputError for what cannot be used."""
     return train(ClassifyTrainConfig.from_kwargs(**options))
 

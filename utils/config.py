@@ -208,8 +208,6 @@ def not_negative_float(text: str) -> float:
 
 
 LATER = {
-    "evolve": "hyperparameter evolution",
-    "bucket": "cloud buckets",
     "entity": "external loggers",
     "upload_dataset": "external loggers",
     "bbox_interval": "external loggers",
@@ -238,9 +236,11 @@ class TrainConfig(BaseConfig):
     noautoanchor: bool = switch("--noautoanchor", help="keep the anchors as they are")
     noplots: bool = switch("--noplots", help="write no plots")
     evolve: int | None = option(
-        None, "--evolve", type=int, nargs="?", const=300, help="not yet: evolve hyperparameters"
+        None, "--evolve", type=positive_int, nargs="?", const=300, help="search hyperparameters for N generations"
     )
-    bucket: str = option("", "--bucket", help="not yet: cloud bucket of an evolution")
+    evolve_population: str = option("", "--evolve_population", help="folder of hyp YAMLs that an evolution tries first")
+    resume_evolve: str = option("", "--resume_evolve", help="evolve.csv, or its folder, to go on from or to help with")
+    bucket: str = option("", "--bucket", help="refused: results of an evolution stay on this machine")
     cache: str | None = option(
         None, "--cache", nargs="?", const="ram", choices=("ram", "disk", "val"), help="keep decoded pictures"
     )
@@ -330,6 +330,13 @@ class TrainConfig(BaseConfig):
         for name, subject in LATER.items():
             if getattr(self, name) != defaults[name]:
                 raise InputError(f"--{name.replace('_', '-')}: not supported yet ({subject}); leave the flag out")
+        if self.bucket:
+            raise InputError(
+                f"--bucket {self.bucket}: no cloud program is started here; leave the flag out, "
+                "and copy evolve.csv with a tool of your own"
+            )
+        if self.resume and (self.evolve or self.resume_evolve):
+            raise InputError("--resume goes on with one training; an evolution goes on with --resume_evolve FOLDER")
         if self.local_rank != -1:
             raise InputError("--local_rank: several processes are not supported yet; start one `python train.py`")
         if self.batch_size < 1:

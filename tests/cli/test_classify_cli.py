@@ -123,3 +123,14 @@ def test_predictions_are_told_written_and_drawn(class_set: Path, trained: Path, 
         assert (drawn != plain).any()
     with pytest.raises(InputError, match="unknown option conf_thres"):
         detect.run(source=str(bright), conf_thres=0.5, **options)
+
+
+def test_the_four_numbers_of_a_classifier_evolve(class_set: Path, tmp_path: Path) -> None:
+    options = {**QUICK, "epochs": 1, "noplots": True, "cutoff": 4}
+    classify_train.run(data=str(class_set), model="yolov5n.yaml", evolve=2, project=str(tmp_path), **options)
+    header, *rows = (tmp_path / "exp/evolve.csv").read_text().splitlines()
+    columns = [cell.strip() for cell in header.split(",")]
+    results = ["val/loss", "metrics/accuracy_top1", "metrics/accuracy_top5"]
+    assert columns == [*results, "lr0", "lrf", "momentum", "weight_decay", "fitness", "generation"]
+    assert float(rows[0].split(",")[3]) == 0.001  # of the task's own recipe
+    assert len(rows) == 2

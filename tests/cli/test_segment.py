@@ -219,3 +219,13 @@ def test_a_set_of_boxes_is_refused(tiny_data: Path, tmp_path: Path) -> None:
         train.run(data=str(tiny_data), project=str(tmp_path), **QUICK)
     with pytest.raises(InputError, match="ends with Segment, but task 'detect' needs Detect"):
         plain_train.run(data=str(tiny_data), project=str(tmp_path), task="detect", **QUICK)
+
+
+def test_hyperparameters_evolve_with_the_columns_of_masks(polygon_data: Path, tmp_path: Path) -> None:
+    options = {**QUICK, "epochs": 1, "noplots": True, "noautoanchor": True, "batch_size": 10}
+    train.run(data=str(polygon_data), evolve=2, project=str(tmp_path), **options)
+    header, *rows = (tmp_path / "exp/evolve.csv").read_text().splitlines()
+    columns = [cell.strip() for cell in header.split(",")]
+    assert columns[3:5] == ["metrics/mAP_0.5:0.95(B)", "metrics/precision(M)"]
+    assert columns[8:13] == ["val/box_loss", "val/seg_loss", "val/obj_loss", "val/cls_loss", "lr0"]
+    assert len(rows) == 2

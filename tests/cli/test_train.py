@@ -158,7 +158,7 @@ def test_flags_train(flags: tuple[str, ...], tiny_data: Path, tmp_path: Path, ru
         (("--cfg", "yolov5q.yaml"), "yolov5q.yaml"),
         (("--cfg", ""), "--cfg yolov5n.yaml"),
         (("--weights", "no/such/file.pt"), "file.pt"),
-        (("--evolve",), "--evolve"),
+        (("--bucket", "gs://x"), "--bucket"),
         (("--resume", "no/last.pt"), "no/last.pt"),
         (("--freeze", "99"), "--freeze"),
         (("--device", "7"), "--device 7"),

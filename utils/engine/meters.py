@@ -11,6 +11,10 @@ from torch import Tensor
 from utils.errors import InputError
 
 
+class NotFiniteError(InputError):
+    """A loss has become infinite or NaN."""
+
+
 class LossMeter:
     """Means of loss items over an epoch or a split, read from the device only when `read` is called.
 
@@ -43,13 +47,13 @@ class LossMeter:
         """Means so far.
 
         Raises:
-            InputError: a loss is not finite; names the files of the first such step.
+            NotFiniteError: a loss is not finite; names the files of the first such step.
         """
         rows = torch.stack([row for row, _ in self.unread]).tolist() if self.unread else []
         for row, (_, paths) in zip(rows, self.unread, strict=True):
             if not all(map(math.isfinite, row)):
                 files = ", ".join(dict.fromkeys(paths))
-                raise InputError(
+                raise NotFiniteError(
                     f"the loss is not finite on the batch of {files}; look at these labels and pictures, lower lr0, "
                     "or train with --amp off; last.pt holds the state before this epoch"
                 )

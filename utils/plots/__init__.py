@@ -6,6 +6,7 @@ from utils.plots.annotator import Annotator, colors, save_one_box
 from utils.plots.bars import plot_class_bars
 from utils.plots.batches import MIN_SCORE, plot_batch, plot_captions
 from utils.plots.curves import plot_confusion_matrix, plot_curves
+from utils.plots.evolution import plot_evolution
 from utils.plots.features import save_feature_maps
 from utils.plots.labels import plot_anchors, plot_labels
 from utils.plots.results import plot_results, plot_study
@@ -20,6 +21,7 @@ __all__ = [
     "plot_class_bars",
     "plot_confusion_matrix",
     "plot_curves",
+    "plot_evolution",
     "plot_labels",
     "plot_results",
     "plot_study",

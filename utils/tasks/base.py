@@ -130,6 +130,7 @@ class Traits:
         unused: fields of `train_config` that play no part.
         hyp_defaults: hyperparameters where the file does not name them, other than `Hyperparameters` has.
         floor_accumulation: as `Schedule.floor`.
+        genes: hyperparameters that an evolution may change; None for all of its table.
     """
 
     train_config: type[TrainConfig] = TrainConfig
@@ -145,6 +146,7 @@ class Traits:
     unused: frozenset[str] = MASK_FLAGS | SEMANTIC_FLAGS | JOINT_FLAGS
     hyp_defaults: Mapping[str, float] = field(default_factory=dict)
     floor_accumulation: bool = False
+    genes: tuple[str, ...] | None = None
 
 
 class Sink(Protocol):

@@ -52,6 +52,7 @@ class ClassificationTask:
         train_pictures=("train_images.jpg",),
         val_pictures=(("", "test_images.jpg"),),
         pixels=IMAGENET,
+        genes=("lr0", "lrf", "momentum", "weight_decay"),
     )
     loss_names = ("loss",)
     load_data = staticmethod(load_class_data)
