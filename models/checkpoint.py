@@ -9,7 +9,8 @@ Our format is a mapping of plain values (numbers, strings, None, lists, tuples, 
 | task                     | "detect", "segment", "classify", "semantic" or "joint"                                |
 | yaml                     | the graph as a model YAML, with `nc`, `ch` and the anchors it was built with; or the  |
 |                          | name of a torchvision network                                                         |
-| names                    | class number -> name; of a joint model task -> such a mapping                         |
+| names                    | class number -> name; of a joint model those of the boxes                             |
+| semantic                 | the classes of the class map (`SemanticClasses.to_dict`), where the network gives one |
 | model, ema               | state dicts; while training FP32, in the final file `model` alone, FP16, from the EMA |
 | ema_updates, optimizer, scaler, epoch, best_fitness, early_stop, task_state, image_weights | state of a training |
 |                          | run; `epoch` is the last finished one. Without `optimizer` a file cannot be resumed    |
@@ -21,6 +22,7 @@ Strides follow from the graph and anchors are part of the state dict. A task tha
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -36,11 +38,12 @@ from models.classifiers import build_classifier
 from models.experimental import Ensemble
 from models.official import ADDRESSES, network_of, restore_network
 from models.safe_load import read_checkpoint
-from models.yolo import BaseModel, DetectionModel, SegmentationModel, task_of
+from models.yolo import BaseModel, DetectionModel, JointModel, SegmentationModel, SemanticModel, task_of
 from utils.downloads import OFFICIAL_RELEASES, OFFICIAL_WEIGHTS, fetch_weights
 from utils.errors import InputError
 from utils.files import atomic_write, expand_user
 from utils.logging import LOGGER
+from utils.types import SemanticClasses
 
 FORMAT = "openyolov5"
 VERSION = 1
@@ -56,6 +59,7 @@ TRAINING_STATE: dict[str, Any] = {  # keys of a training run, with the values of
     "epoch": -1,
 }
 StateDict = Mapping[str, Tensor]
+LAYER_KEY = re.compile(r"model\.(\d+)\.")
 
 
 @dataclass
@@ -64,7 +68,7 @@ class Checkpoint:
 
     Attributes:
         model: the network with the EMA's weights where the file has them; FP32, CPU, evaluation mode.
-        names: class names by number (of a joint model by task, then by number).
+        names: class names by number, of a joint model those of the boxes.
         yaml: the graph; empty for official classifiers whose layers do not tell it.
         epoch: last finished epoch of an unfinished training, else -1.
         official: written by the original YOLOv5.
@@ -122,7 +126,9 @@ def _from_own(content: dict[str, Any], path: Path) -> Checkpoint:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:  # foreign values
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: its weights do not fit its own graph: {reason}") from error
-    model.names = _first_names(content["names"])
+    model.names = {int(number): str(name) for number, name in content["names"].items()}
+    if model.semantic is not None:
+        model.semantic = _semantic_classes(content.get("semantic"), model.semantic, path)
     description = model.yaml
     hyp, opt = content.get("hyp") or {}, content.get("opt") or {}
     return Checkpoint(
@@ -156,13 +162,26 @@ NETWORKS: dict[str, Callable[[Mapping[str, Any], StateDict], BaseModel]] = {  # 
     "detect": lambda description, _weights: DetectionModel(description),
     "segment": lambda description, _weights: SegmentationModel(description),
     "classify": _classifier,
+    "semantic": lambda description, _weights: SemanticModel(description),
+    "joint": lambda description, _weights: JointModel(description),
 }
 
 
-def _first_names(names: Mapping[Any, Any]) -> dict[int, str]:
-    """The names a network carries: of a joint model those of its first task."""
-    values = list(names.values())
-    return dict(values[0]) if values and isinstance(values[0], Mapping) else dict(names)
+def _semantic_classes(values: Any, numbered: SemanticClasses, path: Path) -> SemanticClasses:
+    """The classes of the class map that the file names, or else `numbered`.
+
+    Raises:
+        InputError: they are damaged, or not as many as the network has.
+    """
+    if values is None:
+        return numbered
+    try:
+        classes = SemanticClasses.from_dict(values)
+    except ValueError as error:
+        raise InputError(f"{path}: damaged checkpoint, semantic: {error}; copy it again") from error
+    if len(classes) != len(numbered):
+        raise InputError(f"{path}: damaged checkpoint, semantic: {len(classes)} classes, its graph has {len(numbered)}")
+    return classes
 
 
 def _from_official(content: Any, path: Path) -> Checkpoint:
@@ -296,6 +315,8 @@ def transfer_weights(model: nn.Module, state_dict: StateDict, *, exclude: Collec
         (items copied, items the model has).
     """
     own = model.state_dict()
+    if isinstance(model, JointModel):
+        state_dict = _with_room_for_map(model, state_dict)
     fitting = {
         key: value
         for key, value in state_dict.items()
@@ -303,6 +324,16 @@ def transfer_weights(model: nn.Module, state_dict: StateDict, *, exclude: Collec
     }
     model.load_state_dict(fitting, strict=False)
     return len(fitting), len(own)
+
+
+def _with_room_for_map(model: JointModel, state_dict: StateDict) -> StateDict:
+    """A detector's weights under the names that its layers have in `model`, whose other head may stand among them."""
+    place = model.semantic_head.i
+    layers = {key: int(found[1]) for key in state_dict if (found := LAYER_KEY.match(key))}
+    if max(layers.values(), default=0) + 2 != len(model.model):
+        return state_dict
+    moved = {key: LAYER_KEY.sub(f"model.{layer + 1}.", key) for key, layer in layers.items() if layer >= place}
+    return {moved.get(key, key): value for key, value in state_dict.items()}
 
 
 def load_model(

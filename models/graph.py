@@ -1,11 +1,11 @@
 """From the rows of a model YAML to a module graph; nothing in the file is executed, errors name file and row.
 
 Grammar: `nc`, `anchors` (one list w, h, ... per level in pixels, or a number per level), `depth_multiple`,
-`width_multiple`, `backbone`, `head`; optional `ch`, `inplace`, `channel_multiple`, `activation`, and `cutoff`, the
-layers that a classifier keeps. A row is
-[from, number, layer, arguments]. `from` is -1 for the row before, an earlier row's index or a list of these; an empty
-list means all earlier rows that are output maps, last first. Arguments may use the names nc, na, no and anchors,
-arithmetic, None, and activations such as `nn.LeakyReLU(0.1)`.
+`width_multiple`, `backbone`, `head`; optional `ch`, `inplace`, `channel_multiple`, `activation`, `n_segcls`, the
+number of classes of a semantic head (without boxes it stands for `nc` too), and `cutoff`, the layers that a classifier
+keeps. A row is [from, number, layer, arguments]. `from` is -1 for the row before, an earlier row's index or a list of
+these; an empty list means all earlier rows that are output maps, last first. Arguments may use the names nc, n_segcls,
+na, no, anchors, arithmetic, None, and activations such as `nn.LeakyReLU(0.1)`.
 
 `activation: nn.LeakyReLU(0.1)` sets the activation of every Conv; a mapping such as `{Conv: nn.Hardswish(),
 BottleneckCSP: nn.LeakyReLU(0.1)}` sets it per block that owns one, a subclass's own entry before its parent's.
@@ -27,7 +27,7 @@ import yaml
 from torch import nn
 
 from models.common import Conv
-from models.layers import LayerSpec, RowContext, layer_spec
+from models.layers import LayerSpec, RowContext, layer_spec, scaled_repeats
 from utils import activations
 from utils.errors import InputError
 from utils.logging import LOGGER
@@ -36,6 +36,7 @@ MODELS_DIR = Path(__file__).resolve().parent
 SUBFOLDERS = ("", "hub", "segment", "semantic", "legacy")
 KNOWN_KEYS = (
     "nc",
+    "n_segcls",
     "ch",
     "depth_multiple",
     "width_multiple",
@@ -113,7 +114,9 @@ def _check_keys(values: dict[str, Any], source: str) -> None:
             raise InputError(f"{source}: {key}: expected a list of rows [from, number, layer, arguments]")
     if not (values["backbone"] or values["head"]):
         raise InputError(f"{source}: backbone and head have no rows")
-    for key in ("nc", "ch", "channel_multiple"):
+    if "n_segcls" in values:
+        values.setdefault("nc", values["n_segcls"])
+    for key in ("nc", "ch", "channel_multiple", "n_segcls"):
         value = values.get(key, None if key == "nc" else 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{source}: {key}: {value!r} is not a positive integer")
@@ -280,11 +283,6 @@ def _check_row(index: int, row: Any, widths: Sequence[int], config: Mapping[str,
     return _Row(index, origin, is_open, sources, repeats, name, args)
 
 
-def scaled_repeats(number: int, depth: float) -> int:
-    """How often a row's layer is built: numbers above 1 scale with the depth, down to 1."""
-    return max(round(number * depth), 1) if number > 1 else number
-
-
 def _map_channels(config: Mapping[str, Any]) -> int:
     return _anchors_per_level(config) * (config["nc"] + 5)
 
@@ -310,9 +308,11 @@ def _build_row(
         anchors,
         config.get("width_multiple", 1.0),
         config.get("channel_multiple", 8),
+        config.get("depth_multiple", 1.0),
         maps_ready=row.open,
     )
     names = {"nc": config["nc"], "na": num_anchors, "no": context.map_channels, "anchors": anchors}
+    names |= {key: config[key] for key in ("n_segcls",) if key in config}
     args = [parse_value(arg, names) for arg in row.args]
     try:
         args, out = spec.rule(args, context)

@@ -99,12 +99,14 @@ def _time(model: Any, config: InspectConfig) -> None:
 
 
 def _pass_with_gradient(model: Any, images: torch.Tensor) -> None:
-    """Forward and backward of a training step, with the sum of the raw maps as its loss."""
-    found = model(images)
-    maps, others = (found[0], found[1:]) if isinstance(found, tuple) else (found, ())
-    total = sum(output.float().sum() for output in [*maps, *others])
-    total.backward()
+    """Forward and backward of a training step, with the sum of all outputs as its loss."""
+    _sum_of(model(images)).backward()
     model.zero_grad(set_to_none=True)
+
+
+def _sum_of(found: Any) -> Any:
+    """The sum of the values of all tensors in nested outputs."""
+    return sum(map(_sum_of, found)) if isinstance(found, list | tuple) else found.float().sum()
 
 
 def _mean_ms(step: Callable[[], object], device: torch.device, repeats: int = 5) -> float:

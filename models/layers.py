@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from models import common, experimental
+from models import common, experimental, semantic_heads
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RowContext:
     Attributes:
         inputs: channels of each map the row takes.
         num_classes, num_anchors, anchors: of the model; `anchors` holds one flat list w, h, ... per level, in pixels.
-        width: factor on output channels (`width_multiple`).
+        width: factor on output channels (`width_multiple`). depth: factor on repeat numbers (`depth_multiple`).
         divisor: scaled channels are rounded up to its multiple.
         maps_ready: the inputs are output maps already, as in graphs of release 1.0.
     """
@@ -32,6 +32,7 @@ class RowContext:
     anchors: list[list[float]]
     width: float
     divisor: int = 8
+    depth: float = 1.0
     maps_ready: bool = False
 
     @property
@@ -46,6 +47,11 @@ class RowContext:
         if channels == self.map_channels:
             return channels
         return math.ceil(channels * self.width / self.divisor) * self.divisor
+
+
+def scaled_repeats(number: int, depth: float) -> int:
+    """How often a row's layer is built: numbers above 1 scale with the depth, down to 1."""
+    return max(round(number * depth), 1) if number > 1 else number
 
 
 ChannelRule = Callable[[list[Any], RowContext], tuple[list[Any], int]]  # YAML args -> constructor args, output channels
@@ -142,6 +148,18 @@ def segmentation(args: list[Any], context: RowContext) -> tuple[list[Any], int]:
     return detection(args, context)
 
 
+def pixel_classes(args: list[Any], context: RowContext) -> tuple[list[Any], int]:
+    """[n_segcls, n, c, shortcut] -> (classes, n by the depth, c by the width, shortcut, input channels)."""
+    if not 3 <= len(args) <= 4:
+        raise ValueError("expected [n_segcls, n, c, shortcut]")
+    classes, repeats, channels, *rest = args
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise ValueError(f"n {repeats!r} is not a positive integer")
+    shortcut = rest[0] if rest else False
+    deep = scaled_repeats(repeats, context.depth)
+    return [classes, deep, context.scaled(channels), shortcut, context.inputs], classes
+
+
 def _scaling(module: type[nn.Module], *, repeats_inside: bool = False) -> LayerSpec:
     first = next(iter(inspect.signature(module).parameters))
     return LayerSpec(module, widened, repeats_inside, supplied=(first,))
@@ -163,6 +181,11 @@ LAYERS: dict[str, LayerSpec] = {
             common.GhostConv,
             common.GhostBottleneck,
             experimental.MixConv2d,
+            semantic_heads.ARM,
+            semantic_heads.ASPP,
+            semantic_heads.ASPPs,
+            semantic_heads.RFB1,
+            semantic_heads.RFB2,
         )
     },
     **{
@@ -176,6 +199,10 @@ LAYERS: dict[str, LayerSpec] = {
     "Sum": LayerSpec(experimental.Sum, unchanged, many_inputs=True),
     "Contract": LayerSpec(common.Contract, contracted),
     "Expand": LayerSpec(common.Expand, expanded),
+    **{
+        name: LayerSpec(head, pixel_classes, many_inputs=True, supplied=("ch",))
+        for name, head in semantic_heads.SEMANTIC_HEADS.items()
+    },
 }
 
 

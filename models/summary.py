@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn.modules import activation
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.graph import scaled_repeats
+from models.layers import scaled_repeats
 from utils import activations
 
 OPERATIONS_PER_ELEMENT = 4
@@ -113,13 +113,17 @@ def _measure(model: Any, size_hw: tuple[int, int]) -> tuple[list[int], list[tupl
 
 @contextmanager
 def raw_head_output(model: Any) -> Iterator[None]:
-    """Put the head, and it alone, into training form, where it gives raw maps."""
-    head = model.model[-1]
-    before, head.training = head.training, True
+    """Put the head, and it alone, into training form, where it gives raw maps; class maps come without extra ones."""
+    semantic = getattr(model, "semantic_head", None)
+    wanted = {getattr(model, "head", model.model[-1]): True, **({semantic: False} if semantic is not None else {})}
+    before = {head: head.training for head in wanted}
     try:
+        for head, training in wanted.items():
+            head.training = training
         yield
     finally:
-        head.training = before
+        for head, training in before.items():
+            head.training = training
 
 
 def _first_tensor(output: Any) -> Tensor:

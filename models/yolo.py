@@ -1,5 +1,7 @@
 """Detection, segmentation and classification heads, and the networks that graphs of models/*.yaml become.
 
+Heads that give every pixel a class are in models/semantic_heads.py.
+
 As a script: python models/yolo.py --cfg yolov5s.yaml prints the layer table, parameters and GFLOPs.
 """
 
@@ -20,7 +22,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +31,11 @@ from torch.nn import functional as F
 from models.common import Classify, Conv, Proto
 from models.graph import load_model_yaml, parse_graph
 from models.layers import LAYERS, LayerSpec, detection, segmentation
+from models.semantic_heads import SEMANTIC_HEADS, SemanticHead
 from models.summary import meta_forward, model_summary
 from utils.errors import InputError
 from utils.logging import LOGGER
+from utils.types import SemanticClasses
 
 STRIDE_PROBE = 256  # side of the picture whose maps tell the strides, pixels
 TTA_SCALES_FLIPS = ((1.0, False), (0.83, True), (0.67, False))
@@ -231,13 +235,26 @@ NETWORK_LAYERS: dict[str, LayerSpec] = {
 }
 
 
+class JointOutput(NamedTuple):
+    """What a network with boxes and class maps gives.
+
+    Attributes:
+        detection: what the detector alone would give.
+        semantic: logits (B, classes, H, W); in training a list of them where the head has auxiliary outputs.
+    """
+
+    detection: Any
+    semantic: Any
+
+
 class BaseModel(nn.Module):
     """A graph of layers that run in order; each takes the outputs its `f` names.
 
     Attributes:
-        model: the layers. save: indices of the outputs that later, not adjacent layers need.
+        model: the layers. save: indices of the outputs that are needed when the layer after has run.
         yaml, names, stride, inplace, nc: description, class names, strides of the head's levels (CPU), head option,
         number of classes.
+        semantic: the classes of the class map, where the network gives one.
     """
 
     model: nn.Sequential
@@ -246,11 +263,26 @@ class BaseModel(nn.Module):
     names: dict[int, str]
     stride: Tensor
     nc: int
+    semantic: SemanticClasses | None = None
 
     @property
     def head(self) -> Any:
         """The last layer."""
         return self.model[-1]
+
+    @property
+    def semantic_head(self) -> Any:
+        """The layer that gives every pixel a class, wherever it stands; None where there is none."""
+        return next((layer for layer in self.model if isinstance(layer, SemanticHead)), None)
+
+    def _build(self, config: dict[str, Any], ch: int) -> None:
+        """The layers of a loaded YAML."""
+        self.yaml = config
+        self.yaml_file = str(config.get("yaml_file", ""))
+        self.yaml["ch"] = self.yaml.get("ch", ch)
+        self.model, self.save = parse_graph(self.yaml, self.yaml["ch"], NETWORK_LAYERS)
+        self.inplace = bool(self.yaml.get("inplace", True))
+        _set_norm_and_inplace(self)
 
     def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
         """Run the graph on (B, C, H, W) pictures in [0, 1].
@@ -276,7 +308,46 @@ class BaseModel(nn.Module):
                 outputs[index] = value
             if callable(visualize):
                 visualize(layer, value)
-        return value
+        return self._result(outputs, value)
+
+    def _result(self, outputs: Mapping[int, Any], last: Any) -> Any:
+        """What a pass gives, from the saved outputs and the last layer's."""
+        return last
+
+    def _probe(self) -> list[tuple[Any, Any]]:
+        """Every layer with its output, from a pass without data (meta tensors: nothing is computed)."""
+        done: list[tuple[Any, Any]] = []
+        try:
+            meta_forward(self, (STRIDE_PROBE,) * 2, visualize=lambda layer, output: done.append((layer, output)))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            row = self.model[len(done)]
+            kind = str(row.type).rpartition(".")[2]
+            raise InputError(
+                f"{self.yaml_file or 'model YAML'}: row {row.i}: {kind} cannot take what rows {row.f} give: {error}"
+            ) from error
+        if (head := self.semantic_head) is not None:  # it is told by how much to enlarge its map
+            output = next(output for layer, output in done if layer is head)
+            height = (output if isinstance(output, Tensor) else output[0]).shape[2]
+            head.stride = head.stride * STRIDE_PROBE // height
+        return done
+
+    def _set_up_semantic_head(self) -> None:
+        """Check that there is one, and take its classes."""
+        heads = [layer for layer in self.model if isinstance(layer, SemanticHead)]
+        if len(heads) != 1:
+            raise InputError(
+                f"{self.yaml_file or 'model YAML'}: {len(heads)} semantic heads; a class map comes from one row of "
+                f"{', '.join(SEMANTIC_HEADS)}"
+            )
+        head: Any = heads[0]
+        self.semantic = SemanticClasses.numbered(head.nc)
+        self.save = sorted({*self.save, self.head.i, head.i})  # results, wherever they stand
+
+    def _views(self, x: Tensor) -> Iterator[tuple[Tensor, tuple[float, bool]]]:
+        """The pictures of test-time augmentation, each with its scale and whether it is mirrored."""
+        grid = int(torch.as_tensor(self.stride).max())
+        for scale, mirrored in TTA_SCALES_FLIPS:
+            yield _rescaled(x.flip(3) if mirrored else x, scale, grid), (scale, mirrored)
 
     def _profile_layer(self, layer: Any, inputs: Any, repeats: int = 10) -> None:
         """Log the mean time of a layer, in milliseconds."""
@@ -305,6 +376,16 @@ class BaseModel(nn.Module):
         head = self.head
         convs = head.m if len(head.m) else [self.model[i if i >= 0 else head.i + i] for i in head.f]
         return zip(convs, head.stride.tolist(), strict=True)
+
+
+def _overridden(cfg: str | Path | Mapping[str, Any], **values: int | None) -> dict[str, Any]:
+    """The loaded YAML with the values that are not None in place of its own."""
+    config = load_model_yaml(cfg)
+    for key, value in values.items():
+        if value is not None and value != config.get(key):
+            LOGGER.info(f"{config.get('yaml_file') or 'model YAML'}: {key} {config.get(key)} becomes {value}")
+            config[key] = value
+    return config
 
 
 def _inputs_of(origin: int | list[int], index: int, previous: Any, outputs: Mapping[int, Any]) -> Any:
@@ -343,23 +424,10 @@ class DetectionModel(BaseModel):
         anchors: float | None = None,
     ) -> None:
         super().__init__()
-        self.yaml = load_model_yaml(cfg)
-        self.yaml_file = str(self.yaml.get("yaml_file", ""))
-        self.yaml["ch"] = self.yaml.get("ch", ch)
-        self._override("nc", nc)
-        self._override("anchors", None if anchors is None else round(anchors))
-        self.model, self.save = parse_graph(self.yaml, self.yaml["ch"], NETWORK_LAYERS)
+        self._build(_overridden(cfg, nc=nc, anchors=None if anchors is None else round(anchors)), ch)
         self.nc = self.yaml["nc"]
         self.names = {i: str(i) for i in range(self.nc)}
-        self.inplace = bool(self.yaml.get("inplace", True))
-        _set_norm_and_inplace(self)
         self._set_up_head()
-
-    def _override(self, key: str, value: int | None) -> None:
-        """Put an argument in place of the YAML's value."""
-        if value is not None and value != self.yaml.get(key):
-            LOGGER.info(f"{self.yaml_file or 'model YAML'}: {key} {self.yaml.get(key)} becomes {value}")
-            self.yaml[key] = value
 
     def _set_up_head(self) -> None:
         """Strides, anchors in stride units and biases of the head."""
@@ -377,16 +445,8 @@ class DetectionModel(BaseModel):
         self.initialize_biases()
 
     def _probe_strides(self) -> list[float]:
-        """Stride of every level, from the shapes of a pass without data (meta tensors: nothing is computed)."""
-        done: list[Any] = []
-        try:
-            found = meta_forward(self, (STRIDE_PROBE, STRIDE_PROBE), visualize=lambda layer, _: done.append(layer))
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            row = self.model[len(done)]
-            kind = str(row.type).rpartition(".")[2]
-            raise InputError(
-                f"{self.yaml_file or 'model YAML'}: row {row.i}: {kind} cannot take what rows {row.f} give: {error}"
-            ) from error
+        """Stride of every level."""
+        found = next(output for layer, output in self._probe() if layer is self.head)
         maps = found[0] if isinstance(found, tuple) else found
         return [STRIDE_PROBE / raw.shape[2] for raw in maps]
 
@@ -403,19 +463,19 @@ class DetectionModel(BaseModel):
         """As `BaseModel.forward`; with `augment` ((B, N, no), None) from three scales, the second one mirrored."""
         return self._run_augmented(x) if augment else self._run(x, profile, visualize)
 
-    def _run_augmented(self, x: Tensor) -> tuple[Tensor, None]:
+    def _run_augmented(self, x: Tensor) -> Any:
         """Boxes of several sizes of the picture, in pixels of the given one."""
-        head = self.head
-        strides = head.stride.tolist()
-        parts = []
-        for scale, mirrored in TTA_SCALES_FLIPS:
-            picture = _rescaled(x.flip(3) if mirrored else x, scale, int(max(strides)))
-            boxes, maps = self._run(picture)
-            skipped = {TTA_SCALES_FLIPS[0]: max(strides), TTA_SCALES_FLIPS[-1]: min(strides)}.get((scale, mirrored))
-            levels = boxes.split([raw.shape[1:4].numel() for raw in maps], dim=1)
-            kept = [rows for rows, stride in zip(levels, strides, strict=True) if stride != skipped or len(levels) == 1]
-            parts.append(_restored(torch.cat(kept, dim=1), scale, x.shape[3] if mirrored else None))
+        parts = [self._boxes_of_view(self._run(picture), x, *view) for picture, view in self._views(x)]
         return torch.cat(parts, dim=1), None
+
+    def _boxes_of_view(self, output: tuple[Tensor, list[Tensor]], x: Tensor, scale: float, mirrored: bool) -> Tensor:
+        """Decoded rows of one view in pixels of `x`, without the level that is least sure at that size."""
+        boxes, maps = output
+        strides = self.head.stride.tolist()
+        skipped = {TTA_SCALES_FLIPS[0]: max(strides), TTA_SCALES_FLIPS[-1]: min(strides)}.get((scale, mirrored))
+        levels = boxes.split([raw.shape[1:4].numel() for raw in maps], dim=1)
+        kept = [rows for rows, stride in zip(levels, strides, strict=True) if stride != skipped or len(levels) == 1]
+        return _restored(torch.cat(kept, dim=1), scale, x.shape[3] if mirrored else None)
 
 
 Model = DetectionModel  # the name that releases before 6.2 pickle
@@ -433,6 +493,24 @@ def _set_norm_and_inplace(model: nn.Module) -> None:
             module.eps, module.momentum = 1e-3, 0.03
         elif isinstance(module, nn.Hardswish | nn.LeakyReLU | nn.ReLU | nn.ReLU6 | nn.SiLU):
             module.inplace = True
+
+
+def _logits_of_view(logits: Tensor, x: Tensor, scale: float, mirrored: bool) -> Tensor:
+    """Logits (B, n, H', W') of a rescaled, padded, perhaps mirrored picture over the pixels of the original `x`."""
+    height, width = x.shape[2:]
+    logits = logits.float()
+    if scale != 1:
+        logits = logits[:, :, : int(height * scale), : int(width * scale)]
+        logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+    return logits.flip(3) if mirrored else logits
+
+
+def _mean_logits(views: Iterator[Tensor]) -> Tensor:
+    """Logits whose class probabilities are the mean of those of several logits (B, n, H, W)."""
+    total, count = next(views).softmax(dim=1), 1
+    for logits in views:
+        total, count = total + logits.softmax(dim=1), count + 1
+    return (total / count).clamp_min(torch.finfo(total.dtype).tiny).log()
 
 
 def _rescaled(images: Tensor, scale: float, grid: int) -> Tensor:
@@ -475,6 +553,83 @@ class SegmentationModel(DetectionModel):
             LOGGER.warning("test-time augmentation is not available for segmentation; the plain result is used")
             self._told = True
         return self._run(x, profile, visualize)
+
+
+class JointModel(DetectionModel):
+    """A detector and a semantic head that share backbone and neck; either head may stand first.
+
+    Args:
+        n_segcls: number of semantic classes, overriding the YAML; others as `DetectionModel`.
+    """
+
+    def __init__(
+        self,
+        cfg: str | Path | Mapping[str, Any] = "yolov5s-psp.yaml",
+        ch: int = 3,
+        nc: int | None = None,
+        anchors: float | None = None,
+        n_segcls: int | None = None,
+    ) -> None:
+        super().__init__(_overridden(cfg, n_segcls=n_segcls), ch, nc, anchors)
+
+    @property
+    def head(self) -> Any:
+        """The layer that gives the boxes."""
+        return next(layer for layer in self.model if isinstance(layer, Detect))
+
+    def _set_up_head(self) -> None:
+        self._set_up_semantic_head()
+        super()._set_up_head()
+
+    def _result(self, outputs: Mapping[int, Any], last: Any) -> Any:
+        """Both outputs; flat for exported files."""
+        detection, semantic = outputs[self.head.i], outputs[self.semantic_head.i]
+        return (*detection, semantic) if self.head.export and not self.training else JointOutput(detection, semantic)
+
+    def _run_augmented(self, x: Tensor) -> JointOutput:
+        """As the detector's, with the mean of the class maps' probabilities."""
+        views = [(self._run(picture), view) for picture, view in self._views(x)]
+        boxes = torch.cat([self._boxes_of_view(found.detection, x, *view) for found, view in views], dim=1)
+        logits = _mean_logits(_logits_of_view(found.semantic, x, *view) for found, view in views)
+        return JointOutput((boxes, None), logits)
+
+
+class SemanticModel(BaseModel):
+    """A network that gives every pixel a class, and no boxes.
+
+    Args:
+        cfg: path, shipped name or mapping.
+        ch: channels of the picture, unless the YAML names them.
+        n_segcls: number of classes, overriding the YAML.
+
+    Shape:
+        (B, C, H, W) -> logits (B, n_segcls, H, W), in training a list of these where the head has auxiliary outputs.
+    """
+
+    def __init__(
+        self, cfg: str | Path | Mapping[str, Any] = "yolov5s-sem.yaml", ch: int = 3, n_segcls: int | None = None
+    ) -> None:
+        super().__init__()
+        self._build(_overridden(cfg, n_segcls=n_segcls), ch)
+        self._set_up_semantic_head()
+        self.nc = self.yaml["nc"] = self.head.nc
+        self.names = {i: str(i) for i in range(self.nc)}
+        coarsest = min(output.shape[2] for _, output in self._probe() if isinstance(output, Tensor))
+        self.stride = torch.tensor([STRIDE_PROBE / coarsest], device="cpu")
+
+    @property
+    def head(self) -> Any:
+        """The semantic head."""
+        return self.semantic_head
+
+    def _result(self, outputs: Mapping[int, Any], last: Any) -> Any:
+        return outputs[self.head.i]
+
+    def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
+        """As `BaseModel.forward`; `augment` gives the mean of three sizes, the second one mirrored."""
+        if not augment:
+            return self._run(x, profile, visualize)
+        return _mean_logits(_logits_of_view(self._run(picture), x, *view) for picture, view in self._views(x))
 
 
 class ClassificationModel(BaseModel):
@@ -530,25 +685,52 @@ def _adopt_activation(head: Classify, neighbour: nn.Module) -> None:
 
 
 def build_model(
-    cfg: str | Path | Mapping[str, Any], ch: int = 3, nc: int | None = None, anchors: float | None = None
-) -> DetectionModel:
-    """The network that the YAML's head calls for: a segmenter where it is `Segment`, else a detector."""
+    cfg: str | Path | Mapping[str, Any],
+    ch: int = 3,
+    nc: int | None = None,
+    anchors: float | None = None,
+    n_segcls: int | None = None,
+) -> BaseModel:
+    """The network that the YAML's heads call for: boxes, instance masks, a class map, or boxes and a class map.
+
+    Args:
+        n_segcls: classes of the class map, overriding the YAML; of a network without boxes `nc` does so too.
+    """
     config = load_model_yaml(cfg)
-    kind = SegmentationModel if task_of_graph(config) == "segment" else DetectionModel
+    task = task_of_graph(config)
+    if task == "semantic":
+        return SemanticModel(config, ch, nc if n_segcls is None else n_segcls)
+    if task == "joint":
+        return JointModel(config, ch, nc, anchors, n_segcls)
+    kind = SegmentationModel if task == "segment" else DetectionModel
     return kind(config, ch, nc, anchors)
 
 
 def task_of_graph(config: Mapping[str, Any]) -> str:
-    """The task of a loaded model YAML, told by its last row."""
+    """The task of a loaded model YAML, told by its heads.
+
+    Raises:
+        InputError: a semantic head beside one for instance masks.
+    """
     rows = [*config["backbone"], *config["head"]]
-    segments = bool(rows) and isinstance(rows[-1], list) and "Segment" in rows[-1]
-    return "segment" if segments else "detect"
+    kinds = {row[2] for row in rows if isinstance(row, list) and len(row) > 2 and isinstance(row[2], str)}
+    if not kinds & SEMANTIC_HEADS.keys():
+        return "segment" if "Segment" in kinds else "detect"
+    if "Segment" in kinds:
+        source = config.get("yaml_file") or "model YAML"
+        raise InputError(f"{source}: Segment beside a semantic head; use Detect, or leave one of the two rows out")
+    return "joint" if "Detect" in kinds else "semantic"
 
 
 def task_of(model: nn.Module) -> str:
-    """The task of a network ("detect", "segment" or "classify"), for an ensemble that of its first member."""
+    """The task of a network, for an ensemble that of its first member."""
     first = model[0] if isinstance(model, nn.ModuleList) else model
-    kinds = ((SegmentationModel, "segment"), (ClassificationModel, "classify"))
+    kinds = (
+        (SegmentationModel, "segment"),
+        (ClassificationModel, "classify"),
+        (JointModel, "joint"),
+        (SemanticModel, "semantic"),
+    )
     return next((task for kind, task in kinds if isinstance(first, kind)), "detect")
 
 
