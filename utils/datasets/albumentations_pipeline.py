@@ -14,8 +14,10 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
 
+from utils.datasets.compose import IGNORE
 from utils.datasets.polygons import clip_rings, extents
 from utils.errors import InputError
 from utils.types import Sample
@@ -113,6 +115,7 @@ class UserPipeline:
         pipeline = load_pipeline(library, self.serialized)
         if only_colours(library, pipeline):
             return library.Compose([pipeline])
+        suit_class_maps(library, pipeline)
         boxes = library.BboxParams(format="pascal_voc", label_fields=["objects"], clip=True, min_width=1, min_height=1)
         points = library.KeypointParams(format="xy", label_fields=["rings"], remove_invisible=False)
         return library.Compose([pipeline], bbox_params=boxes, keypoint_params=points)
@@ -151,6 +154,19 @@ def only_colours(library: ModuleType, transform: Any) -> bool:
     if isinstance(transform, library.BaseCompose):
         return all(only_colours(library, child) for child in transform.transforms)
     return isinstance(transform, library.ImageOnlyTransform)
+
+
+def suit_class_maps(library: ModuleType, transform: Any) -> None:
+    """Make a pipeline pick classes instead of mixing them, and ignore what it uncovers instead of calling it class 0.
+
+    0 is its own default, so that it cannot be told from a wish. Holes whose masks are not filled keep their classes.
+    """
+    for child in transform.transforms if isinstance(transform, library.BaseCompose) else ():
+        suit_class_maps(library, child)
+    if getattr(transform, "fill_mask", None) == 0:
+        transform.fill_mask = IGNORE
+    if hasattr(transform, "mask_interpolation"):
+        transform.mask_interpolation = cv2.INTER_NEAREST
 
 
 def change_image(transform: Any, seed: int, sample: Sample) -> Sample:

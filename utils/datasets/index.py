@@ -78,6 +78,8 @@ class ImageIndex:
         names: class names.
         polygons: of all M objects (a box's four corners where a row had only a box), or None in a set of boxes.
         class_maps: N files with one class per pixel, or None.
+        id_map: (256,) uint8 class of each value in these files, 255 for none; None if the values are the classes.
+        pixels: (N, num_classes) int64 pixels of each class in each class map, or None.
     """
 
     paths: list[str]
@@ -88,6 +90,8 @@ class ImageIndex:
     names: dict[int, str] = field(default_factory=dict)
     polygons: PolygonTable | None = None
     class_maps: list[str] | None = None
+    id_map: np.ndarray | None = None
+    pixels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -116,4 +120,5 @@ class ImageIndex:
             boxes_xywhn=self.boxes_xywhn[rows],
             polygons=None if self.polygons is None else self.polygons.subset(rows),
             class_maps=None if self.class_maps is None else [self.class_maps[i] for i in chosen],
+            pixels=None if self.pixels is None else self.pixels[chosen],
         )

@@ -51,7 +51,7 @@ def fingerprint(files: Iterable[str | None], *settings: object) -> str:
 
 
 def load_cache(path: Path, key: str) -> tuple[ImageIndex, Findings] | None:
-    """The index kept in `path`, without names; None if there is none or it belongs to other files or formats."""
+    """The index kept in `path`, without names and class maps; None if there is none, or of other files or formats."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if not isinstance(arrays, np.lib.npyio.NpzFile) or "about" not in arrays.files:
@@ -66,7 +66,13 @@ def load_cache(path: Path, key: str) -> tuple[ImageIndex, Findings] | None:
     if "points" in parts:
         polygons = PolygonTable(parts["points"], parts["ring_offsets"], parts["object_offsets"])
     index = ImageIndex(
-        about["paths"], parts["sizes_hw"], parts["offsets"], parts["classes"], parts["boxes_xywhn"], polygons=polygons
+        about["paths"],
+        parts["sizes_hw"],
+        parts["offsets"],
+        parts["classes"],
+        parts["boxes_xywhn"],
+        polygons=polygons,
+        pixels=parts.get("pixels"),
     )
     return index, Findings(**about["findings"])
 
@@ -88,7 +94,7 @@ def save_cache(path: Path, key: str, index: ImageIndex, findings: Findings) -> N
 
 
 def _warn(path: Path, reason: str) -> None:
-    LOGGER.warning(f"WARNING {path}: cannot be written ({reason}); labels are checked anew in each run")
+    LOGGER.warning(f"WARNING {path}: cannot be written ({reason}); the data are checked anew in each run")
 
 
 def _as_arrays(key: str, index: ImageIndex, findings: Findings) -> dict[str, np.ndarray]:
@@ -107,4 +113,4 @@ def _as_arrays(key: str, index: ImageIndex, findings: Findings) -> dict[str, np.
             "ring_offsets": table.ring_offsets,
             "object_offsets": table.object_offsets,
         }
-    return arrays
+    return arrays if index.pixels is None else arrays | {"pixels": index.pixels}

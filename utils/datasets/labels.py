@@ -51,7 +51,7 @@ def load_index(
     Raises:
         InputError: the split is not in the YAML or not on disk, has no usable picture, or no label at all.
     """
-    source = _usable_source(spec, split)
+    source = usable_source(spec, split)
     images, labels = _list_pairs(spec, source)
     if not images:
         raise InputError(f"{spec.path}: {split}: no pictures under {', '.join(map(str, source.places))}")
@@ -113,7 +113,8 @@ def list_images(place: Path, root: Path) -> list[str]:
     return _only_images(found)
 
 
-def _usable_source(spec: DataSpec, split: str) -> SplitSource:
+def usable_source(spec: DataSpec, split: str) -> SplitSource:
+    """Where a split comes from; InputError if it is not in the YAML or not on disk."""
     if split not in spec.splits:
         raise InputError(f"{spec.path}: there is no key {split!r}; it names {', '.join(spec.splits)}")
     source = spec.splits[split]

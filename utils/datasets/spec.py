@@ -13,12 +13,14 @@ import yaml
 
 from utils.datasets.archives import ARCHIVE_SUFFIXES, yaml_of_archive
 from utils.datasets.preparers import prepare_data
+from utils.datasets.semantic_spec import SemanticSpec, parse_names, parse_semantic
 from utils.errors import InputError
 from utils.files import expand_user
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATASETS_PREFIX = "../datasets/"
 SPLITS = ("train", "val", "test")
+MEMBERS = ("detection", "semantic")  # keys of a joint data YAML
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class DataSpec:
         names: class names by number, 0 to num_classes - 1.
         splits: the sources of those splits that the YAML names.
         raw: the YAML as read.
+        semantic: classes and places of the class maps, or None.
+        semantic_set: the set that the class maps belong to, where the YAML names two sets by the keys `detection` and
+            `semantic`; all else is then of the set for detection. None: the class maps are of the same pictures.
     """
 
     path: Path
@@ -55,6 +60,8 @@ class DataSpec:
     names: dict[int, str]
     splits: dict[str, SplitSource]
     raw: Mapping[str, Any] = field(default_factory=dict)
+    semantic: SemanticSpec | None = None
+    semantic_set: DataSpec | None = None
 
     @property
     def num_classes(self) -> int:
@@ -72,6 +79,13 @@ def load_spec(data: str | Path, *, prepare: bool = True) -> DataSpec:
         InputError: what is wrong in which file at which key, and the remedy.
     """
     spec = read_spec(data)
+    if spec.semantic_set is not None:
+        spec = replace(spec, semantic_set=_prepared(spec.semantic_set, prepare=prepare))
+    return _prepared(spec, prepare=prepare)
+
+
+def _prepared(spec: DataSpec, *, prepare: bool) -> DataSpec:
+    """The set with its pictures in place, see `load_spec`."""
     if not _missing(spec):
         return spec
     path, root, raw = spec.path, spec.root, spec.raw
@@ -92,14 +106,50 @@ def read_spec(data: str | Path) -> DataSpec:
     """
     path = find_data_yaml(data)
     raw = _read_mapping(path)
+    return _read_joint(path, raw) if "detection" in raw else _read_one(path, raw)
+
+
+def _read_one(path: Path, raw: Mapping[str, Any]) -> DataSpec:
+    """The set that a YAML with pictures of its own describes."""
+    block = raw.get("semantic")
+    own_names = isinstance(block, dict) and block.get("names") is not None  # of a set of class maps without boxes
     for key in ("train", "val", "names"):
-        if raw.get(key) is None:
+        if raw.get(key) is None and not (key == "names" and own_names):
             raise InputError(f"{path}: key {key!r} is missing; a data YAML needs train, val and names")
-    names = _parse_names(raw, path)
+    names = _parse_names(raw, path) if raw.get("names") is not None else {}
+    semantic = None if block is None else parse_semantic(block, source=path, names=names or None)
+    names = names or dict(semantic.classes.names)  # type: ignore[union-attr]
     if isinstance(raw.get("path"), list | dict):
         raise InputError(f"{path}: path: {raw['path']!r} is not a folder; give one, train and val may be lists")
     root = _find_root(raw, path)
-    return DataSpec(path, root, names, _find_splits(raw, root, path), raw)
+    return DataSpec(path, root, names, _find_splits(raw, root, path), raw, semantic)
+
+
+def _read_joint(path: Path, raw: Mapping[str, Any]) -> DataSpec:
+    """The set for detection of a YAML that names two, with the other one as its `semantic_set`."""
+    members = {}
+    for key in MEMBERS:
+        file = _find_member(path, raw, key)
+        member = _read_mapping(file)
+        if "detection" in member:
+            raise InputError(f"{path}: {key}: {file} names two sets itself; name the data YAML of one set")
+        members[key] = _read_one(file, member)
+    detection, semantic = members["detection"], members["semantic"]
+    if semantic.semantic is None:
+        raise InputError(f"{path}: semantic: {semantic.path} has no key semantic, so nothing tells where its masks are")
+    return replace(detection, semantic=semantic.semantic, semantic_set=semantic)
+
+
+def _find_member(path: Path, raw: Mapping[str, Any], key: str) -> Path:
+    """The YAML of one of the two sets of a joint one: beside it, else as `--data` would find it."""
+    member = raw.get(key)
+    if not isinstance(member, str) or not member:
+        raise InputError(f"{path}: {key}: {member!r}; a joint data YAML names two others: detection and semantic")
+    beside = path.parent / expand_user(member)
+    try:
+        return beside.resolve() if beside.is_file() else find_data_yaml(member)
+    except InputError as error:
+        raise InputError(f"{path}: {key}: {member!r} is not beside it, nor anywhere else ({error})") from error
 
 
 def find_data_yaml(data: str | Path) -> Path:
@@ -139,22 +189,10 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 def _parse_names(raw: Mapping[str, Any], path: Path) -> dict[int, str]:
     """Class names from a list or an int-keyed map; `nc`, if given, has to agree."""
-    names = raw["names"]
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names:
-        raise InputError(f"{path}: names: {names!r} is neither a list nor a map of class numbers to names")
-    if not all(str(number).removeprefix("-").isdecimal() for number in names):
-        raise InputError(f"{path}: names: keys must be class numbers, found {list(names)[:3]}")
-    for number, name in names.items():
-        if name is None or isinstance(name, list | dict):
-            raise InputError(f"{path}: names: class {number} is called {name!r}; a name is text, in quotes if need be")
-    numbered = {int(number): str(name) for number, name in names.items()}
-    if sorted(numbered) != list(range(len(names))):
-        raise InputError(f"{path}: names: class numbers must run from 0 to {len(names) - 1}, found {sorted(numbered)}")
-    if raw.get("nc") is not None and raw["nc"] != len(numbered):
-        raise InputError(f"{path}: nc: {raw['nc']!r} contradicts the {len(numbered)} names; delete nc or mend names")
-    return {number: numbered[number] for number in sorted(numbered)}
+    names = parse_names(raw["names"], f"{path}: names")
+    if raw.get("nc") is not None and raw["nc"] != len(names):
+        raise InputError(f"{path}: nc: {raw['nc']!r} contradicts the {len(names)} names; delete nc or mend names")
+    return names
 
 
 def _find_root(raw: Mapping[str, Any], path: Path) -> Path:

@@ -1,0 +1,221 @@
+"""Every augmentation moves picture, class map, boxes and polygons together: the classes are painted as colours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.datasets.augment import flip_horizontal, flip_vertical, mixup
+from utils.datasets.detection import DetectionDataset
+from utils.datasets.index import ImageIndex, PolygonTable, offsets_of
+from utils.datasets.loader import QuadDataset
+from utils.datasets.semantic import SemanticAugmentation, SemanticDataset
+from utils.hyp import Hyperparameters
+from utils.types import Sample
+
+COLOURS = np.array([[40, 60, 80], [250, 30, 30], [30, 250, 30], [30, 30, 250], [240, 240, 20]], np.uint8)  # BGR
+NO_EFFECT = {"transform": {"__class_fullname__": "NoOp", "p": 1.0}}
+STILL = Hyperparameters(
+    hsv_h=0, hsv_s=0, hsv_v=0, degrees=0, translate=0, scale=0, fliplr=0, mosaic=0, albumentations=NO_EFFECT
+)
+AGREE = 0.97  # of the pixels away from edges
+
+
+def paint(rng: np.random.Generator, size_hw: tuple[int, int]) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
+    """A class map of three rotated rectangles on background, and their corners in pixels."""
+    height, width = size_hw
+    class_map, rings, classes = np.zeros(size_hw, np.uint8), [], []
+    for n in range(3):
+        centre = (width * (0.2 + 0.3 * n), height * rng.uniform(0.3, 0.7))
+        corners = cv2.boxPoints((centre, (0.18 * width, 0.3 * height), rng.uniform(0, 90)))
+        classes.append(int(rng.integers(1, len(COLOURS))))
+        rings.append(np.rint(corners).astype(np.float32))
+        cv2.fillPoly(class_map, [rings[-1].astype(np.int32)], classes[-1])
+    return class_map, rings, classes
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
+    """Six painted pictures of three shapes with boxes, polygons and class maps."""
+    folder, rng = tmp_path_factory.mktemp("painted"), np.random.default_rng(0)
+    sizes = [(120, 160), (160, 120), (144, 144)] * 2
+    paths, maps, classes, boxes, table = [], [], [], [], []
+    for n, size_hw in enumerate(sizes):
+        class_map, rings, own = paint(rng, size_hw)
+        paths.append(str(folder / f"{n}.png"))
+        maps.append(str(folder / f"{n}_map.png"))
+        cv2.imwrite(paths[-1], COLOURS[class_map])
+        cv2.imwrite(maps[-1], class_map)
+        for ring, number in zip(rings, own, strict=True):
+            shape = np.clip(ring / (size_hw[1], size_hw[0]), 0, 1).astype(np.float32)
+            low, high = shape.min(axis=0), shape.max(axis=0)
+            boxes.append([*(low + high) / 2, *(high - low)])
+            classes.append(number)
+            table.append([shape])
+    return ImageIndex(
+        paths,
+        np.array(sizes, np.int32),
+        offsets_of([3] * len(sizes)),
+        np.array(classes, np.int32),
+        np.array(boxes, np.float32),
+        {n: str(n) for n in range(len(COLOURS))},
+        PolygonTable.from_lists(table),
+        maps,
+    )
+
+
+def seen(image: np.ndarray, *, gains: float = 1.0) -> np.ndarray:
+    """(H, W) the class whose colour each pixel is nearest to; 255 for the grey of borders."""
+    palette = np.concatenate([COLOURS, [[114, 114, 114]]]).astype(np.float32) * gains
+    distance = np.abs(image[:, :, None].astype(np.float32) - palette).sum(axis=3)
+    nearest = distance.argmin(axis=2)
+    return np.where(nearest == len(COLOURS), 255, nearest).astype(np.uint8)
+
+
+def away_from_edges(class_map: np.ndarray) -> np.ndarray:
+    """Pixels more than two from one of another class."""
+    kernel = np.ones((5, 5), np.uint8)
+    inner = cv2.erode(class_map, kernel) == cv2.dilate(class_map, kernel)
+    inner[[0, 1, -2, -1]], inner[:, [0, 1, -2, -1]] = False, False
+    return inner
+
+
+def check(sample: Sample, *, objects: bool = True) -> None:
+    """The map shows what the picture shows, and objects lie where their class is."""
+    assert sample.class_map is not None
+    inner = away_from_edges(sample.class_map)
+    assert inner.mean() > 0.4
+    assert (seen(sample.image) == sample.class_map)[inner].mean() > AGREE
+    if not objects:
+        return
+    assert sample.polygons is not None
+    assert len(sample.polygons) == len(sample.boxes_xyxy) == len(sample.classes)
+    for rings, box in zip(sample.polygons, sample.boxes_xyxy, strict=True):
+        points = np.concatenate(rings)
+        np.testing.assert_allclose([*points.min(axis=0), *points.max(axis=0)], box, atol=1)
+    drawn = [np.zeros(sample.class_map.shape, np.uint8) for _ in COLOURS]
+    for rings, number in zip(sample.polygons, sample.classes, strict=True):
+        for ring in rings:
+            cv2.fillPoly(drawn[number], [np.rint(ring - 0.5).astype(np.int32)], 1)
+    for number in range(1, len(COLOURS)):
+        own = (sample.class_map == number) & inner
+        if own.sum() > 100:  # an object of which little is left has lost its label, its pixels keep their class
+            assert drawn[number][own].mean() > 0.9
+
+
+RECIPES = {
+    "fitted alone": STILL,
+    "affine": replace(STILL, degrees=25, translate=0.2, scale=0.4, shear=8),
+    "perspective": replace(STILL, degrees=10, scale=0.3, perspective=0.0006),
+    "mosaic": replace(STILL, mosaic=1.0, scale=0.5, translate=0.1),
+    "mosaic, turned": replace(STILL, mosaic=1.0, scale=0.3, degrees=20, shear=5, perspective=0.0003),
+    "mosaic of nine": replace(STILL, mosaic=1.0, mosaic9=1.0, scale=0.2),
+    "copy-paste": replace(STILL, mosaic=1.0, copy_paste=0.6),
+    "flips": replace(STILL, fliplr=1.0, flipud=1.0),
+    "all": replace(STILL, mosaic=1.0, copy_paste=0.4, degrees=10, scale=0.4, fliplr=0.5, flipud=0.5),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_detection_samples(index: ImageIndex, name: str) -> None:
+    dataset = DetectionDataset(index, imgsz=160, hyp=RECIPES[name], augment=True)
+    for i in range(len(index)):
+        check(dataset[1, i])
+
+
+@pytest.mark.parametrize("rect", [False, True])
+def test_validation_samples(index: ImageIndex, rect: bool) -> None:
+    dataset = DetectionDataset(index, imgsz=192, hyp=STILL, augment=False, rect=rect, batch_size=2)
+    for i in range(len(index)):
+        sample = dataset[i]
+        check(sample)
+        assert sample.original_map is not None
+        assert sample.original_map.shape == tuple(dataset.index.sizes_hw[i])
+        np.testing.assert_array_equal(sample.original_map, cv2.imread(dataset.index.class_maps[i], 0))  # type: ignore[index]
+
+
+@pytest.mark.parametrize("mosaic", [False, True])
+@pytest.mark.parametrize("hyp", [STILL, RECIPES["all"]], ids=["still", "all"])
+def test_semantic_samples(index: ImageIndex, mosaic: bool, hyp: Hyperparameters) -> None:
+    plain = SemanticAugmentation(160, (128, 160), low=0.6, high=2.0, brightness=0, contrast=0, saturation=0)
+    chance = replace(hyp, mosaic=1.0)
+    dataset = SemanticDataset(index, imgsz=160, hyp=chance, augment=True, augmentation=plain, mosaic=mosaic)
+    for i in range(len(index)):
+        for epoch in range(3):
+            sample = dataset[epoch, i]
+            assert sample.image.shape == (128, 160, 3)
+            check(sample)
+
+
+def pipeline(*transforms: object) -> Hyperparameters:
+    albumentations = pytest.importorskip("albumentations", reason="Albumentations is optional")
+    return replace(STILL, albumentations=albumentations.to_dict(albumentations.Compose(list(transforms))))
+
+
+EFFECTS: dict[str, Callable[[object], list[object]]] = {
+    "affine": lambda a: [a.Affine(translate_percent=0.2, rotate=(20, 30), scale=(0.6, 0.8), fill=114, p=1)],  # type: ignore[attr-defined]
+    "rotate": lambda a: [a.SafeRotate(limit=(30, 40), fill=114, p=1)],  # type: ignore[attr-defined]
+    "perspective": lambda a: [a.Perspective(scale=(0.1, 0.15), fill=(114, 114, 114), p=1)],  # type: ignore[attr-defined]
+    "crop and resize": lambda a: [a.RandomResizedCrop((160, 160), scale=(0.3, 0.6), p=1)],  # type: ignore[attr-defined]
+    "linear masks": lambda a: [a.Affine(rotate=(15, 15), fill=114, mask_interpolation=cv2.INTER_LINEAR, p=1)],  # type: ignore[attr-defined]
+    "inner pipeline": lambda a: [a.OneOf([a.HorizontalFlip(p=1), a.Rotate(limit=(40, 40), fill=114, p=1)], p=1)],  # type: ignore[attr-defined]
+}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+@pytest.mark.parametrize("kind", [DetectionDataset, SemanticDataset])
+def test_albumentations(index: ImageIndex, name: str, kind: type[DetectionDataset]) -> None:
+    albumentations = pytest.importorskip("albumentations", reason="Albumentations is optional")
+    hyp = pipeline(*EFFECTS[name](albumentations))
+    options = {}
+    if kind is SemanticDataset:
+        options["augmentation"] = SemanticAugmentation(160, (160, 160), brightness=0, contrast=0, saturation=0)
+    dataset = kind(index, imgsz=160, hyp=hyp, augment=True, **options)
+    for i in range(len(index)):
+        sample = dataset[1, i]
+        check(sample)
+        assert set(np.unique(sample.class_map)) <= {0, 1, 2, 3, 4, 255}
+
+
+def test_mixup_keeps_the_map_of_what_is_seen_most(index: ImageIndex) -> None:
+    dataset = DetectionDataset(index, imgsz=160, hyp=STILL, augment=True)
+    first, second = dataset[0, 0], dataset[0, 3]
+    kept = set()
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        share = np.random.default_rng(seed).beta(32, 32)
+        out = mixup(first, second, rng)
+        stronger, weaker, part = (first, second, share) if share >= 0.5 else (second, first, 1 - share)
+        rest = (out.image.astype(np.float32) - (1 - part) * weaker.image) / part
+        check(replace(stronger, image=np.clip(np.rint(rest), 0, 255).astype(np.uint8), class_map=out.class_map))
+        kept.add(share >= 0.5)
+    assert kept == {True, False}
+
+
+@pytest.mark.parametrize("flip", [flip_horizontal, flip_vertical])
+def test_flips(index: ImageIndex, flip: Callable[[Sample], Sample]) -> None:
+    check(flip(DetectionDataset(index, imgsz=160, hyp=STILL, augment=True)[0, 0]))
+
+
+def test_quads(index: ImageIndex) -> None:
+    quad = QuadDataset(DetectionDataset(index, imgsz=96, hyp=STILL, augment=True), seed=0)
+    sizes = set()
+    for epoch in range(6):
+        (sample,) = quad.__getitems__([(epoch, i) for i in range(4)])
+        check(sample)
+        sizes.add(len(sample.classes))
+    assert len(sizes) == 2  # enlarged and tiled ones
+
+
+def test_the_border_is_ignored(index: ImageIndex) -> None:
+    small = SemanticAugmentation(64, (160, 192), low=1, high=1, brightness=0, contrast=0, saturation=0)
+    sample = SemanticDataset(index, imgsz=160, hyp=STILL, augment=True, augmentation=small)[0, 0]
+    assert sample.class_map is not None
+    assert (sample.class_map[48:] == 255).all()
+    assert (sample.class_map[:, 64:] == 255).all()
+    assert (sample.class_map[:48, :64] != 255).all()
+    assert (sample.image[48:] == 114).all()

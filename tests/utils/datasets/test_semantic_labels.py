@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.datasets.class_maps import read_class_map
+from utils.datasets.image_io import ImageError
+from utils.datasets.labels import load_index
+from utils.datasets.semantic_labels import add_class_maps, load_semantic_index
+from utils.datasets.spec import REPOSITORY, DataSpec, load_spec
+from utils.errors import InputError
+
+SIZE_HW = (20, 30)
+
+
+def write_pair(image: Path, mask: Path, values: np.ndarray | None = None) -> None:
+    """A noise picture and a class map (by default left half 0, right half 1)."""
+    if values is None:
+        values = np.zeros(SIZE_HW, np.uint8)
+        values[:, 15:] = 1
+    for file, pixels in ((image, np.random.default_rng(0).integers(0, 255, (*SIZE_HW, 3))), (mask, values)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), pixels.astype(np.uint8))
+
+
+def make_set(folder: Path, count: int = 3, extra: str = "") -> DataSpec:
+    for n in range(count):
+        write_pair(folder / "images" / "train" / f"{n}.png", folder / "masks" / "train" / f"{n}.png")
+    file = folder / "set.yaml"
+    file.write_text(f"path: .\ntrain: images/train\nval: images/train\nsemantic:\n  names: [sea, land]\n{extra}")
+    return load_spec(file)
+
+
+def test_index_by_hand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = make_set(tmp_path)
+    with caplog.at_level(logging.INFO):
+        index = load_semantic_index(spec, "train")
+    assert "3 pictures with class maps, 0 unusable; 100.0% of their pixels labelled" in caplog.text
+    assert index.names == {0: "sea", 1: "land"}
+    assert index.class_maps == [str(tmp_path / "masks" / "train" / f"{n}.png") for n in range(3)]
+    assert index.num_objects == 0
+    assert index.pixels is not None
+    assert index.pixels.tolist() == [[300, 300]] * 3
+    assert (tmp_path / "masks" / "train.cache").is_file()
+    assert index.subset([2, 0]).pixels.shape == (2, 2)  # type: ignore[union-attr]
+
+
+def test_cache_gives_the_same_and_notices_changes(tmp_path: Path) -> None:
+    spec = make_set(tmp_path)
+    first, second = (load_semantic_index(spec, "train") for _ in range(2))
+    assert first.paths == second.paths
+    assert first.class_maps == second.class_maps
+    np.testing.assert_array_equal(first.pixels, second.pixels)
+    write_pair(tmp_path / "new.png", tmp_path / "masks" / "train" / "1.png", np.full(SIZE_HW, 1))
+    assert load_semantic_index(spec, "train").pixels.tolist()[1] == [0, 600]  # type: ignore[union-attr]
+
+
+BAD_MASKS = {
+    "missing": (lambda mask: mask.unlink(), r"masks/train/1.png: no such class map; its picture .*images/train/1.png"),
+    "damaged": (lambda mask: mask.write_bytes(b"\x89PNG broken"), r"1.png: class map cannot be read"),
+    "cut short": (lambda mask: mask.write_bytes(mask.read_bytes()[:60]), r"1.png: class map cannot be read"),
+    "size": (
+        lambda mask: Image.fromarray(np.zeros((30, 20), np.uint8)).save(mask),
+        r"1.png: 20x30 pixels, its picture has 30x20",
+    ),
+    "value": (
+        lambda mask: Image.fromarray(np.full(SIZE_HW, 9, np.uint8)).save(mask),
+        r"1.png: value 9 is no class \(0-1\) and not ignored \(255\); mend it, or say by an id_map",
+    ),
+    "colours": (
+        lambda mask: Image.new("RGB", SIZE_HW[::-1]).save(mask),
+        "one byte a pixel .gray or palette., this is RGB; write the class numbers",
+    ),
+    "16 bits": (lambda mask: Image.fromarray(np.zeros(SIZE_HW, np.uint16)).save(mask), "one byte a pixel"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MASKS)
+def test_bad_masks_are_named_and_their_pictures_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    spec = make_set(tmp_path)
+    spoil, message = BAD_MASKS[kind]
+    spoil(tmp_path / "masks" / "train" / "1.png")
+    index = load_semantic_index(spec, "train")
+    assert [Path(path).stem for path in index.paths] == ["0", "2"]
+    assert index.class_maps is not None
+    assert [Path(path).stem for path in index.class_maps] == ["0", "2"]
+    (warning,) = (record.message for record in caplog.records if record.levelno == logging.WARNING)
+    assert re.search(message, warning)
+
+
+def test_a_broken_picture_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = make_set(tmp_path)
+    (tmp_path / "images" / "train" / "0.png").write_bytes(b"no picture")
+    assert len(load_semantic_index(spec, "train")) == 2
+    assert "0.png: damaged, or not a picture" in caplog.text
+
+
+def test_nothing_usable(tmp_path: Path) -> None:
+    spec = make_set(tmp_path)
+    shutil.rmtree(tmp_path / "masks" / "train")
+    with pytest.raises(InputError, match=r"none of the 3 pictures can be used.*expected in .*masks/train/0.png"):
+        load_semantic_index(spec, "train")
+
+
+def test_set_without_class_maps(tmp_path: Path) -> None:
+    make_set(tmp_path)
+    (tmp_path / "boxes.yaml").write_text("path: .\ntrain: images/train\nval: images/train\nnames: [a]\n")
+    with pytest.raises(InputError, match="key 'semantic' is missing"):
+        load_semantic_index(load_spec(tmp_path / "boxes.yaml"), "train")
+
+
+def test_pictures_in_another_folder(tmp_path: Path) -> None:
+    write_pair(tmp_path / "pictures" / "0.png", tmp_path / "masks" / "0.png")
+    (tmp_path / "set.yaml").write_text("path: .\ntrain: pictures\nval: pictures\nsemantic: {names: [a, b]}\n")
+    with pytest.raises(InputError, match="expected a picture below a folder images; set images and masks, or layout"):
+        load_semantic_index(load_spec(tmp_path / "set.yaml"), "train")
+
+
+def test_id_map_counts_and_reads(tmp_path: Path) -> None:
+    spec = make_set(tmp_path, extra="  id_map: {1: 0, 0: 1}\n")
+    write_pair(tmp_path / "n.png", tmp_path / "masks" / "train" / "0.png", np.full(SIZE_HW, 33))
+    index = load_semantic_index(spec, "train")
+    assert index.pixels is not None
+    assert index.pixels.tolist() == [[0, 0], [300, 300], [300, 300]]
+    assert index.class_maps is not None
+    swapped = read_class_map(index.class_maps[1], index.id_map)
+    assert (swapped[:, :15] == 1).all()
+    assert (read_class_map(index.class_maps[0], index.id_map) == 255).all()
+
+
+def test_palette_and_few_bit_pictures(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 2, 3], [3, 2, 1, 0]], np.uint8)
+    for bits in (2, 4, 8):
+        picture = Image.fromarray(values, "P")
+        picture.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+        picture.save(tmp_path / f"palette{bits}.png", bits=bits)
+        np.testing.assert_array_equal(read_class_map(str(tmp_path / f"palette{bits}.png")), values)
+    for bits in (2, 4):
+        packed = write_gray_png(tmp_path / f"gray{bits}.png", values, bits)
+        np.testing.assert_array_equal(read_class_map(packed), values)
+    Image.fromarray(values > 1).save(tmp_path / "one bit.png")
+    np.testing.assert_array_equal(read_class_map(str(tmp_path / "one bit.png")), values > 1)
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_class_map(str(tmp_path))
+
+
+def write_gray_png(file: Path, values: np.ndarray, bits: int) -> str:
+    """A gray PNG of 2 or 4 bits a pixel (constructed: our encoders write 8)."""
+    rows = b""
+    for row in values:
+        packed = 0
+        for value in row:
+            packed = packed << bits | int(value)
+        rows += b"\0" + packed.to_bytes(len(row) * bits // 8, "big")
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return str(file)
+
+
+def test_boxes_and_maps_together(tmp_path: Path) -> None:
+    spec = make_set(tmp_path, 4)
+    (tmp_path / "both.yaml").write_text((tmp_path / "set.yaml").read_text() + "names: [ship]\n")
+    for n in (0, 2, 3):
+        label = tmp_path / "labels" / "train" / f"{n}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(f"0 0.5 0.5 0.{n + 1} 0.2\n")
+    (tmp_path / "masks" / "train" / "2.png").unlink()
+    boxes, maps = load_index(load_spec(tmp_path / "both.yaml"), "train"), load_semantic_index(spec, "train")
+    both = add_class_maps(boxes, maps)
+    assert [Path(path).stem for path in both.paths] == ["0", "1", "3"]
+    assert both.class_maps is not None
+    assert [Path(path).stem for path in both.class_maps] == ["0", "1", "3"]
+    np.testing.assert_allclose(both.boxes_xywhn[:, 2], [0.1, 0.4])
+    assert both.names == {0: "ship"}
+    assert both.pixels is not None
+    assert len(both.pixels) == 3
+
+
+def test_second_set_of_a_joint_yaml(tmp_path: Path) -> None:
+    make_set(tmp_path / "maps")
+    (tmp_path / "images").mkdir()
+    write_pair(tmp_path / "images" / "a.png", tmp_path / "unused.png")
+    (tmp_path / "boxes.yaml").write_text("path: .\ntrain: images\nval: images\nnames: [ship]\n")
+    (tmp_path / "joint.yaml").write_text("detection: boxes.yaml\nsemantic: maps/set.yaml\n")
+    index = load_semantic_index(load_spec(tmp_path / "joint.yaml"), "val")
+    assert len(index) == 3
+    assert index.names == {0: "sea", 1: "land"}
+
+
+def test_cityscapes_layout(tmp_path: Path) -> None:
+    """Label ids 7 and 26 are road and car, 4 is static; -1 cannot be in a PNG of bytes but as 255."""
+    values = np.zeros(SIZE_HW, np.uint8)
+    values[:5], values[5:10], values[10:15], values[15:] = 7, 26, 4, 255
+    root = tmp_path / "citys"
+    for split, city in (("train", "bonn"), ("train", "ulm"), ("val", "jena")):
+        image = root / "leftImg8bit" / split / city / f"{city}_000000_000019_leftImg8bit.png"
+        mask = root / "gtFine" / split / city / f"{city}_000000_000019_gtFine_labelIds.png"
+        write_pair(image, mask, values)
+    text = (REPOSITORY / "data" / "cityscapes-semantic.yaml").read_text()
+    (tmp_path / "c.yaml").write_text(text.replace("path: ../datasets/cityscapes", f"path: {root}"))
+    spec = load_spec(tmp_path / "c.yaml")
+    index = load_semantic_index(spec, "train")
+    assert len(index) == 2
+    assert index.pixels is not None
+    assert {spec.semantic.classes.names[c]: n for c, n in enumerate(index.pixels[0].tolist()) if n} == {  # type: ignore[union-attr]
+        "road": 150,
+        "car": 150,
+    }
+    class_map = read_class_map(index.class_maps[0], index.id_map)  # type: ignore[index]
+    assert np.unique(class_map).tolist() == [0, 13, 255]
+    assert (root / "gtFine" / "train.cache").is_file()
+    assert len(load_semantic_index(spec, "val")) == 1
+
+
+def test_voc_lists_of_bare_names(tmp_path: Path) -> None:
+    root = tmp_path / "VOC2012"
+    for name in ("2007_1", "2007_2", "2007_3"):
+        write_pair(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("2007_1\n2007_3\n")
+    (tmp_path / "voc.yaml").write_text(
+        "path: VOC2012\ntrain: ImageSets/Segmentation/train.txt\nval: ImageSets/Segmentation/train.txt\n"
+        "semantic: {layout: voc, names: [background, thing]}\n"
+    )
+    index = load_semantic_index(load_spec(tmp_path / "voc.yaml"), "train")
+    assert [Path(path).name for path in index.paths] == ["2007_1.jpg", "2007_3.jpg"]
+
+
+def test_camvid(shared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "camvid"
+    folder.mkdir()
+    for part in ("images", "masks", "labels"):
+        (folder / part / "val").mkdir(parents=True)
+        for file in sorted((shared / "data" / "camvid" / part / "val").iterdir())[:6]:
+            shutil.copyfile(file, folder / part / "val" / file.name)
+    text = (shared / "data" / "camvid" / "camvid.yaml").read_text()
+    (folder / "camvid.yaml").write_text(text.replace("images/train", "images/val"))
+    spec = load_spec(folder / "camvid.yaml")
+    index = load_semantic_index(spec, "val")
+    assert len(index) == 6
+    assert list(index.names.values())[:2] == ["sky", "building"]
+    both = add_class_maps(load_index(spec, "val"), index)
+    assert both.num_objects > 0
+    assert len(both) == 6
+    assert both.class_maps == index.class_maps

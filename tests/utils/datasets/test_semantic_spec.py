@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from utils.datasets.semantic_spec import LAYOUTS, MaskRule, parse_semantic
+from utils.datasets.spec import load_spec, read_spec
+from utils.errors import InputError
+
+HERE = Path("set.yaml")
+TWO = {"names": {0: "sea", 1: "land"}}
+
+
+def test_defaults() -> None:
+    spec = parse_semantic(TWO, source=HERE)
+    assert spec.classes.names == {0: "sea", 1: "land"}
+    assert spec.classes.ignore == 255
+    assert spec.classes.source_ids is None
+    assert len(set(spec.classes.palette)) == 2
+    assert spec.id_map is None
+    assert np.flatnonzero(spec.valid).tolist() == [0, 1, 255]
+    assert spec.rule == MaskRule("images", "masks")
+
+
+def test_names_of_the_set_serve_where_the_block_has_none() -> None:
+    assert parse_semantic({"masks": "m"}, source=HERE, names={0: "a"}).classes.names == {0: "a"}
+    with pytest.raises(InputError, match=r"set.yaml: semantic: key 'names' is missing"):
+        parse_semantic({"masks": "m"}, source=HERE)
+
+
+def test_another_value_is_ignored() -> None:
+    spec = parse_semantic({**TWO, "ignore": 11}, source=HERE)
+    assert spec.classes.ignore == 255  # in memory
+    assert spec.id_map is not None
+    assert spec.id_map[[0, 1, 11, 255]].tolist() == [0, 1, 255, 255]
+    assert np.flatnonzero(spec.valid).tolist() == [0, 1, 11]
+
+
+def test_id_map() -> None:
+    table = {7: 0, 3: 1, 9: 1, 4: 255, -1: 255}
+    spec = parse_semantic({**TWO, "id_map": table}, source=HERE)
+    assert spec.id_map is not None
+    assert spec.id_map.dtype == np.uint8
+    assert spec.id_map[[7, 3, 9, 4, 0, 255]].tolist() == [0, 1, 1, 255, 255, 255]
+    assert spec.classes.source_ids == (7, 3)
+    assert spec.valid.all()
+
+
+def test_palette_as_list_or_map() -> None:
+    colours = ((1, 2, 3), (4, 5, 6))
+    for given in ([[1, 2, 3], [4, 5, 6]], {1: [4, 5, 6], 0: [1, 2, 3]}, {"0": [1, 2, 3], "1": [4, 5, 6]}):
+        assert parse_semantic({**TWO, "palette": given}, source=HERE).classes.palette == colours
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ([1], r"semantic: \[1\] is not a map"),
+        ({**TWO, "mask": "m"}, "unknown key 'mask', did you mean masks"),
+        ({"names": {0: "a", 2: "b"}}, "semantic: names: class numbers must run from 0 to 1"),
+        ({"names": ["a", None]}, "class 1 is called None"),
+        ({**TWO, "ignore": 1}, "ignore: 1 is not a value of 2 to 255"),
+        ({**TWO, "ignore": "x"}, "ignore: 'x' is not a value"),
+        ({**TWO, "palette": [[1, 2, 3]]}, "palette: 1 colours for 2 classes"),
+        ({**TWO, "palette": [[1, 2, 3], [1, 2, 300]]}, "palette: colour .* of class 1 is not red, green, blue"),
+        ({**TWO, "palette": "red"}, "palette: 'red' is not a list"),
+        ({**TWO, "palette": {0: [1, 2, 3], 5: [1, 2, 3]}}, r"palette: has colours for \[0, 5\]"),
+        ({**TWO, "id_map": [1]}, r"id_map: \[1\] is not a map"),
+        ({**TWO, "id_map": {256: 0}}, "id_map: 256 is not a value of 0 to 255"),
+        ({**TWO, "id_map": {"road": 0}}, "id_map: 'road' is not a value"),
+        ({**TWO, "id_map": {7: 2}}, "id_map: 7 becomes 2, but classes are 0 to 1"),
+        ({**TWO, "id_map": {7: 0}}, r"id_map: no value becomes class 1 \(land\)"),
+        ({**TWO, "layout": "kitti"}, "layout: 'kitti' is none of beside, cityscapes"),
+        ({**TWO, "masks": 3}, "masks: 3 is not the name of a folder"),
+        ({**TWO, "images": "/"}, "images: '/' is not the name of a folder"),
+        ({"names": [str(n) for n in range(256)]}, "names: classes .* below 255"),
+    ],
+)
+def test_mistakes_are_named(block: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"set.yaml: semantic.*{message}|set.yaml: {message}"):
+        parse_semantic(block, source=HERE)
+
+
+@pytest.mark.parametrize(
+    ("layout", "image", "mask"),
+    [
+        ("beside", "d/images/train/a/x.jpg", "d/masks/train/a/x.png"),
+        ("beside", "images/images/x.y.jpg", "images/masks/x.y.png"),
+        (
+            "cityscapes",
+            "c/leftImg8bit/val/bonn/bonn_0_1_leftImg8bit.png",
+            "c/gtFine/val/bonn/bonn_0_1_gtFine_labelIds.png",
+        ),
+        (
+            "cityscapes-trainids",
+            "c/leftImg8bit/val/bonn/b_leftImg8bit.png",
+            "c/gtFine/val/bonn/b_gtFine_labelTrainIds.png",
+        ),
+        ("bdd100k", "b/images/10k/train/00.jpg", "b/labels/sem_seg/masks/train/00.png"),
+        ("bdd100k-2018", "b/seg/images/train/00.jpg", "b/seg/labels/train/00_train_id.png"),
+        ("custom", "r/segimages/val/x.png", "r/seglabels/val/x.png"),
+        ("voc", "VOC2012/JPEGImages/2007_1.jpg", "VOC2012/SegmentationClass/2007_1.png"),
+        ("beside", "pictures/x.jpg", None),
+        ("cityscapes", "c/leftImg8bit/val/bonn/other.png", None),
+    ],
+)
+def test_layouts(layout: str, image: str, mask: str | None) -> None:
+    found = LAYOUTS[layout].mask_path(image.replace("/", os.sep))
+    assert found == (None if mask is None else mask.replace("/", os.sep))
+
+
+def test_a_layout_with_another_folder(tmp_path: Path) -> None:
+    spec = parse_semantic({**TWO, "layout": "custom", "masks": "coarse/labels/"}, source=HERE)
+    assert spec.rule.mask_path("r/segimages/val/x.png") == "r/coarse/labels/val/x.png"
+    apart = parse_semantic({**TWO, "masks": str(tmp_path)}, source=HERE)
+    assert apart.rule.mask_path("r/images/val/x.jpg") == str(tmp_path / "val" / "x.png")
+
+
+def write_set(folder: Path, name: str, text: str) -> Path:
+    (folder / "images" / "train").mkdir(parents=True, exist_ok=True)
+    file = folder / name
+    file.write_text(f"path: .\ntrain: images/train\nval: images/train\n{text}")
+    return file
+
+
+class TestDataYaml:
+    def test_a_set_with_class_maps_only(self, tmp_path: Path) -> None:
+        spec = load_spec(write_set(tmp_path, "maps.yaml", "semantic: {names: [sea, land]}\n"))
+        assert spec.names == {0: "sea", 1: "land"}
+        assert spec.semantic is not None
+        assert spec.semantic_set is None
+
+    def test_boxes_and_class_maps(self, tmp_path: Path) -> None:
+        spec = load_spec(write_set(tmp_path, "both.yaml", "names: [ship]\nsemantic: {names: [sea, land]}\n"))
+        assert spec.names == {0: "ship"}
+        assert spec.semantic is not None
+        assert spec.semantic.num_classes == 2
+
+    def test_neither_names_nor_semantic_names(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="key 'names' is missing"):
+            load_spec(write_set(tmp_path, "bad.yaml", "semantic: {masks: m}\n"))
+
+    def test_two_sets(self, tmp_path: Path) -> None:
+        write_set(tmp_path / "boxes", "boxes.yaml", "names: [ship]\n")
+        write_set(tmp_path / "maps", "maps.yaml", "semantic: {names: [sea, land]}\n")
+        joint = tmp_path / "joint.yaml"
+        joint.write_text("detection: boxes/boxes.yaml\nsemantic: maps/maps.yaml\n")
+        for spec in (load_spec(joint), read_spec(joint), load_spec(joint, prepare=False)):
+            assert spec.names == {0: "ship"}
+            assert spec.root == tmp_path / "boxes"
+            assert spec.semantic_set is not None
+            assert spec.semantic_set.root == tmp_path / "maps"
+            assert spec.semantic is spec.semantic_set.semantic
+
+    def test_two_sets_found_as_data_would_be(self, tmp_path: Path) -> None:
+        write_set(tmp_path, "maps.yaml", "semantic: {names: [sea, land]}\n")
+        joint = tmp_path / "joint.yaml"
+        joint.write_text("detection: coco128.yaml\nsemantic: maps.yaml\n")
+        assert len(read_spec(joint).names) == 80
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("detection: boxes.yaml\n", "semantic: None; a joint data YAML names two others"),
+            ("detection: boxes.yaml\nsemantic: {names: [a]}\n", "semantic: {.*} ?; a joint data YAML names two"),
+            ("detection: nowhere.yaml\nsemantic: maps.yaml\n", "detection: 'nowhere.yaml' is not beside it"),
+            ("detection: boxes.yaml\nsemantic: boxes.yaml\n", "semantic: .*boxes.yaml has no key semantic"),
+            ("detection: joint.yaml\nsemantic: maps.yaml\n", "detection: .*joint.yaml names two sets itself"),
+        ],
+    )
+    def test_joint_mistakes(self, tmp_path: Path, text: str, message: str) -> None:
+        write_set(tmp_path, "boxes.yaml", "names: [ship]\n")
+        write_set(tmp_path, "maps.yaml", "semantic: {names: [sea, land]}\n")
+        joint = tmp_path / "joint.yaml"
+        joint.write_text(text)
+        with pytest.raises(InputError, match=f"joint.yaml: {message}"):
+            load_spec(joint)
+
+    def test_missing_pictures_of_the_second_set(self, tmp_path: Path) -> None:
+        write_set(tmp_path, "boxes.yaml", "names: [ship]\n")
+        maps = tmp_path / "maps.yaml"
+        maps.write_text("path: gone\ntrain: images/other\nval: images/other\nsemantic: {names: [sea, land]}\n")
+        joint = tmp_path / "joint.yaml"
+        joint.write_text("detection: boxes.yaml\nsemantic: maps.yaml\n")
+        assert read_spec(joint).semantic_set is not None
+        with pytest.raises(InputError, match=r"maps.yaml: train: 'images/other' not found"):
+            load_spec(joint)
