@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tiny_jobs import tiny_job
 
-from models.yolo import Detect
+from models.yolo import Detect, Segment
 from utils.export.base import ExportJob
 
 
@@ -16,7 +16,7 @@ def lively_job(folder: Path, **options: Any) -> ExportJob:
     """`tiny_job` with a head whose scores spread from 0 to 1; nothing is written.
 
     Args:
-        options: fields of `ExportOptions`; the threshold of NMS is 0.25.
+        options: as of `tiny_job`; the threshold of NMS is 0.25.
     """
     job = tiny_job(folder, **{"conf_thres": 0.25, **options})
     liven_(job.network.model)
@@ -30,7 +30,9 @@ def liven_(model: Any) -> None:
         if parameter.ndim == 4:
             fan_in = parameter[0].numel()
             parameter.data = torch.randn(parameter.shape, generator=generator) * (2.5 / fan_in) ** 0.5
-    head = next(module for module in model.modules() if isinstance(module, Detect))
-    for conv in head.m:
-        conv.weight.data *= 1.5
-        conv.bias.data = torch.zeros_like(conv.bias)
+    for head in (module for module in model.modules() if isinstance(module, Detect)):  # classifiers have none
+        for conv in head.m:
+            conv.weight.data *= 1.5
+            conv.bias.data = torch.zeros_like(conv.bias)
+            if isinstance(head, Segment):  # in these weights its objectness is low
+                conv.bias.data[4 :: head.no] = 2.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from models.yolo import DetectionModel
+from models.yolo import BaseModel, ClassificationModel, DetectionModel, SegmentationModel
 from utils.backends.info import ModelInfo
 from utils.export.base import ExportJob, ExportNetwork, ExportOptions
 from utils.export.nms_graph import GraphNms
@@ -33,17 +33,25 @@ TINY_GRAPH = {
     ],
 }
 NAMES = {0: "square", 1: "dïsc's"}
+SEGMENT_HEAD = [*TINY_GRAPH["head"][:-1], [[8, 5], 1, "Segment", ["nc", "anchors", 8, 16]]]
 
 
-def tiny_job(folder: Path, *, weights: str = "tiny mödel.pt", **options: Any) -> ExportJob:
-    """A fused detector of two classes with strides 8 and 16 and random weights; nothing is written.
+def tiny_model(task: str = "detect") -> BaseModel:
+    """A detector, segmenter (8 prototypes) or classifier of two classes with random weights, always the same."""
+    torch.manual_seed(0)
+    if task == "classify":
+        return ClassificationModel(TINY_GRAPH, nc=len(NAMES), cutoff=5)
+    return SegmentationModel({**TINY_GRAPH, "head": SEGMENT_HEAD}) if task == "segment" else DetectionModel(TINY_GRAPH)
+
+
+def tiny_job(folder: Path, *, weights: str = "tiny mödel.pt", task: str = "detect", **options: Any) -> ExportJob:
+    """A fused network of `tiny_model`, strides 8 and 16 where it detects; nothing is written.
 
     Args:
         options: fields of `ExportOptions`; pictures are 64x96 unless they say otherwise.
     """
     settings = ExportOptions(**{"imgsz": (64, 96), "conf_thres": 1e-5, "max_det": 20, **options})
-    torch.manual_seed(0)
-    model = DetectionModel(TINY_GRAPH).eval().requires_grad_(False).fuse()
+    model = tiny_model(task).eval().requires_grad_(False).fuse()
     nms = None
     if settings.nms:
         limits = {"conf_thres": settings.conf_thres, "iou_thres": settings.iou_thres, "max_det": settings.max_det}
@@ -51,6 +59,7 @@ def tiny_job(folder: Path, *, weights: str = "tiny mödel.pt", **options: Any) -
     info = ModelInfo(
         stride=16,
         names=NAMES,
+        task=task,
         imgsz=settings.imgsz,
         batch=settings.batch,
         dynamic=settings.dynamic,

@@ -12,9 +12,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from lively_jobs import liven_
+from tiny_jobs import NAMES, tiny_model
 
+import export
+import hubconf
 import train as plain_train
-from models.checkpoint import load_model, load_training_state
+from models.checkpoint import load_model, load_training_state, save_checkpoint
 from segment import predict, train, val
 from utils.engine.trainer import Trainer
 from utils.errors import InputError
@@ -229,3 +233,40 @@ def test_hyperparameters_evolve_with_the_columns_of_masks(polygon_data: Path, tm
     assert columns[3:5] == ["metrics/mAP_0.5:0.95(B)", "metrics/precision(M)"]
     assert columns[8:13] == ["val/box_loss", "val/seg_loss", "val/obj_loss", "val/cls_loss", "lr0"]
     assert len(rows) == 2
+
+
+@pytest.fixture(scope="module")
+def lively(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A segmenter whose weights are drawn so that it finds many things, with scores that are wide apart."""
+    model = tiny_model("segment")
+    liven_(model)
+    file = tmp_path_factory.mktemp("lively") / "seg.pt"
+    values = {"task": "segment", "yaml": model.yaml, "names": NAMES, "model": model.state_dict()}
+    save_checkpoint(file, values)
+    return str(file)
+
+
+def test_an_exported_segmenter_measures_and_predicts_like_its_checkpoint(
+    lively: str, polygon_data: Path, tmp_path: Path
+) -> None:
+    (file,) = export.run(weights=lively, include="onnx", imgsz=[64, 96], dynamic=True)
+    picture = str(polygon_data.parent / "images/val/000.jpg")
+    measured, lines = [], []
+    for number, weights in enumerate((lively, file)):
+        options = {"weights": weights, "imgsz": 96, "device": "cpu", "project": str(tmp_path / str(number))}
+        measured.append(val.run(data=str(polygon_data), workers=0, noplots=True, **options)[0])
+        predict.run(source=picture, save_txt=True, save_conf=True, nosave=True, max_det=9, **options)
+        lines.append((tmp_path / str(number) / "exp/labels/000.txt").read_text().splitlines())
+    assert measured[1] == pytest.approx(measured[0], abs=1e-3)
+    assert len(lines[0]) == 9
+    for ours, theirs in zip(*lines, strict=True):
+        assert [float(v) for v in theirs.split()] == pytest.approx([float(v) for v in ours.split()], abs=1e-3)
+
+
+def test_the_hub_gives_the_masks_of_an_exported_segmenter(lively: str, polygon_data: Path) -> None:
+    (file,) = export.run(weights=lively, include="torchscript", imgsz=96)
+    picture = cv2.copyMakeBorder(cv2.imread(str(polygon_data.parent / "images/val/000.jpg")), 0, 32, 0, 0, 0)
+    masks = [hubconf.custom(weights, device="cpu")(picture, size=96).masks[0].dense() for weights in (lively, file)]
+    assert len(masks[0]) > 5 and masks[0].any(axis=(1, 2)).sum() > 5
+    for ours, theirs in zip(*masks, strict=True):
+        assert (ours & theirs).sum() >= 0.99 * (ours | theirs).sum()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from utils.boxes import box_iou_matrix, xywh_to_xyxy
 from utils.nms import non_max_suppression
+from utils.prototypes import CodedMasks
 
 RAW_ROWS = 100  # of highest score, compared one by one where nothing is detected
 
@@ -24,6 +26,7 @@ class Tolerance:
         pixels: of a corner. score: of a detection. relative: of a whole output, mean error over mean size.
         iou: a pair of boxes whose overlap is this close to the threshold may be suppressed or not.
         tie: of two scores that are this close either may be the better one.
+        mask: least IoU of two masks of one object.
     """
 
     pixels: float
@@ -31,6 +34,7 @@ class Tolerance:
     relative: float
     iou: float
     tie: float
+    mask: float = 0.99
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Figures:
         compared: detections that were paired.
         pixels, score: of their corners and scores. relative: of whole outputs, None where only detections
             are there to compare.
+        mask: lowest IoU of two masks of one object, None where there are none.
         problems: what exceeds the tolerance, a line each.
     """
 
@@ -59,6 +64,7 @@ class Figures:
     score: float = 0.0
     relative: float | None = None
     problems: list[str] = field(default_factory=list)
+    mask: float | None = None
 
     def __add__(self, other: Figures) -> Figures:
         return Figures(
@@ -67,6 +73,7 @@ class Figures:
             max(self.score, other.score),
             max((v for v in (self.relative, other.relative) if v is not None), default=None),
             [*self.problems, *other.problems],
+            min((v for v in (self.mask, other.mask) if v is not None), default=None),
         )
 
     def text(self) -> str:
@@ -75,7 +82,8 @@ class Figures:
             return "no detection found by both" if self.problems else "nothing, and nothing is detected on the pictures"
         what = f"{self.compared} detections" if self.compared else "whole outputs, as nothing is detected"
         relative = "" if self.relative is None else f", {self.relative:.2g} of the mean output"
-        return f"at most {self.pixels:.3g} px and {self.score:.2g} of score{relative} ({what})"
+        masks = "" if self.mask is None else f", masks agree to an IoU of {self.mask:.4f}"
+        return f"at most {self.pixels:.3g} px and {self.score:.2g} of score{relative} ({what}){masks}"
 
 
 def compare_detections(
@@ -233,6 +241,54 @@ def compare_raw(reference: Tensor, found: Tensor, tolerance: Tolerance, *, nm: i
         figures.problems.append(
             f"raw rows are off by {figures.pixels:.3g} px, {figures.score:.2g} of score and {relative:.2g} of their "
             f"mean size, allowed are {tolerance.pixels:g} px, {tolerance.score:g} and {tolerance.relative:g}"
+        )
+    return figures
+
+
+def compare_masks(
+    reference: Sequence[Tensor], found: Sequence[Tensor], size_hw: tuple[int, int], tolerance: Tolerance
+) -> Figures:
+    """Compare prototypes by their relative error, and the masks of PyTorch's detections, or best rows without any.
+
+    A mask is decoded from the same row on both sides, and cut at PyTorch's box: boxes are compared by themselves. One
+    pixel may differ whatever the IoU, since a threshold decides on it and masks may be as small as it.
+
+    Args:
+        reference, found: decoded rows (B, N, 5 + num_classes + nm) and prototypes (B, nm, h, w).
+        size_hw: of the network input, whose pixels are compared.
+    """
+    nm = reference[1].shape[1]
+    if len(found) < 2 or found[1].shape != reference[1].shape:
+        shape = tuple(found[1].shape) if len(found) > 1 else "nothing"
+        return Figures(problems=[f"prototypes: {shape} instead of {tuple(reference[1].shape)}"])
+    error = relative_error(reference[1], found[1])
+    figures = Figures(relative=error)
+    if not error <= tolerance.relative:
+        figures.problems.append(f"prototypes are off by {error:.2%}")
+    numbered = _numbered(reference[0], nm)
+    detected = _detections(numbered, Thresholds(), Thresholds.iou, nm + 1)
+    for picture, rows in enumerate(detected):
+        if not len(rows):
+            best = Thresholds(conf=0.0, max_det=RAW_ROWS)
+            rows = _detections(numbered[picture : picture + 1], best, 1.0, nm + 1)[0]
+        codes = found[0][picture, rows[:, -1].long(), -nm:]
+        wanted = CodedMasks(reference[1][picture], rows[:, 6:-1], rows[:, :4], size_hw).in_input()
+        given = CodedMasks(found[1][picture], codes, rows[:, :4], size_hw).in_input()
+        for row, first, second in zip(rows, wanted.bitmaps, given.bitmaps, strict=True):
+            figures = figures + _mask_pair(row, first, second, tolerance)
+    return figures
+
+
+def _mask_pair(row: Tensor, first: np.ndarray, second: np.ndarray, tolerance: Tolerance) -> Figures:
+    union, differing = int((first | second).sum()), int((first ^ second).sum())
+    if differing <= 1:
+        return Figures(mask=1.0 if not differing else None)
+    iou = 1 - differing / union
+    figures = Figures(mask=iou)
+    if not iou >= tolerance.mask:
+        figures.problems.append(
+            f"the mask of an object of class {int(row[5])} has an IoU of {iou:.3f} with PyTorch's, "
+            f"allowed is {tolerance.mask:g}"
         )
     return figures
 

@@ -15,12 +15,20 @@ from utils.backends.packages import MissingPackageError
 from utils.backends.registry import find_format, load_backend
 from utils.errors import InputError
 from utils.export.base import ExportJob
-from utils.export.matching import Figures, Thresholds, Tolerance, compare_detections, compare_raw, compare_scores
+from utils.export.matching import (
+    Figures,
+    Thresholds,
+    Tolerance,
+    compare_detections,
+    compare_masks,
+    compare_raw,
+    compare_scores,
+)
 from utils.export.pictures import load_batch
 from utils.types import Suppressed
 
 FP32 = Tolerance(pixels=1.0, score=0.01, relative=1e-4, iou=0.02, tie=1e-4)
-FP16_SIDE, FP16_SCORE = 0.01, 0.02
+FP16_SIDE, FP16_SCORE, FP16_MASK = 0.01, 0.02, 0.95
 MAX_AP_DROP = 0.02
 Measure = Callable[[Callable[[Tensor], Any], tuple[int, int] | None], float]  # (network, its only size) -> mAP50-95
 
@@ -87,14 +95,15 @@ def compare(job: ExportJob, backend: Backend) -> Figures:
         images = load_batch(job, size_hw)
         reference = reference_outputs(job, images)
         found = backend.forward(images.to(backend.device, backend.dtype))
-        total = total + compare_outputs(job, reference, found, tolerance)
+        total = total + compare_outputs(job, reference, found, size_hw, tolerance)
     return total
 
 
 def tolerance_of(job: ExportJob) -> Tolerance:
     """How far an export of these settings may be off."""
     if job.options.half or job.options.int8:
-        return Tolerance(pixels=FP16_SIDE * max(job.options.imgsz), score=FP16_SCORE, relative=0.03, iou=0.05, tie=5e-3)
+        pixels = FP16_SIDE * max(job.options.imgsz)
+        return Tolerance(pixels=pixels, score=FP16_SCORE, relative=0.03, iou=0.05, tie=5e-3, mask=FP16_MASK)
     return FP32
 
 
@@ -104,8 +113,10 @@ def reference_outputs(job: ExportJob, images: Tensor) -> Sequence[Tensor]:
     return [output.float().cpu() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
 
-def compare_outputs(job: ExportJob, reference: Sequence[Tensor], found: Any, tolerance: Tolerance) -> Figures:
-    """The differences of one batch, in the way that suits the task."""
+def compare_outputs(
+    job: ExportJob, reference: Sequence[Tensor], found: Any, size_hw: tuple[int, int], tolerance: Tolerance
+) -> Figures:
+    """The differences of one batch of pictures of a size, in the way that suits the task."""
     if isinstance(found, Suppressed):
         options = job.options
         limits = Thresholds(options.conf_thres, options.iou_thres, options.max_det, options.agnostic)
@@ -118,20 +129,10 @@ def compare_outputs(job: ExportJob, reference: Sequence[Tensor], found: Any, tol
         return Figures(problems=[shapes])
     if reference[0].ndim == 2:
         return compare_scores(reference[0], outputs[0], tolerance)
-    extra = len(reference) > 1 and reference[1].ndim == 4
-    nm = reference[1].shape[1] if extra else 0
+    nm = reference[1].shape[1] if len(reference) > 1 else 0  # a segmenter's prototypes
     figures = compare_detections(reference[0], outputs[0], Thresholds(), tolerance, nm=nm)
     figures = figures + compare_raw(reference[0], outputs[0], tolerance, nm=nm, rows=not figures.compared)
-    if extra:
-        figures = figures + _compare_prototypes(reference[1], outputs[1], tolerance)
-    return figures
-
-
-def _compare_prototypes(reference: Tensor, found: Tensor, tolerance: Tolerance) -> Figures:
-    """Mask prototypes (B, nm, H, W) by their relative error."""
-    error = ((found - reference).abs().mean() / reference.abs().mean().clamp(min=1e-12)).item()
-    wrong = not error <= tolerance.relative
-    return Figures(relative=error, problems=[f"prototypes are off by {error:.2%}"] if wrong else [])
+    return figures + compare_masks(reference, outputs, size_hw, tolerance) if nm else figures
 
 
 def _accuracy_text(job: ExportJob, path: Path, backend: Backend, measure: Measure | None) -> str:

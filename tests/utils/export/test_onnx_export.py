@@ -9,16 +9,14 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from lively_jobs import lively_job, liven_
-from tiny_jobs import NAMES, TINY_GRAPH
+from lively_jobs import lively_job
+from tiny_jobs import NAMES
 
-from models.yolo import ClassificationModel, SegmentationModel
 from utils.backends.registry import load_backend
 from utils.errors import InputError
 from utils.export import onnx as onnx_export
-from utils.export.base import ExportJob, ExportOptions
+from utils.export.base import ExportJob
 from utils.export.onnx import OPSET, export_onnx, opset_of
-from utils.export.run import build_job
 from utils.export.verify import check_export
 from utils.nms import non_max_suppression
 
@@ -121,25 +119,3 @@ def test_more_than_a_file_can_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with pytest.raises(InputError, match="an ONNX file ends at 2 GB, this network needs"):
         export_onnx(lively_job(tmp_path))
     assert not list(tmp_path.iterdir())
-
-
-def test_a_segmentation_graph_has_prototypes(tmp_path: Path) -> None:
-    graph = {**TINY_GRAPH, "head": [*TINY_GRAPH["head"][:-1], [[8, 5], 1, "Segment", ["nc", "anchors", 4, 8]]]}
-    model = SegmentationModel(graph).eval().requires_grad_(False).fuse()
-    liven_(model)
-    job = build_job(tmp_path / "seg.pt", model, ExportOptions(imgsz=(64, 96)))
-    file = export_onnx(job)
-    assert [v.name for v in onnx.load(file).graph.output] == ["output0", "output1"]
-    images = torch.rand(2, 3, 64, 96)
-    found = load_backend(file, device=CPU).forward(images)
-    torch.testing.assert_close(found, job.network(images), atol=1e-3, rtol=1e-4)
-    assert check_export(job, file).figures.compared > 10
-
-
-def test_a_classifier(tmp_path: Path) -> None:
-    model = ClassificationModel(TINY_GRAPH, nc=3, cutoff=5).eval().requires_grad_(False)
-    job = build_job(tmp_path / "cls.pt", model, ExportOptions(imgsz=(64, 64)))
-    file = export_onnx(job)
-    backend = load_backend(file, device=CPU)
-    assert (backend.task, backend.forward(torch.rand(2, 3, 64, 64)).shape) == ("classify", (2, 3))
-    assert check_export(job, file).figures.relative < 1e-3
