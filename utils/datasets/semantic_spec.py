@@ -15,7 +15,8 @@ from utils.datasets.compose import IGNORE
 from utils.errors import InputError
 from utils.types import SemanticClasses
 
-KEYS = ("names", "masks", "images", "image_end", "mask_end", "layout", "ignore", "palette", "id_map")
+OWN_SPLITS = ("train", "val", "test")  # of pictures other than those with boxes
+KEYS = ("names", "masks", "images", "image_end", "mask_end", "layout", "ignore", "palette", "id_map", *OWN_SPLITS)
 
 
 @dataclass(frozen=True)

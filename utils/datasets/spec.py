@@ -51,8 +51,9 @@ class DataSpec:
         splits: the sources of those splits that the YAML names.
         raw: the YAML as read.
         semantic: classes and places of the class maps, or None.
-        semantic_set: the set that the class maps belong to, where the YAML names two sets by the keys `detection` and
-            `semantic`; all else is then of the set for detection. None: the class maps are of the same pictures.
+        semantic_set: the set that the class maps belong to, where that is another one: the YAML names two by the keys
+            `detection` and `semantic`, or the block `semantic` has splits of its own; all else is then of the set for
+            detection. None: the class maps are of the same pictures.
     """
 
     path: Path
@@ -122,7 +123,22 @@ def _read_one(path: Path, raw: Mapping[str, Any]) -> DataSpec:
     if isinstance(raw.get("path"), list | dict):
         raise InputError(f"{path}: path: {raw['path']!r} is not a folder; give one, train and val may be lists")
     root = _find_root(raw, path)
-    return DataSpec(path, root, names, _find_splits(raw, root, path), raw, semantic)
+    spec = DataSpec(path, root, names, _find_splits(raw, root, path), raw, semantic)
+    return spec if semantic is None else replace(spec, semantic_set=_own_pictures(spec, semantic, block))
+
+
+def _own_pictures(spec: DataSpec, semantic: SemanticSpec, block: Mapping[str, Any]) -> DataSpec | None:
+    """The set that the block `semantic` describes by splits of its own, below the same root; None if it has none."""
+    own = {split: block[split] for split in SPLITS if block.get(split) is not None}
+    if not own:
+        return None
+    if missing := [split for split in ("train", "val") if split not in own]:
+        raise InputError(
+            f"{spec.path}: semantic: {missing[0]} is missing; class maps of other pictures need both splits"
+        )
+    raw = {**{key: value for key, value in spec.raw.items() if key not in SPLITS}, **own}
+    splits = _find_splits(own, spec.root, spec.path)
+    return DataSpec(spec.path, spec.root, dict(semantic.classes.names), splits, raw, semantic)
 
 
 def _read_joint(path: Path, raw: Mapping[str, Any]) -> DataSpec:
@@ -135,6 +151,7 @@ def _read_joint(path: Path, raw: Mapping[str, Any]) -> DataSpec:
             raise InputError(f"{path}: {key}: {file} names two sets itself; name the data YAML of one set")
         members[key] = _read_one(file, member)
     detection, semantic = members["detection"], members["semantic"]
+    semantic = semantic.semantic_set or semantic
     if semantic.semantic is None:
         raise InputError(f"{path}: semantic: {semantic.path} has no key semantic, so nothing tells where its masks are")
     return replace(detection, semantic=semantic.semantic, semantic_set=semantic)

@@ -203,6 +203,19 @@ def test_second_set_of_a_joint_yaml(tmp_path: Path) -> None:
     assert index.names == {0: "sea", 1: "land"}
 
 
+def test_custom_layout(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_pair(tmp_path / "segimages" / split / "a.jpg", tmp_path / "seglabels" / split / "a.png")
+        write_pair(tmp_path / "detdata" / "images" / split / "b.jpg", tmp_path / "unused.png")
+    (tmp_path / "custom.yaml").write_text(
+        "path: .\ntrain: detdata/images/train\nval: detdata/images/val\nnames: [crack]\nsemantic: {layout: custom, "
+        "names: [background, crack], train: segimages/train, val: segimages/val}\n"
+    )
+    index = load_semantic_index(load_spec(tmp_path / "custom.yaml"), "val")
+    assert index.paths == [str(tmp_path / "segimages" / "val" / "a.jpg")]
+    assert index.class_maps == [str(tmp_path / "seglabels" / "val" / "a.png")]
+
+
 def test_cityscapes_layout(tmp_path: Path) -> None:
     """Label ids 7 and 26 are road and car, 4 is static; -1 cannot be in a PNG of bytes but as 255."""
     values = np.zeros(SIZE_HW, np.uint8)

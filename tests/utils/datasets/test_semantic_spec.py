@@ -189,3 +189,25 @@ class TestDataYaml:
         assert read_spec(joint).semantic_set is not None
         with pytest.raises(InputError, match=r"maps.yaml: train: 'images/other' not found"):
             load_spec(joint)
+
+    def test_a_block_with_pictures_of_its_own(self, tmp_path: Path) -> None:
+        """The layout with segimages/, seglabels/ and detdata/."""
+        for folder in ("segimages/train", "segimages/val", "detdata/images/train", "detdata/images/val"):
+            (tmp_path / folder).mkdir(parents=True)
+        file = tmp_path / "custom.yaml"
+        text = (
+            "path: .\ntrain: detdata/images/train\nval: detdata/images/val\nnames: [crack]\n"
+            "semantic:\n  layout: custom\n  names: [background, crack]\n  train: segimages/train\n"
+        )
+        file.write_text(text + "  val: segimages/val\n")
+        spec = load_spec(file)
+        assert spec.splits["train"].places == (tmp_path / "detdata/images/train",)
+        assert spec.semantic_set is not None
+        assert spec.semantic_set.splits["train"].places == (tmp_path / "segimages/train",)
+        assert spec.semantic_set.names == {0: "background", 1: "crack"}
+        file.write_text(text)
+        with pytest.raises(InputError, match="semantic: val is missing"):
+            load_spec(file)
+        file.write_text(text + "  val: segimages/nowhere\n")
+        with pytest.raises(InputError, match="val: 'segimages/nowhere' not found"):
+            load_spec(file)
