@@ -5,10 +5,12 @@ From Python: `import train; train.run(data="shapes.yaml", weights="", cfg="yolov
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.config import TrainConfig
+from utils.launch import devices_to_launch, launch
 from utils.script import run_script
 
 if TYPE_CHECKING:
@@ -31,16 +33,25 @@ def train(config: TrainConfig) -> FitResult | EvolveResult:
         from utils.engine.evolve import evolve
 
         return evolve(config)
-    from utils.engine.finish import finish  # torch takes seconds to import: only once the flags are known to be right
+    from utils import distributed  # torch takes seconds to import: only once the flags are known to be right
+    from utils.engine.finish import finish
     from utils.engine.setup import build_trainer
 
     trainer = build_trainer(config)
-    return finish(trainer, trainer.fit())
+    result = finish(trainer, trainer.fit())
+    distributed.stop()
+    return result
 
 
-def main(argv: Sequence[str] | None = None, *, kind: type[TrainConfig] = TrainConfig) -> None:
+def main(argv: Sequence[str] | None = None, *, kind: type[TrainConfig] = TrainConfig) -> int:
     """Command line entry."""
-    train(kind.from_args(argv))
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    config = kind.from_args(arguments)
+    if devices := devices_to_launch(config.device):
+        config.check()
+        return launch(arguments, devices)
+    train(config)
+    return 0
 
 
 if __name__ == "__main__":

@@ -212,7 +212,6 @@ LATER = {
     "upload_dataset": "external loggers",
     "bbox_interval": "external loggers",
     "artifact_alias": "external loggers",
-    "sync_bn": "several processes",
 }
 
 
@@ -245,11 +244,11 @@ class TrainConfig(BaseConfig):
         None, "--cache", nargs="?", const="ram", choices=("ram", "disk", "val"), help="keep decoded pictures"
     )
     image_weights: bool = switch("--image-weights", help="draw pictures of weak classes more often")
-    device: str = option("", "--device", help="cpu, mps or a CUDA index; empty takes the best there is")
+    device: str = option("", "--device", help="cpu, mps, a CUDA index or several (0,1); empty takes the best")
     multi_scale: bool = switch("--multi-scale", help="vary the input side by up to 50 %% from step to step")
     single_cls: bool = switch("--single-cls", help="treat all classes as one")
     optimizer: str = option("SGD", "--optimizer", choices=("SGD", "Adam", "AdamW"), help="optimizer")
-    sync_bn: bool = switch("--sync-bn", help="not yet: batch norm over several processes")
+    sync_bn: bool = switch("--sync-bn", help="batch norm over the pictures of all processes")
     workers: int = option(8, "--workers", type=_not_negative_int, help="loader processes, at most")
     project: str = option("runs/train", "--project", help="folder of runs")
     name: str = option("exp", "--name", help="run folder; `cfg` takes the model YAML's name")
@@ -265,7 +264,9 @@ class TrainConfig(BaseConfig):
     )
     save_period: int = option(-1, "--save-period", type=int, help="also keep epochN.pt every so many epochs")
     seed: int = option(0, "--seed", type=_seed, help="seed of weights and augmentation")
-    local_rank: int = option(-1, "--local_rank", "--local-rank", type=int, help="set by a launcher of processes")
+    local_rank: int = option(
+        -1, "--local_rank", "--local-rank", type=int, help="accepted from launchers; LOCAL_RANK counts"
+    )
     amp: str = option(
         "fp16", "--amp", choices=("fp16", "bf16", "off"), help="mixed precision on CUDA; bf16 also on CPUs that have it"
     )
@@ -337,8 +338,6 @@ class TrainConfig(BaseConfig):
             )
         if self.resume and (self.evolve or self.resume_evolve):
             raise InputError("--resume goes on with one training; an evolution goes on with --resume_evolve FOLDER")
-        if self.local_rank != -1:
-            raise InputError("--local_rank: several processes are not supported yet; start one `python train.py`")
         if self.batch_size < 1:
             raise InputError(
                 f"--batch-size {self.batch_size}: automatic batch size is not supported yet; give a number"

@@ -9,16 +9,19 @@ from time import perf_counter
 
 import torch
 
+from utils.distributed import local_rank, local_world_size
 from utils.errors import InputError
 
 
 def select_device(name: str = "") -> torch.device:
     """The device of a `--device` value: '' takes CUDA where there is one, else the CPU.
 
+    Of several processes on a machine each takes the device of its number, of the list or of all there are.
+
     Raises:
-        InputError: the device is not there, or several are named.
+        InputError: the device is not there, or there are not as many as processes.
     """
-    name = str(name).strip().lower().removeprefix("cuda:")
+    name = own_device(str(name).strip().lower()).removeprefix("cuda:")
     if name == "cpu":
         return torch.device("cpu")
     if name == "mps":
@@ -27,13 +30,33 @@ def select_device(name: str = "") -> torch.device:
         return torch.device("mps")
     if name in ("", "cuda"):
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    if "," in name:
-        raise InputError(f"--device {name}: several GPUs are not supported yet; name one, as in --device 0")
     if not name.isdigit():
         raise InputError(f"--device {name}: expected cpu, mps or a CUDA index such as 0")
     if int(name) >= torch.cuda.device_count():
         raise InputError(f"--device {name}: {torch.cuda.device_count()} CUDA devices are visible; use --device cpu")
     return torch.device(f"cuda:{name}")
+
+
+def own_device(names: str) -> str:
+    """What this process's part of a `--device` value is; InputError where it cannot be told."""
+    processes, several = local_world_size(), [name.strip() for name in names.split(",")]
+    if len(several) > 1:
+        if processes == 1:
+            raise InputError(
+                f"--device {names}: here one device is used, name one; to train on several start train.py from a shell"
+            )
+        if len(several) != processes:
+            raise InputError(f"--device {names}: {len(several)} devices for {processes} processes; name one for each")
+        return several[local_rank()]
+    if processes == 1 or names in ("cpu", "mps"):
+        return names
+    if names in ("", "cuda"):
+        available = torch.cuda.device_count()
+        if 0 < available < processes:
+            raise InputError(f"{processes} processes, but {available} CUDA devices are visible; start one for each")
+        return str(local_rank()) if available else "cpu"
+    listed = ",".join(str(number) for number in range(processes))
+    raise InputError(f"--device {names}: {processes} processes cannot share a GPU; name one each, as in {listed}")
 
 
 def describe_device(device: torch.device) -> str:

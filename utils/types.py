@@ -101,6 +101,11 @@ class Batch:
         """Labelled objects, or labelled pictures of the classification task."""
         return len(self.targets) if self.labels is None else len(self.labels)
 
+    def without_pictures(self) -> Batch:
+        """A batch of no picture with everything of this one's form."""
+        empty = self._with_tensors(lambda tensor: tensor[:0])
+        return replace(empty, paths=[], letterboxes=[], original_maps=None if self.original_maps is None else [])
+
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """The same batch with every tensor on `device`."""
         return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))

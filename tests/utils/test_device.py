@@ -15,7 +15,8 @@ def test_cpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("0,1", "several GPUs"), ("gpu", "expected cpu, mps or a CUDA index"), ("97", "--device 97")]
+    ("name", "text"),
+    [("0,1", "one device is used"), ("gpu", "expected cpu, mps or a CUDA index"), ("97", "--device 97")],
 )
 def test_unusable_devices_are_named(name: str, text: str) -> None:
     with pytest.raises(InputError, match=text):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from utils.datasets.detection import Key
 from utils.datasets.image_io import ImageError
 from utils.datasets.letterbox import GREY
 from utils.datasets.masks import MaskForm
+from utils.distributed import local_world_size, rank, world_size
 from utils.errors import InputError
 from utils.logging import LOGGER
 from utils.types import Batch, Sample
@@ -25,40 +27,105 @@ from utils.types import Batch, Sample
 POOL = 32  # pictures that a weighted sample may draw its mosaic partners from
 
 
-class EpochBatches(Sampler[list[Key]]):
+@dataclass(frozen=True)
+class Deal:
+    """What one of several processes gets of the batches that a single process would load.
+
+    Attributes:
+        rank, processes: which of them this is.
+        whole: batches are dealt out one by one, as they are; else each batch is, in groups of pictures.
+        group: pictures that stay together.
+    """
+
+    rank: int = 0
+    processes: int = 1
+    whole: bool = False
+    group: int = 1
+
+    def own(self, keys: list[Key]) -> list[Key]:
+        """This process's part of a batch; the first ones get what is left over."""
+        groups = -(-len(keys) // self.group)
+        each, rest = divmod(groups, self.processes)
+        first = self.rank * each + min(self.rank, rest)
+        last = first + each + (self.rank < rest)
+        return keys[first * self.group : last * self.group]
+
+
+@dataclass(frozen=True)
+class NoPictures:
+    """Stands for the keys of a process that has no part in a batch: one of another's pictures, for its form."""
+
+    model: Any
+
+
+class EpochBatches(Sampler["list[Key] | NoPictures"]):
     """Lists of (epoch, position), one list a batch, in an order drawn from (seed, epoch).
+
+    Several processes draw the same plan, that of a single one, and each takes its own part of it: every batch in
+    training, so that together they train on that batch; in an evaluation whole batches, in turns.
 
     With image weights positions are drawn by chance, with replacement, and each brings a pool of others drawn
     alike, so that the partners in its mosaic follow the weights too.
     """
 
-    def __init__(self, num_samples: int, *, batch_size: int, shuffle: bool, seed: int, drop_last: bool) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        drop_last: bool = False,
+        deal: Deal | None = None,
+    ) -> None:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.drop_last = drop_last
+        self.deal = deal or Deal()
         self.epoch = 0
+        self.first = 0  # batches of the plan that are passed over: a resumed epoch has had them
         self.image_weights: np.ndarray | None = None
 
     def __len__(self) -> int:
+        """Batches of this process in a whole epoch."""
+        planned, deal = self.planned, self.deal
+        return len(range(deal.rank, planned, deal.processes)) if deal.whole else planned
+
+    @property
+    def planned(self) -> int:
+        """Batches of all processes together."""
         whole, rest = divmod(self.num_samples, self.batch_size)
         return whole + bool(rest and not self.drop_last)
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        keys = self.keys()
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield keys[start : start + self.batch_size]
+    def __iter__(self) -> Iterator[list[Key] | NoPictures]:
+        deal = self.deal
+        for number, keys in enumerate(self.plan()):
+            if number < self.first:
+                continue
+            if deal.whole:
+                if number % deal.processes == deal.rank:
+                    yield keys
+            else:
+                yield deal.own(keys) or NoPictures(keys[: deal.group])
 
-    def keys(self) -> list[Key]:
-        """What the data set is asked for in this epoch."""
+    def plan(self) -> Iterator[list[Key]]:
+        """The batches of this epoch; an epoch of a million pictures is never a list."""
         rng = np.random.default_rng([self.seed, self.epoch])
+        starts = range(0, self.planned * self.batch_size, self.batch_size)
+        sizes = [min(self.batch_size, self.num_samples - start) for start in starts]
         weights = self.image_weights
         if weights is not None and weights.sum() > 0:
-            drawn = rng.choice(self.num_samples, (self.num_samples, 1 + POOL), p=weights / weights.sum())
-            return [(self.epoch, row[0], tuple(row[1:])) for row in drawn.tolist()]
+            chances = np.cumsum(weights / weights.sum())
+            chances /= chances[-1]
+            for size in sizes:
+                drawn = chances.searchsorted(rng.random((size, 1 + POOL)), side="right")
+                yield [(self.epoch, row[0], tuple(row[1:])) for row in drawn.tolist()]
+            return
         order = rng.permutation(self.num_samples) if self.shuffle else np.arange(self.num_samples)
-        return [(self.epoch, i) for i in order.tolist()]
+        for start, size in zip(starts, sizes, strict=True):
+            yield [(self.epoch, i) for i in order[start : start + size].tolist()]
 
 
 class EpochLoader:
@@ -74,14 +141,15 @@ class EpochLoader:
         """What the batches are made of."""
         return self.loader.dataset.dataset  # type: ignore[attr-defined, no-any-return]
 
-    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None) -> None:
+    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
         """Choose the epoch of the next iteration.
 
         Args:
             epoch: decides order and augmentations, so that epoch k after a resume is epoch k.
             image_weights: (N,) relative chance of each picture, or None for every picture once.
+            first: batches of the epoch that are passed over.
         """
-        self.batches.epoch = epoch
+        self.batches.epoch, self.batches.first = epoch, first
         if image_weights is not None and is_rect(self.dataset):
             if not self._warned:
                 LOGGER.warning(
@@ -125,14 +193,25 @@ def build_loader(
         drop_last: leave out the last batch if it is not full.
         pin_memory: page-locked batches, for a GPU.
         masks: how polygons become the batches' masks, if at all.
+
+    Of several processes each gets its part: of every batch where the data set augments, else whole batches.
     """
     num_samples = len(dataset)  # type: ignore[arg-type]
     if shuffle and is_rect(dataset):
         LOGGER.warning("--rect: pictures come sorted by shape, so they are not shuffled")
         shuffle = False
     batch_size = max(1, min(batch_size, num_samples))
-    batches = EpochBatches(num_samples, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
-    workers = min(workers, available_cpus(), batch_size if batch_size > 1 else 0)
+    whole = not getattr(dataset, "augment", False)
+    batches = EpochBatches(
+        num_samples,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        drop_last=drop_last,
+        deal=Deal(rank(), world_size(), whole=whole, group=4 if quad else 1),
+    )
+    cpus = max(1, available_cpus() // local_world_size())
+    workers = min(workers, cpus, batch_size if batch_size > 1 else 0)
     if not workers:
         keep_freed_memory()
     options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
@@ -171,8 +250,11 @@ class BatchReader(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitems__(self, keys: list[Key]) -> list[Sample] | ImageError:
+    def __getitems__(self, keys: list[Key] | NoPictures) -> list[Sample] | NoPictures | ImageError:
         """The samples of a batch; DataLoader calls this with all of its keys."""
+        if isinstance(keys, NoPictures):
+            samples = self.__getitems__(keys.model)
+            return samples if isinstance(samples, ImageError) else NoPictures(samples)
         try:
             if isinstance(self.dataset, QuadDataset):
                 return self.dataset.__getitems__(keys)
@@ -264,8 +346,12 @@ def keep_freed_memory() -> None:
     np.empty(31 << 20, np.uint8)
 
 
-def collate_read(samples: list[Sample] | ImageError, *, masks: MaskForm | None = None) -> Batch | ImageError:
+def collate_read(
+    samples: list[Sample] | NoPictures | ImageError, *, masks: MaskForm | None = None
+) -> Batch | ImageError:
     """What `BatchReader` gives as a batch, an unreadable picture as it is."""
+    if isinstance(samples, NoPictures):
+        return collate(samples.model, masks=masks).without_pictures()
     return samples if isinstance(samples, ImageError) else collate(samples, masks=masks)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 from models.checkpoint import load_model, strip_checkpoint
-from utils import plots
+from utils import distributed, plots
 from utils.engine.evaluation import COCO_CLASSES, is_coco_set
 from utils.engine.sinks import PlotSink
 from utils.engine.trainer import FitResult, Trainer
@@ -20,14 +21,16 @@ COCO_IOU = 0.65
 def finish(trainer: Trainer, result: FitResult) -> FitResult:
     """Strip best.pt, measure it with plots, draw results.png and say where everything is.
 
+    Of several processes the main one writes; all measure.
+
     last.pt stays whole, so that the run can be resumed with more epochs; it is measured where there is no best.pt,
     as with --nosave when the last epoch was not the best.
     """
     plotting = not trainer.config.noplots
-    if result.best is not None:
+    if result.best is not None and distributed.is_main():
         strip_checkpoint(result.best)
     result = replace(result, metrics=_measure(trainer, result, plotting=plotting))
-    if plotting:
+    if plotting and distributed.is_main():
         plots.plot_results(result.save_dir / "results.csv")
     trainer.callbacks.run("on_train_end", result=result)
     trainer.callbacks.run("teardown")
@@ -37,7 +40,7 @@ def finish(trainer: Trainer, result: FitResult) -> FitResult:
 
 def _measure(trainer: Trainer, result: FitResult, *, plotting: bool) -> dict[str, float]:
     """Metrics of the final weights on the validation split, with a line per class."""
-    task, device, file = trainer.task, trainer.device, result.best or result.last
+    task, device, file = trainer.task, trainer.device, Path(distributed.from_main(str(result.best or result.last)))
     LOGGER.info(f"\nMeasuring {file}")
     model = load_model(str(file), device=device)
     task.options = replace(task.options, verbose=len(task.class_names) < 50)
@@ -52,7 +55,7 @@ def _measure(trainer: Trainer, result: FitResult, *, plotting: bool) -> dict[str
         task, model, trainer.val_loader, device=device, autocast=trainer.amp, sinks=sinks, progress="validating"
     )
     LOGGER.info(measured.evaluation.table)
-    if plotting:
+    if plotting and distributed.is_main():
         measured.evaluator.plot(result.save_dir)
     return measured.evaluation.metrics
 

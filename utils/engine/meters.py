@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from utils.distributed import all_sum, gather_bytes
 from utils.errors import InputError
 
 
@@ -37,14 +39,21 @@ class LossMeter:
         self.unread.append((stacked, paths))
 
     def means(self) -> dict[str, float]:
-        """Means so far; zeros before the first step."""
-        if not self.totals:
-            return dict.fromkeys(self.names, 0.0)
-        values = torch.cat([total / count for total, count in self.totals.values()]).tolist()
-        return dict(zip(self.names, values, strict=True))
+        """Means so far of this process; zeros before the first step."""
+        return self._named({items: (total.cpu(), count) for items, (total, count) in self.totals.items()})
+
+    def gathered_means(self) -> dict[str, float]:
+        """Means over the steps of all processes, each of which had steps of its own. Every process must call it."""
+        own = [[list(items), total.tolist(), count] for items, (total, count) in self.totals.items()]
+        joined: dict[tuple[str, ...], tuple[Tensor, int]] = {}
+        for part in gather_bytes(json.dumps(own).encode()):
+            for items, total, count in json.loads(part):
+                earlier, steps = joined.get(tuple(items), (torch.zeros(len(total)), 0))
+                joined[tuple(items)] = (earlier + torch.tensor(total), steps + count)
+        return self._named(joined)
 
     def read(self) -> dict[str, float]:
-        """Means so far.
+        """Means so far; of steps that several processes share, the items are those of all. All must call it.
 
         Raises:
             NotFiniteError: a loss is not finite; names the files of the first such step.
@@ -58,4 +67,11 @@ class LossMeter:
                     "or train with --amp off; last.pt holds the state before this epoch"
                 )
         self.unread.clear()
-        return self.means()
+        return self._named({items: (all_sum(total.cpu()), count) for items, (total, count) in self.totals.items()})
+
+    def _named(self, totals: Mapping[tuple[str, ...], tuple[Tensor, int]]) -> dict[str, float]:
+        """The means of the sums, under the names of the columns."""
+        if not totals:
+            return dict.fromkeys(self.names, 0.0)
+        values = torch.cat([total / count for total, count in totals.values()]).tolist()
+        return dict(zip(self.names, values, strict=True))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from models.checkpoint import Checkpoint, find_weights, load_checkpoint, load_training_state, transfer_weights
 from models.graph import load_model_yaml
 from models.yolo import BaseModel, check_image_size, task_of_graph
+from utils import distributed
 from utils.config import ROOT, TrainConfig
 from utils.device import describe_device, seed_everything, select_device
 from utils.engine.callbacks import Callbacks
 from utils.engine.loggers import CSVLogger, TensorBoardLogger
+from utils.engine.sync_norm import with_shared_norms
 from utils.engine.trainer import Trainer
 from utils.errors import InputError
 from utils.files import atomic_write, find_file, increment_path, make_run_folder
@@ -42,9 +46,11 @@ def build_trainer(config: TrainConfig) -> Trainer:
         config = config.adapted(find_task(config.task).traits.train_config)
     config.check()
     device = select_device(config.device)
-    LOGGER.info(describe_device(device))
+    distributed.start(device)
+    announce(device, config)
     load_hyp(config)  # a wrong file is told before weights are fetched
-    source = load_source(config) if state is None else None
+    with distributed.first_on_each_machine():  # it may be fetched
+        source = load_source(config) if state is None else None
     name = choose_task(config, source) if state is None else str(state["task"])
     kind = find_task(name)
     config = config.adapted(kind.traits.train_config)
@@ -53,11 +59,13 @@ def build_trainer(config: TrainConfig) -> Trainer:
         LOGGER.warning(f"WARNING --{', --'.join(unused).replace('_', '-')}: plays no part in task {name!r}")
     hyp = load_hyp(config, kind.traits.hyp_defaults)
     cfg = dict(state["yaml"]) if state is not None else architecture(config, source, kind)
-    save_dir = run_folder(config, last)
+    save_dir = Path(distributed.from_main(str(run_folder(config, last))))
     seed_everything(config.seed + 1)
+    with distributed.first_on_each_machine():  # it may be fetched
+        data = kind.load_data(config.data)
     task = build_task(
         name,
-        kind.load_data(config.data),
+        data,
         hyp,
         TaskOptions(**{f.name: getattr(config, f.name) for f in fields(TaskOptions) if hasattr(config, f.name)}),
         channels=int(cfg.get("ch", 3)),
@@ -68,22 +76,40 @@ def build_trainer(config: TrainConfig) -> Trainer:
     side = max(check_image_size(config.imgsz, stride), 2 * stride)
     task.options = replace(task.options, imgsz=side, pin_memory=device.type == "cuda")
     make_run_folder(save_dir / "weights")
-    write_settings(save_dir, config, hyp)
+    if distributed.is_main():
+        write_settings(save_dir, config, hyp)
     if state is None:
         if source is not None and config.takes_weights:
             take_weights(model, source, config, hyp)
-        task.prepare_training(model, save_dir, anchors=not config.noautoanchor, plots=not config.noplots)
+        plotting = distributed.is_main() and not config.noplots
+        with distributed.first_on_each_machine():  # the labels are checked, which leaves a file
+            task.prepare_training(model, save_dir, anchors=not config.noautoanchor, plots=plotting)
     else:
         model.load_state_dict(state["model"])
-    task.bind(model.to(device))
-    callbacks = Callbacks(
-        [CSVLogger(save_dir / "results.csv", width=task.traits.csv_width), TensorBoardLogger(save_dir)]
-    )
+    model.to(device)
+    distributed.copy_from_main_(model.state_dict().values())
+    task.bind(model)
+    if config.sync_bn and distributed.world_size() > 1:
+        model = with_shared_norms(model, device)  # type: ignore[assignment]
+    listeners = [CSVLogger(save_dir / "results.csv", width=task.traits.csv_width), TensorBoardLogger(save_dir)]
+    callbacks = Callbacks(listeners if distributed.is_main() else [])
     callbacks.run("on_pretrain_routine_start")
     trainer = Trainer(task, model, config, device=device, save_dir=save_dir, callbacks=callbacks, state=state)
     callbacks.run("on_params_update", params={**config.to_dict(), **hyp.to_dict()})
     callbacks.run("on_pretrain_routine_end", trainer=trainer)
     return trainer
+
+
+def announce(device: torch.device, config: TrainConfig) -> None:
+    """Say what trains; of several processes the main one speaks, for all."""
+    processes = distributed.world_size()
+    if not distributed.is_main():
+        LOGGER.setLevel(logging.ERROR)
+    LOGGER.info(describe_device(device))
+    if processes > 1:
+        LOGGER.info(f"{processes} processes share each batch of {config.batch_size} pictures")
+    elif config.sync_bn:
+        LOGGER.warning("--sync-bn: one process has nobody to share batch norms with: no effect")
 
 
 def run_folder(config: TrainConfig, last: Path | None) -> Path:

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.distributed import rank, world_size
 from utils.engine.callbacks import Callbacks
 from utils.tasks.base import Task, picture_file
 from utils.types import Batch, Prediction
 
 
 class CallbackSink:
-    """Tells the listeners of a run of every measured picture and batch."""
+    """Tells the listeners of a run of every measured picture and batch, of several processes of the main one's."""
 
     def __init__(self, callbacks: Callbacks) -> None:
         self.callbacks = callbacks
@@ -35,10 +36,11 @@ class PlotSink:
         self.seen: Counter[str] = Counter()
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Draw the batch if it is one of the first."""
-        files, seen = self.task.traits.val_pictures, self.seen[batch.kind]
-        if seen < len(files):
-            labelled, predicted = files[seen]
+        """Draw the batch if it is one of the first in the plan that the processes share."""
+        files = self.task.traits.val_pictures
+        number = self.seen[batch.kind] * world_size() + rank()
+        if number < len(files):
+            labelled, predicted = files[number]
             if labelled:
                 self.task.plot_batch(batch, self.save_dir / picture_file(labelled, batch))
             self.task.plot_batch(batch, self.save_dir / picture_file(predicted, batch), predictions)

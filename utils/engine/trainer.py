@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from models.checkpoint import save_checkpoint
 from models.yolo import BaseModel
+from utils import distributed
 from utils.config import TrainConfig
 from utils.device import memory_in_use
 from utils.engine.amp import checked_amp, wanted_dtype
@@ -75,8 +76,10 @@ class Trainer:
         self.save_dir, self.weights_dir = save_dir, save_dir / "weights"
         self.best = self.weights_dir / "best.pt"
         self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.loader = task.train_loader()
-        self.val_loader = task.eval_loader("val", batch_size=2 * config.batch_size)  # there is room: no gradients
+        self.dtype = next(self.model.parameters()).dtype
+        with distributed.first_on_each_machine():
+            self.loader = task.train_loader()
+            self.val_loader = task.eval_loader("val", batch_size=2 * config.batch_size)  # there is room: no gradients
         self.schedule = Schedule(
             task.hyp,
             config.epochs,
@@ -93,6 +96,8 @@ class Trainer:
         self.ema = ModelEMA(self.model)
         self.stopping = EarlyStopping(config.patience)
         self.amp = checked_amp(self.model, wanted_dtype(config.amp, device), device, agree=task.outputs_agree)
+        if distributed.any_process(self.amp is None):
+            self.amp = None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.start_epoch, self.fresh = 0, state is None
         self.image_weights: np.ndarray | None = None
@@ -108,7 +113,7 @@ class Trainer:
         last = self.weights_dir / "last.pt"
         self.callbacks.run("on_train_start")
         self._warn_of_warmup()
-        if self.fresh:
+        if self.fresh and distributed.is_main():
             self.best.unlink(missing_ok=True)  # with --exist-ok the folder may hold that of another run
             if not self.config.nosave:
                 self._save(last, epoch=-1)
@@ -120,6 +125,7 @@ class Trainer:
                 LOGGER.warning(f"\nInterrupted; go on with: python train.py --resume {last}")
             self.callbacks.run("teardown")
             raise
+        distributed.barrier()  # the files are written
         hours = (time.time() - started) / 3600
         LOGGER.info(f"\n{epoch + 1 - self.start_epoch} epochs done in {hours:.3f} hours")
         return FitResult(self.save_dir, last, self.best if self.best.exists() else None, epoch + 1)
@@ -137,7 +143,7 @@ class Trainer:
             result = self._validate() if final or not config.noval else None
             metrics = self._log_epoch(epoch, losses, result)
             is_best = result is not None and self.stopping.update(epoch, result.evaluation.fitness)
-            stop = self.stopping.should_stop(epoch) and not config.noval
+            stop = distributed.any_process(self.stopping.should_stop(epoch) and not config.noval)
             if not config.nosave or final or stop:
                 self._save_epoch(epoch, is_best=is_best, metrics=metrics)
             if stop:
@@ -151,7 +157,8 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set; mean loss items by name."""
         self.model.train()
-        torch.manual_seed(self.config.seed * 100003 + epoch)  # so that a resumed epoch draws what it would have drawn
+        # so that a resumed epoch draws what it would have drawn; each process for pictures of its own
+        torch.manual_seed(self.config.seed * 100003 + epoch + (distributed.rank() << 40))
         self.loader.set_epoch(epoch, self.image_weights)
         self.callbacks.run("on_train_epoch_start", epoch=epoch)
         meter = LossMeter(self.task.loss_names)
@@ -174,7 +181,7 @@ class Trainer:
                     means = meter.read()
                     self._show(bar, epoch, means, batches, size)
                 bar.update()
-                if iteration < len(pictures) and not self.config.noplots:
+                if iteration < len(pictures) and distributed.is_main() and not self.config.noplots:
                     for batch in batches:
                         self.task.plot_batch(batch, self.save_dir / picture_file(pictures[iteration], batch))
                 self.callbacks.run("on_train_batch_end", epoch=epoch, iteration=iteration)
@@ -186,10 +193,10 @@ class Trainer:
         items: dict[str, Tensor] = {}
         for batch in batches:
             on_device = batch.to(self.device, non_blocking=True)
-            images = images_to_device(on_device.images, self.device, pixels=self.task.traits.pixels)
+            images = images_to_device(on_device.images, self.device, self.dtype, pixels=self.task.traits.pixels)
             if self.config.multi_scale:
                 images = self._rescale(images, iteration)
-            with self._precision():
+            with self._precision(), distributed.one_batch():
                 result = self.task.losses(self.model(images), on_device)
             assert result is not None, "a model in training gives raw maps"
             total = result.total * 4 if self.config.quad else result.total
@@ -199,7 +206,8 @@ class Trainer:
         return images.shape[-1]
 
     def _step(self) -> None:
-        """Optimizer step over the gradients gathered so far."""
+        """Optimizer step over the gradients gathered so far, in all processes."""
+        distributed.sum_gradients(self.model.parameters())
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         self.scaler.step(self.optimizer)
@@ -241,6 +249,7 @@ class Trainer:
 
     def _validate(self) -> ValidationResult:
         """Measure the EMA model on the validation split."""
+        distributed.copy_from_main_(self.ema.model.buffers())  # batch norms have seen other pictures in each process
         self.callbacks.run("on_val_start")
         result = validate(
             self.task,
@@ -283,6 +292,8 @@ class Trainer:
 
     def _save(self, path: Path, *, epoch: int, metrics: dict[str, float] | None = None) -> None:
         """Write all that an exact resume needs; `epoch` is the last finished one, -1 before the first."""
+        if not distributed.is_main():
+            return
         try:
             save_checkpoint(path, self._content(epoch, metrics or {}))
         except InputError as error:
@@ -332,7 +343,8 @@ class Trainer:
         """A bar for the epoch under a line of column names."""
         columns = ("Epoch", "Memory", *self.task.loss_names, "Instances", "Size")
         LOGGER.info("\n" + "".join(f"{column:>11}" for column in columns))
-        return tqdm(total=len(self.loader), bar_format="{l_bar}{bar:10}{r_bar}", dynamic_ncols=True)
+        hidden = not distributed.is_main()
+        return tqdm(total=len(self.loader), disable=hidden, bar_format="{l_bar}{bar:10}{r_bar}", dynamic_ncols=True)
 
     def _show(self, bar: tqdm, epoch: int, means: dict[str, float], batches: list[Batch], size: int) -> None:
         """Put the current numbers before the bar."""

@@ -13,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from utils.device import Stopwatch
+from utils.distributed import all_sum, gather_arrays, is_main, world_size
 from utils.engine.meters import LossMeter
 from utils.tasks.base import Evaluator, InputBuffer, Sink, StepLoader, Task
 from utils.types import EvalResult
@@ -27,7 +28,7 @@ class ValidationResult:
         evaluator: what computed them, for plots.
         losses: mean of each loss item by name; zeros where no loss is bound to the task or the model gives no raw maps.
         speed_ms: milliseconds a picture of (preparing, forward, post-processing).
-        images: pictures seen.
+        images: pictures seen, by all processes.
         seconds: wall time from the first batch to the last metric, loading included.
     """
 
@@ -61,6 +62,8 @@ def validate(
 ) -> ValidationResult:
     """Run `model` over `loader` and measure it.
 
+    Several processes measure a part of the batches each; all of them get the result of the whole split.
+
     Args:
         model: a network or a backend: (B, C, H, W) floats in [0, 1], normalised if the task's networks want that,
             -> what the task post-processes.
@@ -81,7 +84,8 @@ def validate(
     meter = LossMeter(task.loss_names)
     buffer = InputBuffer(device, dtype, task.traits.pixels, own_threads=own_threads)
     images_seen = 0
-    for batches in tqdm(loader, desc=progress, disable=progress is None, total=len(loader), dynamic_ncols=True):
+    hidden = progress is None or not is_main()
+    for batches in tqdm(loader, desc=progress, disable=hidden, total=len(loader), dynamic_ncols=True):
         for batch in batches:
             if before_batch is not None:
                 before_batch()
@@ -102,6 +106,9 @@ def validate(
     for sink in sinks:
         sink.close()
     prepare, forward, post = (1000 * w.seconds / max(images_seen, 1) for w in watches)
-    losses, evaluation = meter.means(), evaluator.compute()
     speed = (prepare, forward, post)
+    if world_size() > 1:
+        evaluator.merge(gather_arrays(evaluator.state()))
+        images_seen = int(all_sum(torch.tensor(images_seen)))
+    losses, evaluation = meter.gathered_means(), evaluator.compute()
     return ValidationResult(evaluation, evaluator, losses, speed, images_seen, perf_counter() - started)

@@ -32,6 +32,11 @@ def binary_loss(logits: Tensor, targets: Tensor, *, pos_weight: Tensor, gamma: f
     return alpha * miss.pow(gamma) * loss
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision as float32, all else as it is."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 def smooth_one_hot(classes: Tensor, num_classes: int, epsilon: float = 0.0) -> Tensor:
     """(R,) class numbers -> (R, num_classes) float32 targets: 1 - epsilon / 2 at the class, epsilon / 2 elsewhere."""
     targets = torch.full((len(classes), num_classes), epsilon / 2, device=classes.device)

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.distributed import shared_sum
+from utils.losses.bce import at_least_float32
+
 
 def classification_loss(
     logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, class_weights: Tensor | None = None
@@ -18,8 +21,15 @@ def classification_loss(
         labels: (B,) int64.
         smoothing: share of each target that is spread over all classes.
         class_weights: (num_classes,) factor of each class; the mean is the weighted one.
+
+    Returns:
+        A scalar; of a batch that several processes share, this one's part of it.
     """
-    return F.cross_entropy(logits.float(), labels, weight=class_weights, label_smoothing=smoothing)
+    logits = at_least_float32(logits)
+    factors = None if class_weights is None else class_weights.to(logits)
+    total = F.cross_entropy(logits, labels, weight=factors, label_smoothing=smoothing, reduction="sum")
+    weights = logits.new_ones(()).expand(len(labels)) if factors is None else factors[labels]
+    return total / shared_sum(weights.sum())
 
 
 def balanced_weights(counts: np.ndarray) -> Tensor:

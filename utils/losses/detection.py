@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from utils.boxes import box_iou, xywh_to_xyxy
+from utils.distributed import shared_sum
 from utils.hyp import Hyperparameters
 from utils.losses.assign import LevelTargets, assign_targets, highest_rank_wins
-from utils.losses.bce import binary_loss, smooth_one_hot
+from utils.losses.bce import at_least_float32, binary_loss, smooth_one_hot
 
 BALANCE_OF_THREE = (4.0, 1.0, 0.4)
 BALANCE_OF_MORE = (4.0, 1.0, 0.25, 0.06, 0.02)
@@ -63,14 +64,15 @@ class LossResult:
 
     Attributes:
         total: scalar to minimise, the sum of the items times the batch size.
-        items: "box", "obj", "cls": detached scalars on the device, gains applied, mean over the batch.
+        items: "box", "obj", "cls": detached scalars on the device, gains applied, mean over the batch. Of a batch that
+            is dealt out to several processes, this one's share: the shares add up to the items of the whole batch.
     """
 
     total: Tensor
     items: dict[str, Tensor]
 
     @classmethod
-    def of(cls, items: Mapping[str, Tensor], batch_size: int) -> LossResult:
+    def of(cls, items: Mapping[str, Tensor], batch_size: int | Tensor) -> LossResult:
         """The result of items that still carry gradients."""
         total = torch.stack(list(items.values())).sum() * batch_size
         return cls(total, {name: value.detach() for name, value in items.items()})
@@ -88,8 +90,8 @@ class DetectionLoss(nn.Module):
     """Box, objectness and class loss over all levels of a detection head.
 
     The objectness target of a positive cell is the CIoU its box has reached; where several targets meet in one cell,
-    `LevelTargets.ranks` decides, on every device alike. Float32 throughout, also under autocast. On a GPU the step
-    never waits for the device.
+    `LevelTargets.ranks` decides, on every device alike. Float32 at least, also under autocast. On a GPU the step
+    never waits for the device. Where several processes share a batch, the means are those over the whole of it.
 
     Args:
         anchors: (nl, na, 2) in cells of their level, on the device of the loss.
@@ -129,7 +131,7 @@ class DetectionLoss(nn.Module):
     def forward(self, raw: Sequence[Tensor], targets: Tensor) -> LossResult:
         """Loss of one batch; arguments as `parts`."""
         items, _ = self.parts(raw, targets)
-        return LossResult.of(items, raw[0].shape[0])
+        return LossResult.of(items, shared_batch_size(raw[0]))
 
     def parts(self, raw: Sequence[Tensor], targets: Tensor) -> tuple[dict[str, Tensor], list[Positives]]:
         """The items of one batch, gains applied, with gradients; and the positives of each level.
@@ -141,11 +143,16 @@ class DetectionLoss(nn.Module):
         with torch.autocast(raw[0].device.type, enabled=False):
             grids_hw = [(level.shape[2], level.shape[3]) for level in raw]
             assigned = assign_targets(targets.float(), self.anchors, grids_hw, max_ratio=self.hyp.anchor_t)
-            parts = [self._level_loss(level, rows) for level, rows in zip(raw, assigned, strict=True)]
+            positives = shared_sum(torch.stack([rows.weights.sum() for rows in assigned])).clamp(min=1)  # (nl,)
+            images = shared_batch_size(raw[0])
+            parts = [
+                self._level_loss(level, rows, num_positives, images)
+                for level, rows, num_positives in zip(raw, assigned, positives, strict=True)
+            ]
             box, obj, cls = (torch.stack([part[kind] for part in parts]) for kind in range(3))  # each (nl,)
             weighted_obj = (obj * self.balance).sum()
             if self.autobalance and torch.is_grad_enabled():
-                self._update_balance(obj.detach())
+                self._update_balance(shared_sum(obj.detach()))
         items = {
             "box": box.sum() * self.hyp.box,
             "obj": weighted_obj * self.hyp.obj,
@@ -153,23 +160,31 @@ class DetectionLoss(nn.Module):
         }
         return items, [Positives(rows, part[3]) for rows, part in zip(assigned, parts, strict=True)]
 
-    def _level_loss(self, level: Tensor, rows: LevelTargets) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Box, objectness and class loss of one level, before gains and balance, and the further columns (R, *)."""
+    def _level_loss(
+        self, level: Tensor, rows: LevelTargets, num_positives: Tensor, images: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Box, objectness and class loss of one level, before gains and balance, and the further columns (R, *).
+
+        Args:
+            num_positives, images: what the whole batch has, by which the sums are divided.
+        """
         hyp = self.hyp
         objectness, asked = _ReadMap.apply(level, rows.cells)
-        obj_logits = objectness.float().flatten()
-        asked, further = asked.float().tensor_split([5 + self.num_classes], dim=1)  # (R, 5 + num_classes), (R, *)
-        num_positives = rows.weights.sum().clamp(min=1)
+        obj_logits = at_least_float32(objectness).flatten()
+        asked, further = at_least_float32(asked).tensor_split(
+            [5 + self.num_classes], dim=1
+        )  # (R, 5 + num_classes), (R, *)
+        cells = images * (level.shape[1] * level.shape[2] * level.shape[3])
 
         overlaps = box_iou(_decode(asked, rows.anchors), xywh_to_xyxy(rows.boxes_xywh), "ciou")
         box = ((1 - overlaps) * rows.weights).sum() / num_positives
 
         reached = self._objectness_targets(overlaps.detach(), rows, len(obj_logits))
-        obj = binary_loss(obj_logits, reached, pos_weight=self.obj_pos_weight, gamma=hyp.fl_gamma).mean()
+        obj = binary_loss(obj_logits, reached, pos_weight=self.obj_pos_weight, gamma=hyp.fl_gamma).sum() / cells
 
         if self.num_classes == 1:
             return box, obj, box.new_zeros(()), further
-        wanted = smooth_one_hot(rows.classes, self.num_classes, hyp.label_smoothing)
+        wanted = smooth_one_hot(rows.classes, self.num_classes, hyp.label_smoothing).to(asked)
         per_class = binary_loss(asked[:, 5:], wanted, pos_weight=self.cls_pos_weight, gamma=hyp.fl_gamma)
         cls = (per_class.mean(dim=1) * rows.weights).sum() / num_positives
         return box, obj, cls, further
@@ -186,6 +201,11 @@ class DetectionLoss(nn.Module):
         """Move each level's weight towards the inverse of its loss, keeping the stride-16 level at 1."""
         moved = self.balance * AUTOBALANCE_DECAY + (1 - AUTOBALANCE_DECAY) / obj
         self.balance = moved / moved[self._reference_level]  # a new tensor: the old one is needed for gradients
+
+
+def shared_batch_size(maps: Tensor) -> Tensor:
+    """Pictures of the batch that (B, ...) maps are this process's part of, a scalar on their device."""
+    return shared_sum(maps.new_full((), len(maps), dtype=torch.float32))
 
 
 def level_balance(num_levels: int) -> list[float]:

@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from utils.boxes import xywh_to_xyxy
-from utils.losses.detection import DetectionLoss, LossResult, Positives
+from utils.losses.bce import at_least_float32
+from utils.losses.detection import DetectionLoss, LossResult, Positives, shared_batch_size
 
 PIXELS_AT_A_TIME = 1 << 25  # logits that are in memory at once on a GPU
 
@@ -46,10 +47,11 @@ class SegmentationLoss(nn.Module):
             rows = mask_rows(positives, targets.float(), prototypes.shape)
             masks = resized_masks(masks, prototypes.shape[2:])
             coefficients = torch.cat([level.further for level in positives])
-            seg = _MaskLoss.apply(coefficients, prototypes.float(), rows, masks)
-        seg = seg * (self.detection.hyp.box / len(prototypes))
+            seg = _MaskLoss.apply(coefficients, at_least_float32(prototypes), rows, masks)
+        images = shared_batch_size(prototypes)
+        seg = seg * (self.detection.hyp.box / images)
         ordered = {"box": items["box"], "seg": seg, "obj": items["obj"], "cls": items["cls"]}
-        return LossResult.of(ordered, len(prototypes))
+        return LossResult.of(ordered, images)
 
 
 @dataclass(frozen=True)

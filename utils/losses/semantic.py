@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.losses.detection import LossResult
+from utils.distributed import shared_sum
+from utils.losses.bce import at_least_float32
+from utils.losses.detection import LossResult, shared_batch_size
 
 KINDS = ("ce", "ohem", "focal")
 
 
 class SemanticLoss(nn.Module):
-    """Mean over the counted pixels of a batch, plus the weighted losses of auxiliary outputs. Float32 throughout.
+    """Mean over the counted pixels of a batch, plus the weighted losses of auxiliary outputs. Float32 at least.
 
     Args:
         kind: "ce" cross-entropy; "ohem" only of the pixels whose true class has less than `hard_score`, a share of
@@ -70,11 +72,13 @@ class SemanticLoss(nn.Module):
             loss = self.mean_loss(main, targets)
             for weight, logits in zip(self.aux_weights, auxiliary, strict=False):
                 loss = loss + weight * self.mean_loss(logits, targets)
-        return LossResult.of({"sem": loss}, len(main))
+        return LossResult.of({"sem": loss}, shared_batch_size(main))
 
     def mean_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Scalar loss of one output (B, num_classes, H, W) against (B, H, W) int64."""
-        losses = F.cross_entropy(logits.float(), targets, ignore_index=self.ignore, reduction="none")  # (B, H, W)
+        losses = F.cross_entropy(
+            at_least_float32(logits), targets, ignore_index=self.ignore, reduction="none"
+        )  # (B, H, W)
         weights = self.pixel_weights(targets, logits.shape[1])
         if self.kind == "focal":
             doubt = -torch.expm1(-losses)  # 1 - score of the own class
@@ -82,7 +86,7 @@ class SemanticLoss(nn.Module):
         elif self.kind == "ohem":
             weights = weights * self.hard_pixels(losses.detach(), weights > 0)
         # a sum of no losses keeps its way to the logits; the smallest number keeps 0 / 0 away
-        return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+        return (losses * weights).sum() / shared_sum(weights.sum()).clamp(min=torch.finfo(torch.float32).tiny)
 
     def pixel_weights(self, targets: Tensor, num_classes: int) -> Tensor:
         """(B, H, W) float32 weight of each pixel, 0 where it is ignored."""

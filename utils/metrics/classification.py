@@ -58,6 +58,16 @@ class ClassificationEvaluator:
         np.add.at(self._right[1], labels, ranks < TOP)
         np.add.at(self.confusion, (probs.argmax(axis=1), labels), 1)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """The counts so far."""
+        return {"confusion": self.confusion, "right": self._right, "pictures": self._pictures}
+
+    def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Take the sums of several states for one's own."""
+        self.confusion, self._right, self._pictures = (
+            np.sum([state[name] for state in states], axis=0) for name in ("confusion", "right", "pictures")
+        )
+
     def compute(self) -> EvalResult:
         """Metrics of everything taken in so far."""
         total = max(self._pictures.sum(), 1)

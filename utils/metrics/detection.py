@@ -12,11 +12,13 @@ from torch import Tensor
 
 from utils import plots
 from utils.boxes import box_iou_matrix, undo_letterbox, xywh_to_xyxy
+from utils.distributed import in_turns
 from utils.metrics.ap import APResult, average_precision, match_overlaps
 from utils.metrics.confusion import ConfusionMatrix
 from utils.types import Batch, EvalResult, Prediction
 
 IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10)
+_NO_MATCHES = np.zeros((0, len(IOU_THRESHOLDS)), bool)
 MAP50_WEIGHT, MAP_WEIGHT = 0.1, 0.9  # fitness
 METRICS = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
 HEADINGS = ("P", "R", "mAP50", "mAP50-95")
@@ -66,6 +68,7 @@ class DetectionEvaluator:
         self.names, self.per_class = dict(names), per_class
         self.confusion = ConfusionMatrix(len(names))
         self.images = 0
+        self._batches: list[int] = []  # pictures of each
         self._matches: list[list[np.ndarray]] = [[] for _ in self.kinds]  # (n, 10) bool a picture, for each kind
         self._detections: list[np.ndarray] = []  # (n, 2) score, class
         self._labels: list[np.ndarray] = []  # (m,) class
@@ -73,6 +76,7 @@ class DetectionEvaluator:
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         """Take in the predictions of a batch (boxes in pixels of the network input, on the CPU)."""
+        self._batches.append(len(predictions))
         for number, (prediction, letterbox) in enumerate(zip(predictions, batch.letterboxes, strict=True)):
             assert prediction.boxes is not None and letterbox is not None
             detections = undo_letterbox(prediction.boxes, letterbox)
@@ -86,6 +90,33 @@ class DetectionEvaluator:
             self._labels.append(known[:, 0])
             self.confusion.update(detections, labels)
             self.images += 1
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What was taken in, as arrays: of every batch the pictures, of every picture the rows, and the rows."""
+        return {
+            "batches": np.array(self._batches, np.int64),
+            "detections_of": np.array([len(rows) for rows in self._detections], np.int64),
+            "labels_of": np.array([len(rows) for rows in self._labels], np.int64),
+            "detections": np.concatenate([np.zeros((0, 2), np.float32), *self._detections]),
+            "labels": np.concatenate([np.zeros(0, np.float32), *self._labels]),
+            "confusion": self.confusion.matrix,
+            **{f"matches{i}": np.concatenate([_NO_MATCHES, *matches]) for i, matches in enumerate(self._matches)},
+        }
+
+    def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Have taken in what the states hold, in the order of one process (see `Evaluator`)."""
+        order = in_turns([state["batches"] for state in states])  # of the pictures
+
+        def pictures(name: str, counts: str) -> list[np.ndarray]:
+            parts = [part for s in states for part in np.split(s[name], np.cumsum(s[counts])[:-1])[: len(s[counts])]]
+            return [parts[i] for i in order]
+
+        self._detections = pictures("detections", "detections_of")
+        self._labels = pictures("labels", "labels_of")
+        self._matches = [pictures(f"matches{i}", "detections_of") for i in range(len(self.kinds))]
+        self._batches = [len(order)]
+        self.images = len(order)
+        self.confusion.matrix = np.sum([state["confusion"] for state in states], axis=0)
 
     def overlaps(
         self, prediction: Prediction, batch: Batch, number: int, found: np.ndarray, known: np.ndarray
@@ -102,9 +133,8 @@ class DetectionEvaluator:
         """Metrics of everything taken in so far."""
         detections = np.concatenate(self._detections) if self._detections else np.zeros((0, 2), np.float32)
         labels = np.concatenate(self._labels) if self._labels else np.zeros(0, np.float32)
-        none = np.zeros((0, len(IOU_THRESHOLDS)), bool)
         self.results = [
-            average_precision(np.concatenate([none, *matches]), detections[:, 0], detections[:, 1], labels)
+            average_precision(np.concatenate([_NO_MATCHES, *matches]), detections[:, 0], detections[:, 1], labels)
             for matches in self._matches
         ]
         means = [_means(result) for result in self.results]

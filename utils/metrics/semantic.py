@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,14 @@ class SemanticEvaluator:
             counts = pairs if counts is None else counts + pairs
         if counts is not None:
             self.confusion += counts.cpu().numpy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The counts so far."""
+        return {"confusion": self.confusion}
+
+    def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Take the sum of several states for one's own."""
+        self.confusion = np.sum([state["confusion"] for state in states], axis=0)
 
     def compute(self) -> EvalResult:
         """Metrics of everything taken in so far; 0 if that is nothing."""

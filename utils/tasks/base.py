@@ -150,16 +150,28 @@ class Traits:
 
 
 class Sink(Protocol):
-    """Receives every batch with its predictions, in pixels of the network input."""
+    """Receives every batch with its predictions, in pixels of the network input.
+
+    Of several processes each has a sink, which receives this process's batches; a file that needs all of them is put
+    together in `close`, which every process calls.
+    """
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None: ...
     def close(self) -> None: ...
 
 
 class Evaluator(Protocol):
-    """Collects predictions of a split and turns them into metrics."""
+    """Collects predictions of a split and turns them into metrics.
+
+    Several processes measure a part of the split each. `state` is what this one has collected, as named arrays of
+    numbers; `merge` takes the states of all, in the order of their numbers, in place of its own. Counts are added up
+    (a confusion matrix: `state` returns it, `merge` keeps the sum). Lists are joined in the order of a single process,
+    which is by turns: batch k of the split was measured by process k mod n (`utils.distributed.in_turns`).
+    """
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None: ...
+    def state(self) -> dict[str, np.ndarray]: ...
+    def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> None: ...
     def compute(self) -> EvalResult: ...
     def plot(self, save_dir: Path) -> None: ...
 
@@ -167,7 +179,7 @@ class Evaluator(Protocol):
 class StepLoader(Protocol):
     """Yields the batches of each optimizer step; their order depends on seed and epoch only."""
 
-    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None) -> None: ...
+    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[list[Batch]]: ...
 
@@ -219,12 +231,15 @@ class Steps:
     def __init__(self, *loaders: Any, balance: str = "shortest") -> None:
         self.loaders, self.balance = loaders, balance
         self._epoch: tuple[int, np.ndarray | None] = (0, None)
+        self._first = 0
 
-    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None) -> None:
-        """Choose the epoch that decides order and augmentation; weights are those of the first loader's pictures."""
-        self._epoch = (epoch, image_weights)
-        for number in range(len(self.loaders)):
-            self._start(number, 0)
+    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
+        """Choose the epoch that decides order and augmentation; weights are those of the first loader's pictures.
+
+        Args:
+            first: steps of the epoch that are passed over.
+        """
+        self._epoch, self._first = (epoch, image_weights), first
 
     def __len__(self) -> int:
         choose = max if self.balance == "longest" else min
@@ -232,19 +247,16 @@ class Steps:
 
     def __iter__(self) -> Iterator[list[Batch]]:
         endless = [self._rounds(number) for number in range(len(self.loaders))]
-        return ([next(batches) for batches in endless] for _ in range(len(self)))
-
-    def _start(self, number: int, round_: int) -> None:
-        """Set loader `number` to a round of the epoch."""
-        epoch, image_weights = self._epoch
-        self.loaders[number].set_epoch(epoch + round_ * ROUND, None if number else image_weights)
+        return ([next(batches) for batches in endless] for _ in range(self._first, len(self)))
 
     def _rounds(self, number: int) -> Iterator[Batch]:
-        """The batches of a loader, round after round."""
-        yield from self.loaders[number]
-        for round_ in count(1):
-            self._start(number, round_)
-            yield from self.loaders[number]
+        """The batches of loader `number`, round after round."""
+        epoch, image_weights = self._epoch
+        loader, weights = self.loaders[number], None if number else image_weights
+        round_, first = divmod(self._first, max(len(loader), 1))
+        for later in count(round_):
+            loader.set_epoch(epoch + later * ROUND, weights, first if later == round_ else 0)
+            yield from loader
 
 
 def picture_file(name: str, batch: Batch) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from utils.boxes import box_iou_matrix, undo_letterbox, xyxy_to_xywhn
 from utils.datasets.index import ImageIndex
+from utils.distributed import gather_bytes, is_main
 from utils.files import UniqueNames
 from utils.logging import LOGGER
 from utils.metrics.coco import OverlapOf, evaluate_coco, index_to_coco, predictions_to_coco
@@ -106,7 +107,11 @@ class CocoSink:
         return predictions_to_coco(undo_letterbox(prediction.boxes, letterbox), path, coco_ids=self.coco_ids)
 
     def close(self) -> None:
-        """Write the file and print COCO's summaries."""
+        """Write the file and print COCO's summaries; of several processes the main one does, for all."""
+        parts = gather_bytes(json.dumps(self.items).encode())
+        if not is_main():
+            return
+        self.items = [item for part in parts for item in json.loads(part)] if len(parts) > 1 else self.items
         self.file.write_text(json.dumps(self.items), encoding="utf-8")
         truth = index_to_coco(self.index, coco_ids=self.coco_ids, masks="segm" in self.measured)
         for of in self.measured:

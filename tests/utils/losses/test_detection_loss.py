@@ -124,7 +124,10 @@ def test_autobalance_moves_in_training_and_travels_in_the_state() -> None:
     assert loss.balance.tolist() == level_balance(2)
     parts = build(obj=1.0)
     before = loss.balance.clone()
-    obj = torch.stack([parts._level_loss(m, r)[1] for m, r in zip(maps(), _rows(), strict=True)]).detach()
+    images = torch.tensor(float(len(maps()[0])))
+    obj = torch.stack(
+        [parts._level_loss(m, r, r.weights.sum(), images)[1] for m, r in zip(maps(), _rows(), strict=True)]
+    ).detach()
     loss(maps(), some_targets())
     moved = before * 0.9999 + 0.0001 / obj
     torch.testing.assert_close(loss.balance, moved / moved[1])  # stride 16 is the second level

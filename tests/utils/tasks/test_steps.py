@@ -20,16 +20,16 @@ class NumberLoader:
     """Yields (epoch, number), `count` of them."""
 
     def __init__(self, count: int) -> None:
-        self.count, self.epoch, self.weights = count, 0, None
+        self.count, self.epoch, self.weights, self.first = count, 0, None, 0
 
-    def set_epoch(self, epoch: int, image_weights: Any = None) -> None:
-        self.epoch, self.weights = epoch, image_weights
+    def set_epoch(self, epoch: int, image_weights: Any = None, first: int = 0) -> None:
+        self.epoch, self.weights, self.first = epoch, image_weights, first
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, number) for number in range(self.count))
+        return ((self.epoch, number) for number in range(self.first, self.count))
 
 
 def test_the_shortest_ends_the_epoch() -> None:
@@ -72,3 +72,13 @@ def test_picture_weights_are_those_of_the_first_loader_in_every_round() -> None:
 )
 def test_files_of_drawn_batches(kind: str, name: str, expected: str) -> None:
     assert picture_file(name, replace(EMPTY, kind=kind)) == expected
+
+
+@pytest.mark.parametrize("first", range(6))
+@pytest.mark.parametrize("balance", ["longest", "shortest"])
+def test_an_epoch_goes_on_in_the_middle(first: int, balance: str) -> None:
+    steps = Steps(NumberLoader(5), NumberLoader(2), balance=balance)
+    steps.set_epoch(3)
+    whole = list(steps)
+    steps.set_epoch(3, None, first)
+    assert list(steps) == whole[first:]

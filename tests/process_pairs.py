@@ -1,0 +1,213 @@
+"""Training jobs that run in one process or in two, for the tests that compare them.
+
+As a script it is one of the processes: `process_pairs.py JOB DATA FOLDER`, its place in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from utils import distributed  # noqa: E402
+from utils.config import TrainConfig  # noqa: E402
+from utils.engine.setup import build_trainer  # noqa: E402
+from utils.engine.trainer import Trainer  # noqa: E402
+from utils.engine.validator import validate  # noqa: E402
+from utils.tasks.base import images_to_device  # noqa: E402
+from utils.types import Batch, Prediction  # noqa: E402
+
+Result = dict[str, Any]
+TIMEOUT_S = 150
+PICTURES, BATCH = 9, 4  # the last batch has one picture: the second process has none
+HEAD = {
+    "detect": [[[4, 3], 1, "Detect", ["nc", "anchors"]]],
+    "segment": [[[4, 3], 1, "Segment", ["nc", "anchors", 4, 8]]],
+    "classify": [[[4, 3], 1, "Detect", ["nc", "anchors"]]],  # which is cut off
+}
+
+
+def graph(task: str) -> dict[str, Any]:
+    """A network of strides 8 and 16 with batch norms, built in a moment."""
+    rows = [[-1, 1, "Conv", [8, 6, 2, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]]
+    backbone = [*rows, [-1, 1, "Conv", [16, 3, 2]], [2, 1, "Conv", [8, 1, 1]]]
+    anchors = [[6, 8, 12, 12], [16, 20, 30, 28]]
+    return {
+        **{"nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "backbone": backbone, "head": HEAD[task]},
+        **{"anchors": anchors, "cutoff": 5},
+    }
+
+
+def write_data(folder: Path, task: str) -> None:
+    """`tiny.yaml` or class folders, and `graph.yaml`: grey pictures with bright boxes, some without any."""
+    rng = np.random.default_rng(1)
+    (folder / "graph.yaml").write_text(yaml.safe_dump(graph(task)))
+    for split, count in (("train", PICTURES), ("val", 2 * 2 * BATCH + 1)):
+        for number in range(count):
+            frame = rng.integers(90, 130, (64, 96, 3)).astype(np.uint8)
+            label = number % 2
+            rows = []
+            for _ in range(number % 4):
+                (w, h), (x, y) = rng.integers(10, 30, 2), rng.integers(0, (66, 34))
+                cv2.rectangle(frame, (int(x), int(y)), (int(x + w), int(y + h)), (240, 230, 220), -1)
+                corners = [(x, y), (x + w, y), (x + w, y + h), (x, y + h)]
+                rows.append(f"{label} " + " ".join(f"{a / 96:.5f} {b / 64:.5f}" for a, b in corners))
+            if task == "classify":
+                file = folder / "sets" / split / f"c{label}" / f"{number}.png"
+            else:
+                file = folder / "images" / split / f"{number:03d}.png"
+                text = folder / "labels" / split / f"{number:03d}.txt"
+                text.parent.mkdir(parents=True, exist_ok=True)
+                text.write_text("\n".join(rows))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), frame)
+    (folder / "tiny.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: a, 1: b}\n")
+
+
+def make_trainer(data: Path, folder: Path, task: str, **options: Any) -> Trainer:
+    """A trainer of the tiny network on the CPU."""
+    common = {
+        **{"task": task, "weights": "", "cfg": str(data / "graph.yaml"), "imgsz": 64, "batch_size": BATCH},
+        **{"workers": 0, "epochs": 2, "device": "cpu", "project": str(folder), "noplots": True, "exist_ok": True},
+    }
+    if task == "classify":
+        common |= {"data": str(data / "sets")}
+    else:
+        common |= {"data": str(data / "tiny.yaml"), "noautoanchor": True}
+    return build_trainer(TrainConfig.from_kwargs(**(common | options)))
+
+
+# -- jobs: each gives numbers that must be the same for one process and for two --------------------------------------
+
+
+def gradients(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
+    """Loss and gradients of all batches of an epoch; with shared norms, and with frozen ones."""
+    found: Result = {}
+    for dtype in (torch.float64, torch.float32):
+        for norms in ("shared", "frozen"):
+            trainer = make_trainer(data, folder, task, sync_bn=norms == "shared", **options)
+            trainer.model.to(dtype).train()
+            if norms == "frozen":
+                for module in trainer.model.modules():
+                    if isinstance(module, nn.BatchNorm2d):
+                        module.eval()
+            name = f"{str(dtype).removeprefix('torch.')} {norms}"
+            for number, batches in enumerate(trainer.loader):
+                loss = _forward_backward(trainer, batches[0], dtype)
+                found[f"{name} loss {number}"] = loss
+            distributed.sum_gradients(trainer.model.parameters())
+            found |= {f"{name} grad {key}": p.grad.clone() for key, p in trainer.model.named_parameters()}
+            if norms == "shared":
+                found |= {f"{name} {key}": b.clone() for key, b in trainer.model.named_buffers() if "running" in key}
+    return found
+
+
+def _forward_backward(trainer: Trainer, batch: Batch, dtype: torch.dtype) -> Tensor:
+    images = images_to_device(batch.images, trainer.device, dtype, pixels=trainer.task.traits.pixels)
+    with distributed.one_batch():
+        result = trainer.task.losses(trainer.model(images), batch)
+    assert result is not None
+    result.total.backward()
+    return distributed.all_sum(result.total).detach()
+
+
+def training(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
+    """The weights after a run, its losses, and how many pictures the last validation saw."""
+    trainer = make_trainer(data, folder, task, sync_bn=True, **options)
+    trainer.fit()
+    result = trainer._validate()
+    found = {f"ema {key}": value.clone() for key, value in trainer.ema.model.state_dict().items()}
+    return found | {"images": torch.tensor(result.images), "losses": torch.tensor(list(result.losses.values()))}
+
+
+def measuring(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
+    """Metrics of mock predictions: the labels, moved and mixed by a generator seeded from the picture's name."""
+    trainer = make_trainer(data, folder, task, **options)
+    real = trainer.task.postprocess
+
+    def mocked(preds: Any, batch: Batch) -> list[Prediction]:
+        found = real(preds, batch)
+        return [_mock(prediction, batch, number) for number, prediction in enumerate(found)]
+
+    trainer.task.postprocess = mocked  # type: ignore[method-assign]
+    result = validate(trainer.task, trainer.model, trainer.val_loader, device=trainer.device)
+    values = {key: torch.tensor(value, dtype=torch.float64) for key, value in result.evaluation.metrics.items()}
+    confusion = getattr(result.evaluator.confusion, "matrix", result.evaluator.confusion)  # type: ignore[attr-defined]
+    values["confusion"] = torch.from_numpy(np.array(confusion))
+    values["losses"] = torch.tensor(list(result.losses.values()), dtype=torch.float64)
+    return values | {"per_class": torch.from_numpy(result.evaluation.per_class), "images": torch.tensor(result.images)}
+
+
+def _mock(prediction: Prediction, batch: Batch, number: int) -> Prediction:
+    rng = np.random.default_rng(int(Path(batch.paths[number]).stem))
+    if prediction.probs is not None:
+        return replace(prediction, probs=torch.from_numpy(rng.random(2)))
+    rows = batch.targets[batch.targets[:, 0] == number, 1:]
+    height, width = batch.images.shape[2:]
+    centres = rows[:, 1:] * torch.tensor([width, height, width, height])
+    corners = torch.cat([centres[:, :2] - centres[:, 2:] / 2, centres[:, :2] + centres[:, 2:] / 2], dim=1)
+    corners = corners + torch.from_numpy(rng.uniform(-4, 4, corners.shape)).float()
+    scores = torch.from_numpy(rng.integers(1, 6, (len(rows), 1)) / 6).float()  # many are equal
+    boxes = torch.cat([corners, scores, rows[:, :1]], dim=1)
+    if prediction.masks is None:
+        return replace(prediction, boxes=boxes)
+    assert prediction.boxes is not None
+    return prediction  # of masks the network's own: they cannot be made up
+
+
+JOBS: dict[str, Callable[..., Result]] = {"gradients": gradients, "training": training, "measuring": measuring}
+
+
+# -- running ----------------------------------------------------------------------------------------------------------
+
+
+def environments(count: int) -> list[dict[str, str]]:
+    """What a launcher would tell each of `count` processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    sizes = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    return [os.environ | meeting | sizes | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(count)]
+
+
+def run_pair(jobs: str, data: Path, folder: Path, task: str) -> list[dict[str, Result]]:
+    """Results of the jobs (names with commas between) by name, of each of two processes."""
+    command = [sys.executable, str(Path(__file__)), jobs, str(data), str(folder), task]
+    processes = [
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for env in environments(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=TIMEOUT_S)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def run_jobs(jobs: str, data: Path, folder: Path, task: str, **options: Any) -> dict[str, Result]:
+    """Results of the jobs in this process."""
+    return {name: JOBS[name](data, folder / name, task, options) for name in jobs.split(",")}
+
+
+if __name__ == "__main__":
+    jobs, data, folder, task = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+    torch.save(run_jobs(jobs, data, folder, task), folder / f"{os.environ['RANK']}.pt")
+    distributed.stop()

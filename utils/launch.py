@@ -1,0 +1,52 @@
+"""One process for each device of `--device 0,1`, started by torchrun's engine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.logging import LOGGER
+
+
+def devices_to_launch(device: str) -> list[str]:
+    """The devices of a `--device` value that names several; none where one is named or a launcher is at work."""
+    devices = [name.strip() for name in str(device).split(",")]
+    return devices if len(devices) > 1 and "LOCAL_RANK" not in os.environ else []
+
+
+def launch(arguments: Sequence[str], devices: Sequence[str]) -> int:
+    """Run the running script in one process per device; its exit status, that of the first process that failed.
+
+    Args:
+        arguments: of its command line.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from utils.datasets.loader import available_cpus
+
+    script = str(Path(sys.argv[0]).resolve())
+    count = len(devices)
+    command = shlex.join(["python", "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"])
+    LOGGER.info(
+        f"--device {','.join(devices)}: starting {count} processes, as `{command} {Path(script).name} ...` does"
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // count)))  # of the processes to come
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=f"openyolov5-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", script, *arguments)
+    except ChildFailedError as error:
+        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+        return first.exitcode if first.exitcode > 0 else 1
+    return 0
