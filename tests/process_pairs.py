@@ -49,7 +49,7 @@ def graph(task: str) -> dict[str, Any]:
     anchors = [[6, 8, 12, 12], [16, 20, 30, 28]]
     return {
         **{"nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "backbone": backbone, "head": HEAD[task]},
-        **{"anchors": anchors, "cutoff": 5},
+        **{"anchors": anchors, "cutoff": 4},
     }
 
 

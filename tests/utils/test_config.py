@@ -37,9 +37,7 @@ def test_keyword_arguments_name_fields() -> None:
     ("argv", "text"),
     [
         (["--bucket", "gs://x"], "--bucket gs://x: no cloud program is started here; leave the flag out"),
-        (["--sync-bn"], r"--sync-bn: not supported yet \(several processes\)"),
         (["--batch-size", "-1"], "automatic batch size"),
-        (["--local_rank", "0"], "several processes"),
         (["--image-weights", "--rect"], "give one of the two"),
     ],
 )
