@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -11,11 +10,8 @@ from utils.datasets.image_io import ImageError
 FEW_BITS = {"L;2": 85, "L;4": 17}  # gray with 2 or 4 bits a pixel is spread over 0-255 on reading, in these steps
 
 
-def read_class_map(path: str, id_map: np.ndarray | None = None) -> np.ndarray:
-    """(H, W) uint8 class of each pixel, the palette's numbers where there is one.
-
-    Args:
-        id_map: (256,) uint8 class of each value in the file; None if they are the classes.
+def read_class_map(path: str) -> np.ndarray:
+    """(H, W) uint8 value of each pixel, the palette's numbers where there is one.
 
     Raises:
         ImageError: unreadable, or not of one byte a pixel.
@@ -38,4 +34,4 @@ def read_class_map(path: str, id_map: np.ndarray | None = None) -> np.ndarray:
         raise ImageError(path, f"class map cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if steps is not None:
         values //= steps
-    return values if id_map is None else cv2.LUT(values, id_map)
+    return values

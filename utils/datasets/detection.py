@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from utils.datasets.albumentations_pipeline import LightPipeline, UserPipeline, is_installed
 from utils.datasets.augment import draw_recolouring, mixup, random_flips, random_transform
-from utils.datasets.cache import build_cache
+from utils.datasets.cache import PictureCache, build_cache
 from utils.datasets.class_maps import read_class_map
 from utils.datasets.compose import IGNORE, Drawn, Picture, Recolour, compose, draw_map
 from utils.datasets.image_io import read_image
@@ -77,6 +77,11 @@ class DetectionDataset(Dataset[Sample]):
         self.cache = build_cache(
             cache, index.paths, index.sizes_hw, self.load_file, longest=self.longest, channels=channels
         )
+        self.map_cache: PictureCache | None = None
+        if index.class_maps is not None:
+            self.map_cache = build_cache(
+                cache, index.class_maps, index.sizes_hw, self.load_map, longest=0, channels=1, as_is=True
+            )
 
     def __len__(self) -> int:
         return len(self.index)
@@ -196,8 +201,13 @@ class DetectionDataset(Dataset[Sample]):
 
     def class_map(self, i: int) -> np.ndarray:
         """(H, W) uint8 class map of picture i, of the picture's size."""
+        values = (self.load_map(i) if self.map_cache is None else self.map_cache.get(i))[..., 0]
+        return np.array(values) if self.index.id_map is None else cv2.LUT(np.asarray(values), self.index.id_map)
+
+    def load_map(self, i: int) -> np.ndarray:
+        """(H, W, 1) class map of picture i as in its file."""
         assert self.index.class_maps is not None
-        return read_class_map(self.index.class_maps[i], self.index.id_map)
+        return read_class_map(self.index.class_maps[i])[..., None]
 
     def load_file(self, i: int) -> np.ndarray:
         """Picture i from its file, its longer side `longest`."""

@@ -112,7 +112,7 @@ def read_spec(data: str | Path) -> DataSpec:
 
 def _read_one(path: Path, raw: Mapping[str, Any]) -> DataSpec:
     """The set that a YAML with pictures of its own describes."""
-    block = raw.get("semantic")
+    block: Any = raw.get("semantic")
     own_names = isinstance(block, dict) and block.get("names") is not None  # of a set of class maps without boxes
     for key in ("train", "val", "names"):
         if raw.get(key) is None and not (key == "names" and own_names):

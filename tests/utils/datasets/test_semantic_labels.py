@@ -15,9 +15,11 @@ from PIL import Image
 from utils.datasets.class_maps import read_class_map
 from utils.datasets.image_io import ImageError
 from utils.datasets.labels import load_index
+from utils.datasets.semantic import SemanticDataset
 from utils.datasets.semantic_labels import add_class_maps, load_semantic_index
 from utils.datasets.spec import REPOSITORY, DataSpec, load_spec
 from utils.errors import InputError
+from utils.hyp import Hyperparameters
 
 SIZE_HW = (20, 30)
 
@@ -133,10 +135,13 @@ def test_id_map_counts_and_reads(tmp_path: Path) -> None:
     index = load_semantic_index(spec, "train")
     assert index.pixels is not None
     assert index.pixels.tolist() == [[0, 0], [300, 300], [300, 300]]
-    assert index.class_maps is not None
-    swapped = read_class_map(index.class_maps[1], index.id_map)
-    assert (swapped[:, :15] == 1).all()
-    assert (read_class_map(index.class_maps[0], index.id_map) == 255).all()
+    for cache in (None, "ram", "disk"):
+        dataset = SemanticDataset(index, imgsz=32, hyp=Hyperparameters(), augment=False, cache=cache)
+        swapped, unknown = dataset[1], dataset[0]
+        assert (swapped.original_map[:, :15] == 1).all()  # type: ignore[index]
+        assert np.unique(swapped.class_map).tolist() == [0, 1, 255]
+        assert (unknown.original_map == 255).all()
+        assert (unknown.class_map == 255).all()
 
 
 def test_palette_and_few_bit_pictures(tmp_path: Path) -> None:
@@ -235,7 +240,7 @@ def test_cityscapes_layout(tmp_path: Path) -> None:
         "road": 150,
         "car": 150,
     }
-    class_map = read_class_map(index.class_maps[0], index.id_map)  # type: ignore[index]
+    class_map = SemanticDataset(index, imgsz=32, hyp=Hyperparameters(), augment=False).class_map(0)
     assert np.unique(class_map).tolist() == [0, 13, 255]
     assert (root / "gtFine" / "train.cache").is_file()
     assert len(load_semantic_index(spec, "val")) == 1
