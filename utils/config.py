@@ -290,6 +290,9 @@ class TrainConfig(BaseConfig):
         help="semantic: a weight per class in the loss; without numbers the rarer the heavier",
     )
     seg_imgsz: int | None = option(None, "--seg-imgsz", type=positive_int, help=SEG_IMGSZ_HELP)
+    seg_mosaic: bool = switch(
+        "--seg-mosaic", help="semantic: mosaics of pictures for class maps alone, as the hyp says"
+    )
     task_weights: list[float] = option(
         [0.6, 0.35], "--task-weights", nargs=2, type=not_negative_float, help="joint: of the losses of boxes and maps"
     )

@@ -61,6 +61,7 @@ class ClassifyTrainConfig(TrainConfig):
     seg_loss: str = field(default="ce")
     aux_weights: list[float] = field(default_factory=list)
     seg_imgsz: int | None = field(default=None)
+    seg_mosaic: bool = field(default=False)
     task_weights: list[float] = field(default_factory=list)
     seg_batch_size: int | None = field(default=None)
     balance: str = field(default="longest")

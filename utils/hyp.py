@@ -22,6 +22,7 @@ class Hyperparameters:
     Attributes:
         anchors: anchors per level to search for, overriding the model's, or None.
         albumentations: serialized Albumentations pipeline (`A.to_dict(...)`), or None for the light default set.
+        seg_low, seg_high, seg_std, seg_brightness, seg_contrast, seg_saturation, seg_hue: as of `SemanticAugmentation`.
         warmup_iterations: the warm-up lasts at least so many, also with 0 warmup_epochs.
         nominal_batch: pictures whose gradients make one optimizer step; smaller batches are accumulated up to it.
     """
@@ -58,6 +59,13 @@ class Hyperparameters:
     copy_paste: float = 0.0
     albumentations: Mapping[str, Any] | None = None
     label_smoothing: float = 0.0
+    seg_low: float = 0.75
+    seg_high: float = 1.5
+    seg_std: float = 35.0
+    seg_brightness: float = 0.4
+    seg_contrast: float = 0.4
+    seg_saturation: float = 0.4
+    seg_hue: float = 0.0
     nominal_batch: float = 64
     warmup_iterations: float = 100
 

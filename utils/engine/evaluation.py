@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from models.yolo import check_image_size
 from utils import plots
@@ -30,6 +32,7 @@ from utils.tasks.registry import TASKS, build_task, find_task
 
 SPEED_SETTINGS: dict[str, Any] = {"conf_thres": 0.25, "iou_thres": 0.45, "noplots": True}
 COCO_CLASSES = 80
+MANY_CLASSES = 50  # from so many on the table has no line for each of them, unless it is asked for
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,19 @@ def evaluate(config: ValConfig) -> list[ValidationResult]:
     if config.task == "study":
         return [result for subject in subjects for result in study(subject, config, save_dir)]
     if config.task == "speed":
-        return [measure_split(s, replace(config, **SPEED_SETTINGS), save_dir, square=True) for s in subjects]
+        with quick_kernels():
+            return [measure_split(s, replace(config, **SPEED_SETTINGS), save_dir, square=True) for s in subjects]
     return [measure_split(subjects[0], config, save_dir)]
+
+
+@contextmanager
+def quick_kernels() -> Iterator[None]:
+    """Let cuDNN try its kernels and keep the quickest, which pays where all inputs have one size."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
@@ -65,18 +79,26 @@ def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
     half = config.half and ("half" in config.given or device.type == "cuda")
-    names = read_data(config.data).names  # a mismatch is told before anything is downloaded
-    backend = load_backend(weights, device=device, fp16=half, names=names, dnn=config.dnn)
+    data = read_data(config.data)  # a mismatch is told before anything is downloaded
+    backend = load_backend(weights, device=device, fp16=half, names=data.names, dnn=config.dnn)
     if backend.task not in TASKS:
         raise InputError(f"{weights[0]}: a model of task {backend.task}; val.py measures {', '.join(TASKS)} models")
+    kind = find_task(backend.task)
+    names = kind.names_in(data)
     if names and len(backend.names) != len(names) and not config.single_cls:
         raise InputError(
             f"{weights[0]} has {len(backend.names)} classes, {config.data} names {len(names)}: "
             "give the data set the model was trained on"
         )
-    spec = find_task(backend.task).load_data(config.data)
+    spec = kind.load_data(config.data)
     if not names and len(backend.names) != spec.num_classes:
         raise InputError(f"{weights[0]} has {len(backend.names)} classes, {spec.path} has {spec.num_classes}")
+    semantic = getattr(backend, "semantic", None)
+    if semantic is not None and spec.semantic is not None and len(semantic) != len(spec.semantic.classes):
+        raise InputError(
+            f"{weights[0]} has {len(semantic)} semantic classes, {spec.path} names {len(spec.semantic.classes)}: "
+            "give the data set the model was trained on"
+        )
     return Subject(backend, spec, weights[0])
 
 
@@ -97,7 +119,8 @@ def measure_split(
         conf_thres=config.conf_thres,
         iou_thres=config.iou_thres,
         max_det=config.max_det,
-        verbose=config.verbose or spec.num_classes < 50,
+        verbose=config.verbose or len(find_task(backend.task).names_in(spec)) < MANY_CLASSES,
+        seg_imgsz=config.seg_imgsz,
         stride=backend.stride,
         fixed_hw=backend.fixed_hw,
         pin_memory=backend.device.type == "cuda",

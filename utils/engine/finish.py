@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models.checkpoint import load_model, strip_checkpoint
 from utils import distributed, plots
-from utils.engine.evaluation import COCO_CLASSES, is_coco_set
+from utils.engine.evaluation import COCO_CLASSES, MANY_CLASSES, is_coco_set
 from utils.engine.sinks import PlotSink
 from utils.engine.trainer import FitResult, Trainer
 from utils.engine.validator import validate
@@ -43,7 +43,7 @@ def _measure(trainer: Trainer, result: FitResult, *, plotting: bool) -> dict[str
     task, device, file = trainer.task, trainer.device, Path(distributed.from_main(str(result.best or result.last)))
     LOGGER.info(f"\nMeasuring {file}")
     model = load_model(str(file), device=device)
-    task.options = replace(task.options, verbose=len(task.class_names) < 50)
+    task.options = replace(task.options, verbose=len(task.class_names) < MANY_CLASSES)
     outputs = Outputs(result.save_dir)
     if is_coco_set(trainer.config.data):  # its published numbers are COCO's own, at this overlap
         task.options = replace(task.options, iou_thres=COCO_IOU)

@@ -308,6 +308,7 @@ class Trainer:
             "task": self.task.name,
             "yaml": self.model.yaml,
             "names": dict(self.task.class_names),
+            "semantic": None if self.task.semantic is None else self.task.semantic.to_dict(),
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
             "ema_updates": self.ema.updates,

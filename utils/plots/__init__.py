@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from utils.plots.annotator import Annotator, colors, save_one_box
 from utils.plots.bars import plot_class_bars
-from utils.plots.batches import MIN_SCORE, plot_batch, plot_captions
+from utils.plots.batches import MIN_SCORE, Painter, plot_batch, plot_captions
 from utils.plots.curves import plot_confusion_matrix, plot_curves
 from utils.plots.evolution import plot_evolution
 from utils.plots.features import save_feature_maps
@@ -14,6 +14,7 @@ from utils.plots.results import plot_results, plot_study
 __all__ = [
     "MIN_SCORE",
     "Annotator",
+    "Painter",
     "colors",
     "plot_anchors",
     "plot_batch",

@@ -21,6 +21,7 @@ RED = (60, 60, 200)  # BGR
 GAP = 2  # pixels between pictures
 MIN_SCORE = 0.25  # predictions below are left out
 
+Painter = Callable[[np.ndarray, int], None]
 Boxes = Tensor | np.ndarray | Sequence[Tensor | np.ndarray | None]
 
 
@@ -32,6 +33,7 @@ def plot_batch(
     file: Path,
     *,
     masks: Callable[[int], ObjectMasks] | None = None,
+    paint: Painter | None = None,
     max_pictures: int = 16,
     max_side: int = 1920,
 ) -> None:
@@ -45,12 +47,15 @@ def plot_batch(
         names: class names by number.
         file: .jpg or .png to write.
         masks: gives those of the boxes of a picture, by its number; of predictions, of those from MIN_SCORE.
+        paint: changes the drawn picture (h, w, 3) BGR in place, below everything else, given its number too.
         max_pictures: the first so many pictures are drawn.
         max_side: pixels of the grid's longer side; larger batches are drawn smaller.
     """
     size_hw = (images.shape[2], images.shape[3])
 
     def draw(cell: np.ndarray, index: int) -> None:
+        if paint is not None:
+            paint(cell, index)
         xyxyn, labels, classes = _boxes_of(boxes, index, size_hw, names)
         if masks is not None:
             draw_masks(cell, masks(index).resized(cell.shape[:2]), [palette(c) for c in classes])

@@ -13,7 +13,8 @@ from utils.plots.figure import class_colour, new_figure, save_figure
 from utils.results_csv import read_results
 
 STUDY_SIZES = range(256, 1537, 128)  # pixels, `val.py --task study`
-LAST_METRIC = {10: 3, 15: 7}  # columns of its tables, for detectors and segmenters: where the drawn mAP50-95 is
+# by the number of columns of its tables: where mAP50-95 of detectors, segmenters and joint networks is, mIoU of others
+LAST_METRIC = {10: 3, 15: 7, 13: 3, 6: 0}
 
 
 def plot_results(csv: str | Path, file: Path | None = None) -> Path:
@@ -75,7 +76,8 @@ def plot_study(files: Sequence[str | Path], file: Path, *, sizes: Sequence[int] 
     Args:
         files: tables of `val.py --task study`, one a model: a row per size with the four metrics P, R, mAP50 and
             mAP50-95, three losses, and milliseconds of preparing, network and NMS per picture; of a segmenter the
-            metrics of boxes and of masks, of which the last is drawn, and four losses.
+            metrics of boxes and of masks, of which the last is drawn, and four losses; of a joint network those of
+            boxes, mIoU, pixel accuracy and four losses; without boxes mIoU, which is drawn, pixel accuracy and a loss.
         file: .png to write.
         sizes: input sizes of the rows, in pixels.
 
@@ -83,14 +85,16 @@ def plot_study(files: Sequence[str | Path], file: Path, *, sizes: Sequence[int] 
         InputError: a file cannot be read or its rows have another number of columns.
     """
     figure = new_figure(8, 5.5)
-    axes = figure.add_subplot()
+    axes, width = figure.add_subplot(), 0
     for index, name in enumerate(files):
         table = _read_study(Path(name))
-        times, scores = table[:, -3:].sum(axis=1), 100 * table[:, LAST_METRIC[table.shape[1]]]
+        width = table.shape[1]
+        times, scores = table[:, -3:].sum(axis=1), 100 * table[:, LAST_METRIC[width]]
         axes.plot(times, scores, marker="o", color=class_colour(index), label=Path(name).stem.removeprefix("study_"))
         for x, y, size in zip(times, scores, sizes, strict=False):
             axes.annotate(str(size), (x, y), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7)
-    axes.set(xlabel="ms per picture (preparing, network, NMS)", ylabel="mAP 0.5:0.95, %")
+    drawn = "mIoU" if width == min(LAST_METRIC) else "mAP 0.5:0.95"
+    axes.set(xlabel="ms per picture (preparing, network, NMS)", ylabel=f"{drawn}, %")
     axes.grid(alpha=0.3)
     if files:
         axes.legend(loc="lower right")
@@ -98,7 +102,7 @@ def plot_study(files: Sequence[str | Path], file: Path, *, sizes: Sequence[int] 
 
 
 def _read_study(file: Path) -> np.ndarray:
-    """(rows, 10 or 15) numbers of one table."""
+    """(rows, columns) numbers of one table."""
     try:
         table = np.loadtxt(file, ndmin=2)
     except (OSError, ValueError) as error:

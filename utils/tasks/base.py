@@ -18,7 +18,7 @@ from utils.datasets.spec import DataSpec
 from utils.device import single_threaded
 from utils.hyp import Hyperparameters
 from utils.losses.detection import LossResult
-from utils.types import Batch, EvalResult, Prediction
+from utils.types import Batch, EvalResult, Prediction, SemanticClasses
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class TaskOptions:
         mask_ratio, no_overlap: as the flags of segment/train.py.
         cutoff, dropout, class_weights: as the flags of classify/train.py; of train.py, also a weight per class.
         seg_imgsz: longer side at which class maps are measured; None for that of `imgsz`.
-        seg_loss, aux_weights, task_weights, seg_batch_size, balance, joint_batches, fitness: as the flags of train.py.
+        seg_mosaic, seg_loss, aux_weights, task_weights, seg_batch_size, balance, joint_batches, fitness: as the flags
+            of train.py.
         published_weights: start a torchvision network from the weights that are published for it.
         stride: of the model that is measured; a model in training says its own when it is bound.
         fixed_hw: the only input size of an exported model, which all pictures are fitted into; None where it is free.
@@ -62,6 +63,7 @@ class TaskOptions:
     dropout: float | None = None
     class_weights: bool | Sequence[float] = False
     seg_imgsz: int | None = None
+    seg_mosaic: bool = False
     seg_loss: str = "ce"
     aux_weights: Sequence[float] = (0.15, 0.05)
     task_weights: Sequence[float] = (0.6, 0.35)
@@ -111,7 +113,7 @@ class PixelStatistics:
 
 
 MASK_FLAGS = frozenset({"mask_ratio", "no_overlap"})
-SEMANTIC_FLAGS = frozenset({"seg_loss", "aux_weights", "class_weights", "seg_imgsz"})
+SEMANTIC_FLAGS = frozenset({"seg_loss", "aux_weights", "class_weights", "seg_imgsz", "seg_mosaic"})
 JOINT_FLAGS = frozenset({"task_weights", "seg_batch_size", "balance", "joint_batches", "fitness"})
 IMAGENET = PixelStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -193,9 +195,12 @@ class Task(Protocol):
     class_names: dict[int, str]
     hyp: Hyperparameters
     options: TaskOptions
+    semantic: SemanticClasses | None
 
     @staticmethod
     def load_data(data: str | Path, *, prepare: bool = True) -> DataSpec: ...
+    @staticmethod
+    def names_in(spec: DataSpec) -> Mapping[int, str]: ...
     @staticmethod
     def load_graph(cfg: str | Path) -> dict[str, Any]: ...
     def results_row(
@@ -309,6 +314,11 @@ def images_to_device(
     images = images.to(device, non_blocking=True)
     scaled = images.to(dtype, memory_format=torch.channels_last).div_(255)
     return scaled if pixels is None else pixels.normalise_(scaled)
+
+
+def names_of_data(spec: DataSpec) -> Mapping[int, str]:
+    """The names that a network's classes have in most tasks."""
+    return spec.names
 
 
 def standard_row(

@@ -26,8 +26,8 @@ from utils.logging import LOGGER
 from utils.losses.classification import balanced_weights, classification_loss
 from utils.losses.detection import LossResult
 from utils.metrics.classification import ClassificationEvaluator
-from utils.tasks.base import IMAGENET, Outputs, Sink, StepLoader, Steps, TaskOptions, Traits
-from utils.types import Batch, Prediction
+from utils.tasks.base import IMAGENET, Outputs, Sink, StepLoader, Steps, TaskOptions, Traits, names_of_data
+from utils.types import Batch, Prediction, SemanticClasses
 
 AMP_TOLERANCE = 0.1  # of a probability
 
@@ -56,7 +56,9 @@ class ClassificationTask:
     )
     loss_names = ("loss",)
     load_data = staticmethod(load_class_data)
+    names_in = staticmethod(names_of_data)
     load_graph = staticmethod(load_classifier_graph)
+    semantic: SemanticClasses | None = None
 
     def __init__(self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, *, channels: int = 3) -> None:
         self.spec, self.hyp, self.options, self.channels = spec, hyp, options, channels

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from models.graph import load_model_yaml
-from models.yolo import BaseModel, Detect, build_model
+from models.yolo import BaseModel, Detect, build_model, task_of
 from utils import plots
 from utils.anchors import box_sizes, check_anchors
 from utils.datasets.detection import DetectionDataset
@@ -25,9 +25,9 @@ from utils.hyp import Hyperparameters
 from utils.losses.detection import DetectionLoss, LossResult, scaled_gains
 from utils.metrics.detection import DetectionEvaluator
 from utils.nms import non_max_suppression
-from utils.tasks.base import Outputs, Sink, StepLoader, Steps, TaskOptions, Traits, standard_row
+from utils.tasks.base import Outputs, Sink, StepLoader, Steps, TaskOptions, Traits, names_of_data, standard_row
 from utils.tasks.detect_sinks import CocoSink, TextSink
-from utils.types import Batch, Prediction
+from utils.types import Batch, Prediction, SemanticClasses
 
 VAL_PAD = 0.5  # strides of padding around validation pictures, as the published numbers were measured
 AMP_TOLERANCE = 25.6  # pixels, a tenth of the probe's side; broken half precision is off by far more, or not finite
@@ -51,8 +51,10 @@ class DetectionTask:
     traits = Traits()
     loss_names: tuple[str, ...] = ("box_loss", "obj_loss", "cls_loss")
     load_data = staticmethod(load_spec)
+    names_in = staticmethod(names_of_data)
     load_graph = staticmethod(load_model_yaml)
     results_row = staticmethod(standard_row)
+    semantic: SemanticClasses | None = None
 
     def __init__(self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, *, channels: int = 3) -> None:
         self.spec, self.hyp, self.options, self.channels = spec, hyp, options, channels
@@ -73,13 +75,20 @@ class DetectionTask:
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
         """A fresh network for this data set's classes."""
-        anchors = None if self.hyp.anchors is None else round(self.hyp.anchors)
-        model = build_model(cfg, ch=self.channels, nc=len(self.class_names), anchors=anchors)
+        model = self.network(cfg)
         if type(model.head) is not self.head:
             raise InputError(
                 f"the graph ends with {type(model.head).__name__}, but task {self.name!r} needs {self.head.__name__} "
                 f"as its last layer; give a YAML or checkpoint of that kind, as in --cfg {self.example}"
             )
+        if (task := task_of(model)) != self.name:
+            raise InputError(f"the graph is one of task {task!r}; leave --task out, or give --cfg {self.example}")
+        return model
+
+    def network(self, cfg: str | Mapping[str, Any]) -> BaseModel:
+        """A fresh network of any kind for this data set's classes."""
+        anchors = None if self.hyp.anchors is None else round(self.hyp.anchors)
+        model = build_model(cfg, ch=self.channels, nc=len(self.class_names), anchors=anchors)
         model.names = dict(self.class_names)
         return model
 

@@ -8,9 +8,13 @@ from utils.errors import InputError
 from utils.tasks.base import Task
 from utils.tasks.classify import ClassificationTask
 from utils.tasks.detect import DetectionTask
+from utils.tasks.joint import JointTask
 from utils.tasks.segment import SegmentationTask
+from utils.tasks.semantic import SemanticTask
 
-TASKS: dict[str, Any] = {kind.name: kind for kind in (ClassificationTask, DetectionTask, SegmentationTask)}
+TASKS: dict[str, Any] = {
+    kind.name: kind for kind in (ClassificationTask, DetectionTask, SegmentationTask, SemanticTask, JointTask)
+}
 
 
 def find_task(name: str) -> type[Task]:

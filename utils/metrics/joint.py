@@ -1,0 +1,48 @@
+"""Metrics of boxes and class maps together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.metrics.detection import DetectionEvaluator
+from utils.metrics.semantic import SemanticEvaluator
+from utils.types import Batch, EvalResult, Prediction
+
+WEIGHED = ("metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "metrics/mIoU")
+
+
+class JointEvaluator:
+    """Hands each prediction to the evaluators of what it holds.
+
+    Args:
+        boxes, maps: measure the two parts.
+        weights: of mAP50, mAP50-95 and mIoU in the fitness.
+    """
+
+    def __init__(self, boxes: DetectionEvaluator, maps: SemanticEvaluator, *, weights: Sequence[float]) -> None:
+        self.boxes, self.maps, self.weights = boxes, maps, tuple(weights)
+
+    def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
+        """Take in a batch; a part that its first prediction lacks is not measured on it."""
+        if predictions[0].boxes is not None:
+            self.boxes.update(predictions, batch)
+        if predictions[0].class_map is not None:
+            self.maps.update(predictions, batch)
+
+    def compute(self) -> EvalResult:
+        """Metrics of both, with the per-class numbers of the boxes."""
+        boxes, maps = self.boxes.compute(), self.maps.compute()
+        metrics = boxes.metrics | maps.metrics
+        return EvalResult(
+            metrics=metrics,
+            fitness=sum(weight * metrics[name] for weight, name in zip(self.weights, WEIGHED, strict=True)),
+            per_class=boxes.per_class,
+            table=f"{boxes.table}\n\n{maps.table}",
+            details=boxes.details | maps.details,
+        )
+
+    def plot(self, save_dir: Path) -> None:
+        """The pictures of both."""
+        self.boxes.plot(save_dir)
+        self.maps.plot(save_dir)
