@@ -230,9 +230,9 @@ class OfKind:
     loader: StepLoader
     kind: str = ""
 
-    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None) -> None:
+    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
         """As the loader's."""
-        self.loader.set_epoch(epoch, image_weights)
+        self.loader.set_epoch(epoch, image_weights, first)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -247,7 +247,7 @@ class Passes:
     def __init__(self, *loaders: OfKind) -> None:
         self.loaders = loaders
 
-    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None) -> None:
+    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
         """Choose the epoch of all of them."""
         for loader in self.loaders:
             loader.set_epoch(epoch, image_weights)
