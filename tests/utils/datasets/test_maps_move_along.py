@@ -8,6 +8,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F
 
 from utils.datasets.augment import flip_horizontal, flip_vertical, mixup
 from utils.datasets.detection import DetectionDataset
@@ -15,6 +17,7 @@ from utils.datasets.index import ImageIndex, PolygonTable, offsets_of
 from utils.datasets.loader import QuadDataset
 from utils.datasets.semantic import SemanticAugmentation, SemanticDataset
 from utils.hyp import Hyperparameters
+from utils.semantic_maps import original_class_map
 from utils.types import Sample
 
 COLOURS = np.array([[40, 60, 80], [250, 30, 30], [30, 250, 30], [30, 30, 250], [240, 240, 20]], np.uint8)  # BGR
@@ -136,6 +139,23 @@ def test_validation_samples(index: ImageIndex, rect: bool) -> None:
         assert sample.original_map is not None
         assert sample.original_map.shape == tuple(dataset.index.sizes_hw[i])
         np.testing.assert_array_equal(sample.original_map, cv2.imread(dataset.index.class_maps[i], 0))  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("imgsz", "rect"), [(192, True), (192, False), (64, True), (320, False)])
+def test_the_way_back_to_the_stored_picture(index: ImageIndex, imgsz: int, rect: bool) -> None:
+    """A network that answers with its label, the border as a class of its own, is right at the picture's own size."""
+    count = len(COLOURS) + 1
+    dataset = SemanticDataset(index, imgsz=imgsz, hyp=STILL, augment=False, rect=rect, batch_size=2)
+    for i in range(len(index)):
+        sample = dataset[i]
+        assert sample.letterbox is not None
+        assert sample.class_map is not None
+        assert sample.original_map is not None
+        shown = torch.from_numpy(np.minimum(sample.class_map, count - 1)).long()
+        found = original_class_map(F.one_hot(shown, count).permute(2, 0, 1).float(), sample.letterbox).numpy()
+        inner = away_from_edges(sample.original_map)
+        assert (found == sample.original_map)[inner].mean() > AGREE
+        assert (found < count - 1).all()
 
 
 @pytest.mark.parametrize("mosaic", [False, True])

@@ -165,6 +165,18 @@ def test_validation_batches_carry_original_maps(index: ImageIndex) -> None:
                 )
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_channel_counts(index: ImageIndex, tmp_path: Path, channels: int) -> None:
+    paths = []
+    for path in index.paths:
+        paths.append(str(tmp_path / f"{Path(path).stem}.npy"))
+        np.save(paths[-1], cv2.imread(path)[..., 2:].repeat(channels, axis=2))
+    many = replace(index, paths=paths)
+    for augment in (True, False):
+        dataset = SemanticDataset(many, imgsz=96, hyp=HYP, augment=augment, mosaic=True, channels=channels)
+        assert dataset[0, 0].image.shape[2] == channels
+
+
 def test_mosaic_shows_several_pictures(index: ImageIndex) -> None:
     hyp = replace(HYP, mosaic=1.0, fliplr=0)
     dataset = SemanticDataset(index, imgsz=96, hyp=hyp, augment=True, augmentation=PLAIN, mosaic=True)
