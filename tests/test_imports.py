@@ -86,12 +86,14 @@ def test_lower_layers_know_nothing_of_higher_ones(layer: str, above: tuple[str, 
 SCRIPTS = (
     *("train.py", "val.py", "detect.py", "export.py", "benchmarks.py", "hubconf.py", "models/yolo.py"),
     *("classify/train.py", "classify/val.py", "classify/predict.py", "segment/train.py", "segment/val.py"),
-    *("segment/predict.py", "utils/datasets/crops.py"),
+    *("segment/predict.py", "utils/datasets/crops.py", "utils/datasets/__main__.py"),
+    *(f"utils/datasets/__main__.py {command}" for command in ("check", "split", "convert", "crops")),
 )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_needs_no_torch(script: str) -> None:
+    path, *words = script.split()
     code = (
         "import sys, runpy\n"
         "class Refuse:\n"
@@ -99,8 +101,8 @@ def test_help_needs_no_torch(script: str) -> None:
         "        if name.split('.')[0] in ('torch', 'cv2', 'numpy', 'matplotlib', 'pandas'):\n"
         "            raise ImportError('heavy import: ' + name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        f"sys.argv = [{script!r}, '--help']\n"
-        f"runpy.run_path({script!r}, run_name='__main__')\n"
+        f"sys.argv = [{path!r}, *{words}, '--help']\n"
+        f"runpy.run_path({path!r}, run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -59,7 +59,7 @@ class BaseConfig:
             if "flags" in f.metadata:
                 options = dict(f.metadata["argparse"])
                 default = _default_of(f)
-                options["help"] += "" if default in (None, False, "") else f" (default: {_shown(default)})"
+                options["help"] += "" if default in (None, False, "", []) else f" (default: {_shown(default)})"
                 parser.add_argument(*f.metadata["flags"], dest=f.name, default=argparse.SUPPRESS, **options)
         return parser
 

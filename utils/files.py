@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -84,6 +86,30 @@ def make_run_folder(folder: Path) -> Path:
         reason = f"{folder}: the run folder cannot be made: {error.strerror}"
         raise InputError(f"{reason}; choose another --project") from error
     return folder
+
+
+@contextmanager
+def new_folder(folder: Path, flag: str) -> Iterator[Path]:
+    """A folder beside `folder` that takes its place when the block ends well, and is removed if it raises.
+
+    Raises:
+        InputError: `folder`, which `flag` names, has something in it already or cannot be made.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{flag} {folder}: is there already and not empty; name a new folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{flag} {folder}: cannot be made: {error.strerror}; name another folder") from error
+    try:
+        yield work
+        work.chmod(0o755)
+        if folder.is_dir():
+            folder.rmdir()
+        work.replace(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 class UniqueNames:

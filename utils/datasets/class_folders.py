@@ -140,6 +140,22 @@ def load_class_index(spec: DataSpec, split: str, *, verbose: bool = False, worke
     Raises:
         InputError: no such split, a folder of an unknown class, or no usable picture.
     """
+    index, findings = verify_class_split(spec, split, workers)
+    _report(split, index, findings, spec.names, verbose=verbose)
+    if not index.paths:
+        place = split_places(spec, split)[0]
+        raise InputError(f"{place}: {split}: none of the {findings.corrupt} pictures can be read")
+    return ImageIndex(
+        index.paths, index.sizes_hw, index.offsets, index.classes, index.boxes_xywhn, names=dict(spec.names)
+    )
+
+
+def verify_class_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[ImageIndex, Findings]:
+    """The pictures of a split, each checked now or in an earlier run, and what was found.
+
+    Raises:
+        InputError: no such split, a folder of an unknown class, or no picture.
+    """
     places = split_places(spec, split)
     numbers = class_numbers(spec)
     images, classes = list_class_pictures(places, numbers, split)
@@ -152,13 +168,7 @@ def load_class_index(spec: DataSpec, split: str, *, verbose: bool = False, worke
         labels = [whole_picture(image, number) for image, number in zip(images, classes, strict=True)]
         known = verify_pairs(images, labels, len(numbers), split, workers)
         save_cache(cache_file, key, *known)
-    index, findings = known
-    _report(split, index, findings, spec.names, verbose=verbose)
-    if not index.paths:
-        raise InputError(f"{places[0]}: {split}: none of the {len(images)} pictures can be read")
-    return ImageIndex(
-        index.paths, index.sizes_hw, index.offsets, index.classes, index.boxes_xywhn, names=dict(spec.names)
-    )
+    return known
 
 
 def split_places(spec: DataSpec, split: str) -> tuple[Path, ...]:

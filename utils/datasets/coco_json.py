@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.datasets.json_stream import read_json
 from utils.datasets.verify import LabelRows
 from utils.errors import InputError
 from utils.logging import LOGGER
@@ -68,18 +68,21 @@ class _PathFinder:
         return self.by_name.get(Path(file_name).name, tries[0])
 
 
+def categories_of(file: Path) -> list[str]:
+    """Names of the categories of a COCO JSON, in the order of their ids; InputError where there are none."""
+    categories = _read(file, ("images", "annotations", "categories"))["categories"]
+    if not categories:
+        raise InputError(f"{file}: no categories in it; expected COCO annotations")
+    return [str(category["name"]) for category in sorted(categories, key=lambda category: category["id"])]
+
+
 def image_names(file: Path) -> list[str]:
     """The `file_name` of every image that a COCO JSON lists, annotated or not."""
     return [str(image["file_name"]) for image in _read(file, ("images",))["images"]]
 
 
 def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from error
+    content = read_json(file)
     for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise InputError(f"{file}: no list {key!r}; expected COCO annotations")

@@ -1,4 +1,6 @@
-"""From a detection set to folders of cut-out objects: `python -m utils.datasets.crops --data det.yaml --out folder`.
+"""From a detection set to folders of cut-out objects: `python -m utils.datasets crops --data det.yaml --out folder`.
+
+`python -m utils.datasets.crops` is the same command.
 
 Each labelled object becomes `<out>/<split>/<class>/<picture>_<number>.jpg`, as classify/train.py takes them.
 """
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from utils.config import BaseConfig, not_negative_float, option, positive_int, switch
 from utils.errors import InputError
-from utils.files import folder_name
+from utils.files import folder_name, new_folder
 from utils.logging import LOGGER
 from utils.script import run_script
 
@@ -46,10 +48,9 @@ def write_crops(config: CropsConfig) -> dict[str, Counter[str]]:
 
     spec = load_spec(config.data)
     out = Path(config.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: is there already and not empty; name a new folder")
     folders = class_folder_names(spec.names)
-    counts = {split: _write_split(spec, split, out / split, folders, config) for split in spec.splits}
+    with new_folder(out, "--out") as work:
+        counts = {split: _write_split(spec, split, work / split, folders, config) for split in spec.splits}
     LOGGER.info(describe(counts, folders))
     LOGGER.info(f"Written to {out}; train with: python classify/train.py --data {out}")
     return counts

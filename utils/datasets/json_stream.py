@@ -1,4 +1,4 @@
-"""JSON files of any size, entry by entry: annotations of millions of pictures do not fit into memory as objects."""
+"""JSON files whole, and files of any size entry by entry: millions of annotations do not fit into memory as objects."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from utils.errors import InputError
 
 CHUNK = 1 << 20  # characters read at a time
 NEAR_END = 64  # an error so close to the end of what was read may come from what was not read yet
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds; InputError with file and line where it is none."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from error
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from error
 
 
 def stream_lists(file: Path) -> Iterator[tuple[str, Any]]:

@@ -51,24 +51,13 @@ def load_index(
     Raises:
         InputError: the split is not in the YAML or not on disk, has no usable picture, or no label at all.
     """
-    source = usable_source(spec, split)
-    images, labels = _list_pairs(spec, source)
-    if not images:
-        raise InputError(f"{spec.path}: {split}: no pictures under {', '.join(map(str, source.places))}")
-    key = fingerprint([*images, *_label_files(source, labels)], spec.num_classes, source.annotations, spec.names)
-    cache_file = _cache_file(source, images)
-    cached = load_cache(cache_file, key)
-    if cached is None:
-        index, findings = verify_pairs(images, labels, spec.num_classes, split, workers)
-        save_cache(cache_file, key, index, findings)
-    else:
-        index, findings = cached
-    _report(split, index, findings, verbose=verbose)
+    index, findings = verify_split(spec, split, workers)
+    report_findings(split, index, findings, verbose=verbose)
     if not index.paths:
-        raise InputError(f"{spec.path}: {split}: none of the {len(images)} pictures can be read")
+        raise InputError(f"{spec.path}: {split}: none of the {findings.corrupt} pictures can be read")
     only_background = not (findings.dropped or findings.unlabelled) and split != "train"  # nothing is wrong with it
     if require_labels and not index.num_objects and not only_background:
-        expected = source.annotations or label_path(images[0])
+        expected = spec.splits[split].annotations or label_path(index.paths[0])
         if findings.dropped:
             raise InputError(
                 f"{spec.path}: {split}: none of the {findings.dropped} label rows can be used, see the warnings above"
@@ -80,6 +69,25 @@ def load_index(
         names = spec.names if spec.num_classes == 1 else {0: "item"}
         return replace(index, classes=np.zeros_like(index.classes), names=names)
     return replace(index, names=spec.names)
+
+
+def verify_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[ImageIndex, Findings]:
+    """The pictures and labels of a split, each checked now or in an earlier run, and what was found.
+
+    Raises:
+        InputError: the split is not in the YAML or not on disk, or has no pictures.
+    """
+    source = usable_source(spec, split)
+    images, labels = _list_pairs(spec, source)
+    if not images:
+        raise InputError(f"{spec.path}: {split}: no pictures under {', '.join(map(str, source.places))}")
+    key = fingerprint([*images, *_label_files(source, labels)], spec.num_classes, source.annotations, spec.names)
+    cache_file = _cache_file(source, images)
+    known = load_cache(cache_file, key)
+    if known is None:
+        known = verify_pairs(images, labels, spec.num_classes, split, workers)
+        save_cache(cache_file, key, *known)
+    return known
 
 
 def label_path(image: str) -> str:
@@ -231,7 +239,8 @@ def show_messages(messages: Sequence[str], *, verbose: bool) -> None:
         LOGGER.warning(f"WARNING ... and {len(messages) - len(shown)} more (--verbose lists all)")
 
 
-def _report(split: str, index: ImageIndex, findings: Findings, *, verbose: bool) -> None:
+def report_findings(split: str, index: ImageIndex, findings: Findings, *, verbose: bool) -> None:
+    """Log the first problems, or all, and one line that sums a split up."""
     show_messages(findings.messages, verbose=verbose)
     LOGGER.info(
         f"{split}: {findings.pictures} pictures, {findings.backgrounds} without objects "

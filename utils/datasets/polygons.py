@@ -57,6 +57,20 @@ def _cut(ring: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return result
 
 
+def join_rings(rings: Sequence[np.ndarray]) -> np.ndarray:
+    """(K, 2) one outline of all rings, joined by lines there and back where they are nearest to another.
+
+    Such a line has no area, so what an even-odd or a non-zero filler covers stays the same.
+    """
+    joined, *others = sorted(rings, key=len, reverse=True)
+    for ring in others:
+        gaps = np.square(joined[:, None] - ring[None]).sum(axis=2)
+        leave, arrive = np.unravel_index(gaps.argmin(), gaps.shape)
+        around = np.roll(ring, -int(arrive), axis=0)
+        joined = np.concatenate([joined[: leave + 1], around, around[:1], joined[leave:]])
+    return joined
+
+
 def extents(rings: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
     """The upright box x1, y1, x2, y2 around all rings; zeros for none. A ring on x = 0 counts like any other."""
     if not rings:

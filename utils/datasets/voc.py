@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.datasets.archives import fetch_and_unpack
-from utils.datasets.label_files import names_of, source_of
+from utils.datasets.label_files import LabelWriter, names_of, pixel_rows, source_of
+from utils.datasets.verify import LabelRows
 from utils.errors import InputError
-from utils.logging import LOGGER
 
 SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
 ARCHIVES = (
@@ -47,19 +47,19 @@ def _arrange_set(root: Path, year: str, image_set: str, class_of: Mapping[str, i
     images.mkdir(parents=True, exist_ok=True)
     labels.mkdir(parents=True, exist_ok=True)
     stems = listing.read_text(encoding="utf-8").split()
-    skipped = 0
+    writer, skipped = LabelWriter(len(class_of)), 0
     for stem in stems:
-        rows, unused = voc_rows(kit / "Annotations" / f"{stem}.xml", class_of)
+        rows, unused = voc_labels(kit / "Annotations" / f"{stem}.xml", class_of)
         skipped += unused
-        (labels / f"{stem}.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        writer.write(labels / f"{stem}.txt", rows)
         picture = kit / "JPEGImages" / f"{stem}.jpg"
         if picture.is_file():
             picture.replace(images / picture.name)
-    LOGGER.info(f"{image_set}{year}: {len(stems)} pictures, {skipped} difficult or unnamed objects passed over")
+    writer.report(f"{image_set}{year}", f"{skipped} difficult or unnamed objects passed over")
 
 
-def voc_rows(annotation: Path, class_of: Mapping[str, int]) -> tuple[list[str], int]:
-    """Label rows `class x y w h` (normalised) of one annotation, and how many of its objects were passed over.
+def voc_labels(annotation: Path, class_of: Mapping[str, int]) -> tuple[LabelRows, int]:
+    """Rows of one annotation, not yet checked, and how many of its objects were passed over.
 
     Objects marked difficult are left out, as VOC's own evaluation does. VOC counts pixels from 1 and includes the last
     one, so a box spans [xmin - 1, xmax].
@@ -67,29 +67,34 @@ def voc_rows(annotation: Path, class_of: Mapping[str, int]) -> tuple[list[str], 
     Raises:
         InputError: the file is no VOC annotation.
     """
+    tree = parse_annotation(annotation)
+    classes, boxes, places, skipped = [], [], [], 0
     try:
-        tree = ElementTree.parse(annotation).getroot()
-        width, height = (_number(tree, f"size/{side}") for side in ("width", "height"))
-        rows, skipped = [], 0
-        for item in tree.iter("object"):
+        height, width = (_number(tree, f"size/{side}") for side in ("height", "width"))
+        if min(height, width) <= 0:
+            raise ValueError("a picture without a size")
+        for number, item in enumerate(tree.iter("object")):
             name = item.findtext("name", "").strip()
             if name not in class_of or item.findtext("difficult", "0").strip() == "1":
                 skipped += 1
                 continue
-            left, top = _number(item, "bndbox/xmin") - 1, _number(item, "bndbox/ymin") - 1
-            right, bottom = _number(item, "bndbox/xmax"), _number(item, "bndbox/ymax")
-            box = (
-                (left + right) / 2 / width,
-                (top + bottom) / 2 / height,
-                (right - left) / width,
-                (bottom - top) / height,
-            )
-            rows.append(" ".join([str(class_of[name]), *(f"{value:.6f}" for value in box)]))
-    except ElementTree.ParseError as error:
-        raise InputError(f"{annotation}:{error.position[0]}: not valid XML: {error.msg}") from error
-    except (OSError, ValueError, ZeroDivisionError) as error:
+            xmin, ymin, xmax, ymax = (_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
+            classes.append(class_of[name])
+            boxes.append([xmin - 1, ymin - 1, xmax, ymax])
+            places.append(f"{annotation}: object {number}")
+    except ValueError as error:
         raise InputError(f"{annotation}: not a VOC annotation ({error})") from error
-    return rows, skipped
+    return pixel_rows(classes, boxes, (int(height), int(width)), places), skipped
+
+
+def parse_annotation(file: Path) -> ElementTree.Element:
+    """The root of an XML file; InputError where it is none."""
+    try:
+        return ElementTree.parse(file).getroot()
+    except ElementTree.ParseError as error:
+        raise InputError(f"{file}:{error.position[0]}: not valid XML: {error.msg}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not a VOC annotation ({error})") from error
 
 
 def _number(element: ElementTree.Element, tag: str) -> float:

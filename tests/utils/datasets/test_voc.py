@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from utils.datasets.voc import voc_rows
+from utils.datasets.voc import voc_labels
 from utils.errors import InputError
 
 XML = """<annotation><size><width>100</width><height>50</height><depth>3</depth></size>
@@ -19,8 +20,9 @@ XML = """<annotation><size><width>100</width><height>50</height><depth>3</depth>
 def test_rows_of_an_annotation(tmp_path: Path) -> None:
     """xmin 11 to xmax 30, counted from 1 and inclusive, are the 20 pixels from 10 to 30: centre 20 of 100."""
     (tmp_path / "a.xml").write_text(XML)
-    rows, skipped = voc_rows(tmp_path / "a.xml", {"cat": 0, "dog": 1})
-    assert rows == ["1 0.200000 0.200000 0.200000 0.200000", "0 0.500000 0.500000 1.000000 1.000000"]
+    labels, skipped = voc_labels(tmp_path / "a.xml", {"cat": 0, "dog": 1})
+    assert labels.rows.tolist() == np.array([[1, 0.2, 0.2, 0.2, 0.2], [0, 0.5, 0.5, 1, 1]], np.float32).tolist()
+    assert labels.places == [f"{tmp_path / 'a.xml'}: object {number}" for number in (0, 3)]
     assert skipped == 2
 
 
@@ -28,7 +30,7 @@ def test_rows_of_an_annotation(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("<annotation>\n<size>", r"a\.xml:2: not valid XML"),
-        ("<annotation/>", r"a\.xml: not a VOC annotation \(<size/width> is missing\)"),
+        ("<annotation/>", r"a\.xml: not a VOC annotation \(<size/height> is missing\)"),
         (XML.replace("<xmin>11</xmin>", "<xmin>left</xmin>"), "not a VOC annotation"),
         (XML.replace(">100<", ">0<", 1), "not a VOC annotation"),
     ],
@@ -36,4 +38,4 @@ def test_rows_of_an_annotation(tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.xml").write_text(text)
     with pytest.raises(InputError, match=message):
-        voc_rows(tmp_path / "a.xml", {"cat": 0, "dog": 1})
+        voc_labels(tmp_path / "a.xml", {"cat": 0, "dog": 1})

@@ -1,0 +1,176 @@
+"""`python -m utils.datasets check`: what it finds, says and draws."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from loopback import PICTURE, put
+
+from utils.config_datasets import CheckConfig
+from utils.datasets.check import run
+from utils.datasets.index import ImageIndex
+from utils.datasets.statistics import box_sides, class_table, repeated_pictures, size_lines, unknown_classes
+from utils.errors import InputError
+
+NAMES = {0: "cat", 1: "dog"}
+
+
+def a_set(root: Path, labels: dict[str, str], splits: str = "train: images/train\nval: images/val\n") -> Path:
+    """A data YAML whose pictures differ from each other."""
+    for number, (name, text) in enumerate(labels.items()):
+        frame = np.full((50, 100, 3), number, np.uint8)
+        put(root / "images" / f"{name}.png", cv2.imencode(".png", frame)[1].tobytes())
+        put(root / "labels" / f"{name}.txt", text.encode())
+    (root / "set.yaml").write_text(f"{splits}names: [cat, dog]\n")
+    return root / "set.yaml"
+
+
+def check(data: Path, project: Path, *flags: str) -> int:
+    return run(CheckConfig.from_args(["--data", str(data), "--project", str(project), *flags]))
+
+
+def test_a_set_without_faults(tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert check(tiny_data, tmp_path) == 0
+    assert "Nothing is wrong with pictures and labels" in caplog.text
+    assert "pictures 96 to 96 pixels wide, 64 to 64 high; 1 size, most often 96x64 (12)" in caplog.text
+    folder = tmp_path / "exp"
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.*")) == [
+        "sizes.png",
+        "summary.txt",
+        "train/labels.jpg",
+        "train/labels_correlogram.jpg",
+        "train/pictures.jpg",
+        "val/labels.jpg",
+        "val/labels_correlogram.jpg",
+        "val/pictures.jpg",
+    ]
+    assert "square" in (folder / "summary.txt").read_text()
+
+
+def test_classes_that_do_not_exist(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good = "1 .5 .5 .2 .2\n"
+    labels = {"train/a": f"{good}2 .5 .5 .2 .2\n93 .2 .2 .1 .1\n", "train/b": "2 .1 .1 .1 .1\n", "val/c": good}
+    with caplog.at_level(logging.INFO):
+        assert check(a_set(tmp_path, labels), tmp_path / "runs", "--noplots") == 1
+    assert "classes that do not exist: 2 (2 rows), 93 (1 row); the data YAML names 2 (0-1)" in caplog.text
+    assert "a.txt:2: class 2, but the data YAML names 2 classes (0-1); row left out" in caplog.text
+    assert "train: no object of cat" in caplog.text
+    assert "0 pictures and 3 label rows cannot be used" in caplog.text
+    problems = (tmp_path / "runs" / "exp" / "problems.txt").read_text().splitlines()
+    assert len(problems) == 3
+    assert problems[0].startswith("train: ")
+    assert not list((tmp_path / "runs").rglob("*.jpg"))
+
+
+def test_a_set_in_which_no_row_can_be_used_is_reported_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = {"train/a": "2 .5 .5 .2 .2\n", "val/b": "2 .5 .5 .2 .2\n"}
+    with caplog.at_level(logging.INFO):
+        assert check(a_set(tmp_path, labels), tmp_path / "runs") == 1
+    assert "2 (2 rows); the data YAML names 2 (0-1); do the labels count classes from 1?" in caplog.text
+    assert (tmp_path / "runs" / "exp" / "train" / "labels.jpg").is_file()
+
+
+def test_damaged_pictures_fail_the_check(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = a_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "train/b": "", "val/c": "0 .5 .5 .2 .2\n"})
+    put(tmp_path / "images" / "train" / "b.png", b"no picture")
+    put(tmp_path / "images" / "val" / "c.png", b"nor this")
+    with caplog.at_level(logging.INFO):
+        assert check(data, tmp_path / "runs") == 1
+    assert "2 pictures and 0 label rows cannot be used" in caplog.text
+    assert not (tmp_path / "runs" / "exp" / "val").exists()
+
+
+def test_equal_pictures_in_two_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = a_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "train/x": "0 .5 .5 .2 .2\n", "val/c": "0 .5 .5 .2 .2\n"})
+    copy = (tmp_path / "images" / "train" / "a.png").read_bytes()
+    put(tmp_path / "images" / "val" / "c.png", copy)
+    with caplog.at_level(logging.INFO):
+        assert check(data, tmp_path / "runs", "--noplots") == 0
+    assert f"1 pictures are in train and in val: {tmp_path}/images/train/a.png = " in caplog.text
+
+
+def test_a_split_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    splits = "train: images/train\nval: images/val\ntest: images/test\n"
+    data = a_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "val/c": "0 .5 .5 .2 .2\n"}, splits)
+    with caplog.at_level(logging.INFO):
+        check(data, tmp_path / "runs", "--noplots", "--split", "val")
+    assert "train" not in (tmp_path / "runs" / "exp" / "summary.txt").read_text()
+    check(data, tmp_path / "runs", "--noplots")
+    assert "test: 'images/test' not found" in caplog.text
+    with pytest.raises(InputError, match=r"test: 'images/test' not found"):
+        check(data, tmp_path / "runs", "--split", "test")
+    with pytest.raises(InputError, match=r"--split other: .*set\.yaml names train, val, test"):
+        check(data, tmp_path / "runs", "--split", "other")
+
+
+def test_folders_of_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, name in enumerate(("train/hen", "train/dog", "val/hen", "val/dog")):
+        frame = np.full((40, 60, 3), number, np.uint8)
+        put(tmp_path / "pets" / name / "a.png", cv2.imencode(".png", frame)[1].tobytes())
+    (tmp_path / "pets.yaml").write_text("path: pets\ntrain: train\nval: val\nnames: [dog, hen]\n")
+    for number, data in enumerate((tmp_path / "pets", tmp_path / "pets.yaml")):
+        with caplog.at_level(logging.INFO):
+            assert check(data, tmp_path / "runs", "--name", str(number)) == 0
+        assert (tmp_path / "runs" / str(number) / "train" / "pictures.jpg").is_file()
+        assert not list((tmp_path / "runs").rglob("labels.jpg"))
+
+
+def test_outlines_are_drawn(tmp_path: Path) -> None:
+    data = a_set(tmp_path, {"train/a": "1 .1 .1 .9 .1 .9 .9\n", "val/c": "0 .5 .5 .2 .2\n"})
+    assert check(data, tmp_path / "runs") == 0
+    frame = cv2.imread(str(tmp_path / "runs" / "exp" / "train" / "pictures.jpg"))
+    corner, inside = frame[300, 60], frame[200, 350]  # below and above the diagonal, in the tinted half
+    assert inside.astype(int).max() > corner.astype(int).max() + 20
+
+
+# -- the numbers ------------------------------------------------------------------------------------------------------
+
+
+def index_of(sizes_hw: list[list[int]], rows: list[tuple[int, int, float, float]]) -> ImageIndex:
+    """Rows are picture, class, width and height over the picture's."""
+    owners = np.array([row[0] for row in rows], int)
+    return ImageIndex(
+        paths=[f"{k}.jpg" for k in range(len(sizes_hw))],
+        sizes_hw=np.array(sizes_hw, np.int32),
+        offsets=np.searchsorted(owners, np.arange(len(sizes_hw) + 1)).astype(np.int64),
+        classes=np.array([row[1] for row in rows], np.int32),
+        boxes_xywhn=np.array([[0.5, 0.5, *row[2:]] for row in rows], np.float32).reshape(-1, 4),
+    )
+
+
+def test_counts_and_sizes() -> None:
+    index = index_of([[100, 200], [100, 100], [100, 200]], [(0, 1, 0.1, 0.2), (0, 1, 0.5, 1.0), (2, 0, 0.25, 0.5)])
+    assert box_sides(index).tolist() == [pytest.approx([20, 20]), pytest.approx([100, 100]), pytest.approx([50, 50])]
+    table = [line.split() for line in class_table({"train": index}, NAMES).splitlines()]
+    assert table[1:] == [["cat", "1", "1"], ["dog", "2", "1"], ["all", "3", "3"]]
+    pictures, objects = size_lines("train", index)
+    assert "100 to 200 pixels wide, 100 to 100 high; 2 sizes, most often 200x100 (2), 100x100 (1)" in pictures
+    assert "1.0 objects a picture, at most 2" in objects
+    assert "33% small, 33% medium, 33% large" in objects
+
+
+def test_a_split_without_objects_has_sizes_all_the_same() -> None:
+    assert len(size_lines("val", index_of([[10, 20]], []))) == 1
+
+
+def test_unknown_classes_are_counted() -> None:
+    text = "labels/a.txt:{}: class {}, but the data YAML names 2 classes (0-1); row left out"
+    assert unknown_classes([text.format(1, -1), "labels/b.txt:1: repeats an earlier row; row left out"], NAMES) == (
+        "classes that do not exist: -1 (1 row); the data YAML names 2 (0-1)"
+    )
+    many = unknown_classes([text.format(k, k) for k in range(2, 15)], NAMES)
+    assert "and 3 others" in many
+    assert unknown_classes([], NAMES) == ""
+
+
+def test_one_picture_in_both_splits_is_the_same_file(tmp_path: Path) -> None:
+    index = index_of([[50, 100]], [])
+    index.paths[0] = str(put(tmp_path / "a.jpg", PICTURE))
+    assert repeated_pictures({"train": index, "val": index}) == ["1 pictures are in train and in val (the same files)"]

@@ -1,0 +1,103 @@
+"""`python -m utils.datasets split`: exact shares, by a seed, as lists that a data YAML can name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loopback import PICTURE, put
+
+from utils.config_datasets import SplitConfig
+from utils.datasets.autosplit import deal_out
+from utils.datasets.labels import load_index
+from utils.datasets.spec import load_spec
+from utils.datasets.split import run
+from utils.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("count", "shares", "sizes"),
+    [
+        (100, (0.9, 0.1, 0.0), [90, 10, 0]),
+        (10, (8, 1, 1), [8, 1, 1]),
+        (7, (0.5, 0.5), [4, 3]),
+        (3, (0.9, 0.05, 0.05), [1, 1, 1]),
+        (1, (0.9, 0.1), [1, 0]),
+        (0, (0.9, 0.1), [0, 0]),
+    ],
+)
+def test_sizes_are_exact_and_nothing_is_lost(count: int, shares: tuple[float, ...], sizes: list[int]) -> None:
+    groups = deal_out(count, shares, seed=3)
+    assert [len(group) for group in groups] == sizes
+    assert sorted(np.concatenate(groups).tolist()) == list(range(count))
+
+
+def test_the_seed_decides() -> None:
+    assert [g.tolist() for g in deal_out(50, (1, 1), 4)] == [g.tolist() for g in deal_out(50, (1, 1), 4)]
+    assert deal_out(50, (1, 1), 4)[0].tolist() != deal_out(50, (1, 1), 5)[0].tolist()
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.0), (-1, 2), (float("nan"), 1)])
+def test_shares_that_make_no_sense(shares: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="must be 0 or more, and one of them above 0"):
+        deal_out(5, shares, 0)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Twenty pictures in two folders, half of them with labels."""
+    for number in range(20):
+        place = f"{'a' if number < 7 else 'b'}/{number:02d}"
+        put(tmp_path / "set" / "images" / f"{place}.jpg", PICTURE)
+        if number % 2:
+            put(tmp_path / "set" / "labels" / f"{place}.txt", b"0 .5 .5 .2 .2\n")
+    return tmp_path / "set" / "images"
+
+
+def split(*flags: object) -> dict[str, int]:
+    return run(SplitConfig.from_args([str(flag) for flag in flags]))
+
+
+def test_lists_for_a_data_yaml(pictures: Path) -> None:
+    assert split("--images", pictures, "--shares", 0.7, 0.2, 0.1) == {"train": 14, "val": 4, "test": 2}
+    root = pictures.parent
+    lists = [f"{key}: autosplit_{key}.txt" for key in ("train", "val", "test")]
+    (root / "set.yaml").write_text("\n".join([*lists, "names: [cat]"]))
+    spec = load_spec(root / "set.yaml")
+    found = [set(load_index(spec, key, require_labels=False).paths) for key in ("train", "val", "test")]
+    assert [len(paths) for paths in found] == [14, 4, 2]
+    assert len(set.union(*found)) == 20
+    assert (root / "autosplit_train.txt").read_text().startswith("./images/a/0")
+
+
+def test_annotated_pictures_only_and_lists_elsewhere(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lists"
+    assert split("--images", pictures, "--annotated-only", "--out", out) == {"train": 9, "val": 1}
+    assert not (out / "autosplit_test.txt").exists()
+    lines = (out / "autosplit_train.txt").read_text().splitlines()
+    assert all(Path(line).is_absolute() and int(Path(line).stem) % 2 for line in lines)
+
+
+def test_lists_are_not_overwritten_unasked(pictures: Path) -> None:
+    split("--images", pictures, "--shares", 1, 1, 1)
+    before = (pictures.parent / "autosplit_val.txt").read_text()
+    with pytest.raises(InputError, match=r"autosplit_train\.txt.* there already; --exist-ok replaces them"):
+        split("--images", pictures, "--seed", 1)
+    assert (pictures.parent / "autosplit_val.txt").read_text() == before
+    assert split("--images", pictures, "--seed", 1, "--exist-ok") == {"train": 18, "val": 2}
+    assert not (pictures.parent / "autosplit_test.txt").exists()  # the old one would overlap
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--images", "{}/none"), "no such folder or list file"),
+        (("--images", "{}/labels"), "no pictures in it"),
+        (("--images", "{}/images/a/../../images/c", "--annotated-only"), "no such folder"),
+        (("--images", "{}/images", "--shares", "1", "1", "1", "1"), "give up to three"),
+    ],
+)
+def test_one_line_messages(pictures: Path, flags: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        split(*(flag.format(pictures.parent) for flag in flags))

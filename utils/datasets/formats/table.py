@@ -1,0 +1,40 @@
+"""The formats by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.datasets.formats.base import PicturePlacer, Splits
+from utils.datasets.formats.cityscapes import read_cityscapes
+from utils.datasets.formats.coco import read_coco, write_coco
+from utils.datasets.formats.labelme import read_labelme, write_labelme
+from utils.datasets.formats.supervisely import read_supervisely, write_supervisely
+from utils.datasets.formats.voc import read_voc, write_voc
+from utils.datasets.formats.yolo import read_yolo, write_yolo
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format is read and written.
+
+    Attributes:
+        read: splits from a source, class names (empty: those of the set) and a folder of pictures (None: the set's).
+        write: puts splits into an empty folder; gives what to open there. None where it cannot be written.
+        polygons: whether outlines survive writing.
+    """
+
+    read: Callable[[Path, Sequence[str], Path | None], Splits]
+    write: Callable[[Splits, Path, PicturePlacer], Path] | None
+    polygons: bool = True
+
+
+FORMATS = {
+    "yolo": Format(read_yolo, write_yolo),
+    "coco": Format(read_coco, write_coco),
+    "voc": Format(read_voc, write_voc, polygons=False),
+    "labelme": Format(read_labelme, write_labelme),
+    "supervisely": Format(read_supervisely, write_supervisely),
+    "cityscapes": Format(read_cityscapes, None),
+}

@@ -1,0 +1,41 @@
+"""YOLO label files: read from any data YAML, written as images/, labels/ and data.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.datasets.formats.base import PicturePlacer, Splits, pictures_of, pixel_objects, write_data_yaml
+from utils.datasets.label_files import label_text
+from utils.datasets.labels import load_index
+from utils.datasets.polygons import join_rings
+from utils.datasets.spec import load_spec
+from utils.errors import InputError
+
+
+def read_yolo(source: Path, names: Sequence[str], images: Path | None) -> Splits:
+    """The splits of a data YAML, whatever its labels are.
+
+    Raises:
+        InputError: the data set cannot be used; `names` and `images` do not apply.
+    """
+    if names or images:
+        raise InputError("--names and --images: a data YAML says both itself; leave them out with --from yolo")
+    spec = load_spec(source)
+    return {split: load_index(spec, split, require_labels=False) for split in spec.splits}
+
+
+def write_yolo(sets: Splits, out: Path, placer: PicturePlacer) -> Path:
+    """Write the set; parts and holes of an object become one outline, joined by lines there and back."""
+    for split, index in sets.items():
+        (out / "labels" / split).mkdir(parents=True)
+        for i, path, height, width in pictures_of(index):
+            picture = placer.place(path, out / "images" / split)
+            objects = pixel_objects(index, i)
+            rings = [join_rings(thing.rings) / (width, height) if thing.rings else None for thing in objects]
+            classes, boxes, _ = index.labels(i)
+            rows = np.concatenate([classes[:, None], boxes], axis=1)
+            (out / "labels" / split / f"{picture.stem}.txt").write_text(label_text(rows, rings), encoding="utf-8")
+    return write_data_yaml(out, {split: f"images/{split}" for split in sets}, next(iter(sets.values())).names)
