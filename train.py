@@ -35,10 +35,9 @@ def train(config: TrainConfig) -> FitResult | EvolveResult:
         return evolve(config)
     from utils import distributed  # torch takes seconds to import: only once the flags are known to be right
     from utils.engine.finish import finish
-    from utils.engine.setup import build_trainer
+    from utils.engine.memory import fit_within_memory
 
-    trainer = build_trainer(config)
-    result = finish(trainer, trainer.fit())
+    result = finish(*fit_within_memory(config))
     distributed.stop()
     return result
 

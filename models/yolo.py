@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from models.common import Classify, Conv, Proto
 from models.graph import load_model_yaml, parse_graph
 from models.layers import LAYERS, LayerSpec, detection, segmentation
+from models.recompute import recomputed
 from models.semantic_heads import SEMANTIC_HEADS, SemanticHead
 from models.summary import meta_forward, model_summary
 from utils.errors import InputError
@@ -255,6 +256,7 @@ class BaseModel(nn.Module):
         yaml, names, stride, inplace, nc: description, class names, strides of the head's levels (CPU), head option,
         number of classes.
         semantic: the classes of the class map, where the network gives one.
+        recompute: in training keep the outputs of layers only, see `models.recompute`.
     """
 
     model: nn.Sequential
@@ -264,6 +266,7 @@ class BaseModel(nn.Module):
     stride: Tensor
     nc: int
     semantic: SemanticClasses | None = None
+    recompute = False
 
     @property
     def head(self) -> Any:
@@ -299,11 +302,12 @@ class BaseModel(nn.Module):
         outputs: dict[int, Any] = {}
         value: Any = x
         layer: Any
+        saves_memory = self.recompute and self.training and torch.is_grad_enabled()
         for index, layer in enumerate(self.model):
             inputs = _inputs_of(layer.f, index, value, outputs)
             if profile:
                 self._profile_layer(layer, inputs)
-            value = layer(inputs)
+            value = recomputed(layer, inputs) if saves_memory else layer(inputs)
             if index in self.save:
                 outputs[index] = value
             if callable(visualize):

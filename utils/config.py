@@ -18,6 +18,7 @@ from utils.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 IMG_FLAGS = ("--imgsz", "--img", "--img-size")
 SEG_IMGSZ_HELP = "semantic: longer side at which class maps are measured, training scales around it; as --imgsz"
+AUTOMATIC_BATCH = -1
 Config = TypeVar("Config", bound="BaseConfig")
 
 
@@ -224,7 +225,7 @@ class TrainConfig(BaseConfig):
     data: str = option("data/coco128.yaml", "--data", help="data set YAML")
     hyp: str | Mapping[str, Any] = option("data/hyps/hyp.scratch-low.yaml", "--hyp", help="hyperparameter YAML")
     epochs: int = option(100, "--epochs", type=positive_int, help="passes over the training set")
-    batch_size: int = option(16, "--batch-size", type=int, help="pictures per step")
+    batch_size: int = option(16, "--batch-size", type=int, help="pictures per step; -1: what the memory holds")
     imgsz: int = option(640, *IMG_FLAGS, type=positive_int, help="side of the square network input, pixels")
     rect: bool = switch("--rect", help="batches of alike aspect ratio; no mosaic, no shuffling")
     resume: str | bool = option(
@@ -270,6 +271,18 @@ class TrainConfig(BaseConfig):
     amp: str = option(
         "fp16", "--amp", choices=("fp16", "bf16", "off"), help="mixed precision on CUDA; bf16 also on CPUs that have it"
     )
+    close_mosaic: int = option(
+        0, "--close-mosaic", type=_not_negative_int, help="no mosaic and mixup in the last N epochs"
+    )
+    clip_grad: float = option(
+        10.0, "--clip-grad", type=not_negative_float, help="largest norm of the gradients of a step; 0: any"
+    )
+    dropblock: float = option(0.0, "--dropblock", type=share, help="share of the head's input maps dropped in blocks")
+    compile: bool = switch("--compile", help="compile the network by torch.compile: slow to start, then faster")
+    checkpoint_activations: bool = switch(
+        "--checkpoint-activations", help="compute activations twice rather than keep them: less memory, a third slower"
+    )
+    deterministic: bool = switch("--deterministic", help="repeatable algorithms only; says which operation has none")
     autobalance: bool = switch("--autobalance", help="adapt the objectness weight of each level while training")
     task: str = option("", "--task", help="task of the model; empty: taken from checkpoint or YAML")
     mask_ratio: int = option(
@@ -324,6 +337,11 @@ class TrainConfig(BaseConfig):
         return self.hyp
 
     @property
+    def mosaic_epochs(self) -> int | None:
+        """The number of epochs with mosaics, the first ones; None for all."""
+        return max(self.epochs - self.close_mosaic, 0) if self.close_mosaic else None
+
+    @property
     def takes_weights(self) -> bool:
         """Whether the weights of the starting checkpoint are taken over."""
         return True
@@ -341,10 +359,10 @@ class TrainConfig(BaseConfig):
             )
         if self.resume and (self.evolve or self.resume_evolve):
             raise InputError("--resume goes on with one training; an evolution goes on with --resume_evolve FOLDER")
-        if self.batch_size < 1:
-            raise InputError(
-                f"--batch-size {self.batch_size}: automatic batch size is not supported yet; give a number"
-            )
+        if self.batch_size < 1 and self.batch_size != AUTOMATIC_BATCH:
+            raise InputError(f"--batch-size {self.batch_size}: give at least 1, or -1 for what the memory holds")
+        if self.compile and self.checkpoint_activations:
+            raise InputError("--compile chooses itself what to keep: give it or --checkpoint-activations")
         if self.image_weights and self.rect:
             raise InputError("--image-weights draws pictures at random, --rect keeps their order: give one of the two")
         return self

@@ -72,6 +72,7 @@ class ClassifyTrainConfig(TrainConfig):
     evolve_population: str = field(default="")
     single_cls: bool = field(default=False)
     quad: bool = field(default=False)
+    close_mosaic: int = field(default=0)
     autobalance: bool = field(default=False)
     entity: str | None = field(default=None)
     upload_dataset: str | bool = field(default=False)

@@ -12,6 +12,8 @@ import torch
 from utils.distributed import local_rank, local_world_size
 from utils.errors import InputError
 
+MEMORY_PHRASES = ("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 def select_device(name: str = "") -> torch.device:
     """The device of a `--device` value: '' takes CUDA where there is one, else the CPU.
@@ -102,6 +104,11 @@ def single_threaded(wanted: bool = True) -> Iterator[None]:
 def memory_in_use(device: torch.device) -> str:
     """Memory of the device held by this process, as the progress line shows it."""
     return f"{torch.cuda.memory_reserved(device) / 1e9:.3g}G" if device.type == "cuda" else "0G"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch, or a library below it, found no memory."""
+    return isinstance(error, torch.OutOfMemoryError) or any(phrase in str(error) for phrase in MEMORY_PHRASES)
 
 
 def seed_everything(seed: int) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from utils.errors import InputError
 
-PROBABILITIES = ("flipud", "fliplr", "mosaic", "mixup", "copy_paste")
+PROBABILITIES = ("flipud", "fliplr", "mosaic", "mixup", "cutmix", "copy_paste")
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Hyperparameters:
 
     Attributes:
         anchors: anchors per level to search for, overriding the model's, or None.
+        cutmix: probability of a part of another sample in a rectangle.
         albumentations: serialized Albumentations pipeline (`A.to_dict(...)`), or None for the light default set.
         seg_low, seg_high, seg_std, seg_brightness, seg_contrast, seg_saturation, seg_hue: as of `SemanticAugmentation`.
         warmup_iterations: the warm-up lasts at least so many, also with 0 warmup_epochs.
@@ -56,6 +57,7 @@ class Hyperparameters:
     mosaic: float = 1.0
     mosaic9: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
     copy_paste: float = 0.0
     albumentations: Mapping[str, Any] | None = None
     label_smoothing: float = 0.0

@@ -37,7 +37,8 @@ def test_keyword_arguments_name_fields() -> None:
     ("argv", "text"),
     [
         (["--bucket", "gs://x"], "--bucket gs://x: no cloud program is started here; leave the flag out"),
-        (["--batch-size", "-1"], "automatic batch size"),
+        (["--batch-size", "-2"], "--batch-size -2: give at least 1, or -1 for what the memory holds"),
+        (["--compile", "--checkpoint-activations"], "give it or --checkpoint-activations"),
         (["--image-weights", "--rect"], "give one of the two"),
     ],
 )
@@ -94,3 +95,8 @@ def test_flags_with_a_number_of_values() -> None:
         TrainConfig.from_kwargs(task_weights=[0.5])
     with pytest.raises(InputError, match="--balance middle: must be one of longest, shortest"):
         TrainConfig.from_kwargs(balance="middle")
+
+
+@pytest.mark.parametrize(("flags", "expected"), [([], None), (["--close-mosaic", "10"], 90), (["--close", "200"], 0)])
+def test_epochs_with_mosaics(flags: list[str], expected: int | None) -> None:
+    assert TrainConfig.from_args(flags).check().mosaic_epochs == expected

@@ -13,6 +13,7 @@ from utils.datasets.augment import draw_recolouring, mixup, random_flips, random
 from utils.datasets.cache import PictureCache, build_cache
 from utils.datasets.class_maps import read_class_map
 from utils.datasets.compose import IGNORE, Drawn, Picture, Recolour, compose, draw_map
+from utils.datasets.cutmix import cutmix
 from utils.datasets.image_io import read_image
 from utils.datasets.index import ImageIndex
 from utils.datasets.letterbox import fitted_size, load_size, pad_to, rect_shapes, resize
@@ -40,6 +41,7 @@ class DetectionDataset(Dataset[Sample]):
         channels: of the network input.
         fixed_hw: fit every picture into this size instead of a square of `imgsz` (not with `rect`).
         longest: longer side at which pictures are read for training at most; None for `imgsz`.
+        mosaic_epochs: epochs with mosaics, the first ones; None for all.
 
     Attributes:
         index: the pictures in the order of the positions.
@@ -62,6 +64,7 @@ class DetectionDataset(Dataset[Sample]):
         channels: int = 3,
         fixed_hw: tuple[int, int] | None = None,
         longest: int | None = None,
+        mosaic_epochs: int | None = None,
     ) -> None:
         aspects = index.sizes_hw[:, 0] / index.sizes_hw[:, 1]
         self.order = np.argsort(aspects, kind="stable") if rect else np.arange(len(index))
@@ -69,6 +72,7 @@ class DetectionDataset(Dataset[Sample]):
         self.imgsz, self.hyp, self.augment, self.seed, self.channels = imgsz, hyp, augment, seed, channels
         self.longest = longest if augment and longest is not None else imgsz
         self.batch_size, self.square_hw = batch_size, fixed_hw or (imgsz, imgsz)
+        self.mosaic_epochs = mosaic_epochs
         self.shapes_hw: np.ndarray | None = None
         if rect:
             self.shapes_hw = rect_shapes(index.sizes_hw, batch_size, imgsz=imgsz, stride=stride, pad=pad)
@@ -91,7 +95,9 @@ class DetectionDataset(Dataset[Sample]):
         epoch, i, *pool = (0, key) if isinstance(key, int | np.integer) else key
         if not self.augment:
             return self.fitted(i)
-        return self.augmented(i, np.random.default_rng([self.seed, epoch, i]), np.array(pool[0]) if pool else None)
+        rng, partners = np.random.default_rng([self.seed, epoch, i]), np.array(pool[0]) if pool else None
+        closed = self.mosaic_epochs is not None and epoch >= self.mosaic_epochs
+        return self.augmented(i, rng, partners, mosaics=not closed)
 
     def input_hw(self, i: int) -> tuple[int, int]:
         """Network input size of picture i, pixels."""
@@ -102,22 +108,30 @@ class DetectionDataset(Dataset[Sample]):
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def augmented(self, i: int, rng: np.random.Generator, pool: np.ndarray | None = None) -> Sample:
-        """Picture i in a mosaic or alone, transformed, perhaps blended with a second mosaic, recoloured, flipped.
+    def augmented(
+        self, i: int, rng: np.random.Generator, pool: np.ndarray | None = None, *, mosaics: bool = True
+    ) -> Sample:
+        """Picture i in a mosaic or alone, transformed, perhaps mixed with another such, recoloured, flipped.
 
         Args:
             pool: positions that the other pictures of a mosaic are drawn from; None for all.
+            mosaics: False gives no mosaic, and nothing that is done to mosaics only.
         """
         hyp = self.hyp
         recolour = draw_recolouring(rng, hyp) if self.channels == 3 else None
         effects = [] if self.pipeline is None else self.pipeline.pick(rng)
-        in_mosaic = self.shapes_hw is None and rng.random() < hyp.mosaic
+        in_mosaic = self.shapes_hw is None and rng.random() < hyp.mosaic and mosaics
         blended = in_mosaic and rng.random() < hyp.mixup
-        in_order = bool(effects) or blended  # else colours may change while the pictures are drawn, which is less work
+        cut = hyp.cutmix > 0 and self.shapes_hw is None and rng.random() < hyp.cutmix
+        in_order = (
+            bool(effects) or blended or cut
+        )  # else colours may change while the pictures are drawn, which is less work
         draw = partial(self.mosaic if in_mosaic else self.single, recolour=None if in_order else recolour)
         sample = draw(i, rng, pool)
         if blended:
             sample = mixup(sample, draw(self.partners(1, rng, pool)[0], rng, pool), rng)
+        if cut:
+            sample = cutmix(sample, draw(self.partners(1, rng, pool)[0], rng, pool), rng)
         for effect in effects:
             sample = effect(sample)
         if in_order and recolour is not None:

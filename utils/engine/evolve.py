@@ -8,7 +8,6 @@ number and the rows it is bred from, so that a search which was killed and goes 
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,9 +20,10 @@ import yaml
 
 from utils import plots
 from utils.config import TrainConfig
+from utils.distributed import launched_processes
+from utils.engine.memory import fit_within_memory
 from utils.engine.meters import NotFiniteError
 from utils.engine.setup import (
-    build_trainer,
     choose_task,
     load_hyp,
     load_source,
@@ -31,7 +31,6 @@ from utils.engine.setup import (
     run_name,
     write_settings,
 )
-from utils.engine.trainer import FitResult, Trainer
 from utils.errors import InputError
 from utils.evolve_csv import Generation, read_generations, write_generations
 from utils.files import atomic_write, increment_path, make_run_folder
@@ -168,7 +167,7 @@ def evolve(config: TrainConfig) -> EvolveResult:
     Raises:
         InputError: a setting cannot be used, or the recipe that the search starts from does not train.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if launched_processes() > 1:
         raise InputError(
             "--evolve trains many small runs: start one `python train.py` a device, all with the same --project, "
             "--name and --exist-ok, and without torchrun"
@@ -225,7 +224,8 @@ def _stored_settings(config: TrainConfig) -> TrainConfig:
 def build_search(config: TrainConfig) -> Evolution:
     """The search of checked settings, its folder made and described."""
     folder = make_run_folder(Path(config.project) / config.name)
-    base, traits = load_hyp(config), find_task(config.task).traits
+    traits = find_task(config.task).traits
+    base = load_hyp(config, traits.hyp_defaults)
     if not config.resume_evolve:
         write_settings(folder, config, base)
     genes = [name for name in GENES if traits.genes is None or name in traits.genes]
@@ -276,19 +276,22 @@ def trained(config: TrainConfig, search: Evolution, attempt: Attempt) -> tuple[d
 
 def measured(config: TrainConfig) -> tuple[dict[str, float], float]:
     """Train; metrics and validation losses of the last epoch, and the fitness."""
-    last: dict[str, float] = {}
-    trainer, _ = fit(config, last)
+    numbers = LastNumbers()
+    trainer, _ = fit_within_memory(config, numbers)
     trainer.callbacks.run("teardown")
     skipped = ("train/", trainer.task.traits.rate_name)
-    results = {name: value for name, value in last.items() if not name.startswith(skipped)}
+    results = {name: value for name, value in numbers.metrics.items() if not name.startswith(skipped)}
     return results, trainer.stopping.best_fitness
 
 
-def fit(config: TrainConfig, last: dict[str, float]) -> tuple[Trainer, FitResult]:
-    """Train in this process; `last` takes in the numbers of each epoch."""
-    trainer = build_trainer(config)
-    trainer.callbacks.on("on_fit_epoch_end", lambda metrics, **_: last.update(metrics))
-    return trainer, trainer.fit()
+class LastNumbers:
+    """Callback that keeps the numbers of the last epoch."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+
+    def on_fit_epoch_end(self, *, metrics: Mapping[str, float], **_: Any) -> None:
+        self.metrics = dict(metrics)
 
 
 def _changed(config: TrainConfig, **changes: Any) -> TrainConfig:

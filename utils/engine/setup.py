@@ -10,14 +10,19 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from models.checkpoint import Checkpoint, find_weights, load_checkpoint, load_training_state, transfer_weights
+from models.dropblock import add_dropblock
 from models.graph import load_model_yaml
 from models.yolo import BaseModel, check_image_size, task_of_graph
 from utils import distributed
-from utils.config import ROOT, TrainConfig
+from utils.config import AUTOMATIC_BATCH, ROOT, TrainConfig
 from utils.device import describe_device, seed_everything, select_device
+from utils.engine.autobatch import automatic_batch
 from utils.engine.callbacks import Callbacks
+from utils.engine.compiling import compile_network
+from utils.engine.determinism import NondeterminismReport, make_deterministic
 from utils.engine.loggers import CSVLogger, TensorBoardLogger
 from utils.engine.sync_norm import with_shared_norms
 from utils.engine.trainer import Trainer
@@ -61,6 +66,8 @@ def build_trainer(config: TrainConfig) -> Trainer:
     cfg = dict(state["yaml"]) if state is not None else architecture(config, source, kind)
     save_dir = Path(distributed.from_main(str(run_folder(config, last))))
     seed_everything(config.seed + 1)
+    if config.deterministic:
+        make_deterministic()
     with distributed.first_on_each_machine():  # it may be fetched
         data = kind.load_data(config.data)
     task = build_task(
@@ -72,6 +79,10 @@ def build_trainer(config: TrainConfig) -> Trainer:
     )
     model = task.build_model(cfg)
     freeze_layers(model, config.freeze)
+    if config.checkpoint_activations:
+        recompute_activations(model)
+    if rows := add_dropblock(model, config.dropblock):
+        LOGGER.info(f"DropBlock on the maps of layers {', '.join(map(str, rows))}, a share of {config.dropblock:g}")
     stride = max(int(model.stride.max()), 32)
     side = max(check_image_size(config.imgsz, stride), 2 * stride)
     task.options = replace(task.options, imgsz=side, pin_memory=device.type == "cuda")
@@ -91,10 +102,19 @@ def build_trainer(config: TrainConfig) -> Trainer:
     task.bind(model)
     if config.sync_bn and distributed.world_size() > 1:
         model = with_shared_norms(model, device)  # type: ignore[assignment]
+    if config.batch_size == AUTOMATIC_BATCH:
+        config = replace(config, batch_size=automatic_batch(config, task, model, device))
+        task.hyp = hyp = load_hyp(config, kind.traits.hyp_defaults)
+        task.options = replace(task.options, batch_size=config.batch_size)
+        write_settings(save_dir, config, hyp)
     listeners = [CSVLogger(save_dir / "results.csv", width=task.traits.csv_width), TensorBoardLogger(save_dir)]
     callbacks = Callbacks(listeners if distributed.is_main() else [])
     callbacks.run("on_pretrain_routine_start")
     trainer = Trainer(task, model, config, device=device, save_dir=save_dir, callbacks=callbacks, state=state)
+    if config.compile:
+        compile_network(model, device)
+    if config.deterministic:
+        callbacks.add(NondeterminismReport())
     callbacks.run("on_params_update", params={**config.to_dict(), **hyp.to_dict()})
     callbacks.run("on_pretrain_routine_end", trainer=trainer)
     return trainer
@@ -213,6 +233,13 @@ def architecture(config: TrainConfig, source: Checkpoint | None, kind: type[Task
     if not source.yaml:
         raise InputError(f"{source.path}: its layers cannot be told from the file; name its architecture with --cfg")
     return dict(source.yaml)
+
+
+def recompute_activations(model: BaseModel) -> None:
+    """Keep the outputs of layers only while training; InputError for a network that is no graph of rows."""
+    if not isinstance(model.model, nn.Sequential):
+        raise InputError("--checkpoint-activations: this network is no graph of rows; leave the flag out")
+    model.recompute = True
 
 
 def freeze_layers(model: BaseModel, freeze: list[int]) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from models.checkpoint import save_checkpoint
@@ -25,6 +24,7 @@ from utils.engine.amp import checked_amp, wanted_dtype
 from utils.engine.callbacks import Callbacks
 from utils.engine.ema import ModelEMA
 from utils.engine.meters import LossMeter
+from utils.engine.multi_scale import grid_of, rescaled, scaled_side
 from utils.engine.optim import Schedule, build_optimizer
 from utils.engine.sinks import CallbackSink
 from utils.engine.stopping import EarlyStopping
@@ -35,7 +35,6 @@ from utils.tasks.base import Task, images_to_device, picture_file
 from utils.types import Batch
 
 CUDA_SYNC_INTERVAL = 10  # steps between looks at the loss on a GPU; each look waits for the device
-MAX_GRADIENT_NORM = 10.0
 
 
 @dataclass
@@ -209,7 +208,8 @@ class Trainer:
         """Optimizer step over the gradients gathered so far, in all processes."""
         distributed.sum_gradients(self.model.parameters())
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        if self.config.clip_grad:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.callbacks.run("optimizer_step", optimizer=self.optimizer)
@@ -227,19 +227,9 @@ class Trainer:
             )
 
     def _rescale(self, images: Tensor, iteration: int) -> Tensor:
-        """The batch at a side drawn from half to one and a half times the picture size, a multiple of the grid.
-
-        As everywhere two cells of the grid are the least: batch norm cannot train on a single picture of one cell.
-        """
-        grid = max(int(self.model.stride.max()), 32)
-        imgsz = self.task.options.imgsz
-        rng = np.random.default_rng((self.config.seed, iteration))
-        side = max(int(rng.integers(int(imgsz * 0.5), int(imgsz * 1.5) + grid)) // grid, 2) * grid
-        factor = side / max(images.shape[2:])
-        if factor == 1:
-            return images
-        size_hw = [-(-int(length * factor) // grid) * grid for length in images.shape[2:]]
-        return F.interpolate(images, size=size_hw, mode="bilinear", align_corners=False)
+        """The batch at the side that is drawn for an iteration."""
+        grid = grid_of(self.model.stride)
+        return rescaled(images, scaled_side(self.config.seed, iteration, self.task.options.imgsz, grid), grid)
 
     def _precision(self) -> Any:
         """Autocast where mixed precision is on, see `wanted_dtype`."""

@@ -40,6 +40,7 @@ class TaskOptions:
         published_weights: start a torchvision network from the weights that are published for it.
         stride: of the model that is measured; a model in training says its own when it is bound.
         fixed_hw: the only input size of an exported model, which all pictures are fitted into; None where it is free.
+        mosaic_epochs: epochs with mosaics, the first ones; None for all.
         pin_memory: load into page-locked memory, from which CUDA copies faster.
     """
 
@@ -74,6 +75,7 @@ class TaskOptions:
     published_weights: bool = False
     stride: int = 32
     fixed_hw: tuple[int, int] | None = None
+    mosaic_epochs: int | None = None
     pin_memory: bool = False
 
 

@@ -158,6 +158,7 @@ class DetectionTask:
             cache=None if augment and cache == "val" else cache,
             channels=self.channels,
             fixed_hw=options.fixed_hw,
+            mosaic_epochs=options.mosaic_epochs,
         )
         loader = build_loader(
             dataset,

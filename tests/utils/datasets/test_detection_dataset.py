@@ -218,3 +218,41 @@ def test_large_jpeg_is_decoded_small_and_lands_in_the_same_place(tmp_path: Path)
     assert np.abs(train[0].image.astype(int) - fitted.image).mean() < 1
     np.testing.assert_allclose(train[0].boxes_xyxy, [[50, 62.5, 150, 137.5]], atol=1e-3)
     np.testing.assert_allclose(fitted.boxes_xyxy, train[0].boxes_xyxy, atol=1e-3)
+
+
+def test_the_last_epochs_have_no_mosaics(tmp_path: Path) -> None:
+    """Before the end everything is as without the setting, after it as with mosaic 0."""
+    index, hyp = make_index(tmp_path, SIZES), replace(PLAIN, mosaic=1.0, mixup=1.0, scale=0.5)
+    usual = DetectionDataset(index, imgsz=64, hyp=hyp, augment=True)
+    closing = DetectionDataset(index, imgsz=64, hyp=hyp, augment=True, mosaic_epochs=2)
+    alone = DetectionDataset(index, imgsz=64, hyp=replace(hyp, mosaic=0.0), augment=True)
+    for epoch, same in ((0, usual), (1, usual), (2, alone), (5, alone)):
+        for i in range(len(SIZES)):
+            assert np.array_equal(closing[epoch, i].image, same[epoch, i].image)
+            assert np.array_equal(closing[epoch, i].boxes_xyxy, same[epoch, i].boxes_xyxy)
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+def test_cutmix_is_repeatable_and_draws_nothing_where_it_is_off(tmp_path: Path, mosaic: float) -> None:
+    index, hyp = make_index(tmp_path, SIZES, polygons=True, maps=True), replace(PLAIN, mosaic=mosaic, fliplr=0.5)
+    plain = DetectionDataset(index, imgsz=64, hyp=hyp, augment=True)
+    cut = DetectionDataset(index, imgsz=64, hyp=replace(hyp, cutmix=1.0), augment=True)
+    assert any(not np.array_equal(plain[0, i].image, cut[0, i].image) for i in range(len(SIZES)))
+    assert all(np.array_equal(cut[3, i].image, cut[3, i].image) for i in range(len(SIZES)))
+    for i in range(len(SIZES)):
+        sample = cut[0, i]
+        assert sample.polygons is not None and sample.class_map is not None
+        assert len(sample.polygons) == len(sample.boxes_xyxy) == len(sample.classes)
+        assert (sample.boxes_xyxy >= 0).all() and (sample.boxes_xyxy <= 64).all()
+        white = sample.image[..., 0] > 200  # objects are white, and class 1 in the map
+        assert np.mean(white == (sample.class_map == 1)) > 0.9
+
+
+def test_rect_batches_are_not_cut(tmp_path: Path) -> None:
+    """Partners have other sizes there."""
+    index = make_index(tmp_path, SIZES)
+    plain, cut = (
+        DetectionDataset(index, imgsz=64, hyp=replace(PLAIN, cutmix=p), augment=True, rect=True, batch_size=2)
+        for p in (0.0, 1.0)
+    )
+    assert all(np.array_equal(plain[0, i].image, cut[0, i].image) for i in range(len(SIZES)))

@@ -193,3 +193,54 @@ def test_listeners_are_told_of_an_end_by_error(tiny_data: Path, tmp_path: Path) 
     with pytest.raises(ZeroDivisionError):
         trainer.fit()
     assert ended == [True]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0.5, 0.5), (0.0, None)])
+def test_gradients_are_clipped_as_asked(limit: float, expected: float | None, tiny_data: Path, tmp_path: Path) -> None:
+    """The norm of all gradients when the optimizer takes its step; 0 leaves them alone."""
+    trainer = make_trainer(tiny_data, tmp_path, clip_grad=limit)
+    trainer._backward(next(iter(trainer.loader)), 0, LossMeter(trainer.task.loss_names))
+    before = torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item()
+    assert before > 1
+    norms = []
+
+    def note(**_: object) -> None:
+        norms.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item())
+
+    trainer.callbacks.on("optimizer_step", note)
+    trainer._step()
+    assert norms[0] == pytest.approx(before if expected is None else expected, rel=1e-3)
+
+
+def test_recomputed_activations_train_to_the_same_weights(tiny_data: Path, tmp_path: Path) -> None:
+    options = {"dropblock": 0.1, "multi_scale": True}
+    runs = [
+        make_trainer(tiny_data, tmp_path / str(saving), checkpoint_activations=saving, **options).fit()
+        for saving in (False, True)
+    ]
+    first, second = (torch.load(run.last, weights_only=True) for run in runs)
+    assert all(torch.equal(value, second["model"][key]) for key, value in first["model"].items())
+    assert not any("drop" in key for key in first["model"])
+
+
+def test_sides_pictures_and_frozen_layers_depend_on_seed_and_time_only(tiny_data: Path, tmp_path: Path) -> None:
+    """As several processes need it: whoever asks, in whatever order, gets the same."""
+    options = {"multi_scale": True, "image_weights": True, "freeze": [2], "imgsz": 96, "seed": 3}
+    one, other = (make_trainer(tiny_data, tmp_path / name, **options) for name in ("one", "other"))
+    torch.rand(7), np.random.default_rng(1).random(9)  # what a process did before plays no part
+    images = torch.zeros(1, 3, 96, 96)
+    forward = [one._rescale(images, i).shape for i in range(20)]
+    assert forward == [other._rescale(images, i).shape for i in reversed(range(20))][::-1]
+    frozen = [[name for name, p in t.model.named_parameters() if not p.requires_grad] for t in (one, other)]
+    assert frozen[0] == frozen[1] != []
+    weights = one.task.image_weights(np.array([0.2, 0.7]))
+    assert np.array_equal(weights, other.task.image_weights(np.array([0.2, 0.7])))
+    orders = []
+    for trainer, epochs in ((one, (0, 1, 2)), (other, (2, 0, 1))):
+        drawn: dict[int, list[object]] = {}
+        for epoch in epochs:
+            trainer.loader.set_epoch(epoch, weights)
+            drawn[epoch] = [key for keys in trainer.loader.loaders[0].batches for key in keys]
+        orders.append(drawn)
+    assert orders[0] == orders[1]
+    assert orders[0][0] != [(0, *rest) for _, *rest in orders[0][1]]
