@@ -39,7 +39,11 @@ HEAD = {
     "detect": [[[4, 3], 1, "Detect", ["nc", "anchors"]]],
     "segment": [[[4, 3], 1, "Segment", ["nc", "anchors", 4, 8]]],
     "classify": [[[4, 3], 1, "Detect", ["nc", "anchors"]]],  # which is cut off
+    "joint": [[[4, 3], 1, "Detect", ["nc", "anchors"]], [[4, 3, 3], 1, "SegMaskPSP", ["n_segcls", 1, 8, False]]],
 }
+
+
+SEMANTIC = "semantic: {names: {0: ground, 1: thing}}\n"
 
 
 def graph(task: str) -> dict[str, Any]:
@@ -48,6 +52,7 @@ def graph(task: str) -> dict[str, Any]:
     backbone = [*rows, [-1, 1, "Conv", [16, 3, 2]], [2, 1, "Conv", [8, 1, 1]]]
     anchors = [[6, 8, 12, 12], [16, 20, 30, 28]]
     return {
+        **({"n_segcls": 2} if task == "joint" else {}),
         **{"nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "backbone": backbone, "head": HEAD[task]},
         **{"anchors": anchors, "cutoff": 4},
     }
@@ -74,9 +79,12 @@ def write_data(folder: Path, task: str) -> None:
                 text = folder / "labels" / split / f"{number:03d}.txt"
                 text.parent.mkdir(parents=True, exist_ok=True)
                 text.write_text("\n".join(rows))
+                mask = folder / "masks" / split / f"{number:03d}.png"
+                mask.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(mask), (frame[..., 0] > 200).astype(np.uint8))
             file.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(file), frame)
-    (folder / "tiny.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: a, 1: b}\n")
+    (folder / "tiny.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: a, 1: b}\n" + SEMANTIC)
 
 
 def make_trainer(data: Path, folder: Path, task: str, **options: Any) -> Trainer:
@@ -147,7 +155,11 @@ def measuring(data: Path, folder: Path, task: str, options: dict[str, Any]) -> R
     trainer.task.postprocess = mocked  # type: ignore[method-assign]
     result = validate(trainer.task, trainer.model, trainer.val_loader, device=trainer.device)
     values = {key: torch.tensor(value, dtype=torch.float64) for key, value in result.evaluation.metrics.items()}
-    confusion = getattr(result.evaluator.confusion, "matrix", result.evaluator.confusion)  # type: ignore[attr-defined]
+    evaluator: Any = result.evaluator
+    if task == "joint":
+        values["map confusion"] = torch.from_numpy(evaluator.maps.confusion)
+        evaluator = evaluator.boxes
+    confusion = getattr(evaluator.confusion, "matrix", evaluator.confusion)
     values["confusion"] = torch.from_numpy(np.array(confusion))
     values["losses"] = torch.tensor(list(result.losses.values()), dtype=torch.float64)
     return values | {"per_class": torch.from_numpy(result.evaluation.per_class), "images": torch.tensor(result.images)}

@@ -71,7 +71,7 @@ def peak_bytes(device: torch.device) -> int:
 
 @torch.inference_mode()
 def measure(cfg: str, head: str, size_hw: tuple[int, int], device: torch.device, *, half: bool) -> dict[str, float]:
-    """Numbers of one network; memory is what the passes add to what the process had before."""
+    """Numbers of one network; its memory is that of the whole process on a processor, of all tensors on a GPU."""
     model = build(cfg, head)
     parameters = sum(p.numel() for p in model.parameters())
     gflops = conv_gflops(model, torch.zeros(1, 3, *size_hw))
@@ -87,7 +87,8 @@ def measure(cfg: str, head: str, size_hw: tuple[int, int], device: torch.device,
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(1000 * (perf_counter() - start))
-    return {"parameters": parameters, "gflops": gflops, "ms": median(times[3:]), "megabytes": peak_bytes(device) / 2**20}
+    megabytes = peak_bytes(device) / 2**20
+    return {"parameters": parameters, "gflops": gflops, "ms": median(times[3:]), "megabytes": megabytes}
 
 
 def main() -> None:
@@ -106,7 +107,8 @@ def main() -> None:
         device = select_device(args.device)
         print(json.dumps(measure(args.cfg, head, tuple(args.imgsz), device, half=args.half)))
         return
-    print(f"{args.cfg} at {args.imgsz[0]}x{args.imgsz[1]}, {CLASSES}, {args.threads} threads; in brackets: the head's part")
+    height, width = args.imgsz
+    print(f"{args.cfg} at {height}x{width}, {CLASSES}, {args.threads} threads; in brackets: the head's part")
     base: dict[str, float] = {}
     for head in ("none", *HEADS):
         command = [sys.executable, __file__, *sys.argv[1:], "--one", head]

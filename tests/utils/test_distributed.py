@@ -17,7 +17,7 @@ def differ(own: torch.Tensor, other: torch.Tensor) -> float:
     return float((own.double() - other.double()).abs().max()) / scale if own.numel() else 0.0
 
 
-@pytest.fixture(scope="module", params=["detect", "segment", "classify"])
+@pytest.fixture(scope="module", params=["detect", "segment", "classify", "joint"])
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, list[dict]]:
     """The jobs in one process, and in each of two."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -15,7 +15,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
     """Batch norm whose mean and variance in training are those of the batches of all processes together.
 
     For processors, where `nn.SyncBatchNorm` refuses. The sums over the processes carry gradients, so training is that
-    of one process with the whole batch; a process without a picture takes part. Buffers and state dict are those of
+    of one process with the whole batch; a process without a picture takes part. Of a single value in all processes the
+    running statistics are used: its own mean would make it a constant. Buffers and state dict are those of
     `nn.BatchNorm2d`.
 
     Shape:
@@ -35,10 +36,13 @@ class SharedBatchNorm(nn.BatchNorm2d):
         own_count = x.new_full((1,), x.numel() // x.shape[1])
         sums = _AllSum.apply(torch.cat((x.sum(dims), own_count)))
         count = sums[-1].detach()
-        mean = sums[:-1] / count
-        centred = x - mean.view(shape)
-        variance = _AllSum.apply(centred.square().sum(dims)) / count
-        self._follow(mean.detach(), variance.detach() * (count / (count - 1).clamp(min=1)))
+        if count == 1 and self.running_mean is not None and self.running_var is not None:
+            centred, variance = x - self.running_mean.view(shape), self.running_var
+        else:
+            mean = sums[:-1] / count
+            centred = x - mean.view(shape)
+            variance = _AllSum.apply(centred.square().sum(dims)) / count
+            self._follow(mean.detach(), variance.detach() * (count / (count - 1).clamp(min=1)))
         scale = (variance + self.eps).rsqrt()
         if self.weight is None:
             return (centred * scale.view(shape)).to(input.dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from utils.metrics.detection import DetectionEvaluator
 from utils.metrics.semantic import SemanticEvaluator
@@ -29,6 +31,17 @@ class JointEvaluator:
             self.boxes.update(predictions, batch)
         if predictions[0].class_map is not None:
             self.maps.update(predictions, batch)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What both have taken in."""
+        parts = {"boxes": self.boxes, "maps": self.maps}
+        return {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state().items()}
+
+    def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Have taken in what the states hold."""
+        for name, part in (("boxes/", self.boxes), ("maps/", self.maps)):
+            own = [{k.removeprefix(name): v for k, v in state.items() if k.startswith(name)} for state in states]
+            part.merge(own)
 
     def compute(self) -> EvalResult:
         """Metrics of both, with the per-class numbers of the boxes."""
