@@ -14,6 +14,7 @@ Our format is a mapping of plain values (numbers, strings, None, lists, tuples, 
 | model, ema               | state dicts; while training FP32, in the final file `model` alone, FP16, from the EMA |
 | ema_updates, optimizer, scaler, epoch, best_fitness, early_stop, task_state, image_weights | state of a training |
 |                          | run; `epoch` is the last finished one. Without `optimizer` a file cannot be resumed    |
+| position                 | None between epochs, else `batches` of the next one that are done, and its `meter`     |
 | metrics, hyp, opt, date  | what it reached, hyperparameters and settings of the run, when                        |
 
 Strides follow from the graph and anchors are part of the state dict. A task that needs more adds keys of plain data.
@@ -56,6 +57,7 @@ TRAINING_STATE: dict[str, Any] = {  # keys of a training run, with the values of
     "early_stop": None,
     "task_state": None,
     "image_weights": None,
+    "position": None,
     "epoch": -1,
 }
 StateDict = Mapping[str, Tensor]

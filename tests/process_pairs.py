@@ -6,6 +6,7 @@ As a script it is one of the processes: `process_pairs.py JOB DATA FOLDER`, its 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from utils.config import TrainConfig  # noqa: E402
 from utils.engine.setup import build_trainer  # noqa: E402
 from utils.engine.trainer import Trainer  # noqa: E402
 from utils.engine.validator import validate  # noqa: E402
+from utils.logging import setup_logging  # noqa: E402
 from utils.tasks.base import images_to_device  # noqa: E402
 from utils.types import Batch, Prediction  # noqa: E402
 
@@ -182,18 +184,38 @@ def _mock(prediction: Prediction, batch: Batch, number: int) -> Prediction:
     return prediction  # of masks the network's own: they cannot be made up
 
 
+def dying(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
+    """A run whose second process kills itself in the middle of the second epoch, the first time it is started."""
+    trainer = make_trainer(data, folder, task, sync_bn=True, exist_ok=False, **options)
+
+    def die(*, iteration: int, **_: Any) -> None:
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if distributed.rank() == 1 and iteration == 4 and first:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer.callbacks.on("on_train_batch_end", die)
+    trainer.fit()
+    return {}
+
+
 JOBS: dict[str, Callable[..., Result]] = {"gradients": gradients, "training": training, "measuring": measuring}
+JOBS["dying"] = dying
 
 
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def environments(count: int) -> list[dict[str, str]]:
-    """What a launcher would tell each of `count` processes."""
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environments(count: int) -> list[dict[str, str]]:
+    """What a launcher would tell each of `count` processes."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     sizes = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     return [os.environ | meeting | sizes | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(count)]
 
@@ -221,5 +243,6 @@ def run_jobs(jobs: str, data: Path, folder: Path, task: str, **options: Any) -> 
 
 if __name__ == "__main__":
     jobs, data, folder, task = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+    setup_logging()
     torch.save(run_jobs(jobs, data, folder, task), folder / f"{os.environ['RANK']}.pt")
     distributed.stop()

@@ -264,6 +264,9 @@ class TrainConfig(BaseConfig):
         [0], "--freeze", nargs="+", type=_not_negative_int, help="N: first N layers; several: those"
     )
     save_period: int = option(-1, "--save-period", type=int, help="also keep epochN.pt every so many epochs")
+    save_every_steps: int = option(
+        0, "--save-every-steps", type=_not_negative_int, help="also write last.pt every so many optimizer steps"
+    )
     seed: int = option(0, "--seed", type=_seed, help="seed of weights and augmentation")
     local_rank: int = option(
         -1, "--local_rank", "--local-rank", type=int, help="accepted from launchers; LOCAL_RANK counts"

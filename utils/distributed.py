@@ -61,6 +61,17 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def restarts() -> int:
+    """How often the launcher has started the processes anew, in this run; every process must call it."""
+    return max(int(part) for part in gather_bytes(os.getenv("TORCHELASTIC_RESTART_COUNT", "0").encode()))
+
+
+def launch_id() -> str:
+    """What tells this start of torchrun from others, over restarts of the processes; "" without torchrun."""
+    run = os.getenv("TORCHELASTIC_RUN_ID", "")
+    return f"none {os.getppid()}" if run == "none" else run  # the parent is the agent, which outlives the processes
+
+
 def local_rank() -> int:
     """Number of this process on its machine."""
     return int(os.getenv("LOCAL_RANK", "0"))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from utils.distributed import all_sum, gather_bytes
+from utils.distributed import all_sum, gather_bytes, is_main, rank, world_size
 from utils.errors import InputError
 
 
@@ -35,8 +35,22 @@ class LossMeter:
         """Take in a step's items, scalars, and the files they came from."""
         stacked = torch.stack([value.detach().float() for value in items.values()])
         total, count = self.totals.get(tuple(items), (torch.zeros_like(stacked), 0))
-        self.totals[tuple(items)] = (total + stacked, count + 1)
+        self.totals[tuple(items)] = (total.to(stacked) + stacked, count + 1)
         self.unread.append((stacked, paths))
+
+    def state(self) -> list[str]:
+        """The sums of every process, as text that gives them back to the last bit. Every process must call it."""
+        own = [[list(items), total.tolist(), count] for items, (total, count) in self.totals.items()]
+        return [part.decode() for part in gather_bytes(json.dumps(own).encode())]
+
+    def load_state(self, state: Sequence[str]) -> None:
+        """Go on from `state()`; if that is of another number of processes, the first has the sums of all."""
+        if len(state) != world_size():
+            joined = _joined(state)
+            own = joined if is_main() else {items: (0 * total, count) for items, (total, count) in joined.items()}
+        else:
+            own = _joined([state[rank()]])
+        self.totals = own
 
     def means(self) -> dict[str, float]:
         """Means so far of this process; zeros before the first step."""
@@ -44,13 +58,7 @@ class LossMeter:
 
     def gathered_means(self) -> dict[str, float]:
         """Means over the steps of all processes, each of which had steps of its own. Every process must call it."""
-        own = [[list(items), total.tolist(), count] for items, (total, count) in self.totals.items()]
-        joined: dict[tuple[str, ...], tuple[Tensor, int]] = {}
-        for part in gather_bytes(json.dumps(own).encode()):
-            for items, total, count in json.loads(part):
-                earlier, steps = joined.get(tuple(items), (torch.zeros(len(total)), 0))
-                joined[tuple(items)] = (earlier + torch.tensor(total), steps + count)
-        return self._named(joined)
+        return self._named(_joined(self.state(), own_steps=True))
 
     def read(self) -> dict[str, float]:
         """Means so far; of steps that several processes share, the items are those of all. All must call it.
@@ -75,3 +83,13 @@ class LossMeter:
             return dict.fromkeys(self.names, 0.0)
         values = torch.cat([total / count for total, count in totals.values()]).tolist()
         return dict(zip(self.names, values, strict=True))
+
+
+def _joined(states: Sequence[str], *, own_steps: bool = False) -> dict[tuple[str, ...], tuple[Tensor, int]]:
+    """The sums of several processes together, and their steps: the same ones, or each its own, which add up."""
+    joined: dict[tuple[str, ...], tuple[Tensor, int]] = {}
+    for state in states:
+        for items, total, count in json.loads(state):
+            earlier, steps = joined.get(tuple(items), (torch.zeros(len(total)), 0))
+            joined[tuple(items)] = (earlier + torch.tensor(total), steps + count if own_steps else count)
+    return joined

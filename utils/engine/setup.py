@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -34,19 +35,26 @@ from utils.tasks.base import Task, TaskOptions
 from utils.tasks.registry import build_task, find_task
 
 # settings that may change when a run is resumed; all others are those of the run
-RESUME_OVERRIDES = ("epochs", "device", "workers", "cache", "patience", "save_period", "noplots", "nosave", "noval")
+RESUME_OVERRIDES = (
+    *("epochs", "device", "workers", "cache", "patience", "save_period", "save_every_steps", "noplots", "nosave"),
+    "noval",
+)
+LAUNCH_FILE = ".launch"  # in a run folder: the start of torchrun that made it
 
 
-def build_trainer(config: TrainConfig) -> Trainer:
+def build_trainer(config: TrainConfig, *, restarted: Path | None = None) -> Trainer:
     """Everything a training run needs, built and checked.
+
+    Args:
+        restarted: last.pt of the run that a launcher has started anew because a process had died.
 
     Raises:
         InputError: a file, flag or value cannot be used.
     """
-    last = find_last_checkpoint(config.resume) if config.resume else None
+    last = restarted or (find_last_checkpoint(config.resume) if config.resume else None)
     state = None if last is None else load_training_state(last)
     if last is not None and state is not None:
-        config = resumed_config(config, last, state)
+        config = resumed_config(config, last, state, may_be_done=restarted is not None)
     if state is None and config.task:
         config = config.adapted(find_task(config.task).traits.train_config)
     config.check()
@@ -62,6 +70,8 @@ def build_trainer(config: TrainConfig) -> Trainer:
     config.check()
     if unused := sorted(config.given & kind.traits.unused):
         LOGGER.warning(f"WARNING --{', --'.join(unused).replace('_', '-')}: plays no part in task {name!r}")
+    if restarted is None and (interrupted := restarted_run(config)):
+        return build_trainer(config, restarted=interrupted)
     hyp = load_hyp(config, kind.traits.hyp_defaults)
     cfg = dict(state["yaml"]) if state is not None else architecture(config, source, kind)
     save_dir = Path(distributed.from_main(str(run_folder(config, last))))
@@ -89,6 +99,8 @@ def build_trainer(config: TrainConfig) -> Trainer:
     make_run_folder(save_dir / "weights")
     if distributed.is_main():
         write_settings(save_dir, config, hyp)
+        if launch := distributed.launch_id():
+            (save_dir / LAUNCH_FILE).write_text(launch, encoding="utf-8")
     if state is None:
         if source is not None and config.takes_weights:
             take_weights(model, source, config, hyp)
@@ -139,6 +151,21 @@ def run_folder(config: TrainConfig, last: Path | None) -> Path:
     return increment_path(Path(config.project) / run_name(config), config.exist_ok)
 
 
+def restarted_run(config: TrainConfig) -> Path | None:
+    """last.pt of the run that this start of torchrun began, if it has started the processes anew since."""
+    if not distributed.restarts():
+        return None
+    own, found = distributed.launch_id(), []
+    if own and distributed.is_main():
+        marks = Path(config.project).glob(f"*/{LAUNCH_FILE}")
+        if isinstance(config.resume, str):
+            marks = itertools.chain(marks, Path(config.resume).parent.parent.glob(LAUNCH_FILE))
+        candidates = [mark.with_name("weights") / "last.pt" for mark in marks if mark.read_text("utf-8") == own]
+        found = sorted((path for path in candidates if path.exists()), key=lambda path: path.stat().st_mtime)
+    path = distributed.from_main(str(found[-1]) if found else "")
+    return Path(path) if path else None
+
+
 def take_weights(model: BaseModel, source: Checkpoint, config: TrainConfig, hyp: Hyperparameters) -> None:
     """Copy what fits of a checkpoint; anchors stay those of the graph where flag or hyp file choose them."""
     chosen = bool(config.cfg) or hyp.anchors is not None
@@ -159,21 +186,29 @@ def find_last_checkpoint(resume: str | bool) -> Path:
     return found[-1]
 
 
-def resumed_config(config: TrainConfig, last: Path, state: Mapping[str, Any]) -> TrainConfig:
-    """The settings of the interrupted run, with those that may change taken from the command line."""
+def resumed_config(
+    config: TrainConfig, last: Path, state: Mapping[str, Any], *, may_be_done: bool = False
+) -> TrainConfig:
+    """The settings of the interrupted run, with those that may change taken from the command line.
+
+    Args:
+        may_be_done: whether there may be no epoch left to train, only the final measurement.
+    """
     stored = read_settings(last.parent.parent / "opt.yaml") or dict(state["opt"])
     kind = find_task(str(state["task"])).traits.train_config
     known = {f.name for f in fields(kind)}
     base = kind.from_kwargs(**{k: v for k, v in stored.items() if k in known})
-    given = config.given - {"resume"}
+    given = {name for name in config.given - {"resume"} if getattr(config, name) != getattr(base, name, None)}
     if ignored := sorted(given - set(RESUME_OVERRIDES)):
         LOGGER.warning(f"--resume keeps the settings of the run: ignored {', '.join(ignored)}")
     changes: dict[str, Any] = {name: getattr(config, name) for name in given & set(RESUME_OVERRIDES)}
     result = replace(base, resume=str(last), hyp=dict(state["hyp"]), **changes)
     done = int(state["epoch"]) + 1
-    if done >= result.epochs:
+    if done >= result.epochs and not may_be_done:
         raise InputError(f"{last}: all {result.epochs} epochs are done; add --epochs with a larger number to go on")
-    LOGGER.info(f"Resuming {last} after {done} of {result.epochs} epochs")
+    batches = (state.get("position") or {}).get("batches", 0)
+    within = f" and {batches} batches" if batches else ""
+    LOGGER.info(f"Resuming {last} after {done} of {result.epochs} epochs{within}")
     return result
 
 

@@ -99,6 +99,7 @@ class Trainer:
             self.amp = None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
         self.start_epoch, self.fresh = 0, state is None
+        self.position: dict[str, Any] | None = None  # in the first epoch to train, if it was left in the middle
         self.image_weights: np.ndarray | None = None
         if config.image_weights:  # nothing is known of the classes yet but how rare they are
             self.image_weights = task.image_weights(np.zeros(len(task.class_names)))
@@ -136,6 +137,7 @@ class Trainer:
             f"Pictures of {self.task.options.imgsz} px, {len(self.loader)} batches of {config.batch_size} an epoch\n"
             f"Results go to {self.save_dir}\nTraining for {config.epochs} epochs..."
         )
+        epoch = self.start_epoch - 1
         for epoch in range(self.start_epoch, config.epochs):
             final = epoch + 1 == config.epochs
             losses = self._train_epoch(epoch)
@@ -156,26 +158,31 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set; mean loss items by name."""
         self.model.train()
-        # so that a resumed epoch draws what it would have drawn; each process for pictures of its own
-        torch.manual_seed(self.config.seed * 100003 + epoch + (distributed.rank() << 40))
-        self.loader.set_epoch(epoch, self.image_weights)
+        meter, first = LossMeter(self.task.loss_names), 0
+        if self.position is not None:
+            first = int(self.position["batches"])
+            meter.load_state(self.position["meter"])
+            self.position = None
+        self.loader.set_epoch(epoch, self.image_weights, first)
         self.callbacks.run("on_train_epoch_start", epoch=epoch)
-        meter = LossMeter(self.task.loss_names)
         interval = CUDA_SYNC_INTERVAL if self.device.type == "cuda" else 1
         self.optimizer.zero_grad()
         pictures = self.task.traits.train_pictures
-        waiting, means = 0, {}
-        with self._progress_bar() as bar:
-            for number, batches in enumerate(self.loader):
+        waiting, steps, means = 0, 0, {}
+        with self._progress_bar(first) as bar:
+            for number, batches in enumerate(self.loader, first):
                 iteration = epoch * len(self.loader) + number
                 final = number + 1 == len(self.loader)
                 self.callbacks.run("on_train_batch_start", epoch=epoch, iteration=iteration)
                 self.schedule.apply(self.optimizer, iteration)
+                self._seed(iteration)
                 size = self._backward(batches, iteration, meter)
                 waiting += 1
                 if waiting >= self.schedule.accumulate(iteration) or final:
                     self._step()
-                    waiting = 0
+                    waiting, steps = 0, steps + 1
+                    if self._is_due(steps) and not final:
+                        self._save_within(epoch, number + 1, meter)
                 if final or number % interval == 0:
                     means = meter.read()
                     self._show(bar, epoch, means, batches, size)
@@ -186,6 +193,10 @@ class Trainer:
                 self.callbacks.run("on_train_batch_end", epoch=epoch, iteration=iteration)
         self.callbacks.run("on_train_epoch_end", epoch=epoch)
         return means
+
+    def _seed(self, iteration: int) -> None:
+        """Have torch draw what it would have drawn if the run had not been resumed; each process something else."""
+        torch.manual_seed(self.config.seed * 100003 + iteration + (distributed.rank() << 40))
 
     def _backward(self, batches: list[Batch], iteration: int, meter: LossMeter) -> int:
         """Forward and backward of a step's batches; returns the side of the pictures that went through last."""
@@ -280,12 +291,33 @@ class Trainer:
         self._save(self.weights_dir / "last.pt", epoch=epoch, metrics=metrics)
         self.callbacks.run("on_model_save", epoch=epoch)
 
-    def _save(self, path: Path, *, epoch: int, metrics: dict[str, float] | None = None) -> None:
-        """Write all that an exact resume needs; `epoch` is the last finished one, -1 before the first."""
+    def _is_due(self, steps: int) -> bool:
+        """Whether last.pt is to be written after so many optimizer steps of an epoch."""
+        period = self.config.save_every_steps
+        return period > 0 and steps % period == 0 and not self.config.nosave
+
+    def _save_within(self, epoch: int, batches: int, meter: LossMeter) -> None:
+        """Write last.pt in the middle of an epoch, after so many batches, where no gradient is waiting."""
+        meter.read()  # a loss that is not finite is told before it is kept
+        self._save(self.weights_dir / "last.pt", epoch=epoch - 1, position={"batches": batches, "meter": meter.state()})
+
+    def _save(
+        self,
+        path: Path,
+        *,
+        epoch: int,
+        metrics: dict[str, float] | None = None,
+        position: dict[str, Any] | None = None,
+    ) -> None:
+        """Write all that an exact resume needs; `epoch` is the last finished one, -1 before the first.
+
+        Args:
+            position: how far the next epoch is, see models/checkpoint.py.
+        """
         if not distributed.is_main():
             return
         try:
-            save_checkpoint(path, self._content(epoch, metrics or {}))
+            save_checkpoint(path, {**self._content(epoch, metrics or {}), "position": position})
         except InputError as error:
             reason = error.__cause__
             if reason is not None and isinstance(reason.__context__, KeyboardInterrupt):
@@ -326,16 +358,18 @@ class Trainer:
         self.task.load_state_dict(state["task_state"])
         weights = state["image_weights"]
         self.image_weights = self.image_weights if weights is None else weights.numpy()
+        self.position = state.get("position")
         self.start_epoch = int(state["epoch"]) + 1
 
     # -- what the user sees ---------------------------------------------------------------------------------------
 
-    def _progress_bar(self) -> tqdm:
-        """A bar for the epoch under a line of column names."""
+    def _progress_bar(self, first: int) -> tqdm:
+        """A bar for the epoch, of which `first` batches are done, under a line of column names."""
         columns = ("Epoch", "Memory", *self.task.loss_names, "Instances", "Size")
         LOGGER.info("\n" + "".join(f"{column:>11}" for column in columns))
         hidden = not distributed.is_main()
-        return tqdm(total=len(self.loader), disable=hidden, bar_format="{l_bar}{bar:10}{r_bar}", dynamic_ncols=True)
+        total = len(self.loader)
+        return tqdm(total=total, initial=first, disable=hidden, bar_format="{l_bar}{bar:10}{r_bar}", dynamic_ncols=True)
 
     def _show(self, bar: tqdm, epoch: int, means: dict[str, float], batches: list[Batch], size: int) -> None:
         """Put the current numbers before the bar."""

@@ -1,0 +1,109 @@
+"""Checkpoints within an epoch, and runs that a launcher starts anew."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from process_pairs import ROOT, free_port, make_trainer, run_pair, write_data
+
+from models.checkpoint import load_training_state
+from utils.config import TrainConfig
+from utils.engine.setup import build_trainer
+from utils.errors import InputError
+
+RECIPE = {"nominal_batch": 4, "warmup_epochs": 0, "warmup_iterations": 0}
+OPTIONS: dict[str, Any] = {"batch_size": 2, "hyp": RECIPE}  # 5 batches an epoch; steps after 2, 4 and 5
+STATE = ("model", "ema", "optimizer", "ema_updates", "epoch", "early_stop", "position")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    write_data(folder, "detect")
+    return folder
+
+
+def same(own: Any, other: Any) -> bool:
+    if isinstance(own, torch.Tensor):
+        return torch.equal(own, other)
+    if isinstance(own, dict):
+        return own.keys() == other.keys() and all(same(own[key], other[key]) for key in own)
+    if isinstance(own, list):
+        return len(own) == len(other) and all(map(same, own, other))
+    return bool(own == other)
+
+
+def assert_same_end(first: Path, second: Path) -> None:
+    own, other = (load_training_state(folder / "weights/last.pt") for folder in (first, second))
+    for key in STATE:
+        assert same(own[key], other[key]), key
+    assert (first / "results.csv").read_text() == (second / "results.csv").read_text()
+
+
+@pytest.mark.parametrize("iteration", [3, 8])
+def test_a_run_resumed_within_an_epoch_ends_as_if_undisturbed(data: Path, tmp_path: Path, iteration: int) -> None:
+    make_trainer(data, tmp_path / "whole", "detect", **OPTIONS).fit()
+    trainer = make_trainer(data, tmp_path / "broken", "detect", save_every_steps=1, **OPTIONS)
+
+    def stop(*, iteration: int, **_: Any) -> None:
+        if iteration == wanted:
+            raise InputError("stopped for the test")
+
+    wanted = iteration
+    trainer.callbacks.on("on_train_batch_start", stop)
+    with pytest.raises(InputError, match="for the test"):
+        trainer.fit()
+    last = tmp_path / "broken/exp/weights/last.pt"
+    assert load_training_state(last)["position"]["batches"] == 2
+    resumed = build_trainer(TrainConfig.from_kwargs(resume=str(last), save_every_steps=2))
+    resumed.fit()
+    assert_same_end(tmp_path / "whole/exp", tmp_path / "broken/exp")
+
+
+def test_only_every_nth_step_is_kept(data: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(data, tmp_path, "detect", save_every_steps=2, epochs=1, **OPTIONS)
+    kept = []
+    write = trainer._save
+
+    def listen(path: Path, **details: Any) -> None:
+        kept.append((details["epoch"], (details.get("position") or {}).get("batches")))
+        write(path, **details)
+
+    trainer._save = listen  # type: ignore[method-assign]
+    trainer.fit()
+    assert kept == [(-1, None), (-1, 4), (0, None), (0, None)]  # at the start, within, best and last
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_started_anew_and_the_run_ends_as_if_undisturbed(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    run_pair("training", data, tmp_path / "whole", "detect")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
+    script = [ROOT / "tests/process_pairs.py", "dying", data, tmp_path, "detect"]
+    done = subprocess.run([*command, *map(str, script)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "after 1 of 2 epochs" in done.stderr
+    assert_same_end(tmp_path / "whole/training/exp", tmp_path / "dying/exp")
+
+
+@pytest.mark.slow
+def test_two_machines_are_two_launchers(data: Path, tmp_path: Path) -> None:
+    """Two agents of torchrun on loopback, with a process each, do what one agent with two does."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "nodes").mkdir()
+    (pair, _) = run_pair("training", data, tmp_path / "whole", "detect")
+    meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=loopback"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *meeting]
+    script = [ROOT / "tests/process_pairs.py", "training", data, tmp_path / "nodes", "detect"]
+    agents = [subprocess.Popen([*command, *map(str, script)], stderr=subprocess.DEVNULL) for _ in range(2)]
+    try:
+        assert [agent.wait(timeout=300) for agent in agents] == [0, 0]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert same(torch.load(tmp_path / "nodes/0.pt", weights_only=True), pair)
