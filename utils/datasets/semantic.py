@@ -12,6 +12,7 @@ import numpy as np
 from utils.datasets.albumentations_pipeline import UserPipeline
 from utils.datasets.augment import random_flips, random_transform
 from utils.datasets.compose import Placement, compose
+from utils.datasets.cutmix import cutmix
 from utils.datasets.detection import DetectionDataset
 from utils.datasets.index import ImageIndex
 from utils.datasets.mosaic import mosaic_plan
@@ -113,14 +114,19 @@ class SemanticDataset(DetectionDataset):
         super().__init__(index, imgsz=imgsz, hyp=hyp, augment=augment, longest=longest, **options)
         self.pipeline = None if hyp.albumentations is None or not augment else UserPipeline(hyp.albumentations)
 
-    def augmented(self, i: int, rng: np.random.Generator, pool: np.ndarray | None = None) -> Sample:
+    def augmented(
+        self, i: int, rng: np.random.Generator, pool: np.ndarray | None = None, *, mosaics: bool = True
+    ) -> Sample:
         """Picture i, or a mosaic around it, as in training.
 
         Args:
             pool: positions that the other pictures of a mosaic are drawn from; None for all.
+            mosaics: False gives no mosaic.
         """
-        in_mosaic = self.with_mosaic and rng.random() < self.hyp.mosaic
+        in_mosaic = self.with_mosaic and rng.random() < self.hyp.mosaic and mosaics
         sample = self.mosaic_crop(i, rng, pool) if in_mosaic else self.crop(i, rng)
+        if self.hyp.cutmix > 0 and rng.random() < self.hyp.cutmix:
+            sample = cutmix(sample, self.crop(self.partners(1, rng, pool)[0], rng), rng)
         matrix = draw_colours(rng, self.augmentation, sample.image) if self.channels == 3 else None
         if matrix is not None:
             cv2.transform(sample.image, matrix, dst=sample.image)

@@ -269,3 +269,25 @@ class TestColours:
         )
         np.testing.assert_array_equal(plain[0, 2].class_map, changed[0, 2].class_map)
         assert np.abs(plain[0, 2].image.astype(int) - changed[0, 2].image).mean() > 3
+
+
+def test_cutmix_and_the_end_of_mosaics(index: ImageIndex) -> None:
+    """Picture and class map are cut along one line; the last epochs are those of a set without mosaics."""
+    hyp = replace(HYP, mosaic=1.0, cutmix=1.0, fliplr=0.0, flipud=0.0)
+    make = lambda hyp, **options: SemanticDataset(  # noqa: E731
+        index, imgsz=96, hyp=hyp, augment=True, augmentation=PLAIN, mosaic=True, **options
+    )
+    closing, alone = make(hyp, mosaic_epochs=1), make(replace(hyp, mosaic=0.0))
+    uncut = make(replace(hyp, mosaic=0.0, cutmix=0.0))
+    for i in range(len(index)):
+        assert np.array_equal(closing[1, i].class_map, alone[1, i].class_map)
+        assert np.array_equal(alone[1, i].class_map, alone[1, i].class_map)
+        assert agreement(alone[1, i]) > 0.6
+        changed = (alone[1, i].image != uncut[1, i].image).any(axis=2)
+        rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+        outside = np.ones_like(changed)
+        if len(rows):
+            outside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = False
+        assert np.array_equal(alone[1, i].class_map[outside], uncut[1, i].class_map[outside])
+    assert any(not np.array_equal(closing[0, i].image, alone[0, i].image) for i in range(len(index)))
+    assert any(not np.array_equal(alone[1, i].class_map, uncut[1, i].class_map) for i in range(len(index)))

@@ -239,8 +239,9 @@ def test_sides_pictures_and_frozen_layers_depend_on_seed_and_time_only(tiny_data
     for trainer, epochs in ((one, (0, 1, 2)), (other, (2, 0, 1))):
         drawn: dict[int, list[object]] = {}
         for epoch in epochs:
-            trainer.loader.set_epoch(epoch, weights)
-            drawn[epoch] = [key for keys in trainer.loader.loaders[0].batches for key in keys]
+            loader = trainer.loader.loaders[0]
+            loader.set_epoch(epoch, weights)
+            drawn[epoch] = [key for keys in loader.batches for key in keys]
         orders.append(drawn)
     assert orders[0] == orders[1]
     assert orders[0][0] != [(0, *rest) for _, *rest in orders[0][1]]
