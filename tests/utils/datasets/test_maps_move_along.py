@@ -118,6 +118,8 @@ RECIPES = {
     "mosaic, turned": replace(STILL, mosaic=1.0, scale=0.3, degrees=20, shear=5, perspective=0.0003),
     "mosaic of nine": replace(STILL, mosaic=1.0, mosaic9=1.0, scale=0.2),
     "copy-paste": replace(STILL, mosaic=1.0, copy_paste=0.6),
+    "cutmix": replace(STILL, cutmix=1.0),
+    "cutmix of mosaics": replace(STILL, cutmix=1.0, mosaic=1.0, degrees=10, scale=0.3),
     "flips": replace(STILL, fliplr=1.0, flipud=1.0),
     "all": replace(STILL, mosaic=1.0, copy_paste=0.4, degrees=10, scale=0.4, fliplr=0.5, flipud=0.5),
 }

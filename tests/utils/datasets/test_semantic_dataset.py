@@ -198,6 +198,14 @@ def test_mosaic_shows_several_pictures(index: ImageIndex) -> None:
     assert reads == [*range(8)] * 2
 
 
+def test_the_last_epochs_may_be_without_mosaics(index: ImageIndex) -> None:
+    hyp = replace(HYP, mosaic=1.0)
+    options = {"imgsz": 96, "hyp": hyp, "augment": True, "mosaic": True}
+    closing, always = SemanticDataset(index, **options, mosaic_epochs=2), SemanticDataset(index, **options)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(closing[1, 0].image, always[1, 0].image)
+    assert not np.array_equal(closing[2, 0].image, always[2, 0].image)
+
+
 @pytest.mark.parametrize("cache", ["ram", "disk"])
 def test_cached_pictures_agree_with_their_maps(index: ImageIndex, cache: str) -> None:
     dataset = SemanticDataset(index, imgsz=96, hyp=HYP, augment=True, augmentation=PLAIN, cache=cache)
