@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import cv2
 import numpy as np
 
+Warn = Callable[[str], object]
 IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".npy", ".pfm", ".png", ".tif", ".tiff", ".webp"})
+MOST_MISSING = 0.5  # of a picture that is cut short and used all the same
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 FLOAT_STARTS = (b"PF", b"Pf", b"II*\0", b"MM\0*")  # PFM and TIFF, whose pixels may be floats
@@ -33,7 +36,9 @@ class ImageError(ValueError):
         return type(self), (self.path, self.reason)  # crosses process borders with both parts
 
 
-def read_image(path: str | Path, *, channels: int = 3, reduce_to: int | None = None) -> np.ndarray:
+def read_image(
+    path: str | Path, *, channels: int = 3, reduce_to: int | None = None, warn: Warn | None = None
+) -> np.ndarray:
     """The picture as (H, W, channels) uint8, BGR for three channels, turned upright by its EXIF tag.
 
     Palettes are resolved, transparency is dropped, 16-bit values keep their upper byte, floats are taken as 0-1
@@ -43,25 +48,33 @@ def read_image(path: str | Path, *, channels: int = 3, reduce_to: int | None = N
     Args:
         reduce_to: lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size while its longest side stays at least this
             many pixels, which saves most of the inverse transform.
+        warn: called with the reason where a part of the picture is missing.
 
     Raises:
-        ImageError: unreadable, empty, not a picture, or another number of channels.
+        ImageError: unreadable, empty, not a picture, most of it is missing, or another number of channels.
     """
     if str(path).lower().endswith(".npy"):
         return fit_channels(_read_npy(path), channels, path)
-    return decode_image(read_bytes(path), path, channels=channels, reduce_to=reduce_to)
+    return decode_image(read_bytes(path), path, channels=channels, reduce_to=reduce_to, warn=warn)
 
 
-def decode_image(data: np.ndarray, path: str | Path, *, channels: int = 3, reduce_to: int | None = None) -> np.ndarray:
+def decode_image(
+    data: np.ndarray,
+    path: str | Path,
+    *,
+    channels: int = 3,
+    reduce_to: int | None = None,
+    warn: Warn | None = None,
+) -> np.ndarray:
     """As `read_image`, from the (bytes,) uint8 content of a file; `path` names it in messages."""
     if channels not in (1, 3):
         return fit_channels(_decode_many_channels(data, path), channels, path)
     flags = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
     if reduce_to is not None and is_jpeg(data):
         flags = _reduced_flags(data, reduce_to, channels)
-    frame = decode(data, flags)
-    if frame is None:
-        raise ImageError(path, "damaged, or not a picture in a known format")
+    frame, warning = decode(data, flags, path, most_missing=MOST_MISSING + 0.05)  # verified at an eighth of the size
+    if warning and warn is not None:
+        warn(warning)
     return frame if frame.ndim == channels == 3 else fit_channels(frame, channels, path)
 
 
@@ -76,10 +89,24 @@ def read_bytes(path: str | Path) -> np.ndarray:
     return data
 
 
-def decode(data: np.ndarray, flags: int) -> np.ndarray | None:
-    """The decoded picture, uint8, or None. A JPEG that breaks off is decoded as far as it goes, the rest is gray."""
+def decode(
+    data: np.ndarray, flags: int, path: str | Path, *, most_missing: float = MOST_MISSING
+) -> tuple[np.ndarray, str | None]:
+    """The decoded picture, uint8, and a warning or None: a JPEG that breaks off is decoded as far as it goes.
+
+    Raises:
+        ImageError: not a picture, or more than a share of `most_missing` is missing.
+    """
     frame = _imdecode(data, flags)
-    return _imdecode(_with_end_marker(data), flags) if frame is None and is_jpeg(data) else frame
+    if frame is not None:
+        return frame, None
+    frame = _imdecode(_with_end_marker(data), flags) if is_jpeg(data) else None
+    if frame is None:
+        raise ImageError(path, "damaged, or not a picture in a known format")
+    missing = _blank_share(frame)
+    if missing > most_missing:
+        raise ImageError(path, f"cut short, about {missing:.0%} of the picture is missing")
+    return frame, f"cut short, about {missing:.0%} of the picture is missing and shown gray; used"
 
 
 def check_image(path: str | Path) -> tuple[tuple[int, int], str | None]:
@@ -93,16 +120,8 @@ def check_image(path: str | Path) -> tuple[tuple[int, int], str | None]:
     data = read_bytes(path)
     size_hw = header_size_hw(io.BytesIO(data.data)) if is_jpeg(data) else None
     flags = cv2.IMREAD_COLOR if size_hw is None else cv2.IMREAD_REDUCED_GRAYSCALE_8
-    frame = _imdecode(data, flags)
-    if frame is not None:
-        return size_hw or frame.shape[:2], None
-    frame = _imdecode(_with_end_marker(data), flags) if is_jpeg(data) else None
-    if frame is None:
-        raise ImageError(path, "damaged, or not a picture in a known format")
-    missing = _blank_share(frame)
-    if missing > 0.5:
-        raise ImageError(path, f"cut short, about {missing:.0%} of the picture is missing")
-    return size_hw or frame.shape[:2], f"cut short, about {missing:.0%} of the picture is missing and shown gray; used"
+    frame, warning = decode(data, flags, path)
+    return size_hw or frame.shape[:2], warning
 
 
 def to_uint8(array: np.ndarray) -> np.ndarray:

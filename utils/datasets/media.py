@@ -62,9 +62,7 @@ class MediaSource:
                 else:
                     yield [self._picture(path, place, title, channels)]
             except ImageError as error:
-                problem = f"{title}: {error.reason}"
-                LOGGER.warning(f"WARNING: passed over {problem}")
-                self.problems.append(problem)
+                self._tell(f"{title}: {error.reason}", "passed over ")
 
     def leave_out(self, folder: Path) -> None:
         """Watch for no files below a folder, such as the one that the run writes to."""
@@ -75,10 +73,19 @@ class MediaSource:
         """Wake whoever waits for further files, and remove temporary ones."""
         self._closing.close()
 
+    def _tell(self, problem: str, outcome: str) -> None:
+        """Log a problem and keep it: it makes the exit status 1."""
+        LOGGER.warning(f"WARNING: {outcome}{problem}")
+        self.problems.append(problem)
+
     def _picture(self, path: str, place: str, title: str, channels: int) -> SourceFrame:
         if Path(path).suffix.lower() not in MEDIA_SUFFIXES:
             raise ImageError(path, f"neither a picture nor a video; {known_formats()}")
-        return SourceFrame(path, read_image(path, channels=channels), f"image {place} {title}")
+
+        def warn(reason: str) -> None:
+            self._tell(f"{title}: {reason}", "")
+
+        return SourceFrame(path, read_image(path, channels=channels, warn=warn), f"image {place} {title}")
 
     def _video_frames(self, path: str, place: str, title: str, channels: int) -> Iterator[SourceFrame]:
         """Every `vid_stride`-th frame from the first; ImageError where the video cannot be read or breaks off."""

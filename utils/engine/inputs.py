@@ -18,6 +18,7 @@ from torch import Tensor
 
 from utils.datasets.image_io import ImageError, decode_image, fit_channels, read_bytes, read_image, to_uint8
 from utils.errors import InputError
+from utils.logging import LOGGER
 from utils.remote import fetch_picture
 
 URL = re.compile(r"(https?):/{1,2}(?=[^/])", re.IGNORECASE)  # a Path has lost one of the two slashes
@@ -110,7 +111,8 @@ def _decode(data: np.ndarray, name: str, channels: int) -> np.ndarray:
     if not data.size:
         raise ImageError(name, "empty (0 bytes)")
     try:
-        return _flipped(decode_image(data, name, channels=channels))
+        frame = decode_image(data, name, channels=channels, warn=lambda why: LOGGER.warning(f"WARNING: {name}: {why}"))
+        return _flipped(frame)
     except ImageError:
         try:
             image = Image.open(BytesIO(data.data))

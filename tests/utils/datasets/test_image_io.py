@@ -169,13 +169,16 @@ def test_a_jpeg_that_breaks_off_is_used_while_half_is_there(tmp_path: Path) -> N
     assert warning is not None
     missing = int(warning.split("about ")[1].split("%")[0])
     assert 24 <= missing <= 26
-    frame = read_image(path)
+    told: list[str] = []
+    frame = read_image(path, warn=told.append)
+    assert len(told) == 1 and "missing and shown gray; used" in told[0]
     assert frame[:250].std() > 30
     assert frame[-20:].std() == 0
     assert path.read_bytes() == whole[: len(whole) * 3 // 4]  # the user's file is left alone
     path.write_bytes(whole[: len(whole) // 4])
-    with pytest.raises(ImageError, match=r"cut short, about 7.% of the picture is missing"):
-        check_image(path)
+    for function in (check_image, read_image):
+        with pytest.raises(ImageError, match=r"cut short, about 7.% of the picture is missing"):
+            function(path)
     (tmp_path / "cut.png").write_bytes(encode(noise, ".png")[:5000])
     with pytest.raises(ImageError, match="damaged"):
         check_image(tmp_path / "cut.png")

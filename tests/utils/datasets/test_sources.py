@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -131,6 +132,21 @@ def test_damaged_and_missing_pictures_are_passed_over(tmp_path: Path) -> None:
     assert [(f.path, f.heading, f.number) for f in frames] == [(str(good), f"image 2/4 {good}", None)]
     assert frames[0].frame.shape == (6, 8, 3)
     assert [str(Path(p.split(": ")[0]).name) for p in source.problems] == ["broken.png", "empty.jpg", "missing.jpg"]
+
+
+def test_pictures_that_break_off_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (320, 240, 3), np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    little, most, nothing = (tmp_path / f"{name}.jpg" for name in ("little", "most", "nothing"))
+    for path, kept in ((little, 0.3), (most, 0.7), (nothing, 0.0)):
+        path.write_bytes(whole[: max(int(kept * len(whole)), 700)])
+    source = MediaSource([str(p) for p in (little, most, nothing)])
+    assert [Path(item.path).name for item in flat(source)] == ["most.jpg"]
+    assert [re.sub(r"\d+%", "N%", problem.removeprefix(f"{tmp_path}/")) for problem in source.problems] == [
+        "little.jpg: cut short, about N% of the picture is missing",
+        "most.jpg: cut short, about N% of the picture is missing and shown gray; used",
+        "nothing.jpg: cut short, about N% of the picture is missing",
+    ]
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
