@@ -14,6 +14,8 @@ from typing import Any
 from utils.config import IMG_FLAGS, TrainConfig, ValConfig, not_negative_float, option, positive_int, share, switch
 from utils.config_detect import DetectConfig
 
+CROP_AREA = 0.08  # (Szegedy et al. 2015, arXiv:1409.4842, sec. 6)
+JITTER = 0.4
 MOMENTUM, LAST_RATE = 0.9, 0.01  # Adam's first beta, and the share of lr0 that the last epoch has
 YES, NO = ("true", "yes", "1"), ("false", "no", "0")
 
@@ -54,6 +56,12 @@ class ClassifyTrainConfig(TrainConfig):
     decay: float = option(5e-5, "--decay", type=not_negative_float, help="weight decay")
     cutoff: int | None = option(None, "--cutoff", type=positive_int, help="layers kept of a detector, 10 by default")
     dropout: float | None = option(None, "--dropout", type=share, help="chance of every Dropout layer")
+    crop_area: float = option(
+        CROP_AREA, "--crop-area", type=share, help="least share of a picture that is trained at a time; 1 is all of it"
+    )
+    jitter: float = option(
+        JITTER, "--jitter", type=share, help="random change of brightness, contrast and saturation while training"
+    )
     class_weights: bool = switch("--class-weights", help="rare classes weigh as much as frequent ones in the loss")
     verbose: bool = switch("--verbose", help="print the model, and every message about the pictures")
     mask_ratio: int = field(default=4)

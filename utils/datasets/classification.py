@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
+from utils.config_classify import CROP_AREA, JITTER
 from utils.datasets.cache import build_cache
 from utils.datasets.detection import Key
 from utils.datasets.image_io import read_image
@@ -15,11 +16,9 @@ from utils.datasets.index import ImageIndex
 from utils.datasets.letterbox import resize
 from utils.types import Letterbox, Sample
 
-CROP_AREA = (0.08, 1.0)  # of the picture (Szegedy et al. 2015, arXiv:1409.4842, sec. 6)
 CROP_ASPECT = (3 / 4, 4 / 3)  # width over height
 CROP_TRIES = 10
 MIRROR_CHANCE = 0.5
-JITTER = 0.4  # brightness, contrast and saturation are multiplied by 1 - JITTER to 1 + JITTER
 GRAY_OF_BGR = np.array([0.114, 0.587, 0.299])  # ITU-R BT.601
 CACHED_SIDE = 2.0  # pictures are kept with a shorter side of at most so many times the input's
 
@@ -37,6 +36,8 @@ class ClassificationDataset(Dataset[Sample]):
         cache: "ram" or "disk" keeps decoded pictures.
         channels: of the network input.
         fixed_hw: fit every picture into this size instead of a square of `imgsz`.
+        crop_area: least share of a picture's area that is kept of it.
+        jitter: brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter.
     """
 
     def __init__(
@@ -49,7 +50,10 @@ class ClassificationDataset(Dataset[Sample]):
         cache: str | None = None,
         channels: int = 3,
         fixed_hw: tuple[int, int] | None = None,
+        crop_area: float = CROP_AREA,
+        jitter: float = JITTER,
     ) -> None:
+        self.crop_area, self.jitter = crop_area, jitter
         self.index, self.augment, self.seed, self.channels = index, augment, seed, channels
         self.size_hw = fixed_hw or (imgsz, imgsz)
         self.kept_hw = np.array([self._kept_size(int(h), int(w)) for h, w in index.sizes_hw]).reshape(-1, 2)
@@ -75,9 +79,9 @@ class ClassificationDataset(Dataset[Sample]):
     def augmented(self, i: int, rng: np.random.Generator) -> np.ndarray:
         """Picture i as it is trained: a random part of it at the input's size, perhaps mirrored, recoloured."""
         size_hw = int(self.index.sizes_hw[i, 0]), int(self.index.sizes_hw[i, 1])
-        x1, y1, x2, y2 = random_crop(size_hw, rng)
+        x1, y1, x2, y2 = random_crop(size_hw, rng, least_area=self.crop_area)
         mirrored = rng.random() < MIRROR_CHANCE
-        gains = 1 + JITTER * rng.uniform(-1, 1, 3)
+        gains = 1 + self.jitter * rng.uniform(-1, 1, 3)
         shorter_share = min((x2 - x1) * size_hw[1], (y2 - y1) * size_hw[0]) / min(size_hw)
         frame = self._picture(i, max(self.size_hw) / shorter_share)
         height, width = frame.shape[:2]
@@ -110,11 +114,11 @@ class ClassificationDataset(Dataset[Sample]):
         return resize(self._read(i, max(size_hw)), size_hw, cv2.INTER_AREA)
 
 
-def random_crop(size_hw: tuple[int, int], rng: np.random.Generator) -> Box:
+def random_crop(size_hw: tuple[int, int], rng: np.random.Generator, *, least_area: float = CROP_AREA) -> Box:
     """x1, y1, x2, y2 over width and height of a part with random area and aspect; the middle if none fits."""
     height, width = size_hw
     for _ in range(CROP_TRIES):
-        area = height * width * rng.uniform(*CROP_AREA)
+        area = height * width * rng.uniform(least_area, 1)
         aspect = math.exp(rng.uniform(math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])))
         w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
         if w <= width and h <= height:

@@ -16,7 +16,7 @@ FEW = 100  # pictures; with less the ranges are those of chance
 
 
 def calibration_arrays(job: ExportJob, count: int = CALIBRATED) -> list[np.ndarray]:
-    """Up to `count` pictures of the job's data, each (1, C, H, W) float32 in [0, 1].
+    """Up to `count` pictures of the job's data, each (1, C, H, W) float32 as the network takes them.
 
     Raises:
         InputError: no data is named, or it has no picture.

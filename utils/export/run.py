@@ -151,11 +151,9 @@ def build_job(path: Path, model: Any, options: ExportOptions, *, normalized: boo
         model: fused, in evaluation mode, on the export's device.
 
     Raises:
-        InputError: NMS is wanted of a network that gives no boxes alone, or INT8 of a classifier.
+        InputError: NMS is wanted of a network that gives no boxes alone.
     """
     task = task_of(model)
-    if options.int8 and task == "classify":  # calibration pictures are fitted and scaled as detectors want them
-        raise InputError(f"{path}: --int8 is not offered for classifiers yet; export with --half or without")
     names = {int(number): str(name) for number, name in model.names.items()}
     nms = None
     if options.nms:

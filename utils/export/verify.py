@@ -29,8 +29,8 @@ from utils.types import Suppressed
 
 FP32 = Tolerance(pixels=1.0, score=0.01, relative=1e-4, iou=0.02, tie=1e-4)
 FP16_SIDE, FP16_SCORE, FP16_MASK = 0.01, 0.02, 0.95
-MAX_AP_DROP = 0.02
-Measure = Callable[[Callable[[Tensor], Any], tuple[int, int] | None], float]  # (network, its only size) -> mAP50-95
+MAX_DROP = 0.02  # of mAP, or of top-1 accuracy
+Measure = Callable[[Callable[[Tensor], Any], tuple[int, int] | None], dict[str, float]]  # (network, its only size)
 
 
 class MismatchError(InputError):
@@ -54,8 +54,8 @@ def check_export(job: ExportJob, path: Path, *, measure: Measure | None = None) 
     """Open the file and compare it with the network it was made from.
 
     Args:
-        measure: mAP50-95 of a function on the user's data; decides on INT8 exports, whose differences are else
-            reported only.
+        measure: accuracy of a function on the user's data, by the title of the measure; decides on INT8 exports,
+            whose differences are else reported only.
 
     Raises:
         MismatchError: the differences exceed what the precision of the export explains; the message has the figures.
@@ -129,22 +129,24 @@ def compare_outputs(
         return Figures(problems=[shapes])
     if reference[0].ndim == 2:
         return compare_scores(reference[0], outputs[0], tolerance)
-    nm = reference[1].shape[1] if len(reference) > 1 else 0  # a segmenter's prototypes
+    nm = reference[1].shape[1] if job.info.task == "segment" else 0  # prototypes
     figures = compare_detections(reference[0], outputs[0], Thresholds(), tolerance, nm=nm)
     figures = figures + compare_raw(reference[0], outputs[0], tolerance, nm=nm, rows=not figures.compared)
     return figures + compare_masks(reference, outputs, size_hw, tolerance) if nm else figures
 
 
 def _accuracy_text(job: ExportJob, path: Path, backend: Backend, measure: Measure | None) -> str:
-    """mAP before and after, for the log; MismatchError where too much is lost."""
+    """Accuracy before and after, for the log; MismatchError where too much is lost."""
     if measure is None:
-        return "; its mAP was not measured, which needs --data"
+        return "; its accuracy was not measured, which needs --data"
     before = measure(lambda images: job.network.model(images.to(job.options.device)), backend.fixed_hw)
     after = measure(lambda images: backend.forward(images), backend.fixed_hw)
-    text = f"mAP50-95 {after:.3f}, PyTorch {before:.3f}"
-    if not before - after <= MAX_AP_DROP:
-        raise MismatchError(
-            f"{path}: INT8 loses {100 * (before - after):.1f} mAP points ({text}), more than "
-            f"{100 * MAX_AP_DROP:.0f}; calibrate on more pictures like those it will see, or leave --int8 out"
-        )
+    text = ", ".join(f"{title} {value:.3f}, PyTorch {before[title]:.3f}" for title, value in after.items())
+    for title, value in after.items():
+        drop = before[title] - value
+        if not drop <= MAX_DROP:
+            raise MismatchError(
+                f"{path}: INT8 loses {100 * drop:.1f} points of {title} ({text}), more than {100 * MAX_DROP:.0f}; "
+                "calibrate on more pictures like those it will see, or leave --int8 out"
+            )
     return f"; {text}"

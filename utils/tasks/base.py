@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -14,11 +14,16 @@ from torch import Tensor
 
 from models.yolo import BaseModel
 from utils.config import TrainConfig, ValConfig
+from utils.config_classify import CROP_AREA, JITTER
+from utils.datasets.index import ImageIndex
+from utils.datasets.letterbox import letterbox
 from utils.datasets.spec import DataSpec
 from utils.device import single_threaded
 from utils.hyp import Hyperparameters
 from utils.losses.detection import LossResult
-from utils.types import Batch, EvalResult, Prediction, SemanticClasses
+from utils.types import Batch, EvalResult, Letterbox, Prediction, SemanticClasses
+
+Fit = Callable[[np.ndarray, tuple[int, int]], tuple[np.ndarray, Letterbox]]  # (H, W, C), size -> (h, w, C)
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class TaskOptions:
         conf_thres, iou_thres, max_det: post-processing of validation.
         autobalance, image_weights, quad, rect: as the flags of train.py.
         mask_ratio, no_overlap: as the flags of segment/train.py.
-        cutoff, dropout, class_weights: as the flags of classify/train.py; of train.py, also a weight per class.
+        cutoff, dropout, crop_area, jitter: as the flags of classify/train.py.
+        class_weights: as its flag; of train.py, also a weight per class.
         seg_imgsz: longer side at which class maps are measured; None for that of `imgsz`.
         seg_mosaic, seg_loss, aux_weights, task_weights, seg_batch_size, balance, joint_batches, fitness: as the flags
             of train.py.
@@ -62,6 +68,8 @@ class TaskOptions:
     no_overlap: bool = False
     cutoff: int | None = None
     dropout: float | None = None
+    crop_area: float = CROP_AREA
+    jitter: float = JITTER
     class_weights: bool | Sequence[float] = False
     seg_imgsz: int | None = None
     seg_mosaic: bool = False
@@ -131,6 +139,8 @@ class Traits:
         train_pictures: files of the first training batches.
         val_pictures: files of the first validation batches, with labels ("" for none) and with predictions.
         pixels: how the input is normalised; None leaves it in 0-1.
+        fit: how a picture is brought to an input size where nothing else is asked for.
+        qualities: what an exported model is judged by: a title, and the name in `EvalResult.metrics`.
         unused: fields of `train_config` that play no part.
         hyp_defaults: hyperparameters where the file does not name them, other than `Hyperparameters` has.
         floor_accumulation: as `Schedule.floor`.
@@ -147,6 +157,8 @@ class Traits:
         (f"val_batch{i}_labels.jpg", f"val_batch{i}_pred.jpg") for i in range(3)
     )
     pixels: PixelStatistics | None = None
+    fit: Fit = letterbox
+    qualities: tuple[tuple[str, str], ...] = (("mAP50-95", "metrics/mAP_0.5:0.95"),)
     unused: frozenset[str] = MASK_FLAGS | SEMANTIC_FLAGS | JOINT_FLAGS
     hyp_defaults: Mapping[str, float] = field(default_factory=dict)
     floor_accumulation: bool = False
@@ -203,6 +215,8 @@ class Task(Protocol):
     def load_data(data: str | Path, *, prepare: bool = True) -> DataSpec: ...
     @staticmethod
     def names_in(spec: DataSpec) -> Mapping[int, str]: ...
+    @staticmethod
+    def list_pictures(spec: DataSpec, split: str) -> ImageIndex: ...
     @staticmethod
     def load_graph(cfg: str | Path) -> dict[str, Any]: ...
     def results_row(

@@ -16,7 +16,7 @@ from models.yolo import BaseModel
 from utils import plots
 from utils.config_classify import ClassifyTrainConfig, ClassifyValConfig
 from utils.datasets.class_folders import load_class_data, load_class_index
-from utils.datasets.classification import ClassificationDataset
+from utils.datasets.classification import ClassificationDataset, fit_centre
 from utils.datasets.index import ImageIndex
 from utils.datasets.loader import build_loader
 from utils.datasets.spec import DataSpec
@@ -52,11 +52,14 @@ class ClassificationTask:
         train_pictures=("train_images.jpg",),
         val_pictures=(("", "test_images.jpg"),),
         pixels=IMAGENET,
+        fit=fit_centre,
+        qualities=(("top-1", "metrics/accuracy_top1"),),
         genes=("lr0", "lrf", "momentum", "weight_decay"),
     )
     loss_names = ("loss",)
     load_data = staticmethod(load_class_data)
     names_in = staticmethod(names_of_data)
+    list_pictures = staticmethod(load_class_index)
     load_graph = staticmethod(load_classifier_graph)
     semantic: SemanticClasses | None = None
 
@@ -131,6 +134,8 @@ class ClassificationTask:
             cache=cache,
             channels=self.channels,
             fixed_hw=options.fixed_hw,
+            crop_area=options.crop_area,
+            jitter=options.jitter,
         )
         settings = {"workers": options.workers, "seed": options.seed, "pin_memory": options.pin_memory}
         return Steps(build_loader(dataset, batch_size=batch_size, shuffle=augment, **settings))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class DetectionTask:
     loss_names: tuple[str, ...] = ("box_loss", "obj_loss", "cls_loss")
     load_data = staticmethod(load_spec)
     names_in = staticmethod(names_of_data)
+    list_pictures = staticmethod(partial(load_index, require_labels=False))
     load_graph = staticmethod(load_model_yaml)
     results_row = staticmethod(standard_row)
     semantic: SemanticClasses | None = None

@@ -51,11 +51,13 @@ class JointTask:
         train_config=SemanticTrainConfig,
         unused=MASK_FLAGS,
         hyp_defaults=SemanticTask.traits.hyp_defaults,
+        qualities=(*DetectionTask.traits.qualities, *SemanticTask.traits.qualities),
         floor_accumulation=True,
     )
     loss_names = (*DetectionTask.loss_names, *SemanticTask.loss_names)
     load_data = staticmethod(load_semantic_data)
     names_in = staticmethod(names_of_data)
+    list_pictures = staticmethod(DetectionTask.list_pictures)
     load_graph = staticmethod(load_model_yaml)
     results_row = staticmethod(standard_row)
 

@@ -36,7 +36,11 @@ class SegmentationTask(DetectionTask):
     example = "yolov5s-seg.yaml"
     coco_sink = MaskCocoSink
     traits = Traits(
-        train_config=SegmentTrainConfig, val_config=SegmentValConfig, csv_width=23, unused=SEMANTIC_FLAGS | JOINT_FLAGS
+        train_config=SegmentTrainConfig,
+        val_config=SegmentValConfig,
+        csv_width=23,
+        qualities=(("box mAP50-95", "metrics/mAP_0.5:0.95(B)"), ("mask mAP50-95", "metrics/mAP_0.5:0.95(M)")),
+        unused=SEMANTIC_FLAGS | JOINT_FLAGS,
     )
     loss_names = ("box_loss", "seg_loss", "obj_loss", "cls_loss")
 

@@ -83,11 +83,13 @@ class SemanticTask:
         train_config=SemanticTrainConfig,
         unused=MASK_FLAGS | JOINT_FLAGS | BOX_FLAGS,
         hyp_defaults={"warmup_iterations": WARMUP_ITERATIONS},
+        qualities=(("mIoU", "metrics/mIoU"),),
         floor_accumulation=True,
     )
     loss_names: tuple[str, ...] = ("sem_loss",)
     load_data = staticmethod(load_semantic_data)
     names_in = staticmethod(names_of_classes)
+    list_pictures = staticmethod(load_semantic_index)
     load_graph = staticmethod(load_model_yaml)
     results_row = staticmethod(standard_row)
 

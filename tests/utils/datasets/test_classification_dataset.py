@@ -11,7 +11,9 @@ import pytest
 from tests.class_sets import write_class_set
 from utils.datasets.class_folders import load_class_data, load_class_index
 from utils.datasets.classification import ClassificationDataset, fit_centre, jitter_colours, random_crop
+from utils.datasets.image_io import read_image
 from utils.datasets.index import ImageIndex
+from utils.datasets.letterbox import resize
 from utils.datasets.loader import build_loader
 
 
@@ -69,6 +71,18 @@ def test_random_crops_keep_their_bounds() -> None:
             w, h = (x2 - x1) * width, (y2 - y1) * height
             assert 0.08 - 1e-9 <= w * h / (width * height) <= 1 + 1e-9
             assert 3 / 4 - 1e-9 <= w / h <= 4 / 3 + 1e-9
+
+
+def test_large_crops_and_colours_as_they_are_on_request(index: ImageIndex) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        x1, y1, x2, y2 = random_crop((100, 100), rng, least_area=0.7)
+        assert (x2 - x1) * (y2 - y1) >= 0.7 - 1e-9
+    assert random_crop((100, 120), rng, least_area=1.0) == pytest.approx((0, 0, 1, 1))
+    dataset = ClassificationDataset(index, imgsz=32, augment=True, crop_area=1.0, jitter=0.0)
+    whole = resize(read_image(index.paths[0]), (32, 32), cv2.INTER_LINEAR)
+    seen = dataset[0].image
+    assert np.array_equal(seen, whole) or np.array_equal(seen, cv2.flip(whole, 1))
 
 
 def test_a_strip_falls_back_to_its_middle() -> None:

@@ -131,16 +131,18 @@ def test_int8_is_judged_by_map_where_there_is_data(exported: Exported, tmp_path:
     job, file = exported("onnx")
     broken = spoil(file, tmp_path / "broken.onnx", layer=-1, factor=1.3)
     job = job.changed(int8=True)
-    assert "its mAP was not measured, which needs --data" in check_export(job, broken).text
+    assert "its accuracy was not measured, which needs --data" in check_export(job, broken).text
     values = iter([0.5, 0.485, 0.5, 0.47])
     measured = []
 
-    def measure(network: Callable[[torch.Tensor], Any], fixed_hw: tuple[int, int] | None) -> float:
+    def measure(network: Callable[[torch.Tensor], Any], fixed_hw: tuple[int, int] | None) -> dict[str, float]:
         measured.append((network(torch.rand(1, 3, 64, 96)), fixed_hw))
-        return next(values)
+        return {"mAP50-95": next(values)}
 
     assert check_export(job, broken, measure=measure).text.endswith("; mAP50-95 0.485, PyTorch 0.500")
-    with pytest.raises(MismatchError, match=r"INT8 loses 3\.0 mAP points .*, more than 2; calibrate on more pictures"):
+    with pytest.raises(
+        MismatchError, match=r"INT8 loses 3\.0 points of mAP50-95 .*, more than 2; calibrate on more pictures"
+    ):
         check_export(job, broken, measure=measure)
     assert [fixed_hw for _, fixed_hw in measured] == [(64, 96)] * 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import pytest
 import torch
 from lively_jobs import lively_job
 
+from tests.class_sets import write_class_set
 from utils.backends.registry import load_backend
+from utils.datasets.classification import fit_centre
+from utils.datasets.image_io import read_image
 from utils.errors import InputError
 from utils.export.accuracy import AccuracyMeter, accuracy_meter
 from utils.export.base import ExportJob
@@ -19,6 +23,7 @@ from utils.export.calibration import ArrayReader, after_last_convolutions, calib
 from utils.export.onnx import export_onnx
 from utils.export.openvino import export_openvino
 from utils.export.verify import check_export
+from utils.tasks.base import IMAGENET
 
 CPU = torch.device("cpu")
 Exported = Callable[..., tuple[ExportJob, Path]]
@@ -97,8 +102,20 @@ def test_the_part_after_the_last_convolutions() -> None:
 def test_mean_precision_of_perfect_and_of_no_predictions(tiny_data: Path, tmp_path: Path) -> None:
     job = lively_job(tmp_path, data=str(tiny_data))
     meter = AccuracyMeter(job)
-    assert meter(lambda images: torch.zeros(len(images), 10, 7), (64, 96)) == 0
+    assert meter(lambda images: torch.zeros(len(images), 10, 7), (64, 96)) == {"mAP50-95": 0}
     assert accuracy_meter(job.changed(data="")) is None
+
+
+def test_classifiers_are_calibrated_and_measured_on_pictures_as_they_see_them(tmp_path: Path) -> None:
+    job = lively_job(tmp_path, task="classify", imgsz=(32, 32), int8=True, data=str(write_class_set(tmp_path / "set")))
+    arrays = calibration_arrays(job)
+    frame = read_image(sorted((tmp_path / "set").rglob("train/*/*.png"))[0])
+    fitted = fit_centre(frame, (32, 32))[0][..., ::-1] / 255
+    expected = (fitted - IMAGENET.mean) / IMAGENET.deviation
+    assert arrays[0][0].transpose(1, 2, 0) == pytest.approx(expected, abs=1e-5)
+    report = check_export(job, export_onnx(job), measure=accuracy_meter(job))
+    assert report.figures is not None and 1e-4 < report.figures.score < 0.1
+    assert re.search(r"; top-1 \d\.\d{3}, PyTorch \d\.\d{3}$", report.text)
 
 
 def test_data_of_other_classes(tiny_data: Path, tmp_path: Path) -> None:

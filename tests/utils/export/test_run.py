@@ -126,11 +126,6 @@ def test_nms_needs_a_detector(weights: Path) -> None:
         build_job(weights, SegmentationModel(graph), ExportOptions(nms=True))
 
 
-def test_int8_is_not_for_classifiers(weights: Path) -> None:
-    with pytest.raises(InputError, match="--int8 is not offered for classifiers yet"):
-        build_job(weights, ClassificationModel(TINY_GRAPH, nc=3, cutoff=5), ExportOptions(int8=True))
-
-
 def test_normalised_boxes(weights: Path) -> None:
     model = DetectionModel(TINY_GRAPH).eval()
     images = torch.rand(1, 3, 64, 96)
