@@ -128,13 +128,11 @@ def mask_of(spec: DataSpec, image: str) -> str:
         InputError: the picture lies elsewhere than the layout says.
     """
     assert spec.semantic is not None
-    rule = spec.semantic.rule
-    path = rule.mask_path(image)
+    path = spec.semantic.rule.mask_path(image)
     if path is None:
-        ending = f" and whose name ends in {rule.image_end}" if rule.image_end else ""
         raise InputError(
             f"{spec.path}: semantic: the class map of {image} cannot be told: expected a picture below a folder "
-            f"{rule.images}{ending}; set images and masks, or layout, under semantic"
+            f"{spec.semantic.rule.images}; set images and masks, or layout, under semantic"
         )
     return path
 

@@ -24,7 +24,8 @@ class MaskRule:
     """How the file of a class map follows from that of its picture.
 
     The last folder `images` in the path becomes `masks` (either may be several folders deep), `image_end` at the end
-    of the stem becomes `mask_end`, and the suffix .png.
+    of the stem becomes `mask_end`, and the suffix .png. A stem without that end stays, so that pictures of another set
+    may lie in a folder beside, BDD100K's as one more city of Cityscapes.
     """
 
     images: str = "images"
@@ -33,14 +34,15 @@ class MaskRule:
     mask_end: str = ""
 
     def mask_path(self, image: str) -> str | None:
-        """The class map's file; None where the picture lies in no folder `images` or its stem ends otherwise."""
+        """The class map's file; None where the picture lies in no folder `images`."""
         folder, name = os.path.split(image)
         between = f"{os.sep}{os.path.normpath(self.images)}{os.sep}"
         before, found, after = f"{folder}{os.sep}".rpartition(between)
         stem = os.path.splitext(name)[0]  # noqa: PTH122, text is several times faster than pathlib
-        if not found or not stem.endswith(self.image_end):
+        if not found:
             return None
-        stem = stem.removesuffix(self.image_end) + self.mask_end
+        if stem.endswith(self.image_end):
+            stem = stem.removesuffix(self.image_end) + self.mask_end
         return os.path.join(before, os.path.normpath(self.masks), after, f"{stem}.png")  # noqa: PTH118
 
 

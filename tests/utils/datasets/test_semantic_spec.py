@@ -105,7 +105,7 @@ def test_mistakes_are_named(block: Any, message: str) -> None:
         ("custom", "r/segimages/val/x.png", "r/seglabels/val/x.png"),
         ("voc", "VOC2012/JPEGImages/2007_1.jpg", "VOC2012/SegmentationClass/2007_1.png"),
         ("beside", "pictures/x.jpg", None),
-        ("cityscapes", "c/leftImg8bit/val/bonn/other.png", None),
+        ("cityscapes-trainids", "c/leftImg8bit/val/bdd/00.jpg", "c/gtFine/val/bdd/00.png"),
     ],
 )
 def test_layouts(layout: str, image: str, mask: str | None) -> None:
