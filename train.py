@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config import TrainConfig
 from utils.launch import devices_to_launch, launch
+from utils.logging import RunLog
 from utils.script import run_script
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def train(config: TrainConfig) -> FitResult | EvolveResult:
     from utils.engine.finish import finish
     from utils.engine.memory import fit_within_memory
 
-    result = finish(*fit_within_memory(config))
+    with RunLog():
+        result = finish(*fit_within_memory(config))
     distributed.stop()
     return result
 

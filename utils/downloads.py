@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.logging import LOGGER, hidden_bar
 
 OFFICIAL_RELEASES = "https://github.com/ultralytics/yolov5/releases"
 OFFICIAL_WEIGHTS = tuple(f"yolov5{size}{kind}.pt" for kind in ("", "6", "-cls", "-seg") for size in "nsmlx")
@@ -158,7 +158,12 @@ class _Transfer:
         with (
             self.part.open("r+b" if start else "wb") as file,
             tqdm(
-                total=total, initial=start, unit="B", unit_scale=True, desc=self.dest.name, disable=not self.progress
+                total=total,
+                initial=start,
+                unit="B",
+                unit_scale=True,
+                desc=self.dest.name,
+                disable=hidden_bar(self.progress),
             ) as bar,
         ):
             file.seek(start)
@@ -298,7 +303,7 @@ def _unpack_zip(archive: Path, into: Path, progress: bool) -> list[Path]:
         for member in members:
             _check_member(archive, member.filename, regular=not stat.S_ISLNK(member.external_attr >> 16))
         _check_space(archive, into, sum(member.file_size for member in members))
-        for member in tqdm(members, desc=archive.name, unit=" files", disable=not progress):
+        for member in tqdm(members, desc=archive.name, unit=" files", disable=hidden_bar(progress)):
             source.extract(member, into)
         return _top_level(into, [member.filename for member in members])
 
@@ -310,7 +315,7 @@ def _unpack_tar(archive: Path, into: Path, progress: bool) -> list[Path]:
             _check_member(archive, member.name, regular=member.isfile() or member.isdir())
         _check_space(archive, into, sum(member.size for member in members))
         guard: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4 and later
-        for member in tqdm(members, desc=archive.name, unit=" files", disable=not progress):
+        for member in tqdm(members, desc=archive.name, unit=" files", disable=hidden_bar(progress)):
             source.extract(member, into, **guard)
         return _top_level(into, [member.name for member in members])
 

@@ -1,7 +1,11 @@
-"""The errors that are the user's to mend; scripts print them as one line and exit with status 2."""
+"""The errors that scripts print as one line: what is the user's to mend, and the end that was asked for."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
     """A file, flag or value from outside cannot be used; the message names place, value and remedy."""
+
+
+class StoppedError(Exception):
+    """The run was told to end (SIGTERM) and did so where it can be resumed."""

@@ -79,13 +79,29 @@ def _flush(path: Path) -> None:
 
 
 def make_run_folder(folder: Path) -> Path:
-    """`folder`, made with its parents; InputError where that cannot be."""
+    """`folder`, made with its parents; InputError where that cannot be, or where no file can be written in it."""
+    what = "made"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        what = "written in"
+        probe = folder / f".{uuid.uuid4().hex[:12]}.tmp"
+        probe.touch()
+        probe.unlink()
     except OSError as error:
-        reason = f"{folder}: the run folder cannot be made: {error.strerror}"
+        reason = f"{folder}: the run folder cannot be {what}: {error.strerror}"
         raise InputError(f"{reason}; choose another --project") from error
     return folder
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give an OSError of the `with` body the name of the file: where a disk is full it has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager

@@ -6,22 +6,23 @@ import errno
 import sys
 from collections.abc import Callable
 
-from utils.errors import InputError
+from utils.errors import InputError, StoppedError
 from utils.logging import setup_logging
 
 ENVIRONMENT = frozenset(  # what a disk or a folder's owner refuses, as against a mistake of ours
     getattr(errno, name)
-    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG")
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "EFBIG")
     if hasattr(errno, name)
 )
 WORKER_DIED = "DataLoader worker (pid"  # how PyTorch starts to say that the system ended a loading process
-EXIT_PROBLEM, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_PROBLEM, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Call `main` and leave: 0 or main's own status, 2 where the user or the machine stands in the way, 130 for Ctrl-C.
+    """Call `main` and leave with 0 or main's own status, or with one that says what ended it.
 
-    The former is an InputError, a disk that refuses, or a loader process that the system ended.
+    2: an InputError, a disk that refuses, or a loader process that the system ended. 130: Ctrl-C. 143: a SIGTERM that
+    `main` answered by ending in good order.
     """
     setup_logging()
     try:
@@ -41,6 +42,9 @@ def run_script(main: Callable[[], int | None]) -> None:
         reason = str(error).splitlines()[0].rstrip(" .")
         print(f"error: {reason}. Most often memory is short: give fewer --workers or a smaller size", file=sys.stderr)
         status = EXIT_USAGE
+    except StoppedError as error:
+        print(error, file=sys.stderr)
+        status = EXIT_TERMINATED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED

@@ -24,7 +24,7 @@ from utils.datasets.index_cache import Findings, fingerprint, load_cache, save_c
 from utils.datasets.spec import DataSpec, SplitSource
 from utils.datasets.verify import LabelRows, Verified, verify_picture
 from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.logging import LOGGER, hidden_bar
 from utils.types import Polygons
 
 SHOWN_MESSAGES = 10
@@ -186,7 +186,8 @@ def verify_pairs(
     """Check all pictures. Threads serve as well as processes: decoding, which takes the time, frees the interpreter."""
     with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
         results = pool.map(verify_picture, images, labels, itertools.repeat(num_classes))
-        bar = tqdm(results, desc=f"checking {split}", total=len(images), disable=len(images) < PROGRESS_FROM)
+        hidden = hidden_bar(len(images) >= PROGRESS_FROM)
+        bar = tqdm(results, desc=f"checking {split}", total=len(images), disable=hidden)
         return _collect(images, list(bar))
 
 

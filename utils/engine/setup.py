@@ -24,13 +24,14 @@ from utils.engine.autobatch import automatic_batch
 from utils.engine.callbacks import Callbacks
 from utils.engine.compiling import compile_network
 from utils.engine.determinism import NondeterminismReport, make_deterministic
-from utils.engine.loggers import CSVLogger, TensorBoardLogger
 from utils.engine.sync_norm import with_shared_norms
 from utils.engine.trainer import Trainer
 from utils.errors import InputError
 from utils.files import atomic_write, find_file, increment_path, make_run_folder
 from utils.hyp import Hyperparameters
-from utils.logging import LOGGER
+from utils.loggers.run_folder import CSVLogger, EpochLines, ResultsPicture
+from utils.loggers.tensorboard import TensorBoardLogger
+from utils.logging import LOGGER, log_to
 from utils.tasks.base import Task, TaskOptions
 from utils.tasks.registry import build_task, find_task
 
@@ -98,6 +99,7 @@ def build_trainer(config: TrainConfig, *, restarted: Path | None = None) -> Trai
     task.options = replace(task.options, imgsz=side, pin_memory=device.type == "cuda")
     make_run_folder(save_dir / "weights")
     if distributed.is_main():
+        log_to(save_dir / "train.log", append=state is not None)
         write_settings(save_dir, config, hyp)
         if launch := distributed.launch_id():
             (save_dir / LAUNCH_FILE).write_text(launch, encoding="utf-8")
@@ -119,8 +121,7 @@ def build_trainer(config: TrainConfig, *, restarted: Path | None = None) -> Trai
         task.hyp = hyp = load_hyp(config, kind.traits.hyp_defaults)
         task.options = replace(task.options, batch_size=config.batch_size)
         write_settings(save_dir, config, hyp)
-    listeners = [CSVLogger(save_dir / "results.csv", width=task.traits.csv_width), TensorBoardLogger(save_dir)]
-    callbacks = Callbacks(listeners if distributed.is_main() else [])
+    callbacks = build_callbacks(config, task, save_dir) if distributed.is_main() else Callbacks()
     callbacks.run("on_pretrain_routine_start")
     trainer = Trainer(task, model, config, device=device, save_dir=save_dir, callbacks=callbacks, state=state)
     if config.compile:
@@ -142,6 +143,13 @@ def announce(device: torch.device, config: TrainConfig) -> None:
         LOGGER.info(f"{processes} processes share each batch of {config.batch_size} pictures")
     elif config.sync_bn:
         LOGGER.warning("--sync-bn: one process has nobody to share batch norms with: no effect")
+
+
+def build_callbacks(config: TrainConfig, task: Task, save_dir: Path) -> Callbacks:
+    """What listens to the run: the files of its folder and the loggers."""
+    table = CSVLogger(save_dir / "results.csv", width=task.traits.csv_width)
+    listeners = [table, EpochLines(config.epochs), TensorBoardLogger(save_dir)]
+    return Callbacks(listeners if config.noplots else [*listeners, ResultsPicture(table.file)])
 
 
 def run_folder(config: TrainConfig, last: Path | None) -> Path:

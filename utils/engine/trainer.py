@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -27,10 +28,11 @@ from utils.engine.meters import LossMeter
 from utils.engine.multi_scale import grid_of, rescaled, scaled_side
 from utils.engine.optim import Schedule, build_optimizer
 from utils.engine.sinks import CallbackSink
+from utils.engine.stop_request import StopRequest
 from utils.engine.stopping import EarlyStopping
 from utils.engine.validator import ValidationResult, validate
 from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.logging import LOGGER, WATCHED, hidden_bar
 from utils.tasks.base import Task, images_to_device, picture_file
 from utils.types import Batch
 
@@ -94,6 +96,7 @@ class Trainer:
         )
         self.ema = ModelEMA(self.model)
         self.stopping = EarlyStopping(config.patience)
+        self.stop = StopRequest(save_dir)
         self.amp = checked_amp(self.model, wanted_dtype(config.amp, device), device, agree=task.outputs_agree)
         if distributed.any_process(self.amp is None):
             self.amp = None
@@ -109,7 +112,13 @@ class Trainer:
     # -- a run ----------------------------------------------------------------------------------------------------
 
     def fit(self) -> FitResult:
-        """Train to the last epoch or until patience runs out; a Ctrl-C leaves last.pt of the epoch before."""
+        """Train to the last epoch, until patience runs out or the end is asked for.
+
+        Whatever else ends it (Ctrl-C, an error) leaves last.pt of the epoch before.
+
+        Raises:
+            StoppedError: SIGTERM was received.
+        """
         last = self.weights_dir / "last.pt"
         self.callbacks.run("on_train_start")
         self._warn_of_warmup()
@@ -118,13 +127,14 @@ class Trainer:
             if not self.config.nosave:
                 self._save(last, epoch=-1)
         started = time.time()
-        try:
-            epoch = self._run_epochs()
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and not self.config.nosave:
-                LOGGER.warning(f"\nInterrupted; go on with: python train.py --resume {last}")
-            self.callbacks.run("teardown")
-            raise
+        with self.stop:
+            try:
+                epoch = self._run_epochs()
+            except BaseException:
+                if not self.config.nosave:
+                    LOGGER.warning(f"\nNot finished; go on with: python train.py --resume {shlex.quote(str(last))}")
+                self.callbacks.run("teardown")
+                raise
         distributed.barrier()  # the files are written
         hours = (time.time() - started) / 3600
         LOGGER.info(f"\n{epoch + 1 - self.start_epoch} epochs done in {hours:.3f} hours")
@@ -145,8 +155,11 @@ class Trainer:
             metrics = self._log_epoch(epoch, losses, result)
             is_best = result is not None and self.stopping.update(epoch, result.evaluation.fitness)
             stop = distributed.any_process(self.stopping.should_stop(epoch) and not config.noval)
-            if not config.nosave or final or stop:
+            asked = distributed.any_process(self.stop.after_epoch())
+            if not config.nosave or final or stop or asked:
                 self._save_epoch(epoch, is_best=is_best, metrics=metrics)
+            if asked:
+                break
             if stop:
                 LOGGER.info(
                     f"No gain for {config.patience} epochs: stopped after epoch {epoch}, "
@@ -183,6 +196,7 @@ class Trainer:
                     waiting, steps = 0, steps + 1
                     if self._is_due(steps) and not final:
                         self._save_within(epoch, number + 1, meter)
+                    self.stop.check()
                 if final or number % interval == 0:
                     means = meter.read()
                     self._show(bar, epoch, means, batches, size)
@@ -259,14 +273,18 @@ class Trainer:
             device=self.device,
             autocast=self.amp,
             sinks=[CallbackSink(self.callbacks)],
-            before_batch=lambda: self.callbacks.run("on_val_batch_start"),
+            before_batch=self._before_val_batch,
             progress="validating",
         )
-        LOGGER.info(result.evaluation.table)
+        LOGGER.info(result.evaluation.table, extra=WATCHED)
         if self.config.image_weights:
             self.image_weights = self.task.image_weights(result.evaluation.per_class)
         self.callbacks.run("on_val_end", result=result)
         return result
+
+    def _before_val_batch(self) -> None:
+        self.stop.check()
+        self.callbacks.run("on_val_batch_start")
 
     def _log_epoch(self, epoch: int, losses: dict[str, float], result: ValidationResult | None) -> dict[str, float]:
         """Hand an epoch's numbers to the loggers, in the order of results.csv."""
@@ -292,9 +310,13 @@ class Trainer:
         self.callbacks.run("on_model_save", epoch=epoch)
 
     def _is_due(self, steps: int) -> bool:
-        """Whether last.pt is to be written after so many optimizer steps of an epoch."""
+        """Whether last.pt is to be written after so many optimizer steps of an epoch: each so many, or for a SIGTERM.
+
+        Several processes hear that at different steps, so they have no common one to write.
+        """
         period = self.config.save_every_steps
-        return period > 0 and steps % period == 0 and not self.config.nosave
+        regular = period > 0 and steps % period == 0
+        return (regular or (self.stop.terminated and distributed.world_size() == 1)) and not self.config.nosave
 
     def _save_within(self, epoch: int, batches: int, meter: LossMeter) -> None:
         """Write last.pt in the middle of an epoch, after so many batches, where no gradient is waiting."""
@@ -366,8 +388,8 @@ class Trainer:
     def _progress_bar(self, first: int) -> tqdm:
         """A bar for the epoch, of which `first` batches are done, under a line of column names."""
         columns = ("Epoch", "Memory", *self.task.loss_names, "Instances", "Size")
-        LOGGER.info("\n" + "".join(f"{column:>11}" for column in columns))
-        hidden = not distributed.is_main()
+        LOGGER.info("\n" + "".join(f"{column:>11}" for column in columns), extra=WATCHED)
+        hidden = hidden_bar(distributed.is_main())
         total = len(self.loader)
         return tqdm(total=total, initial=first, disable=hidden, bar_format="{l_bar}{bar:10}{r_bar}", dynamic_ncols=True)
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from utils.device import Stopwatch
 from utils.distributed import all_sum, gather_arrays, is_main, world_size
 from utils.engine.meters import LossMeter
+from utils.logging import hidden_bar
 from utils.tasks.base import Evaluator, InputBuffer, Sink, StepLoader, Task
 from utils.types import EvalResult
 
@@ -72,7 +73,7 @@ def validate(
         autocast: dtype of mixed precision over FP32 weights, or None.
         augment: test-time augmentation.
         sinks: further readers of the predictions, such as text files and plots.
-        progress: heading of the progress bar; None shows none.
+        progress: heading of the progress bar on a terminal; None shows none.
         before_batch: called before each batch goes in.
     """
     if isinstance(model, nn.Module):
@@ -84,7 +85,7 @@ def validate(
     meter = LossMeter(task.loss_names)
     buffer = InputBuffer(device, dtype, task.traits.pixels, own_threads=own_threads)
     images_seen = 0
-    hidden = progress is None or not is_main()
+    hidden = hidden_bar(progress is not None and is_main())
     for batches in tqdm(loader, desc=progress, disable=hidden, total=len(loader), dynamic_ncols=True):
         for batch in batches:
             if before_batch is not None:

@@ -14,6 +14,7 @@ from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
 
 from utils.drawing import palette
+from utils.files import naming
 from utils.glyphs import text_mask
 from utils.rtl import is_right_to_left
 
@@ -21,9 +22,9 @@ JPEG_QUALITY, PNG_COMPRESSION = 92, 4
 DESCENT = 0.3  # of the font size, the part of a text mask below the base line
 
 
-def new_figure(width: float, height: float, *, dpi: int = 150) -> Figure:
-    """An empty figure of this size in inches, whose parts make room for each other."""
-    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+def new_figure(width: float, height: float, *, dpi: int = 150, fitted: bool = True) -> Figure:
+    """An empty figure of this size in inches; if `fitted`, its parts make room for each other, which takes time."""
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained" if fitted else None)
 
 
 def save_figure(figure: Figure, file: Path) -> None:
@@ -39,7 +40,8 @@ def write_image(file: Path, frame_bgr: np.ndarray) -> None:
     png = file.suffix.lower() == ".png"
     _, encoded = cv2.imencode(file.suffix, frame_bgr, options[2:] if png else options[:2])
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(encoded.tobytes())
+    with naming(file):
+        file.write_bytes(encoded.tobytes())
 
 
 def class_colour(i: int) -> tuple[float, float, float]:

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from utils.engine.callbacks import Callbacks
-from utils.engine.loggers import CSVLogger, TensorBoardLogger, read_results
 from utils.errors import InputError
+from utils.loggers import run_folder
+from utils.loggers.run_folder import CSVLogger, EpochLines, ResultsPicture
+from utils.results_csv import read_results
 
 
 def test_csv_line_format(tmp_path: Path) -> None:
@@ -85,66 +85,71 @@ def test_read_results_without_epochs(tmp_path: Path) -> None:
     assert read_results(file) == {}
 
 
-def read_events(folder: Path, tag: str) -> dict[int, float]:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(folder))
-    accumulator.Reload()
-    return {event.step: event.value for event in accumulator.Scalars(tag)}
-
-
-def test_tensorboard_scalars_survive_resume(tmp_path: Path) -> None:
-    first, second = TensorBoardLogger(tmp_path), TensorBoardLogger(tmp_path)
-    for epoch in range(3):
-        first.on_fit_epoch_end(epoch=epoch, metrics={"val/box_loss": epoch / 2})
-    first.teardown()
-    second.on_fit_epoch_end(epoch=2, metrics={"val/box_loss": 8.0})
-    second.on_train_end()
-    second.teardown()  # closing twice is harmless
-    assert read_events(tmp_path, "val/box_loss") == {0: 0.0, 1: 0.5, 2: 8.0}
-
-
-def test_tensorboard_missing_is_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_csv_that_cannot_be_replaced_is_told_once_and_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    logger = TensorBoardLogger(tmp_path)
-    with caplog.at_level(logging.INFO, "openyolov5"):
+    file = tmp_path / "results.csv"
+    logger = CSVLogger(file)
+    file.mkdir()  # stands for a file that another program holds
+    (file / "content").touch()
+    with caplog.at_level(logging.WARNING, "openyolov5"):
         for epoch in range(2):
             logger.on_fit_epoch_end(epoch=epoch, metrics={"loss": 1.0})
-    assert caplog.text.count("No TensorBoard files") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert caplog.text.count(f"{file}: cannot be written") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
+    (file / "content").unlink()
+    file.rmdir()
+    logger.on_fit_epoch_end(epoch=2, metrics={"loss": 1.0})
+    assert read_results(file)["epoch"].tolist() == [0, 1, 2]
 
 
-class Listener:
-    def __init__(self) -> None:
-        self.heard: list[object] = []
-
-    def on_fit_epoch_end(self, *, epoch: int, **_: object) -> None:
-        self.heard.append(epoch)
-
-    def teardown(self) -> None:
-        self.heard.append("teardown")
-
-
-def test_callbacks_reach_listeners_in_order() -> None:
-    listener = Listener()
-    callbacks = Callbacks([listener])
-    callbacks.on("on_fit_epoch_end", lambda epoch, metrics: listener.heard.append(metrics))
-    callbacks.run("on_fit_epoch_end", epoch=4, metrics={"a": 1})
-    callbacks.run("on_train_start")
-    callbacks.run("teardown")
-    assert listener.heard == [4, {"a": 1}, "teardown"]
+def test_an_epoch_in_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    lines = EpochLines(100)
+    lines.on_train_epoch_start(epoch=3)
+    metrics = {"train/box_loss": 0.123456, "train/obj_loss": 2, "metrics/mAP_0.5:0.95": 0.5, "val/loss": 1, "x/lr0": 9}
+    with caplog.at_level(logging.INFO, "openyolov5"):
+        lines.on_fit_epoch_end(epoch=3, metrics=metrics)
+    assert caplog.messages[0].startswith(
+        "epoch 3/99: train: box_loss 0.1235, obj_loss 2 | metrics: mAP_0.5:0.95 0.5 | val: loss 1 | "
+    )
+    assert "lr0" not in caplog.text
+    assert caplog.records[0].watched is False  # type: ignore[attr-defined]
 
 
-def test_callbacks_refuse_unknown_hooks() -> None:
-    class Misspelt:
-        def on_train_epoch_ended(self) -> None: ...
+def test_results_png_takes_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that takes half a second is drawn every ten seconds: each long epoch, some of the short ones."""
+    now = [0.0]
+    drawn: list[float] = []
 
-    with pytest.raises(ValueError, match=r"unknown hook 'on_fit_end'; near: \["):
-        Callbacks().run("on_fit_end")
-    with pytest.raises(ValueError, match=r"unknown hook 'on_train_epoch_ended'; near: \['on_train_epoch_end'"):
-        Callbacks([Misspelt()])
-    with pytest.raises(ValueError, match="unknown hook 'x'; there are"):
-        Callbacks().on("x", print)
+    def draw(_: Path, file: Path) -> Path:
+        drawn.append(now[0])
+        now[0] += 0.5
+        file.write_bytes(b"picture")
+        return file
+
+    monkeypatch.setattr(run_folder, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(run_folder, "plot_results", draw)
+    short = ResultsPicture(tmp_path / "results.csv")
+    for _ in range(24):
+        now[0] += 1.0
+        short.on_fit_epoch_end()
+    assert drawn == [5.0, 15.5]
+    assert [p.name for p in tmp_path.iterdir()] == ["results.png"]
+    drawn.clear()
+    long = ResultsPicture(tmp_path / "results.csv")
+    for _ in range(4):
+        now[0] += 60.0
+        long.on_fit_epoch_end()
+    assert len(drawn) == 4
+
+
+def test_results_png_that_cannot_be_drawn_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run_folder, "FIRST_PICTURE_S", 0)
+    monkeypatch.setattr(run_folder, "PICTURE_SHARE", 1e9)
+    picture = ResultsPicture(tmp_path / "results.csv")
+    with caplog.at_level(logging.WARNING, "openyolov5"):
+        picture.on_fit_epoch_end()
+        picture.on_fit_epoch_end()
+    assert caplog.text.count("results.png is not up to date") == 1

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from utils.engine.stop_request import StopRequest
+from utils.errors import StoppedError
+
+
+def test_nothing_asked(tmp_path: Path) -> None:
+    with StopRequest(tmp_path) as stop:
+        stop.check()
+        assert not stop.after_epoch()
+
+
+def test_a_stop_file_counts_once(tmp_path: Path) -> None:
+    file = tmp_path / "stop"
+    file.touch()  # of an earlier run
+    with StopRequest(tmp_path) as stop:
+        assert not stop.after_epoch()
+        file.touch()
+        stop.check()  # the epoch goes on
+        assert stop.after_epoch()
+        assert not file.exists()
+        assert not stop.after_epoch()
+
+
+def test_sigterm_is_answered_at_the_next_check_and_not_afterwards(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest(tmp_path) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # a second one ends the process
+        with pytest.raises(StoppedError, match="SIGTERM"):
+            stop.check()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_loader_that_was_terminated_too_is_no_error_of_its_own(tmp_path: Path) -> None:
+    died = "DataLoader worker (pid 7) is killed by signal: Terminated."
+    with pytest.raises(RuntimeError, match="pid 7"), StopRequest(tmp_path):
+        raise RuntimeError(died)
+    with pytest.raises(StoppedError, match="SIGTERM.*pid 7"), StopRequest(tmp_path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError(died)
+
+
+def test_in_another_thread_the_file_alone_is_heard(tmp_path: Path) -> None:
+    before, heard = signal.getsignal(signal.SIGTERM), []
+
+    def run() -> None:
+        with StopRequest(tmp_path) as stop:
+            (tmp_path / "stop").touch()
+            heard.append(stop.after_epoch())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert heard == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
