@@ -40,6 +40,13 @@ def make_trainer(data: Path, project: Path, **options: object) -> Trainer:
     return build_trainer(TrainConfig.from_kwargs(**(base | options)))
 
 
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, handler)
+
+
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
     deadline = time.time() + 240
     while not condition():

@@ -76,3 +76,5 @@ class StopRequest:
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         self.terminated = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if hasattr(signal, "SIGCHLD"):  # loader processes may get the signal too: torch would raise in mid-step
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -3,12 +3,20 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from utils.engine.stop_request import StopRequest
 from utils.errors import StoppedError
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, handler)
 
 
 def test_nothing_asked(tmp_path: Path) -> None:
@@ -43,7 +51,7 @@ def test_a_loader_that_was_terminated_too_is_no_error_of_its_own(tmp_path: Path)
     died = "DataLoader worker (pid 7) is killed by signal: Terminated."
     with pytest.raises(RuntimeError, match="pid 7"), StopRequest(tmp_path):
         raise RuntimeError(died)
-    with pytest.raises(StoppedError, match="SIGTERM.*pid 7"), StopRequest(tmp_path):
+    with pytest.raises(StoppedError, match=r"SIGTERM.*pid 7"), StopRequest(tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
         raise RuntimeError(died)
 
