@@ -78,6 +78,8 @@ class RunLog(logging.Handler):
 
     def open(self, path: Path, *, append: bool) -> None:
         """Write to `path` from now on, what was said before included."""
+        if self._path == path:
+            return  # a run that starts anew within the block
         self._path = path
         try:
             self._file = path.open("a" if append else "w", encoding="utf-8")

@@ -20,7 +20,7 @@ from models.checkpoint import save_checkpoint
 from models.yolo import BaseModel
 from utils import distributed
 from utils.config import TrainConfig
-from utils.device import memory_in_use
+from utils.device import memory_in_use, out_of_memory
 from utils.engine.amp import checked_amp, wanted_dtype
 from utils.engine.callbacks import Callbacks
 from utils.engine.ema import ModelEMA
@@ -130,8 +130,8 @@ class Trainer:
         with self.stop:
             try:
                 epoch = self._run_epochs()
-            except BaseException:
-                if not self.config.nosave:
+            except BaseException as error:
+                if not self.config.nosave and not out_of_memory(error):
                     LOGGER.warning(f"\nNot finished; go on with: python train.py --resume {shlex.quote(str(last))}")
                 self.callbacks.run("teardown")
                 raise
