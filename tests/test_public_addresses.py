@@ -40,7 +40,8 @@ ADDRESSES = {
     "xywhn2xyxy xyxy2xywh xyxy2xywhn",
     "utils.metrics": "ConfusionMatrix ap_per_class bbox_iou box_iou fitness",
     "utils.plots": "Annotator colors plot_results save_one_box",
-    "utils.torch_utils": "de_parallel fuse_conv_and_bn model_info select_device smart_inference_mode time_sync",
+    "utils.torch_utils": "de_parallel fuse_conv_and_bn model_info prune select_device smart_inference_mode sparsity "
+    "time_sync",
 }
 
 
@@ -339,6 +340,9 @@ def test_torch_utils(log: pytest.LogCaptureFixture) -> None:
     norm.running_mean.uniform_()  # type: ignore[union-attr]
     x = torch.rand(1, 3, 8, 8)
     torch.testing.assert_close(torch_utils.fuse_conv_and_bn(conv, norm)(x), norm(conv(x)))
+    before = torch_utils.sparsity(conv)
+    torch_utils.prune(conv, amount=0.5)
+    assert torch_utils.sparsity(conv) > before + 0.3
 
 
 # -- sources ----------------------------------------------------------------------------------------------------------

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from models import pruning
 from models.common import folded_convolution
 from utils import device as devices
 from utils.general import time_now
 
-__all__ = ["de_parallel", "fuse_conv_and_bn", "model_info", "select_device", "smart_inference_mode", "time_sync"]
+__all__ = [
+    "de_parallel", "fuse_conv_and_bn", "model_info", "prune", "select_device", "smart_inference_mode", "sparsity",
+    "time_sync",
+]  # fmt: skip
 
 
 def select_device(device: str | int | torch.device = "", batch_size: int = 0, newline: bool = True) -> torch.device:
@@ -44,3 +48,11 @@ def model_info(model: Any, verbose: bool = False, imgsz: int = 640) -> None:
 def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """One convolution that does what both do."""
     return folded_convolution(conv, bn)
+
+
+def prune(model: nn.Module, amount: float = 0.3) -> None:
+    """Set the share `amount` of smallest weights of every convolution to zero."""
+    pruning.prune_convolutions(model, amount)
+
+
+sparsity = pruning.sparsity

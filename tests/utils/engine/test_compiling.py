@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from test_trainer import make_trainer
+from tiny_jobs import TINY_GRAPH
 from torch import nn
 
 from utils.engine import compiling
@@ -27,7 +29,9 @@ def test_what_cannot_be_compiled_is_told_and_trains_without(
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_alike_under_the_same_keys(tiny_data: Path, tmp_path: Path) -> None:
-    options = {"hyp": {"warmup_iterations": 0, "warmup_epochs": 0, "lr0": 0.001}}
+    cfg = tmp_path / "tiny.yaml"
+    cfg.write_text(yaml.safe_dump(TINY_GRAPH))
+    options = {"hyp": {"warmup_iterations": 0, "warmup_epochs": 0, "lr0": 0.001}, "cfg": str(cfg)}
     runs = [make_trainer(tiny_data, tmp_path / str(flag), compile=flag, **options) for flag in (False, True)]
     states = [torch.load(trainer.fit().last, weights_only=True)["model"] for trainer in runs]
     assert states[0].keys() == states[1].keys()
