@@ -12,26 +12,14 @@ if __name__ == "__main__":  # as a script the project's own folder comes first
 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
-from detect import detect
+import detect
 from utils.config_classify import ClassifyPredictConfig
-from utils.script import EXIT_PROBLEM, run_script
+from utils.script import run_script
 
-if TYPE_CHECKING:
-    from utils.engine.detect_run import DetectSummary
-
-
-def run(**options: Any) -> DetectSummary:
-    """Predict with the options of the command line, underscores for hyphens; InputError for what cannot be used."""
-    return detect(ClassifyPredictConfig.from_kwargs(**options))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line entry; status 1 where some of the inputs could not be used."""
-    return EXIT_PROBLEM if detect(ClassifyPredictConfig.from_args(argv)).problems else 0
-
+run = partial(detect.run, ClassifyPredictConfig)
+main = partial(detect.main, kind=ClassifyPredictConfig)
 
 if __name__ == "__main__":
     run_script(main)

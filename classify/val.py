@@ -11,30 +11,20 @@ if __name__ == "__main__":  # as a script the project's own folder comes first
 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import val
 from utils.config_classify import ClassifyValConfig
 from utils.script import run_script
+
+main = partial(val.main, kind=ClassifyValConfig)
 
 
 def run(**options: Any) -> tuple[float, float, float]:
     """Top-1 and top-5 accuracy and the loss, with the options of the command line, underscores for hyphens."""
-    return measure(ClassifyValConfig.from_kwargs(**options))
-
-
-def measure(config: ClassifyValConfig) -> tuple[float, float, float]:
-    """Top-1 and top-5 accuracy and the cross-entropy that `config` asks for."""
-    from utils.engine.evaluation import evaluate  # torch takes seconds to import: only once the flags are right
-
-    result = evaluate(config)[-1]
-    top1, top5 = result.evaluation.metrics.values()
-    return top1, top5, result.losses["loss"]
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line entry."""
-    measure(ClassifyValConfig.from_args(argv))
+    top1, top5, loss = val.run(ClassifyValConfig, **{"half": False, **options})[0]
+    return top1, top5, loss
 
 
 if __name__ == "__main__":

@@ -76,8 +76,10 @@ class Figures:
             min((v for v in (self.mask, other.mask) if v is not None), default=None),
         )
 
-    def text(self) -> str:
-        """One phrase for the log."""
+    def text(self, *, boxes: bool = True) -> str:
+        """One phrase for the log; of a classifier without `boxes`."""
+        if not boxes and self.relative is not None:
+            return f"at most {self.score:.2g} of a probability, {self.relative:.2g} of the mean logit"
         if self.relative is None and not self.compared:
             return "no detection found by both" if self.problems else "nothing, and nothing is detected on the pictures"
         what = f"{self.compared} detections" if self.compared else "whole outputs, as nothing is detected"

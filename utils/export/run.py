@@ -24,8 +24,8 @@ from utils.export.nms_graph import GraphNms
 from utils.export.table import ExportFormat, export_formats
 from utils.export.verify import check_export
 from utils.logging import LOGGER
+from utils.version import VERSION
 
-VERSION = "0.1.0"
 MIN_STRIDE = 32
 REFUSED = ("int8", "nms")  # without these the file would not be what was asked for; others are only less than wished
 FLAGS = ("half", "int8", "per_tensor", "dynamic", "simplify", "optimize", "opset", "keras", "nms", "cache")

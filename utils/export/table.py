@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from utils.backends.registry import FORMATS
 from utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,71 +52,36 @@ class ExportFormat:
         return getattr(importlib.import_module(f"utils.export.{module}"), function)(job)
 
 
-def _row(
-    include: str, title: str, ending: str, exporter: str, options: str = "", *, nms: bool = False, **more: bool
-) -> ExportFormat:
+def _row(include: str, exporter: str, options: str = "", *, nms: bool = False, **more: Any) -> ExportFormat:
+    """A row whose title and ending are those of the format that a runtime opens, unless they are given."""
     honoured = frozenset(options.split()) | frozenset(NMS_OPTIONS if nms else ())
-    return ExportFormat(include, title, ending, exporter, honoured, **more)
+    opened = next((kind for kind in FORMATS if kind.include == include), None)
+    if opened is not None:
+        more = {"title": opened.title, "ending": opened.ending, **more}
+    return ExportFormat(include, exporter=exporter, options=honoured, **more)
 
 
+INT8 = "half int8 per_tensor data"
 EXPORT_FORMATS = (
-    _row(
-        "torchscript",
-        "TorchScript",
-        ".torchscript",
-        "torchscript:export_torchscript",
-        "half dynamic optimize",
-        nms=True,
-    ),
-    _row("onnx", "ONNX", ".onnx", "onnx:export_onnx", "half int8 per_tensor data dynamic simplify opset", nms=True),
-    _row(
-        "openvino",
-        "OpenVINO",
-        "_openvino_model",
-        "openvino:export_openvino",
-        "half int8 data dynamic",
-        nms=True,
-    ),
-    _row(
-        "engine",
-        "TensorRT",
-        ".engine",
-        "tensorrt:export_tensorrt",
-        "half int8 per_tensor data dynamic simplify opset workspace cache verbose",
-        nms=True,
-    ),
-    _row("coreml", "CoreML", ".mlpackage", "coreml:export_coreml", "half int8", nms=True),
-    _row(
-        "saved_model",
-        "TensorFlow SavedModel",
-        "_saved_model",
-        "tensorflow:export_saved_model",
-        "dynamic keras",
-        normalized=True,
-    ),
-    _row("pb", "TensorFlow GraphDef", ".pb", "tensorflow:export_graph_def", "dynamic", normalized=True),
-    _row(
-        "tflite",
-        "TensorFlow Lite",
-        ".tflite",
-        "tflite:export_tflite",
-        "half int8 per_tensor data",
-        normalized=True,
-    ),
+    _row("torchscript", "torchscript:export_torchscript", "half dynamic optimize", nms=True),
+    _row("onnx", "onnx:export_onnx", f"{INT8} dynamic simplify opset", nms=True),
+    _row("openvino", "openvino:export_openvino", "half int8 data dynamic", nms=True),
+    _row("engine", "tensorrt:export_tensorrt", f"{INT8} dynamic simplify opset workspace cache verbose", nms=True),
+    _row("coreml", "coreml:export_coreml", "half int8", nms=True),
+    _row("saved_model", "tensorflow:export_saved_model", "dynamic keras", normalized=True),
+    _row("pb", "tensorflow:export_graph_def", "dynamic", normalized=True),
+    _row("tflite", "tflite:export_tflite", INT8, normalized=True),
     _row(
         "edgetpu",
-        "Edge TPU",
-        "-int8_edgetpu.tflite",
         "tflite:export_edgetpu",
         "int8 per_tensor data",
+        ending="-int8_edgetpu.tflite",
         normalized=True,
         runs_here=False,
     ),
-    _row(
-        "tfjs", "TensorFlow.js", "_web_model", "tensorflow:export_tfjs", "half int8", normalized=True, runs_here=False
-    ),
-    _row("paddle", "PaddlePaddle", "_paddle_model", "paddle:export_paddle", "dynamic"),
-    _row("pickle", "PyTorch whole module", "_pickle.pt", "pickle:export_pickle", stores_half=True),
+    _row("tfjs", "tensorflow:export_tfjs", "half int8", normalized=True, runs_here=False),
+    _row("paddle", "paddle:export_paddle", "dynamic"),
+    _row("pickle", "pickle:export_pickle", title="PyTorch whole module", ending="_pickle.pt", stores_half=True),
 )
 
 

@@ -70,11 +70,12 @@ def check_export(job: ExportJob, path: Path, *, measure: Measure | None = None) 
     except MissingPackageError as error:
         return Report(f"not compared with PyTorch: {error}")
     figures = compare(job, backend)
-    text = f"differs from PyTorch by {figures.text()}"
+    differences = figures.text(boxes=job.info.task != "classify")
+    text = f"differs from PyTorch by {differences}"
     if job.options.int8:
         return Report(text + _accuracy_text(job, path, backend, measure), figures)
     if problems := figures.problems:
-        raise MismatchError(f"{path}: does not agree with PyTorch: {problems[0]} ({figures.text()}); the file is kept")
+        raise MismatchError(f"{path}: does not agree with PyTorch: {problems[0]} ({differences}); the file is kept")
     if not figures.compared and figures.relative is None:
         return Report(
             "not compared with PyTorch: on the pictures nothing scores above --conf-thres; give --data", figures

@@ -55,6 +55,7 @@ def test_a_classifier_keeps_its_logits(include: str, exported: Exported) -> None
     torch.testing.assert_close(backend.forward(images), job.network(images))
     report = check_export(job, file)
     assert report.figures is not None and report.figures.relative is not None and report.figures.relative < 1e-4
+    assert report.text.endswith(f"{report.figures.relative:.2g} of the mean logit")
 
 
 def test_onnx_names_both_outputs(exported: Exported) -> None:
