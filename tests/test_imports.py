@@ -88,7 +88,7 @@ SCRIPTS = (
     *("classify/train.py", "classify/val.py", "classify/predict.py", "segment/train.py", "segment/val.py"),
     *("segment/predict.py", "utils/datasets/crops.py", "utils/datasets/__main__.py"),
     "utils/prune.py",
-    *(f"utils/datasets/__main__.py {command}" for command in ("check", "split", "convert", "crops")),
+    *(f"utils/datasets/__main__.py {command}" for command in ("check", "split", "convert", "crops", "fetch")),
 )
 
 

@@ -33,6 +33,13 @@ class ConvertConfig(BaseConfig):
 
 
 @dataclass(frozen=True)
+class FetchConfig(BaseConfig):
+    """Fetch or draw a data set as its YAML says, without training."""
+
+    data: str = option("", "--data", required=True, help="data YAML, or a known name such as mnist")
+
+
+@dataclass(frozen=True)
 class SplitConfig(BaseConfig):
     """Deal pictures out to train, val and test by a seed: autosplit_*.txt for a data YAML."""
 
@@ -50,7 +57,7 @@ class SplitConfig(BaseConfig):
 class CheckConfig(BaseConfig):
     """Verify a data set: what is wrong, what is in it, and plots of both."""
 
-    data: str = option("data/coco128.yaml", "--data", help="data YAML, or folder of class folders")
+    data: str = option("data/coco128.yaml", "--data", help="data YAML, known name, or folder of class folders")
     splits: list[str] = option([], "--split", nargs="+", help="splits to look at; default: all")
     project: str = option("runs/check", "--project", help="folder of runs")
     name: str = option("exp", "--name", help="run folder")

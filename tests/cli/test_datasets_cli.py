@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(*flags: object, module: str = "utils.datasets", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def command(
+    *flags: object, module: str = "utils.datasets", cwd: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", module, *map(str, flags)]
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
     return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -20,7 +22,7 @@ def command(*flags: object, module: str = "utils.datasets", cwd: Path = ROOT) ->
 def test_help_of_the_command() -> None:
     done = command("--help")
     assert done.returncode == 0
-    for name in ("check", "split", "convert", "crops"):
+    for name in ("check", "split", "convert", "crops", "fetch"):
         assert f"\n  {name} " in done.stdout
 
 
@@ -32,11 +34,15 @@ def test_help_of_one() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("chekc",), "error: python -m utils.datasets chekc: no such command; there are check, split, convert, crops"),
+        (
+            ("chekc",),
+            "error: python -m utils.datasets chekc: no such command; there are check, split, convert, crops, fetch",
+        ),
         (("check", "--data", "none.yaml"), "error: --data none.yaml: no such file"),
         (("convert", "--from", "voc", "--source", "none", "--out", "x"), "no annotations"),
         (("convert", "--source", "none.yaml", "--out", "x"), "error: --data none.yaml: no such file"),
         (("split", "--images", "none"), "error: --images none: no such folder"),
+        (("fetch", "--data", "none.yaml"), "error: --data none.yaml: no such file"),
     ],
 )
 def test_one_line_and_status_2(tmp_path: Path, flags: tuple[str, ...], message: str) -> None:
@@ -62,3 +68,29 @@ def test_both_addresses_of_crops(tiny_data: Path, tmp_path: Path) -> None:
         done = command(*first, "--data", tiny_data, "--out", out, module=module, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert len(list(out.rglob("*.jpg"))) == 48
+
+
+def test_fetch_of_what_is_there_says_where(tiny_data: Path, tmp_path: Path) -> None:
+    done = command("fetch", "--data", tiny_data, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{tiny_data}: train, val in {tiny_data.parent}, 2 classes" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("get_imagenet.sh", "ILSVRC2012_img_train.tar"),
+        ("get_coco.sh", "annotations_trainval2017.zip"),
+        ("get_coco128.sh", "coco128.zip"),
+        ("download_weights.sh", "yolov5n.pt"),
+    ],
+)
+def test_scripts_reach_what_they_are_for(tmp_path: Path, script: str, message: str) -> None:
+    """Without a network: a proxy that nobody serves stands in the way, and the message names what was asked for."""
+    dead = "http://127.0.0.1:9"
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "YOLOv5_DATASETS_DIR": str(tmp_path / "sets")}
+    environment |= {"http_proxy": dead, "https_proxy": dead, "OMP_NUM_THREADS": "1"}
+    line = [str(ROOT / "data" / "scripts" / script)]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr

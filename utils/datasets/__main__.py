@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from utils.config import BaseConfig
-from utils.config_datasets import CheckConfig, ConvertConfig, SplitConfig
+from utils.config_datasets import CheckConfig, ConvertConfig, FetchConfig, SplitConfig
 from utils.datasets.crops import CropsConfig
 from utils.errors import InputError
 from utils.script import run_script
@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[type[BaseConfig], str, str]] = {
     "split": (SplitConfig, "utils.datasets.split", "run"),
     "convert": (ConvertConfig, "utils.datasets.convert", "run"),
     "crops": (CropsConfig, "utils.datasets.crops", "write_crops"),
+    "fetch": (FetchConfig, "utils.datasets.fetch", "run"),
 }
 
 

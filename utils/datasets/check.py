@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from utils.config_datasets import CheckConfig
-from utils.datasets.class_folders import class_folders, load_class_data, verify_class_split
+from utils.datasets.class_folders import class_folders, is_class_data, load_class_data, verify_class_split
+from utils.datasets.class_maps import read_class_map
 from utils.datasets.classification import ClassificationDataset
 from utils.datasets.detection import DetectionDataset
+from utils.datasets.image_io import read_image
 from utils.datasets.index import ImageIndex
 from utils.datasets.index_cache import Findings
 from utils.datasets.labels import report_findings, verify_split
+from utils.datasets.letterbox import letterbox
 from utils.datasets.loader import collate
+from utils.datasets.semantic_labels import report_maps, verify_map_split, with_maps
 from utils.datasets.spec import DataSpec, load_spec
 from utils.datasets.statistics import (
     absent_classes,
     box_sides,
     class_table,
+    pixel_table,
     repeated_pictures,
     size_lines,
     unknown_classes,
@@ -34,8 +39,29 @@ from utils.plots.batches import plot_batch, plot_captions
 from utils.plots.data_sets import plot_sizes
 from utils.plots.labels import plot_labels
 from utils.script import EXIT_PROBLEM
+from utils.semantic_maps import blended
 
 PICTURES, SIDE = 16, 480  # of the grid of examples
+
+
+@dataclass
+class View:
+    """One kind of labels of a set.
+
+    Attributes:
+        kind: "boxes" (outlines too), "classes" of whole pictures or class "maps".
+        spec: the set.
+        found: index and findings of each split.
+    """
+
+    kind: str
+    spec: DataSpec
+    found: dict[str, tuple[ImageIndex, Findings]]
+
+    @property
+    def sets(self) -> dict[str, ImageIndex]:
+        """The splits with a usable picture."""
+        return {split: replace(index, names=self.spec.names) for split, (index, _) in self.found.items() if index.paths}
 
 
 def run(config: CheckConfig) -> int:
@@ -44,33 +70,53 @@ def run(config: CheckConfig) -> int:
     Raises:
         InputError: the set cannot be read at all, or lacks a split that was named.
     """
-    spec, whole = load_any(config.data)
-    splits = _chosen_splits(spec, config.splits)
-    verify = verify_class_split if whole else verify_split
-    found = {split: verify(spec, split, config.workers) for split in splits}
+    spec, kinds = load_any(config.data)
+    views = [look_at(kind, spec, config) for kind in kinds]
     folder = make_run_folder(increment_path(Path(config.project) / config.name, config.exist_ok))
-    for split, (index, findings) in found.items():
-        report_findings(split, index, findings, verbose=config.verbose)
-    sets = {split: replace(index, names=spec.names) for split, (index, _) in found.items() if index.paths}
-    problems = report(spec, sets, {split: findings for split, (_, findings) in found.items()}, folder)
-    if not config.noplots:
-        draw(sets, spec.names, folder, whole=whole)
+    facts, doubts, messages = [], [], []
+    for view in views:
+        _summarise(view, verbose=config.verbose)
+        facts += facts_of(view)
+        found = [f"{split}: {message}" for split, (_, f) in view.found.items() for message in f.messages]
+        doubts += [line for line in (unknown_classes(found, view.spec.names), *doubts_of(view)) if line]
+        messages += found
+        if not config.noplots:
+            draw(view, folder)
+    _report(list(dict.fromkeys(facts)), list(dict.fromkeys(doubts)), messages, folder)
+    problems = _count_problems(views)
     LOGGER.info(f"Results saved to {folder}")
     return EXIT_PROBLEM if problems else 0
 
 
-def load_any(data: str) -> tuple[DataSpec, bool]:
-    """A set by data YAML or folder, and whether its pictures have one class each, as folders of classes."""
-    if expand_user(data).is_dir():
-        return load_class_data(data), True
-    spec = load_spec(data)
+def load_any(data: str) -> tuple[DataSpec, list[str]]:
+    """A set by data YAML, known name or folder, and the kinds of labels it has."""
+    if is_class_data(data) and not _only_yaml(data):
+        return load_class_data(data), ["classes"]
+    spec = load_spec(_only_yaml(data) or data)
     places = [place for source in spec.splits.values() for place in source.places]
-    whole = all(place.is_dir() and set(class_folders(place)) >= set(spec.names.values()) for place in places)
-    return spec, whole
+    if all(place.is_dir() and set(class_folders(place)) >= set(spec.names.values()) for place in places):
+        return spec, ["classes"]
+    kinds = ["boxes"] if spec.raw.get("names") is not None else []
+    return spec, kinds + (["maps"] if spec.semantic_set or spec.semantic else [])
 
 
-def _chosen_splits(spec: DataSpec, wanted: list[str]) -> list[str]:
-    """The splits asked for, else those of the YAML whose pictures are there."""
+def _only_yaml(data: str) -> str:
+    """The data YAML of a folder that has exactly one at its top, as text; "" for other folders and files."""
+    found = sorted(expand_user(data).glob("*.yaml")) if expand_user(data).is_dir() else []
+    return str(found[0]) if len(found) == 1 else ""
+
+
+def look_at(kind: str, spec: DataSpec, config: CheckConfig) -> View:
+    """Check one kind of labels in the splits asked for, else in those whose pictures are there."""
+    if kind == "maps":
+        spec = spec.semantic_set or spec
+        assert spec.semantic is not None
+        spec = replace(spec, names=dict(spec.semantic.classes.names))
+    verify = {"boxes": verify_split, "classes": verify_class_split, "maps": verify_map_split}[kind]
+    return View(kind, spec, {split: verify(spec, split, config.workers) for split in _chosen(spec, config.splits)})
+
+
+def _chosen(spec: DataSpec, wanted: list[str]) -> list[str]:
     if unknown := [split for split in wanted if split not in spec.splits]:
         raise InputError(f"--split {' '.join(unknown)}: {spec.path} names {', '.join(spec.splits)}")
     there = [split for split, source in spec.splits.items() if not source.missing]
@@ -79,55 +125,85 @@ def _chosen_splits(spec: DataSpec, wanted: list[str]) -> list[str]:
     return list(dict.fromkeys(wanted)) or there
 
 
-def report(spec: DataSpec, sets: Mapping[str, ImageIndex], findings: Mapping[str, Findings], folder: Path) -> int:
-    """Log what is in the set and what to look at; all messages go to problems.txt. How many rows and pictures fail."""
-    messages = [f"{split}: {message}" for split, found in findings.items() for message in found.messages]
-    facts = [class_table(sets, spec.names)] if sets else []
-    facts += [line for split, index in sets.items() for line in size_lines(split, index)]
-    unknown = unknown_classes(messages, spec.names)
-    doubts = [line for line in (unknown, *absent_classes(sets, spec.names), *repeated_pictures(sets)) if line]
+def _summarise(view: View, *, verbose: bool) -> None:
+    """A line for each split, after the first problems."""
+    for split, (index, findings) in view.found.items():
+        if view.kind == "maps":
+            assert view.spec.semantic is not None
+            report_maps(split, index, findings, view.spec.semantic, verbose=verbose)
+        else:
+            report_findings(split, index, findings, verbose=verbose)
+
+
+def facts_of(view: View) -> list[str]:
+    """Tables and lines about classes and sizes."""
+    sets = view.sets
+    if not sets:
+        return []
+    table = pixel_table if view.kind == "maps" else class_table
+    count = 2 if view.kind == "boxes" else 1  # of pictures, and of objects
+    sizes = [line for split, index in sets.items() for line in size_lines(split, index)[:count]]
+    return [table(sets, view.spec.names), *sizes]
+
+
+def doubts_of(view: View) -> list[str]:
+    """What deserves a look, though training would go on."""
+    absent = [] if view.kind == "maps" else absent_classes(view.sets, view.spec.names)
+    return [*absent, *repeated_pictures(view.sets)]
+
+
+def _report(facts: list[str], doubts: list[str], messages: list[str], folder: Path) -> None:
+    """Log and write what was found."""
     for line in facts:
         LOGGER.info(line)
     for line in doubts:
         LOGGER.warning(f"WARNING {line}")
-    failed = sum(found.corrupt + found.dropped for found in findings.values())
-    pictures = sum(found.corrupt for found in findings.values())
-    if failed:
-        LOGGER.warning(f"WARNING {pictures} pictures and {failed - pictures} label rows cannot be used")
-    else:
-        LOGGER.info("Nothing is wrong with pictures and labels")
     (folder / "summary.txt").write_text("".join(f"{line}\n" for line in (*facts, *doubts)), encoding="utf-8")
     if messages:
         (folder / "problems.txt").write_text("".join(f"{line}\n" for line in messages), encoding="utf-8")
         LOGGER.info(f"All {len(messages)} messages: {folder / 'problems.txt'}")
-    return failed
 
 
-def draw(sets: Mapping[str, ImageIndex], names: Mapping[int, str], folder: Path, *, whole: bool) -> None:
-    """sizes.png of all splits; of each, labels.jpg with its correlogram and pictures.jpg with examples."""
-    if not sets:
-        return
-    plot_sizes(
-        {split: index.sizes_hw[:, ::-1] for split, index in sets.items()},
-        {split: box_sides(index) for split, index in sets.items()},
-        {split: np.diff(index.offsets) for split, index in sets.items()},
-        folder / "sizes.png",
-    )
+def _count_problems(views: list[View]) -> int:
+    """How many pictures and rows fail, said in a line."""
+    findings = [found for view in views for _, found in view.found.values()]
+    pictures, rows = sum(found.corrupt for found in findings), sum(found.dropped for found in findings)
+    if pictures or rows:
+        LOGGER.warning(f"WARNING {pictures} pictures and {rows} label rows cannot be used")
+    else:
+        LOGGER.info("Nothing is wrong with pictures and labels")
+    return pictures + rows
+
+
+# -- plots ------------------------------------------------------------------------------------------------------------
+
+
+def draw(view: View, folder: Path) -> None:
+    """sizes.png of all splits; of each, labels.jpg, its correlogram and examples in pictures.jpg or maps.jpg."""
+    sets = view.sets
+    if sets and view.kind != "maps":
+        plot_sizes(
+            {split: index.sizes_hw[:, ::-1] for split, index in sets.items()},
+            {split: box_sides(index) for split, index in sets.items()},
+            {split: np.diff(index.offsets) for split, index in sets.items()},
+            folder / "sizes.png",
+        )
     for split, index in sets.items():
-        (folder / split).mkdir(exist_ok=True)
-        if not whole:
-            plot_labels(index.classes, index.boxes_xywhn, names, folder / split)
+        place = folder / split
+        place.mkdir(exist_ok=True)
         chosen = np.unique(np.linspace(0, len(index) - 1, min(len(index), PICTURES)).astype(int))
-        _draw_examples(index.subset(chosen), names, folder / split / "pictures.jpg", whole=whole)
+        examples = index.subset(chosen)
+        if view.kind == "maps":
+            _draw_maps(with_maps(examples, view.spec), view.spec, place / "maps.jpg")
+        elif view.kind == "classes":
+            _draw_classes(examples, view.spec.names, place / "pictures.jpg")
+        else:
+            plot_labels(index.classes, index.boxes_xywhn, view.spec.names, place)
+            _draw_boxes(examples, view.spec.names, place / "pictures.jpg")
 
 
-def _draw_examples(index: ImageIndex, names: Mapping[int, str], file: Path, *, whole: bool) -> None:
-    """A grid of pictures with their labels."""
-    if whole:
-        crops = ClassificationDataset(index, imgsz=SIDE, augment=False)
-        batch = collate([crops[i] for i in range(len(index))])
-        plot_captions(batch.images, [names[int(label)] for label in index.classes], file)
-        return
+def _draw_boxes(index: ImageIndex, names: Mapping[int, str], file: Path) -> None:
+    """A grid of pictures with their boxes and outlines."""
     fitted = DetectionDataset(index, imgsz=SIDE, hyp=Hyperparameters(), augment=False)
     samples = [fitted[i] for i in range(len(index))]
     batch = collate(samples)
@@ -137,3 +213,22 @@ def _draw_examples(index: ImageIndex, names: Mapping[int, str], file: Path, *, w
 
     outlines = masks if index.polygons is not None else None
     plot_batch(batch.images, batch.targets, batch.paths, names, file, masks=outlines)
+
+
+def _draw_classes(index: ImageIndex, names: Mapping[int, str], file: Path) -> None:
+    """A grid of pictures with their classes."""
+    fitted = ClassificationDataset(index, imgsz=SIDE, augment=False)
+    batch = collate([fitted[i] for i in range(len(index))])
+    plot_captions(batch.images, [names[int(label)] for label in index.classes], file)
+
+
+def _draw_maps(index: ImageIndex, spec: DataSpec, file: Path) -> None:
+    """A grid of pictures under the colours of their class maps."""
+    assert spec.semantic is not None and index.class_maps is not None
+    cells = []
+    for path, class_map in zip(index.paths, index.class_maps, strict=True):
+        values = read_class_map(class_map)
+        values = values if index.id_map is None else index.id_map[values]
+        cell, _ = letterbox(blended(read_image(path), values, spec.semantic.classes), (SIDE, SIDE))
+        cells.append(np.moveaxis(cell[..., ::-1], -1, 0))
+    plot_captions(np.stack(cells), [Path(path).name for path in index.paths], file)

@@ -27,7 +27,7 @@ KNOWN_SETS = (  # archives of that release
 REGISTERED = ("imagenet", "imagenet1k", "imagenet-1k")
 BUILTIN = "builtin:"
 LAYOUT = "expected train/<class>/*.jpg and test/ or val/ of the same classes"
-CROPS_HINT = "a detection set becomes one by `python -m utils.datasets.crops`"
+CROPS_HINT = "a detection set becomes one by `python -m utils.datasets crops`"
 SHOWN_NAMES = 5
 
 
@@ -60,10 +60,15 @@ def load_class_data(data: str | Path, *, prepare: bool = True) -> DataSpec:
     return spec_of_folder(root)
 
 
+def is_class_data(data: str | Path) -> bool:
+    """Whether `--data` means folders of classes without a YAML: a folder, a known name or `builtin:NAME`."""
+    given = expand_user(data)
+    return given.is_dir() or given.name in (*KNOWN_SETS, *REGISTERED) or str(data).startswith(BUILTIN)
+
+
 def read_data(data: str | Path) -> DataSpec:
     """The set that `--data` of any task means, whether or not its pictures are there; errors as its readers."""
-    folder = expand_user(data)
-    if folder.is_dir() or folder.name in (*KNOWN_SETS, *REGISTERED) or str(data).startswith(BUILTIN):
+    if is_class_data(data):
         return load_class_data(data, prepare=False)
     return read_spec(data)
 

@@ -61,6 +61,27 @@ def load_semantic_index(spec: DataSpec, split: str, *, verbose: bool = False, wo
         spec = spec.semantic_set
     if spec.semantic is None:
         raise InputError(f"{spec.path}: key 'semantic' is missing: the names of the classes and where masks are")
+    index, findings = verify_map_split(spec, split, workers)
+    report_maps(split, index, findings, spec.semantic, verbose=verbose)
+    if not index.paths:
+        first = mask_of(spec, list_pictures(spec, usable_source(spec, split))[0])
+        raise InputError(
+            f"{spec.path}: {split}: none of the {findings.corrupt} pictures can be used, see the warnings above; the "
+            f"first class map was expected in {first}"
+        )
+    return with_maps(index, spec)
+
+
+def verify_map_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[ImageIndex, Findings]:
+    """The pictures of a split that have a good class map, checked now or in an earlier run, and what was found.
+
+    Args:
+        spec: a set whose class maps are of its own pictures.
+
+    Raises:
+        InputError: the split is not there, or has no pictures.
+    """
+    assert spec.semantic is not None
     source = usable_source(spec, split)
     images = list_pictures(spec, source)
     if not images:
@@ -69,19 +90,11 @@ def load_semantic_index(spec: DataSpec, split: str, *, verbose: bool = False, wo
     valid = spec.semantic.valid.tobytes(), None if spec.semantic.id_map is None else spec.semantic.id_map.tobytes()
     key = fingerprint([*images, *maps], "class maps", valid, spec.semantic.num_classes)
     cache_file = cache_file_of(maps, source)
-    cached = load_cache(cache_file, key)
-    if cached is None:
-        index, findings = verify_maps(images, maps, spec.semantic, split, workers)
-        save_cache(cache_file, key, index, findings)
-    else:
-        index, findings = cached
-    _report(split, index, findings, spec.semantic, verbose=verbose)
-    if not index.paths:
-        raise InputError(
-            f"{spec.path}: {split}: none of the {len(images)} pictures can be used, see the warnings above; the first "
-            f"class map was expected in {maps[0]}"
-        )
-    return with_maps(index, spec)
+    known = load_cache(cache_file, key)
+    if known is None:
+        known = verify_maps(images, maps, spec.semantic, split, workers)
+        save_cache(cache_file, key, *known)
+    return known
 
 
 def with_maps(index: ImageIndex, spec: DataSpec) -> ImageIndex:
@@ -209,7 +222,8 @@ def problem_of(values: np.ndarray, size_hw: tuple[int, int], semantic: SemanticS
     )
 
 
-def _report(split: str, index: ImageIndex, findings: Findings, semantic: SemanticSpec, *, verbose: bool) -> None:
+def report_maps(split: str, index: ImageIndex, findings: Findings, semantic: SemanticSpec, *, verbose: bool) -> None:
+    """Log the first problems, or all, and one line that sums a split up."""
     show_messages(findings.messages, verbose=verbose)
     assert index.pixels is not None
     totals = index.pixels.sum(axis=0)

@@ -31,7 +31,10 @@ def run(config: SplitConfig) -> dict[str, int]:
     if not found:
         wanted = "with a label file " if config.annotated_only and images else ""
         raise InputError(f"--images {place}: no pictures {wanted}in it")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be made: {error.strerror}; name another folder") from error
     for name in LISTS.values():
         (folder / name).unlink(missing_ok=True)
     counts = write_splits(folder, found, config.shares, config.seed)

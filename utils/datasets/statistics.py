@@ -47,6 +47,18 @@ def _class_counts(index: ImageIndex, num_classes: int) -> tuple[np.ndarray, np.n
     )
 
 
+def pixel_table(sets: Mapping[str, ImageIndex], names: Mapping[int, str]) -> str:
+    """A line for each class of class maps, with its share of the labelled pixels and its pictures, for each split."""
+    width = max(12, *(len(name) for name in names.values()))
+    lines = [f"{'class':>{width}}" + "".join(f"{f'{split}: pixels':>18}{'pictures':>10}" for split in sets)]
+    counts = {split: np.asarray(index.pixels) for split, index in sets.items()}
+    shares = {split: pixels.sum(axis=0) / max(pixels.sum(), 1) for split, pixels in counts.items()}
+    for number, name in names.items():
+        cells = (f"{shares[split][number]:>18.2%}{np.count_nonzero(counts[split][:, number]):>10}" for split in sets)
+        lines.append(f"{name:>{width}}" + "".join(cells))
+    return "\n".join(lines)
+
+
 def size_lines(split: str, index: ImageIndex) -> list[str]:
     """Sizes of pictures and objects of a split, in words."""
     heights, widths = index.sizes_hw[:, 0], index.sizes_hw[:, 1]

@@ -130,6 +130,33 @@ def test_outlines_are_drawn(tmp_path: Path) -> None:
     assert inside.astype(int).max() > corner.astype(int).max() + 20
 
 
+def test_class_maps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = a_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "train/b": "0 .5 .5 .2 .2\n", "val/c": "0 .5 .5 .2 .2\n"})
+    for name, value in (("train/a", 1), ("train/b", 9), ("val/c", 255)):
+        values = np.zeros((50, 100), np.uint8)
+        values[:10] = value
+        put(tmp_path / "masks" / f"{name}.png", cv2.imencode(".png", values)[1].tobytes())
+    data.write_text(data.read_text() + "semantic: {masks: masks, names: {0: sky, 1: road}}\n")
+    with caplog.at_level(logging.INFO):
+        assert check(data, tmp_path / "runs") == 1  # 9 is no class
+    assert "1 pictures and 0 label rows cannot be used" in caplog.text
+    table = (tmp_path / "runs" / "exp" / "summary.txt").read_text().splitlines()
+    assert ["sky", "80.00%", "1", "100.00%", "1"] in [line.split() for line in table]
+    assert sum("pixels wide" in line for line in table) == 3  # one of boxes and one of maps in train, one in val
+    assert (tmp_path / "runs" / "exp" / "train" / "maps.jpg").is_file()
+    assert (tmp_path / "runs" / "exp" / "train" / "labels.jpg").is_file()
+
+
+def test_class_maps_alone_and_a_folder_with_one_yaml(tmp_path: Path) -> None:
+    data = a_set(tmp_path, {"train/a": "", "val/c": ""})
+    for name in ("train/a", "val/c"):
+        put(tmp_path / "masks" / f"{name}.png", cv2.imencode(".png", np.zeros((50, 100), np.uint8))[1].tobytes())
+    data.write_text("train: images/train\nval: images/val\nsemantic: {masks: masks, names: {0: sky, 1: road}}\n")
+    assert check(tmp_path, tmp_path / "runs") == 0
+    assert not list((tmp_path / "runs").rglob("labels.jpg"))
+    assert len(list((tmp_path / "runs").rglob("maps.jpg"))) == 2
+
+
 # -- the numbers ------------------------------------------------------------------------------------------------------
 
 

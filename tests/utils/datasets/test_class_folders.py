@@ -68,7 +68,7 @@ def test_a_folder_without_pictures_is_named(tmp_path: Path, caplog: pytest.LogCa
 
 def test_broken_sets_are_explained(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"neither train, val nor test in it; expected train/<class>/.*utils\.datasets\.crops"
+        InputError, match=r"neither train, val nor test in it; expected train/<class>/.*utils\.datasets crops"
     ):
         load_class_data(tmp_path)
     (tmp_path / "train").mkdir()
@@ -98,7 +98,7 @@ def test_names_of_a_yaml_count_by_order_or_by_name(tmp_path: Path) -> None:
 
 
 def test_a_detection_set_is_no_class_set(tiny_data: Path) -> None:
-    with pytest.raises(InputError, match=r"utils\.datasets\.crops"):
+    with pytest.raises(InputError, match=r"utils\.datasets crops"):
         load_class_index(load_class_data(tiny_data), "train")
 
 

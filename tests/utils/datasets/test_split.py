@@ -96,6 +96,7 @@ def test_lists_are_not_overwritten_unasked(pictures: Path) -> None:
         (("--images", "{}/labels"), "no pictures in it"),
         (("--images", "{}/images/a/../../images/c", "--annotated-only"), "no such folder"),
         (("--images", "{}/images", "--shares", "1", "1", "1", "1"), "give up to three"),
+        (("--images", "{}/images", "--out", "{}/labels/b/07.txt/x"), "--out .*: cannot be made"),
     ],
 )
 def test_one_line_messages(pictures: Path, flags: tuple[str, ...], message: str) -> None:
