@@ -21,6 +21,7 @@ from utils.datasets.mosaic import mosaic9_plan, mosaic_plan, paste_plan, single_
 from utils.hyp import Hyperparameters
 from utils.types import Sample
 
+ROUND = 1 << 20  # a set that is gone through again within epoch e is asked for epoch e + ROUND, e + 2 ROUND, ...
 Key = int | tuple[int, int] | tuple[int, int, tuple[int, ...]]
 
 
@@ -96,7 +97,7 @@ class DetectionDataset(Dataset[Sample]):
         if not self.augment:
             return self.fitted(i)
         rng, partners = np.random.default_rng([self.seed, epoch, i]), np.array(pool[0]) if pool else None
-        closed = self.mosaic_epochs is not None and epoch >= self.mosaic_epochs
+        closed = self.mosaic_epochs is not None and epoch % ROUND >= self.mosaic_epochs
         return self.augmented(i, rng, partners, mosaics=not closed)
 
     def input_hw(self, i: int) -> tuple[int, int]:

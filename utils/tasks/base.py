@@ -15,6 +15,7 @@ from torch import Tensor
 from models.yolo import BaseModel
 from utils.config import TrainConfig, ValConfig
 from utils.config_classify import CROP_AREA, JITTER
+from utils.datasets.detection import ROUND
 from utils.datasets.index import ImageIndex
 from utils.datasets.letterbox import letterbox
 from utils.datasets.spec import DataSpec
@@ -236,9 +237,6 @@ class Task(Protocol):
     def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
-
-
-ROUND = 1 << 20  # epochs between two rounds of a loader within one epoch: no run has so many
 
 
 class Steps:

@@ -185,6 +185,7 @@ class SemanticTask:
             augment=augment,
             augmentation=self.augmentation(index),
             mosaic=options.seg_mosaic,
+            mosaic_epochs=options.mosaic_epochs,
             rect=rect,
             batch_size=batch_size,
             stride=self.stride,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.datasets.detection import DetectionDataset, read_class_map
+from utils.datasets.detection import ROUND, DetectionDataset, read_class_map
 from utils.datasets.image_io import ImageError
 from utils.datasets.index import ImageIndex, PolygonTable, offsets_of
 from utils.hyp import Hyperparameters
@@ -226,7 +226,7 @@ def test_the_last_epochs_have_no_mosaics(tmp_path: Path) -> None:
     usual = DetectionDataset(index, imgsz=64, hyp=hyp, augment=True)
     closing = DetectionDataset(index, imgsz=64, hyp=hyp, augment=True, mosaic_epochs=2)
     alone = DetectionDataset(index, imgsz=64, hyp=replace(hyp, mosaic=0.0), augment=True)
-    for epoch, same in ((0, usual), (1, usual), (2, alone), (5, alone)):
+    for epoch, same in ((0, usual), (1, usual), (2, alone), (5, alone), (ROUND + 1, usual), (ROUND + 2, alone)):
         for i in range(len(SIZES)):
             assert np.array_equal(closing[epoch, i].image, same[epoch, i].image)
             assert np.array_equal(closing[epoch, i].boxes_xyxy, same[epoch, i].boxes_xyxy)

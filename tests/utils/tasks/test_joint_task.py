@@ -1,0 +1,182 @@
+"""The joint task: which batch is for which loss, weights, and class maps where they belong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from models.yolo import JointOutput
+from utils.datasets.spec import load_spec
+from utils.hyp import Hyperparameters
+from utils.tasks.base import TaskOptions
+from utils.tasks.joint import SEMANTIC, JointTask, as_joint
+from utils.tasks.semantic import SemanticTask, rarity_weights, shown_map
+from utils.types import Batch, Letterbox, Prediction
+
+GRAPH: dict[str, Any] = {
+    **{"nc": 2, "n_segcls": 5, "depth_multiple": 1.0, "width_multiple": 1.0},
+    "anchors": [[6, 8, 12, 12], [16, 20, 30, 28]],
+    "backbone": [[-1, 1, "Conv", [8, 6, 2, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]],
+    "head": [
+        [-1, 1, "Conv", [8, 3, 2]],
+        [[2, 3, 3], 1, "SegMaskPSP", ["n_segcls", 1, 8, False]],
+        [[2, 3], 1, "Detect", ["nc", "anchors"]],
+    ],
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data YAML with two pictures (48x32) of a box each and three classes of pixels."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels", "masks"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for name in "ab":
+            cv2.imwrite(str(tmp_path / f"images/{split}/{name}.png"), np.full((32, 48, 3), 90, np.uint8))
+            (tmp_path / f"labels/{split}/{name}.txt").write_text("1 0.5 0.5 0.5 0.5\n")
+            classes = np.zeros((32, 48), np.uint8)
+            classes[:8], classes[8:12] = 1, 255
+            cv2.imwrite(str(tmp_path / f"masks/{split}/{name}.png"), classes)
+    file = tmp_path / "set.yaml"
+    file.write_text(
+        "path: .\ntrain: images/train\nval: images/val\nnames: [x, y]\nsemantic: {names: [sky, road, tree]}\n"
+    )
+    return file
+
+
+def make_task(data: Path, kind: type = JointTask, **options: Any) -> Any:
+    settings = TaskOptions(**{"imgsz": 64, "batch_size": 2, "workers": 0} | options)
+    return kind(load_spec(data), Hyperparameters(warmup_iterations=0), settings)
+
+
+def batch_of(task: JointTask) -> Batch:
+    """The one validation batch, with both kinds of labels."""
+    ((batch,),) = list(task.eval_loader("val"))
+    return batch
+
+
+def test_weights_of_the_tasks_and_items_without_them(data: Path) -> None:
+    task = make_task(data, task_weights=(0.5, 2.0))
+    model = task.build_model(GRAPH)
+    assert (model.nc, model.semantic.names) == (2, {0: "sky", 1: "road", 2: "tree"})
+    task.bind(model)
+    batch = batch_of(task)
+    preds = model.train()(batch.images.float() / 255)
+    both = task.losses(preds, batch)
+    boxes = task.losses(preds, replace(batch, class_maps=None))
+    maps = task.losses(preds, replace(batch, kind=SEMANTIC))
+    assert both is not None and boxes is not None and maps is not None
+    assert (list(both.items), list(boxes.items)) == (["box", "obj", "cls", "sem"], ["box", "obj", "cls"])
+    assert list(maps.items) == ["sem"]
+    assert boxes.total.item() == pytest.approx(0.5 * 2 * sum(value.item() for value in boxes.items.values()), rel=1e-5)
+    assert maps.total.item() == pytest.approx(2.0 * 2 * maps.items["sem"].item(), rel=1e-5)
+    assert both.total.item() == pytest.approx((boxes.total + maps.total).item(), rel=1e-5)
+
+
+def test_predictions_hold_what_the_batch_can_measure(data: Path) -> None:
+    task = make_task(data)
+    model = task.build_model(GRAPH).eval()
+    batch = batch_of(task)
+    with torch.inference_mode():
+        preds = model(batch.images.float() / 255)
+    both, boxes = task.postprocess(preds, batch), task.postprocess(preds, replace(batch, class_maps=None))
+    maps = task.postprocess(preds, replace(batch, kind=SEMANTIC))
+    assert both[0].class_map is not None and both[0].class_map.shape == (32, 48)  # of the stored picture
+    assert both[0].boxes is not None and boxes[0].class_map is None and maps[0].boxes is None
+    exported = task.postprocess((preds.detection[0], preds.semantic), batch)
+    assert torch.equal(exported[1].class_map, both[1].class_map)
+    evaluator = task.build_evaluator()
+    evaluator.update(boxes, batch)
+    evaluator.update(maps, replace(batch, kind=SEMANTIC))
+    result = evaluator.compute()
+    names = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95", "mIoU", "pixel_accuracy")
+    assert list(result.metrics) == [f"metrics/{name}" for name in names]
+    assert evaluator.maps.confusion.sum() == 2 * (32 - 4) * 48
+
+
+def test_fitness_is_weighed(data: Path) -> None:
+    task = make_task(data, fitness=(0.0, 0.0, 2.0))
+    batch = batch_of(task)
+    assert batch.original_maps is not None
+    perfect = [
+        Prediction(boxes=torch.zeros(0, 6), class_map=classes.where(classes < 3, torch.zeros_like(classes)))
+        for classes in batch.original_maps
+    ]
+    evaluator = task.build_evaluator()
+    evaluator.update(perfect, batch)
+    result = evaluator.compute()
+    assert result.metrics["metrics/mIoU"] == 1.0  # a class that does not occur does not count
+    assert result.fitness == pytest.approx(2.0)
+
+
+def test_two_processes_put_together(data: Path) -> None:
+    task = make_task(data)
+    batch = batch_of(task)
+    assert batch.original_maps is not None
+    evaluators = [task.build_evaluator() for _ in range(3)]
+    predictions = [Prediction(boxes=torch.zeros(0, 6), class_map=m % 3) for m in batch.original_maps]
+    evaluators[0].update(predictions, batch)
+    evaluators[1].update(predictions, replace(batch, kind=SEMANTIC))
+    evaluators[2].merge([evaluators[0].state(), evaluators[1].state()])
+    assert (evaluators[2].maps.confusion == 2 * evaluators[0].maps.confusion).sum() == 9
+    assert evaluators[2].boxes.images == 4  # both predictions hold boxes
+
+
+@pytest.mark.parametrize(
+    ("options", "shared"),
+    [({}, True), ({"seg_imgsz": 64}, True), ({"seg_imgsz": 96}, False), ({"joint_batches": "own"}, False)],
+    ids=str,
+)
+def test_one_batch_where_sizes_agree(data: Path, options: dict[str, Any], shared: bool) -> None:
+    task = make_task(data, **options)
+    assert task.shares("train") is shared
+    assert task.shares("val") is (shared or "joint_batches" in options)
+    assert {batch.kind for batches in task.train_loader() for batch in batches} == ({""} if shared else {"", SEMANTIC})
+
+
+def test_crops_have_the_shape_of_the_pictures_on_the_grid(data: Path) -> None:
+    task = make_task(data, SemanticTask, imgsz=96, seg_imgsz=130)
+    made = task.augmentation(task.index("train"))
+    assert (made.base, made.crop_hw) == (160, (64, 96))
+    task.stride = 64
+    assert task.augmentation(task.index("train")).crop_hw == (64, 128)
+
+
+def test_rare_classes_weigh_more_and_the_mean_stays() -> None:
+    pixels = np.array([900, 100, 0])
+    weights = rarity_weights(pixels)
+    assert weights[0] < weights[1] < weights[2]
+    assert float(np.dot(weights, pixels) / pixels.sum()) == pytest.approx(1.0)
+    assert weights[1] / weights[0] == pytest.approx(np.log(1.92) / np.log(1.12))
+    assert rarity_weights(np.zeros(2, int)) == pytest.approx([1 / np.log(1.02)] * 2)
+
+
+def test_class_weights_are_those_of_the_labels(data: Path) -> None:
+    pixels = np.array([20 * 48, 8 * 48, 0])
+    assert make_task(data, SemanticTask, class_weights=True).class_weights() == rarity_weights(pixels)
+    assert make_task(data, SemanticTask).class_weights() is None
+
+
+def test_a_predicted_map_is_drawn_where_the_picture_is() -> None:
+    batch = Batch(
+        torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        torch.zeros(0, 6),
+        ["a.jpg"],
+        [Letterbox((8, 16), ratio_wh=(0.5, 0.5), pad_wh=(0, 2))],
+    )
+    found = [Prediction(class_map=torch.ones(8, 16, dtype=torch.uint8))]
+    drawn = shown_map(batch, 0, found, 255)
+    assert drawn is not None and drawn.shape == (8, 8)
+    assert (drawn[2:6] == 1).all() and (drawn[:2] == 255).all() and (drawn[6:] == 255).all()
+
+
+def test_outputs_of_exported_networks() -> None:
+    rows, logits = torch.zeros(1, 4, 7), torch.zeros(1, 3, 8, 8)
+    assert as_joint((rows, logits)) == JointOutput(rows, logits)
+    assert as_joint(JointOutput(1, 2)) == JointOutput(1, 2)
