@@ -34,14 +34,15 @@ class JointEvaluator:
 
     def state(self) -> dict[str, np.ndarray]:
         """What both have taken in."""
-        parts = {"boxes": self.boxes, "maps": self.maps}
-        return {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state().items()}
+        boxes, maps = self.boxes.state(), self.maps.state()
+        return {f"boxes/{key}": value for key, value in boxes.items()} | {
+            f"maps/{key}": value for key, value in maps.items()
+        }
 
     def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> None:
         """Have taken in what the states hold."""
-        for name, part in (("boxes/", self.boxes), ("maps/", self.maps)):
-            own = [{k.removeprefix(name): v for k, v in state.items() if k.startswith(name)} for state in states]
-            part.merge(own)
+        self.boxes.merge([_part(state, "boxes/") for state in states])
+        self.maps.merge([_part(state, "maps/") for state in states])
 
     def compute(self) -> EvalResult:
         """Metrics of both, with the per-class numbers of the boxes."""
@@ -59,3 +60,8 @@ class JointEvaluator:
         """The pictures of both."""
         self.boxes.plot(save_dir)
         self.maps.plot(save_dir)
+
+
+def _part(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays under a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
