@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.datasets.archives import fetch_data_set
 from utils.datasets.index import ImageIndex
-from utils.datasets.index_cache import Findings, fingerprint, load_cache, save_cache
+from utils.datasets.index_cache import Findings, fingerprint, keep, load_cache
 from utils.datasets.labels import list_images, show_messages, verify_pairs
 from utils.datasets.spec import REPOSITORY, SPLITS, DataSpec, SplitSource, load_spec, read_spec
 from utils.datasets.verify import LabelRows
@@ -171,8 +171,7 @@ def verify_class_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[Im
     known = load_cache(cache_file, key)
     if known is None:
         labels = [whole_picture(image, number) for image, number in zip(images, classes, strict=True)]
-        known = verify_pairs(images, labels, len(numbers), split, workers)
-        save_cache(cache_file, key, *known)
+        known = keep(cache_file, key, verify_pairs(images, labels, len(numbers), split, workers))
     return known
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from utils.datasets.mapped import Shared, TextTable
 from utils.types import Polygons
 
 
@@ -25,7 +26,7 @@ def expand_groups(offsets: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class PolygonTable:
+class PolygonTable(Shared):
     """Polygons of M objects without one Python object per point list.
 
     Attributes:
@@ -44,6 +45,15 @@ class PolygonTable:
         rings = [np.asarray(ring, np.float32).reshape(-1, 2) for rings in polygons for ring in rings]
         points = np.concatenate(rings) if rings else np.zeros((0, 2), np.float32)
         return cls(points, offsets_of(len(ring) for ring in rings), offsets_of(len(rings) for rings in polygons))
+
+    @classmethod
+    def joined(cls, tables: Sequence[PolygonTable]) -> PolygonTable:
+        """The objects of all tables, one table after the other."""
+        points = np.concatenate([np.zeros((0, 2), np.float32), *(table.points for table in tables)])
+        rings = [np.diff(table.ring_offsets) for table in tables]
+        objects = [np.diff(table.object_offsets) for table in tables]
+        none = np.zeros(0, np.int64)
+        return cls(points, offsets_of(np.concatenate([none, *rings])), offsets_of(np.concatenate([none, *objects])))
 
     def __len__(self) -> int:
         return len(self.object_offsets) - 1
@@ -66,11 +76,14 @@ class PolygonTable:
 
 
 @dataclass(frozen=True)
-class ImageIndex:
+class ImageIndex(Shared):
     """Pictures of one split with their verified labels.
 
+    It holds arrays, no objects of single pictures: processes that are started from this one share its memory, and
+    arrays that lie in a cache file are shared by all processes of the machine.
+
     Attributes:
-        paths: N picture files; broken ones are not listed.
+        paths: N picture files, a list or a `TextTable`; broken ones are not listed.
         sizes_hw: (N, 2) int32 height and width in pixels, after EXIF rotation.
         offsets: (N+1,) int64, picture i has the label rows offsets[i]:offsets[i + 1].
         classes: (M,) int32 class of each row.
@@ -82,14 +95,14 @@ class ImageIndex:
         pixels: (N, num_classes) int64 pixels of each class in each class map, or None.
     """
 
-    paths: list[str]
+    paths: Sequence[str]
     sizes_hw: np.ndarray
     offsets: np.ndarray
     classes: np.ndarray
     boxes_xywhn: np.ndarray
     names: dict[int, str] = field(default_factory=dict)
     polygons: PolygonTable | None = None
-    class_maps: list[str] | None = None
+    class_maps: Sequence[str] | None = None
     id_map: np.ndarray | None = None
     pixels: np.ndarray | None = None
 
@@ -113,12 +126,16 @@ class ImageIndex:
         rows = expand_groups(self.offsets, chosen)
         return replace(
             self,
-            paths=[self.paths[i] for i in chosen],
+            paths=_chosen(self.paths, chosen),
             sizes_hw=self.sizes_hw[chosen],
             offsets=offsets_of(np.diff(self.offsets)[chosen]),
             classes=self.classes[rows],
             boxes_xywhn=self.boxes_xywhn[rows],
             polygons=None if self.polygons is None else self.polygons.subset(rows),
-            class_maps=None if self.class_maps is None else [self.class_maps[i] for i in chosen],
+            class_maps=None if self.class_maps is None else _chosen(self.class_maps, chosen),
             pixels=None if self.pixels is None else self.pixels[chosen],
         )
+
+
+def _chosen(texts: Sequence[str], chosen: np.ndarray) -> Sequence[str]:
+    return texts.take(chosen) if isinstance(texts, TextTable) else [texts[i] for i in chosen]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from utils.datasets.index import ImageIndex, PolygonTable
+from utils.datasets.mapped import TextTable, map_arrays, write_arrays
 from utils.files import atomic_write
 from utils.logging import LOGGER
 
-FORMAT = 2  # 2: holes of COCO's run-length codes
+FORMAT = 3  # 3: mapped arrays; earlier: holes of COCO's run-length codes
 
 
 @dataclass
@@ -42,7 +43,7 @@ def fingerprint(files: Iterable[str | None], *settings: object) -> str:
     digest = hashlib.sha256(repr((FORMAT, *settings)).encode())
     for file in files:
         try:
-            status = Path(file).stat() if file is not None else None
+            status = os.stat(file) if file is not None else None  # noqa: PTH116 (a Path would cost three times as much)
         except (OSError, ValueError):
             status = None
         about = f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n" if status else f"{file}\0-\n"
@@ -53,20 +54,17 @@ def fingerprint(files: Iterable[str | None], *settings: object) -> str:
 def load_cache(path: Path, key: str) -> tuple[ImageIndex, Findings] | None:
     """The index kept in `path`, without names and class maps; None if there is none, or of other files or formats."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile) or "about" not in arrays.files:
-                return None
-            about = json.loads(arrays["about"].tobytes())
-            if about["format"] != FORMAT or about["key"] != key:
-                return None
-            parts = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile):
+        parts = map_arrays(path)
+        about = json.loads(parts["about"].tobytes())
+        if about["format"] != FORMAT or about["key"] != key:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
         return None  # among them the pickles that YOLOv5 keeps under the same name
     polygons = None
     if "points" in parts:
         polygons = PolygonTable(parts["points"], parts["ring_offsets"], parts["object_offsets"])
     index = ImageIndex(
-        about["paths"],
+        TextTable(parts["paths"], parts["path_offsets"]),
         parts["sizes_hw"],
         parts["offsets"],
         parts["classes"],
@@ -75,6 +73,12 @@ def load_cache(path: Path, key: str) -> tuple[ImageIndex, Findings] | None:
         pixels=parts.get("pixels"),
     )
     return index, Findings(**about["findings"])
+
+
+def keep(path: Path, key: str, found: tuple[ImageIndex, Findings]) -> tuple[ImageIndex, Findings]:
+    """Write the cache and give back what was found, its arrays mapped to the file where that could be written."""
+    save_cache(path, key, *found)
+    return load_cache(path, key) or found
 
 
 def save_cache(path: Path, key: str, index: ImageIndex, findings: Findings) -> None:
@@ -88,7 +92,7 @@ def save_cache(path: Path, key: str, index: ImageIndex, findings: Findings) -> N
         return _warn(path, "the folder is read-only")
     try:
         with atomic_write(path) as work, open(work, "wb") as stream:
-            np.savez(stream, allow_pickle=False, **_as_arrays(key, index, findings))
+            write_arrays(stream, _as_arrays(key, index, findings))
     except OSError as error:
         return _warn(path, error.strerror or str(error))
 
@@ -98,9 +102,12 @@ def _warn(path: Path, reason: str) -> None:
 
 
 def _as_arrays(key: str, index: ImageIndex, findings: Findings) -> dict[str, np.ndarray]:
-    about = {"format": FORMAT, "key": key, "paths": index.paths, "findings": asdict(findings)}
+    about = {"format": FORMAT, "key": key, "findings": asdict(findings)}
+    paths = TextTable.of(index.paths)
     arrays = {
         "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
+        "paths": paths.characters,
+        "path_offsets": paths.offsets,
         "sizes_hw": index.sizes_hw,
         "offsets": index.offsets,
         "classes": index.classes,

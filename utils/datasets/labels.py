@@ -11,8 +11,9 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,7 +21,8 @@ from tqdm import tqdm
 from utils.datasets.coco_json import load_annotations
 from utils.datasets.image_io import IMAGE_SUFFIXES
 from utils.datasets.index import ImageIndex, PolygonTable, offsets_of
-from utils.datasets.index_cache import Findings, fingerprint, load_cache, save_cache
+from utils.datasets.index_cache import Findings, fingerprint, keep, load_cache
+from utils.datasets.mapped import TextTable
 from utils.datasets.spec import DataSpec, SplitSource
 from utils.datasets.verify import LabelRows, Verified, verify_picture
 from utils.errors import InputError
@@ -28,6 +30,7 @@ from utils.logging import LOGGER, hidden_bar
 from utils.types import Polygons
 
 SHOWN_MESSAGES = 10
+AT_A_TIME = 1 << 14  # pictures that are checked before their results become arrays
 PROGRESS_FROM = 1000  # pictures; below, the checks are over before a bar could be read
 
 
@@ -81,12 +84,12 @@ def verify_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[ImageInd
     images, labels = _list_pairs(spec, source)
     if not images:
         raise InputError(f"{spec.path}: {split}: no pictures under {', '.join(map(str, source.places))}")
-    key = fingerprint([*images, *_label_files(source, labels)], spec.num_classes, source.annotations, spec.names)
+    files = itertools.chain(images, _label_files(source, labels))
+    key = fingerprint(files, spec.num_classes, source.annotations, spec.names)
     cache_file = _cache_file(source, images)
     known = load_cache(cache_file, key)
     if known is None:
-        known = verify_pairs(images, labels, spec.num_classes, split, workers)
-        save_cache(cache_file, key, *known)
+        known = keep(cache_file, key, verify_pairs(images, labels, spec.num_classes, split, workers))
     return known
 
 
@@ -131,27 +134,43 @@ def usable_source(spec: DataSpec, split: str) -> SplitSource:
     return source
 
 
-def _list_pairs(spec: DataSpec, source: SplitSource) -> tuple[list[str], Sequence[str | LabelRows]]:
+class LabelPaths(Sequence[str]):
+    """The label files of pictures, worked out when they are asked for."""
+
+    def __init__(self, images: Sequence[str]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: Any) -> Any:
+        """The label file of picture i, or those of a slice."""
+        return [label_path(image) for image in self.images[i]] if isinstance(i, slice) else label_path(self.images[i])
+
+
+def _list_pairs(spec: DataSpec, source: SplitSource) -> tuple[Sequence[str], Sequence[str | LabelRows]]:
     """Picture files of a split and, for each, its label file or its rows from the COCO JSON."""
     listed = [image for place in source.places for image in list_images(place, spec.root)]
     if source.annotations is None:
-        return listed, [label_path(image) for image in listed]
+        images = TextTable.of(listed)
+        return images, LabelPaths(images)
     return load_annotations(source.annotations, spec.names, listed, source.places)
 
 
 def _label_files(source: SplitSource, labels: Sequence[str | LabelRows]) -> Iterable[str]:
-    return [str(source.annotations)] if source.annotations else [str(label) for label in labels]
+    return [str(source.annotations)] if source.annotations else map(str, labels)
 
 
 def _only_images(files: Iterable[str]) -> list[str]:
     """Sorted pictures, no hidden files; an array beside a picture of the same name is its cache and not listed."""
-    named = [(os.path.splitext(file), file) for file in files if not os.path.basename(file).startswith(".")]
-    pictures = {stem for (stem, suffix), _ in named if suffix.lower() in IMAGE_SUFFIXES - {".npy"}}
     kept = [
         file
-        for (stem, suffix), file in named
-        if suffix.lower() in IMAGE_SUFFIXES and (suffix.lower() != ".npy" or stem not in pictures)
+        for file in files
+        if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(file).startswith(".")
     ]
+    if any(file.lower().endswith(".npy") for file in kept):
+        pictures = {os.path.splitext(file)[0] for file in kept if not file.lower().endswith(".npy")}
+        kept = [file for file in kept if not file.lower().endswith(".npy") or os.path.splitext(file)[0] not in pictures]
     return sorted(kept)
 
 
@@ -184,39 +203,75 @@ def verify_pairs(
     images: Sequence[str], labels: Sequence[str | LabelRows], num_classes: int, split: str, workers: int
 ) -> tuple[ImageIndex, Findings]:
     """Check all pictures. Threads serve as well as processes: decoding, which takes the time, frees the interpreter."""
-    with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
-        results = pool.map(verify_picture, images, labels, itertools.repeat(num_classes))
-        hidden = hidden_bar(len(images) >= PROGRESS_FROM)
-        bar = tqdm(results, desc=f"checking {split}", total=len(images), disable=hidden)
-        return _collect(images, list(bar))
+    findings, parts = Findings(), []
+    hidden = hidden_bar(len(images) >= PROGRESS_FROM)
+    with (
+        ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool,
+        tqdm(desc=f"checking {split}", total=len(images), disable=hidden) as bar,
+    ):
+        for start in range(0, len(images), AT_A_TIME):  # results are objects, which a million of would fill memory
+            chosen = slice(start, start + AT_A_TIME)
+            results = []
+            for result in pool.map(verify_picture, images[chosen], labels[chosen], itertools.repeat(num_classes)):
+                results.append(result)
+                bar.update()
+            parts.append(_collect(images[chosen], results, findings))
+    return _join(parts), findings
 
 
-def _collect(images: Sequence[str], results: Sequence[Verified]) -> tuple[ImageIndex, Findings]:
-    findings = Findings()
+@dataclass
+class _Part:
+    """Some pictures of an index as arrays: their paths, sizes, numbers of rows, and the rows."""
+
+    paths: TextTable
+    sizes_hw: np.ndarray
+    counts: np.ndarray
+    rows: np.ndarray
+    polygons: PolygonTable | None
+
+
+def _collect(images: Sequence[str], results: Sequence[Verified], findings: Findings) -> _Part:
+    """The usable ones of some pictures; what was found is added to the findings."""
     for result in results:
         findings.messages += result.labels.messages
         findings.dropped += result.labels.dropped
         findings.clipped += result.labels.clipped
     usable = [(image, result) for image, result in zip(images, results, strict=True) if result.size_hw is not None]
-    findings.pictures, findings.corrupt = len(usable), len(images) - len(usable)
-    findings.backgrounds = sum(len(result.labels.rows) == 0 for _, result in usable)
-    findings.unlabelled = sum(not result.labelled for _, result in usable)
-    rows = np.concatenate([np.zeros((0, 5), np.float32), *(result.labels.rows for _, result in usable)])
-    index = ImageIndex(
-        paths=[image for image, _ in usable],
+    findings.pictures += len(usable)
+    findings.corrupt += len(images) - len(usable)
+    findings.backgrounds += sum(len(result.labels.rows) == 0 for _, result in usable)
+    findings.unlabelled += sum(not result.labelled for _, result in usable)
+    labels = [result.labels for _, result in usable]
+    given = any(picture.polygons is not None for picture in labels)
+    return _Part(
+        paths=TextTable.of([image for image, _ in usable]),
         sizes_hw=np.array([result.size_hw for _, result in usable], np.int32).reshape(-1, 2),
-        offsets=offsets_of(len(result.labels.rows) for _, result in usable),
+        counts=np.array([len(picture.rows) for picture in labels], np.int64),
+        rows=np.concatenate([np.zeros((0, 5), np.float32), *(picture.rows for picture in labels)]),
+        polygons=_polygon_table(labels) if given else None,
+    )
+
+
+def _join(parts: Sequence[_Part]) -> ImageIndex:
+    """The index of all parts; where one has polygons, box corners stand in for those of the others."""
+    rows = np.concatenate([np.zeros((0, 5), np.float32), *(part.rows for part in parts)])
+    polygons = None
+    if any(part.polygons is not None for part in parts):
+        polygons = PolygonTable.joined(
+            [_polygon_table([LabelRows(part.rows)]) if part.polygons is None else part.polygons for part in parts]
+        )
+    return ImageIndex(
+        paths=TextTable.joined([part.paths for part in parts]),
+        sizes_hw=np.concatenate([np.zeros((0, 2), np.int32), *(part.sizes_hw for part in parts)]),
+        offsets=offsets_of(itertools.chain.from_iterable(part.counts for part in parts)),
         classes=rows[:, 0].astype(np.int32),
         boxes_xywhn=np.ascontiguousarray(rows[:, 1:]),
-        polygons=_polygon_table([result.labels for _, result in usable]),
+        polygons=polygons,
     )
-    return index, findings
 
 
-def _polygon_table(labels: Sequence[LabelRows]) -> PolygonTable | None:
-    """Polygons of all rows, box corners standing in where a row has none; None if no row has one."""
-    if all(picture.polygons is None for picture in labels):
-        return None
+def _polygon_table(labels: Sequence[LabelRows]) -> PolygonTable:
+    """Polygons of all rows, box corners standing in where a row has none."""
     table: Polygons = []
     for picture in labels:
         given = picture.polygons if picture.polygons is not None else [[] for _ in picture.rows]

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from utils.datasets.class_maps import read_class_map
 from utils.datasets.image_io import ImageError
 from utils.datasets.index import ImageIndex
-from utils.datasets.index_cache import Findings, fingerprint, load_cache, save_cache
+from utils.datasets.index_cache import Findings, fingerprint, keep, load_cache
 from utils.datasets.labels import PROGRESS_FROM, list_images, show_messages, usable_source
 from utils.datasets.semantic_spec import SemanticSpec
 from utils.datasets.spec import DataSpec, SplitSource
@@ -92,8 +92,7 @@ def verify_map_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[Imag
     cache_file = cache_file_of(maps, source)
     known = load_cache(cache_file, key)
     if known is None:
-        known = verify_maps(images, maps, spec.semantic, split, workers)
-        save_cache(cache_file, key, *known)
+        known = keep(cache_file, key, verify_maps(images, maps, spec.semantic, split, workers))
     return known
 
 
