@@ -357,6 +357,9 @@ def load_model(
     if len(networks) == 1:
         return networks[0]
     for file, network in zip(files, networks, strict=True):
+        for what, of in (("task", task_of), ("semantic classes", lambda member: len(member.semantic or ()))):
+            if (own := of(network)) != (first := of(networks[0])):
+                raise InputError(f"{file}: {what} {own}, but {files[0]} has {first}; they must agree")
         if network.nc != networks[0].nc:
             raise InputError(f"{file}: {network.nc} classes, but {files[0]} has {networks[0].nc}; they must agree")
     return Ensemble(networks).eval()

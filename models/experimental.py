@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.common import BottleneckCSP, CrossConv, GhostBottleneck, GhostConv
+from models.semantic_heads import JointOutput, mean_logits
 
 __all__ = [  # releases 1 to 5 have CrossConv and the Ghost blocks at this address
     "C3Cross",
@@ -140,7 +141,7 @@ class Ensemble(nn.ModuleList):
     """Several detectors as one: their decoded boxes are joined before non-maximum suppression.
 
     Attributes:
-        names, nc, yaml: of the first model.
+        names, nc, yaml, semantic: of the first model.
         stride: of the model with the largest one.
     """
 
@@ -159,6 +160,10 @@ class Ensemble(nn.ModuleList):
         return self._first().nc
 
     @property
+    def semantic(self) -> Any:
+        return getattr(self._first(), "semantic", None)
+
+    @property
     def yaml(self) -> dict[str, Any]:
         return self._first().yaml
 
@@ -167,14 +172,24 @@ class Ensemble(nn.ModuleList):
         members: list[Any] = list(self)
         return max((member.stride for member in members), key=lambda stride: float(stride.max()))
 
-    def forward(
-        self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
         """(B, C, H, W) -> ((B, sum of N, no) decoded boxes, None); of segmenters instead of None all prototypes.
+
+        Class maps are the mean of the members' probabilities, as logits.
+        """
+        outputs = [model(x, augment, profile, visualize) for model in self]
+        if isinstance(outputs[0], Tensor):
+            return mean_logits(outputs)
+        if isinstance(outputs[0], JointOutput):
+            detection = self._joined([output.detection for output in outputs])
+            return JointOutput(detection, mean_logits(output.semantic for output in outputs))
+        return self._joined(outputs)
+
+    def _joined(self, outputs: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
+        """The members' decoded rows, with all prototypes.
 
         A mask is coefficients times prototypes: each member's rows have zeros for the prototypes of the others.
         """
-        outputs = [model(x, augment, profile, visualize) for model in self]
         decoded = [output[0] for output in outputs]
         if not isinstance(outputs[0][1], Tensor):
             return torch.cat(decoded, dim=1), None

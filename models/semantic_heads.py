@@ -7,7 +7,8 @@ A head takes maps of the backbone or neck, finest first, and gives logits at the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -337,6 +338,27 @@ def _norm_first(c1: int, c2: int, k: int, *, pooled: bool = False) -> nn.Sequent
 
 
 # -- heads ------------------------------------------------------------------------------------------------------------
+
+
+class JointOutput(NamedTuple):
+    """What a network with boxes and class maps gives.
+
+    Attributes:
+        detection: what the detector alone would give.
+        semantic: logits (B, classes, H, W); in training a list of them where the head has auxiliary outputs.
+    """
+
+    detection: Any
+    semantic: Any
+
+
+def mean_logits(parts: Iterable[Tensor]) -> Tensor:
+    """FP32 logits (B, n, H, W) whose class probabilities are the mean of those of several logits."""
+    total, count = torch.zeros(()), 0
+    for logits in parts:
+        chances = logits.float().softmax(dim=1)
+        total, count = total.to(chances) + chances, count + 1
+    return (total / count).clamp_min(torch.finfo(total.dtype).tiny).log()
 
 
 class SemanticHead(nn.Module):

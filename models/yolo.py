@@ -22,7 +22,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from models.common import Classify, Conv, Proto
 from models.graph import load_model_yaml, parse_graph
 from models.layers import LAYERS, LayerSpec, detection, segmentation
 from models.recompute import recomputed
-from models.semantic_heads import SEMANTIC_HEADS, SemanticHead
+from models.semantic_heads import SEMANTIC_HEADS, JointOutput, SemanticHead, mean_logits
 from models.summary import meta_forward, model_summary
 from utils.errors import InputError
 from utils.logging import LOGGER
@@ -234,18 +234,6 @@ NETWORK_LAYERS: dict[str, LayerSpec] = {
     "Detect": LayerSpec(Detect, detection, many_inputs=True, supplied=("ch", "inplace")),
     "Segment": LayerSpec(Segment, segmentation, many_inputs=True, supplied=("ch", "inplace")),
 }
-
-
-class JointOutput(NamedTuple):
-    """What a network with boxes and class maps gives.
-
-    Attributes:
-        detection: what the detector alone would give.
-        semantic: logits (B, classes, H, W); in training a list of them where the head has auxiliary outputs.
-    """
-
-    detection: Any
-    semantic: Any
 
 
 class BaseModel(nn.Module):
@@ -509,14 +497,6 @@ def _logits_of_view(logits: Tensor, x: Tensor, scale: float, mirrored: bool) -> 
     return logits.flip(3) if mirrored else logits
 
 
-def _mean_logits(views: Iterator[Tensor]) -> Tensor:
-    """Logits whose class probabilities are the mean of those of several logits (B, n, H, W)."""
-    total, count = next(views).softmax(dim=1), 1
-    for logits in views:
-        total, count = total + logits.softmax(dim=1), count + 1
-    return (total / count).clamp_min(torch.finfo(total.dtype).tiny).log()
-
-
 def _rescaled(images: Tensor, scale: float, grid: int) -> Tensor:
     """Pictures resized by `scale` and padded right and below to multiples of `grid`."""
     if scale == 1:
@@ -594,7 +574,7 @@ class JointModel(DetectionModel):
         """As the detector's, with the mean of the class maps' probabilities."""
         views = [(self._run(picture), view) for picture, view in self._views(x)]
         boxes = torch.cat([self._boxes_of_view(found.detection, x, *view) for found, view in views], dim=1)
-        logits = _mean_logits(_logits_of_view(found.semantic, x, *view) for found, view in views)
+        logits = mean_logits(_logits_of_view(found.semantic, x, *view) for found, view in views)
         return JointOutput((boxes, None), logits)
 
 
@@ -633,7 +613,7 @@ class SemanticModel(BaseModel):
         """As `BaseModel.forward`; `augment` gives the mean of three sizes, the second one mirrored."""
         if not augment:
             return self._run(x, profile, visualize)
-        return _mean_logits(_logits_of_view(self._run(picture), x, *view) for picture, view in self._views(x))
+        return mean_logits(_logits_of_view(self._run(picture), x, *view) for picture, view in self._views(x))
 
 
 class ClassificationModel(BaseModel):

@@ -55,6 +55,12 @@ class DetectConfig(BaseConfig):
     save_csv: bool = switch("--save-csv", help="write detections to predictions.csv")
     save_conf: bool = switch("--save-conf", help="append the score to each line of --save-txt")
     save_crop: bool = switch("--save-crop", help="save a cut-out of each object to crops/CLASS/")
+    save_as_video: bool = switch(
+        "--save-as-video", help="show the annotated pictures one after another in all_pictures.mp4 too"
+    )
+    submit: bool = switch(
+        "--submit", help="write class maps with the data set's own label numbers to results/*_pred.png"
+    )
     nosave: bool = switch("--nosave", help="save no annotated pictures and videos")
     classes: list[int] | None = option(
         None, "--classes", nargs="+", type=int, help="keep these class numbers, as in --classes 0 2"

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from utils.backends.info import ModelInfo
 from utils.device import single_threaded
 from utils.errors import InputError
-from utils.types import Suppressed
+from utils.types import MAX_SEMANTIC_CLASSES, SemanticClasses, Suppressed
 
 Visitor = Callable[[nn.Module, Any], None]  # called with each layer and its output
 UNNAMED_CLASSES = 999  # names given to the classes of a file that stores none, as the original does
@@ -23,9 +23,10 @@ class Backend(Protocol):
     """A loaded model, whichever runtime runs it.
 
     Attributes:
-        task: what the model does: "detect", "segment", "classify" or "semantic".
+        task: what the model does: "detect", "segment", "classify", "semantic" or "joint".
         stride: both sides of the input are multiples of it.
         names: class names by number.
+        semantic: the classes of its class maps; None where it gives none.
         channels: channels of the input.
         device: where the input is expected.
         dtype: float type of the input.
@@ -36,6 +37,7 @@ class Backend(Protocol):
     task: str
     stride: int
     names: dict[int, str]
+    semantic: SemanticClasses | None
     channels: int
     device: torch.device
     dtype: torch.dtype
@@ -51,7 +53,8 @@ class Backend(Protocol):
 
         Returns:
             Rows (B, N, 5 + num_classes), or a sequence that starts with them (segmentation: then prototypes), or
-            `Suppressed` where the file itself does NMS.
+            `Suppressed` where the file itself does NMS. Semantic: logits (B, n, H, W). Joint: a pair of a detector's
+            output and these.
 
         Raises:
             InputError: the runtime offers no test-time augmentation or does not show its layers, or the input has a
@@ -95,6 +98,9 @@ class ExportedBackend(ABC):
         self.file, self.info, self.device, self.dtype = file, info, device, dtype
         self.task, self.stride, self.channels = info.task, max(info.stride, 1), info.channels
         self.names = dict(info.names or names or {i: f"class{i}" for i in range(UNNAMED_CLASSES)})
+        self.semantic = info.semantic
+        if self.semantic is None and info.task in ("semantic", "joint"):
+            self.semantic = SemanticClasses.numbered(MAX_SEMANTIC_CLASSES)
         self.fixed_hw, self.fixed_batch = fixed_hw, fixed_batch
 
     @abstractmethod
@@ -112,7 +118,7 @@ class ExportedBackend(ABC):
             outputs = [output.float() for output in self._in_batches(images.to(self.device, self.dtype).contiguous())]
             if self.info.nms:
                 return Suppressed(outputs[0])
-            if self.info.normalized:
+            if self.info.normalized and outputs[0].ndim == 3:
                 scale = outputs[0].new_tensor([*images.shape[:1:-1]] * 2)  # w, h, w, h
                 outputs[0] = torch.cat((outputs[0][..., :4] * scale, outputs[0][..., 4:]), dim=-1)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)

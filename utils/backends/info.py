@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from utils.errors import InputError
+from utils.types import SemanticClasses
 
 TASKS = ("detect", "segment", "classify", "semantic", "joint")
 TRUE_WORDS = ("true", "1", "yes")
@@ -30,6 +31,7 @@ class ModelInfo:
             rows are zero. Otherwise it is the decoded head output.
         normalized: boxes of the output are over width and height of the input (the TensorFlow formats).
         version: of this project, for the reader of the file.
+        semantic: the classes of its class maps; None where it gives none, or stores none.
     """
 
     stride: int = 32
@@ -42,6 +44,7 @@ class ModelInfo:
     nms: bool = False
     normalized: bool = False
     version: str = ""
+    semantic: SemanticClasses | None = None
 
     def to_strings(self) -> dict[str, str]:
         """Key and text pairs: `stride` and `names` as the original writes them, a number and the text of a dict."""
@@ -60,6 +63,7 @@ class ModelInfo:
             "nms": self.nms,
             "normalized": self.normalized,
             "version": self.version,
+            "semantic": None if self.semantic is None else self.semantic.to_dict(),
         }
         return {key: value for key, value in values.items() if value is not None}
 
@@ -90,6 +94,7 @@ class ModelInfo:
             nms=reader.flag("nms"),
             normalized=reader.flag("normalized"),
             version=str(values.get("version", "")),
+            semantic=reader.classes("semantic"),
         )
 
 
@@ -136,6 +141,16 @@ class _Reader:
             return {int(number): str(name) for number, name in pairs}
         except (TypeError, ValueError) as error:
             raise self._error("names", value, "class names by number") from error
+
+    def classes(self, key: str) -> SemanticClasses | None:
+        """The classes of class maps, or None where the key is missing."""
+        value = self.literal(key)
+        if value is None:
+            return None
+        try:
+            return SemanticClasses.from_dict(value)
+        except ValueError as error:
+            raise self._error(key, value, f"a description of semantic classes ({error})") from error
 
     def literal(self, key: str) -> Any:
         """The value itself; text as the JSON or Python literal it spells."""

@@ -48,6 +48,7 @@ class PyTorchBackend:
         description: Any = model
         self.task = task_of(model)
         self.stride = max(int(torch.as_tensor(description.stride).max()), MIN_STRIDE)
+        self.semantic = getattr(model, "semantic", None)
         self.names = names_by_number(description.names or names or {})
         self.channels = int(description.yaml.get("ch", 3))
 

@@ -1,4 +1,4 @@
-"""`AutoShape`: a detector or segmenter that takes pictures of any kind and gives `Detections`."""
+"""`AutoShape`: a network for boxes, masks or class maps that takes pictures of any kind and gives `Detections`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.experimental import Ensemble
-from models.yolo import BaseModel
+from models.yolo import BaseModel, JointOutput
 from utils.backends.base import Backend
 from utils.backends.multi import up_to_date
 from utils.backends.pytorch import PyTorchBackend
@@ -19,16 +19,16 @@ from utils.datasets.letterbox import fitted_size, letterbox
 from utils.device import Stopwatch
 from utils.engine.detections import Detections, output_names
 from utils.engine.inputs import load_pictures
-from utils.engine.predictor import DetectionPostprocess, Predictor
+from utils.engine.predictor import DetectionPostprocess, Postprocess, Predictor, postprocess_of
 from utils.errors import InputError
 from utils.logging import LOGGER
 
-SHAPED_TASKS = ("detect", "segment")
-COPIED = ("yaml", "nc", "hyp")  # attributes of the network
+SHAPED_TASKS = ("detect", "segment", "semantic", "joint")
+COPIED = ("yaml", "nc", "hyp", "semantic")  # attributes of the network
 
 
 class AutoShape(nn.Module):
-    """Wraps a detector or segmenter: any pictures in, boxes in their pixels out. Several threads may call one object.
+    """Wraps a network: any pictures in, boxes and class maps in their pixels out. Several threads may call one object.
 
     Args:
         model: a `DetectMultiBackend`, a network, or what `load_backend` gives.
@@ -80,8 +80,10 @@ class AutoShape(nn.Module):
 
     def forward(
         self, ims: Any, size: int | Sequence[int] = 640, augment: bool = False, profile: bool = False
-    ) -> Detections | Tensor:
+    ) -> Detections | Tensor | JointOutput:
         """Detections of pictures of any kind (see `load_pictures`); of a (B, C, H, W) tensor the decoded raw output.
+
+        That is rows (B, N, 5 + num_classes), of a semantic model logits, of a joint one a `JointOutput` of both.
 
         Args:
             size: longer side of the network input in pixels (of two, the larger); the other side follows from the
@@ -114,15 +116,26 @@ class AutoShape(nn.Module):
         if profile:
             self._profile(backend, len(arrays), input_hw)
         prepare, network, post = (watch.seconds for watch in predictor.watches)
-        rows = [p.boxes.clone() for p in predictions if p.boxes is not None]  # usable outside of inference mode
+        none = torch.zeros(0, 6)
+        rows = [none.clone() if p.boxes is None else p.boxes.clone() for p in predictions]  # outside of inference mode
         files = output_names([picture.name for picture in pictures])
         shape = (len(arrays), backend.channels, *input_hw)
         masks = [p.bitmaps for p in predictions if p.bitmaps is not None] or None
-        return Detections(arrays, rows, files, (loading.seconds + prepare, network, post), self.names, shape, masks)
+        return Detections(
+            arrays,
+            rows,
+            files,
+            (loading.seconds + prepare, network, post),
+            self.names,
+            shape,
+            masks,
+            semantic=[p.class_map.numpy() for p in predictions if p.class_map is not None] or None,
+            semantic_classes=backend.semantic,
+        )
 
-    def _postprocess(self) -> DetectionPostprocess:
+    def _postprocess(self) -> Postprocess:
         classes = [self.classes] if isinstance(self.classes, int) else self.classes
-        return DetectionPostprocess(
+        boxes = DetectionPostprocess(
             self.conf,
             self.iou,
             classes,
@@ -131,12 +144,13 @@ class AutoShape(nn.Module):
             multi_label=self.multi_label,
             fine_masks=self.retina_masks,
         )
+        return postprocess_of(self.task, boxes)
 
     def _precision(self, backend: Backend) -> torch.autocast:
         return torch.autocast(backend.device.type, enabled=self.amp and backend.device.type == "cuda")
 
-    def _raw(self, backend: Backend, images: Tensor, augment: bool) -> Tensor:
-        """(B, N, 5 + num_classes) of a batch that is ready for the network: floats in [0, 1], or uint8."""
+    def _raw(self, backend: Backend, images: Tensor, augment: bool) -> Tensor | JointOutput:
+        """Raw output for a batch that is ready for the network: floats in [0, 1], or uint8."""
         height, width = images.shape[2:]
         if height % backend.stride or width % backend.stride:
             raise InputError(
@@ -147,8 +161,9 @@ class AutoShape(nn.Module):
         images = images.to(backend.dtype) / 255 if images.dtype == torch.uint8 else images.to(backend.dtype)
         with torch.inference_mode(), self._precision(backend):
             output = backend.forward(images, augment=augment)
-        rows = output[0] if isinstance(output, tuple | list) else getattr(output, "rows", output)
-        return rows.clone()
+        if backend.task == "joint":
+            return JointOutput(*(_first(part).clone() for part in output))
+        return _first(output).clone()
 
     def _profile(self, backend: Backend, count: int, input_hw: tuple[int, int]) -> None:
         network = getattr(backend, "model", None)
@@ -158,6 +173,11 @@ class AutoShape(nn.Module):
         images = torch.zeros(count, backend.channels, *input_hw, dtype=backend.dtype, device=backend.device)
         with torch.inference_mode(), self._precision(backend):
             network(images, profile=True)
+
+
+def _first(output: Any) -> Tensor:
+    """The decoded rows or logits that an output is, or starts with."""
+    return output[0] if isinstance(output, tuple | list) else getattr(output, "rows", output)
 
 
 def batch_shape(sizes_hw: Sequence[Sequence[int]], longest: int, stride: int) -> tuple[int, int]:

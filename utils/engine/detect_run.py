@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,20 @@ from utils.engine.outcomes import Outcome, ResultBuilder, detection_result, find
 from utils.engine.pipeline import BackgroundWriter, read_ahead, write_all
 from utils.engine.predictor import Predictor
 from utils.engine.results import DrawStyle, Result
-from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, WindowViewer, Writer
+from utils.engine.writers import (
+    AlbumWriter,
+    ClassMapWriter,
+    CropWriter,
+    CsvWriter,
+    MediaWriter,
+    StopRunning,
+    SubmissionWriter,
+    TextWriter,
+    WindowViewer,
+    Writer,
+)
 from utils.errors import InputError
-from utils.files import increment_path, make_run_folder
+from utils.files import UniqueNames, increment_path, make_run_folder
 from utils.logging import LOGGER
 
 
@@ -63,6 +75,9 @@ def detect(config: DetectConfig) -> DetectSummary:
         backend = load_backend(config.weights, device=device, fp16=config.half, names=names, dnn=config.dnn)
         outcome = find_outcome(backend, config.weights[0])
         config = config.adapted(outcome.config).check()
+        semantic = backend.semantic
+        if config.submit and semantic is None:
+            raise InputError(f"--submit: {config.weights[0]} gives no class maps; leave the flag out")
         predictor = build_predictor(config, backend, outcome)
         style = DrawStyle(config.line_thickness, config.hide_labels, config.hide_conf)
         with ExitStack() as stack:
@@ -74,7 +89,11 @@ def detect(config: DetectConfig) -> DetectSummary:
                 source.leave_out(save_dir)
             writers = build_writers(config, style, save_dir)
             features_dir = save_dir if config.visualize else None
-            show = {"viewers": viewers, "build_result": outcome.build_result, "features_dir": features_dir}
+            show = {
+                "viewers": viewers,
+                "build_result": partial(outcome.build_result, semantic=semantic) if semantic else outcome.build_result,
+                "features_dir": features_dir,
+            }
             pictures = run_pictures(source, predictor, writers, **show)  # type: ignore[arg-type]
         if config.update:
             for file in config.weights:
@@ -127,7 +146,7 @@ def build_predictor(config: DetectConfig, backend: Backend, outcome: Outcome) ->
 def choose_run_folder(config: DetectConfig) -> Path | None:
     """The run folder, made; None where no flag asks for a file."""
     wanted = (not config.nosave, config.save_txt, config.save_csv, config.save_crop, config.visualize)
-    if not any(wanted):
+    if not any((*wanted, config.save_as_video, config.submit)):
         return None
     return make_run_folder(increment_path(Path(config.project) / config.name, config.exist_ok))
 
@@ -146,7 +165,12 @@ def build_writers(config: DetectConfig, style: DrawStyle, save_dir: Path | None)
     if config.save_csv:
         writers.append(CsvWriter(save_dir / "predictions.csv"))
     if not config.nosave:
-        writers.append(MediaWriter(save_dir, style))
+        names = UniqueNames()
+        writers += [MediaWriter(save_dir, style, names), ClassMapWriter(save_dir, names)]
+    if config.save_as_video:
+        writers.append(AlbumWriter(save_dir, style))
+    if config.submit:
+        writers.append(SubmissionWriter(save_dir / "results"))
     return writers
 
 

@@ -25,6 +25,7 @@ from utils.files import increment_path, make_run_folder
 from utils.logging import LOGGER
 from utils.masks import ObjectMasks
 from utils.metrics.coco import predictions_to_coco
+from utils.types import SemanticClasses
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 CENTRES = ("xcenter", "ycenter", "width", "height")
@@ -43,6 +44,8 @@ class Detections:
         shape: (B, C, H, W) of the network input.
         masks: of the objects of each picture, from a segmenter: `masks[0].polygons()` gives rings in pixels,
             `masks[0].dense()` (n, H, W) bool.
+        semantic: (H, W) uint8 class of each pixel of each picture, from a network that gives class maps.
+        semantic_classes: names and colours of these.
 
     Attributes:
         xyxy, xywh: (n, 6) corners, or centre and size, in pixels; score; class. xyxyn, xywhn: over the picture's sides.
@@ -60,10 +63,14 @@ class Detections:
         names: Mapping[int, str] | Sequence[str] | None = None,
         shape: Sequence[int] | None = None,
         masks: Sequence[ObjectMasks] | None = None,
+        *,
+        semantic: Sequence[np.ndarray] | None = None,
+        semantic_classes: SemanticClasses | None = None,
     ) -> None:
         self.ims, self.pred, self.files = ims, pred, list(files)
         self.times, self.names, self.s = tuple(times), names_by_number(names or {}), tuple(shape or ())
         self.n, self.masks = len(ims), None if masks is None else list(masks)
+        self.semantic, self.semantic_classes = None if semantic is None else list(semantic), semantic_classes
         self.t = tuple(1000 * seconds / max(self.n, 1) for seconds in self.times)
         self.xyxy = pred
 
@@ -86,14 +93,27 @@ class Detections:
     def results(self) -> list[Result]:
         """The same as the engine's results, which draw, cut out and count; their pictures are BGR and without boxes."""
         frames = [im[..., ::-1] if im.shape[2] == 3 else im for im in self.ims]
+        parts = zip(self.files, frames, self.pred, self._masks_each, self._maps_each, strict=True)
         return [
-            Result(SourceFrame(file, np.ascontiguousarray(frame), file), rows.cpu().numpy(), self.names, masks=masks)
-            for file, frame, rows, masks in zip(self.files, frames, self.pred, self._masks_each, strict=True)
+            Result(
+                SourceFrame(file, np.ascontiguousarray(frame), file),
+                rows.cpu().numpy(),
+                self.names,
+                masks=masks,
+                class_map=class_map,
+                semantic=self.semantic_classes,
+            )
+            for file, frame, rows, masks, class_map in parts
         ]
 
     @property
     def _masks_each(self) -> Sequence[ObjectMasks | None]:
         return self.masks or [None] * self.n
+
+    @property
+    def _maps_each(self) -> Sequence[np.ndarray | None]:
+        nothing: list[np.ndarray | None] = [None] * self.n
+        return self.semantic or nothing
 
     def __len__(self) -> int:
         return self.n
@@ -173,10 +193,20 @@ class Detections:
     def tolist(self) -> list[Detections]:
         """One object per picture."""
         times = [seconds / max(self.n, 1) for seconds in self.times]
-        each = zip(self.ims, self.pred, self.files, self._masks_each, strict=True)
+        each = zip(self.ims, self.pred, self.files, self._masks_each, self._maps_each, strict=True)
         return [
-            Detections([im], [rows], [file], times, self.names, self.s, None if masks is None else [masks])
-            for im, rows, file, masks in each
+            Detections(
+                [im],
+                [rows],
+                [file],
+                times,
+                self.names,
+                self.s,
+                None if masks is None else [masks],
+                semantic=None if class_map is None else [class_map],
+                semantic_classes=self.semantic_classes,
+            )
+            for im, rows, file, masks, class_map in each
         ]
 
     def to_json(self) -> str:

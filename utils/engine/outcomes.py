@@ -15,15 +15,17 @@ from utils.config_detect import DetectConfig
 from utils.config_segment import SegmentPredictConfig
 from utils.datasets.classification import fit_centre
 from utils.datasets.frames import SourceFrame
-from utils.engine.predictor import DetectionPostprocess, Predictor
+from utils.engine.predictor import DetectionPostprocess, Predictor, class_maps, postprocess_of
 from utils.engine.results import ClassResult, Result
 from utils.errors import InputError
+from utils.logging import LOGGER
 from utils.tasks.base import IMAGENET
 from utils.tasks.classify import probabilities
-from utils.types import Batch, Prediction
+from utils.types import Batch, Prediction, SemanticClasses
 
 PredictorBuilder = Callable[[DetectConfig, Backend, tuple[int, int]], Predictor]
 ResultBuilder = Callable[..., Result]  # (source frame, prediction, names, input_hw, ms)
+OF_BOXES = ("classes", "save_txt", "save_csv", "save_crop", "agnostic_nms")  # settings without effect on class maps
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def find_outcome(backend: Backend, weights: str) -> Outcome:
 
 
 def detection_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[int, int]) -> Predictor:
-    """Boxes after non-maximum suppression."""
+    """Boxes after non-maximum suppression, with the class map of a network that gives one."""
     known = len(backend.names)
     if wrong := [c for c in config.classes or () if not 0 <= c < known]:
         raise InputError(f"--classes {wrong[0]}: the model has {known} classes, 0 to {known - 1}")
@@ -62,7 +64,15 @@ def detection_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[i
         whole_pixels=True,
         fine_masks=config.retina_masks,
     )
-    return Predictor(backend, postprocess, size_hw=size_hw, augment=config.augment)
+    chosen = postprocess_of(backend.task, postprocess)
+    return Predictor(backend, chosen, size_hw=size_hw, augment=config.augment)
+
+
+def map_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[int, int]) -> Predictor:
+    """Class maps alone."""
+    if idle := [f"--{name.replace('_', '-')}" for name in OF_BOXES if getattr(config, name)]:
+        LOGGER.warning(f"WARNING: {', '.join(idle)}: without effect, the model gives class maps and no boxes")
+    return Predictor(backend, class_maps, size_hw=size_hw, augment=config.augment)
 
 
 def detection_result(
@@ -71,11 +81,14 @@ def detection_result(
     names: Mapping[int, str],
     input_hw: tuple[int, int],
     ms: tuple[float, float, float],
+    *,
+    semantic: SemanticClasses | None = None,
 ) -> Result:
-    """The boxes of a picture, and masks if there are any."""
-    rows = prediction.boxes
+    """The boxes of a picture, with masks and class map if there are any; `semantic`: the classes of the latter."""
+    rows, pixels = prediction.boxes, prediction.class_map
     boxes = np.zeros((0, 6), np.float32) if rows is None else rows.numpy()
-    return Result(item, boxes, names, input_hw, ms, prediction.bitmaps)
+    class_map = None if pixels is None else pixels.numpy()
+    return Result(item, boxes, names, input_hw, ms, prediction.bitmaps, class_map, semantic)
 
 
 def class_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[int, int]) -> Predictor:
@@ -105,5 +118,7 @@ def class_result(
 OUTCOMES: dict[str, Outcome] = {
     "detect": Outcome(DetectConfig, detection_predictor, detection_result),
     "segment": Outcome(SegmentPredictConfig, detection_predictor, detection_result),
+    "joint": Outcome(DetectConfig, detection_predictor, detection_result),
+    "semantic": Outcome(DetectConfig, map_predictor, detection_result),
     "classify": Outcome(ClassifyPredictConfig, class_predictor, class_result),
 }

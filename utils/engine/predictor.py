@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -18,6 +18,7 @@ from utils.datasets.letterbox import letterbox
 from utils.device import Stopwatch
 from utils.nms import non_max_suppression
 from utils.prototypes import prototypes_of, split_masks
+from utils.semantic_maps import original_class_map
 from utils.tasks.base import InputBuffer, PixelStatistics
 from utils.types import Batch, Letterbox, Prediction
 
@@ -76,6 +77,34 @@ class DetectionPostprocess:
         if self.whole_pixels:
             boxes[:, :4] = boxes[:, :4].round()
         return Prediction(boxes=boxes, bitmaps=bitmaps)
+
+
+def class_maps(preds: Any, batch: Batch) -> list[Prediction]:
+    """One prediction per picture of the batch: the class of each of its own pixels, from logits (B, n, H, W)."""
+    logits = preds if isinstance(preds, Tensor) else preds[0]
+    fits = [fit for fit in batch.letterboxes if fit is not None]
+    found = (original_class_map(scores, fit).cpu() for scores, fit in zip(logits, fits, strict=True))
+    return [Prediction(class_map=class_map) for class_map in found]
+
+
+@dataclass(frozen=True)
+class JointPostprocess:
+    """Boxes as `DetectionPostprocess`, and the class of each pixel, in pixels of the original pictures."""
+
+    boxes: DetectionPostprocess
+
+    def __call__(self, preds: Any, batch: Batch) -> list[Prediction]:
+        """One prediction per picture of the batch, from (decoded output of the detector, logits)."""
+        detection, logits = preds
+        both = zip(self.boxes(detection, batch), class_maps(logits, batch), strict=True)
+        return [replace(boxes, class_map=classes.class_map) for boxes, classes in both]
+
+
+def postprocess_of(task: str, boxes: DetectionPostprocess) -> Postprocess:
+    """What makes predictions of the output of a task's network, with `boxes` for what it detects."""
+    if task == "semantic":
+        return class_maps
+    return JointPostprocess(boxes) if task == "joint" else boxes
 
 
 class Predictor:

@@ -13,12 +13,15 @@ from utils.boxes import clip_boxes_, xyxy_to_xywhn
 from utils.datasets.frames import SourceFrame
 from utils.drawing import draw_boxes, draw_masks, draw_text, palette, text_height, to_bgr
 from utils.masks import ObjectMasks
+from utils.semantic_maps import blended
+from utils.types import SemanticClasses
 
 CROP_SCALE, CROP_MARGIN = (
     1.02,
     10,
 )  # a cut-out shows a little of the surroundings; margin in pixels, both sides together
 LIKELIEST = 5  # classes of a picture that are told
+TOLD_SHARE = 0.01  # of a picture's pixels, from which a class is told
 PLATE = (80, 80, 80)  # BGR, under the names of classes
 
 
@@ -47,6 +50,8 @@ class Result:
         input_hw: size of the network input it was looked at in.
         ms: milliseconds of preparing, network and post-processing.
         masks: of the boxes, in pixels of the picture; None where the model gives none.
+        class_map: (H, W) uint8 class of each pixel of the picture; None where the model gives none.
+        semantic: the classes of `class_map`.
     """
 
     source: SourceFrame
@@ -55,6 +60,8 @@ class Result:
     input_hw: tuple[int, int] = (0, 0)
     ms: tuple[float, float, float] = (0.0, 0.0, 0.0)
     masks: ObjectMasks | None = None
+    class_map: np.ndarray | None = None
+    semantic: SemanticClasses | None = None
     _drawings: dict[DrawStyle, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -77,10 +84,21 @@ class Result:
         return stem if self.source.number is None else f"{stem}_{self.source.number}"
 
     def summary(self) -> str:
-        """Objects counted by class, in the order of class numbers: `4 persons, 1 bus`."""
+        """Objects counted by class, in the order of class numbers, and shares of a class map: `4 persons, road 45%`."""
         counts = sorted(Counter(self.classes).items())
         words = [f"{n} {plural(label) if n > 1 else label}" for c, n in counts for label in [self.names.get(c, str(c))]]
-        return ", ".join(words) or "(no detections)"
+        if self.class_map is None:
+            return ", ".join(words) or "(no detections)"
+        return ", ".join([*words, *(f"{name} {share:.0%}" for name, share in self.shares()[:LIKELIEST])])
+
+    def shares(self) -> list[tuple[str, float]]:
+        """Name and share of the pixels of each class that has at least 1 % of them, the largest first."""
+        if self.class_map is None or self.semantic is None:
+            return []
+        counts = np.bincount(self.class_map.ravel(), minlength=len(self.semantic))[: len(self.semantic)]
+        order = np.argsort(-counts, kind="stable")
+        shares = [(self.semantic.names[int(c)], float(counts[c] / self.class_map.size)) for c in order]
+        return [(name, share) for name, share in shares if share >= TOLD_SHARE]
 
     def log_line(self) -> str:
         """Source, input size, what was found and the time of the network."""
@@ -119,13 +137,15 @@ class Result:
             yield label, cut if self.masks is None else np.dstack((cut, self.masks.opacity(number, (x1, y1, x2, y2))))
 
     def drawing(self, style: DrawStyle) -> np.ndarray:
-        """A BGR copy of the picture with its masks and boxes, the best on top; drawn once however many writers ask."""
+        """A BGR copy of the picture with class map, masks and boxes, the best on top; drawn once for all writers."""
         if style not in self._drawings:
             scores = self.boxes[:, 4].tolist()
             texts = [self._caption(label, score, style) for label, score in zip(self.labels, scores, strict=True)]
             colors = [palette(c) for c in self.classes]
             boxes = self.boxes[::-1, :4]
             canvas = to_bgr(self.source.frame)
+            if self.class_map is not None and self.semantic is not None:
+                canvas = blended(canvas, self.class_map, self.semantic)
             if self.masks is not None:
                 draw_masks(canvas, self.masks, colors)
             self._drawings[style] = draw_boxes(

@@ -14,12 +14,15 @@ import numpy as np
 
 from utils.datasets.frames import SourceFrame
 from utils.datasets.image_io import imwrite
+from utils.datasets.letterbox import letterbox
 from utils.engine.results import DrawStyle, Result
 from utils.errors import InputError
 from utils.files import UniqueNames, folder_name
+from utils.semantic_maps import coloured, source_map
 
 WRITABLE_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 CROP_QUALITY = 95  # of JPEG
+ALBUM, ALBUM_FPS = "all_pictures.mp4", 30.0
 
 
 class StopRunning(Exception):  # noqa: N818 - a wish of the user, not an error
@@ -77,11 +80,12 @@ class MediaWriter:
     Args:
         folder: existing folder.
         style: how boxes are drawn.
+        names: what gives the files their names, shared by all who write into the folder.
     """
 
-    def __init__(self, folder: Path, style: DrawStyle) -> None:
+    def __init__(self, folder: Path, style: DrawStyle, names: UniqueNames | None = None) -> None:
         self.folder, self.style = folder, style
-        self._names = UniqueNames()
+        self._names = UniqueNames() if names is None else names
         self._videos: dict[str, VideoFile] = {}
         self._parts: Counter[str] = Counter()
 
@@ -114,6 +118,83 @@ class MediaWriter:
             file = self.folder / self._names.take(f"{owner}{part}", Path(source.path).stem, ".mp4")
             video = self._videos[source.path] = VideoFile(file, (height, width), source.fps)
         video.append(drawing, source)
+
+
+class AlbumWriter:
+    """Shows the annotated pictures, not videos, one after another in one .mp4; other sizes than the first are padded.
+
+    Args:
+        folder: existing folder.
+        style: how boxes are drawn.
+    """
+
+    def __init__(self, folder: Path, style: DrawStyle) -> None:
+        self.folder, self.style = folder, style
+        self._video: VideoFile | None = None
+
+    def write(self, result: Result) -> None:
+        """Append the picture."""
+        if result.source.number is not None:
+            return
+        drawing = result.drawing(self.style)
+        if self._video is None:
+            self._video = VideoFile(self.folder / ALBUM, (drawing.shape[0], drawing.shape[1]), ALBUM_FPS)
+        if drawing.shape[:2] != self._video.size_hw:
+            drawing, _ = letterbox(drawing, self._video.size_hw)
+        self._video.append(drawing, result.source)
+
+    def close(self) -> None:
+        """Finish the video."""
+        if self._video is not None:
+            self._video.close()
+
+
+class ClassMapWriter:
+    """Saves the class map of each picture: class numbers in `<stem>_mask.png`, their colours in `<stem>_color.png`.
+
+    Args:
+        folder: existing folder.
+        names: as of `MediaWriter`.
+    """
+
+    def __init__(self, folder: Path, names: UniqueNames | None = None) -> None:
+        self.folder = folder
+        self._names = UniqueNames() if names is None else names
+
+    def write(self, result: Result) -> None:
+        """Save the class map of one picture; frames of videos have none saved."""
+        class_map, classes, path = result.class_map, result.semantic, result.source.path
+        if class_map is None or classes is None or result.source.number is not None:
+            return
+        for kind, pixels in (("mask", class_map), ("color", coloured(class_map, classes))):
+            name = self._names.take(f"{path} ({kind})", f"{Path(path).stem}_{kind}", ".png")
+            imwrite(self.folder / name, pixels)
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+
+class SubmissionWriter:
+    """Saves class maps as a benchmark's server wants them: `<stem>_pred.png`, the data set's own label numbers.
+
+    Args:
+        folder: made if missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names = UniqueNames()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, result: Result) -> None:
+        """Save the class map of one picture; frames of videos have none saved."""
+        class_map, classes, path = result.class_map, result.semantic, result.source.path
+        if class_map is not None and classes is not None and result.source.number is None:
+            name = self._names.take(path, f"{Path(path).stem}_pred", ".png")
+            imwrite(self.folder / name, source_map(class_map, classes))
+
+    def close(self) -> None:
+        """Nothing is left to write."""
 
 
 class TextWriter:

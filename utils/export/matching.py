@@ -27,6 +27,7 @@ class Tolerance:
         iou: a pair of boxes whose overlap is this close to the threshold may be suppressed or not.
         tie: of two scores that are this close either may be the better one.
         mask: least IoU of two masks of one object.
+        agreement: share of the pixels that must have the same class, at least.
     """
 
     pixels: float
@@ -35,6 +36,7 @@ class Tolerance:
     iou: float
     tie: float
     mask: float = 0.99
+    agreement: float = 0.999
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Figures:
         pixels, score: of their corners and scores. relative: of whole outputs, None where only detections
             are there to compare.
         mask: lowest IoU of two masks of one object, None where there are none.
+        agreement: share of the pixels whose class is the same, None where there are no class maps.
         problems: what exceeds the tolerance, a line each.
     """
 
@@ -63,6 +66,7 @@ class Figures:
     pixels: float = 0.0
     score: float = 0.0
     relative: float | None = None
+    agreement: float | None = None
     problems: list[str] = field(default_factory=list)
     mask: float | None = None
 
@@ -72,6 +76,7 @@ class Figures:
             max(self.pixels, other.pixels),
             max(self.score, other.score),
             max((v for v in (self.relative, other.relative) if v is not None), default=None),
+            min((v for v in (self.agreement, other.agreement) if v is not None), default=None),
             [*self.problems, *other.problems],
             min((v for v in (self.mask, other.mask) if v is not None), default=None),
         )
@@ -85,7 +90,12 @@ class Figures:
         what = f"{self.compared} detections" if self.compared else "whole outputs, as nothing is detected"
         relative = "" if self.relative is None else f", {self.relative:.2g} of the mean output"
         masks = "" if self.mask is None else f", masks agree to an IoU of {self.mask:.4f}"
-        return f"at most {self.pixels:.3g} px and {self.score:.2g} of score{relative} ({what}){masks}"
+        boxes = f"at most {self.pixels:.3g} px and {self.score:.2g} of score{relative} ({what}){masks}"
+        if self.agreement is None:
+            return boxes
+        classes = f"the class of {1 - self.agreement:.3%} of the pixels"
+        alone = not (self.compared or self.pixels or self.score)
+        return f"{classes}{relative}" if alone else f"{boxes}, and {classes}"
 
 
 def compare_detections(
@@ -304,6 +314,19 @@ def compare_scores(reference: Tensor, found: Tensor, tolerance: Tolerance) -> Fi
         figures.problems.append(
             f"probabilities are off by {score:.2g}, logits by {relative:.2g} of their mean size, "
             f"allowed are {tolerance.score:g} and {tolerance.relative:g}"
+        )
+    return figures
+
+
+def compare_class_maps(reference: Tensor, found: Tensor, tolerance: Tolerance) -> Figures:
+    """Compare the logits (B, n, H, W) of class maps by the strongest class of each pixel and by their size."""
+    agreement = float((reference.argmax(1) == found.argmax(1)).double().mean())
+    relative = relative_error(reference, found)
+    figures = Figures(relative=relative, agreement=agreement)
+    if not (agreement >= tolerance.agreement and relative <= tolerance.relative):
+        figures.problems.append(
+            f"{1 - agreement:.3%} of the pixels have another class and logits are off by {relative:.2g} of their mean "
+            f"size, allowed are {1 - tolerance.agreement:.3%} and {tolerance.relative:g}"
         )
     return figures
 

@@ -28,6 +28,7 @@ from utils.version import VERSION
 
 MIN_STRIDE = 32
 REFUSED = ("int8", "nms")  # without these the file would not be what was asked for; others are only less than wished
+NOT_INT8 = ("semantic", "joint")
 FLAGS = ("half", "int8", "per_tensor", "dynamic", "simplify", "optimize", "opset", "keras", "nms", "cache")
 
 
@@ -154,6 +155,8 @@ def build_job(path: Path, model: Any, options: ExportOptions, *, normalized: boo
         InputError: NMS is wanted of a network that gives no boxes alone.
     """
     task = task_of(model)
+    if options.int8 and task in NOT_INT8:
+        raise InputError(f"{path}: --int8 is not offered for class maps yet; export with --half or without")
     names = {int(number): str(name) for number, name in model.names.items()}
     nms = None
     if options.nms:
@@ -178,6 +181,7 @@ def build_job(path: Path, model: Any, options: ExportOptions, *, normalized: boo
         nms=options.nms,
         normalized=network.normalized,
         version=VERSION,
+        semantic=getattr(model, "semantic", None),
     )
     return ExportJob(path, network, info, options)
 

@@ -19,6 +19,7 @@ from utils.export.matching import (
     Figures,
     Thresholds,
     Tolerance,
+    compare_class_maps,
     compare_detections,
     compare_masks,
     compare_raw,
@@ -28,7 +29,7 @@ from utils.export.pictures import load_batch
 from utils.types import Suppressed
 
 FP32 = Tolerance(pixels=1.0, score=0.01, relative=1e-4, iou=0.02, tie=1e-4)
-FP16_SIDE, FP16_SCORE, FP16_MASK = 0.01, 0.02, 0.95
+FP16_SIDE, FP16_SCORE, FP16_MASK, FP16_AGREEMENT = 0.01, 0.02, 0.95, 0.99
 MAX_DROP = 0.02  # of mAP, or of top-1 accuracy
 Measure = Callable[[Callable[[Tensor], Any], tuple[int, int] | None], dict[str, float]]  # (network, its only size)
 
@@ -104,7 +105,8 @@ def tolerance_of(job: ExportJob) -> Tolerance:
     """How far an export of these settings may be off."""
     if job.options.half or job.options.int8:
         pixels = FP16_SIDE * max(job.options.imgsz)
-        return Tolerance(pixels=pixels, score=FP16_SCORE, relative=0.03, iou=0.05, tie=5e-3, mask=FP16_MASK)
+        scores = {"score": FP16_SCORE, "tie": 5e-3, "mask": FP16_MASK, "agreement": FP16_AGREEMENT}
+        return Tolerance(pixels=pixels, relative=0.03, iou=0.05, **scores)
     return FP32
 
 
@@ -123,6 +125,8 @@ def compare_outputs(
         limits = Thresholds(options.conf_thres, options.iou_thres, options.max_det, options.agnostic)
         rows = [picture[picture[:, 4] > limits.conf] for picture in found.rows.float().cpu()]
         return compare_detections(reference[0], rows, limits, tolerance)
+    if job.info.task in ("semantic", "joint"):
+        return _compare_semantic(reference, found, tolerance)
     parts = [found] if isinstance(found, Tensor) else found
     outputs = [part.float().cpu() for part in parts if isinstance(part, Tensor)]  # PyTorch adds a list of raw maps
     if outputs[0].shape != reference[0].shape:
@@ -134,6 +138,25 @@ def compare_outputs(
     figures = compare_detections(reference[0], outputs[0], Thresholds(), tolerance, nm=nm)
     figures = figures + compare_raw(reference[0], outputs[0], tolerance, nm=nm, rows=not figures.compared)
     return figures + compare_masks(reference, outputs, size_hw, tolerance) if nm else figures
+
+
+def _compare_semantic(reference: Sequence[Tensor], found: Any, tolerance: Tolerance) -> Figures:
+    """The differences of logits, which stand last, and of the decoded rows before them if there are any."""
+    outputs = [found.float().cpu()] if isinstance(found, Tensor) else [_rows_of(part) for part in found]
+    for own, other in zip(outputs, reference, strict=True):
+        if own.shape != other.shape:
+            return Figures(problems=[f"output of shape {tuple(own.shape)} instead of {tuple(other.shape)}"])
+    figures = compare_class_maps(reference[-1], outputs[-1], tolerance)
+    if len(outputs) == 1:
+        return figures
+    boxes = compare_detections(reference[0], outputs[0], Thresholds(), tolerance)
+    return figures + boxes + compare_raw(reference[0], outputs[0], tolerance, rows=not boxes.compared)
+
+
+def _rows_of(part: Any) -> Tensor:
+    """An output's tensor on the CPU; of a detector in PyTorch its rows, which its raw maps follow."""
+    tensor = part if isinstance(part, Tensor) else part[0]
+    return tensor.float().cpu()
 
 
 def _accuracy_text(job: ExportJob, path: Path, backend: Backend, measure: Measure | None) -> str:

@@ -1,0 +1,235 @@
+"""Class maps of pictures: geometry, results, files, the hub's model, ensembles."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from semantic_nets import CLASSES, checkpoint, network, painted
+from torch import Tensor
+
+from models.checkpoint import load_model
+from models.experimental import Ensemble
+from models.yolo import JointOutput
+from utils.backends.base import ExportedBackend
+from utils.backends.info import ModelInfo
+from utils.backends.pytorch import PyTorchBackend
+from utils.datasets.frames import SourceFrame
+from utils.datasets.image_io import imwrite, read_image
+from utils.engine.autoshape import AutoShape
+from utils.engine.predictor import DetectionPostprocess, Predictor, postprocess_of
+from utils.engine.results import DrawStyle, Result
+from utils.engine.writers import AlbumWriter, ClassMapWriter, MediaWriter, SubmissionWriter
+from utils.errors import InputError
+from utils.files import UniqueNames
+from utils.types import SemanticClasses
+
+CPU = torch.device("cpu")
+SIZES = [(40, 100), (96, 48), (64, 64), (31, 77)]
+
+
+class ColourReader(ExportedBackend):
+    """A runtime whose logits are the picture's own red, green and blue; joint, it finds nothing besides."""
+
+    def __init__(self, task: str, fixed_hw: tuple[int, int] | None = None) -> None:
+        names = {0: "square", 1: "disc"} if task == "joint" else CLASSES.names
+        info = ModelInfo(names=names, task=task, semantic=CLASSES)
+        super().__init__("colours.x", info, device=CPU, fixed_hw=fixed_hw)
+
+    def run(self, images: Tensor) -> list[Tensor]:
+        rows = [torch.zeros(len(images), 4, 7)] if self.task == "joint" else []
+        return [*rows, images * 10]
+
+
+@pytest.mark.parametrize("task", ["semantic", "joint"])
+@pytest.mark.parametrize("fixed_hw", [None, (64, 160)])
+def test_classes_lie_where_the_picture_has_them(task: str, fixed_hw: tuple[int, int] | None) -> None:
+    """Whatever border the picture gets on its way into the network."""
+    backend = ColourReader(task, fixed_hw)
+    predictor = Predictor(backend, postprocess_of(task, DetectionPostprocess()), size_hw=(64, 64))
+    for size_hw in SIZES:
+        frame, classes = painted(size_hw)
+        (found,), _ = predictor.predict([frame])
+        assert found.class_map is not None
+        assert (found.class_map.shape, found.class_map.dtype) == (size_hw, torch.uint8)
+        assert (found.boxes is None) == (task == "semantic")
+        assert (found.class_map.numpy() == classes).mean() > 0.95  # pixels beside edges are between two colours
+
+
+@pytest.mark.parametrize("task", ["semantic", "joint"])
+def test_hub_results_have_maps_of_the_pictures_sizes(task: str) -> None:
+    frames, maps = zip(*map(painted, SIZES), strict=True)
+    model = AutoShape(ColourReader(task), verbose=False)
+    found = model([Image.fromarray(frame[..., ::-1]) for frame in frames], size=128)
+    assert found.semantic is not None
+    for own, expected in zip(found.semantic, maps, strict=True):
+        assert own.dtype == np.uint8
+        assert (own == expected).mean() > 0.95
+    assert found.semantic_classes == CLASSES
+    assert [tuple(rows.shape) for rows in found.pred] == [(0, 6)] * 4
+    first, second, *_ = found.tolist()
+    assert second.semantic is not None
+    assert np.array_equal(second.semantic[0], found.semantic[1])
+    assert "röad 38%" in str(first)
+    drawn = found.render()[0].astype(int)
+    pure = found.semantic[0] == maps[0]
+    colours = np.array(CLASSES.palette)[maps[0]]
+    assert np.abs(drawn - (0.6 * frames[0][..., ::-1] + 0.4 * colours))[pure].max() <= 1
+
+
+@pytest.mark.parametrize("task", ["semantic", "joint"])
+def test_pytorch_networks_through_the_hub_model(task: str) -> None:
+    model = AutoShape(network(task), verbose=False)
+    assert (model.semantic, model.task) == (CLASSES, task)
+    frame, _ = painted((48, 96))
+    plain, augmented = model(frame, size=96), model(frame, size=96, augment=True)
+    assert plain.semantic is not None and augmented.semantic is not None
+    assert plain.semantic[0].shape == augmented.semantic[0].shape == (48, 96)
+    images = torch.rand(2, 3, 64, 96)
+    raw = model(images)
+    with torch.inference_mode():
+        wanted: Any = network(task)(images)
+    if task == "semantic":
+        torch.testing.assert_close(raw, wanted, rtol=1e-4, atol=1e-4)
+        assert len(plain.pred[0]) == 0
+    else:
+        assert isinstance(raw, JointOutput)
+        torch.testing.assert_close(raw.detection, wanted.detection[0], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(raw.semantic, wanted.semantic, rtol=1e-4, atol=1e-4)
+        assert len(plain.pred[0]) > 0
+
+
+def test_boxes_of_a_joint_network_are_those_of_its_detector() -> None:
+    """Logits are not taken for the prototypes of masks."""
+    model = network("joint")
+    frame, _ = painted((64, 96))
+    predictor = Predictor(PyTorchBackend(model, device=CPU), postprocess_of("joint", DetectionPostprocess()))
+    (joint,), _ = predictor.predict([frame])
+    rows = DetectionPostprocess()
+    predictor.postprocess = lambda preds, batch: rows(preds.detection, batch)
+    (boxes,), _ = predictor.predict([frame])
+    assert joint.boxes is not None and boxes.boxes is not None
+    assert len(boxes.boxes) > 0
+    assert torch.equal(joint.boxes, boxes.boxes)
+    assert joint.bitmaps is None
+
+
+@pytest.mark.parametrize("task", ["semantic", "joint"])
+def test_ensembles_join_probabilities(task: str, tmp_path: Path) -> None:
+    file = checkpoint(tmp_path, task)
+    pair = load_model([file, file])
+    assert isinstance(pair, Ensemble)
+    assert pair.semantic == CLASSES
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        one: Any = load_model(file)(images)
+        both: Any = pair(images)
+    logits, joined = (one, both) if task == "semantic" else (one.semantic, both.semantic)
+    torch.testing.assert_close(joined.softmax(1), logits.softmax(1), rtol=1e-4, atol=1e-5)
+    if task == "joint":
+        assert torch.equal(both.detection[0], torch.cat([one.detection[0]] * 2, dim=1))
+
+
+def test_members_of_an_ensemble_have_one_task(tmp_path: Path) -> None:
+    files = [checkpoint(tmp_path, "joint"), checkpoint(tmp_path, "semantic")]
+    with pytest.raises(InputError, match=r"tiny semantic.pt: task semantic, but .*tiny joint.pt has joint"):
+        load_model(files)
+
+
+def result(path: str, size_hw: tuple[int, int] = (40, 60), number: int | None = None) -> Result:
+    frame, classes = painted(size_hw)
+    source = SourceFrame(path, frame // 2, f"image 1/1 {path}", number, 10.0)
+    boxes = np.array([[5, 5, 20, 20, 0.9, 1]], np.float32)
+    return Result(source, boxes, {0: "cat", 1: "dog"}, class_map=classes, semantic=CLASSES)
+
+
+def test_what_a_result_says_and_shows() -> None:
+    one = result("a.png")
+    assert one.summary() == "1 dog, röad 38%, sky 38%, car 25%"
+    assert [name for name, _ in one.shares()] == ["röad", "sky", "car"]
+    drawing = one.drawing(DrawStyle(hide_labels=True))
+    far = drawing[35, 55].tolist()  # outside of the box: half red under red
+    assert far == [0, 0, round(0.6 * 127 + 0.4 * 255)]
+    few = Result(one.source, one.boxes, one.names, class_map=np.full((40, 60), 255, np.uint8), semantic=CLASSES)
+    assert few.summary() == "1 dog"  # pixels of no class are not counted
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_files_of_class_maps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = UniqueNames()
+    writers = [MediaWriter(tmp_path, DrawStyle(), names), ClassMapWriter(tmp_path, names)]
+    with caplog.at_level(logging.WARNING, logger="openyolov5"):
+        for path in ("in/ünï.jpg", "in/ünï_mask.png"):  # the second as the first one's mask is called
+            for writer in writers:
+                writer.write(result(path))
+    for writer in writers:
+        writer.close()
+    stem = "ünï_mask"
+    wanted = ["ünï.jpg", "ünï_color.png", f"{stem}.png", f"{stem}_2.png", f"{stem}_color.png", f"{stem}_mask.png"]
+    assert files(tmp_path) == sorted(wanted)
+    assert "in/ünï_mask.png: its output is called ünï_mask_2.png" in caplog.text
+    frame, classes = painted((40, 60))
+    stored = np.array(Image.open(tmp_path / "ünï_mask.png"))
+    assert np.array_equal(stored, classes)
+    assert np.array_equal(read_image(tmp_path / "ünï_color.png"), frame)
+
+
+def test_a_submission_has_the_numbers_of_the_data_set(tmp_path: Path) -> None:
+    writer = SubmissionWriter(tmp_path / "results")
+    writer.write(result("in/a.jpg"))
+    writer.write(result("in/clip.mp4", number=1))
+    writer.close()
+    assert files(tmp_path) == ["results/a_pred.png"]
+    _, classes = painted((40, 60))
+    assert np.array_equal(np.array(Image.open(tmp_path / "results/a_pred.png")), np.array([7, 23, 26])[classes])
+
+
+def test_detections_write_no_class_maps(tmp_path: Path) -> None:
+    plain = Result(SourceFrame("a.png", np.zeros((8, 8, 3), np.uint8), "a"), np.zeros((0, 6), np.float32), {})
+    for writer in (ClassMapWriter(tmp_path), SubmissionWriter(tmp_path)):
+        writer.write(plain)
+        writer.close()
+    assert files(tmp_path) == []
+
+
+def test_an_album_pads_other_sizes(tmp_path: Path) -> None:
+    writer = AlbumWriter(tmp_path, DrawStyle())
+    for path, size_hw in (("a.png", (48, 64)), ("b.png", (90, 30)), ("c.png", (48, 64))):
+        writer.write(result(path, size_hw))
+    writer.write(result("film.mp4", number=1))
+    writer.close()
+    capture = cv2.VideoCapture(str(tmp_path / "all_pictures.mp4"))
+    shown = []
+    while (found := capture.read())[0]:
+        shown.append(found[1])
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    assert (len(shown), fps) == (3, 30)
+    assert {frame.shape for frame in shown} == {(48, 64, 3)}
+    assert np.abs(shown[1][:, :16].astype(int) - 114).mean() < 12  # the tall one stands between borders
+    assert np.abs(shown[0][:, :16].astype(int) - 114).mean() > 30
+
+
+def test_an_album_of_no_picture_is_no_file(tmp_path: Path) -> None:
+    AlbumWriter(tmp_path, DrawStyle()).close()
+    assert files(tmp_path) == []
+
+
+def test_an_exported_file_that_names_no_classes_still_shows_them(tmp_path: Path) -> None:
+    class Bare(ColourReader):
+        def __init__(self) -> None:
+            ExportedBackend.__init__(self, "x", ModelInfo(task="semantic"), device=CPU)
+
+    frame, _ = painted((32, 64))
+    assert Bare().semantic == SemanticClasses.numbered(255)
+    imwrite(tmp_path / "a.png", frame)
+    assert "0 38%" in str(AutoShape(Bare(), verbose=False)(tmp_path / "a.png", size=64))
