@@ -128,7 +128,7 @@ def _from_own(content: dict[str, Any], path: Path) -> Checkpoint:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:  # foreign values
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: its weights do not fit its own graph: {reason}") from error
-    model.names = {int(number): str(name) for number, name in content["names"].items()}
+    model.names = dict(content["names"])
     if model.semantic is not None:
         model.semantic = _semantic_classes(content.get("semantic"), model.semantic, path)
     description = model.yaml

@@ -120,14 +120,6 @@ def test_loading_draws_no_random_numbers(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_names_per_task_of_a_joint_model(tmp_path: Path) -> None:
-    names = {"detect": {0: "car"}, "semantic": {0: "road", 1: "sky"}}
-    save_checkpoint(tmp_path / "last.pt", payload(DetectionModel(small()), names=names))
-    checkpoint = load_checkpoint(tmp_path / "last.pt")
-    assert checkpoint.names == names
-    assert checkpoint.model.names == {0: "car"}
-
-
 def test_content_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
     model, file = DetectionModel(small()), tmp_path / "a.pt"
     wrong = {**model.state_dict(), "model.24.m.0.bias": torch.zeros(5)}

@@ -199,8 +199,8 @@ def test_pictures_that_are_none_are_named() -> None:
         AutoShape(SpotFinder())([scene((64, 64), (1, 1, 9, 9)), 5])
 
 
-def test_only_models_of_boxes_are_wrapped() -> None:
-    with pytest.raises(InputError, match=r"detect and segment, not of task classify; load it with autoshape=False"):
+def test_classifiers_are_not_wrapped() -> None:
+    with pytest.raises(InputError, match=r"semantic and joint, not of task classify; load it with autoshape=False"):
         AutoShape(SpotFinder(task="classify"))
 
 
