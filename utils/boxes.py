@@ -146,9 +146,10 @@ def scale_boxes(
             taken to fill the frame along one axis and to be centred along the other.
     """
     if ratio_pad is None:
-        ratio = min(from_hw[0] / to_hw[0], from_hw[1] / to_hw[1])
-        pad_wh = ((from_hw[1] - to_hw[1] * ratio) / 2, (from_hw[0] - to_hw[0] * ratio) / 2)
-        ratio_pad = ((ratio, ratio), pad_wh)
+        sides = list(zip(from_hw, to_hw, strict=True))
+        ratio = min(frame / picture for frame, picture in sides)
+        top, left = ((frame - ratio * picture) / 2 for frame, picture in sides)
+        ratio_pad = ((ratio, ratio), (left, top))
     return _unfit(boxes_xyxy, to_hw, *ratio_pad)
 
 

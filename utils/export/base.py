@@ -101,7 +101,7 @@ class ExportNetwork(nn.Module):
 
     Args:
         model: fused network in evaluation mode; its heads are switched to export.
-        normalized: give boxes over width and height of the input.
+        normalized: give boxes, if there are any, over width and height of the input.
         nms: what turns decoded rows (B, N, 5 + num_classes) into detections (B, max_det, 6), if that is wanted.
 
     Shape:
@@ -112,18 +112,19 @@ class ExportNetwork(nn.Module):
         self, model: nn.Module, *, normalized: bool = False, nms: nn.Module | None = None, dynamic: bool = False
     ) -> None:
         super().__init__()
-        self.model, self.normalized, self.nms = model, normalized, nms
+        self.model, self.nms = model, nms
         self.eval()
-        for module in model.modules():
-            if isinstance(module, Detect):
-                module.export, module.dynamic, module.inplace = True, dynamic, False
+        heads = [module for module in model.modules() if isinstance(module, Detect)]
+        self.normalized = normalized and bool(heads)
+        for head in heads:
+            head.export, head.dynamic, head.inplace = True, dynamic, False
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         outputs = self.model(images)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         if self.nms is not None:
             return self.nms(outputs[0])
-        if self.normalized and outputs[0].ndim == 3:
+        if self.normalized:
             height, width = images.shape[2:]
             scale = outputs[0].new_tensor([1 / width, 1 / height, 1 / width, 1 / height])
             outputs = (torch.cat((outputs[0][..., :4] * scale, outputs[0][..., 4:]), dim=-1), *outputs[1:])

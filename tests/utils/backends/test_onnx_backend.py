@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from thread_checks import assert_threads_agree
 
 from utils.backends.registry import load_backend
 from utils.errors import InputError
@@ -144,17 +144,4 @@ def test_nms_inside_opencv_is_refused_in_a_line(exported: Exported) -> None:
 @RUNTIMES
 def test_threads_share_a_network(dnn: bool, exported: Exported) -> None:
     backend = load_backend(exported("onnx")[1], device=CPU, dnn=dnn)
-    images = torch.rand(8, 3, 64, 96)
-    expected = backend.forward(images)
-    found: dict[int, torch.Tensor] = {}
-
-    def look(number: int) -> None:
-        for _ in range(3):
-            found[number] = backend.forward(images[number : number + 1])
-
-    threads = [threading.Thread(target=look, args=(number,)) for number in range(len(images))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    torch.testing.assert_close(torch.cat([found[number] for number in range(len(images))]), expected)
+    assert_threads_agree(backend, torch.rand(8, 3, 64, 96))

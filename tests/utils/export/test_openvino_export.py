@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from thread_checks import assert_threads_agree
 from tiny_jobs import NAMES
 
 from utils.backends.info import ModelInfo
@@ -88,20 +88,7 @@ def test_single_precision_unless_asked_otherwise(exported: Exported) -> None:
 
 def test_threads_share_a_model(exported: Exported) -> None:
     backend = load_backend(exported("openvino")[1], device=CPU)
-    images = torch.rand(8, 3, 64, 96)
-    expected = backend.forward(images)
-    found: dict[int, torch.Tensor] = {}
-
-    def look(number: int) -> None:
-        for _ in range(3):
-            found[number] = backend.forward(images[number : number + 1])
-
-    threads = [threading.Thread(target=look, args=(number,)) for number in range(len(images))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    torch.testing.assert_close(torch.cat([found[number] for number in range(len(images))]), expected)
+    assert_threads_agree(backend, torch.rand(8, 3, 64, 96))
 
 
 def test_results_stay_when_the_next_picture_comes(exported: Exported) -> None:

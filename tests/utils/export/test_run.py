@@ -133,6 +133,8 @@ def test_normalised_boxes(weights: Path) -> None:
     job = build_job(weights, model, ExportOptions(), normalized=True)
     assert job.info.normalized
     torch.testing.assert_close(job.network(images)[..., :4] * torch.tensor([96.0, 64, 96, 64]), plain[..., :4])
+    classifier = build_job(weights, ClassificationModel(TINY_GRAPH, nc=9, cutoff=5), ExportOptions(), normalized=True)
+    assert not classifier.info.normalized, "its first four outputs are no box"
 
 
 def test_sizes_of_files_and_folders(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def tensorflow_job(folder: Path, **options: Any) -> ExportJob:
     """A job as the table makes it for TensorFlow's formats."""
     job = tiny_job(folder, **options)
     network = ExportNetwork(job.network.model, normalized=True)
-    return replace(job, network=network, info=replace(job.info, normalized=True))
+    return replace(job, network=network, info=replace(job.info, normalized=network.normalized))
 
 
 def mock_tool(folder: Path, name: str, body: str) -> Path:

@@ -57,6 +57,17 @@ def test_files_agree_with_pytorch(options: dict[str, Any], ending: str, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["segment", "classify"])
+def test_masks_and_probabilities_agree_with_pytorch(task: str, tmp_path: Path) -> None:
+    for package in ("onnx2tf", "ai_edge_litert"):
+        pytest.importorskip(package)
+    job = tensorflow_job(tmp_path, task=task)
+    report = check_export(job, export_tflite(job))  # raises where they differ
+    assert report.figures is not None
+    assert (report.figures.mask or 0) > 0.99 if task == "segment" else report.figures.mask is None
+
+
+@pytest.mark.slow
 def test_edge_tpu_files_are_whole_numbers_and_go_through_a_mock_compiler(
     tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

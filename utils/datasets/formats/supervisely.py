@@ -26,7 +26,7 @@ from utils.datasets.formats.base import (
     verified,
     write_json,
 )
-from utils.datasets.image_io import decode
+from utils.datasets.image_io import ImageError, decode
 from utils.datasets.spec import SPLITS
 from utils.datasets.verify import LabelRows
 from utils.drawing import palette
@@ -129,9 +129,10 @@ def decode_bitmap(text: str) -> np.ndarray:
     """(H, W) uint8, 1 where the object is: a PNG, compressed once more, in base64. ValueError for anything else."""
     unpacker = zlib.decompressobj()
     data = unpacker.decompress(base64.b64decode(text, validate=True), MAX_BITMAP)
-    frame = decode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if frame is None:
-        raise ValueError("its bitmap is not a PNG")
+    try:
+        frame, _ = decode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED, "bitmap")
+    except ImageError as error:
+        raise ValueError("its bitmap is not a PNG") from error
     channels = frame.reshape(*frame.shape[:2], -1)
     return (channels[..., 3 if channels.shape[2] == 4 else 0] > 0).astype(np.uint8)  # the alpha channel tells
 
