@@ -31,6 +31,7 @@ from utils.engine.setup import (
     run_name,
     write_settings,
 )
+from utils.engine.stop_request import STOP_FILE
 from utils.errors import InputError
 from utils.evolve_csv import Generation, read_generations, write_generations
 from utils.files import atomic_write, increment_path, make_run_folder
@@ -109,6 +110,13 @@ class Evolution:
             claim.acquire()
             return Attempt(number, self.child(number, rows), claim)
 
+    def is_stopped(self) -> bool:
+        """Whether a file `stop` lies in the folder; it is left there for the other processes."""
+        stop = self.folder / STOP_FILE
+        if stop.exists():
+            LOGGER.info(f"{stop}: found, the search ends here; remove it to go on")
+        return stop.exists()
+
     def child(self, number: int, rows: Sequence[Generation]) -> dict[str, float]:
         """The genes of generation `number`: given ones first, then a mutated parent among `rows`."""
         if number <= len(self.given):
@@ -174,7 +182,7 @@ def evolve(config: TrainConfig) -> EvolveResult:
         )
     config = prepared(config)
     search = build_search(config)
-    while (attempt := search.begin()) is not None:
+    while not search.is_stopped() and (attempt := search.begin()) is not None:
         shown = ", ".join(f"{name} {value:g}" for name, value in attempt.genes.items())
         LOGGER.info(f"\nGeneration {attempt.number} of {search.total}: {shown}")
         results, fitness = trained(config, search, attempt)

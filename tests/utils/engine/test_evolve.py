@@ -134,6 +134,16 @@ def test_a_search_goes_on_with_its_own_settings(searched: Path, caplog: pytest.L
     assert (again.generations, again.fitness) == (3, result.fitness)
 
 
+def test_a_stop_file_ends_a_search_between_generations(searched: Path) -> None:
+    (searched / "stop").touch()
+    try:
+        before = (searched / "evolve.csv").read_text()
+        evolve(TrainConfig.from_kwargs(resume_evolve=str(searched), evolve=99, noplots=True))
+        assert (searched / "evolve.csv").read_text() == before
+    finally:
+        (searched / "stop").unlink()
+
+
 def test_a_generation_that_breaks_down_counts_nothing(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
