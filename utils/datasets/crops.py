@@ -39,7 +39,7 @@ class CropsConfig(BaseConfig):
 
 
 def write_crops(config: CropsConfig) -> dict[str, Counter[str]]:
-    """Cut out every object of every split; how many of each class by split.
+    """Cut out every object of every split that is on the disk; how many of each class by split.
 
     Raises:
         InputError: the set cannot be used, or the folder has something in it already.
@@ -48,9 +48,10 @@ def write_crops(config: CropsConfig) -> dict[str, Counter[str]]:
 
     spec = load_spec(config.data)
     out = Path(config.out)
+    there = [split for split, place in spec.splits.items() if not place.missing]
     folders = class_folder_names(spec.names)
     with new_folder(out, "--out") as work:
-        counts = {split: _write_split(spec, split, work / split, folders, config) for split in spec.splits}
+        counts = {split: _write_split(spec, split, work / split, folders, config) for split in there}
     LOGGER.info(describe(counts, folders))
     LOGGER.info(f"Written to {out}; train with: python classify/train.py --data {out}")
     return counts

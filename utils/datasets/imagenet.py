@@ -36,9 +36,10 @@ def _unpack_classes(archives: list[Path], train: Path) -> None:
     """Unpack the archive of each class into a folder of its name; it is removed when that is complete."""
     train.mkdir(parents=True, exist_ok=True)
     for archive in tqdm(archives, desc="classes", disable=None):
-        beside = train / f".{archive.stem}"
-        unpack(archive, beside, progress=False)
-        beside.replace(train / archive.stem)
+        place, beside = train / archive.stem, train / f".{archive.stem}"
+        if not place.exists():  # else an earlier run ended between the two lines below
+            unpack(archive, beside, progress=False)
+            beside.replace(place)
         archive.unlink()
 
 

@@ -36,6 +36,10 @@ PREPARERS: dict[str, Preparer] = {
 }
 
 
+DRAWN = ("shapes", "shapes-cls")  # there as a whole or not at all
+UNFINISHED = Path(".fetched") / "unfinished"  # below the root while archives are unpacked and converted
+
+
 def prepare_data(download: Any, root: Path, raw: Mapping[str, Any], *, source: Path) -> None:
     """Do what a data YAML's key `download` says: URLs of archives or the name of a preparer, alone or in a list.
 
@@ -49,12 +53,39 @@ def prepare_data(download: Any, root: Path, raw: Mapping[str, Any], *, source: P
         step(root)
 
 
+def is_unfinished(root: Path) -> bool:
+    """Whether a preparer was stopped below `root`: pictures may be there, labels not yet."""
+    return (root / UNFINISHED).exists()
+
+
+def _noted(prepare: Preparer, root: Path, raw: Mapping[str, Any]) -> None:
+    """Run a preparer with a note below the root that a later run will find if this one is stopped.
+
+    Where nothing has been unpacked yet the note goes, so that a set put in place by hand is taken as it is.
+    """
+    note = root / UNFINISHED
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+    except OSError as error:
+        raise InputError(f"{root}: {error.strerror}; set path or YOLOv5_DATASETS_DIR to a writable folder") from error
+    try:
+        prepare(root, raw)
+    except InputError:
+        if not list(root.rglob(".fetched/*.done")):
+            note.unlink(missing_ok=True)
+        raise
+    note.unlink(missing_ok=True)
+
+
 def _step(entry: Any, raw: Mapping[str, Any], source: Path) -> Callable[[Path], None]:
     """What one entry of `download` asks for, as a function of the root."""
     text = str(entry).strip()
     prefix, _, name = text.partition(":")
-    if prefix == "builtin" and name in PREPARERS:
+    if prefix == "builtin" and name in DRAWN:
         return lambda root: PREPARERS[name](root, raw)
+    if prefix == "builtin" and name in PREPARERS:
+        return lambda root: _noted(PREPARERS[name], root, raw)
     if prefix in ("http", "https") and len(text.split()) == 1:
         return lambda root: fetch_data_set(text, root)
     shown = text.splitlines()[0][:60] if text else ""

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from utils.datasets.archives import ARCHIVE_SUFFIXES, yaml_of_archive
-from utils.datasets.preparers import prepare_data
+from utils.datasets.preparers import is_unfinished, prepare_data
 from utils.datasets.semantic_spec import SemanticSpec, parse_names, parse_semantic
 from utils.errors import InputError
 from utils.files import expand_user
@@ -87,7 +87,7 @@ def load_spec(data: str | Path, *, prepare: bool = True) -> DataSpec:
 
 def _prepared(spec: DataSpec, *, prepare: bool) -> DataSpec:
     """The set with its pictures in place, see `load_spec`."""
-    if not _missing(spec):
+    if not _missing(spec) and not (prepare and is_unfinished(spec.root)):
         return spec
     path, root, raw = spec.path, spec.root, spec.raw
     if prepare and raw.get("download"):

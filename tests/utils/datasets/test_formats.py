@@ -113,6 +113,12 @@ def test_boxes_only_and_links(outlined: Path, tmp_path: Path) -> None:
     assert (tmp_path / "boxes").stat().st_mode & 0o777 == 0o755
 
 
+def test_a_split_that_is_not_on_the_disk_is_passed_over(outlined: Path, tmp_path: Path) -> None:
+    text = outlined.read_text().replace("test: images/test", "test: images/nowhere")
+    outlined.write_text(text)
+    assert sorted(convert("--source", outlined, "--out", tmp_path / "out")) == ["train", "val"]
+
+
 def test_a_coco_set_is_trained_from_as_it_is(outlined: Path, tmp_path: Path) -> None:
     convert("--source", outlined, "--to", "coco", "--out", tmp_path / "coco")
     index = load_index(load_spec(tmp_path / "coco" / "data.yaml"), "train")

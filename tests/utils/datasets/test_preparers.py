@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from loopback import PICTURE, spec_of, write_tar, write_zip
+from loopback import PICTURE, put, spec_of, write_tar, write_zip
 
 from utils.datasets.labels import load_index
 from utils.datasets.spec import load_spec
@@ -152,6 +152,36 @@ def test_a_broken_off_set_goes_on_where_it_was(tmp_path: Path, served: tuple[Pat
     write_tar(folder / "voc2007" / "VOCtest_06-Nov-2007.tar", voc_files("2007", {"test": ["000005"]}))
     write_tar(folder / "voc2012" / "VOCtrainval_11-May-2012.tar", voc_files("2012", {"train": ["a"], "val": ["b"]}))
     assert load_index(spec_of(tmp_path, text), "train").num_objects == 1
+
+
+def test_pictures_without_their_labels_are_not_taken_for_a_whole_set(tmp_path: Path, served: tuple[Path, str]) -> None:
+    """A run that is stopped after unpacking leaves pictures of all splits; the next one must write the labels."""
+    folder, address = served
+    for part in ("train", "val", "test-dev"):
+        name = f"VisDrone2019-DET-{part}"
+        files = {f"{name}/images/1.jpg": PICTURE, f"{name}/annotations/1.txt": b"10,5,20,10,1,1,0,0\n"}
+        write_zip(folder / f"{name}.zip", files)
+    text = (
+        "path: v\ntrain: VisDrone2019-DET-train/images\nval: VisDrone2019-DET-val/images\nnames: [walker]\n"
+        f"download: builtin:visdrone\nsource: {address}\n"
+    )
+    with pytest.raises(InputError, match=r"VisDrone2019-DET-test-challenge\.zip: the server answered 404"):
+        spec_of(tmp_path, text)
+    with pytest.raises(InputError, match="test-challenge"):  # and not "no labels found"
+        spec_of(tmp_path, text)
+    write_zip(folder / "VisDrone2019-DET-test-challenge.zip", {"VisDrone2019-DET-test-challenge/images/2.jpg": PICTURE})
+    assert load_index(spec_of(tmp_path, text), "val").num_objects == 1
+    folder.rename(tmp_path / "gone")  # a finished set asks for nothing
+    assert load_index(spec_of(tmp_path, text), "val").num_objects == 1
+
+
+def test_a_set_put_in_place_by_hand_after_a_vain_try(tmp_path: Path, served: tuple[Path, str]) -> None:
+    text = f"path: v\ntrain: images\nval: images\nnames: [a]\ndownload: builtin:visdrone\nsource: {served[1]}\n"
+    with pytest.raises(InputError, match="404"):
+        spec_of(tmp_path, text)
+    put(tmp_path / "v" / "images" / "a.jpg", PICTURE)
+    put(tmp_path / "v" / "labels" / "a.txt", b"0 .5 .5 .2 .2\n")
+    assert load_index(spec_of(tmp_path, text), "val").num_objects == 1
 
 
 def test_an_archive_as_data_yaml(tmp_path: Path) -> None:

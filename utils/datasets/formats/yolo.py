@@ -16,7 +16,7 @@ from utils.errors import InputError
 
 
 def read_yolo(source: Path, names: Sequence[str], images: Path | None) -> Splits:
-    """The splits of a data YAML, whatever its labels are.
+    """The splits of a data YAML that are on the disk, whatever its labels are.
 
     Raises:
         InputError: the data set cannot be used; `names` and `images` do not apply.
@@ -24,7 +24,8 @@ def read_yolo(source: Path, names: Sequence[str], images: Path | None) -> Splits
     if names or images:
         raise InputError("--names and --images: a data YAML says both itself; leave them out with --from yolo")
     spec = load_spec(source)
-    return {split: load_index(spec, split, require_labels=False) for split in spec.splits}
+    there = [split for split, place in spec.splits.items() if not place.missing]
+    return {split: load_index(spec, split, require_labels=False) for split in there}
 
 
 def write_yolo(sets: Splits, out: Path, placer: PicturePlacer) -> Path:
