@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
+from interruptions import assert_same_run, stopped_after_first_epoch
 
 import train
 import val
-from models.checkpoint import load_checkpoint, load_training_state
+from models.checkpoint import load_checkpoint
 from utils.engine.trainer import Trainer
 from utils.errors import InputError
 
@@ -108,24 +108,10 @@ def test_the_checkpoint_has_the_classes_of_both(trained: Path) -> None:
     assert checkpoint.model.semantic.names == {0: "ground", 1: "bright", 2: "dark"}
 
 
-def test_an_interrupted_run_resumed_equals_an_undisturbed_one(
-    trained: Path, two_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved = Trainer._save_epoch
-
-    def stop_after_first(self: Trainer, epoch: int, **more: Any) -> None:
-        saved(self, epoch, **more)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "_save_epoch", stop_after_first)
-    with pytest.raises(KeyboardInterrupt):
-        train.run(data=str(two_sets), project=str(tmp_path), epochs=2, noplots=True, **QUICK)
-    monkeypatch.undo()
+def test_an_interrupted_run_resumed_equals_an_undisturbed_one(trained: Path, two_sets: Path, tmp_path: Path) -> None:
+    stopped_after_first_epoch(train.run, data=str(two_sets), project=str(tmp_path), epochs=2, noplots=True, **QUICK)
     train.run(resume=str(tmp_path / "exp/weights/last.pt"))
-    assert (tmp_path / "exp/results.csv").read_text() == (trained / "results.csv").read_text()
-    first, second = (load_training_state(folder / "weights/last.pt") for folder in (tmp_path / "exp", trained))
-    for part in ("model", "ema"):
-        assert all(torch.equal(value, second[part][key]) for key, value in first[part].items())
+    assert_same_run(tmp_path / "exp", trained)
 
 
 def test_measuring_agrees_with_the_end_of_training(trained: Path, two_sets: Path, tmp_path: Path) -> None:

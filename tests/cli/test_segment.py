@@ -12,15 +12,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from interruptions import assert_same_run, stopped_after_first_epoch
 from lively_jobs import liven_
 from tiny_jobs import NAMES, tiny_model
 
 import export
 import hubconf
 import train as plain_train
-from models.checkpoint import load_model, load_training_state, save_checkpoint
+from models.checkpoint import load_model, save_checkpoint
 from segment import predict, train, val
-from utils.engine.trainer import Trainer
 from utils.errors import InputError
 from utils.rle import decode_rle
 
@@ -93,23 +93,11 @@ def test_columns_of_the_results(trained: Path) -> None:
 
 
 def test_an_interrupted_run_resumed_equals_an_undisturbed_one(
-    trained: Path, polygon_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, polygon_data: Path, tmp_path: Path
 ) -> None:
-    saved = Trainer._save_epoch
-
-    def stop_after_first(self: Trainer, epoch: int, **more: Any) -> None:
-        saved(self, epoch, **more)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "_save_epoch", stop_after_first)
-    with pytest.raises(KeyboardInterrupt):
-        train.run(data=str(polygon_data), project=str(tmp_path), epochs=3, **QUICK)
-    monkeypatch.undo()
+    stopped_after_first_epoch(train.run, data=str(polygon_data), project=str(tmp_path), epochs=3, **QUICK)
     train.run(resume=str(tmp_path / "exp/weights/last.pt"))
-    assert (tmp_path / "exp/results.csv").read_text() == (trained / "results.csv").read_text()
-    first, second = (load_training_state(folder / "weights/last.pt") for folder in (tmp_path / "exp", trained))
-    for part in ("model", "ema"):
-        assert all(torch.equal(value, second[part][key]) for key, value in first[part].items())
+    assert_same_run(tmp_path / "exp", trained)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ class JointTask:
     name = "joint"
     traits = Traits(
         train_config=SemanticTrainConfig,
+        csv_width=23,
         unused=MASK_FLAGS,
         hyp_defaults=SemanticTask.traits.hyp_defaults,
         qualities=(*DetectionTask.traits.qualities, *SemanticTask.traits.qualities),

@@ -81,6 +81,7 @@ class SemanticTask:
     name = "semantic"
     traits = Traits(
         train_config=SemanticTrainConfig,
+        csv_width=23,
         unused=MASK_FLAGS | JOINT_FLAGS | BOX_FLAGS,
         hyp_defaults={"warmup_iterations": WARMUP_ITERATIONS},
         qualities=(("mIoU", "metrics/mIoU"),),
