@@ -251,6 +251,15 @@ def test_an_exported_segmenter_measures_and_predicts_like_its_checkpoint(
         assert [float(v) for v in theirs.split()] == pytest.approx([float(v) for v in ours.split()], abs=1e-3)
 
 
+def test_one_class_for_all_is_measured_with_polygons(lively: str, polygon_data: Path, tmp_path: Path) -> None:
+    """Whatever class a detection has, it may stand for any object; so more are found than class by class."""
+    options = {"weights": lively, "data": str(polygon_data), "imgsz": 96, "workers": 0, "device": "cpu"}
+    options |= {"project": str(tmp_path), "noplots": True}
+    (numbers, per_class, _), (together, of_one, _) = (val.run(single_cls=flag, **options) for flag in (False, True))
+    assert (len(per_class), len(of_one)) == (2, 1)
+    assert together[1] > numbers[1] and together[5] >= numbers[5], "recall of boxes, and of masks"
+
+
 def test_the_hub_gives_the_masks_of_an_exported_segmenter(lively: str, polygon_data: Path) -> None:
     (file,) = export.run(weights=lively, include="torchscript", imgsz=96)
     picture = cv2.copyMakeBorder(cv2.imread(str(polygon_data.parent / "images/val/000.jpg")), 0, 32, 0, 0, 0)

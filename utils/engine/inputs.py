@@ -95,6 +95,8 @@ def _load(value: Any, position: int, channels: int) -> Picture:
 def _load_place(place: str | bytes, channels: int) -> Picture:
     """A picture by file name or address."""
     place = os.fsdecode(place)
+    if not place:
+        raise InputError("an empty text is no picture; give a file name or an http address")
     if URL.match(place):
         url = URL.sub(lambda match: f"{match[1].lower()}://", place, count=1)
         data = np.frombuffer(fetch_picture(url), np.uint8)

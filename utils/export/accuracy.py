@@ -28,9 +28,10 @@ class AccuracyMeter:
     def __init__(self, job: ExportJob) -> None:
         self.job, self.kind = job, find_task(job.info.task)
         self.spec = self.kind.load_data(job.options.data)
-        if self.spec.num_classes != len(job.info.names):
+        known = len(self.kind.names_in(self.spec))
+        if known != len(job.info.names):
             raise InputError(
-                f"{job.weights} has {len(job.info.names)} classes, {self.spec.path} names {self.spec.num_classes}: "
+                f"{job.weights} has {len(job.info.names)} classes, {self.spec.path} names {known}: "
                 "give the data set the model was trained on"
             )
 

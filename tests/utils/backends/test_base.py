@@ -48,6 +48,16 @@ def test_any_number_of_pictures_goes_through_a_fixed_batch(batch: int, shapes: l
     torch.testing.assert_close(negative, -found[:, :1, :1])
 
 
+class Logits(Sums):
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        return [torch.ones(len(images), 6)]
+
+
+def test_logits_are_no_boxes() -> None:
+    """The runtimes of TensorFlow's files take boxes for shares of the sides whatever the files say."""
+    assert (Logits(ModelInfo(task="classify", normalized=True)).forward(pictures(2)) == 1).all()
+
+
 def test_a_free_batch_is_run_at_once() -> None:
     backend = Sums()
     backend.forward(pictures(5).to(memory_format=torch.channels_last))

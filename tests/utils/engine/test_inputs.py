@@ -195,6 +195,7 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         pytest.param({"image": RGB}, "dict is no picture; give a file name", id="mapping"),
         pytest.param(None, "NoneType is no picture", id="none"),
+        pytest.param("", "an empty text is no picture", id="empty-text"),
         pytest.param(7, "int is no picture", id="number"),
         pytest.param([], "no pictures given", id="empty-list"),
         pytest.param(b"", "empty", id="no-bytes"),
