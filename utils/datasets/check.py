@@ -113,7 +113,9 @@ def look_at(kind: str, spec: DataSpec, config: CheckConfig) -> View:
         assert spec.semantic is not None
         spec = replace(spec, names=dict(spec.semantic.classes.names))
     verify = {"boxes": verify_split, "classes": verify_class_split, "maps": verify_map_split}[kind]
-    return View(kind, spec, {split: verify(spec, split, config.workers) for split in _chosen(spec, config.splits)})
+    wanted = [split for split in config.splits if kind != "maps" or split in spec.splits]  # a set of maps may lack it
+    chosen = _chosen(spec, wanted) if wanted or not config.splits else []
+    return View(kind, spec, {split: verify(spec, split, config.workers) for split in chosen})
 
 
 def _chosen(spec: DataSpec, wanted: list[str]) -> list[str]:

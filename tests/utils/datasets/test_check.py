@@ -147,6 +147,19 @@ def test_class_maps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert (tmp_path / "runs" / "exp" / "train" / "labels.jpg").is_file()
 
 
+def test_maps_of_other_pictures_without_the_split(tmp_path: Path) -> None:
+    boxes = a_set(tmp_path / "boxes", {"train/a": "1 .5 .5 .2 .2\n", "val/b": "", "test/c": "0 .5 .5 .2 .2\n"})
+    boxes.write_text(boxes.read_text() + "test: images/test\n")
+    maps = a_set(tmp_path / "maps", {"train/a": "", "val/c": ""})
+    for name in ("train/a", "val/c"):
+        file = tmp_path / "maps" / "masks" / f"{name}.png"
+        put(file, cv2.imencode(".png", np.zeros((50, 100), np.uint8))[1].tobytes())
+    maps.write_text(maps.read_text() + "semantic: {masks: masks, names: {0: sky}}\n")
+    (tmp_path / "joint.yaml").write_text(f"detection: {boxes}\nsemantic: {maps}\n")
+    assert check(tmp_path / "joint.yaml", tmp_path / "runs", "--split", "test", "--noplots") == 0
+    assert "sky" not in (tmp_path / "runs" / "exp" / "summary.txt").read_text()
+
+
 def test_class_maps_alone_and_a_folder_with_one_yaml(tmp_path: Path) -> None:
     data = a_set(tmp_path, {"train/a": "", "val/c": ""})
     for name in ("train/a", "val/c"):
