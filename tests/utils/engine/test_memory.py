@@ -9,6 +9,7 @@ import torch
 import train
 from models.checkpoint import load_training_state
 from utils.config import TrainConfig
+from utils.device import out_of_memory
 from utils.engine.memory import fit_within_memory
 from utils.engine.trainer import Trainer
 from utils.errors import InputError
@@ -22,26 +23,29 @@ def settings(tiny_data: Path, folder: Path, **options: object) -> dict[str, Any]
     return base | options
 
 
-def short_of_memory(
-    monkeypatch: pytest.MonkeyPatch, *, limit: int, epoch: int = 0, error: type = torch.OutOfMemoryError
-) -> None:
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, limit: int, epoch: int = 0) -> None:
     """Let larger batches run out of memory (injected), from the second iteration of an epoch on."""
     backward = Trainer._backward
 
     def checked(self: Trainer, batches: Any, iteration: int, meter: Any) -> int:
         if iteration > epoch * len(self.loader) and self.config.batch_size > limit:
-            raise error("CUDA out of memory (injected): DefaultCPUAllocator: can't allocate memory")
+            raise torch.OutOfMemoryError("CUDA out of memory (injected)")
         return backward(self, batches, iteration, meter)
 
     monkeypatch.setattr(Trainer, "_backward", checked)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_errors_of_memory_are_told_from_others(error: type) -> None:
+    assert out_of_memory(error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+    assert not out_of_memory(RuntimeError("shapes do not fit"))
+
+
 def test_half_the_batch_trains_as_if_it_had_been_asked_for(
-    error: type, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train.run(**settings(tiny_data, tmp_path / "asked", batch_size=4))
-    short_of_memory(monkeypatch, limit=4, error=error)
+    short_of_memory(monkeypatch, limit=4)
     result = train.run(**settings(tiny_data, tmp_path / "halved"))
     assert result.save_dir == tmp_path / "halved/exp"  # the same folder
     assert not (tmp_path / "halved/exp2").exists()
