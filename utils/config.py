@@ -208,12 +208,7 @@ def not_negative_float(text: str) -> float:
     return value
 
 
-LATER = {
-    "entity": "external loggers",
-    "upload_dataset": "external loggers",
-    "bbox_interval": "external loggers",
-    "artifact_alias": "external loggers",
-}
+LOGGERS = ("tensorboard", "mlflow", "wandb", "clearml", "comet", "none")
 
 
 @dataclass(frozen=True)
@@ -327,12 +322,24 @@ class TrainConfig(BaseConfig):
     fitness: list[float] = option(
         [0.1, 0.2, 0.7], "--fitness", nargs=3, type=not_negative_float, help="joint: weights of mAP50, mAP50-95, mIoU"
     )
-    entity: str | None = option(None, "--entity", help="not yet: account of an external logger")
+    entity: str | None = option(None, "--entity", help="account that wandb and comet keep the run under")
     upload_dataset: str | bool = option(
-        False, "--upload_dataset", nargs="?", const=True, help="not yet: upload the data"
+        False, "--upload_dataset", nargs="?", const=True, help="upload the data set to the loggers; or one split"
     )
-    bbox_interval: int = option(-1, "--bbox_interval", type=int, help="not yet: period of logged box pictures")
-    artifact_alias: str = option("latest", "--artifact_alias", help="not yet: version of a logged data set")
+    bbox_interval: int = option(
+        -1,
+        "--bbox_interval",
+        type=int,
+        help="epochs between logged pictures; -1: a tenth of the run",
+    )
+    artifact_alias: str = option("latest", "--artifact_alias", help="version name of the uploaded data")
+    loggers: list[str] | None = option(
+        None,
+        "--loggers",
+        nargs="+",
+        choices=LOGGERS,
+        help="where the run is kept beside its folder; default: TensorBoard and what the environment asks for",
+    )
 
     @property
     def recipe(self) -> str | Mapping[str, Any]:
@@ -351,10 +358,6 @@ class TrainConfig(BaseConfig):
 
     def check(self) -> TrainConfig:
         """The same settings; InputError for one that is not offered yet or contradicts another."""
-        defaults = {f.name: f.default for f in fields(self)}
-        for name, subject in LATER.items():
-            if getattr(self, name) != defaults[name]:
-                raise InputError(f"--{name.replace('_', '-')}: not supported yet ({subject}); leave the flag out")
         if self.bucket:
             raise InputError(
                 f"--bucket {self.bucket}: no cloud program is started here; leave the flag out, "

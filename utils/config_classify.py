@@ -82,10 +82,6 @@ class ClassifyTrainConfig(TrainConfig):
     quad: bool = field(default=False)
     close_mosaic: int = field(default=0)
     autobalance: bool = field(default=False)
-    entity: str | None = field(default=None)
-    upload_dataset: str | bool = field(default=False)
-    bbox_interval: int = field(default=-1)
-    artifact_alias: str = field(default="latest")
 
     @classmethod
     def from_kwargs(cls, **values: Any) -> ClassifyTrainConfig:

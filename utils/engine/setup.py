@@ -29,8 +29,8 @@ from utils.engine.trainer import Trainer
 from utils.errors import InputError
 from utils.files import atomic_write, find_file, increment_path, make_run_folder
 from utils.hyp import Hyperparameters
+from utils.loggers.registry import build_listeners, wanted_services
 from utils.loggers.run_folder import CSVLogger, EpochLines, ResultsPicture
-from utils.loggers.tensorboard import TensorBoardLogger
 from utils.logging import LOGGER, log_to
 from utils.tasks.base import Task, TaskOptions
 from utils.tasks.registry import build_task, find_task
@@ -62,6 +62,7 @@ def build_trainer(config: TrainConfig, *, restarted: Path | None = None) -> Trai
     device = select_device(config.device)
     distributed.start(device)
     announce(device, config)
+    services = wanted_services(config)
     load_hyp(config)  # a wrong file is told before weights are fetched
     with distributed.first_on_each_machine():  # it may be fetched
         source = load_source(config) if state is None else None
@@ -121,7 +122,7 @@ def build_trainer(config: TrainConfig, *, restarted: Path | None = None) -> Trai
         task.hyp = hyp = load_hyp(config, kind.traits.hyp_defaults)
         task.options = replace(task.options, batch_size=config.batch_size)
         write_settings(save_dir, config, hyp)
-    callbacks = build_callbacks(config, task, save_dir) if distributed.is_main() else Callbacks()
+    callbacks = build_callbacks(config, task, save_dir, services) if distributed.is_main() else Callbacks()
     callbacks.run("on_pretrain_routine_start")
     trainer = Trainer(task, model, config, device=device, save_dir=save_dir, callbacks=callbacks, state=state)
     if config.compile:
@@ -145,11 +146,13 @@ def announce(device: torch.device, config: TrainConfig) -> None:
         LOGGER.warning("--sync-bn: one process has nobody to share batch norms with: no effect")
 
 
-def build_callbacks(config: TrainConfig, task: Task, save_dir: Path) -> Callbacks:
+def build_callbacks(config: TrainConfig, task: Task, save_dir: Path, services: list[str]) -> Callbacks:
     """What listens to the run: the files of its folder and the loggers."""
     table = CSVLogger(save_dir / "results.csv", width=task.traits.csv_width)
-    listeners = [table, EpochLines(config.epochs), TensorBoardLogger(save_dir)]
-    return Callbacks(listeners if config.noplots else [*listeners, ResultsPicture(table.file)])
+    callbacks = Callbacks([table, EpochLines(config.epochs), *build_listeners(config, services)])
+    if not config.noplots:
+        callbacks.add(ResultsPicture(table.file))
+    return callbacks
 
 
 def run_folder(config: TrainConfig, last: Path | None) -> Path:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.logging import LOGGER
+from utils.loggers.base import BoxedPicture, RunFacts
 
 
 class EventFile:
@@ -46,46 +46,85 @@ class EventFile:
         self._records.close()
 
 
-class TensorBoardLogger:
-    """Scalars per epoch in TensorBoard's event file; does nothing, and says so once, where the package is missing.
+class TensorBoardTracker:
+    """Numbers, pictures, settings and, if asked for, the network's graph in TensorBoard's event file.
 
     Args:
-        save_dir: run folder, which is also what `tensorboard --logdir` is given.
+        graph: draw the network, which takes a second or two.
     """
 
-    def __init__(self, save_dir: str | Path) -> None:
-        self.save_dir = Path(save_dir)
+    title = "TensorBoard"
+
+    def __init__(self, *, graph: bool = False) -> None:
+        self.graph = graph
         self._file: EventFile | None = None
-        self._wanted = True
 
-    def on_fit_epoch_end(self, *, epoch: int, metrics: Mapping[str, float], **_: Any) -> None:
-        """Log every metric at step `epoch` (from 0)."""
-        if not self._wanted:
+    def load(self) -> None:
+        """Import what writes events."""
+        from tensorboard.compat.proto import summary_pb2
+        from torch.utils.tensorboard import summary
+
+        self._summary, self._message = summary, summary_pb2.Summary
+
+    def start(self, run: RunFacts) -> None:
+        """Open the event file: what an earlier run logged from this epoch on is hidden."""
+        self._file = EventFile(run.folder, purge_step=run.start_epoch)
+        self._params = plain_params(run.params)
+        if self.graph and run.sample is not None:
+            self._file.write(None, graph_def=drawn_graph(*run.sample()))
+
+    def scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """One event for each number."""
+        for name, value in values.items():
+            self._write(epoch, self._summary.scalar(name, value))
+
+    def picture(self, tag: str, encoded: bytes, epoch: int) -> None:
+        """The file's own bytes: the viewer decodes them."""
+        value = self._message.Value(tag=tag, image=self._message.Image(encoded_image_string=encoded, colorspace=3))
+        self._write(epoch, self._message(value=[value]))
+
+    def boxes(self, pictures: Sequence[BoxedPicture], epoch: int) -> None:
+        """TensorBoard draws no boxes itself; the drawn batch has them."""
+
+    def files(self, files: Sequence[Path]) -> None:
+        """The event file lies beside them."""
+
+    def finish(self, metrics: Mapping[str, float] | None) -> None:
+        """Write the settings with the metrics of the best weights, and close the file."""
+        if self._file is None:
             return
-        try:
-            if self._file is None:
-                self._file = EventFile(self.save_dir, purge_step=epoch)
-            self._write_scalars(metrics, epoch)
-        except ImportError as error:
-            self._wanted = False
-            LOGGER.info(f"No TensorBoard files: {error}. results.csv has the numbers; `pip install tensorboard`")
-        except OSError as error:
-            self._wanted = False
-            LOGGER.warning(f"WARNING TensorBoard's file cannot be written ({error.strerror}); the run goes on without")
+        if metrics:
+            best = {name.replace("metrics/", "best/"): value for name, value in metrics.items()}
+            for summary in self._summary.hparams(self._params, best):
+                self._file.write(None, summary=summary)
+            self.scalars(best, 0)
+        self._file.close()
+        self._file = None
 
-    def _write_scalars(self, metrics: Mapping[str, float], epoch: int) -> None:
-        from torch.utils.tensorboard.summary import scalar
+    def _write(self, step: int, summary: Any) -> None:
+        if self._file is None:
+            raise OSError("its file is closed")
+        self._file.write(step, summary=summary)
 
-        assert self._file is not None
-        for name, value in metrics.items():
-            self._file.write(epoch, summary=scalar(name, float(value)))
 
-    def on_train_end(self, **_: Any) -> None:
-        """Close the event file."""
-        self.teardown()
+def plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as the hparams page takes them: numbers, truth values and text."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in params.items()
+    }
 
-    def teardown(self, **_: Any) -> None:
-        """Close the event file, if it is open."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+
+def drawn_graph(model: Any, images: Any) -> Any:
+    """The network as TensorBoard's graph message."""
+    import warnings
+
+    import torch
+    from tensorboard.compat.proto.graph_pb2 import GraphDef
+    from tensorboard.compat.proto.versions_pb2 import VersionDef
+    from torch.utils.tensorboard import _pytorch_graph
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a trace fixes: here nothing runs it
+        trace = torch.jit.trace(model, images, check_trace=False, strict=False)
+        nodes = _pytorch_graph.parse(trace.inlined_graph, trace, (images,))
+    return GraphDef(node=nodes, versions=VersionDef(producer=22)).SerializeToString()
