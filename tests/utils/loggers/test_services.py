@@ -193,7 +193,11 @@ def test_wandb_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     run = facts(tmp_path / "exp", entity="somebody")
     tell(WandbTracker(), run)
-    records = wandb_records(run.folder)
+    deadline, records = time.time() + 60, wandb_records(run.folder)
+    while "exit" not in {record.WhichOneof("record_type") for record in records}:  # its service writes behind
+        assert time.time() < deadline, list(run.folder.rglob("*"))
+        time.sleep(0.2)
+        records = wandb_records(run.folder)
     started = next(record.run for record in records if record.WhichOneof("record_type") == "run")
     assert (started.display_name, started.project, started.entity) == ("exp", "shapes", "somebody")
     assert {item.key: json.loads(item.value_json) for item in started.config.update}["lr0"] == 0.01
@@ -205,10 +209,10 @@ def test_wandb_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [(row["epoch"], row["train/box_loss"]) for row in rows if "train/box_loss" in row] == [(0, 0.5), (1, 0.5)]
     text = json.dumps(rows)
     assert "image-file" in text
-    assert '"boxes"' in text
+    assert "boxes/all_boxes" in text
     artifacts = [record.artifact for record in records if record.WhichOneof("record_type") == "artifact"]
     artifacts += [r.request.log_artifact.artifact for r in records if r.request.HasField("log_artifact")]
-    assert {(a.type, tuple(a.aliases)) for a in artifacts} >= {("dataset", ("v2",))}
+    assert "v2" in next(artifact.aliases for artifact in artifacts if artifact.type == "dataset")
     assert json.loads((run.folder / "loggers.json").read_text())["wandb"] == started.run_id
 
 
