@@ -1,6 +1,6 @@
 """Cost of the semantic heads: parameters, GFLOPs, time and peak memory of a picture, against the detector alone.
 
-    python tests/bench/bench_semantic.py [--cfg yolov5s-v5] [--imgsz 512 1024] [--device cpu] [--half] [--threads 2]
+    python tests/bench/bench_semantic.py [--cfg yolov5s-v5] [--imgsz 512 1024] [--device cpu] [--half] [--repeats 20]
 
 `--cfg` is the start of the graphs' names: yolov5n stands for yolov5n-psp.yaml and so on. Each network is measured in a
 process of its own, so that peaks do not hide one another. Nothing else may run beside it.
@@ -29,7 +29,6 @@ from models.yolo import build_model
 from utils.device import select_device
 
 HEADS = ("base", "bise", "lab", "psp")
-REPEATS = 20
 CLASSES = {"nc": 10, "n_segcls": 19}  # as the published counts
 
 
@@ -70,7 +69,9 @@ def peak_bytes(device: torch.device) -> int:
 
 
 @torch.inference_mode()
-def measure(cfg: str, head: str, size_hw: tuple[int, int], device: torch.device, *, half: bool) -> dict[str, float]:
+def measure(
+    cfg: str, head: str, size_hw: tuple[int, int], device: torch.device, *, half: bool, repeats: int
+) -> dict[str, float]:
     """Numbers of one network; its memory is that of the whole process on a processor, of all tensors on a GPU."""
     model = build(cfg, head)
     parameters = sum(p.numel() for p in model.parameters())
@@ -81,7 +82,7 @@ def measure(cfg: str, head: str, size_hw: tuple[int, int], device: torch.device,
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times = []
-    for _ in range(REPEATS + 3):
+    for _ in range(repeats + 3):
         start = perf_counter()
         model(images)
         if device.type == "cuda":
@@ -99,13 +100,15 @@ def main() -> None:
     parser.add_argument("--device", default="", help="cpu or a CUDA index")
     parser.add_argument("--half", action="store_true", help="FP16, on CUDA")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--repeats", type=int, default=20, help="measured passes")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one is not None:
         torch.set_num_threads(args.threads)
         head = args.one.removeprefix("none")
         device = select_device(args.device)
-        print(json.dumps(measure(args.cfg, head, tuple(args.imgsz), device, half=args.half)))
+        found = measure(args.cfg, head, tuple(args.imgsz), device, half=args.half, repeats=args.repeats)
+        print(json.dumps(found))
         return
     height, width = args.imgsz
     print(f"{args.cfg} at {height}x{width}, {CLASSES}, {args.threads} threads; in brackets: the head's part")

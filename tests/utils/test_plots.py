@@ -219,6 +219,23 @@ def test_study_of_a_segmenter_shows_its_masks(figures: dict[str, Figure], tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("row", "drawn", "axis"),
+    [
+        pytest.param([0.5, 0.5, 0.6, 0.4, 0.7, 0.9] + [0] * 4, 40, "mAP 0.5:0.95, %", id="joint"),
+        pytest.param([0.7, 0.9, 0], 70, "mIoU, %", id="semantic"),
+    ],
+)
+def test_study_of_class_maps(
+    row: list[float], drawn: float, axis: str, figures: dict[str, Figure], tmp_path: Path
+) -> None:
+    np.savetxt(tmp_path / "study_a.txt", [[*row, 1, 2, 0.5]], fmt="%10.4g")
+    plots.plot_study([tmp_path / "study_a.txt"], tmp_path / "study.png", sizes=(320,))
+    axes = figures["study.png"].axes[0]
+    assert axes.lines[0].get_xydata().tolist() == [[3.5, pytest.approx(drawn)]]
+    assert axes.get_ylabel() == axis
+
+
+@pytest.mark.parametrize(
     ("content", "message"), [("1 2 3", "3 columns, not 10 or 15 or 13 or 6"), ("a b", "could not convert")]
 )
 def test_study_of_a_wrong_file(tmp_path: Path, content: str, message: str) -> None:
