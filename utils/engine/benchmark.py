@@ -28,12 +28,12 @@ from utils.export.table import EXPORT_FORMATS, ExportFormat
 from utils.files import increment_path, make_run_folder
 from utils.logging import LOGGER
 from utils.plots.benchmark import plot_benchmark
+from utils.tasks.registry import find_task
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 DONE, LISTED, FAILED = "done", "listed", "failed"
-SCORES = ("metrics/mAP_0.5:0.95", "metrics/mAP_0.5:0.95(B)", "metrics/accuracy_top1")  # by task
 WARM_UP, MOST_RUNS, MOST_SECONDS = 3, 30, 10.0
 HEADS = ("Format", "Size (MB)", "mAP50-95", "Inference time (ms)", "Load time (s)", "Note")
 
@@ -45,7 +45,7 @@ class Row:
     Attributes:
         status: DONE; LISTED where this machine lacks a package or the hardware; FAILED.
         megabytes: size of file or folder.
-        score: mAP50-95 (of classifiers top-1 accuracy) on square pictures.
+        score: the first of the task's `Traits.qualities`, such as mAP50-95, on square pictures.
         ms: of the network alone, a picture, median of up to 30 runs.
         load_s: seconds until the file can run, its runtime's import included.
         note: why something is missing.
@@ -147,8 +147,8 @@ def measure(row: Row, file: Path, config: BenchmarkConfig, device: torch.device,
         known["load_s"] = perf_counter() - started
         known["ms"] = forward_ms(subject.backend, config)
         result = measure_split(subject, settings, Path(config.project), square=True)
-        metrics = result.evaluation.metrics
-        known["score"] = next(metrics[name] for name in SCORES if name in metrics)
+        (_, name), *_ = find_task(subject.backend.task).traits.qualities
+        known["score"] = result.evaluation.metrics[name]
     except MissingPackageError as error:
         known.update(status=LISTED, note=_one_line(error))
     except Exception as error:  # a runtime's own classes; the other formats may run
