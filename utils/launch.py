@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.logging import LOGGER
+from utils.script import EXIT_LOST, EXIT_PROBLEM
 
 
 def devices_to_launch(device: str) -> list[str]:
@@ -47,6 +48,7 @@ def launch(arguments: Sequence[str], devices: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-u", script, *arguments)
     except ChildFailedError as error:
-        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
-        return first.exitcode if first.exitcode > 0 else 1
+        causes = [failure for failure in error.failures.values() if failure.exitcode != EXIT_LOST]
+        first = min(causes or error.failures.values(), key=lambda failure: failure.timestamp)
+        return first.exitcode if first.exitcode > 0 else EXIT_PROBLEM
     return 0

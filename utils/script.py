@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -15,14 +17,15 @@ ENVIRONMENT = frozenset(  # what a disk or a folder's owner refuses, as against 
     if hasattr(errno, name)
 )
 WORKER_DIED = "DataLoader worker (pid"  # how PyTorch starts to say that the system ended a loading process
-EXIT_PROBLEM, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+LOST_PEER = re.compile(r"Connection (closed|reset) by peer|remote process exited")  # gloo and NCCL of another's end
+EXIT_PROBLEM, EXIT_USAGE, EXIT_LOST, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
 
 
 def run_script(main: Callable[[], int | None]) -> None:
     """Call `main` and leave with 0 or main's own status, or with one that says what ended it.
 
-    2: an InputError, a disk that refuses, or a loader process that the system ended. 130: Ctrl-C. 143: a SIGTERM that
-    `main` answered by ending in good order.
+    2: an InputError, a disk that refuses, or a loader process that the system ended. 3: of several training processes
+    another one ended. 130: Ctrl-C. 143: a SIGTERM that `main` answered by ending in good order.
     """
     setup_logging()
     try:
@@ -37,6 +40,8 @@ def run_script(main: Callable[[], int | None]) -> None:
         print(f"error: {place}{error.strerror}; free the place or name another", file=sys.stderr)
         status = EXIT_USAGE
     except RuntimeError as error:
+        if "LOCAL_RANK" in os.environ and LOST_PEER.search(str(error)):
+            sys.exit(EXIT_LOST)  # the other process has said why
         if not str(error).startswith(WORKER_DIED):
             raise
         reason = str(error).splitlines()[0].rstrip(" .")

@@ -182,3 +182,16 @@ def test_bad_input_is_named_without_a_traceback(
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert text in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_several_devices_start_a_process_each(tiny_data: Path, tmp_path: Path, run_script: Run) -> None:
+    """As with --device 0,1, on the processor."""
+    command = [*arguments(tiny_data, tmp_path, "--epochs", 1, "--sync-bn"), "--device", "cpu,cpu"]
+    done = run_script(*command)
+    assert done.returncode == 0, done.stderr
+    assert "starting 2 processes" in done.stderr and "2 processes share each batch of 4" in done.stderr
+    assert done.stderr.count("epochs done in") == 1  # one of them speaks
+    assert (tmp_path / "exp/weights/last.pt").exists() and not (tmp_path / "exp2").exists()
+    failed = run_script(*command, "--data", tmp_path / "missing.yaml")
+    assert failed.returncode == 2 and "missing.yaml" in failed.stderr and "Traceback" not in failed.stderr

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.device import Stopwatch, describe_device, memory_in_use, select_device, single_threaded
+from utils.device import Stopwatch, describe_device, memory_in_use, own_device, select_device, single_threaded
 from utils.errors import InputError
+from utils.launch import devices_to_launch
 
 
 def test_cpu() -> None:
@@ -43,3 +44,35 @@ def test_torch_works_alone_only_where_it_is_wanted() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("names", "rank", "expected"),
+    [("cpu", 1, "cpu"), ("", 1, "cpu"), ("cpu,mps", 1, "mps"), ("2, 5", 0, "2")],
+)
+def test_each_process_takes_its_device(names: str, rank: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert own_device(names) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [("0", "2 processes cannot share a GPU"), ("0,1,2", "3 devices for 2 processes"), ("", "2 processes, but 1 CUDA")],
+)
+def test_devices_that_do_not_suit_the_processes_are_named(
+    names: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match=text):
+        own_device(names)
+
+
+def test_several_devices_are_launched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert devices_to_launch("0, 1") == ["0", "1"]
+    assert devices_to_launch("0") == devices_to_launch("") == []
+    monkeypatch.setenv("LOCAL_RANK", "0")  # a launcher is at work already
+    assert devices_to_launch("0,1") == []

@@ -77,7 +77,6 @@ class DetectionDataset(Dataset[Sample]):
         self.shapes_hw: np.ndarray | None = None
         if rect:
             self.shapes_hw = rect_shapes(index.sizes_hw, batch_size, imgsz=imgsz, stride=stride, pad=pad)
-        self.boxes_xyxyn = corners_of(index.boxes_xywhn)
         self.pipeline = build_pipeline(hyp) if augment else None
         self.cache = build_cache(
             cache, index.paths, index.sizes_hw, self.load_file, longest=self.longest, channels=channels
@@ -170,13 +169,13 @@ class DetectionDataset(Dataset[Sample]):
 
     def picture(self, i: int, longest: int | None = None) -> Picture:
         """Picture i for placing on a canvas, its longer side `longest` or `imgsz` pixels; nothing is read yet."""
-        classes, _, polygons = self.index.labels(i)
+        classes, boxes_xywhn, polygons = self.index.labels(i)
         height, width = self.index.sizes_hw[i].tolist()
         return Picture(
             load_size((height, width), longest or self.imgsz),
             partial(self.read, i),
             classes,
-            self.boxes_xyxyn[self.index.offsets[i] : self.index.offsets[i + 1]],
+            corners_of(boxes_xywhn),
             polygons,
             None if self.index.class_maps is None else partial(self.class_map, i),
             self.index.paths[i],

@@ -217,7 +217,7 @@ def build_loader(
     options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
     loader: DataLoader[Any] = DataLoader(
         BatchReader(QuadDataset(dataset, seed=seed) if quad else dataset),
-        batch_sampler=batches,
+        batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=partial(collate_read, masks=masks),
         pin_memory=pin_memory,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -168,9 +167,9 @@ def restarted_run(config: TrainConfig) -> Path | None:
         return None
     own, found = distributed.launch_id(), []
     if own and distributed.is_main():
-        marks = Path(config.project).glob(f"*/{LAUNCH_FILE}")
+        marks = list(Path(config.project).glob(f"*/{LAUNCH_FILE}"))
         if isinstance(config.resume, str):
-            marks = itertools.chain(marks, Path(config.resume).parent.parent.glob(LAUNCH_FILE))
+            marks += Path(config.resume).parent.parent.glob(LAUNCH_FILE)
         candidates = [mark.with_name("weights") / "last.pt" for mark in marks if mark.read_text("utf-8") == own]
         found = sorted((path for path in candidates if path.exists()), key=lambda path: path.stat().st_mtime)
     path = distributed.from_main(str(found[-1]) if found else "")

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from utils.boxes import box_iou_matrix, undo_letterbox, xyxy_to_xywhn
 from utils.datasets.index import ImageIndex
-from utils.distributed import gather_bytes, is_main
+from utils.distributed import gather_bytes, in_turns, is_main, world_size
 from utils.files import UniqueNames
 from utils.logging import LOGGER
 from utils.metrics.coco import OverlapOf, evaluate_coco, index_to_coco, predictions_to_coco
@@ -94,12 +95,15 @@ class CocoSink:
     def __init__(self, index: ImageIndex, file: Path, *, coco_ids: bool = False) -> None:
         self.index, self.file, self.coco_ids = index, file, coco_ids
         self.items: list[dict[str, Any]] = []
+        self._counts: list[int] = []  # items of each batch
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         """Collect a batch."""
+        before = len(self.items)
         for prediction, path, letterbox in zip(predictions, batch.paths, batch.letterboxes, strict=True):
             assert letterbox is not None
             self.items += self.items_of(prediction, path, letterbox)
+        self._counts.append(len(self.items) - before)
 
     def items_of(self, prediction: Prediction, path: str, letterbox: Letterbox) -> list[dict[str, Any]]:
         """What the file holds of one picture."""
@@ -108,10 +112,12 @@ class CocoSink:
 
     def close(self) -> None:
         """Write the file and print COCO's summaries; of several processes the main one does, for all."""
-        parts = gather_bytes(json.dumps(self.items).encode())
+        if world_size() > 1:
+            parts = [json.loads(part) for part in gather_bytes(json.dumps([self._counts, self.items]).encode())]
+            joined = [item for _, items in parts for item in items]
+            self.items = [joined[i] for i in in_turns([np.array(counts, np.int64) for counts, _ in parts])]
         if not is_main():
             return
-        self.items = [item for part in parts for item in json.loads(part)] if len(parts) > 1 else self.items
         self.file.write_text(json.dumps(self.items), encoding="utf-8")
         truth = index_to_coco(self.index, coco_ids=self.coco_ids, masks="segm" in self.measured)
         for of in self.measured:
