@@ -86,6 +86,10 @@ class SemanticTask:
         hyp_defaults={"warmup_iterations": WARMUP_ITERATIONS},
         qualities=(("mIoU", "metrics/mIoU"),),
         floor_accumulation=True,
+        genes=(
+            *("lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "warmup_momentum", "warmup_bias_lr"),
+            *("flipud", "fliplr", "mosaic"),
+        ),
     )
     loss_names: tuple[str, ...] = ("sem_loss",)
     load_data = staticmethod(load_semantic_data)
