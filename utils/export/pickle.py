@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from models.checkpoint import load_checkpoint
+from utils.errors import InputError
 from utils.export.base import ExportJob
 from utils.files import atomic_write
 
@@ -19,7 +20,12 @@ def export_pickle(job: ExportJob) -> Path:
     """Write `<stem>_pickle.pt`: the network in FP16 with its batch norms, no training state.
 
     The file names classes by address (`models.yolo.DetectionModel`, ...), which the reading tool fills with its own.
+
+    Raises:
+        InputError: of a network with class maps, for which those tools have no class.
     """
+    if job.info.task in ("semantic", "joint"):
+        raise InputError(f"{job.weights}: the original releases know no class maps; export another format")
     checkpoint = load_checkpoint(job.weights)
     network: Any = checkpoint.model.half().requires_grad_(False)
     network.names = dict(job.info.names)

@@ -16,6 +16,7 @@ from utils.backends.registry import load_backend
 from utils.errors import InputError
 from utils.export.base import ExportJob, ExportOptions
 from utils.export.matching import Figures, Tolerance, compare_class_maps
+from utils.export.pickle import export_pickle
 from utils.export.run import build_job
 from utils.export.table import export_formats
 from utils.export.verify import FP32, MismatchError, check_export
@@ -85,6 +86,12 @@ def test_eight_bits_and_nms_are_refused(task: str, tmp_path: Path) -> None:
         job_of(tmp_path, task, int8=True)
     with pytest.raises(InputError, match=rf"--nms is for detection models, this one is for {task}"):
         job_of(tmp_path, task, nms=True)
+
+
+@pytest.mark.parametrize("task", ["joint", "semantic"])
+def test_releases_without_class_maps_get_no_file(task: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"tiny {task}.pt: the original releases know no class maps"):
+        export_pickle(job_of(tmp_path, task))
 
 
 def logits(*classes: int) -> Tensor:
