@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -212,7 +213,11 @@ class TrackerListener:
         if self._seen > 1 or not self._pictures_due():
             return
         epoch = self._epoch
-        encoded = drawn_batch(self._trainer.task, batch, predictions, self._trainer.save_dir)
+        try:
+            encoded = drawn_batch(self._trainer.task, batch, predictions, self._trainer.save_dir)
+        except OSError as error:  # a full disk
+            self.guard.give_up(error)
+            return
         boxed = boxed_pictures(batch, predictions)
         self.guard.do(lambda: self.tracker.picture("validation", encoded, epoch))
         self.guard.do(lambda: self.tracker.boxes(boxed, epoch))
@@ -243,8 +248,10 @@ class TrackerListener:
 
     def _pictures(self, patterns: Sequence[str], epoch: int) -> None:
         for file in existing(self._trainer.save_dir, patterns):
-            encoded = file.read_bytes()
-            self.guard.do(lambda tag=file.stem, encoded=encoded: self.tracker.picture(tag, encoded, epoch))
+            try:
+                self.guard.do(partial(self.tracker.picture, file.stem, file.read_bytes(), epoch))
+            except OSError as error:
+                self.guard.give_up(error)
 
     def teardown(self, **_: Any) -> None:
         """Close the run there; once."""
