@@ -201,24 +201,21 @@ class ASPP(_Branches):
         map_reduce: int = 4,
     ) -> None:
         hidden = in_channel // map_reduce
-        branches = [Conv(in_channel, hidden), *(atrous(in_channel, hidden, rate) for rate in d)]
+        branches = self._parallel(in_channel, hidden, d)
         super().__init__(in_channel, out_channel, hidden, branches, with_mean=has_globel)
 
+    @staticmethod
+    def _parallel(c1: int, hidden: int, rates: Sequence[int]) -> list[nn.Module]:
+        """The branches over the map itself."""
+        return [Conv(c1, hidden), *(atrous(c1, hidden, rate) for rate in rates)]
 
-class ASPPs(_Branches):
+
+class ASPPs(ASPP):
     """`ASPP` whose branches narrow the map first, and whose undilated one is 3x3; arguments as there."""
 
-    def __init__(
-        self,
-        in_channel: int,
-        out_channel: int = 256,
-        d: Sequence[int] = (3, 6, 9),
-        has_globel: bool = True,
-        map_reduce: int = 4,
-    ) -> None:
-        hidden = in_channel // map_reduce
-        branches = [nn.Sequential(Conv(in_channel, hidden), atrous(hidden, hidden, rate)) for rate in (1, *d)]
-        super().__init__(in_channel, out_channel, hidden, branches, with_mean=has_globel)
+    @staticmethod
+    def _parallel(c1: int, hidden: int, rates: Sequence[int]) -> list[nn.Module]:
+        return [nn.Sequential(Conv(c1, hidden), atrous(hidden, hidden, rate)) for rate in (1, *rates)]
 
 
 class RFB1(_Branches):
