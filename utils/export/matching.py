@@ -90,12 +90,12 @@ class Figures:
         what = f"{self.compared} detections" if self.compared else "whole outputs, as nothing is detected"
         relative = "" if self.relative is None else f", {self.relative:.2g} of the mean output"
         masks = "" if self.mask is None else f", masks agree to an IoU of {self.mask:.4f}"
-        boxes = f"at most {self.pixels:.3g} px and {self.score:.2g} of score{relative} ({what}){masks}"
+        found = f"at most {self.pixels:.3g} px and {self.score:.2g} of score{relative} ({what}){masks}"
         if self.agreement is None:
-            return boxes
+            return found
         classes = f"the class of {1 - self.agreement:.3%} of the pixels"
         alone = not (self.compared or self.pixels or self.score)
-        return f"{classes}{relative}" if alone else f"{boxes}, and {classes}"
+        return f"{classes}{relative}" if alone else f"{found}, and {classes}"
 
 
 def compare_detections(

@@ -244,7 +244,7 @@ class TrackerListener:
         if files and files[-1].name == "last.pt" and files[-2:-1] and files[-2].name == "best.pt":
             files.pop()  # one of the two serves; best.pt is the small one
         self._upload_s = sum(file.stat().st_size for file in files) / 1e6
-        self.guard.do(lambda: self.tracker.files(files))
+        self.guard.do(partial(self.tracker.files, files))
 
     def _pictures(self, patterns: Sequence[str], epoch: int) -> None:
         for file in existing(self._trainer.save_dir, patterns):
