@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.joining import join_maps
+
 
 def same_padding(kernel: int | Sequence[int], dilation: int = 1) -> int | tuple[int, ...]:
     """Padding with which an odd kernel at stride 1 keeps the map's size."""
@@ -170,7 +172,7 @@ class C3(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branches = [self.m(self.cv1(x)), self.cv2(x)]
-        return self.cv3(torch.cat(branches, dim=1))
+        return self.cv3(join_maps(branches) if self.training else torch.cat(branches, dim=1))
 
 
 class C3x(C3):
