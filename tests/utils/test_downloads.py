@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import stat
+import sys
 import tarfile
 import threading
 import zipfile
@@ -105,11 +106,16 @@ def test_file_arrives_whole_and_alone(server: Server, tmp_path: Path) -> None:
     assert server.requests == [("/a.zip", None)]
 
 
-def test_progress_is_shown(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_on_a_terminal_only(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.files["/a.bin"] = CONTENT
     fetch(f"{server.url}/a.bin", tmp_path / "a.bin")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    fetch(f"{server.url}/a.bin", tmp_path / "b.bin")
     shown = capsys.readouterr().err
-    assert "a.bin: 100%" in shown
+    assert "b.bin: 100%" in shown
     assert "1.02M/1.02M" in shown
 
 
