@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+WORKER_DIED = "DataLoader worker (pid"  # how PyTorch starts to say that the system ended a loading process
+
 
 class InputError(ValueError):
     """A file, flag or value from outside cannot be used; the message names place, value and remedy."""

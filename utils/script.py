@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from utils.errors import InputError, StoppedError
+from utils.errors import WORKER_DIED, InputError, StoppedError
 from utils.logging import setup_logging
 
 ENVIRONMENT = frozenset(  # what a disk or a folder's owner refuses, as against a mistake of ours
@@ -16,7 +16,6 @@ ENVIRONMENT = frozenset(  # what a disk or a folder's owner refuses, as against 
     for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "EFBIG")
     if hasattr(errno, name)
 )
-WORKER_DIED = "DataLoader worker (pid"  # how PyTorch starts to say that the system ended a loading process
 LOST_PEER = re.compile(r"Connection (closed|reset) by peer|remote process exited")  # gloo and NCCL of another's end
 EXIT_PROBLEM, EXIT_USAGE, EXIT_LOST, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
 

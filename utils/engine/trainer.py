@@ -31,7 +31,7 @@ from utils.engine.sinks import CallbackSink
 from utils.engine.stop_request import StopRequest
 from utils.engine.stopping import EarlyStopping
 from utils.engine.validator import ValidationResult, validate
-from utils.errors import InputError
+from utils.errors import WORKER_DIED, InputError
 from utils.logging import LOGGER, WATCHED, hidden_bar
 from utils.tasks.base import Task, images_to_device, picture_file
 from utils.types import Batch
@@ -341,9 +341,11 @@ class Trainer:
         try:
             save_checkpoint(path, {**self._content(epoch, metrics or {}), "position": position})
         except InputError as error:
-            reason = error.__cause__
-            if reason is not None and isinstance(reason.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from error  # torch reports a Ctrl-C while it writes as a failed write
+            # torch reports what a signal raised while it writes, a Ctrl-C or the end of a loader, as a failed write
+            signalled = None if error.__cause__ is None else error.__cause__.__context__
+            if isinstance(signalled, KeyboardInterrupt) or str(signalled).startswith(WORKER_DIED):
+                assert signalled is not None
+                raise signalled from error
             raise
 
     def _content(self, epoch: int, metrics: dict[str, float]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from utils.engine.finish import finish
 from utils.engine.meters import LossMeter
 from utils.engine.setup import build_trainer, find_last_checkpoint, freeze_layers
 from utils.engine.trainer import Trainer
-from utils.errors import InputError
+from utils.errors import WORKER_DIED, InputError
 
 
 def make_trainer(tiny_data: Path, folder: Path, **options: object) -> Trainer:
@@ -147,20 +147,23 @@ def test_validation_takes_two_batches_at_a_time(tiny_data: Path, tmp_path: Path)
     assert len(make_trainer(tiny_data, tmp_path, batch_size=2).val_loader) == 2  # 6 pictures by fours
 
 
-def test_an_interrupt_while_a_checkpoint_is_written_is_an_interrupt(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "raised", [KeyboardInterrupt(), RuntimeError(f"{WORKER_DIED} 7) is killed by signal: Killed.")]
+)
+def test_what_a_signal_raises_while_a_checkpoint_is_written_is_no_failed_write(
+    raised: BaseException, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch closes its file as Ctrl-C unwinds, finds it incomplete, and raises that instead."""
+    """torch closes its file as a Ctrl-C or a lost loader unwinds, finds it incomplete, and raises that instead."""
 
     def interrupted(*_: object) -> None:
         try:
-            raise KeyboardInterrupt
+            raise raised
         finally:
             raise RuntimeError("unexpected pos")
 
     trainer = make_trainer(tiny_data, tmp_path)
     monkeypatch.setattr(torch, "save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(raised), match="by hand"):
         trainer.fit()
 
 
