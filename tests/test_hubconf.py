@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from slim_networks import SLIM
 
 import hubconf
 from models.checkpoint import save_checkpoint
@@ -26,7 +27,6 @@ from utils.logging import LOGGER
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = [f"yolov5{size}{kind}" for kind in ("", "6") for size in "nsmlx"]
-SLIM = {"width_multiple": 0.125, "depth_multiple": 0.1}
 BEFORE = "import sys, os\nREPO = sys.argv[1]\n"
 
 

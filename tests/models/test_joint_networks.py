@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from slim_networks import SLIM, tensors, with_moved_norms
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.checkpoint import load_checkpoint, save_checkpoint, transfer_weights
@@ -30,7 +31,6 @@ from models.yolo import (
 from utils.errors import InputError
 from utils.types import SemanticClasses
 
-SLIM = {"width_multiple": 0.125, "depth_multiple": 0.1}
 HEADS = ("base", "bise", "lab", "psp")
 PARAMETERS = {  # of all but the head, of the heads in the order above
     "s": (7_087_815, (609664, 1754297, 1125459, 672275)),
@@ -46,16 +46,7 @@ def slim(name: str, **overrides: Any) -> Any:
     torch.manual_seed(0)
     config = {**load_model_yaml(name), **SLIM, "n_segcls": 5, "nc": 3, **overrides}
     model = build_model(config)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model.eval()
-
-
-def tensors(output: Any) -> list[Tensor]:
-    """All tensors of a network's output, in order."""
-    return [output] if isinstance(output, Tensor) else [t for part in output for t in tensors(part)]
+    return with_moved_norms(model)
 
 
 @pytest.mark.parametrize("size", PARAMETERS)

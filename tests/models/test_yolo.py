@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from slim_networks import SLIM, tensors, with_moved_norms
 from torch import Tensor, nn
 
 from models.graph import load_model_yaml
@@ -26,8 +27,6 @@ from models.yolo import (
 )
 from utils.errors import InputError
 
-SLIM = {"width_multiple": 0.125, "depth_multiple": 0.1}
-
 
 def slim(name: str, **kwargs: Any) -> BaseModel:
     """A shipped graph made thin, with weights away from their start and the evaluation mode on."""
@@ -36,16 +35,7 @@ def slim(name: str, **kwargs: Any) -> BaseModel:
         model: BaseModel = ClassificationModel(model=DetectionModel({**load_model_yaml("yolov5n"), **SLIM}), nc=7)
     else:
         model = build_model({**load_model_yaml(name), **SLIM}, nc=3, **kwargs)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model.eval()
-
-
-def tensors(output: Any) -> list[Tensor]:
-    """All tensors of a network's output, in order."""
-    return [output] if isinstance(output, Tensor) else [t for part in output for t in tensors(part)]
+    return with_moved_norms(model)
 
 
 def test_thin_path() -> None:

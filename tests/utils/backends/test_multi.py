@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from slim_networks import SLIM
 from torch import Tensor
 
 from models.checkpoint import load_model, save_checkpoint
@@ -21,7 +22,6 @@ from utils.engine.autoshape import AutoShape
 from utils.errors import InputError
 from utils.nms import non_max_suppression
 
-SLIM = {"width_multiple": 0.125, "depth_multiple": 0.1}
 ALL_FLAGS = ("pt", *FLAGS, "triton")
 
 

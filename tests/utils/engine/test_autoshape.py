@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from slim_networks import SLIM
 from torch import Tensor, nn
 
 from models.experimental import Ensemble
@@ -29,7 +30,6 @@ from utils.engine.predictor import DetectionPostprocess, Predictor
 from utils.errors import InputError
 from utils.logging import LOGGER
 
-SLIM = {"width_multiple": 0.125, "depth_multiple": 0.1}
 GREEN = (0, 255, 0)
 
 
