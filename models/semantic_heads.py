@@ -7,6 +7,7 @@ A head takes maps of the backbone or neck, finest first, and gives logits at the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -358,7 +359,7 @@ def mean_logits(parts: Iterable[Tensor]) -> Tensor:
     return (total / count).clamp_min(torch.finfo(total.dtype).tiny).log()
 
 
-class SemanticHead(nn.Module):
+class SemanticHead(nn.Module, ABC):
     """Base of the heads: checks the inputs, and brings what a head gives to the size of the network's input.
 
     Args:
@@ -390,9 +391,9 @@ class SemanticHead(nn.Module):
         outputs = [resized(logits, size_hw) for logits in self.coarse_logits(maps)]
         return outputs[0] if len(outputs) == 1 else outputs
 
+    @abstractmethod
     def coarse_logits(self, maps: list[Tensor]) -> list[Tensor]:
         """Logits before they are enlarged: the main ones, in training the auxiliary ones after them."""
-        raise NotImplementedError
 
 
 class SegMaskBase(SemanticHead):

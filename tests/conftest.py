@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -25,6 +25,17 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("reference data (../shared) is not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def log_as_before() -> Iterator[None]:
+    """The project's log is afterwards as the test found it."""
+    from utils.logging import LOGGER
+
+    handlers, level, propagate = list(LOGGER.handlers), LOGGER.level, LOGGER.propagate
+    yield
+    LOGGER.handlers, LOGGER.propagate = handlers, propagate
+    LOGGER.setLevel(level)
 
 
 @pytest.fixture(scope="session")

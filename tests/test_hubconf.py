@@ -6,7 +6,7 @@ import inspect
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,13 @@ from models.yolo import ClassificationModel, DetectionModel
 from utils.backends.multi import DetectMultiBackend
 from utils.engine.autoshape import AutoShape
 from utils.errors import InputError
-from utils.logging import LOGGER
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = [f"yolov5{size}{kind}" for kind in ("", "6") for size in "nsmlx"]
 BEFORE = "import sys, os\nREPO = sys.argv[1]\n"
 
 
-@pytest.fixture(autouse=True)
-def quiet_afterwards() -> Iterator[None]:
-    """Loading sets the log up; other tests want it as it was."""
-    handlers, level, propagate = list(LOGGER.handlers), LOGGER.level, LOGGER.propagate
-    yield
-    LOGGER.handlers, LOGGER.propagate = handlers, propagate
-    LOGGER.setLevel(level)
+pytestmark = pytest.mark.usefixtures("log_as_before")  # loading a model sets the log up
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,7 +49,7 @@ class FReLU(nn.Module):
         return torch.maximum(x, self.bn(self.conv(x)))
 
 
-class _Acon(nn.Module):
+class _Acon(nn.Module, ABC):
     """(p1 - p2) x * sigmoid(beta (p1 - p2) x) + p2 x with learned slopes p1, p2 per channel."""
 
     def __init__(self, channels: int) -> None:
@@ -58,9 +60,9 @@ class _Acon(nn.Module):
         rise = (self.p1 - self.p2) * x
         return rise * torch.sigmoid(self._sharpness(x) * rise) + self.p2 * x
 
+    @abstractmethod
     def _sharpness(self, x: Tensor) -> Tensor:
         """Beta, broadcast against x (B, C, H, W)."""
-        raise NotImplementedError
 
 
 class AconC(_Acon):

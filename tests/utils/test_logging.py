@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from utils.logging import LOGGER, UNWATCHED, WATCHED, RunLog, log_to, setup_logging
+
+pytestmark = pytest.mark.usefixtures("log_as_before")
 
 
 class Screen(io.StringIO):
@@ -17,14 +18,6 @@ class Screen(io.StringIO):
 
     def isatty(self) -> bool:
         return self.watched
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    handlers, level, propagate = list(LOGGER.handlers), LOGGER.level, LOGGER.propagate
-    yield
-    LOGGER.handlers, LOGGER.propagate = handlers, propagate
-    LOGGER.setLevel(level)
 
 
 @pytest.mark.parametrize(("watched", "expected"), [(True, ["all", "table"]), (False, ["all", "line"])])

@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -170,16 +171,36 @@ class Guard:
             LOGGER.warning(f"WARNING {self.title}: {reason}; the run goes on without it")
 
 
+class BatchDrawing:
+    """A batch with its predictions as the task draws it, drawn once however many loggers want it."""
+
+    def __init__(self) -> None:
+        self._drawn: Callable[[], Batch | None] = lambda: None
+        self._encoded = b""
+
+    def of(self, batch: Batch, predictions: Sequence[Prediction], task: Any, folder: Path) -> bytes:
+        """The drawing as JPEG; OSError where the run's folder takes no file."""
+        if self._drawn() is not batch:
+            file = folder / f".{os.getpid()}.val.jpg"
+            try:
+                task.plot_batch(batch, file, predictions)
+                self._encoded, self._drawn = file.read_bytes(), weakref.ref(batch)
+            finally:
+                file.unlink(missing_ok=True)
+        return self._encoded
+
+
 class TrackerListener:
     """Tells a tracker of a run in the moments of the callbacks.
 
     Args:
         tracker: whom to tell.
         threaded: its calls may take time, so they are made in the background.
+        drawing: of validation batches, shared by the listeners of a run.
     """
 
-    def __init__(self, tracker: Tracker, *, threaded: bool = True) -> None:
-        self.tracker = tracker
+    def __init__(self, tracker: Tracker, *, threaded: bool = True, drawing: BatchDrawing | None = None) -> None:
+        self.tracker, self.drawing = tracker, drawing or BatchDrawing()
         self.guard = Guard(tracker.title, threaded=threaded)
         self._params: dict[str, Any] = {}
         self._trainer: Any = None
@@ -214,7 +235,7 @@ class TrackerListener:
             return
         epoch = self._epoch
         try:
-            encoded = drawn_batch(self._trainer.task, batch, predictions, self._trainer.save_dir)
+            encoded = self.drawing.of(batch, predictions, self._trainer.task, self._trainer.save_dir)
         except OSError as error:  # a full disk
             self.guard.give_up(error)
             return
@@ -269,16 +290,6 @@ def picture_period(interval: int, epochs: int) -> int:
 def existing(folder: Path, patterns: Sequence[str]) -> list[Path]:
     """The files of these names that are there, in their order."""
     return [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-
-
-def drawn_batch(task: Any, batch: Batch, predictions: Sequence[Prediction], folder: Path) -> bytes:
-    """A batch with its predictions as the task draws it, JPEG."""
-    file = folder / f".{os.getpid()}.val.jpg"
-    try:
-        task.plot_batch(batch, file, predictions)
-        return file.read_bytes()
-    finally:
-        file.unlink(missing_ok=True)
 
 
 def boxed_pictures(batch: Batch, predictions: Sequence[Prediction]) -> list[BoxedPicture]:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from utils.config import LOGGERS, TrainConfig
 from utils.errors import InputError
-from utils.loggers.base import Tracker, TrackerListener
+from utils.loggers.base import BatchDrawing, Tracker, TrackerListener
 from utils.loggers.clearml import ClearMLTracker
 from utils.loggers.comet import CometTracker
 from utils.loggers.mlflow import MLflowTracker
@@ -102,13 +102,13 @@ def is_installed(name: str) -> bool:
 
 def build_listeners(config: TrainConfig, chosen: Sequence[str]) -> list[TrackerListener]:
     """The listeners of the services named."""
-    listeners = []
+    listeners, drawing = [], BatchDrawing()
     for name in chosen:
         if name != "tensorboard":
-            listeners.append(TrackerListener(SERVICES[name].tracker()))
+            listeners.append(TrackerListener(SERVICES[name].tracker(), drawing=drawing))
         elif is_installed(name):
             graph = "tensorboard" in (config.loggers or ())
-            listeners.append(TrackerListener(TensorBoardTracker(graph=graph), threaded=False))
+            listeners.append(TrackerListener(TensorBoardTracker(graph=graph), threaded=False, drawing=drawing))
         else:
             LOGGER.info("No TensorBoard files: not installed. results.csv has the numbers; `pip install tensorboard`")
     return listeners

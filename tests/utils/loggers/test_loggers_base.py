@@ -12,7 +12,7 @@ import torch
 from utils.config import TrainConfig
 from utils.errors import InputError
 from utils.loggers import base, registry
-from utils.loggers.base import Guard, RunFacts, TrackerListener, boxed_pictures, picture_period
+from utils.loggers.base import BatchDrawing, Guard, RunFacts, TrackerListener, boxed_pictures, picture_period
 from utils.loggers.registry import SERVICES, wanted_services
 from utils.types import Batch, Prediction
 
@@ -51,6 +51,21 @@ def test_a_service_that_hangs_holds_nothing_up(
     assert time.monotonic() - started < 10
     assert "WARNING another: no answer within 0 s" in caplog.text
     released.set()
+
+
+def test_a_batch_is_drawn_once_for_all_loggers(tmp_path: Path) -> None:
+    class Painter:
+        drawn = 0
+
+        def plot_batch(self, batch: Batch, file: Path, predictions: object) -> None:
+            self.drawn += 1
+            file.write_bytes(str(self.drawn).encode())
+
+    painter, drawing = Painter(), BatchDrawing()
+    first, second = (Batch(torch.zeros(1, 3, 8, 8), torch.zeros(0, 6), ["a.jpg"]) for _ in range(2))
+    shown = [drawing.of(batch, [Prediction()], painter, tmp_path) for batch in (first, first, second, second)]
+    assert shown == [b"1", b"1", b"2", b"2"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_periods_of_pictures() -> None:
