@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from utils.config import LOGGERS, TrainConfig
+from utils.config import TrainConfig
 from utils.errors import InputError
 from utils.loggers.base import BatchDrawing, Tracker, TrackerListener
 from utils.loggers.clearml import ClearMLTracker
@@ -56,7 +56,6 @@ SERVICES: dict[str, Service] = {
         ("entity", "upload_dataset", "artifact_alias", "bbox_interval"),
     ),
 }
-assert set(SERVICES) == set(LOGGERS) - {"none"}
 
 
 def wanted_services(config: TrainConfig) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.config import TrainConfig
+from utils.config import LOGGERS, TrainConfig
 from utils.errors import InputError
 from utils.loggers import base, registry
 from utils.loggers.base import BatchDrawing, Guard, RunFacts, TrackerListener, boxed_pictures, picture_period
@@ -66,6 +66,10 @@ def test_a_batch_is_drawn_once_for_all_loggers(tmp_path: Path) -> None:
     shown = [drawing.of(batch, [Prediction()], painter, tmp_path) for batch in (first, first, second, second)]
     assert shown == [b"1", b"1", b"2", b"2"]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_flag_offers_every_service() -> None:
+    assert {*SERVICES, "none"} == set(LOGGERS)
 
 
 def test_periods_of_pictures() -> None:
