@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,7 @@ class JointTask:
 
     def __init__(self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, *, channels: int = 3) -> None:
         self.maps = SemanticTask(spec, hyp, options, channels=channels)
-        self.boxes = BoxPart(spec, hyp, options, channels=channels)
-        self.boxes.index_of_maps = self.maps.index
+        self.boxes = BoxPart(spec, hyp, options, self.maps, channels=channels)
         self.spec, self.hyp, self.channels, self.options = spec, hyp, channels, options
         self.class_names, self.semantic = self.boxes.class_names, self.maps.semantic
 
@@ -104,40 +103,19 @@ class JointTask:
     # -- data -----------------------------------------------------------------------------------------------------
 
     def train_loader(self) -> StepLoader:
-        """One batch per step for both, or one for each, see `shares`."""
-        options = self.options
-        self.boxes.with_maps = self.shares("train")
+        """One batch per step for both, or one for each, see `BoxPart.shares`."""
         loader = self.boxes.train_loader()
-        if self.boxes.with_maps:
+        if self.boxes.shares("train"):
             return loader
-        return Steps(OfKind(loader), OfKind(self.maps.train_loader(), SEMANTIC), balance=options.balance)
+        return Steps(OfKind(loader), OfKind(self.maps.train_loader(), SEMANTIC), balance=self.options.balance)
 
     def eval_loader(self, split: str, **overrides: Any) -> StepLoader:
         """All pictures for both where one size serves both; else those with boxes, then those with class maps."""
-        self.boxes.with_maps = self.shares(split)
         loader = self.boxes.eval_loader(split, **overrides)
-        if self.boxes.with_maps:
+        if self.boxes.shares(split):
             return loader
         batch_size = self.maps.options.batch_size
         return Passes(OfKind(loader), OfKind(self.maps.eval_loader(split, batch_size=batch_size), SEMANTIC))
-
-    def shares(self, split: str) -> bool:
-        """Whether the pictures of a split are labelled in both ways and go in at one size.
-
-        `--joint-batches own` asks for two batches in training; what is measured does not depend on it.
-        """
-        wanted = self.options.joint_batches if split == "train" else "auto"
-        if wanted == "own" or (wanted == "auto" and self.maps.side != self.options.imgsz):
-            return False
-        boxes, maps = DetectionTask.index(self.boxes, split), self.maps.index(split)
-        if self.spec.semantic_set is None and set(boxes.paths) == set(maps.paths):
-            return True
-        if wanted == "shared":
-            raise InputError(
-                f"--joint-batches shared: {self.spec.path} has pictures with boxes that have no class map, or the "
-                "other way round; leave the flag out"
-            )
-        return False
 
     def image_weights(self, per_class: np.ndarray) -> np.ndarray:
         """Of the pictures with boxes, as for the detector."""
@@ -210,20 +188,42 @@ def as_joint(preds: Any) -> JointOutput:
 
 
 class BoxPart(DetectionTask):
-    """The detector's part of a joint task.
+    """The detector's part of a joint task; arguments as `DetectionTask`.
 
-    Attributes:
-        with_maps: whether the pictures come with their class maps.
-        index_of_maps: gives the pictures of a split that have class maps.
+    Args:
+        maps: the other part.
     """
 
-    with_maps = False
-    index_of_maps: Callable[[str], ImageIndex]
+    def __init__(
+        self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, maps: SemanticTask, *, channels: int = 3
+    ) -> None:
+        super().__init__(spec, hyp, options, channels=channels)
+        self.maps = maps
+        self._with_maps: dict[str, ImageIndex] = {}
 
     def index(self, split: str) -> ImageIndex:
-        """As `DetectionTask.index`, with the class maps where they are wanted."""
-        index = super().index(split)
-        return add_class_maps(index, self.index_of_maps(split)) if self.with_maps else index
+        """As `DetectionTask.index`, with the class maps where the pictures come with them."""
+        if split not in self._with_maps:
+            index = super().index(split)
+            self._with_maps[split] = add_class_maps(index, self.maps.index(split)) if self.shares(split) else index
+        return self._with_maps[split]
+
+    def shares(self, split: str) -> bool:
+        """Whether the pictures of a split are labelled in both ways and go in at one size.
+
+        `--joint-batches own` asks for two batches in training; what is measured does not depend on it.
+        """
+        wanted = self.options.joint_batches if split == "train" else "auto"
+        if wanted == "own" or (wanted == "auto" and self.maps.side != self.options.imgsz):
+            return False
+        if self.spec.semantic_set is None and set(super().index(split).paths) == set(self.maps.index(split).paths):
+            return True
+        if wanted == "shared":
+            raise InputError(
+                f"--joint-batches shared: {self.spec.path} has pictures with boxes that have no class map, or the "
+                "other way round; leave the flag out"
+            )
+        return False
 
 
 @dataclass

@@ -135,8 +135,8 @@ def test_two_processes_put_together(data: Path) -> None:
 )
 def test_one_batch_where_sizes_agree(data: Path, options: dict[str, Any], shared: bool) -> None:
     task = make_task(data, **options)
-    assert task.shares("train") is shared
-    assert task.shares("val") is (shared or "joint_batches" in options)
+    assert task.boxes.shares("train") is shared
+    assert task.boxes.shares("val") is (shared or "joint_batches" in options)
     assert {batch.kind for batches in task.train_loader() for batch in batches} == ({""} if shared else {"", SEMANTIC})
 
 
