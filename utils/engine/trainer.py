@@ -136,8 +136,9 @@ class Trainer:
                 self.callbacks.run("teardown")
                 raise
         distributed.barrier()  # the files are written
-        hours = (time.time() - started) / 3600
-        LOGGER.info(f"\n{epoch + 1 - self.start_epoch} epochs done in {hours:.3f} hours")
+        minutes = (time.time() - started) / 60
+        took = f"{minutes:.1f} minutes" if minutes < 60 else f"{minutes / 60:.2f} hours"
+        LOGGER.info(f"\n{epoch + 1 - self.start_epoch} epochs done in {took}")
         return FitResult(self.save_dir, last, self.best if self.best.exists() else None, epoch + 1)
 
     def _run_epochs(self) -> int:
