@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from utils.errors import InputError
+from utils.flag_types import not_negative_float, not_negative_int, positive_int, seed_number, share
 
 ROOT = Path(__file__).resolve().parents[1]
 IMG_FLAGS = ("--imgsz", "--img", "--img-size")
@@ -168,46 +168,6 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def positive_int(text: str) -> int:
-    """argparse type: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
-
-
-def _not_negative_int(text: str) -> int:
-    """argparse type: an integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
-
-
-def _seed(text: str) -> int:
-    """argparse type: what PyTorch's and NumPy's generators both take."""
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{value} is outside 0-{2**32 - 1}")
-    return value
-
-
-def share(text: str) -> float:
-    """argparse type: a number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{value} is outside 0-1")
-    return value
-
-
-def not_negative_float(text: str) -> float:
-    """argparse type: a finite number of at least 0."""
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{value} is not a number of at least 0")
-    return value
-
-
 LOGGERS = ("tensorboard", "mlflow", "wandb", "clearml", "comet", "none")
 
 
@@ -245,7 +205,7 @@ class TrainConfig(BaseConfig):
     single_cls: bool = switch("--single-cls", help="treat all classes as one")
     optimizer: str = option("SGD", "--optimizer", choices=("SGD", "Adam", "AdamW"), help="optimizer")
     sync_bn: bool = switch("--sync-bn", help="batch norm over the pictures of all processes")
-    workers: int = option(8, "--workers", type=_not_negative_int, help="loader processes, at most")
+    workers: int = option(8, "--workers", type=not_negative_int, help="loader processes, at most")
     project: str = option("runs/train", "--project", help="folder of runs")
     name: str = option("exp", "--name", help="run folder; `cfg` takes the model YAML's name")
     exist_ok: bool = switch("--exist-ok", help="write into an existing run folder")
@@ -253,16 +213,16 @@ class TrainConfig(BaseConfig):
     cos_lr: bool = switch("--cos-lr", help="cosine instead of linear learning-rate decay")
     label_smoothing: float = option(0.0, "--label-smoothing", type=share, help="class target smoothing")
     patience: int = option(
-        100, "--patience", type=_not_negative_int, help="epochs without gain before stopping; 0: never"
+        100, "--patience", type=not_negative_int, help="epochs without gain before stopping; 0: never"
     )
     freeze: list[int] = option(
-        [0], "--freeze", nargs="+", type=_not_negative_int, help="N: first N layers; several: those"
+        [0], "--freeze", nargs="+", type=not_negative_int, help="N: first N layers; several: those"
     )
     save_period: int = option(-1, "--save-period", type=int, help="also keep epochN.pt every so many epochs")
     save_every_steps: int = option(
-        0, "--save-every-steps", type=_not_negative_int, help="also write last.pt every so many optimizer steps"
+        0, "--save-every-steps", type=not_negative_int, help="also write last.pt every so many optimizer steps"
     )
-    seed: int = option(0, "--seed", type=_seed, help="seed of weights and augmentation")
+    seed: int = option(0, "--seed", type=seed_number, help="seed of weights and augmentation")
     local_rank: int = option(
         -1, "--local_rank", "--local-rank", type=int, help="accepted from launchers; LOCAL_RANK counts"
     )
@@ -270,7 +230,7 @@ class TrainConfig(BaseConfig):
         "fp16", "--amp", choices=("fp16", "bf16", "off"), help="mixed precision on CUDA; bf16 also on CPUs that have it"
     )
     close_mosaic: int = option(
-        0, "--close-mosaic", type=_not_negative_int, help="no mosaic and mixup in the last N epochs"
+        0, "--close-mosaic", type=not_negative_int, help="no mosaic and mixup in the last N epochs"
     )
     clip_grad: float = option(
         10.0, "--clip-grad", type=not_negative_float, help="largest norm of the gradients of a step; 0: any"
@@ -390,7 +350,7 @@ class ValConfig(BaseConfig):
         "val", "--task", choices=("train", "val", "test", "speed", "study"), help="split, or a benchmark"
     )
     device: str = option("", "--device", help="cpu, mps or a CUDA index; empty takes the best there is")
-    workers: int = option(8, "--workers", type=_not_negative_int, help="loader processes, at most")
+    workers: int = option(8, "--workers", type=not_negative_int, help="loader processes, at most")
     single_cls: bool = switch("--single-cls", help="ignore which class an object has")
     augment: bool = switch("--augment", help="test-time augmentation")
     verbose: bool = switch("--verbose", help="a line per class and every message about the labels")

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 
 from utils.config import IMG_FLAGS, BaseConfig, option, switch
 from utils.errors import InputError
-
-
-def _whole(least: int) -> object:
-    """argparse type: an integer of at least `least`."""
-
-    def whole(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is not at least {least}")
-        return value
-
-    return whole
+from utils.flag_types import not_negative_int, positive_int
 
 
 @dataclass(frozen=True)
@@ -26,8 +14,8 @@ class BenchmarkConfig(BaseConfig):
     """Export a checkpoint to every format and compare size, accuracy and speed."""
 
     weights: str = option("yolov5s.pt", "--weights", help="checkpoint; the exports are written beside it")
-    imgsz: int = option(640, *IMG_FLAGS, type=_whole(1), help="side of the square network input, pixels")
-    batch_size: int = option(1, "--batch-size", type=_whole(1), help="pictures per run")
+    imgsz: int = option(640, *IMG_FLAGS, type=positive_int, help="side of the square network input, pixels")
+    batch_size: int = option(1, "--batch-size", type=positive_int, help="pictures per run")
     data: str = option("data/coco128.yaml", "--data", help="data set YAML that mAP is measured on")
     device: str = option("", "--device", help="cpu or a CUDA index; empty takes the best there is")
     half: bool = switch("--half", help="FP16 where a format has it")
@@ -36,7 +24,7 @@ class BenchmarkConfig(BaseConfig):
     hard_fail: str | float | bool = option(
         False, "--hard-fail", nargs="?", const=True, help="status 1 if a format fails or its mAP50-95 is below a number"
     )
-    workers: int = option(8, "--workers", type=_whole(0), help="loader processes, at most")
+    workers: int = option(8, "--workers", type=not_negative_int, help="loader processes, at most")
     project: str = option("runs/benchmark", "--project", help="folder of runs")
     name: str = option("exp", "--name", help="run folder")
     exist_ok: bool = switch("--exist-ok", help="write into an existing run folder")

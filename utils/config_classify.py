@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.config import IMG_FLAGS, TrainConfig, ValConfig, not_negative_float, option, positive_int, share, switch
+from utils.config import IMG_FLAGS, TrainConfig, ValConfig, option, switch
 from utils.config_detect import DetectConfig
+from utils.flag_types import not_negative_float, positive_int, share
 
 CROP_AREA = 0.08  # (Szegedy et al. 2015, arXiv:1409.4842, sec. 6)
 JITTER = 0.4

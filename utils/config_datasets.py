@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 
-from utils.config import BaseConfig, not_negative_float, option, positive_int, switch
+from utils.config import BaseConfig, option, switch
+from utils.flag_types import not_negative_float, positive_int, seed_number
 
 READABLE = ("yolo", "coco", "voc", "labelme", "supervisely", "cityscapes")
 WRITABLE = READABLE[:-1]
-
-
-def _seed(text: str) -> int:
-    """argparse type: what NumPy's generators take."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return int(text)
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,7 @@ class SplitConfig(BaseConfig):
     shares: list[float] = option(
         [0.9, 0.1, 0.0], "--shares", nargs="+", type=not_negative_float, help="of train, val and test"
     )
-    seed: int = option(0, "--seed", type=_seed, help="equal seeds give equal lists")
+    seed: int = option(0, "--seed", type=seed_number, help="equal seeds give equal lists")
     annotated_only: bool = switch("--annotated-only", help="leave pictures without a label file out")
     out: str = option("", "--out", help="folder for the lists; default: the one that holds the pictures' folder")
     exist_ok: bool = switch("--exist-ok", help="replace lists that are there")

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.config import IMG_FLAGS, BaseConfig, option, share, switch
+from utils.config import IMG_FLAGS, BaseConfig, option, switch
 from utils.errors import InputError
-
-
-def _at_least_one(text: str) -> int:
-    """argparse type: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
-
-
-def _seconds(text: str) -> float:
-    """argparse type: a finite number of at least 0."""
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{value:g} is not a number of seconds")
-    return value
+from utils.flag_types import not_negative_float, positive_int, share
 
 
 @dataclass(frozen=True)
@@ -41,11 +24,11 @@ class DetectConfig(BaseConfig):
     )
     data: str = option("data/coco128.yaml", "--data", help="data set YAML, for class names of files without any")
     imgsz: list[int] = option(
-        [640], *IMG_FLAGS, nargs="+", type=_at_least_one, help="network input in pixels: side, or height and width"
+        [640], *IMG_FLAGS, nargs="+", type=positive_int, help="network input in pixels: side, or height and width"
     )
     conf_thres: float = option(0.25, "--conf-thres", type=share, help="lowest score shown")
     iou_thres: float = option(0.45, "--iou-thres", type=share, help="overlap limit of non-maximum suppression")
-    max_det: int = option(1000, "--max-det", type=_at_least_one, help="detections kept per picture")
+    max_det: int = option(1000, "--max-det", type=positive_int, help="detections kept per picture")
     device: str = option("", "--device", help="cpu, mps or a CUDA index; empty takes the best there is")
     view_img: bool = switch("--view-img", help="show the results in windows; q ends the run")
     save_txt: bool = switch("--save-txt", help="write detections to labels/*.txt")
@@ -73,7 +56,7 @@ class DetectConfig(BaseConfig):
     name: str = option("exp", "--name", help="run folder")
     exist_ok: bool = switch("--exist-ok", help="write into an existing run folder")
     line_thickness: int | None = option(
-        None, "--line-thickness", type=_at_least_one, help="width of box lines in pixels (default: suits the picture)"
+        None, "--line-thickness", type=positive_int, help="width of box lines in pixels (default: suits the picture)"
     )
     hide_labels: bool = switch("--hide-labels", help="draw boxes without text")
     retina_masks: bool = switch("--retina-masks", help="masks as fine as the picture, not as the network input")
@@ -82,10 +65,13 @@ class DetectConfig(BaseConfig):
         "--half", help="half precision: FP16 on CUDA, BF16 on a CPU that has it, else FP32 with a warning"
     )
     dnn: bool = switch("--dnn", help="run ONNX files by OpenCV instead of onnxruntime")
-    vid_stride: int = option(1, "--vid-stride", type=_at_least_one, help="take every Nth frame of a video or stream")
+    vid_stride: int = option(1, "--vid-stride", type=positive_int, help="take every Nth frame of a video or stream")
     watch: bool = switch("--watch", help="go on with new files of a folder or glob until Ctrl-C")
     stream_timeout: float = option(
-        60.0, "--stream-timeout", type=_seconds, help="end when no stream sent a frame for so many seconds; 0: never"
+        60.0,
+        "--stream-timeout",
+        type=not_negative_float,
+        help="end after so many seconds without a frame of any stream; 0: never",
     )
 
     def check(self) -> DetectConfig:

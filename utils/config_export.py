@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.config import IMG_FLAGS, BaseConfig, option, share, switch
+from utils.config import IMG_FLAGS, BaseConfig, option, switch
 from utils.errors import InputError
-
-
-def _at_least_one(text: str) -> int:
-    """argparse type: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
-
-
-def _positive(text: str) -> float:
-    """argparse type: a number above 0."""
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
+from utils.flag_types import positive_float, positive_int, share
 
 
 @dataclass(frozen=True)
@@ -35,9 +19,9 @@ class ExportConfig(BaseConfig):
     )
     weights: list[str] = option(["yolov5s.pt"], "--weights", nargs="+", help="checkpoints, exported one by one")
     imgsz: list[int] = option(
-        [640, 640], *IMG_FLAGS, nargs="+", type=_at_least_one, help="network input in pixels: side, or height and width"
+        [640, 640], *IMG_FLAGS, nargs="+", type=positive_int, help="network input in pixels: side, or height and width"
     )
-    batch_size: int = option(1, "--batch-size", type=_at_least_one, help="pictures per run of a fixed graph")
+    batch_size: int = option(1, "--batch-size", type=positive_int, help="pictures per run of a fixed graph")
     device: str = option("cpu", "--device", help="cpu or a CUDA index")
     half: bool = switch("--half", help="FP16 weights")
     int8: bool = switch("--int8", help="INT8, calibrated on the pictures of --data")
@@ -47,16 +31,16 @@ class ExportConfig(BaseConfig):
     optimize: bool = switch("--optimize", help="TorchScript for mobile processors")
     dynamic: bool = switch("--dynamic", help="batch, height and width are free in the graph")
     simplify: bool = switch("--simplify", help="shorten the ONNX graph by onnxslim")
-    opset: int | None = option(None, "--opset", type=_at_least_one, help="ONNX opset (default: that of the exporter)")
+    opset: int | None = option(None, "--opset", type=positive_int, help="ONNX opset (default: that of the exporter)")
     verbose: bool = switch("--verbose", help="show the log of converters, and tracebacks of those that fail")
-    workspace: float = option(4, "--workspace", type=_positive, help="memory that TensorRT may use, GiB")
+    workspace: float = option(4, "--workspace", type=positive_float, help="memory that TensorRT may use, GiB")
     cache: str = option("", "--cache", help="file of TensorRT's timings, kept from build to build")
     nms: bool = switch("--nms", help="non-maximum suppression inside the graph; output (B, max_det, 6)")
     agnostic_nms: bool = switch("--agnostic-nms", help="with --nms: boxes of different classes suppress each other")
-    max_det: int = option(100, "--max-det", type=_at_least_one, help="with --nms: detections kept per picture")
-    topk_all: int = option(100, "--topk-all", type=_at_least_one, help="older name of --max-det")
+    max_det: int = option(100, "--max-det", type=positive_int, help="with --nms: detections kept per picture")
+    topk_all: int = option(100, "--topk-all", type=positive_int, help="older name of --max-det")
     topk_per_class: int = option(
-        100, "--topk-per-class", type=_at_least_one, help="no effect: --max-det limits all classes together"
+        100, "--topk-per-class", type=positive_int, help="no effect: --max-det limits all classes together"
     )
     iou_thres: float = option(0.45, "--iou-thres", type=share, help="with --nms: overlap limit")
     conf_thres: float = option(0.25, "--conf-thres", type=share, help="with --nms: lowest score kept")

@@ -89,8 +89,10 @@ def pytorch_entrants(weights: Path, source: Path, side: int) -> list[Entrant]:
     """Plain float32, ours, ours at half precision where the processor has it, and compiled."""
     model = load_model(weights)
     images = torch.rand(1, 3, side, side)
+    unfused = load_model(weights, fuse=False)
     entrants = [
         Entrant("PyTorch, contiguous", lambda: model(images)),
+        Entrant("PyTorch, batch norm apart", lambda: unfused(images)),
         entrant_of("PyTorch, channels_last", load_backend(weights, device=CPU), source, side),
     ]
     half = load_backend(weights, device=CPU, fp16=True)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.config import BaseConfig, not_negative_float, option, positive_int, switch
+from utils.config import BaseConfig, option, switch
 from utils.errors import InputError
 from utils.files import folder_name, new_folder
+from utils.flag_types import not_negative_float, positive_int
 from utils.logging import LOGGER
 from utils.script import run_script
 
