@@ -73,6 +73,7 @@ def build_cache(
     longest: int,
     channels: int,
     as_is: bool = False,
+    what: str = "pictures",
 ) -> PictureCache | None:
     """The cache asked for, filled; None, with a message, where it does not fit or cannot be written.
 
@@ -84,6 +85,7 @@ def build_cache(
         longest: longer side of the load size.
         channels: of each picture.
         as_is: the sizes are the load sizes themselves; `longest` only tells files of different runs apart.
+        what: what messages call them.
     """
     if not kind or not len(paths):
         return None
@@ -93,7 +95,7 @@ def build_cache(
     room, place = (free_memory(), "memory") if kind == "ram" else (free_disk(paths), "disk space")
     if total * MARGIN > room:
         LOGGER.warning(
-            f"--cache {kind}: {len(paths)} pictures take {total / 2**30:.1f} GiB and {room / 2**30:.1f} GiB of {place} "
+            f"--cache {kind}: {len(paths)} {what} take {total / 2**30:.1f} GiB and {room / 2**30:.1f} GiB of {place} "
             "are free: reading from the files instead"
         )
         return None
@@ -102,7 +104,7 @@ def build_cache(
     except OSError as error:
         LOGGER.warning(f"--cache {kind}: {error}: reading from the files instead")
         return None
-    LOGGER.info(f"Cached {len(paths)} pictures, {total / 2**30:.1f} GiB, {'in memory' if kind == 'ram' else 'on disk'}")
+    LOGGER.info(f"Cached {len(paths)} {what}, {total / 2**30:.2f} GiB, {'in memory' if kind == 'ram' else 'on disk'}")
     return cache
 
 

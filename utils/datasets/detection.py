@@ -84,7 +84,14 @@ class DetectionDataset(Dataset[Sample]):
         self.map_cache: PictureCache | None = None
         if index.class_maps is not None:
             self.map_cache = build_cache(
-                cache, index.class_maps, index.sizes_hw, self.load_map, longest=0, channels=1, as_is=True
+                cache,
+                index.class_maps,
+                index.sizes_hw,
+                self.load_map,
+                longest=0,
+                channels=1,
+                as_is=True,
+                what="class maps",
             )
 
     def __len__(self) -> int:
