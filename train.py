@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from utils.config import TrainConfig
 from utils.launch import devices_to_launch, launch
 from utils.logging import RunLog
+from utils.resume import resumed_launch
 from utils.script import run_script
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ def main(argv: Sequence[str] | None = None, *, kind: type[TrainConfig] = TrainCo
     """Command line entry."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     config = kind.from_args(arguments)
-    if devices := devices_to_launch(config.device):
+    device = config.device
+    if config.resume and not (config.evolve or config.resume_evolve):
+        device, arguments = resumed_launch(config, arguments)
+    if devices := devices_to_launch(device):
         config.check()
         return launch(arguments, devices)
     train(config)

@@ -27,7 +27,6 @@ from utils.engine.setup import (
     choose_task,
     load_hyp,
     load_source,
-    read_settings,
     run_name,
     write_settings,
 )
@@ -39,6 +38,7 @@ from utils.genes import DEFAULT_ANCHORS, GENES, choose_parent, limited, mutate
 from utils.hyp import Hyperparameters
 from utils.locks import FileLock
 from utils.logging import LOGGER
+from utils.resume import read_settings
 from utils.tasks.registry import find_task
 
 RESUME_OVERRIDES = ("evolve", "device", "workers", "cache", "noplots")  # what may change when a search goes on

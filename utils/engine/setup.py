@@ -31,6 +31,7 @@ from utils.hyp import Hyperparameters
 from utils.loggers.registry import build_listeners, wanted_services
 from utils.loggers.run_folder import CSVLogger, EpochLines, ResultsPicture
 from utils.logging import LOGGER, log_to
+from utils.resume import find_last_checkpoint, read_settings
 from utils.tasks.base import Task, TaskOptions
 from utils.tasks.registry import build_task, find_task
 
@@ -183,19 +184,6 @@ def take_weights(model: BaseModel, source: Checkpoint, config: TrainConfig, hyp:
     LOGGER.info(f"{config.weights}: {taken}/{total} items taken over")
 
 
-def find_last_checkpoint(resume: str | bool) -> Path:
-    """The checkpoint to resume: the one named, or the newest last.pt below runs/."""
-    if isinstance(resume, str):
-        path = Path(resume)
-        if not path.is_file():
-            raise InputError(f"--resume {resume}: there is no such file; name a last.pt, or give --resume alone")
-        return path
-    found = sorted(Path("runs").glob("**/weights/last*.pt"), key=lambda p: p.stat().st_mtime)
-    if not found:
-        raise InputError("--resume: no last.pt below runs/; name one, as in --resume path/to/weights/last.pt")
-    return found[-1]
-
-
 def resumed_config(
     config: TrainConfig, last: Path, state: Mapping[str, Any], *, may_be_done: bool = False
 ) -> TrainConfig:
@@ -220,17 +208,6 @@ def resumed_config(
     within = f" and {batches} batches" if batches else ""
     LOGGER.info(f"Resuming {last} after {done} of {result.epochs} epochs{within}")
     return result
-
-
-def read_settings(path: Path) -> dict[str, Any] | None:
-    """The mapping in an opt.yaml; None where there is no such file."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
-    return values if isinstance(values, dict) else None
 
 
 def load_hyp(config: TrainConfig, defaults: Mapping[str, Any] | None = None) -> Hyperparameters:

@@ -10,7 +10,7 @@ from utils.config import TrainConfig
 from utils.engine.callbacks import HOOKS, Callbacks
 from utils.engine.finish import finish
 from utils.engine.meters import LossMeter
-from utils.engine.setup import build_trainer, find_last_checkpoint, freeze_layers
+from utils.engine.setup import build_trainer, freeze_layers
 from utils.engine.trainer import Trainer
 from utils.errors import WORKER_DIED, InputError
 
@@ -78,16 +78,6 @@ def test_frozen_layers_do_not_move(tiny_data: Path, tmp_path: Path) -> None:
 def test_early_stop_after_patience(tiny_data: Path, tmp_path: Path) -> None:
     result = make_trainer(tiny_data, tmp_path, epochs=30, patience=1, hyp={"lr0": 0.0, "warmup_bias_lr": 0.0}).fit()
     assert result.epochs < 30
-
-
-def test_newest_last_checkpoint_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"no last\.pt below runs/"):
-        find_last_checkpoint(True)
-    folder = tmp_path / "runs/train/exp/weights"
-    folder.mkdir(parents=True)
-    (folder / "last.pt").write_bytes(b"")
-    assert find_last_checkpoint(True) == Path("runs/train/exp/weights/last.pt")
 
 
 @pytest.mark.parametrize("channels", [1, 4])

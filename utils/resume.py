@@ -1,0 +1,60 @@
+"""The run that `--resume` goes on with: its checkpoint and stored settings, found before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.config import TrainConfig
+from utils.errors import InputError
+
+
+def resumed_launch(config: TrainConfig, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The `--device` value of the run to go on with, and the arguments for each of its processes.
+
+    The device is the command line's, else the one stored with the run. The arguments name the checkpoint, so that all
+    processes take the same one.
+
+    Raises:
+        InputError: there is no checkpoint, or its settings cannot be read.
+    """
+    last = find_last_checkpoint(config.resume)
+    device = config.device if "device" in config.given else str(stored_settings(last).get("device") or "")
+    return device, [*arguments, "--resume", str(last)]
+
+
+def find_last_checkpoint(resume: str | bool) -> Path:
+    """The checkpoint to resume: the one named, or the newest last.pt below runs/."""
+    if isinstance(resume, str):
+        path = Path(resume)
+        if not path.is_file():
+            raise InputError(f"--resume {resume}: there is no such file; name a last.pt, or give --resume alone")
+        return path
+    found = sorted(Path("runs").glob("**/weights/last*.pt"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise InputError("--resume: no last.pt below runs/; name one, as in --resume path/to/weights/last.pt")
+    return found[-1]
+
+
+def stored_settings(last: Path) -> dict[str, Any]:
+    """The settings of a checkpoint's run: opt.yaml of its folder, else those in the checkpoint itself."""
+    stored = read_settings(last.parent.parent / "opt.yaml")
+    if not stored:
+        from models.checkpoint import load_training_state  # imports torch, which takes seconds
+
+        stored = dict(load_training_state(last)["opt"])
+    return stored
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """The mapping in an opt.yaml; None where there is no such file."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    return values if isinstance(values, dict) else None
