@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def load_annotations(
     by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         by_image[annotation.get("image_id")].append(annotation)
-    finder = _PathFinder(listed, places)
+    finder = _PathFinder(listed, places, (str(image["file_name"]) for image in content["images"]))
     images, labels, crowds = [], [], 0
     for image in content["images"]:
         rows = by_image.get(image["id"], [])
@@ -53,19 +54,63 @@ def load_annotations(
 
 
 class _PathFinder:
-    """Finds a JSON's `file_name` among the pictures on disk: relative to a place, else by its last part."""
+    """Finds the pictures that a JSON names among those on disk: below a place, else by the end of the path.
 
-    def __init__(self, listed: Sequence[str], places: Sequence[Path]) -> None:
+    By its end a path takes the one file that agrees in most folders with it, unless another entry names that file or
+    agrees with it as well; by the name alone, only where no other file has that name.
+    """
+
+    def __init__(self, listed: Sequence[str], places: Sequence[Path], wanted: Iterable[str]) -> None:
         self.places = places
         self.known = set(listed)
-        self.by_name = {Path(path).name: path for path in listed}
+        self.found: dict[str, str] = {}
+        astray = []
+        for name in dict.fromkeys(wanted):
+            if path := self._below_a_place(name):
+                self.found[name] = path
+            else:
+                astray.append(name)
+        if astray:
+            self._find_by_end(astray, sorted(self.known.difference(self.found.values())))
 
     def find(self, file_name: str) -> str:
-        tries = [os.path.normpath(place / file_name) for place in self.places]
-        for path in tries:
-            if path in self.known:
-                return path
-        return self.by_name.get(Path(file_name).name, tries[0])
+        """The picture's file; where it should be if there is none."""
+        return self.found.get(file_name) or os.path.normpath(self.places[0] / file_name)
+
+    def _below_a_place(self, name: str) -> str | None:
+        tries = (os.path.normpath(place / name) for place in self.places)
+        return next((path for path in tries if path in self.known), None)
+
+    def _find_by_end(self, names: Sequence[str], free: Sequence[str]) -> None:
+        """Note the files of names that lie below no place; `free` are those that no entry names."""
+        alike = Counter(Path(path).name for path in self.known)
+        by_end: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for path in free:
+            for length in (1, 2):
+                by_end[Path(path).parts[-length:]].append(path)
+        claims: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for name in names:
+            parts = Path(name).parts
+            files = by_end.get(parts[-2:], []) if len(parts) > 1 else []
+            if not files and parts and alike[parts[-1]] == 1:
+                files = by_end.get(parts[-1:], [])
+            if best := _only_longest([(_same_end(name, file), file) for file in files]):
+                claims[best[1]].append((best[0], name))
+        for file, claimants in claims.items():
+            if winner := _only_longest(claimants):
+                self.found[winner[1]] = file
+
+
+def _same_end(a: str, b: str) -> int:
+    """Number of last parts in which two paths agree."""
+    pairs = zip(reversed(Path(a).parts), reversed(Path(b).parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _only_longest(matches: Sequence[tuple[int, str]]) -> tuple[int, str] | None:
+    """The match of greatest length; None where there is none, or several are as long."""
+    best = max(matches, default=None)
+    return best if best and sum(length == best[0] for length, _ in matches) == 1 else None
 
 
 def categories_of(file: Path) -> list[str]:

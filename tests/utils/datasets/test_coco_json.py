@@ -116,6 +116,28 @@ def test_pictures_are_found_by_the_end_of_their_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "files", "expected"),
+    [
+        pytest.param(["a/1.png", "b/1.png"], ["a/1.png"], ["a/1.png", None], id="claimed by another entry"),
+        pytest.param(["c/1.png"], ["a/1.png", "b/1.png"], [None], id="two files of that name"),
+        pytest.param(["1.png"], ["a/1.png", "b/1.png"], [None], id="no folder to tell them apart"),
+        pytest.param(["x/b/1.png"], ["a/1.png", "b/1.png"], ["b/1.png"], id="longest end"),
+        pytest.param(["x/b/1.png"], ["u/b/1.png", "v/b/1.png"], [None], id="ends of one length"),
+        pytest.param(["x/1.png", "y/1.png"], ["a/1.png"], [None, None], id="both by name alone"),
+        pytest.param(["x/a/1.png", "y/1.png"], ["a/1.png"], ["a/1.png", None], id="one agrees in more"),
+        pytest.param(["x/1.png", "x/1.png"], ["a/1.png"], ["a/1.png", "a/1.png"], id="listed twice"),
+    ],
+)
+def test_a_missing_picture_is_not_another_of_its_name(
+    names: list[str], files: list[str], expected: list[str | None], tmp_path: Path
+) -> None:
+    images = [IMAGE | {"id": number, "file_name": name} for number, name in enumerate(names)]
+    path = write(tmp_path, [], images=images)
+    found, _ = load_annotations(path, NAMES, [str(tmp_path / file) for file in files], [tmp_path])
+    assert found == [str(tmp_path / (file or name)) for file, name in zip(expected, names, strict=True)]
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", r"instances\.json:1: not valid JSON"),
