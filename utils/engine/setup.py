@@ -270,6 +270,11 @@ def freeze_layers(model: BaseModel, freeze: list[int]) -> None:
     layers = list(model.model.children())  # the rows
     if frozen and max(frozen) >= len(layers):
         raise InputError(f"--freeze {' '.join(map(str, freeze))}: the model has layers 0-{len(layers) - 1}")
+    if len(frozen) == len(layers):
+        raise InputError(
+            f"--freeze {' '.join(map(str, freeze))}: all {len(layers)} layers, so nothing is left to train; "
+            f"give at most {len(layers) - 1}"
+        )
     for number in frozen:
         layers[number].requires_grad_(False)
     if frozen:

@@ -73,6 +73,9 @@ def test_frozen_layers_do_not_move(tiny_data: Path, tmp_path: Path) -> None:
     assert any(k.startswith("model.3.") for k in moved)
     with pytest.raises(InputError, match="layers 0-24"):
         freeze_layers(trainer.model, [25, 99])
+    for everything in ([25], list(range(25))):
+        with pytest.raises(InputError, match="all 25 layers, so nothing is left to train; give at most 24"):
+            freeze_layers(trainer.model, everything)
 
 
 def test_early_stop_after_patience(tiny_data: Path, tmp_path: Path) -> None:
