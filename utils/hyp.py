@@ -13,6 +13,11 @@ import yaml
 from utils.errors import InputError
 
 PROBABILITIES = ("flipud", "fliplr", "mosaic", "mixup", "cutmix", "copy_paste")
+BELOW_ONE = {
+    "momentum": "earlier gradients have to fade",
+    "warmup_momentum": "earlier gradients have to fade",
+    "scale": "the zoom is 1 less that much at least, which has to stay above 0",
+}
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,10 @@ def _check(name: str, value: Any, source: str) -> None:
         raise InputError(f"{source}: {name}: {value} is outside 0-1")
     if value < 0:
         raise InputError(f"{source}: {name}: {value} is negative")
+    if name in BELOW_ONE and value >= 1:
+        raise InputError(f"{source}: {name}: {value} is not below 1 ({BELOW_ONE[name]})")
+    if name == "anchors" and round(value) < 1:
+        raise InputError(f"{source}: anchors: {value} is no number of anchors; give 1 or more, or leave the key out")
     if name == "nominal_batch" and value < 1:
         raise InputError(f"{source}: nominal_batch: {value} is not at least 1")
     if name == "anchor_t" and value <= 1:

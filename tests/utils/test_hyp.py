@@ -6,6 +6,7 @@ import pytest
 
 from utils.config import ROOT
 from utils.errors import InputError
+from utils.genes import GENES
 from utils.hyp import Hyperparameters
 
 
@@ -27,6 +28,11 @@ def test_low_is_the_default() -> None:
         ("lr: 0.1", "unknown hyperparameter lr"),
         ("box: -1", "box: -1 is negative"),
         ("anchor_t: 1.0", "must be above 1"),
+        ("anchors: 0", "anchors: 0 is no number of anchors; give 1 or more"),
+        ("anchors: 0.5", "anchors: 0.5 is no number of anchors"),  # rounds to 0
+        ("momentum: 1.0", r"momentum: 1.0 is not below 1 \(earlier gradients"),
+        ("warmup_momentum: 1", "warmup_momentum: 1 is not below 1"),
+        ("scale: 1.5", r"scale: 1.5 is not below 1 \(the zoom"),
         ("- 1", "expected `name: number` lines"),
         ("a: [", "not a YAML file"),
         ("box: .nan", "not a finite number"),
@@ -39,6 +45,12 @@ def test_errors_name_file_and_key(tmp_path: Path, text: str, message: str) -> No
     with pytest.raises(InputError, match=message) as error:
         Hyperparameters.load(file)
     assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(GENES))
+def test_limits_of_an_evolution_are_usable_values(name: str) -> None:
+    for value in (GENES[name].low, GENES[name].high):
+        assert getattr(Hyperparameters.from_dict({name: value}, source="gene"), name) == value
 
 
 def test_missing_file(tmp_path: Path) -> None:

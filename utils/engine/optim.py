@@ -26,7 +26,7 @@ def build_optimizer(
     ]
     fused = all(p.device.type in FUSED_DEVICES for p in model.parameters())
     if name == "SGD":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=fused)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
     if name == "RMSProp":
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
     kinds = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}

@@ -64,3 +64,8 @@ def test_a_recipe_may_never_gather_more_than_the_nominal_batch() -> None:
     assert (nearest.accumulate(499), floor.accumulate(499)) == (3, 2)  # 64 / 24 = 2.67
     assert floor.decay_scale == pytest.approx(24 * 2 / 64)
     assert [floor.accumulate(i) for i in (0, 89, 90, 150)] == [1, 1, 2, 2]  # 1 + 1.67 i / 150 reaches 2 at 90
+
+
+def test_sgd_without_momentum_is_the_plain_one() -> None:
+    optimizer = build_optimizer(nn.Linear(1, 1), "SGD", lr=1, momentum=0, weight_decay=0)
+    assert not optimizer.param_groups[0]["nesterov"]
