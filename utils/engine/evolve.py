@@ -220,6 +220,11 @@ def _stored_settings(config: TrainConfig) -> TrainConfig:
         raise InputError(
             f"--resume_evolve {given}: {folder / 'opt.yaml'} is missing; name the folder of an --evolve run"
         )
+    if stored.get("evolve") is None:
+        raise InputError(
+            f"--resume_evolve {given}: is the folder of one training, not of a search; "
+            "name the folder of an --evolve run"
+        )
     defaults = {f.name: getattr(type(config)(), f.name) for f in fields(config)}
     if ignored := sorted(config.given - {"resume_evolve", *RESUME_OVERRIDES}):
         LOGGER.warning(f"--resume_evolve keeps the settings of the search: ignored {', '.join(ignored)}")

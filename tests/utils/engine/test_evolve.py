@@ -134,6 +134,16 @@ def test_a_search_goes_on_with_its_own_settings(searched: Path, caplog: pytest.L
     assert (again.generations, again.fitness) == (3, result.fitness)
 
 
+@pytest.mark.parametrize("resume", ["", "weights/last.pt"])
+def test_the_folder_of_one_training_is_no_search(resume: str, tmp_path: Path) -> None:
+    """Also one that was resumed: it is not --resume that is wrong."""
+    settings = TrainConfig(resume=resume).to_dict()
+    (tmp_path / "opt.yaml").write_text(yaml.safe_dump(settings))
+    for more in ({}, {"evolve": 3}):
+        with pytest.raises(InputError, match="is the folder of one training, not of a search; name the folder"):
+            evolve(TrainConfig.from_kwargs(resume_evolve=str(tmp_path), **more))
+
+
 def test_a_stop_file_ends_a_search_between_generations(searched: Path) -> None:
     (searched / "stop").touch()
     try:
