@@ -15,6 +15,13 @@ from utils.errors import InputError
 LISTS = {split: f"autosplit_{split}.txt" for split in ("train", "val", "test")}
 
 
+def check_shares(shares: Sequence[float]) -> None:
+    """InputError unless all are 0 or more, and one of them above 0."""
+    parts = np.asarray(shares, np.float64)
+    if not np.isfinite(parts).all() or (parts < 0).any() or not parts.sum():
+        raise InputError(f"shares {' '.join(map(str, shares))}: must be 0 or more, and one of them above 0")
+
+
 def deal_out(count: int, shares: Sequence[float], seed: int) -> list[np.ndarray]:
     """Numbers 0 to count - 1 in groups of the given shares, each sorted; the same for the same seed.
 
@@ -24,9 +31,8 @@ def deal_out(count: int, shares: Sequence[float], seed: int) -> list[np.ndarray]
     Raises:
         InputError: shares that are negative, or all 0.
     """
+    check_shares(shares)
     parts = np.asarray(shares, np.float64)
-    if not np.isfinite(parts).all() or (parts < 0).any() or not parts.sum():
-        raise InputError(f"shares {' '.join(map(str, shares))}: must be 0 or more, and one of them above 0")
     sizes = np.diff(np.rint(np.cumsum([0, *parts]) / parts.sum() * count).astype(int))
     for poor in np.flatnonzero((parts > 0) & (sizes == 0)):
         if sizes.max() > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from utils.config_datasets import SplitConfig
-from utils.datasets.autosplit import LISTS, write_splits
+from utils.datasets.autosplit import LISTS, check_shares, write_splits
 from utils.datasets.labels import label_path, list_images
 from utils.errors import InputError
 from utils.logging import LOGGER
@@ -22,6 +22,7 @@ def run(config: SplitConfig) -> dict[str, int]:
         raise InputError(f"--images {place}: no such folder or list file")
     if len(config.shares) > len(LISTS):
         raise InputError(f"--shares {' '.join(map(str, config.shares))}: give up to three, for train, val and test")
+    check_shares(config.shares)  # before lists that are there are removed
     folder = Path(config.out) if config.out else place.absolute().parent
     there = [str(folder / name) for name in LISTS.values() if (folder / name).exists()]
     if there and not config.exist_ok:

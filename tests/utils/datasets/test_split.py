@@ -89,6 +89,13 @@ def test_lists_are_not_overwritten_unasked(pictures: Path) -> None:
     assert not (pictures.parent / "autosplit_test.txt").exists()  # the old one would overlap
 
 
+def test_shares_of_nothing_leave_the_old_lists(pictures: Path) -> None:
+    split("--images", pictures)
+    with pytest.raises(InputError, match=r"shares 0\.0 0\.0: must be 0 or more, and one of them above 0"):
+        split("--images", pictures, "--shares", 0, 0, "--exist-ok")
+    assert (pictures.parent / "autosplit_train.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
