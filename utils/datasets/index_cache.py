@@ -16,7 +16,7 @@ from utils.datasets.mapped import TextTable, map_arrays, write_arrays
 from utils.files import atomic_write
 from utils.logging import LOGGER
 
-FORMAT = 3  # 3: mapped arrays; earlier: holes of COCO's run-length codes
+FORMAT = 4  # 4: outlines of one box are no repeats; 3: mapped arrays; earlier: holes of COCO's run-length codes
 
 
 @dataclass

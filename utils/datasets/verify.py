@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,13 +131,14 @@ def check_rows(labels: LabelRows, num_classes: int) -> LabelRows:
     """The rows that can be used; the others are named in `messages`. Boxes reaching out of the frame are cut."""
     reasons = _reasons_against(labels.rows, num_classes)
     kept: list[int] = []
-    seen: set[bytes] = set()
+    seen: dict[bytes, set[tuple[bytes, ...]]] = defaultdict(set)  # outlines of each class and box, () for a box alone
     for k, (place, reason) in enumerate(zip(labels.places, reasons, strict=True)):
-        key = labels.rows[k].tobytes()
-        if reason is None and key in seen:
+        earlier = seen[labels.rows[k].tobytes()]
+        outline = tuple(ring.tobytes() for ring in labels.polygons[k]) if labels.polygons is not None else ()
+        if reason is None and earlier and (not outline or earlier & {outline, ()}):
             reason = "repeats an earlier row"
         if reason is None:
-            seen.add(key)
+            earlier.add(outline)
             kept.append(k)
         else:
             labels.drop(place, reason)

@@ -94,6 +94,13 @@ def test_two_classes_on_one_box_are_no_repetition() -> None:
     assert len(checked("0 .5 .5 .2 .2\n1 .5 .5 .2 .2\n").rows) == 2
 
 
+def test_two_outlines_in_one_box_are_no_repetition() -> None:
+    upper, lower = "0 .2 .2 .4 .2 .2 .4", "0 .4 .2 .4 .4 .2 .4"  # the two halves of a square
+    labels = checked("\n".join([upper, lower, upper, "0 .3 .3 .2 .2"]))
+    assert labels.messages == [f"a.txt:{line}: repeats an earlier row; row left out" for line in (3, 4)]
+    assert labels.polygons is not None and [len(rings[0]) for rings in labels.polygons] == [3, 3]
+
+
 def test_label_file_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xff\xfe\x00\x81")
