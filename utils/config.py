@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -93,11 +93,18 @@ class BaseConfig:
         """
         if type(self) is kind:
             return self
+        if idle := self.given - {f.name for f in fields(kind) if "flags" in f.metadata}:
+            raise InputError(f"{flags_of(idle)}: without effect on a model of this kind; leave it out")
         return kind.from_kwargs(**{name: getattr(self, name) for name in self.given})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for opt.yaml and checkpoints."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if "flags" in f.metadata}
+
+
+def flags_of(names: Iterable[str]) -> str:
+    """Fields by the names of their flags, in alphabetical order."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
 
 
 def with_defaults(kind: type[Config], description: str, **defaults: Any) -> type[Config]:
@@ -211,7 +218,9 @@ class TrainConfig(BaseConfig):
     exist_ok: bool = switch("--exist-ok", help="write into an existing run folder")
     quad: bool = switch("--quad", help="collate four pictures into one of twice the side")
     cos_lr: bool = switch("--cos-lr", help="cosine instead of linear learning-rate decay")
-    label_smoothing: float = option(0.0, "--label-smoothing", type=share, help="class target smoothing")
+    label_smoothing: float | None = option(
+        None, "--label-smoothing", type=share, help="class target smoothing (default: that of the hyp file, or 0)"
+    )
     patience: int = option(
         100, "--patience", type=not_negative_int, help="epochs without gain before stopping; 0: never"
     )

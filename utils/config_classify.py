@@ -17,6 +17,7 @@ from utils.flag_types import not_negative_float, positive_int, share
 
 CROP_AREA = 0.08  # (Szegedy et al. 2015, arXiv:1409.4842, sec. 6)
 JITTER = 0.4
+SMOOTHING = 0.1
 MOMENTUM, LAST_RATE = 0.9, 0.01  # Adam's first beta, and the share of lr0 that the last epoch has
 YES, NO = ("true", "yes", "1"), ("false", "no", "0")
 
@@ -43,7 +44,12 @@ class ClassifyTrainConfig(TrainConfig):
     imgsz: int = option(224, *IMG_FLAGS, type=positive_int, help="side of the square network input, pixels")
     optimizer: str = option("Adam", "--optimizer", choices=("SGD", "Adam", "AdamW", "RMSProp"), help="optimizer")
     project: str = option("runs/train-cls", "--project", help="folder of runs")
-    label_smoothing: float = option(0.1, "--label-smoothing", type=share, help="share of the targets that is spread")
+    label_smoothing: float | None = option(
+        None,
+        "--label-smoothing",
+        type=share,
+        help="class target smoothing (default: that of the hyp file, or 0.1)",
+    )
     task: str = option("classify", "--task", choices=("classify",), help="kind of model")
     pretrained: bool = option(
         True,
@@ -106,7 +112,7 @@ class ClassifyTrainConfig(TrainConfig):
             "weight_decay": self.decay,
             "warmup_epochs": 0,
             "warmup_iterations": 0,
-            "label_smoothing": self.label_smoothing,
+            "label_smoothing": SMOOTHING if self.label_smoothing is None else self.label_smoothing,
             "nominal_batch": max(self.batch_size, 1),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -64,12 +65,23 @@ def test_val_measures_it_whichever_script_is_asked(class_set: Path, trained: Pat
     assert numbers == pytest.approx((top1, top5, loss), abs=1e-6)
     assert per_class.tolist() == [1.0, 1.0]
     assert len(speed) == 3
-    with pytest.raises(InputError, match="unknown option save_json"):
+    with pytest.raises(InputError, match="--save-json: without effect"):
         val.run(**options, save_json=True)
     other = write_class_set(tmp_path / "other")
     (other / "train" / "third").mkdir()
     with pytest.raises(InputError, match=r"has 2 classes, .*other names 3"):
         val.run(**{**options, "data": str(other)})
+
+
+def test_the_lines_of_the_classes_can_be_left_out(
+    class_set: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"weights": str(trained), "data": str(class_set), "imgsz": 64, "workers": 0, "device": "cpu"}
+    for verbose in (True, False):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            classify_val.run(**options, verbose=verbose, noplots=True, project=str(tmp_path))
+        assert bool(re.search(rf"^ +{CLASSES[0]} ", caplog.text, re.MULTILINE)) == verbose
 
 
 def test_train_py_takes_classifiers(class_set: Path, trained: Path, tmp_path: Path) -> None:
@@ -121,7 +133,7 @@ def test_predictions_are_told_written_and_drawn(class_set: Path, trained: Path, 
         drawn, plain = read_image(summary.save_dir / "0.png"), read_image(bright / "0.png")
         assert drawn.shape == plain.shape
         assert (drawn != plain).any()
-    with pytest.raises(InputError, match="unknown option conf_thres"):
+    with pytest.raises(InputError, match="--conf-thres: without effect"):
         detect.run(source=str(bright), conf_thres=0.5, **options)
 
 

@@ -66,9 +66,10 @@ def test_every_file_of_a_run(
     assert np.array_equal(found.semantic[0], pixels(tmp_path / "exp/a_mask.png"))
     named = [f"{name} " in done.stderr for name in CLASSES.names.values()]
     assert any(named)
-    idle = "--save-txt: without effect, the model gives class maps and no boxes"
+    idle = "--save-txt: without effect, the model gives no boxes"
     assert (idle in done.stderr) == (task == "semantic")
     assert (tmp_path / "exp/labels/a.txt").is_file() == (task == "joint")
+    assert (tmp_path / "exp/labels").exists() == (task == "joint")
 
 
 def test_the_overlay_is_six_parts_picture_and_four_parts_colours(

@@ -162,7 +162,7 @@ def test_a_set_with_both_labels_gives_one_batch_or_two(
     assert seen == kinds and len(result.metrics) == 6
 
 
-def test_a_semantic_network_alone(mapped_data: Path, tmp_path: Path) -> None:
+def test_a_semantic_network_alone(mapped_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = QUICK | {"cfg": "yolov5n-sem.yaml"}
     result = train.run(data=str(mapped_data), project=str(tmp_path), epochs=2, **options)
     assert set(result.metrics) == {"metrics/mIoU", "metrics/pixel_accuracy"}
@@ -170,8 +170,14 @@ def test_a_semantic_network_alone(mapped_data: Path, tmp_path: Path) -> None:
     for name in ("train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "semantic_iou.png"):
         assert (folder / name).is_file()
     numbers, per_class, _ = val.run(
-        weights=str(folder / "weights/best.pt"), data=str(mapped_data), project=str(tmp_path), task="speed", **MEASURE
+        weights=str(folder / "weights/best.pt"),
+        data=str(mapped_data),
+        project=str(tmp_path),
+        task="speed",
+        save_json=True,
+        **MEASURE,
     )
+    assert "WARNING --save-json: without effect in task 'semantic'" in caplog.text
     assert len(numbers) == 3 and per_class.shape == (3,)
 
 
@@ -183,7 +189,7 @@ def test_what_cannot_be_had_is_told(tiny_data: Path, mapped_data: Path, two_sets
         start(tiny_data)
     with pytest.raises(InputError, match="--quad joins pictures with boxes only"):
         start(mapped_data, quad=True)
-    with pytest.raises(InputError, match=r"--joint-batches shared: .* pictures with boxes that have no class map"):
+    with pytest.raises(InputError, match=r"--joint-batches shared: .* names a set for each"):
         start(two_sets, joint_batches="shared")
     with pytest.raises(InputError, match="--class-weights: 2 numbers for the 3 semantic classes"):
         start(mapped_data, class_weights=[1.0, 2.0])

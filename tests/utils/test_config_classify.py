@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from utils.config import TrainConfig, ValConfig
 from utils.config_classify import ClassifyTrainConfig, ClassifyValConfig, split_model
+from utils.engine.setup import load_hyp
 from utils.errors import InputError
 from utils.hyp import Hyperparameters
 
@@ -19,12 +22,22 @@ def test_defaults() -> None:
         64,
         224,
     )
-    assert (config.optimizer, config.lr0, config.decay, config.label_smoothing) == ("Adam", 0.001, 5e-5, 0.1)
+    assert (config.optimizer, config.lr0, config.decay, load_hyp(config).label_smoothing) == ("Adam", 0.001, 5e-5, 0.1)
     assert (config.project, config.task, config.takes_weights) == ("runs/train-cls", "classify", True)
     val = ClassifyValConfig.from_args([])
     assert (val.data, val.weights, val.batch_size, val.imgsz) == ("../datasets/mnist", ["yolov5s-cls.pt"], 128, 224)
     assert val.verbose
     assert not ClassifyValConfig.from_args(["--verbose", "False"]).verbose
+
+
+@pytest.mark.parametrize(("flags", "smoothing"), [([], 0.3), (["--label-smoothing", "0"], 0.0)])
+def test_smoothing_of_a_hyp_file_holds_unless_the_flag_is_given(
+    flags: list[str], smoothing: float, tmp_path: Path
+) -> None:
+    file = tmp_path / "hyp.yaml"
+    file.write_text("label_smoothing: 0.3")
+    for kind in (TrainConfig, ClassifyTrainConfig):
+        assert load_hyp(kind.from_args(["--hyp", str(file), *flags])).label_smoothing == smoothing
 
 
 def test_the_recipe() -> None:
@@ -69,7 +82,7 @@ def test_settings_of_train_and_val_are_taken_over() -> None:
     config = given.adapted(ClassifyTrainConfig)
     assert (config.weights, config.model, config.data, config.epochs, config.imgsz) == ("a.pt", "a.pt", "x", 3, 224)
     assert config.adapted(ClassifyTrainConfig) is config
-    with pytest.raises(InputError, match="unknown option rect"):
+    with pytest.raises(InputError, match="--rect: without effect on a model of this kind"):
         TrainConfig.from_args(["--rect"]).adapted(ClassifyTrainConfig)
-    with pytest.raises(InputError, match="unknown option save_json"):
+    with pytest.raises(InputError, match="--save-json: without effect on a model of this kind"):
         ValConfig.from_args(["--save-json"]).adapted(ClassifyValConfig)

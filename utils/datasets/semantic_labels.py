@@ -190,14 +190,14 @@ def verify_map(image: str, path: str, semantic: SemanticSpec) -> CheckedMap:
     if picture.size_hw is None:
         return CheckedMap(None, none, messages)
     if not os.path.exists(path):
-        return CheckedMap(None, none, [*messages, f"{path}: no such class map; its picture {image} is left out"])
+        return CheckedMap(None, none, [*messages, f"{path}: no such class map; {image} is not used for class maps"])
     try:
         values = read_class_map(path)
     except ImageError as error:
-        return CheckedMap(None, none, [*messages, f"{error}; its picture {image} is left out"])
+        return CheckedMap(None, none, [*messages, f"{error}; {image} is not used for class maps"])
     problem = problem_of(values, picture.size_hw, semantic)
     if problem is not None:
-        return CheckedMap(None, none, [*messages, f"{path}: {problem}; its picture {image} is left out"])
+        return CheckedMap(None, none, [*messages, f"{path}: {problem}; {image} is not used for class maps"])
     counts = np.bincount(values.ravel(), minlength=256)
     if semantic.id_map is not None:
         counts = np.bincount(semantic.id_map, weights=counts, minlength=256).astype(np.int64)

@@ -74,7 +74,7 @@ def detect(config: DetectConfig) -> DetectSummary:
         names = None if is_pytorch(config) else names_of_data(config)
         backend = load_backend(config.weights, device=device, fp16=config.half, names=names, dnn=config.dnn)
         outcome = find_outcome(backend, config.weights[0])
-        config = config.adapted(outcome.config).check()
+        config = outcome.settings(config).check()
         semantic = backend.semantic
         if config.submit and semantic is None:
             raise InputError(f"--submit: {config.weights[0]} gives no class maps; leave the flag out")

@@ -16,7 +16,7 @@ from models.yolo import check_image_size
 from utils import plots
 from utils.backends.base import Backend
 from utils.backends.registry import load_backend
-from utils.config import ValConfig
+from utils.config import ValConfig, flags_of
 from utils.datasets.class_folders import read_data
 from utils.datasets.spec import DataSpec
 from utils.device import describe_device, select_device
@@ -54,7 +54,10 @@ def evaluate(config: ValConfig) -> list[ValidationResult]:
     subjects = [
         load_subject(config, files) for files in ([[w] for w in config.weights] if single else [config.weights])
     ]
-    config = config.adapted(find_task(subjects[0].backend.task).traits.val_config)
+    kind = find_task(subjects[0].backend.task)
+    config = config.adapted(kind.traits.val_config)
+    if unused := config.given & kind.traits.val_unused:
+        LOGGER.warning(f"WARNING {flags_of(unused)}: without effect in task {kind.name!r}")
     save_dir = increment_path(Path(config.project) / config.name, config.exist_ok)
     if config.task == "study":
         return [result for subject in subjects for result in study(subject, config, save_dir)]
@@ -109,7 +112,7 @@ def measure_split(
 
     Losses are not computed: training reports them every epoch, and here they would only take time.
     """
-    backend, spec = subject.backend, subject.spec
+    backend, spec, kind = subject.backend, subject.spec, find_task(subject.backend.task)
     split = config.task if config.task in ("train", "test") else "val"
     options = TaskOptions(
         imgsz=input_side(backend, imgsz or config.imgsz),
@@ -119,7 +122,7 @@ def measure_split(
         conf_thres=config.conf_thres,
         iou_thres=config.iou_thres,
         max_det=config.max_det,
-        verbose=config.verbose or len(find_task(backend.task).names_in(spec)) < MANY_CLASSES,
+        verbose=config.verbose if "verbose" in config.given else len(kind.names_in(spec)) < MANY_CLASSES,
         seg_imgsz=config.seg_imgsz,
         stride=backend.stride,
         fixed_hw=backend.fixed_hw,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from utils.backends.base import Backend
+from utils.config import flags_of
 from utils.config_classify import ClassifyPredictConfig
 from utils.config_detect import DetectConfig
 from utils.config_segment import SegmentPredictConfig
@@ -36,11 +37,25 @@ class Outcome:
         config: settings with the task's defaults.
         build_predictor: called with settings, model and input size.
         build_result: what one picture's prediction becomes.
+        unused: fields of the settings that play no part.
     """
 
     config: type[DetectConfig]
     build_predictor: PredictorBuilder
     build_result: ResultBuilder
+    unused: tuple[str, ...] = ()
+
+    def settings(self, config: DetectConfig) -> DetectConfig:
+        """The settings with the task's defaults; those that play no part are named and dropped.
+
+        Raises:
+            InputError: as `BaseConfig.adapted`.
+        """
+        config, defaults = config.adapted(self.config), self.config()
+        idle = {name: getattr(defaults, name) for name in self.unused if getattr(config, name)}
+        if idle:
+            LOGGER.warning(f"WARNING {flags_of(idle)}: without effect, the model gives no boxes")
+        return replace(config, **idle)
 
 
 def find_outcome(backend: Backend, weights: str) -> Outcome:
@@ -70,8 +85,6 @@ def detection_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[i
 
 def map_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[int, int]) -> Predictor:
     """Class maps alone."""
-    if idle := [f"--{name.replace('_', '-')}" for name in OF_BOXES if getattr(config, name)]:
-        LOGGER.warning(f"WARNING: {', '.join(idle)}: without effect, the model gives class maps and no boxes")
     return Predictor(backend, class_maps, size_hw=size_hw, augment=config.augment)
 
 
@@ -119,6 +132,6 @@ OUTCOMES: dict[str, Outcome] = {
     "detect": Outcome(DetectConfig, detection_predictor, detection_result),
     "segment": Outcome(SegmentPredictConfig, detection_predictor, detection_result),
     "joint": Outcome(DetectConfig, detection_predictor, detection_result),
-    "semantic": Outcome(DetectConfig, map_predictor, detection_result),
+    "semantic": Outcome(DetectConfig, map_predictor, detection_result, OF_BOXES),
     "classify": Outcome(ClassifyPredictConfig, class_predictor, class_result),
 }

@@ -17,7 +17,7 @@ from models.dropblock import add_dropblock
 from models.graph import load_model_yaml
 from models.yolo import BaseModel, check_image_size, task_of_graph
 from utils import distributed
-from utils.config import AUTOMATIC_BATCH, ROOT, TrainConfig
+from utils.config import AUTOMATIC_BATCH, ROOT, TrainConfig, flags_of
 from utils.device import describe_device, seed_everything, select_device
 from utils.engine.autobatch import automatic_batch
 from utils.engine.callbacks import Callbacks
@@ -70,8 +70,8 @@ def build_trainer(config: TrainConfig, *, restarted: Path | None = None) -> Trai
     kind = find_task(name)
     config = config.adapted(kind.traits.train_config)
     config.check()
-    if unused := sorted(config.given & kind.traits.unused):
-        LOGGER.warning(f"WARNING --{', --'.join(unused).replace('_', '-')}: plays no part in task {name!r}")
+    if unused := config.given & kind.traits.unused:
+        LOGGER.warning(f"WARNING {flags_of(unused)}: without effect in task {name!r}")
     if restarted is None and (interrupted := restarted_run(config)):
         return build_trainer(config, restarted=interrupted)
     hyp = load_hyp(config, kind.traits.hyp_defaults)
@@ -220,7 +220,7 @@ def load_hyp(config: TrainConfig, defaults: Mapping[str, Any] | None = None) -> 
         hyp = Hyperparameters.from_dict({**(defaults or {}), **recipe}, source="hyp")
     else:
         hyp = Hyperparameters.load(find_file(recipe, [ROOT, ROOT / "data" / "hyps"]), defaults=defaults)
-    return replace(hyp, label_smoothing=config.label_smoothing or hyp.label_smoothing)
+    return hyp if config.label_smoothing is None else replace(hyp, label_smoothing=config.label_smoothing)
 
 
 def run_name(config: TrainConfig) -> str:

@@ -142,7 +142,7 @@ class Traits:
         pixels: how the input is normalised; None leaves it in 0-1.
         fit: how a picture is brought to an input size where nothing else is asked for.
         qualities: what an exported model is judged by: a title, and the name in `EvalResult.metrics`.
-        unused: fields of `train_config` that play no part.
+        unused, val_unused: fields of `train_config` and of `val_config` that play no part.
         hyp_defaults: hyperparameters where the file does not name them, other than `Hyperparameters` has.
         floor_accumulation: as `Schedule.floor`.
         genes: hyperparameters that an evolution may change; None for all of its table.
@@ -161,6 +161,7 @@ class Traits:
     fit: Fit = letterbox
     qualities: tuple[tuple[str, str], ...] = (("mAP50-95", "metrics/mAP_0.5:0.95"),)
     unused: frozenset[str] = MASK_FLAGS | SEMANTIC_FLAGS | JOINT_FLAGS
+    val_unused: frozenset[str] = frozenset({"seg_imgsz"})
     hyp_defaults: Mapping[str, float] = field(default_factory=dict)
     floor_accumulation: bool = False
     genes: tuple[str, ...] | None = None

@@ -19,6 +19,7 @@ from utils.datasets.semantic_labels import add_class_maps
 from utils.datasets.spec import DataSpec
 from utils.errors import InputError
 from utils.hyp import Hyperparameters
+from utils.logging import LOGGER
 from utils.losses.detection import LossResult
 from utils.metrics.joint import JointEvaluator
 from utils.tasks.base import (
@@ -51,6 +52,7 @@ class JointTask:
         train_config=SemanticTrainConfig,
         csv_width=23,
         unused=MASK_FLAGS,
+        val_unused=frozenset(),
         hyp_defaults=SemanticTask.traits.hyp_defaults,
         qualities=(*DetectionTask.traits.qualities, *SemanticTask.traits.qualities),
         floor_accumulation=True,
@@ -103,10 +105,13 @@ class JointTask:
     # -- data -----------------------------------------------------------------------------------------------------
 
     def train_loader(self) -> StepLoader:
-        """One batch per step for both, or one for each, see `BoxPart.shares`."""
+        """One batch per step for both, or one for each, see `BoxPart.why_apart`."""
         loader = self.boxes.train_loader()
-        if self.boxes.shares("train"):
+        reason = self.boxes.why_apart("train")
+        if reason is None:
+            LOGGER.info("Boxes and class maps are trained with the same batches")
             return loader
+        LOGGER.info(f"Boxes and class maps are trained with batches of their own: {reason}")
         return Steps(OfKind(loader), OfKind(self.maps.train_loader(), SEMANTIC), balance=self.options.balance)
 
     def eval_loader(self, split: str, **overrides: Any) -> StepLoader:
@@ -115,7 +120,8 @@ class JointTask:
         if self.boxes.shares(split):
             return loader
         batch_size = self.maps.options.batch_size
-        return Passes(OfKind(loader), OfKind(self.maps.eval_loader(split, batch_size=batch_size), SEMANTIC))
+        maps = self.maps.eval_loader(split, **{**overrides, "batch_size": batch_size})
+        return Passes(OfKind(loader), OfKind(maps, SEMANTIC))
 
     def image_weights(self, per_class: np.ndarray) -> np.ndarray:
         """Of the pictures with boxes, as for the detector."""
@@ -209,21 +215,38 @@ class BoxPart(DetectionTask):
         return self._with_maps[split]
 
     def shares(self, split: str) -> bool:
-        """Whether the pictures of a split are labelled in both ways and go in at one size.
+        """Whether the pictures of a split go in once for boxes and class maps."""
+        return self.why_apart(split) is None
+
+    def why_apart(self, split: str) -> str | None:
+        """Why boxes and class maps of a split need batches of their own; None where one batch serves both.
 
         `--joint-batches own` asks for two batches in training; what is measured does not depend on it.
+
+        Raises:
+            InputError: `--joint-batches shared` cannot be had.
         """
         wanted = self.options.joint_batches if split == "train" else "auto"
-        if wanted == "own" or (wanted == "auto" and self.maps.side != self.options.imgsz):
-            return False
-        if self.spec.semantic_set is None and set(super().index(split).paths) == set(self.maps.index(split).paths):
-            return True
-        if wanted == "shared":
-            raise InputError(
-                f"--joint-batches shared: {self.spec.path} has pictures with boxes that have no class map, or the "
-                "other way round; leave the flag out"
-            )
-        return False
+        if wanted == "own":
+            return "--joint-batches own"
+        if wanted == "auto" and self.maps.side != self.options.imgsz:
+            return f"of {self.options.imgsz} and {self.maps.side} px"
+        reason = self._difference(split)
+        if reason is not None and wanted == "shared":
+            raise InputError(f"--joint-batches shared: {reason}; leave the flag out")
+        return reason
+
+    def _difference(self, split: str) -> str | None:
+        """How the pictures with boxes differ from those with class maps; None where they are the same."""
+        if self.spec.semantic_set is not None:
+            return f"{self.spec.path} names a set for each"
+        boxes, maps = set(super().index(split).paths), set(self.maps.index(split).paths)
+        if boxes == maps:
+            return None
+        return (
+            f"of the pictures of {self.spec.path}, {split}, {len(boxes - maps)} have no usable class map and "
+            f"{len(maps - boxes)} have one but cannot be used for boxes"
+        )
 
 
 @dataclass

@@ -44,6 +44,9 @@ from utils.types import Batch, Prediction
 AMP_TOLERANCE = 0.1  # of a probability
 WARMUP_ITERATIONS = 800  # at least: with a full rate from the start the loss of class maps may blow up
 BOX_FLAGS = frozenset({"single_cls", "autobalance", "noautoanchor", "rect"})
+VAL_BOX_FLAGS = frozenset(
+    {"conf_thres", "iou_thres", "max_det", "single_cls", "save_txt", "save_hybrid", "save_conf", "save_json", "coco"}
+)
 
 
 def load_semantic_data(data: str | Path, *, prepare: bool = True) -> DataSpec:
@@ -83,6 +86,7 @@ class SemanticTask:
         train_config=SemanticTrainConfig,
         csv_width=23,
         unused=MASK_FLAGS | JOINT_FLAGS | BOX_FLAGS,
+        val_unused=VAL_BOX_FLAGS,
         hyp_defaults={"warmup_iterations": WARMUP_ITERATIONS},
         qualities=(("mIoU", "metrics/mIoU"),),
         floor_accumulation=True,
@@ -103,6 +107,12 @@ class SemanticTask:
         assert spec.semantic is not None
         self.spec, self.hyp, self.options, self.channels = spec, hyp, options, channels
         self.semantic = spec.semantic.classes
+        weights = options.class_weights
+        if not isinstance(weights, bool) and len(weights) != len(self.semantic):
+            raise InputError(
+                f"--class-weights: {len(weights)} numbers for the {len(self.semantic)} semantic classes of "
+                f"{spec.path}; give one each, or none to have them worked out"
+            )
         self.class_names = dict(self.semantic.names)
         self.stride = options.stride
         self._indexes: dict[str, ImageIndex] = {}
@@ -153,16 +163,11 @@ class SemanticTask:
         given = self.options.class_weights
         if given is False:
             return None
-        if given is True:
-            pixels = self.index("train").pixels
-            assert pixels is not None, "counted while the class maps were checked"
-            return rarity_weights(pixels.sum(axis=0))
-        if len(given) != len(self.semantic):
-            raise InputError(
-                f"--class-weights: {len(given)} numbers for the {len(self.semantic)} semantic classes of "
-                f"{self.spec.path}; give one each, or none to have them worked out"
-            )
-        return given
+        if given is not True:
+            return given
+        pixels = self.index("train").pixels
+        assert pixels is not None, "counted while the class maps were checked"
+        return rarity_weights(pixels.sum(axis=0))
 
     def prepare_training(self, model: BaseModel, save_dir: Path, *, anchors: bool, plots: bool) -> None:
         """Nothing: there are no anchors to fit."""

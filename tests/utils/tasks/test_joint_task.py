@@ -13,7 +13,9 @@ import torch
 
 from models.yolo import JointOutput
 from utils.datasets.spec import load_spec
+from utils.errors import InputError
 from utils.hyp import Hyperparameters
+from utils.logging import LOGGER
 from utils.tasks.base import TaskOptions
 from utils.tasks.joint import SEMANTIC, JointTask, as_joint
 from utils.tasks.semantic import SemanticTask, rarity_weights, shown_map
@@ -133,11 +135,33 @@ def test_two_processes_put_together(data: Path) -> None:
     [({}, True), ({"seg_imgsz": 64}, True), ({"seg_imgsz": 96}, False), ({"joint_batches": "own"}, False)],
     ids=str,
 )
-def test_one_batch_where_sizes_agree(data: Path, options: dict[str, Any], shared: bool) -> None:
+def test_one_batch_where_sizes_agree(
+    data: Path, options: dict[str, Any], shared: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     task = make_task(data, **options)
     assert task.boxes.shares("train") is shared
     assert task.boxes.shares("val") is (shared or "joint_batches" in options)
-    assert {batch.kind for batches in task.train_loader() for batch in batches} == ({""} if shared else {"", SEMANTIC})
+    with caplog.at_level("INFO", LOGGER.name):
+        assert {batch.kind for batches in task.train_loader() for batch in batches} == (
+            {""} if shared else {"", SEMANTIC}
+        )
+    assert ("with the same batches" in caplog.text) == shared
+    assert ("with batches of their own: " in caplog.text) != shared
+
+
+def test_pictures_without_a_class_map_are_counted(data: Path) -> None:
+    mask = next((data.parent / "masks/train").iterdir())
+    mask.unlink()
+    task = make_task(data)
+    assert "1 have no usable class map and 0 have one" in str(task.boxes.why_apart("train"))
+    with pytest.raises(InputError, match="--joint-batches shared: of the pictures"):
+        make_task(data, joint_batches="shared").boxes.index("train")
+
+
+def test_a_speed_test_has_one_size_for_both(data: Path) -> None:
+    loader = make_task(data, seg_imgsz=96).eval_loader("val", rect=False, pad=0.0)
+    sizes = {(batch.kind, tuple(batch.images.shape[2:])) for batches in loader for batch in batches}
+    assert sizes == {("", (64, 64)), (SEMANTIC, (96, 96))}
 
 
 def test_crops_have_the_shape_of_the_pictures_on_the_grid(data: Path) -> None:
