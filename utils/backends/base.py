@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.backends.info import ModelInfo
+from utils.backends.outputs import check_outputs, tensors_of
 from utils.device import single_threaded
 from utils.errors import InputError
 from utils.types import MAX_SEMANTIC_CLASSES, SemanticClasses, Suppressed
 
 Visitor = Callable[[nn.Module, Any], None]  # called with each layer and its output
+FAULTS = ("memory", "allocat", "cuda error")  # of the machine, not of the file; some runtimes tell them by text alone
+MOST_REASON = 200  # letters of a runtime's message
 UNNAMED_CLASSES = 999  # names given to the classes of a file that stores none, as the original does
 
 
@@ -102,6 +105,7 @@ class ExportedBackend(ABC):
         if self.semantic is None and info.task in ("semantic", "joint"):
             self.semantic = SemanticClasses.numbered(MAX_SEMANTIC_CLASSES)
         self.fixed_hw, self.fixed_batch = fixed_hw, fixed_batch
+        self._fits = False  # until an output has been looked at
 
     @abstractmethod
     def run(self, images: Tensor) -> Sequence[Tensor]:
@@ -115,7 +119,11 @@ class ExportedBackend(ABC):
             raise InputError(f"{self.file}: --visualize needs a .pt file, {self.title} does not show its layers")
         self._check_size(images)
         with single_threaded(self.own_threads and self.device.type == "cpu"):
-            outputs = [output.float() for output in self._in_batches(images.to(self.device, self.dtype).contiguous())]
+            found = self._in_batches(images.to(self.device, self.dtype).contiguous())
+            if not self._fits:
+                check_outputs(self.file, self.info, found)
+                self._fits = True
+            outputs = [output.float() for output in found]
             if self.info.nms:
                 return Suppressed(outputs[0])
             if self.info.normalized and outputs[0].ndim == 3:
@@ -145,10 +153,25 @@ class ExportedBackend(ABC):
         """Outputs for any number of pictures; the last batch of a fixed size is filled up with empty ones."""
         size, count = self.fixed_batch, len(images)
         if size is None or size == count:
-            return self.run(images)
+            return self._run(images)
         parts = []
         for part in images.split(size):
             missing = size - len(part)
             filled = F.pad(part, (0, 0) * 3 + (0, missing)) if missing else part
-            parts.append([output[: len(part)] for output in self.run(filled.contiguous())])
+            parts.append([output[: len(part)] for output in self._run(filled.contiguous())])
         return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
+
+    def _run(self, images: Tensor) -> Sequence[Tensor]:
+        """As `run`; what a runtime has against a batch becomes one line, unless memory is short."""
+        try:
+            return tensors_of(self.run(images))
+        except (InputError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # each runtime has classes of its own
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            if any(word in str(error).lower() for word in FAULTS):
+                raise
+            raise InputError(
+                f"{self.file}: cannot run pictures of shape {tuple(images.shape)} ({lines[-1][:MOST_REASON]}); "
+                "it may take one size only: give that --imgsz, or export it again"
+            ) from error

@@ -124,7 +124,7 @@ class TensorRTBackend(ExportedBackend):
         done = self.context.execute_async_v3(self.stream.cuda_stream)
         waiting.wait_stream(self.stream)
         if not done:
-            raise RuntimeError(f"{self.file}: TensorRT failed to run the engine; its log above says why")
+            raise InputError(f"{self.file}: TensorRT failed to run the engine; its log above says why")
         return outputs
 
     def _allowed(self, shape: tuple[int, ...]) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
+from utils.backends.outputs import tensors_of
 from utils.backends.packages import existing_file
 from utils.errors import InputError
 from utils.logging import LOGGER
@@ -49,8 +50,7 @@ class TorchScriptBackend(ExportedBackend):
     def run(self, images: Tensor) -> Sequence[Tensor]:
         """As `ExportedBackend.run`."""
         with torch.inference_mode():
-            outputs = self.module(images)
-        return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+            return tensors_of(self.module(images))
 
 
 def load_torchscript(

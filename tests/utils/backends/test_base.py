@@ -104,3 +104,33 @@ def test_names_of_the_file_win() -> None:
     assert Sums(names={0: "b"}).names == {0: "b"}
     unnamed = Sums().names
     assert (len(unnamed), unnamed[7]) == (UNNAMED_CLASSES, "class7")
+
+
+class Failing(Sums):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, type("OfARuntime", (Exception,), {})])
+def test_what_a_runtime_has_against_a_picture_is_one_line(error: type[Exception]) -> None:
+    pattern = (
+        r"^m\.sums: cannot run pictures of shape \(1, 3, 32, 64\) \(.*bad side'?\); "
+        "it may take one size only: give that --imgsz, or export it again$"
+    )
+    message = "bad side" if error is KeyError else "Traceback\n  of the interpreter\n\nbad side\n"
+    with pytest.raises(InputError, match=pattern):
+        Failing(error(message)).forward(pictures(1))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("full"), MemoryError(), RuntimeError("can't allocate memory"), RuntimeError("CUDA error")],
+)
+def test_faults_of_the_machine_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        Failing(error).forward(pictures(1))
+    assert caught.value is error

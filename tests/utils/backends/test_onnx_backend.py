@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from thread_checks import assert_threads_agree
+from torch.nn import functional as F
 
 from utils.backends.registry import load_backend
 from utils.errors import InputError
@@ -29,15 +30,15 @@ RUNTIMES = pytest.mark.parametrize("dnn", [False, True], ids=["onnxruntime", "op
 def official_style(
     file: Path, shape: Shape = STATIC, *, opset: int = 12, kind: int = TensorProto.FLOAT, metadata: Any = None
 ) -> Path:
-    """A constructed file with the names and metadata of the original's: every pixel's three channels become a row."""
-    rows: Shape = [shape[0], "anchors" if isinstance(shape[2], str) else 64 * 96, 3]
-    weight = helper.make_tensor("w", kind, [3, 3, 1, 1], 2 * np.eye(3).reshape(-1))
+    """A constructed file with the names and metadata of the original's: every pixel's channels begin a row."""
+    rows: Shape = [shape[0], "anchors" if isinstance(shape[2], str) else 64 * 96, 7]
+    weight = helper.make_tensor("w", kind, [7, 3, 1, 1], 2 * np.eye(7, 3).reshape(-1))
     nodes = [
         helper.make_node("Conv", ["images", "w"], ["maps"]),
         helper.make_node("Reshape", ["maps", "shape"], ["flat"]),
         helper.make_node("Transpose", ["flat"], ["output0"], perm=[0, 2, 1]),
     ]
-    target = helper.make_tensor("shape", TensorProto.INT64, [3], [0, 3, -1])
+    target = helper.make_tensor("shape", TensorProto.INT64, [3], [0, 7, -1])
     source, result = (
         helper.make_tensor_value_info(name, kind, form) for name, form in (("images", shape), ("output0", rows))
     )
@@ -49,7 +50,7 @@ def official_style(
 
 
 def expected_rows(images: torch.Tensor) -> torch.Tensor:
-    return 2 * images.flatten(2).transpose(1, 2)
+    return F.pad(2 * images.flatten(2).transpose(1, 2), (0, 4))  # (B, H*W, 5 + 2 classes)
 
 
 @RUNTIMES

@@ -122,7 +122,7 @@ def test_dynamic_engines_take_what_their_profile_says(current: MockStream) -> No
 
 
 def test_a_failed_run_is_no_result(current: MockStream) -> None:
-    with pytest.raises(RuntimeError, match="TensorRT failed to run the engine"):
+    with pytest.raises(InputError, match="TensorRT failed to run the engine"):
         backend(MockEngine((1, 3, 4, 4), works=False)).forward(torch.ones(1, 3, 4, 4))
 
 

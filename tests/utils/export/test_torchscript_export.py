@@ -12,6 +12,7 @@ from lively_jobs import lively_job
 from tiny_jobs import NAMES
 
 from utils.backends.info import ModelInfo
+from utils.backends.outputs import tensors_of
 from utils.backends.registry import load_backend
 from utils.backends.torchscript import read_info
 from utils.errors import InputError
@@ -28,7 +29,7 @@ class Plain(torch.nn.Module):
     """A network of another tool."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.flatten(2).transpose(1, 2)
+        return torch.cat((images, images), dim=1).flatten(2).transpose(1, 2)  # (B, H*W, 5 + 1 class)
 
 
 def saved(file: Path, extra: dict[str, str]) -> Path:
@@ -89,7 +90,7 @@ def test_a_file_of_the_original_is_fixed_to_its_shape(tmp_path: Path) -> None:
     config = {"shape": [1, 3, 64, 96], "stride": 32, "names": {"0": "ä b"}}
     backend = load_backend(saved(tmp_path / "m.torchscript", {CONFIG_FILE: json.dumps(config)}), device=CPU)
     assert (backend.stride, backend.names, backend.fixed_hw) == (32, {0: "ä b"}, (64, 96))
-    assert backend.forward(torch.rand(2, 3, 64, 96)).shape == (2, 64 * 96, 3)
+    assert backend.forward(torch.rand(2, 3, 64, 96)).shape == (2, 64 * 96, 6)
     with pytest.raises(InputError, match="takes 64x96 pictures only"):
         backend.forward(torch.rand(1, 3, 64, 64))
 
@@ -98,6 +99,20 @@ def test_a_file_without_description(tmp_path: Path) -> None:
     backend = load_backend(saved(tmp_path / "m.torchscript", {}), device=CPU, names={0: "x"})
     assert (backend.stride, backend.names, backend.fixed_hw) == (32, {0: "x"}, None)
     assert read_info("", "m") == ModelInfo()
+
+
+def test_a_program_that_takes_no_such_pictures(tmp_path: Path) -> None:
+    file = tmp_path / "m.torchscript"
+    torch.jit.trace(torch.nn.Linear(3, 3), torch.zeros(1, 3)).save(str(file))
+    backend = load_backend(file, device=CPU)
+    with pytest.raises(InputError, match=r"m\.torchscript: cannot run pictures of shape \(1, 3, 32, 64\) \(.*mat1 and"):
+        backend.forward(torch.rand(1, 3, 32, 64))
+
+
+def test_outputs_inside_one_another() -> None:
+    """As of old exports of the original: decoded rows, and a list of the raw heads."""
+    rows, heads = torch.zeros(1, 4, 6), [torch.zeros(1, 3, 2, 2, 6)] * 2
+    assert [part.ndim for part in tensors_of((rows, heads))] == [3, 5, 5]
 
 
 @pytest.mark.parametrize(
