@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,11 @@ from utils.errors import InputError
 from utils.logging import LOGGER
 
 ERRORS_ONLY = 3  # onnxruntime's log level
+PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (?:\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z]))?")  # place in its code
+NEWER = {  # what tells that a file is newer than the package: its own number, the highest known one
+    "opset": r"Opset (\d+) is .* till opset (\d+)",
+    "IR version": r"model IR version: (\d+), max supported IR version: (\d+)",
+}
 FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 
 
@@ -84,9 +90,14 @@ def describe_inputs(session: Any) -> str:
 
 def _reason(error: Exception, version: str) -> str:
     """What onnxruntime says of a file, as the start of a line."""
-    text = " ".join(str(error).split())
+    text = PREFIX.sub("", " ".join(str(error).split()))
     if type(error).__name__ == "InvalidProtobuf" or "does not have a graph" in text or "No graph was found" in text:
         return "is damaged or no ONNX file; copy or export it again"
+    for kind, pattern in NEWER.items():
+        if found := re.search(pattern, text):
+            own, most = found.groups()
+            known = f"onnxruntime {version} does not know its {kind} ({own}, but {most} at most)"
+            return f"{known}; pip install -U onnxruntime"
     if "opset" in text.lower():
         return f"onnxruntime {version} does not know its opset ({text[:160]}); pip install -U onnxruntime"
     return f"onnxruntime {version} cannot run it ({text[:200]}); export it again"

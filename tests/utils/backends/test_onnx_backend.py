@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from thread_checks import assert_threads_agree
 from torch.nn import functional as F
 
+from utils.backends.onnxruntime import _reason
 from utils.backends.registry import load_backend
 from utils.errors import InputError
 from utils.export.base import ExportJob
@@ -106,8 +107,23 @@ def test_a_truncated_file(dnn: bool, share: float, exported: Exported, tmp_path:
 
 def test_an_opset_of_the_future(tmp_path: Path) -> None:
     file = official_style(tmp_path / "new.onnx", opset=200)
-    with pytest.raises(InputError, match=r"onnxruntime \S+ does not know its opset .*; pip install -U onnxruntime"):
+    known = r"onnxruntime \S+ does not know its opset \(200, but \d+ at most\); pip install -U onnxruntime"
+    with pytest.raises(InputError, match=known):
         load_backend(file, device=CPU)
+
+
+def test_an_ir_version_of_the_future(tmp_path: Path) -> None:
+    model = onnx.load(official_style(tmp_path / "new.onnx"))
+    model.ir_version = 99
+    onnx.save(model, tmp_path / "new.onnx")
+    known = r"new\.onnx: onnxruntime \S+ does not know its IR version \(99, but \d+ at most\); pip install -U onnx"
+    with pytest.raises(InputError, match=known):
+        load_backend(tmp_path / "new.onnx", device=CPU)
+
+
+def test_the_runtime_s_own_place_in_its_code_is_left_out() -> None:
+    error = RuntimeError("[ONNXRuntimeError] : 1 : FAIL : /src/a/model.cc:25 a::Model::Model(b&&, c<d>) Its cause\n")
+    assert _reason(error, "1.2") == "onnxruntime 1.2 cannot run it (Its cause); export it again"
 
 
 @RUNTIMES
