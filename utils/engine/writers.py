@@ -252,6 +252,8 @@ class CsvWriter:
 class CropWriter:
     """Saves each object to `<class>/<stem>.jpg`, `<stem>2.jpg`, ... without drawing on it; transparent ones as .png.
 
+    Stems of frames end in their number, so theirs are `<video>_1.jpg`, `<video>_1_2.jpg`, ... for frame 1.
+
     Args:
         folder: parent of the class folders.
     """
@@ -262,22 +264,23 @@ class CropWriter:
     def write(self, result: Result) -> None:
         """Save the cut-outs of one picture."""
         last: Counter[Path] = Counter()
+        between = "" if result.source.number is None else "_"
         for label, crop in result.crops():
             if crop.size:
                 base = self.folder / folder_name(label) / result.stem
                 transparent = crop.shape[2] == 4
-                name = self._free_name(base, last, ".png" if transparent else ".jpg")
+                name = self._free_name(base, last, between, ".png" if transparent else ".jpg")
                 imwrite(name, crop, quality=None if transparent else CROP_QUALITY)
 
     def close(self) -> None:
         """Nothing is left to write."""
 
-    def _free_name(self, base: Path, last: Counter[Path], suffix: str) -> Path:
+    def _free_name(self, base: Path, last: Counter[Path], between: str, suffix: str) -> Path:
         """The next name of this stem and suffix that no file has, after number `last[base]`."""
         base.parent.mkdir(parents=True, exist_ok=True)
         while True:
             last[base] += 1
-            name = base.with_name(f"{base.name}{last[base] if last[base] > 1 else ''}{suffix}")
+            name = base.with_name(f"{base.name}{f'{between}{last[base]}' if last[base] > 1 else ''}{suffix}")
             if not name.exists():
                 return name
 

@@ -115,6 +115,14 @@ def test_crops_are_numbered_within_their_class_and_never_leave_the_folder(tmp_pa
     assert read_image(tmp_path / "crops/cat/a.jpg").shape == (31, 31, 3)  # 20 * 1.02 + 10: 4.8 to 35.2
 
 
+def test_crops_of_frames_tell_frame_and_object(tmp_path: Path) -> None:
+    """The second cut-out of frame 1 and the first of frame 12 differ in more than their order of arrival."""
+    writer = CropWriter(tmp_path)
+    writer.write(result("v.mp4", [ROWS[0], ROWS[0]], number=1))
+    writer.write(result("v.mp4", [ROWS[0]], number=12))
+    assert files(tmp_path) == ["cat/v_1.jpg", "cat/v_12.jpg", "cat/v_1_2.jpg"]
+
+
 @pytest.mark.parametrize(
     ("label", "name"), [("..", "_"), ("a/b", "a_b"), ("traffic light", "traffic light"), ("", "_")]
 )
