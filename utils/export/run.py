@@ -198,7 +198,7 @@ def _warn_of_settings(config: ExportConfig, kinds: Sequence[ExportFormat]) -> No
         LOGGER.warning("WARNING: --topk-per-class is ignored: --max-det limits the detections of all classes together")
     if config.inplace:
         LOGGER.warning("WARNING: --inplace is ignored: an exported graph decodes its boxes out of place")
-    if not config.nms and (given := {"agnostic_nms", "max_det", "topk_all", "conf_thres"} & config.given):
+    if not config.nms and (given := {"agnostic_nms", "max_det", "topk_all", "conf_thres", "iou_thres"} & config.given):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
         LOGGER.warning(f"WARNING: {flags}: ignored without --nms")
 

@@ -97,10 +97,10 @@ def test_settings_that_a_format_does_not_know(log: pytest.LogCaptureFixture) -> 
 
 
 def test_flags_without_effect_are_named(weights: Path, log: pytest.LogCaptureFixture) -> None:
-    export.run(weights=weights, include="pickle", imgsz=64, inplace=True, topk_per_class=5, max_det=7)
+    export.run(weights=weights, include="pickle", imgsz=64, inplace=True, topk_per_class=5, max_det=7, iou_thres=0.6)
     assert "--inplace is ignored" in log.text
     assert "--topk-per-class is ignored" in log.text
-    assert "--max-det: ignored without --nms" in log.text
+    assert "--iou-thres, --max-det: ignored without --nms" in log.text
 
 
 @pytest.mark.parametrize("name", ["max_det", "topk_all"])
