@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,8 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 from utils.downloads import fetch, unpack
 from utils.errors import InputError
+from utils.files import expand_user
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar", ".zip")
+YAML_SUFFIXES = (".yaml", ".yml")
+REPOSITORY = Path(__file__).resolve().parents[2]
 CHECKSUMS: dict[str, str] = {}  # SHA-256 by URL, where a publisher states one
 
 
@@ -60,6 +64,41 @@ def fetch_data_set(url: str, root: Path) -> None:
         raise InputError(f"{root}: {error.strerror or error} while fetching {url}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def datasets_folder() -> Path:
+    """Where sets are kept that are known by name or address: YOLOv5_DATASETS_DIR, else `datasets` beside us."""
+    moved = os.getenv("YOLOv5_DATASETS_DIR")
+    return expand_user(moved).absolute() if moved else REPOSITORY.parent / "datasets"
+
+
+def is_url(data: str | Path) -> bool:
+    """Whether `--data` is an address to fetch."""
+    return str(data).lower().startswith(("http://", "https://"))
+
+
+def fetched_data(url: str) -> Path:
+    """The archive or data YAML of an address, in the datasets folder; fetched unless it is there from that address.
+
+    Raises:
+        InputError: it names neither, does not answer, or the folder has a file of that name from elsewhere.
+    """
+    name = Path(unquote(urlsplit(url).path)).name
+    if not name.lower().endswith((*ARCHIVE_SUFFIXES, *YAML_SUFFIXES)):
+        raise InputError(f"--data {url}: names neither a YAML nor an archive ({', '.join(ARCHIVE_SUFFIXES)})")
+    folder = datasets_folder()
+    file, origin = folder / name, folder / ".addresses" / name
+    try:
+        known = origin.read_text(encoding="utf-8") if origin.is_file() else "elsewhere"
+        if file.exists() and known != url:
+            raise InputError(f"--data {url}: {file} is there already, from {known}; remove it, or give --data {file}")
+        if not file.exists():
+            origin.parent.mkdir(parents=True, exist_ok=True)
+            origin.write_text(url, encoding="utf-8")
+            fetch(url, file, sha256=CHECKSUMS.get(url))
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; set YOLOv5_DATASETS_DIR to a writable folder") from error
+    return file
 
 
 def yaml_of_archive(archive: Path) -> Path:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.datasets.archives import fetch_data_set
+from utils.datasets.archives import datasets_folder, fetch_data_set
 from utils.datasets.index import ImageIndex
 from utils.datasets.index_cache import Findings, fingerprint, keep, load_cache
 from utils.datasets.labels import list_images, show_messages, verify_pairs
-from utils.datasets.spec import REPOSITORY, SPLITS, DataSpec, SplitSource, load_spec, read_spec
+from utils.datasets.spec import SPLITS, DataSpec, SplitSource, load_spec, read_spec
 from utils.datasets.verify import LabelRows
 from utils.errors import InputError
 from utils.files import expand_user
@@ -91,8 +91,7 @@ def find_class_root(data: str) -> Path:
         raise InputError(f"--data {data}: no such folder; {LAYOUT}; sets known by name: {', '.join(near)}")
     if given.name != str(given):
         return Path(os.path.normpath(given.absolute()))
-    datasets = os.getenv("YOLOv5_DATASETS_DIR")
-    return (expand_user(datasets).absolute() if datasets else REPOSITORY.parent / "datasets") / given.name
+    return datasets_folder() / given.name
 
 
 def spec_of_folder(root: Path) -> DataSpec:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from utils.datasets.archives import ARCHIVE_SUFFIXES, yaml_of_archive
+from utils.datasets.archives import ARCHIVE_SUFFIXES, fetched_data, is_url, yaml_of_archive
 from utils.datasets.preparers import is_unfinished, prepare_data
 from utils.datasets.semantic_spec import SemanticSpec, parse_names, parse_semantic
 from utils.errors import InputError
@@ -172,10 +172,14 @@ def _find_member(path: Path, raw: Mapping[str, Any], key: str) -> Path:
 def find_data_yaml(data: str | Path) -> Path:
     """The YAML file that `--data` means: as given (a YAML, or an archive with one), else in the folder data/.
 
+    An http(s) address of either is fetched into the datasets folder, once.
+
     Raises:
-        InputError: there is none, or several of that name.
+        InputError: there is none, or several of that name, or the address does not give it.
     """
-    given = expand_user(data)
+    if str(data).startswith("clearml://"):
+        raise InputError(f"--data {data}: ClearML's sets are not fetched here; get it by clearml-data, give its YAML")
+    given = fetched_data(str(data)) if is_url(data) else expand_user(data)
     for candidate in (given, REPOSITORY / given, REPOSITORY / "data" / given):
         if candidate.is_file():
             archived = candidate.name.lower().endswith(ARCHIVE_SUFFIXES)

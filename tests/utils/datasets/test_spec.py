@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from loopback import PICTURE, write_zip
 
 from utils.datasets.spec import REPOSITORY, find_data_yaml, load_spec
 from utils.errors import InputError
@@ -120,6 +121,53 @@ def test_lists_patterns_and_annotations(root: Path) -> None:
 def test_what_is_no_data_yaml(name: str) -> None:
     with pytest.raises(InputError, match=f"--data {name}: no such file"):
         find_data_yaml(name)
+
+
+@pytest.fixture
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that fetched sets are kept in."""
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "datasets"))
+    return tmp_path / "datasets"
+
+
+def test_an_archive_by_its_address_is_fetched_once(served: tuple[Path, str], datasets: Path) -> None:
+    folder, address = served
+    text = (BASE + "names: [a]").encode()
+    write_zip(folder / "my set.zip", {"set.yaml": text, "images/train/a.jpg": PICTURE, "images/val/b.jpg": PICTURE})
+    url = f"{address}/my%20set.zip?raw=1"
+    spec = load_spec(url)
+    assert spec.path == datasets / "my set" / "set.yaml"
+    assert spec.splits["val"].places == (datasets / "my set" / "images/val",)
+    (folder / "my set.zip").unlink()
+    assert load_spec(url) == spec
+    with pytest.raises(InputError, match=r"my set\.zip is there already, from http.*raw=1; remove it, or give --data"):
+        load_spec(f"{address}/my%20set.zip")
+
+
+def test_a_yaml_by_its_address(served: tuple[Path, str], datasets: Path) -> None:
+    (served[0] / "far.yaml").write_text("path: ../datasets/far\n" + BASE + "names: [a]")
+    for split in ("train", "val"):
+        (datasets / "far/images" / split).mkdir(parents=True)
+    spec = load_spec(f"{served[1]}/far.yaml")
+    assert (spec.path, spec.root) == (datasets / "far.yaml", datasets / "far")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("none.zip", r"none\.zip: the server answered 404"),
+        ("set.txt", "set.txt: names neither a YAML nor an"),
+    ],
+)
+def test_addresses_that_give_no_set(served: tuple[Path, str], datasets: Path, path: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_data_yaml(f"{served[1]}/{path}")
+    assert not (datasets / path).exists()
+
+
+def test_sets_of_clearml_are_named_as_such() -> None:
+    with pytest.raises(InputError, match=r"--data clearml://1f: ClearML's sets are not fetched here; get it by"):
+        find_data_yaml("clearml://1f")
 
 
 def test_bare_names_are_found_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
