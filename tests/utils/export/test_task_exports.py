@@ -15,6 +15,7 @@ from lively_jobs import lively_job
 from torch import Tensor
 
 from utils.backends.registry import load_backend
+from utils.errors import InputError
 from utils.export.base import ExportJob
 from utils.export.onnx import export_onnx
 from utils.export.torchscript import export_torchscript
@@ -101,7 +102,6 @@ def no_prototypes(rows: Tensor, prototypes: Tensor) -> Tensor:
         (few_wrong_codes, r"the mask of an object .* allowed is 0\.99 .*, masks agree to an IoU of 0\."),
         (wrong_prototypes, r"prototypes are off by \d+\.\d+%"),
         (small_prototypes, r"prototypes: \(\d, 8, 8, 12\) instead of \(\d, 8, 16, 24\)"),
-        (no_prototypes, r"prototypes: nothing instead of \(\d, 8, 16, 24\)"),
     ],
 )
 @pytest.mark.parametrize("quiet", [False, True])
@@ -114,3 +114,10 @@ def test_wrong_masks_fail_the_export(change: Callable[..., Any], message: str, q
     with pytest.raises(MismatchError, match=message):
         check_export(job, file)
     assert check_export(job, export_onnx(job)).figures.mask > 0.99
+
+
+def test_missing_prototypes_fail_the_export(tmp_path: Path) -> None:
+    job = lively_job(tmp_path, task="segment")
+    file = export_torchscript(replace(job, network=_Changed(job.network, no_prototypes)))
+    with pytest.raises(InputError, match=r"its metadata says task segment and .*, but the output has shape \("):
+        check_export(job, file)
