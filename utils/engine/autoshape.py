@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,7 +53,7 @@ class AutoShape(nn.Module):
     iou = 0.45
     agnostic = False
     multi_label = False
-    classes: Sequence[int] | int | None = None
+    classes: Sequence[int] | np.ndarray | int | None = None
     max_det = 1000
     amp = False
     retina_masks = False
@@ -78,8 +80,16 @@ class AutoShape(nn.Module):
         """One of SHAPED_TASKS."""
         return self.backend.task
 
+    def train(self, mode: bool = True) -> AutoShape:
+        """Stays in evaluation mode, with a warning: it is made for inference, with batch norms folded in."""
+        if mode:
+            LOGGER.warning(
+                "WARNING: train(): AutoShape is for inference; to train, load the model with autoshape=False"
+            )
+        return super().train(False)
+
     def forward(
-        self, ims: Any, size: int | Sequence[int] = 640, augment: bool = False, profile: bool = False
+        self, ims: Any, size: int | Sequence[int] | np.ndarray = 640, augment: bool = False, profile: bool = False
     ) -> Detections | Tensor | JointOutput:
         """Detections of pictures of any kind (see `load_pictures`); of a (B, C, H, W) tensor the decoded raw output.
 
@@ -134,11 +144,10 @@ class AutoShape(nn.Module):
         )
 
     def _postprocess(self) -> Postprocess:
-        classes = [self.classes] if isinstance(self.classes, int) else self.classes
         boxes = DetectionPostprocess(
             self.conf,
             self.iou,
-            classes,
+            _class_numbers(self.classes),
             self.agnostic,
             self.max_det,
             multi_label=self.multi_label,
@@ -151,7 +160,11 @@ class AutoShape(nn.Module):
 
     def _raw(self, backend: Backend, images: Tensor, augment: bool) -> Tensor | JointOutput:
         """Raw output for a batch that is ready for the network: floats in [0, 1], or uint8."""
-        height, width = images.shape[2:]
+        channels, height, width = images.shape[1:]
+        if channels != backend.channels:
+            raise InputError(
+                f"a tensor of {channels} channels does not fit the model, which takes (B, {backend.channels}, H, W)"
+            )
         if height % backend.stride or width % backend.stride:
             raise InputError(
                 f"a tensor of {height}x{width} pixels does not fit the model's stride {backend.stride}; "
@@ -187,12 +200,30 @@ def batch_shape(sizes_hw: Sequence[Sequence[int]], longest: int, stride: int) ->
     return height, width
 
 
-def _longest(size: int | Sequence[int]) -> int:
-    """The longer side of a wanted size."""
-    sides = [size] if isinstance(size, int) else list(size)
-    if len(sides) not in (1, 2) or any(not isinstance(s, int) or isinstance(s, bool) or s < 1 for s in sides):
-        raise InputError(f"size {size}: expected pixels of the longer side, or (height, width)")
-    return max(sides)
+def _class_numbers(classes: Any) -> list[int] | None:
+    """The classes to keep, None for all; InputError where one is no number."""
+    if classes is None:
+        return None
+    numbers = _several(classes)
+    if not all(isinstance(number, Real) and number == int(number) for number in numbers):
+        raise InputError(f"classes {classes!r}: expected class numbers such as 0 or [0, 2], or None for all")
+    return [int(number) for number in numbers]
+
+
+def _longest(size: Any) -> int:
+    """The longer side of a wanted size; whole numbers of any type."""
+    sides = _several(size)
+    whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side > 0 for side in sides)
+    if len(sides) not in (1, 2) or not whole:
+        raise InputError(f"size {size!r}: expected pixels of the longer side, or (height, width), in whole numbers")
+    return int(max(sides))
+
+
+def _several(value: Any) -> list[Any]:
+    """The values of a sequence, array or tensor; any other value alone."""
+    if isinstance(value, np.ndarray | Tensor):
+        return list(value.reshape(-1).tolist())
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
 
 
 def _backend_of(model: Any) -> Backend:

@@ -101,7 +101,15 @@ def test_mixed_sizes_share_a_batch_and_boxes_come_back() -> None:
 
 @pytest.mark.parametrize(
     ("size", "shape"),
-    [(320, (160, 320)), ((320, 320), (160, 320)), ([128, 256], (128, 256)), (640, (320, 640))],
+    [
+        (320, (160, 320)),
+        ((320, 320), (160, 320)),
+        ([128, 256], (128, 256)),
+        (640, (320, 640)),
+        (np.int64(320), (160, 320)),
+        (np.array([128, 256]), (128, 256)),
+        (torch.tensor(320), (160, 320)),
+    ],
 )
 def test_size(size: Any, shape: tuple[int, int]) -> None:
     backend = SpotFinder()
@@ -109,7 +117,7 @@ def test_size(size: Any, shape: tuple[int, int]) -> None:
     assert backend.seen == [(1, 3, *shape)]
 
 
-@pytest.mark.parametrize("size", [0, -1, (1.5, 2), (1, 2, 3), (True, 2), ()])
+@pytest.mark.parametrize("size", [0, -1, (1.5, 2), (1, 2, 3), (True, 2), (), 320.0, "320", None])
 def test_sizes_that_are_none(size: Any) -> None:
     with pytest.raises(InputError, match="expected pixels of the longer side"):
         AutoShape(SpotFinder())(scene((64, 64), (1, 1, 9, 9)), size=size)
@@ -147,6 +155,32 @@ def test_settings_are_attributes() -> None:
     assert AutoShape(SpotFinder()).conf == 0.25  # the class keeps its defaults
 
 
+@pytest.mark.parametrize("classes", [np.int64(1), np.array([1]), range(1, 2), {1}, 1.0])
+def test_classes_to_keep(classes: Any) -> None:
+    model = AutoShape(SpotFinder())
+    model.classes = classes
+    assert model(scene((64, 64), (8, 8, 32, 32))).xyxy[0][:, 5].tolist() == [1]
+
+
+@pytest.mark.parametrize("classes", ["0", ["spot"], [0.5]])
+def test_classes_that_are_no_numbers(classes: Any) -> None:
+    model = AutoShape(SpotFinder())
+    model.classes = classes
+    with pytest.raises(InputError, match=r"expected class numbers such as 0 or \[0, 2\], or None for all"):
+        model(scene((64, 64), (8, 8, 32, 32)))
+
+
+def test_it_stays_in_evaluation_mode(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    model, frame = AutoShape(slim_detector()), np.zeros((64, 96, 3), np.uint8)
+    model.eval()
+    assert not caplog.records
+    assert model.train() is model
+    assert "AutoShape is for inference" in caplog.text
+    assert not any(module.training for module in model.modules())
+    assert model(frame, size=96).n == 1
+
+
 def test_names_can_be_changed() -> None:
     model = AutoShape(SpotFinder())
     model.names = {0: "a", 1: "b"}
@@ -174,6 +208,8 @@ def test_a_tensor_goes_straight_to_the_network() -> None:
     torch.testing.assert_close(model(bytes_), model(bytes_.float() / 255))
     with pytest.raises(InputError, match="64x100 pixels does not fit the model's stride 32"):
         model(torch.rand(1, 3, 64, 100))
+    with pytest.raises(InputError, match=r"a tensor of 4 channels does not fit the model, which takes \(B, 3, H, W\)"):
+        model(torch.rand(1, 4, 64, 96))
 
 
 def test_one_picture_in_every_form_gives_the_same_boxes(tmp_path: Path) -> None:
