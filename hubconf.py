@@ -15,6 +15,7 @@ import typing
 dependencies = ["cv2", "numpy", "PIL", "torch", "torchvision", "tqdm", "yaml"]  # torch.hub looks whether they are there
 
 _ROOT = pathlib.Path(__file__).resolve().parent
+_CLASSIFIER = "-cls"  # ending of the names of classifiers
 _PACKAGES = ("models", "utils")  # at the top level, where official checkpoints and other programs look for them
 
 
@@ -38,25 +39,26 @@ def custom(
     return _load_file(path, autoshape, device)
 
 
-def _entry(name: str) -> typing.Callable[..., typing.Any]:
-    """The entry point of a shipped graph."""
+def _entry(name: str, known: int = 80) -> typing.Callable[..., typing.Any]:
+    """The entry point of a shipped graph, whose official weights have `known` classes."""
 
     def entry(
         pretrained: bool = True,
         channels: int = 3,
-        classes: int = 80,
+        classes: int = known,
         autoshape: bool = True,
         _verbose: bool = True,
         device: typing.Any = None,
     ) -> typing.Any:
         hidden = _check_packages()
         _set_up(_verbose, hidden)
-        if pretrained and (channels, classes) == (3, 80):
+        if pretrained and (channels, classes) == (3, known):
             return _load_file(f"{name}.pt", autoshape, device)
         return _build(name, pretrained, channels, classes, device)
 
     entry.__name__ = entry.__qualname__ = name
-    entry.__doc__ = f"""{name}, trained on COCO; or its graph for training with other channels or classes.
+    data = "ImageNet" if name.endswith(_CLASSIFIER) else "COCO"
+    entry.__doc__ = f"""{name}, trained on {data}; or its graph for training with other channels or classes.
 
     Args:
         pretrained: take the official weights, from the working directory or the official release. Without it, or with
@@ -70,6 +72,8 @@ def _entry(name: str) -> typing.Callable[..., typing.Any]:
 
 yolov5n, yolov5s, yolov5m, yolov5l, yolov5x = (_entry(f"yolov5{size}") for size in "nsmlx")
 yolov5n6, yolov5s6, yolov5m6, yolov5l6, yolov5x6 = (_entry(f"yolov5{size}6") for size in "nsmlx")
+globals().update({f"yolov5{size}-seg": _entry(f"yolov5{size}-seg") for size in "nsmlx"})  # torch.hub asks by text
+globals().update({f"yolov5{size}{_CLASSIFIER}": _entry(f"yolov5{size}{_CLASSIFIER}", 1000) for size in "nsmlx"})
 
 
 def _check_packages() -> list[str]:
@@ -126,7 +130,8 @@ def _load_file(path: typing.Any, autoshape: bool, device: typing.Any) -> typing.
     shaped = model.task in SHAPED_TASKS
     if autoshape and not shaped:
         LOGGER.warning(
-            f"WARNING {files[0]}: a model of task {model.task} takes (B, C, H, W) tensors only; it is not wrapped"
+            f"WARNING {files[0]}: a model of task {model.task} takes (B, C, H, W) tensors only; it is not wrapped; "
+            "for pictures: detect.py"
         )
     return AutoShape(model) if autoshape and shaped else model
 
@@ -134,10 +139,9 @@ def _load_file(path: typing.Any, autoshape: bool, device: typing.Any) -> typing.
 def _build(name: str, pretrained: bool, channels: int, classes: int, device: typing.Any) -> typing.Any:
     """A shipped graph, with those official weights that fit if `pretrained`."""
     from models.checkpoint import find_weights, load_checkpoint, transfer_weights
-    from models.yolo import build_model
     from utils.logging import LOGGER
 
-    model = build_model(next((_ROOT / "models").rglob(f"{name}.yaml")), ch=channels, nc=classes)
+    model = _graph(name, channels, classes)
     if pretrained:
         checkpoint = load_checkpoint(find_weights(f"{name}.pt"))
         copied, total = transfer_weights(model, checkpoint.state_dict, exclude=("anchor",))
@@ -145,6 +149,18 @@ def _build(name: str, pretrained: bool, channels: int, classes: int, device: typ
         if len(checkpoint.names) == classes:
             model.names = checkpoint.names
     return model.to(_device(device))
+
+
+def _graph(name: str, channels: int, classes: int) -> typing.Any:
+    """The network of a shipped graph with random weights; a classifier is cut from its detector's."""
+    from models.classifiers import build_classifier
+    from models.graph import load_model_yaml
+    from models.yolo import build_model
+
+    file = next((_ROOT / "models").rglob(f"{name.removesuffix(_CLASSIFIER)}.yaml"))
+    if name.endswith(_CLASSIFIER):
+        return build_classifier({**load_model_yaml(file), "ch": channels}, classes)
+    return build_model(file, ch=channels, nc=classes)
 
 
 def _device(wanted: typing.Any) -> typing.Any:

@@ -25,7 +25,7 @@ from utils.engine.autoshape import AutoShape
 from utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZES = [f"yolov5{size}{kind}" for kind in ("", "6") for size in "nsmlx"]
+SIZES = [f"yolov5{size}{kind}" for kind in ("", "6", "-seg", "-cls") for size in "nsmlx"]
 BEFORE = "import sys, os\nREPO = sys.argv[1]\n"
 
 
@@ -63,14 +63,17 @@ def test_the_list_of_entry_points() -> None:
     shown = [name for name in dir(hubconf) if callable(getattr(hubconf, name)) and not name.startswith("_")]
     assert sorted(shown) == sorted(["custom", *SIZES])
     assert "ensemble" in hubconf.custom.__doc__
-    assert all(getattr(hubconf, name).__doc__.startswith(f"{name}, trained on COCO") for name in SIZES)
+    for name in SIZES:
+        data = "ImageNet" if name.endswith("-cls") else "COCO"
+        assert getattr(hubconf, name).__doc__.startswith(f"{name}, trained on {data};")
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_parameters(name: str) -> None:
     parameters = inspect.signature(getattr(hubconf, name)).parameters
     assert {p.name: p.default for p in parameters.values()} == {
-        "pretrained": True, "channels": 3, "classes": 80, "autoshape": True, "_verbose": True, "device": None,
+        "pretrained": True, "channels": 3, "classes": 1000 if name.endswith("-cls") else 80, "autoshape": True,
+        "_verbose": True, "device": None,
     }  # fmt: skip
     assert list(inspect.signature(hubconf.custom).parameters) == ["path", "autoshape", "_verbose", "device"]
 
@@ -194,6 +197,20 @@ def test_classifiers_stay_unwrapped(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"WARNING {file}: a model of task classify takes (B, C, H, W) tensors only" in capsys.readouterr().err
     with torch.inference_mode():
         assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+    with pytest.raises(InputError, match=r"^str: a model of task classify .* tensor of floats, normalised as in Imag"):
+        model("bus.jpg")
+
+
+def test_classifiers_and_segmenters_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With constructed checkpoints under the official names."""
+    monkeypatch.chdir(tmp_path)
+    make_checkpoint(tmp_path / "yolov5n-seg.pt", "yolov5n-seg", "segment")
+    network = ClassificationModel({**load_model_yaml("yolov5n"), **SLIM}, nc=2)
+    payload = {"task": "classify", "yaml": network.yaml, "names": {0: "a", 1: "b"}, "model": network.state_dict()}
+    save_checkpoint(tmp_path / "yolov5n-cls.pt", payload)
+    for name, task in (("yolov5n-seg", "segment"), ("yolov5n-cls", "classify")):
+        model = torch.hub.load(str(ROOT), name, source="local", _verbose=False, device="cpu")
+        assert (model.task, len(model.names)) == (task, 2)
 
 
 def test_segmenters_are_wrapped_and_give_masks(tmp_path: Path) -> None:

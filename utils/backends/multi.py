@@ -13,6 +13,7 @@ from utils.backends.base import Backend, Visitor
 from utils.backends.pytorch import PyTorchBackend
 from utils.backends.registry import PYTORCH, TRITON, find_format, load_backend
 from utils.datasets.spec import read_spec
+from utils.errors import InputError
 
 FLAGS = {  # attribute: the format's name for `export.py --include`
     "jit": "torchscript",
@@ -97,7 +98,15 @@ class DetectMultiBackend(nn.Module):
             augment: test-time augmentation.
             visualize: a folder that the maps of every layer are saved to, or a function called with every layer and
                 its output.
+
+        Raises:
+            InputError: `im` is no tensor.
         """
+        if not isinstance(im, Tensor):
+            raise InputError(
+                f"{type(im).__name__}: a model of task {self.task} that is not wrapped takes a (B, C, H, W) tensor of "
+                f"floats{', normalised as in ImageNet' if self.task == 'classify' else ' in 0-1'}; for files: detect.py"
+            )
         backend = up_to_date(self.backend)
         return backend.forward(
             im.to(backend.device, backend.dtype), augment=augment, visualize=_visitor(visualize) if visualize else None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ class AutoShape(nn.Module):
         """One of SHAPED_TASKS."""
         return self.backend.task
 
-    def train(self, mode: bool = True) -> AutoShape:
+    def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode, with a warning: it is made for inference, with batch norms folded in."""
         if mode:
             LOGGER.warning(
@@ -205,7 +205,7 @@ def _class_numbers(classes: Any) -> list[int] | None:
     if classes is None:
         return None
     numbers = _several(classes)
-    if not all(isinstance(number, Real) and number == int(number) for number in numbers):
+    if not all(isinstance(number, Real) and float(number).is_integer() for number in numbers):
         raise InputError(f"classes {classes!r}: expected class numbers such as 0 or [0, 2], or None for all")
     return [int(number) for number in numbers]
 
