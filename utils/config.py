@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from utils.errors import InputError
-from utils.flag_types import not_negative_float, not_negative_int, positive_int, seed_number, share
+from utils.flag_types import int_from, not_negative_float, not_negative_int, positive_int, seed_number, share
 
 ROOT = Path(__file__).resolve().parents[1]
 IMG_FLAGS = ("--imgsz", "--img", "--img-size")
@@ -227,7 +227,7 @@ class TrainConfig(BaseConfig):
     freeze: list[int] = option(
         [0], "--freeze", nargs="+", type=not_negative_int, help="N: first N layers; several: those"
     )
-    save_period: int = option(-1, "--save-period", type=int, help="also keep epochN.pt every so many epochs")
+    save_period: int = option(-1, "--save-period", type=int_from(-1), help="also keep epochN.pt every so many epochs")
     save_every_steps: int = option(
         0, "--save-every-steps", type=not_negative_int, help="also write last.pt every so many optimizer steps"
     )
@@ -298,7 +298,7 @@ class TrainConfig(BaseConfig):
     bbox_interval: int = option(
         -1,
         "--bbox_interval",
-        type=int,
+        type=int_from(-1),
         help="epochs between logged pictures; -1: a tenth of the run",
     )
     artifact_alias: str = option("latest", "--artifact_alias", help="version name of the uploaded data")

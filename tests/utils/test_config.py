@@ -27,6 +27,13 @@ def test_prefixes_and_aliases_of_flags() -> None:
     assert ValConfig.from_args(["--conf", "0.1", "--img-size", "96"]).imgsz == 96
 
 
+@pytest.mark.parametrize("name", ["save_period", "bbox_interval"])
+def test_periods_are_minus_one_or_more(name: str) -> None:
+    assert getattr(TrainConfig.from_kwargs(**{name: -1}), name) == -1
+    with pytest.raises(InputError, match="-5: -5 is not at least -1"):
+        TrainConfig.from_kwargs(**{name: -5})
+
+
 def test_keyword_arguments_name_fields() -> None:
     assert TrainConfig.from_kwargs(img_size=96, epochs=3).imgsz == 96
     with pytest.raises(InputError, match="unknown option batchsize"):
