@@ -30,6 +30,7 @@ from utils.logging import LOGGER, hidden_bar
 from utils.types import Polygons
 
 SHOWN_MESSAGES = 10
+LINES_TRIED = 1000  # of a list file, until one of them is there
 AT_A_TIME = 1 << 14  # pictures that are checked before their results become arrays
 PROGRESS_FROM = 1000  # pictures; below, the checks are over before a bar could be read
 
@@ -106,7 +107,8 @@ def list_images(place: Path, root: Path) -> list[str]:
     """Pictures of a folder (searched to the bottom), list file, glob pattern, or the picture itself; sorted.
 
     A line of a list file that starts with ./ counts from that file's folder; another relative one from the working
-    folder, `root` or the file's folder, wherever the first line is found.
+    folder, `root` or the file's folder, wherever the first line that is there is found. Lines that start with # are
+    comments.
 
     Raises:
         InputError: a list file that cannot be read.
@@ -152,9 +154,19 @@ def _list_pairs(spec: DataSpec, source: SplitSource) -> tuple[Sequence[str], Seq
     """Picture files of a split and, for each, its label file or its rows from the COCO JSON."""
     listed = [image for place in source.places for image in list_images(place, spec.root)]
     if source.annotations is None:
+        _tell_repeats(spec, source, listed)
         images = TextTable.of(listed)
         return images, LabelPaths(images)
     return load_annotations(source.annotations, spec.names, listed, source.places)
+
+
+def _tell_repeats(spec: DataSpec, source: SplitSource, listed: Sequence[str]) -> None:
+    """Warn of pictures that lists or several places name more than once; they may be meant to weigh more."""
+    if (len(source.places) > 1 or source.places[0].is_file()) and (repeats := len(listed) - len(set(listed))):
+        LOGGER.warning(
+            f"WARNING {spec.path}: {source.split}: {repeats} of {len(listed)} pictures are listed again and count each "
+            "time; list each once unless that is meant"
+        )
 
 
 def _label_files(source: SplitSource, labels: Sequence[str | LabelRows]) -> Iterable[str]:
@@ -179,10 +191,11 @@ def _read_list(file: Path, root: Path) -> list[str]:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: neither a picture nor a readable list of pictures ({error})") from error
-    lines = [line for line in lines if line]
-    loose = next((line for line in lines if not line.startswith("./") and not os.path.isabs(line)), "")
+    lines = [line for line in lines if line and not line.startswith("#")]
+    loose = (line for line in lines if not line.startswith("./") and not os.path.isabs(line))
     bases = (Path.cwd(), root, file.parent)
-    base = next((base for base in bases if (base / loose).exists()), file.parent)
+    tries = ((base, line) for line in itertools.islice(loose, LINES_TRIED) for base in bases)
+    base = next((base for base, line in tries if (base / line).exists()), file.parent)
     absolute = (file.parent / line if line.startswith("./") else base / line for line in lines)
     return [os.path.normpath(path) for path in absolute]
 

@@ -216,6 +216,26 @@ def test_lists_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list_images(tmp_path / "set", tmp_path) == [a, b, str(tmp_path / "set" / "images" / "d.npy"), c]
 
 
+def test_the_first_line_that_is_there_tells_the_folder_of_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    b = picture(tmp_path / "set" / "images" / "b.png")
+    listing = tmp_path / "lists" / "list.txt"
+    listing.parent.mkdir()
+    listing.write_text("# pictures\nimages/gone.png\nimages/b.png\n")
+    assert list_images(listing, tmp_path / "set") == [str(b.with_name("gone.png")), str(b)]
+
+
+def test_pictures_listed_twice_are_told(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    make_set(tmp_path, {"x": "1 .5 .5 .2 .2", "y": "0 .5 .5 .2 .2"})
+    (tmp_path / "data.yaml").write_text("train: [images/train, images/train]\nval: images/train\nnames: [a, b]")
+    spec = load_spec(tmp_path / "data.yaml")
+    assert len(load_index(spec, "train").paths) == 4 and len(load_index(spec, "val").paths) == 2
+    assert log.text.count("pictures are listed again") == 1
+    assert "data.yaml: train: 2 of 4 pictures are listed again and count each time" in log.text
+
+
 def test_caches_of_lists_and_of_several_places_keep_apart(tmp_path: Path) -> None:
     make_set(tmp_path, {"x": "1 .5 .5 .2 .2", "y": "0 .5 .5 .2 .2"})
     (tmp_path / "list.txt").write_text("./images/train/y.png\n")
