@@ -11,6 +11,7 @@ import torch
 
 from utils.distributed import local_rank, local_world_size
 from utils.errors import InputError
+from utils.launch import named_devices
 
 MEMORY_PHRASES = ("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -41,15 +42,16 @@ def select_device(name: str = "") -> torch.device:
 
 def own_device(names: str) -> str:
     """What this process's part of a `--device` value is; InputError where it cannot be told."""
-    processes, several = local_world_size(), [name.strip() for name in names.split(",")]
+    processes, several = local_world_size(), named_devices(names)
     if len(several) > 1:
         if processes == 1:
             raise InputError(
-                f"--device {names}: here one device is used, name one; to train on several start train.py from a shell"
+                f"--device {names}: one device is used here, name one; train.py alone, from a shell, takes several"
             )
         if len(several) != processes:
             raise InputError(f"--device {names}: {len(several)} devices for {processes} processes; name one for each")
         return several[local_rank()]
+    names = "".join(several)  # one, or none
     if processes == 1 or names in ("cpu", "mps"):
         return names
     if names in ("", "cuda"):

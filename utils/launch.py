@@ -12,9 +12,14 @@ from utils.logging import LOGGER
 from utils.script import EXIT_LOST, EXIT_PROBLEM
 
 
+def named_devices(device: str) -> list[str]:
+    """The devices that a `--device` value names, between commas; none for an empty value."""
+    return [name.strip() for name in device.split(",") if name.strip()]
+
+
 def devices_to_launch(device: str) -> list[str]:
     """The devices of a `--device` value that names several; none where one is named or a launcher is at work."""
-    devices = [name.strip() for name in str(device).split(",")]
+    devices = named_devices(str(device))
     return devices if len(devices) > 1 and "LOCAL_RANK" not in os.environ else []
 
 

@@ -17,11 +17,19 @@ def test_cpu() -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("0,1", "one device is used"), ("gpu", "expected cpu, mps or a CUDA index"), ("97", "--device 97")],
+    [
+        ("0,1", "used here, name one; train.py alone"),
+        ("gpu", "expected cpu, mps or a CUDA index"),
+        ("97", "--device 97"),
+    ],
 )
 def test_unusable_devices_are_named(name: str, text: str) -> None:
     with pytest.raises(InputError, match=text):
         select_device(name)
+
+
+def test_a_comma_too_many_names_no_device() -> None:
+    assert select_device("cpu,").type == select_device(" ,cpu").type == "cpu"
 
 
 def test_stopwatch_adds_up() -> None:
@@ -48,7 +56,7 @@ def test_torch_works_alone_only_where_it_is_wanted() -> None:
 
 @pytest.mark.parametrize(
     ("names", "rank", "expected"),
-    [("cpu", 1, "cpu"), ("", 1, "cpu"), ("cpu,mps", 1, "mps"), ("2, 5", 0, "2")],
+    [("cpu", 1, "cpu"), ("", 1, "cpu"), ("cpu,mps", 1, "mps"), ("2, 5", 0, "2"), ("2,,5,", 1, "5"), ("cpu,", 1, "cpu")],
 )
 def test_each_process_takes_its_device(names: str, rank: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
@@ -73,6 +81,7 @@ def test_devices_that_do_not_suit_the_processes_are_named(
 def test_several_devices_are_launched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     assert devices_to_launch("0, 1") == ["0", "1"]
-    assert devices_to_launch("0") == devices_to_launch("") == []
+    assert devices_to_launch("0") == devices_to_launch("") == devices_to_launch("cpu,") == devices_to_launch(",") == []
+    assert devices_to_launch("0,,1,") == ["0", "1"]
     monkeypatch.setenv("LOCAL_RANK", "0")  # a launcher is at work already
     assert devices_to_launch("0,1") == []
