@@ -22,6 +22,7 @@ Strides follow from the graph and anchors are part of the state dict. A task tha
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -255,7 +256,10 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(plain, file)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as either
-        raise InputError(f"{path}: cannot be written ({error}); the old file is as it was, free some space") from error
+        old = "the old file is as it was, " if Path(path).exists() else ""
+        full = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "free some space" if full else "name a place that can be written"
+        raise InputError(f"{path}: cannot be written ({error}); {old}{remedy}") from error
 
 
 def _plain(value: Any, place: str) -> Any:

@@ -237,6 +237,12 @@ save_checkpoint(sys.argv[1], {"task": "detect", "yaml": {}, "names": {}, "model"
 """
 
 
+def test_a_place_that_cannot_be_written_is_not_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"last\.pt: cannot be written \(.*\); name a place that can be written$"):
+        save_checkpoint(tmp_path / "file/last.pt", payload(DetectionModel(small())))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="limits and signals of POSIX")
 @pytest.mark.parametrize(("code", "status"), [(FILL_DISK, 0), (KILL, -9)], ids=["full disk", "kill"])
 def test_failed_save_leaves_the_old_file(tmp_path: Path, code: str, status: int) -> None:
