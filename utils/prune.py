@@ -43,10 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     target = Path(args.output) if args.output else source.with_name(f"{source.stem}-pruned.pt")
     if target.resolve() == source.resolve():
         raise InputError(f"--output {target}: is the checkpoint itself; name another file")
+    metrics = [measured(source, args)] if args.data else []  # first: data that cannot be used leave no file behind
     zeros = write_pruned(source, target, args.amount)
-    columns = []
-    for file, share in zip((source, target), zeros, strict=True):
-        columns.append({**file_numbers(file, share), **(measured(file, args) if args.data else {})})
+    metrics += [measured(target, args)] if args.data else [{}, {}]
+    columns = [
+        {**file_numbers(file, share), **numbers}
+        for file, share, numbers in zip((source, target), zeros, metrics, strict=True)
+    ]
     print(report(*columns))
     print(f"written: {target}")
 

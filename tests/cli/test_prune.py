@@ -46,6 +46,12 @@ def test_sizes_alone_need_no_data(weights: Path, tmp_path: Path, capsys: pytest.
     assert (tmp_path / "out/small.pt").is_file()
 
 
+def test_data_that_cannot_be_used_leave_no_file(weights: Path) -> None:
+    with pytest.raises(InputError, match=r"--data none\.yaml: no such file"):
+        prune.main(["--weights", str(weights), "--data", "none.yaml"])
+    assert [file.name for file in weights.parent.iterdir()] == [weights.name]
+
+
 @pytest.mark.parametrize(
     ("flags", "text"),
     [(["--amount", "1"], "--amount 1: must be"), (["--output", "tiny mödel.pt"], "is the checkpoint itself")],
