@@ -40,7 +40,7 @@ def test_help_of_one() -> None:
         ),
         (("check", "--data", "none.yaml"), "error: --data none.yaml: no such file"),
         (("convert", "--from", "voc", "--source", "none", "--out", "x"), "no annotations"),
-        (("convert", "--source", "none.yaml", "--out", "x"), "error: --data none.yaml: no such file"),
+        (("convert", "--source", "none.yaml", "--out", "x"), "error: --source none.yaml: no such file"),
         (("split", "--images", "none"), "error: --images none: no such folder"),
         (("fetch", "--data", "none.yaml"), "error: --data none.yaml: no such file"),
     ],

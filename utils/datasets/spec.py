@@ -169,8 +169,8 @@ def _find_member(path: Path, raw: Mapping[str, Any], key: str) -> Path:
         raise InputError(f"{path}: {key}: {member!r} is not beside it, nor anywhere else ({error})") from error
 
 
-def find_data_yaml(data: str | Path) -> Path:
-    """The YAML file that `--data` means: as given (a YAML, or an archive with one), else in the folder data/.
+def find_data_yaml(data: str | Path, *, flag: str = "--data") -> Path:
+    """The YAML file that `flag` means: as given (a YAML, or an archive with one), else in the folder data/.
 
     An http(s) address of either is fetched into the datasets folder, once.
 
@@ -178,7 +178,7 @@ def find_data_yaml(data: str | Path) -> Path:
         InputError: there is none, or several of that name, or the address does not give it.
     """
     if str(data).startswith("clearml://"):
-        raise InputError(f"--data {data}: ClearML's sets are not fetched here; get it by clearml-data, give its YAML")
+        raise InputError(f"{flag} {data}: ClearML's sets are not fetched here; get it by clearml-data, give its YAML")
     given = fetched_data(str(data)) if is_url(data) else expand_user(data)
     for candidate in (given, REPOSITORY / given, REPOSITORY / "data" / given):
         if candidate.is_file():
@@ -187,9 +187,9 @@ def find_data_yaml(data: str | Path) -> Path:
     found = sorted((REPOSITORY / "data").rglob(given.name)) if given.name == str(given) and given.name else []
     found = [file for file in found if file.is_file()]
     if len(found) > 1:
-        raise InputError(f"--data {data}: several files of that name: {', '.join(map(str, found))}; give the path")
+        raise InputError(f"{flag} {data}: several files of that name: {', '.join(map(str, found))}; give the path")
     if not found:
-        raise InputError(f"--data {data}: no such file, neither as given nor under {REPOSITORY / 'data'}")
+        raise InputError(f"{flag} {data}: no such file, neither as given nor under {REPOSITORY / 'data'}")
     return found[0]
 
 

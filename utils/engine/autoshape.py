@@ -213,7 +213,7 @@ def _class_numbers(classes: Any) -> list[int] | None:
 def _longest(size: Any) -> int:
     """The longer side of a wanted size; whole numbers of any type."""
     sides = _several(size)
-    whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side > 0 for side in sides)
+    whole = all(isinstance(side, Integral) and not isinstance(side, bool) and int(side) > 0 for side in sides)
     if len(sides) not in (1, 2) or not whole:
         raise InputError(f"size {size!r}: expected pixels of the longer side, or (height, width), in whole numbers")
     return int(max(sides))

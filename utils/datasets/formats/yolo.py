@@ -11,7 +11,7 @@ from utils.datasets.formats.base import PicturePlacer, Splits, pictures_of, pixe
 from utils.datasets.label_files import label_text
 from utils.datasets.labels import load_index
 from utils.datasets.polygons import join_rings
-from utils.datasets.spec import load_spec
+from utils.datasets.spec import find_data_yaml, load_spec
 from utils.errors import InputError
 
 
@@ -23,7 +23,7 @@ def read_yolo(source: Path, names: Sequence[str], images: Path | None) -> Splits
     """
     if names or images:
         raise InputError("--names and --images: a data YAML says both itself; leave them out with --from yolo")
-    spec = load_spec(source)
+    spec = load_spec(find_data_yaml(source, flag="--source"))
     there = [split for split, place in spec.splits.items() if not place.missing]
     return {split: load_index(spec, split, require_labels=False) for split in there}
 
