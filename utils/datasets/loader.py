@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +26,7 @@ from utils.errors import InputError
 from utils.logging import LOGGER
 from utils.types import Batch, Sample
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 POOL = 32  # pictures that a weighted sample may draw its mosaic partners from
 
 
@@ -212,8 +215,7 @@ def build_loader(
     )
     cpus = max(1, available_cpus() // local_world_size())
     workers = min(workers, cpus, batch_size if batch_size > 1 else 0)
-    if not workers:
-        keep_freed_memory()
+    keep_freed_memory()
     options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
     loader: DataLoader[Any] = DataLoader(
         BatchReader(QuadDataset(dataset, seed=seed) if quad else dataset),
@@ -337,13 +339,14 @@ def start_worker(worker: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep the memory of finished pictures for the next ones.
+    """Let the process keep the memory of finished pictures, and of feature maps on the CPU, for the next ones.
 
     The C library hands large blocks back to the system and gets them anew, zeroed, page by page, which costs as much
-    as decoding. glibc's limit for "large" rises to the size of the largest block that was freed, up to 32 MiB
-    (mallopt(3), M_MMAP_THRESHOLD), so freeing one such block is enough; elsewhere this does nothing.
+    as decoding. glibc can be told to keep them (mallopt(3)); elsewhere this does nothing.
     """
-    np.empty(31 << 20, np.uint8)
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest it takes: smaller blocks come from the heap
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # and a free end of the heap stays
 
 
 def collate_read(
