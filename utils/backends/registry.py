@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from utils.backends.base import Backend
+from utils.device import keep_freed_memory
 from utils.errors import InputError
 
 Loader = Callable[..., Backend]
@@ -69,7 +70,7 @@ def load_backend(
     dnn: bool = False,
     fuse: bool = True,
 ) -> Backend:
-    """The runtime for a model file, loaded; several PyTorch files form an ensemble.
+    """The runtime for a model file, loaded; several PyTorch files form an ensemble. On a CPU, see `keep_freed_memory`.
 
     Args:
         fp16: compute in half precision where device and format allow it.
@@ -94,6 +95,8 @@ def load_backend(
         kind = OPENCV_DNN
     if not kind.runtime:
         raise InputError(f"{files[0]}: {kind.title} models run in a browser, not here; give another format")
+    if device.type == "cpu":
+        keep_freed_memory()
     options: dict[str, object] = {"device": device, "fp16": fp16, "names": names}
     return kind.load(files, **options, **({"fuse": fuse} if kind is PYTORCH else {}))
 

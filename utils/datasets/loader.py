@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +19,12 @@ from utils.datasets.detection import Key
 from utils.datasets.image_io import ImageError
 from utils.datasets.letterbox import GREY
 from utils.datasets.masks import MaskForm
+from utils.device import keep_freed_memory
 from utils.distributed import local_world_size, rank, world_size
 from utils.errors import InputError
 from utils.logging import LOGGER
 from utils.types import Batch, Sample
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 POOL = 32  # pictures that a weighted sample may draw its mosaic partners from
 
 
@@ -336,17 +334,6 @@ def start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Let the process keep the memory of finished pictures, and of feature maps on the CPU, for the next ones.
-
-    The C library hands large blocks back to the system and gets them anew, zeroed, page by page, which costs as much
-    as decoding. glibc can be told to keep them (mallopt(3)); elsewhere this does nothing.
-    """
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest it takes: smaller blocks come from the heap
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # and a free end of the heap stays
 
 
 def collate_read(

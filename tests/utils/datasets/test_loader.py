@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from utils.config import ROOT
 from utils.datasets.detection import DetectionDataset
 from utils.datasets.index import ImageIndex, PolygonTable, offsets_of
 from utils.datasets.loader import EpochBatches, QuadDataset, batch_targets, build_loader, collate, enlarged, tiled
@@ -249,27 +245,3 @@ def test_a_picture_that_vanishes_ends_in_one_line(
     with pytest.raises(InputError, match=r"gone\.png: No such file or directory; it could be read before.*again$"):
         list(loader)
     assert isinstance(loader.dataset, QuadDataset if quad else DetectionDataset)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt(3) is glibc's")
-def test_freed_memory_is_used_again() -> None:
-    code = """
-import resource
-import numpy as np
-from utils.datasets.loader import keep_freed_memory
-
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-def step():
-    return [np.ones(1 << 20) for _ in range(20)]  # 8 MiB each
-
-keep_freed_memory()
-step()
-before = faults()
-for _ in range(5):
-    step()
-print(faults() - before)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert int(done.stdout) < 10_000  # of 200,000 pages that were written
