@@ -8,13 +8,13 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from utils.config import ROOT
 from utils.downloads import fetch, unpack
 from utils.errors import InputError
 from utils.files import expand_user
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar", ".zip")
 YAML_SUFFIXES = (".yaml", ".yml")
-REPOSITORY = Path(__file__).resolve().parents[2]
 CHECKSUMS: dict[str, str] = {}  # SHA-256 by URL, where a publisher states one
 
 
@@ -69,7 +69,7 @@ def fetch_data_set(url: str, root: Path) -> None:
 def datasets_folder() -> Path:
     """Where sets are kept that are known by name or address: YOLOv5_DATASETS_DIR, else `datasets` beside us."""
     moved = os.getenv("YOLOv5_DATASETS_DIR")
-    return expand_user(moved).absolute() if moved else REPOSITORY.parent / "datasets"
+    return expand_user(moved).absolute() if moved else ROOT.parent / "datasets"
 
 
 def is_url(data: str | Path) -> bool:

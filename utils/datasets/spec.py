@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 
+from utils.config import ROOT
 from utils.datasets.archives import ARCHIVE_SUFFIXES, fetched_data, is_url, yaml_of_archive
 from utils.datasets.preparers import is_unfinished, prepare_data
 from utils.datasets.semantic_spec import SemanticSpec, parse_names, parse_semantic
 from utils.errors import InputError
 from utils.files import expand_user
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 DATASETS_PREFIX = "../datasets/"
 SPLITS = ("train", "val", "test")
 MEMBERS = ("detection", "semantic")  # keys of a joint data YAML
@@ -180,16 +180,16 @@ def find_data_yaml(data: str | Path, *, flag: str = "--data") -> Path:
     if str(data).startswith("clearml://"):
         raise InputError(f"{flag} {data}: ClearML's sets are not fetched here; get it by clearml-data, give its YAML")
     given = fetched_data(str(data)) if is_url(data) else expand_user(data)
-    for candidate in (given, REPOSITORY / given, REPOSITORY / "data" / given):
+    for candidate in (given, ROOT / given, ROOT / "data" / given):
         if candidate.is_file():
             archived = candidate.name.lower().endswith(ARCHIVE_SUFFIXES)
             return (yaml_of_archive(candidate) if archived else candidate).resolve()
-    found = sorted((REPOSITORY / "data").rglob(given.name)) if given.name == str(given) and given.name else []
+    found = sorted((ROOT / "data").rglob(given.name)) if given.name == str(given) and given.name else []
     found = [file for file in found if file.is_file()]
     if len(found) > 1:
         raise InputError(f"{flag} {data}: several files of that name: {', '.join(map(str, found))}; give the path")
     if not found:
-        raise InputError(f"{flag} {data}: no such file, neither as given nor under {REPOSITORY / 'data'}")
+        raise InputError(f"{flag} {data}: no such file, neither as given nor under {ROOT / 'data'}")
     return found[0]
 
 
@@ -227,8 +227,8 @@ def _find_root(raw: Mapping[str, Any], path: Path) -> Path:
         for root in candidates[:-1]:
             if root.is_dir():
                 return root
-    in_repository = path.is_relative_to(REPOSITORY) and not _moved_by_environment(written)
-    return Path(os.path.normpath(REPOSITORY / expand_user(written))) if in_repository else candidates[0]
+    in_repository = path.is_relative_to(ROOT) and not _moved_by_environment(written)
+    return Path(os.path.normpath(ROOT / expand_user(written))) if in_repository else candidates[0]
 
 
 def _root_candidates(written: str, path: Path) -> list[Path]:
@@ -237,7 +237,7 @@ def _root_candidates(written: str, path: Path) -> list[Path]:
     YOLOv5_DATASETS_DIR stands in for ../datasets.
     """
     given = expand_user(written)
-    bases = (path.parent, REPOSITORY, Path.cwd())
+    bases = (path.parent, ROOT, Path.cwd())
     candidates = [*(Path(os.path.normpath(base / given)) for base in bases), path.parent]
     moved = _moved_by_environment(written)
     return candidates if moved is None else [moved, *candidates]

@@ -15,11 +15,12 @@ import pytest
 from loopback import PICTURE, put, spec_of, tar_bytes, write_tar, write_zip
 from scipy.io import savemat
 
+from utils.config import ROOT
 from utils.datasets import objects365
 from utils.datasets.class_folders import load_class_data, load_class_index
 from utils.datasets.labels import load_index
 from utils.datasets.sku110k import sku_rows
-from utils.datasets.spec import REPOSITORY, load_spec, read_spec
+from utils.datasets.spec import load_spec, read_spec
 from utils.datasets.visdrone import visdrone_rows
 from utils.datasets.xview import TYPE_IDS, xview_objects
 from utils.errors import InputError
@@ -54,7 +55,7 @@ TABLE = {  # classes and splits, as the reference lists them
 
 @pytest.mark.parametrize("name", TABLE)
 def test_data_yaml(name: str) -> None:
-    spec = read_spec(REPOSITORY / "data" / name)
+    spec = read_spec(ROOT / "data" / name)
     num_classes, *splits = TABLE[name]
     assert spec.num_classes == len(set(spec.names.values())) == num_classes
     for split, expected in zip(("train", "val", "test"), splits, strict=True):
@@ -335,7 +336,7 @@ def test_the_yamls_ask_for_their_preparers(tmp_path: Path, served: Served, monke
         files = {f"{name}/images/0001.jpg": PICTURE, f"{name}/annotations/0001.txt": b"10,5,20,10,1,10,0,0\n"}
         write_zip(folder / f"{name}.zip", files)
     monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "sets"))
-    text = (REPOSITORY / "data" / "VisDrone.yaml").read_text()
+    text = (ROOT / "data" / "VisDrone.yaml").read_text()
     (tmp_path / "VisDrone.yaml").write_text(f"{text}source: {address}\n")
     spec = load_spec(tmp_path / "VisDrone.yaml")
     assert spec.root == tmp_path / "sets" / "VisDrone"

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from utils.config import ROOT
 from utils.datasets.class_maps import read_class_map
 from utils.datasets.image_io import ImageError
 from utils.datasets.labels import load_index
 from utils.datasets.semantic import SemanticDataset
 from utils.datasets.semantic_labels import add_class_maps, load_semantic_index
-from utils.datasets.spec import REPOSITORY, DataSpec, load_spec
+from utils.datasets.spec import DataSpec, load_spec
 from utils.errors import InputError
 from utils.hyp import Hyperparameters
 
@@ -230,7 +231,7 @@ def test_cityscapes_layout(tmp_path: Path) -> None:
         image = root / "leftImg8bit" / split / city / f"{city}_000000_000019_leftImg8bit.png"
         mask = root / "gtFine" / split / city / f"{city}_000000_000019_gtFine_labelIds.png"
         write_pair(image, mask, values)
-    text = (REPOSITORY / "data" / "cityscapes-semantic.yaml").read_text()
+    text = (ROOT / "data" / "cityscapes-semantic.yaml").read_text()
     (tmp_path / "c.yaml").write_text(text.replace("path: ../datasets/cityscapes", f"path: {root}"))
     spec = load_spec(tmp_path / "c.yaml")
     index = load_semantic_index(spec, "train")

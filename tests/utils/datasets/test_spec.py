@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from loopback import PICTURE, write_zip
 
-from utils.datasets.spec import REPOSITORY, find_data_yaml, load_spec
+from utils.config import ROOT
+from utils.datasets.spec import find_data_yaml, load_spec
 from utils.errors import InputError
 
 BASE = "train: images/train\nval: images/val\n"
@@ -172,8 +173,8 @@ def test_sets_of_clearml_are_named_as_such() -> None:
 
 def test_bare_names_are_found_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_data_yaml("coco.yaml") == REPOSITORY / "data" / "coco.yaml"
-    assert find_data_yaml("data/coco.yaml") == REPOSITORY / "data" / "coco.yaml"
+    assert find_data_yaml("coco.yaml") == ROOT / "data" / "coco.yaml"
+    assert find_data_yaml("data/coco.yaml") == ROOT / "data" / "coco.yaml"
     with pytest.raises(InputError, match=r"--data nowhere\.yaml: no such file"):
         find_data_yaml("nowhere.yaml")
 
