@@ -3,11 +3,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from shutil import copyfile
 
 import cv2
 import numpy as np
 import pytest
 
+from utils.config import ROOT
 from utils.datasets import shapes
 from utils.datasets.image_io import read_image
 from utils.datasets.shapes import CLASSES, SIDES, SIZE, Scene, clip_polygon, draw_scene, prepare_shapes
@@ -88,6 +90,10 @@ def test_pictures_are_the_same_every_time(tmp_path: Path, few: None) -> None:
 
 def test_shapes_yaml_makes_the_set_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None) -> None:
     monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path))
+    (tmp_path / "clone/data").mkdir(parents=True)  # the set may lie beside this one already
+    copyfile(ROOT / "data/shapes.yaml", tmp_path / "clone/data/shapes.yaml")
+    monkeypatch.setattr("utils.datasets.spec.ROOT", tmp_path / "clone")
+    monkeypatch.chdir(tmp_path)
     spec = load_spec("shapes.yaml")
     assert spec.root == tmp_path / "shapes"
     assert tuple(spec.names.values()) == CLASSES
