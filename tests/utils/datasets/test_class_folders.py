@@ -130,7 +130,8 @@ def test_known_names_are_fetched_into_the_datasets_folder(tmp_path: Path, monkey
         ("some/where", "no such folder"),
     ],
 )
-def test_unknown_names(name: str, why: str) -> None:
+def test_unknown_names(name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path))
     with pytest.raises(InputError, match=why):
         load_class_data(name)
 
