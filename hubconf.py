@@ -29,8 +29,7 @@ def custom(
 
     Args:
         path: file, from the working directory, or several; a name without suffix gets `.pt`.
-        autoshape: wrap a detector or segmenter, batch norms fused, so that it takes pictures of any kind and gives
-            `Detections`.
+        autoshape: wrap the model, batch norms fused, so that it takes pictures of any kind and gives `Detections`.
         _verbose: log more than warnings.
         device: "cpu", 0, "cuda:0", a torch.device; None takes CUDA where there is one.
     """
@@ -119,21 +118,14 @@ def _set_up(verbose: bool, hidden: list[str]) -> None:
 
 
 def _load_file(path: typing.Any, autoshape: bool, device: typing.Any) -> typing.Any:
-    """The model of a file, wrapped where it is a detector or segmenter and that is wanted."""
+    """The model of a file, wrapped where that is wanted."""
     from utils.backends.multi import DetectMultiBackend, with_suffix
-    from utils.engine.autoshape import SHAPED_TASKS, AutoShape
-    from utils.logging import LOGGER
+    from utils.engine.autoshape import AutoShape
 
     several = isinstance(path, list | tuple)
     files = [with_suffix(file) for file in (path if several else [path])]
     model = DetectMultiBackend(files, device=_device(device), fuse=autoshape)
-    shaped = model.task in SHAPED_TASKS
-    if autoshape and not shaped:
-        LOGGER.warning(
-            f"WARNING {files[0]}: a model of task {model.task} takes (B, C, H, W) tensors only; it is not wrapped; "
-            "for pictures: detect.py"
-        )
-    return AutoShape(model) if autoshape and shaped else model
+    return AutoShape(model) if autoshape else model
 
 
 def _build(name: str, pretrained: bool, channels: int, classes: int, device: typing.Any) -> typing.Any:
@@ -182,13 +174,7 @@ def _main(argv: typing.Sequence[str] | None = None) -> None:
     model = custom(parser.parse_args(argv).model)
 
     from utils.datasets.image_io import IMAGE_SUFFIXES
-    from utils.engine.autoshape import SHAPED_TASKS
-    from utils.errors import InputError
 
-    if model.task not in SHAPED_TASKS:
-        raise InputError(
-            f"--model: of task {model.task}; pictures of any kind go to {' and '.join(SHAPED_TASKS)} models"
-        )
     files = sorted(file for file in (_ROOT / "data" / "images").iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     model(files).print()
 

@@ -90,29 +90,34 @@ class Detect(nn.Module):
         self._forget_grids()
 
     def forward(self, x: Sequence[Tensor]) -> Any:
-        maps = self._maps(x)
+        outputs = self._outputs(x)
+        maps = [output.unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2) for output in outputs]
         if self.training:
             return maps
         rewrites = self.inplace and not (self.export or maps[0].requires_grad or torch.compiler.is_compiling())
-        boxes = self._decode_into_one(maps) if rewrites else torch.cat([*map(self._decode, maps, range(self.nl))], 1)
+        boxes = self._decode_into_one(maps) if rewrites else torch.cat([*map(self._decode, outputs, range(self.nl))], 1)
         return (boxes,) if self.export else (boxes, maps)
 
-    def _maps(self, x: Sequence[Tensor]) -> list[Tensor]:
-        """Feature maps (B, C, H, W) -> raw maps (B, na, H, W, no)."""
+    def _outputs(self, x: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Feature maps (B, C, H, W) -> output maps (B, na * no, H, W)."""
         convs: Any = self._modules.get("m") or ()  # pickles of release 1.0 have none
-        if len(convs):
-            x = [conv(feature) for conv, feature in zip(convs, x, strict=True)]
-        return [output.unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2) for output in x]
+        return [conv(feature) for conv, feature in zip(convs, x, strict=True)] if len(convs) else x
 
-    def _decode(self, raw: Tensor, level: int) -> Tensor:
-        """A raw map (B, na, H, W, no) -> (B, na*H*W, no): xy = (2 sig - 0.5 + cell) s, wh = (2 sig)^2 anchor."""
-        raw = raw.to(_box_type(raw.dtype))
-        cells, sizes, stride = self._grids(raw, level)
-        activated = 5 + self.nc
-        scores = raw[..., :activated].sigmoid()
-        xy = (scores[..., 0:2] * 2 + cells) * stride
-        wh = (scores[..., 2:4] * 2) ** 2 * sizes
-        return torch.cat((xy, wh, scores[..., 4:], raw[..., activated:]), dim=-1).flatten(1, 3)
+    def _decode(self, output: Tensor, level: int) -> Tensor:
+        """An output map -> (B, na*H*W, no): xy = (2 sig - 0.5 + cell) s, wh = (2 sig)^2 anchor.
+
+        The sigmoid comes first, as runtimes of exported graphs make one step of it and the convolution before, and the
+        columns of a row are put together where they are still planes.
+        """
+        output = output.to(_box_type(output.dtype))
+        cells, sizes, stride = self._grids(output, level)
+        planes = (self.na, self.no)  # (B, na, no, H, W)
+        scores, further = output.sigmoid().unflatten(1, planes), output.unflatten(1, planes)[:, :, 5 + self.nc :]
+        stride = stride.view(-1, 1, 1)  # one, or one for x and one for y
+        xy = (scores[:, :, 0:2] * 2 + cells.movedim(-1, -3)) * stride
+        wh = (scores[:, :, 2:4] * 2) ** 2 * sizes.movedim(-1, -3)
+        columns = torch.cat((xy, wh, scores[:, :, 4 : 5 + self.nc], further), dim=2)
+        return columns.permute(0, 1, 3, 4, 2).flatten(1, 3)
 
     def _decode_into_one(self, maps: Sequence[Tensor]) -> Tensor:
         """As `_decode` for all levels, computed within the joined result: 5 to 10 times faster on the CPU."""
@@ -129,7 +134,10 @@ class Detect(nn.Module):
         return boxes
 
     def _grids(self, raw: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Cell offsets - 0.5, in cells, cached; anchor sizes in pixels; both for (B, na, H, W, 2); and the stride."""
+        """Cell offsets - 0.5, in cells, cached; anchor sizes in pixels; both for (B, na, H, W, 2); and the stride.
+
+        `raw` is a raw map or an output map: its axes 2 and 3 are H and W in both.
+        """
         height, width = raw.shape[2:4]
         shape = (1, self.na, height, width, 2)
         stride = self.stride[level].to(raw.dtype)  # type: ignore[index]

@@ -187,14 +187,15 @@ def test_wrapped_and_unwrapped(checkpoint: Path) -> None:
         torch.testing.assert_close(plain(images)[0], wrapped(images), atol=1e-3, rtol=1e-4)
 
 
-def test_classifiers_stay_unwrapped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classifiers_are_wrapped_or_bare(tmp_path: Path) -> None:
     network = ClassificationModel({**load_model_yaml("yolov5n"), **SLIM}, nc=2)
     names = {0: "cat", 1: "dog"}
     file = tmp_path / "other.pt"
     save_checkpoint(file, {"task": "classify", "yaml": network.yaml, "names": names, "model": network.state_dict()})
-    model = hubconf.custom(file, _verbose=False)
+    results = hubconf.custom(file, _verbose=False)(picture(tmp_path / "a.png"))
+    assert (results.s, len(results.probs[0])) == ((1, 3, 224, 224), 2)
+    model = hubconf.custom(file, autoshape=False, _verbose=False)
     assert isinstance(model, DetectMultiBackend)
-    assert f"WARNING {file}: a model of task classify takes (B, C, H, W) tensors only" in capsys.readouterr().err
     with torch.inference_mode():
         assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
     with pytest.raises(InputError, match=r"^str: a model of task classify .* tensor of floats, normalised as in Imag"):

@@ -3,18 +3,23 @@
     python tests/bench/bench_runtimes.py --weights yolov5n.pt --source photo.jpg [--data coco128.yaml] [--imgsz 640]
 
 The model is exported to a temporary folder first (INT8 with pictures of `--data`). All runtimes are then asked in turn,
-several calls each, round after round, so that a change of the machine's clock meets each of them and none meets the
-threads of another, which spin for a while. Nothing else may run beside it.
+several calls each, round after round, so that none meets the threads of another, which spin for a while. A share of the
+plain forward's time is the median over rounds of the share within a round: machines change their speed from one minute
+to the next. The plain forward runs in a process of its own, as a loaded backend makes the C library keep freed memory,
+which the plain one then gains by. Nothing else may run beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import multiprocessing
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from shutil import copyfile
 from statistics import median
@@ -47,48 +52,86 @@ EXPORTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
+def timed(call: Callable[[], object]) -> float:
+    """Median time in ms of a round's calls, the first ones unmeasured."""
+    times = []
+    for number in range(UNMEASURED + MEASURED):
+        start = perf_counter()
+        call()
+        if number >= UNMEASURED:
+            times.append(1000 * (perf_counter() - start))
+    return median(times)
+
+
 @dataclass
 class Entrant:
-    """A way to run the network: what to call for the network alone and for the whole way, and the times measured."""
+    """A way to run the network: what times the network alone and the whole way, and the medians in ms of each round."""
 
     name: str
-    network: Callable[[], object]
-    whole: Callable[[], object] | None = None
+    network: Callable[[], float]
+    whole: Callable[[], float] | None = None
     network_ms: list[float] = field(default_factory=list)
     whole_ms: list[float] = field(default_factory=list)
 
     def run(self) -> None:
-        """A few calls of each, the first ones unmeasured."""
-        for call, times in ((self.network, self.network_ms), (self.whole, self.whole_ms)):
-            for number in range(UNMEASURED + MEASURED if call is not None else 0):
-                start = perf_counter()
-                call()
-                if number >= UNMEASURED:
-                    times.append(1000 * (perf_counter() - start))
+        """A round."""
+        self.network_ms.append(self.network())
+        if self.whole is not None:
+            self.whole_ms.append(self.whole())
 
-    def line(self, plain: float) -> str:
+    def line(self, plain: Entrant) -> str:
         """A row of the table."""
-        alone = median(self.network_ms)
-        row = f"{self.name:<28}{alone:9.1f}{alone / plain:9.2f}"
+        row = f"{self.name:<28}{median(self.network_ms):9.1f}{share(self.network_ms, plain.network_ms):9.2f}"
         if self.whole_ms:
-            whole = median(self.whole_ms)
-            row += f"{whole:9.1f}{whole / alone - 1:+9.0%}"
+            row += f"{median(self.whole_ms):9.1f}{share(self.whole_ms, self.network_ms) - 1:+9.0%}"
         return row
+
+
+def share(times: list[float], of: list[float]) -> float:
+    """Median over rounds of what a time is of another of the same round."""
+    return median(own / other for own, other in zip(times, of, strict=True))
 
 
 def entrant_of(name: str, backend: Backend, source: Path, side: int) -> Entrant:
     """The network of a backend alone, and from the picture's file to its boxes."""
-    images = torch.rand(1, 3, side, side).contiguous(memory_format=torch.channels_last).to(backend.dtype)
+    layout = torch.contiguous_format if backend.own_threads else torch.channels_last  # as each takes it without a copy
+    images = torch.rand(1, 3, side, side).contiguous(memory_format=layout).to(backend.dtype)
     predictor = Predictor(
         backend, DetectionPostprocess(), size_hw=(side, side), fit=lambda frame: letterbox(frame, (side, side))
     )
-    return Entrant(name, lambda: backend.forward(images), lambda: predictor.predict([read_image(source)]))
+    return Entrant(
+        name,
+        lambda: timed(lambda: backend.forward(images)),
+        lambda: timed(lambda: predictor.predict([read_image(source)])),
+    )
 
 
-def plain_entrant(weights: Path, side: int) -> Entrant:
-    """The network as PyTorch runs it by itself."""
+def serve_plain(weights: Path, side: int, connection: Connection) -> None:
+    """Answer each message but None with a round's time of the network as PyTorch runs it by itself."""
     model, images = load_model(weights), torch.rand(1, 3, side, side)
-    return Entrant("PyTorch, plain", lambda: model(images))
+    with torch.inference_mode():
+        while connection.recv() is not None:
+            connection.send(timed(lambda: model(images)))
+
+
+@contextmanager
+def plain_entrant(weights: Path, side: int) -> Iterator[Entrant]:
+    """The network as PyTorch runs it by itself, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    own, other = context.Pipe()
+    process = context.Process(target=serve_plain, args=(weights, side, other), daemon=True)
+    process.start()
+
+    def ask() -> float:
+        own.send("round")
+        answer: float = own.recv()
+        return answer
+
+    try:
+        yield Entrant("PyTorch, plain", ask)
+    finally:
+        own.send(None)
+        process.join()
 
 
 def pytorch_entrants(weights: Path, source: Path, side: int) -> list[Entrant]:
@@ -96,7 +139,7 @@ def pytorch_entrants(weights: Path, source: Path, side: int) -> list[Entrant]:
     model = load_model(weights)
     images = torch.rand(1, 3, side, side)
     entrants = [
-        Entrant("PyTorch, freed memory kept", lambda: model(images)),
+        Entrant("PyTorch, freed memory kept", lambda: timed(lambda: model(images))),
         entrant_of("PyTorch, channels_last", load_backend(weights, device=CPU), source, side),
     ]
     half = load_backend(weights, device=CPU, fp16=True)
@@ -104,7 +147,7 @@ def pytorch_entrants(weights: Path, source: Path, side: int) -> list[Entrant]:
         entrants.append(entrant_of(f"PyTorch, {half.dtype}".replace("torch.", ""), half, source, side))
     compiled: Any = torch.compile(copy.deepcopy(model).to(memory_format=torch.channels_last))
     last = images.contiguous(memory_format=torch.channels_last)
-    return [*entrants, Entrant("PyTorch, torch.compile", lambda: compiled(last))]
+    return [*entrants, Entrant("PyTorch, torch.compile", lambda: timed(lambda: compiled(last)))]
 
 
 def exported_entrants(weights: Path, source: Path, side: int, data: str) -> list[Entrant]:
@@ -131,18 +174,15 @@ def main() -> None:
     setup_logging()
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         weights = Path(copyfile(args.weights, Path(folder) / args.weights.name))
-        plain = plain_entrant(weights, args.imgsz)
-        for _ in range(args.rounds):  # before a backend is loaded, which tells the C library to keep freed memory
-            plain.run()
-        entrants = pytorch_entrants(weights, args.source, args.imgsz)
-        entrants += exported_entrants(weights, args.source, args.imgsz, args.data)
-        for entrant in entrants * args.rounds:
-            entrant.run()
-    plain_ms = median(plain.network_ms)
+        with plain_entrant(weights, args.imgsz) as plain:
+            entrants = [plain, *pytorch_entrants(weights, args.source, args.imgsz)]
+            entrants += exported_entrants(weights, args.source, args.imgsz, args.data)
+            for entrant in entrants * args.rounds:
+                entrant.run()
     print(f"{args.weights.name}, {args.imgsz} px, batch 1, {torch.get_num_threads()} threads, medians in ms")
     print(f"{'':<28}{'network':>9}{'of plain':>9}{'to boxes':>9}{'more':>9}")
-    for entrant in [plain, *entrants]:
-        print(entrant.line(plain_ms))
+    for entrant in entrants:
+        print(entrant.line(plain))
 
 
 if __name__ == "__main__":

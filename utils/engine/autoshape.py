@@ -1,4 +1,4 @@
-"""`AutoShape`: a network for boxes, masks or class maps that takes pictures of any kind and gives `Detections`."""
+"""`AutoShape`: a network of any task that takes pictures of any kind and gives `Detections`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,21 @@ from utils.datasets.letterbox import fitted_size, letterbox
 from utils.device import Stopwatch
 from utils.engine.detections import Detections, output_names
 from utils.engine.inputs import load_pictures
+from utils.engine.outcomes import centre_predictor
 from utils.engine.predictor import DetectionPostprocess, Postprocess, Predictor, postprocess_of
 from utils.errors import InputError
 from utils.logging import LOGGER
+from utils.tasks.base import IMAGENET, images_to_device
+from utils.types import Prediction
 
-SHAPED_TASKS = ("detect", "segment", "semantic", "joint")
+SHAPED_TASKS = ("detect", "segment", "classify", "semantic", "joint")
+DEFAULT_SIZE = 640  # pixels of the longer side
+CLASSIFIER_SIZE = 224  # pixels of both sides
 COPIED = ("yaml", "nc", "hyp", "semantic")  # attributes of the network
 
 
 class AutoShape(nn.Module):
-    """Wraps a network: any pictures in, boxes and class maps in their pixels out. Several threads may call one object.
+    """Wraps a network: any pictures in, what is in them out, in their pixels. Several threads may call one object.
 
     Args:
         model: a `DetectMultiBackend`, a network, or what `load_backend` gives.
@@ -89,15 +94,21 @@ class AutoShape(nn.Module):
         return super().train(False)
 
     def forward(
-        self, ims: Any, size: int | Sequence[int] | np.ndarray = 640, augment: bool = False, profile: bool = False
+        self,
+        ims: Any,
+        size: int | Sequence[int] | np.ndarray | None = None,
+        augment: bool = False,
+        profile: bool = False,
     ) -> Detections | Tensor | JointOutput:
         """Detections of pictures of any kind (see `load_pictures`); of a (B, C, H, W) tensor the decoded raw output.
 
-        That is rows (B, N, 5 + num_classes), of a semantic model logits, of a joint one a `JointOutput` of both.
+        That is rows (B, N, 5 + num_classes), of a semantic model or a classifier logits, of a joint one a
+        `JointOutput` of rows and logits.
 
         Args:
-            size: longer side of the network input in pixels (of two, the larger); the other side follows from the
-                pictures. Files of fixed size take theirs.
+            size: longer side of the network input in pixels (of two, the larger), 640 unless given; the other side
+                follows from the pictures. A classifier sees the square in the middle, 224 px unless given. Files of
+                fixed size take theirs.
             augment: test-time augmentation.
             profile: log the time of every layer (PyTorch).
 
@@ -107,27 +118,19 @@ class AutoShape(nn.Module):
         backend = up_to_date(self.backend)
         if isinstance(ims, Tensor) and ims.ndim == 4:
             return self._raw(backend, ims, augment)
-        longest = _longest(size)
+        longest = self._longest(size)
         loading = Stopwatch(backend.device)
         with loading.running():
             pictures = load_pictures(ims, channels=backend.channels)
         arrays = [picture.array for picture in pictures]
-        input_hw = backend.fixed_hw or batch_shape([a.shape[:2] for a in arrays], longest, backend.stride)
-        predictor = Predictor(
-            backend,
-            self._postprocess(),
-            size_hw=input_hw,
-            augment=augment,
-            fit=partial(letterbox, new_shape_hw=input_hw),
-            rgb=True,
-        )
+        predictor = self._predictor(backend, [a.shape[:2] for a in arrays], longest, augment)
+        input_hw = predictor.size_hw
         with self._precision(backend):
             predictions, _ = predictor.predict(arrays, paths=[picture.name for picture in pictures])
         if profile:
             self._profile(backend, len(arrays), input_hw)
         prepare, network, post = (watch.seconds for watch in predictor.watches)
-        none = torch.zeros(0, 6)
-        rows = [none.clone() if p.boxes is None else p.boxes.clone() for p in predictions]  # outside of inference mode
+        rows = [_rows_of(p, array).clone() for p, array in zip(predictions, arrays, strict=True)]  # not of inference
         files = output_names([picture.name for picture in pictures])
         shape = (len(arrays), backend.channels, *input_hw)
         masks = [p.bitmaps for p in predictions if p.bitmaps is not None] or None
@@ -141,6 +144,29 @@ class AutoShape(nn.Module):
             masks,
             semantic=[p.class_map.numpy() for p in predictions if p.class_map is not None] or None,
             semantic_classes=backend.semantic,
+            probs=[p.probs.clone() for p in predictions if p.probs is not None] or None,
+        )
+
+    def _longest(self, size: Any) -> int:
+        """The longer side of the network input."""
+        if size is None:
+            return CLASSIFIER_SIZE if self.task == "classify" else DEFAULT_SIZE
+        return _longest(size)
+
+    def _predictor(self, backend: Backend, sizes_hw: Sequence[Sequence[int]], longest: int, augment: bool) -> Predictor:
+        """What runs pictures of these sizes."""
+        if self.task == "classify":
+            if augment:
+                LOGGER.warning("WARNING: augment=True is ignored: test-time augmentation is for boxes and class maps")
+            return centre_predictor(backend, (longest, longest), rgb=True)
+        input_hw = backend.fixed_hw or batch_shape(sizes_hw, longest, backend.stride)
+        return Predictor(
+            backend,
+            self._postprocess(),
+            size_hw=input_hw,
+            augment=augment,
+            fit=partial(letterbox, new_shape_hw=input_hw),
+            rgb=True,
         )
 
     def _postprocess(self) -> Postprocess:
@@ -159,19 +185,22 @@ class AutoShape(nn.Module):
         return torch.autocast(backend.device.type, enabled=self.amp and backend.device.type == "cuda")
 
     def _raw(self, backend: Backend, images: Tensor, augment: bool) -> Tensor | JointOutput:
-        """Raw output for a batch that is ready for the network: floats in [0, 1], or uint8."""
+        """Raw output for a batch that is ready for the network: floats in [0, 1] (of a classifier normalised), or
+        uint8."""
         channels, height, width = images.shape[1:]
         if channels != backend.channels:
             raise InputError(
                 f"a tensor of {channels} channels does not fit the model, which takes (B, {backend.channels}, H, W)"
             )
-        if height % backend.stride or width % backend.stride:
+        if backend.task != "classify" and (height % backend.stride or width % backend.stride):
             raise InputError(
                 f"a tensor of {height}x{width} pixels does not fit the model's stride {backend.stride}; "
                 "pad it to multiples, or give a list of pictures"
             )
-        images = images.to(backend.device)
-        images = images.to(backend.dtype) / 255 if images.dtype == torch.uint8 else images.to(backend.dtype)
+        if images.dtype == torch.uint8:
+            pixels = IMAGENET if backend.task == "classify" else None
+            images = images_to_device(images, backend.device, backend.dtype, pixels=pixels)
+        images = images.to(backend.device, backend.dtype)
         with torch.inference_mode(), self._precision(backend):
             output = backend.forward(images, augment=augment)
         if backend.task == "joint":
@@ -186,6 +215,15 @@ class AutoShape(nn.Module):
         images = torch.zeros(count, backend.channels, *input_hw, dtype=backend.dtype, device=backend.device)
         with torch.inference_mode(), self._precision(backend):
             network(images, profile=True)
+
+
+def _rows_of(prediction: Prediction, picture: np.ndarray) -> Tensor:
+    """(n, 6) boxes; of a classifier one around the picture (H, W, C), with the likeliest class."""
+    if prediction.probs is not None:
+        height, width = picture.shape[:2]
+        score, best = prediction.probs.max(dim=0)
+        return torch.tensor([[0.0, 0.0, width, height, float(score), float(best)]])
+    return torch.zeros(0, 6) if prediction.boxes is None else prediction.boxes
 
 
 def _first(output: Any) -> Tensor:

@@ -19,7 +19,7 @@ from utils.backends.packages import import_runtime
 from utils.backends.pytorch import names_by_number
 from utils.boxes import xyxy_to_xywh
 from utils.datasets.frames import SourceFrame
-from utils.engine.results import DrawStyle, Result
+from utils.engine.results import ClassResult, DrawStyle, Result
 from utils.engine.writers import CropWriter, MediaWriter
 from utils.files import increment_path, make_run_folder
 from utils.logging import LOGGER
@@ -46,6 +46,8 @@ class Detections:
             `masks[0].dense()` (n, H, W) bool.
         semantic: (H, W) uint8 class of each pixel of each picture, from a network that gives class maps.
         semantic_classes: names and colours of these.
+        probs: (num_classes,) probabilities of each picture, from a classifier; its `pred` is a box around the picture
+            with the likeliest class.
 
     Attributes:
         xyxy, xywh: (n, 6) corners, or centre and size, in pixels; score; class. xyxyn, xywhn: over the picture's sides.
@@ -66,11 +68,13 @@ class Detections:
         *,
         semantic: Sequence[np.ndarray] | None = None,
         semantic_classes: SemanticClasses | None = None,
+        probs: Sequence[Tensor] | None = None,
     ) -> None:
         self.ims, self.pred, self.files = ims, pred, list(files)
         self.times, self.names, self.s = tuple(times), names_by_number(names or {}), tuple(shape or ())
         self.n, self.masks = len(ims), None if masks is None else list(masks)
         self.semantic, self.semantic_classes = None if semantic is None else list(semantic), semantic_classes
+        self.probs = None if probs is None else list(probs)
         self.t = tuple(1000 * seconds / max(self.n, 1) for seconds in self.times)
         self.xyxy = pred
 
@@ -93,17 +97,15 @@ class Detections:
     def results(self) -> list[Result]:
         """The same as the engine's results, which draw, cut out and count; their pictures are BGR and without boxes."""
         frames = [im[..., ::-1] if im.shape[2] == 3 else im for im in self.ims]
-        parts = zip(self.files, frames, self.pred, self._masks_each, self._maps_each, strict=True)
+        sources = [SourceFrame(f, np.ascontiguousarray(im), f) for f, im in zip(self.files, frames, strict=True)]
+        boxes = [rows.cpu().numpy() for rows in self.pred]
+        if self.probs is not None:
+            parts = zip(sources, boxes, self.probs, strict=True)
+            return [ClassResult(im, rows, self.names, probs=probs.cpu().numpy()) for im, rows, probs in parts]
+        each = zip(sources, boxes, self._masks_each, self._maps_each, strict=True)
         return [
-            Result(
-                SourceFrame(file, np.ascontiguousarray(frame), file),
-                rows.cpu().numpy(),
-                self.names,
-                masks=masks,
-                class_map=class_map,
-                semantic=self.semantic_classes,
-            )
-            for file, frame, rows, masks, class_map in parts
+            Result(im, rows, self.names, masks=masks, class_map=class_map, semantic=self.semantic_classes)
+            for im, rows, masks, class_map in each
         ]
 
     @property
@@ -114,6 +116,10 @@ class Detections:
     def _maps_each(self) -> Sequence[np.ndarray | None]:
         nothing: list[np.ndarray | None] = [None] * self.n
         return self.semantic or nothing
+
+    @property
+    def _probs_each(self) -> Sequence[Tensor | None]:
+        return self.probs or [None] * self.n
 
     def __len__(self) -> int:
         return self.n
@@ -193,7 +199,7 @@ class Detections:
     def tolist(self) -> list[Detections]:
         """One object per picture."""
         times = [seconds / max(self.n, 1) for seconds in self.times]
-        each = zip(self.ims, self.pred, self.files, self._masks_each, self._maps_each, strict=True)
+        found = (self.ims, self.pred, self.files, self._masks_each, self._maps_each, self._probs_each)
         return [
             Detections(
                 [im],
@@ -205,8 +211,9 @@ class Detections:
                 None if masks is None else [masks],
                 semantic=None if class_map is None else [class_map],
                 semantic_classes=self.semantic_classes,
+                probs=None if probs is None else [probs],
             )
-            for im, rows, file, masks, class_map in each
+            for im, rows, file, masks, class_map, probs in zip(*found, strict=True)
         ]
 
     def to_json(self) -> str:

@@ -106,9 +106,14 @@ def detection_result(
 
 def class_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[int, int]) -> Predictor:
     """Probabilities of the middle of each picture."""
+    return centre_predictor(backend, size_hw)
+
+
+def centre_predictor(backend: Backend, size_hw: tuple[int, int], *, rgb: bool = False) -> Predictor:
+    """The predictor of a classifier; `rgb`: pictures are RGB, not BGR."""
     fitted_hw = backend.fixed_hw or size_hw
     fit = partial(fit_centre, size_hw=fitted_hw)
-    return Predictor(backend, class_probabilities, size_hw=fitted_hw, fit=fit, pixels=IMAGENET)
+    return Predictor(backend, class_probabilities, size_hw=fitted_hw, fit=fit, rgb=rgb, pixels=IMAGENET)
 
 
 def class_probabilities(preds: Any, batch: Batch) -> list[Prediction]:

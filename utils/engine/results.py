@@ -208,7 +208,8 @@ class ClassResult(Result):
         if style not in self._drawings:
             canvas = to_bgr(self.source.frame)
             height, top = text_height((canvas.shape[0], canvas.shape[1])), 0
-            for name, share in self.best:
-                top = draw_text(canvas, f"{share:.2f} {name}", (0, top), height, PLATE)[3]
+            for name, share in () if style.hide_labels else self.best:
+                text = name if style.hide_conf else f"{share:.2f} {name}"
+                top = draw_text(canvas, text, (0, top), height, PLATE)[3]
             self._drawings[style] = canvas
         return self._drawings[style]

@@ -78,8 +78,11 @@ def _converted(job: ExportJob, tools: Any) -> Any:
 
 
 def _on_maps(op: Any) -> bool:
-    """Whether an operation gives feature maps (B, C, H, W), which FP16 suffices for; boxes have other ranks."""
-    return all(output.rank == 4 for output in op.outputs)
+    """Whether an operation gives feature maps (B, C, H, W), which FP16 suffices for.
+
+    Boxes have other ranks but for their first step, the sigmoid of the output maps.
+    """
+    return op.op_type != "sigmoid" and all(output.rank == 4 for output in op.outputs)
 
 
 def _with_small_weights(model: Any) -> Any:

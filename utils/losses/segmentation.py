@@ -129,11 +129,21 @@ def overlapping_masks(masks: Tensor, targets: Tensor, batch_size: int) -> Tensor
 
 @dataclass(frozen=True)
 class _Group:
-    """Rows whose masks are worked on together: of one picture, seen through one window of it."""
+    """K rows whose masks are worked on together: of one picture, seen through one window of it with P pixels.
+
+    Attributes:
+        image: number of the picture.
+        rows: (K,) numbers of the rows.
+        window: part of the prototypes' height and width.
+        wanted: (K or 1, P) 1 for the pixels that the rows are to show, else 0.
+        weights: (K, P or 1) factor of each pixel's cross-entropy.
+    """
 
     image: int
     rows: Tensor
     window: tuple[slice, slice]
+    wanted: Tensor
+    weights: Tensor
 
 
 class _MaskLoss(torch.autograd.Function):
@@ -150,11 +160,9 @@ class _MaskLoss(torch.autograd.Function):
         wants_gradients = any(ctx.needs_input_grad)
         gradients = (torch.zeros_like(coefficients), torch.zeros_like(prototypes)) if wants_gradients else None
         total = prototypes.new_zeros(())
-        by_target = prototypes.device.type == "cpu"
-        for group in (
-            _groups_by_target(rows, prototypes.shape) if by_target else _groups_by_image(rows, prototypes.shape)
-        ):
-            total += _add_group(group, coefficients, prototypes, rows, masks, gradients)
+        groups = _groups_by_target if prototypes.device.type == "cpu" else _groups_by_image
+        for group in groups(rows, masks, prototypes.shape):
+            total += _add_group(group, coefficients, prototypes, gradients)
         if gradients is not None:
             ctx.save_for_backward(*gradients)
         return total
@@ -166,18 +174,22 @@ class _MaskLoss(torch.autograd.Function):
         return of_coefficients * gradient, of_prototypes * gradient, None, None
 
 
-def _groups_by_target(rows: MaskRows, shape: Sequence[int]) -> Iterator[_Group]:
-    """The rows of each target, with the pixels inside its box."""
+def _groups_by_target(rows: MaskRows, masks: Tensor, shape: Sequence[int]) -> Iterator[_Group]:
+    """The rows of each target, with the pixels inside its box: those k along an axis with start <= k < end."""
     limits = torch.tensor([shape[3], shape[2], shape[3], shape[2]])
     boxes = rows.boxes_xyxy.ceil().long().clamp(min=0).minimum(limits).tolist()
     counts = torch.bincount(rows.targets, minlength=len(boxes))
-    members = rows.targets.argsort(stable=True).split(counts.tolist())
-    for image, (x1, y1, x2, y2), own in zip(rows.images.tolist(), boxes, members, strict=True):
+    order = rows.targets.argsort(stable=True)
+    portions = zip(order.split(counts.tolist()), rows.weights[order, None].split(counts.tolist()), strict=True)
+    places = zip(rows.images.tolist(), rows.numbers.tolist(), boxes, portions, strict=True)
+    for target, (image, number, (x1, y1, x2, y2), (own, weights)) in enumerate(places):
         if len(own) and x1 < x2 and y1 < y2:
-            yield _Group(image, own, (slice(y1, y2), slice(x1, x2)))
+            window = (slice(y1, y2), slice(x1, x2))
+            shown = masks[(target, *window)] if masks.dtype == torch.bool else masks[(image, *window)] == number
+            yield _Group(image, own, window, shown.reshape(1, -1).to(weights), weights)
 
 
-def _groups_by_image(rows: MaskRows, shape: Sequence[int]) -> Iterator[_Group]:
+def _groups_by_image(rows: MaskRows, masks: Tensor, shape: Sequence[int]) -> Iterator[_Group]:
     """The rows of each picture that are no padding, in portions, with all pixels."""
     images = rows.images[rows.targets]
     own = rows.weights.nonzero()[:, 0]
@@ -185,43 +197,32 @@ def _groups_by_image(rows: MaskRows, shape: Sequence[int]) -> Iterator[_Group]:
     portion = max(1, PIXELS_AT_A_TIME // (shape[2] * shape[3]))
     for image, members in enumerate(own[images[own].argsort(stable=True)].split(counts)):
         for part in members.split(portion) if len(members) else ():
-            yield _Group(image, part, (slice(None), slice(None)))
+            targets = rows.targets[part]
+            shown = masks[targets] if masks.dtype == torch.bool else masks[image] == rows.numbers[targets, None, None]
+            weights = _inside(rows.boxes_xyxy[targets], shape) * rows.weights[part, None]
+            yield _Group(image, part, (slice(None), slice(None)), shown.flatten(1).to(weights), weights)
 
 
 def _add_group(
-    group: _Group,
-    coefficients: Tensor,
-    prototypes: Tensor,
-    rows: MaskRows,
-    masks: Tensor,
-    gradients: tuple[Tensor, Tensor] | None,
+    group: _Group, coefficients: Tensor, prototypes: Tensor, gradients: tuple[Tensor, Tensor] | None
 ) -> Tensor:
     """The loss of a group; what it adds to the gradients of coefficients and prototypes is put there."""
     place = (group.image, slice(None), *group.window)
     window = prototypes[place].flatten(1)  # (C, P)
-    codes, targets = coefficients[group.rows], rows.targets[group.rows]
-    wanted = _wanted(group, targets, rows, masks).to(codes)  # (K, P)
-    weights = _inside(rows.boxes_xyxy[targets], group.window, prototypes.shape) * rows.weights[group.rows, None]
+    codes = coefficients[group.rows]
     logits = codes @ window
-    loss = ((F.softplus(logits) - logits * wanted) * weights).sum()
+    loss = ((F.softplus(logits) - logits * group.wanted) * group.weights).sum()
     if gradients is not None:
-        slope = (logits.sigmoid_() - wanted) * weights
+        slope = logits.sigmoid_().sub_(group.wanted).mul_(group.weights)
         gradients[0].index_copy_(0, group.rows, slope @ window.T)
         view = gradients[1][place]
         view += (codes.T @ slope).view_as(view)
     return loss
 
 
-def _wanted(group: _Group, targets: Tensor, rows: MaskRows, masks: Tensor) -> Tensor:
-    """(K, P) bool: the pixels that each row of a group is to show."""
-    if masks.dtype == torch.bool:
-        return masks[(targets, *group.window)].flatten(1)
-    return masks[(group.image, *group.window)].flatten() == rows.numbers[targets, None]
-
-
-def _inside(boxes_xyxy: Tensor, window: tuple[slice, slice], shape: Sequence[int]) -> Tensor:
-    """(K, P) 1 for the pixels k of the window with start <= k < end along both axes of the row's box, else 0."""
+def _inside(boxes_xyxy: Tensor, shape: Sequence[int]) -> Tensor:
+    """(K, h * w) 1 for the pixels k with start <= k < end along both axes of the row's box, else 0."""
     x1, y1, x2, y2 = boxes_xyxy[:, :, None].unbind(1)  # (K, 1) each
-    y, x = (torch.arange(side, device=x1.device)[part] for side, part in zip(shape[2:], window, strict=True))
+    y, x = (torch.arange(side, device=x1.device) for side in shape[2:])
     inside = ((y >= y1) & (y < y2))[:, :, None] & ((x >= x1) & (x < x2))[:, None]
     return inside.flatten(1).to(boxes_xyxy)

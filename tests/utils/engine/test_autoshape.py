@@ -117,7 +117,7 @@ def test_size(size: Any, shape: tuple[int, int]) -> None:
     assert backend.seen == [(1, 3, *shape)]
 
 
-@pytest.mark.parametrize("size", [0, -1, (1.5, 2), (1, 2, 3), (True, 2), (), 320.0, "320", None])
+@pytest.mark.parametrize("size", [0, -1, (1.5, 2), (1, 2, 3), (True, 2), (), 320.0, "320"])
 def test_sizes_that_are_none(size: Any) -> None:
     with pytest.raises(InputError, match="expected pixels of the longer side"):
         AutoShape(SpotFinder())(scene((64, 64), (1, 1, 9, 9)), size=size)
@@ -235,9 +235,47 @@ def test_pictures_that_are_none_are_named() -> None:
         AutoShape(SpotFinder())([scene((64, 64), (1, 1, 9, 9)), 5])
 
 
-def test_classifiers_are_not_wrapped() -> None:
-    with pytest.raises(InputError, match=r"semantic and joint, not of task classify; load it with autoshape=False"):
-        AutoShape(SpotFinder(task="classify"))
+def test_models_of_other_tasks_are_refused() -> None:
+    with pytest.raises(InputError, match=r"semantic and joint, not of task sort; load it with autoshape=False"):
+        AutoShape(SpotFinder(task="sort"))
+
+
+class RednessJudge(SpotFinder):
+    """Logits of two classes from the mean of the middle, normalised as for ImageNet: the first is for red pictures."""
+
+    def run(self, images: Tensor) -> list[Tensor]:
+        self.images = images
+        red = images[:, 0].mean(dim=(1, 2)) - images[:, 2].mean(dim=(1, 2))
+        return [torch.stack((red, -red), dim=1)]
+
+
+def test_a_classifier_gives_probabilities_and_a_box_around_the_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    model = AutoShape(judge := RednessJudge(task="classify"))
+    red, blue = np.zeros((2, 40, 60, 3), np.uint8)
+    red[..., 0] = blue[..., 2] = 200
+    results = model([red, blue])
+    assert results.s == (2, 3, 224, 224)
+    expected = ((200 / 255 - 0.485) / 0.229, (0 - 0.406) / 0.225)
+    torch.testing.assert_close(judge.images[0, [0, 2], 0, 0], torch.tensor(expected))
+    assert [int(probs.argmax()) for probs in results.probs] == [0, 1]
+    for rows, probs in zip(results.xyxy, results.probs, strict=True):
+        assert rows.tolist() == [[0, 0, 60, 40, pytest.approx(float(probs.max())), float(probs.argmax())]]
+    one = results.tolist()[1]
+    one.print()
+    best, other = (f"{model.names[i]} {float(one.probs[0][i]):.2f}" for i in (1, 0))
+    assert f"{best}, {other}" in capsys.readouterr().out
+    assert (results.render()[0] != red).any()
+    assert (one.render(labels=False)[0] == blue).all()
+
+
+def test_a_classifier_takes_tensors_of_any_size() -> None:
+    model = AutoShape(judge := RednessJudge(task="classify"))
+    pixels = torch.full((1, 3, 30, 50), 200, dtype=torch.uint8)
+    assert model(pixels).shape == (1, 2)
+    assert float(judge.images[0, 0, 0, 0]) == pytest.approx((200 / 255 - 0.485) / 0.229)
+    ready = torch.rand(1, 3, 30, 50)
+    model(ready)
+    assert torch.equal(judge.images, ready)
 
 
 def test_a_segmenter_gives_masks_beside_the_boxes() -> None:
