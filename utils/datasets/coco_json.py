@@ -27,7 +27,7 @@ def load_annotations(
     """Pictures named in an instances JSON and their label rows, normalised, not yet checked.
 
     Categories become classes by name where all their names are in `names`, else in order of their ids. Crowd regions
-    are passed over.
+    are passed over. A picture that is listed several times has the annotations of all its entries.
 
     Args:
         listed: picture files known to exist; `file_name` is looked up among them, by the end of the path.
@@ -42,15 +42,19 @@ def load_annotations(
     for annotation in content["annotations"]:
         by_image[annotation.get("image_id")].append(annotation)
     finder = _PathFinder(listed, places, (str(image["file_name"]) for image in content["images"]))
-    images, labels, crowds = [], [], 0
+    entries: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for image in content["images"]:
-        rows = by_image.get(image["id"], [])
+        entries[finder.find(str(image["file_name"]))].append(image)
+    labels, crowds = [], 0
+    for of_picture in entries.values():
+        rows = [row for number in dict.fromkeys(image["id"] for image in of_picture) for row in by_image[number]]
         crowds += sum(bool(row.get("iscrowd")) for row in rows)
-        images.append(finder.find(str(image["file_name"])))
-        labels.append(_image_rows(image, [row for row in rows if not row.get("iscrowd")], classes, file))
+        labels.append(_image_rows(of_picture[0], [row for row in rows if not row.get("iscrowd")], classes, file))
     if crowds:
         LOGGER.info(f"{file}: {crowds} crowd regions passed over")
-    return images, labels
+    if again := len(content["images"]) - len(entries):
+        LOGGER.warning(f"WARNING {file}: {again} images name a file listed before; their annotations are joined")
+    return list(entries), labels
 
 
 class _PathFinder:
