@@ -10,7 +10,11 @@ from torch import Tensor
 from utils.export.base import ExportJob
 
 AXES = {0: "batch", 2: "height", 3: "width"}  # free where the export is dynamic
-NO_OPERATION = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)
+NO_OPERATION = (  # of a graph that nothing is written into
+    torch.ops.aten.alias.default,
+    torch.ops.aten.clone.default,
+    torch.ops.aten.detach.default,
+)
 CHECK_ONLY = (torch.ops.aten._assert_tensor_metadata.default,)
 
 

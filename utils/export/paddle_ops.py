@@ -73,6 +73,7 @@ def _shapes(paddle: Any) -> dict[Any, Translation]:
         aten.transpose.int: lambda x, a, b: paddle.transpose(x, _swapped(len(x.shape), a, b)),
         aten.unsqueeze.default: paddle.unsqueeze,
         aten.view.default: paddle.reshape,
+        aten._unsafe_view.default: paddle.reshape,
         aten.expand.default: paddle.expand,
         aten.select.int: lambda x, dim, index: _at(x, dim, index),
         aten.slice.Tensor: lambda x, dim=0, start=None, end=None, step=1: _at(
