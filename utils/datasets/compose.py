@@ -288,9 +288,14 @@ def move_labels(placement: Placement, matrix: np.ndarray, size_hw: tuple[int, in
     if picture.polygons is None:
         return Labels(in_frame, areas, classes, None)
     chosen = range(len(picture.classes)) if placement.objects is None else placement.objects.tolist()
-    uncut = ((whole == boxes).all(axis=1) & (hull == in_frame).all(axis=1) & (box_areas(hull) > 0)).tolist()
-    polygons = []
-    for k, is_whole in zip(chosen, uncut, strict=True):  # most objects lie inside: nothing of them is cut off
+    uncut = (whole == boxes).all(axis=1) & (hull == in_frame).all(axis=1) & (box_areas(hull) > 0)
+    flat = not matrix[2, 0] and not matrix[2, 1]  # else an object with a corner behind the camera has no hull
+    gone = (box_areas(boxes) <= 0) | (flat & (box_areas(in_frame) <= 0))
+    polygons: list[list[np.ndarray]] = []
+    for k, is_whole, is_gone in zip(chosen, uncut.tolist(), gone.tolist(), strict=True):
+        if is_gone:
+            polygons.append([])
+            continue
         rings = picture.polygons[k] if is_whole else clip_rings(picture.polygons[k], placement.region_xyxyn)
         projected = [transform_points(ring, matrix, MIN_DEPTH) for ring in rings if len(ring) > 2]
         polygons.append(projected if is_whole else clip_rings(projected, frame))
