@@ -184,6 +184,14 @@ def test_results_panels(figures: dict[str, Figure], tmp_path: Path) -> None:
     assert len(axes[0].lines) == 2
 
 
+def test_panels_of_columns_without_a_value_are_blank(figures: dict[str, Figure], tmp_path: Path) -> None:
+    rows = [number_row(e, {"train/box_loss": 0.5, "val/box_loss": float("nan")}) for e in range(3)]
+    (tmp_path / "results.csv").write_text(format_table(rows))
+    plots.plot_results(tmp_path / "results.csv")
+    train, val = figures["results.png"].axes
+    assert (train.axison, val.axison, val.get_title()) == (True, False, "val/box_loss")
+
+
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_results_of_hardly_any_epoch(tmp_path: Path, epochs: int) -> None:
     write_results(tmp_path / "results.csv", 1)
