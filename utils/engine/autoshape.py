@@ -21,16 +21,14 @@ from utils.datasets.letterbox import fitted_size, letterbox
 from utils.device import Stopwatch
 from utils.engine.detections import Detections, output_names
 from utils.engine.inputs import load_pictures
-from utils.engine.outcomes import centre_predictor
+from utils.engine.outcomes import OUTCOMES, centre_predictor
 from utils.engine.predictor import DetectionPostprocess, Postprocess, Predictor, postprocess_of
+from utils.engine.results import likeliest_as_box
 from utils.errors import InputError
 from utils.logging import LOGGER
 from utils.tasks.base import IMAGENET, images_to_device
 from utils.types import Prediction
 
-SHAPED_TASKS = ("detect", "segment", "classify", "semantic", "joint")
-DEFAULT_SIZE = 640  # pixels of the longer side
-CLASSIFIER_SIZE = 224  # pixels of both sides
 COPIED = ("yaml", "nc", "hyp", "semantic")  # attributes of the network
 
 
@@ -67,9 +65,9 @@ class AutoShape(nn.Module):
         super().__init__()
         self.model = model
         self.backend = _backend_of(model)
-        if self.backend.task not in SHAPED_TASKS:
+        if self.backend.task not in OUTCOMES:
             raise InputError(
-                f"AutoShape takes models of {' and '.join(SHAPED_TASKS)}, not of task {self.backend.task}; "
+                f"AutoShape takes models of {' and '.join(OUTCOMES)}, not of task {self.backend.task}; "
                 "load it with autoshape=False"
             )
         self.names, self.stride = self.backend.names, self.backend.stride
@@ -82,7 +80,7 @@ class AutoShape(nn.Module):
 
     @property
     def task(self) -> str:
-        """One of SHAPED_TASKS."""
+        """A key of `OUTCOMES`."""
         return self.backend.task
 
     def train(self, mode: bool = True) -> Self:
@@ -118,7 +116,7 @@ class AutoShape(nn.Module):
         backend = up_to_date(self.backend)
         if isinstance(ims, Tensor) and ims.ndim == 4:
             return self._raw(backend, ims, augment)
-        longest = self._longest(size)
+        longest = _longest(OUTCOMES[self.task].config().imgsz if size is None else size)
         loading = Stopwatch(backend.device)
         with loading.running():
             pictures = load_pictures(ims, channels=backend.channels)
@@ -147,17 +145,11 @@ class AutoShape(nn.Module):
             probs=[p.probs.clone() for p in predictions if p.probs is not None] or None,
         )
 
-    def _longest(self, size: Any) -> int:
-        """The longer side of the network input."""
-        if size is None:
-            return CLASSIFIER_SIZE if self.task == "classify" else DEFAULT_SIZE
-        return _longest(size)
-
     def _predictor(self, backend: Backend, sizes_hw: Sequence[Sequence[int]], longest: int, augment: bool) -> Predictor:
         """What runs pictures of these sizes."""
         if self.task == "classify":
             if augment:
-                LOGGER.warning("WARNING: augment=True is ignored: test-time augmentation is for boxes and class maps")
+                LOGGER.warning("WARNING: augment=True is ignored: a classifier has no test-time augmentation")
             return centre_predictor(backend, (longest, longest), rgb=True)
         input_hw = backend.fixed_hw or batch_shape(sizes_hw, longest, backend.stride)
         return Predictor(
@@ -220,9 +212,7 @@ class AutoShape(nn.Module):
 def _rows_of(prediction: Prediction, picture: np.ndarray) -> Tensor:
     """(n, 6) boxes; of a classifier one around the picture (H, W, C), with the likeliest class."""
     if prediction.probs is not None:
-        height, width = picture.shape[:2]
-        score, best = prediction.probs.max(dim=0)
-        return torch.tensor([[0.0, 0.0, width, height, float(score), float(best)]])
+        return torch.from_numpy(likeliest_as_box(prediction.probs.numpy(), picture.shape[:2]))
     return torch.zeros(0, 6) if prediction.boxes is None else prediction.boxes
 
 

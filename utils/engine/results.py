@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -164,6 +164,13 @@ def plural(word: str) -> str:
     return word + ("es" if word.endswith(("s", "x", "z", "ch", "sh")) else "s")
 
 
+def likeliest_as_box(probs: np.ndarray, size_hw: Sequence[int]) -> np.ndarray:
+    """(1, 6) float32 x1, y1, x2, y2, score, class: the likeliest of (num_classes,) probabilities, as a box around a
+    picture of this size in pixels."""
+    best = int(probs.argmax())
+    return np.array([[0, 0, size_hw[1], size_hw[0], probs[best], best]], np.float32)
+
+
 @dataclass
 class ClassResult(Result):
     """The classes of one picture, as one box around all of it.
@@ -184,10 +191,7 @@ class ClassResult(Result):
         ms: tuple[float, float, float],
     ) -> ClassResult:
         """The result of a picture with these probabilities."""
-        height, width = source.frame.shape[:2]
-        best = int(probs.argmax())
-        boxes = np.array([[0, 0, width, height, probs[best], best]], np.float32)
-        return cls(source, boxes, names, input_hw, ms, probs=probs)
+        return cls(source, likeliest_as_box(probs, source.frame.shape[:2]), names, input_hw, ms, probs=probs)
 
     @property
     def best(self) -> list[tuple[str, float]]:

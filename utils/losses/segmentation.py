@@ -178,9 +178,9 @@ def _groups_by_target(rows: MaskRows, masks: Tensor, shape: Sequence[int]) -> It
     """The rows of each target, with the pixels inside its box: those k along an axis with start <= k < end."""
     limits = torch.tensor([shape[3], shape[2], shape[3], shape[2]])
     boxes = rows.boxes_xyxy.ceil().long().clamp(min=0).minimum(limits).tolist()
-    counts = torch.bincount(rows.targets, minlength=len(boxes))
+    counts = torch.bincount(rows.targets, minlength=len(boxes)).tolist()
     order = rows.targets.argsort(stable=True)
-    portions = zip(order.split(counts.tolist()), rows.weights[order, None].split(counts.tolist()), strict=True)
+    portions = zip(order.split(counts), rows.weights[order, None].split(counts), strict=True)
     places = zip(rows.images.tolist(), rows.numbers.tolist(), boxes, portions, strict=True)
     for target, (image, number, (x1, y1, x2, y2), (own, weights)) in enumerate(places):
         if len(own) and x1 < x2 and y1 < y2:

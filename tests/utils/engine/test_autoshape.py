@@ -236,7 +236,7 @@ def test_pictures_that_are_none_are_named() -> None:
 
 
 def test_models_of_other_tasks_are_refused() -> None:
-    with pytest.raises(InputError, match=r"semantic and joint, not of task sort; load it with autoshape=False"):
+    with pytest.raises(InputError, match=r"semantic and classify, not of task sort; load it with autoshape=False"):
         AutoShape(SpotFinder(task="sort"))
 
 
