@@ -35,8 +35,9 @@ def plot_results(csv: str | Path, file: Path | None = None) -> Path:
     epochs = results.pop("epoch", np.zeros(0))
     rows = _panels(list(results))
     columns = max(1, *(len(row) for row in rows))
-    figure = new_figure(2.6 * columns + 0.5, 2.8 * len(rows), fitted=False)  # the panels are alike, and it is quicker
-    figure.subplots_adjust(left=0.5 / figure.get_figwidth(), right=0.99, bottom=0.06, top=0.95, wspace=0.3, hspace=0.22)
+    figure = new_figure(2.6 * columns + 0.6, 2.8 * len(rows), fitted=False)  # the panels are alike, and it is quicker
+    left = 0.65 / figure.get_figwidth()  # room for six figures
+    figure.subplots_adjust(left=left, right=0.99, bottom=0.06, top=0.95, wspace=0.3, hspace=0.22)
     for index, row in enumerate(rows):
         for column, name in enumerate(row):
             axes = figure.add_subplot(len(rows), columns, index * columns + column + 1)
