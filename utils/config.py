@@ -210,7 +210,7 @@ class TrainConfig(BaseConfig):
     device: str = option("", "--device", help="cpu, mps, a CUDA index or several (0,1); empty takes the best")
     multi_scale: bool = switch("--multi-scale", help="vary the input side by up to 50 %% from step to step")
     single_cls: bool = switch("--single-cls", help="treat all classes as one")
-    optimizer: str = option("SGD", "--optimizer", choices=("SGD", "Adam", "AdamW"), help="optimizer")
+    optimizer: str = option("SGD", "--optimizer", choices=("SGD", "Adam", "AdamW", "Muon"), help="optimizer")
     sync_bn: bool = switch("--sync-bn", help="batch norm over the pictures of all processes")
     workers: int = option(8, "--workers", type=not_negative_int, help="loader processes, at most")
     project: str = option("runs/train", "--project", help="folder of runs")

@@ -42,7 +42,9 @@ class ClassifyTrainConfig(TrainConfig):
     epochs: int = option(10, "--epochs", type=positive_int, help="passes over the training set")
     batch_size: int = option(64, "--batch-size", type=int, help="pictures per step")
     imgsz: int = option(224, *IMG_FLAGS, type=positive_int, help="side of the square network input, pixels")
-    optimizer: str = option("Adam", "--optimizer", choices=("SGD", "Adam", "AdamW", "RMSProp"), help="optimizer")
+    optimizer: str = option(
+        "Adam", "--optimizer", choices=("SGD", "Adam", "AdamW", "Muon", "RMSProp"), help="optimizer"
+    )
     project: str = option("runs/train-cls", "--project", help="folder of runs")
     label_smoothing: float | None = option(
         None,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from utils.engine.muon import Muon
 from utils.hyp import Hyperparameters
 
 FUSED_DEVICES = ("cpu", "cuda")  # one kernel for all parameters: 4 instead of 9 ms a step for yolov5n on one core
@@ -17,7 +19,7 @@ FUSED_DEVICES = ("cpu", "cuda")  # one kernel for all parameters: 4 instead of 9
 def build_optimizer(
     model: nn.Module, name: str, *, lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """SGD (Nesterov), Adam, AdamW or RMSProp over biases, weights, norm weights, in this order; the weights decay."""
+    """The optimizer over biases, weights, norm weights, in this order; the weights decay, SGD is Nesterov's."""
     biases, weights, norms = split_parameters(model)
     groups = [
         {"params": biases, "weight_decay": 0.0},
@@ -29,8 +31,9 @@ def build_optimizer(
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
     if name == "RMSProp":
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
-    kinds = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
-    return kinds[name](groups, lr=lr, betas=(momentum, 0.999), fused=fused)
+    kinds: dict[str, Any] = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "Muon": Muon}
+    optimizer: torch.optim.Optimizer = kinds[name](groups, lr=lr, betas=(momentum, 0.999), fused=fused)
+    return optimizer
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:

@@ -1,0 +1,124 @@
+"""Muon: the momentum of weight matrices made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+RMS_OF_ADAMW = 0.2  # root mean square of the elements of AdamW's steps at a learning rate of 1 (arXiv:2502.16982)
+EPS = 1e-8  # of AdamW
+POLYNOMIALS = ((3.4445, -4.7750, 2.0315),) * 5  # p(s) = a s + b s^3 + c s^5 brings singular values towards 1
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for weights of two axes and more, AdamW for all other parameters.
+
+    A convolution's weight is the matrix (outputs, inputs * height * width). Its Nesterov momentum is replaced by about
+    the nearest matrix with orthogonal rows, or columns, and scaled so that its elements are as large as those of a step
+    of AdamW: rates and weight decay (decoupled) of AdamW serve both kinds.
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        betas: decay of the first moment, which is also the momentum, and of the second one.
+        weight_decay: share of a weight that is taken off a step, times the learning rate.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.95, 0.999),
+        weight_decay: float = 0.0,
+        fused: bool = False,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "fused": fused})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step along the gradients that are there."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            self._step_matrices([p for p in parameters if p.ndim > 1], group)
+            self._step_others([p for p in parameters if p.ndim < 2], group)
+        return loss
+
+    def _step_matrices(self, weights: Sequence[Tensor], group: Mapping[str, Any]) -> None:
+        steps = orthogonal([self._momentum(weight, group["betas"][0]).flatten(1) for weight in weights])
+        for weight, step in zip(weights, steps, strict=True):
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            scale = RMS_OF_ADAMW * math.sqrt(max(step.shape))
+            weight.add_(step.reshape(weight.shape), alpha=-group["lr"] * scale)
+
+    def _momentum(self, weight: Tensor, beta: float) -> Tensor:
+        """Nesterov's: the gathered gradients as they will be after one more like this one."""
+        state, gradient = self.state[weight], weight.grad
+        assert gradient is not None
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum = state["momentum"].mul_(beta).add_(gradient)
+        return gradient.add(momentum, alpha=beta)
+
+    def _step_others(self, parameters: Sequence[Tensor], group: Mapping[str, Any]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[parameter] |= {**moments, "step": torch.zeros((), device=parameter.device)}
+        states = [self.state[parameter] for parameter in parameters]
+        adamw(
+            list(parameters),
+            [p.grad for p in parameters],  # type: ignore[misc]
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=group["fused"],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=EPS,
+            maximize=False,
+        )
+
+
+def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """For every matrix M about the nearest one with orthogonal rows, or columns if these are fewer: (M M^T)^(-1/2) M.
+
+    Singular values become 0.7 to 1.2 rather than 1, those far below the others less. The powers are computed of M M^T,
+    which is as large as the shorter side alone, for all matrices of one such side at a time.
+    """
+    wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
+    alike = defaultdict(list)
+    for place, matrix in enumerate(wide):
+        alike[len(matrix)].append(place)
+    results = list(wide)
+    for places in alike.values():
+        roots = inverse_root(torch.stack([wide[place] @ wide[place].mT for place in places]))
+        for place, root in zip(places, roots, strict=True):
+            results[place] = root @ wide[place]
+    return [new if new.shape == old.shape else new.mT for new, old in zip(results, matrices, strict=True)]
+
+
+def inverse_root(grams: Tensor) -> Tensor:
+    """About G^(-1/2) of symmetric positive semidefinite matrices (n, k, k), by polynomials in G; zeros stay finite."""
+    norms = grams.diagonal(dim1=1, dim2=2).sum(1).clamp(min=torch.finfo(grams.dtype).tiny).view(-1, 1, 1)
+    grams, roots = grams / norms, norms.rsqrt()
+    for a, b, c in POLYNOMIALS:
+        factors = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
+        factors.diagonal(dim1=1, dim2=2).add_(a)
+        roots = roots * factors if roots.shape[1] == 1 else roots @ factors
+        grams = factors @ grams @ factors
+    return roots
