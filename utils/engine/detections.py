@@ -128,8 +128,8 @@ class Detections:
         places = [f"image {number}/{self.n}: {im.shape[0]}x{im.shape[1]}" for number, im in enumerate(self.ims, 1)]
         lines = [f"{place} {result.summary()}" for place, result in zip(places, self.results, strict=True)]
         prepare, network, post = self.t
-        speed = f"{prepare:.1f} ms preparing, {network:.1f} ms network, {post:.1f} ms NMS per picture; input {self.s}"
-        return "\n".join([*lines, speed])
+        speed = f"{prepare:.1f} ms preparing, {network:.1f} ms network, {post:.1f} ms post-processing per picture"
+        return "\n".join([*lines, f"{speed}; input {self.s}"])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}\n{self}"

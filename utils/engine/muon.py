@@ -115,10 +115,11 @@ def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
 def inverse_root(grams: Tensor) -> Tensor:
     """About G^(-1/2) of symmetric positive semidefinite matrices (n, k, k), by polynomials in G; zeros stay finite."""
     norms = grams.diagonal(dim1=1, dim2=2).sum(1).clamp(min=torch.finfo(grams.dtype).tiny).view(-1, 1, 1)
-    grams, roots = grams / norms, norms.rsqrt()
+    grams, roots, factors = grams / norms, norms.rsqrt(), None
     for a, b, c in POLYNOMIALS:
+        if factors is not None:
+            grams = factors @ grams @ factors
         factors = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
         factors.diagonal(dim1=1, dim2=2).add_(a)
-        roots = roots * factors if roots.shape[1] == 1 else roots @ factors
-        grams = factors @ grams @ factors
+        roots = factors * roots if roots.shape[1] == 1 else factors @ roots
     return roots

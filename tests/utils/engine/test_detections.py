@@ -43,7 +43,7 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [
         "image 1/2: 100x200 2 persons, 1 bus",
         "image 2/2: 50x40 (no detections)",
-        "1.0 ms preparing, 20.0 ms network, 3.0 ms NMS per picture; input (2, 3, 320, 640)",
+        "1.0 ms preparing, 20.0 ms network, 3.0 ms post-processing per picture; input (2, 3, 320, 640)",
     ]
     assert capsys.readouterr().out.splitlines() == str(found).splitlines() == lines
     assert repr(found).splitlines() == ["Detections", *lines]
