@@ -148,7 +148,7 @@ def test_a_finished_run_goes_on_with_more_epochs(tiny_data: Path, tmp_path: Path
             "--checkpoint-activations",
             "--deterministic",
         ),
-        ("--freeze", "10", "--nosave", "--noval", "--noautoanchor", "--save-period", "1", "--optimizer", "Adam"),
+        ("--freeze", "10", "--nosave", "--noval", "--noautoanchor", "--save-period", "1", "--optimizer", "Muon"),
     ],
     ids=lambda flags: flags[0],
 )

@@ -75,7 +75,7 @@ def test_settings_survive_a_round_trip() -> None:
     [
         ({"epochs": 0}, r"--epochs 0: 0 is not at least 1"),
         ({"imgsz": "large"}, r"--imgsz large"),
-        ({"optimizer": "Lion"}, r"--optimizer Lion: must be one of SGD, Adam, AdamW"),
+        ({"optimizer": "Lion"}, r"--optimizer Lion: must be one of SGD, Adam, AdamW, Muon"),
         ({"label_smoothing": 2}, r"--label-smoothing 2"),
         ({"rect": "yes"}, r"--rect yes: is a switch"),
         ({"freeze": [1, -1]}, r"--freeze -1"),

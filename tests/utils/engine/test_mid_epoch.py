@@ -45,10 +45,13 @@ def assert_same_end(first: Path, second: Path) -> None:
     assert (first / "results.csv").read_text() == (second / "results.csv").read_text()
 
 
-@pytest.mark.parametrize("iteration", [3, 8])
-def test_a_run_resumed_within_an_epoch_ends_as_if_undisturbed(data: Path, tmp_path: Path, iteration: int) -> None:
-    make_trainer(data, tmp_path / "whole", "detect", **OPTIONS).fit()
-    trainer = make_trainer(data, tmp_path / "broken", "detect", save_every_steps=1, **OPTIONS)
+@pytest.mark.parametrize(("iteration", "optimizer"), [(3, "SGD"), (8, "Muon")])
+def test_a_run_resumed_within_an_epoch_ends_as_if_undisturbed(
+    data: Path, tmp_path: Path, iteration: int, optimizer: str
+) -> None:
+    options = {**OPTIONS, "optimizer": optimizer}
+    make_trainer(data, tmp_path / "whole", "detect", **options).fit()
+    trainer = make_trainer(data, tmp_path / "broken", "detect", save_every_steps=1, **options)
 
     def stop(*, iteration: int, **_: Any) -> None:
         if iteration == wanted:
