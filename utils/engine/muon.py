@@ -98,17 +98,17 @@ def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
     """For every matrix M about the nearest one with orthogonal rows, or columns if these are fewer: (M M^T)^(-1/2) M.
 
     Singular values become 0.7 to 1.2 rather than 1, those far below the others less. The powers are computed of M M^T,
-    which is as large as the shorter side alone, for all matrices of one such side at a time.
+    which is as large as the shorter side alone, for all matrices of one shape at a time.
     """
     wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
     alike = defaultdict(list)
     for place, matrix in enumerate(wide):
-        alike[len(matrix)].append(place)
+        alike[matrix.shape].append(place)
     results = list(wide)
     for places in alike.values():
-        roots = inverse_root(torch.stack([wide[place] @ wide[place].mT for place in places]))
-        for place, root in zip(places, roots, strict=True):
-            results[place] = root @ wide[place]
+        stack = torch.stack([wide[place] for place in places])
+        for place, rows in zip(places, inverse_root(stack @ stack.mT) @ stack, strict=True):
+            results[place] = rows
     return [new if new.shape == old.shape else new.mT for new, old in zip(results, matrices, strict=True)]
 
 
