@@ -33,6 +33,7 @@ class Muon(torch.optim.Optimizer):
         lr: learning rate.
         betas: decay of the first moment, which is also the momentum, and of the second one.
         weight_decay: share of a weight that is taken off a step, times the learning rate.
+        fused: AdamW's part by one kernel for all parameters.
     """
 
     def __init__(
