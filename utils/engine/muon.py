@@ -26,7 +26,8 @@ class Muon(torch.optim.Optimizer):
 
     A convolution's weight is the matrix (outputs, inputs * height * width). Its Nesterov momentum is replaced by about
     the nearest matrix with orthogonal rows, or columns, and scaled so that its elements are as large as those of a step
-    of AdamW: rates and weight decay (decoupled) of AdamW serve both kinds.
+    of AdamW: rates and weight decay (decoupled) of AdamW serve both kinds. `torch.optim.Muon` takes matrices only, no
+    convolutions, and one at a time.
 
     Args:
         params: parameters, or groups of them.
@@ -103,6 +104,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
     """For every matrix M about the nearest one with orthogonal rows, or columns if these are fewer: (M M^T)^(-1/2) M.
 
+    They are (rows, columns) of any sizes, the results have the same. The method is that of arXiv:2505.16932.
     Singular values become 0.8 to 1.2 rather than 1; those below 0.003 of the norm stay smaller. The powers are those of
     M M^T, which is as large as the shorter side alone, for all matrices of one shape at a time.
     """
@@ -121,11 +123,19 @@ def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
 def inverse_root(grams: Tensor) -> Tensor:
     """About G^(-1/2) of symmetric positive semidefinite matrices (n, k, k), by polynomials in G; zeros stay finite."""
     norms = grams.diagonal(dim1=1, dim2=2).sum(1).clamp(min=torch.finfo(grams.dtype).tiny).view(-1, 1, 1)
-    grams, roots, factors = grams / norms, norms.rsqrt(), None
-    for a, b, c in POLYNOMIALS:
-        if factors is not None:
-            grams = factors @ grams @ factors
-        factors = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
-        factors.diagonal(dim1=1, dim2=2).add_(a)
-        roots = factors * roots if roots.shape[1] == 1 else factors @ roots
+    grams = grams / norms
+    first, *others = POLYNOMIALS
+    factors = _polynomial(grams, *first)
+    roots = factors * norms.rsqrt()
+    for coefficients in others:
+        grams = factors @ grams @ factors
+        factors = _polynomial(grams, *coefficients)
+        roots = factors @ roots
     return roots
+
+
+def _polynomial(grams: Tensor, a: float, b: float, c: float) -> Tensor:
+    """A I + b G + c G^2 of (n, k, k)."""
+    result = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
+    result.diagonal(dim1=1, dim2=2).add_(a)
+    return result
