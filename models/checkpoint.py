@@ -55,6 +55,7 @@ TRAINING_STATE: dict[str, Any] = {  # keys of a training run, with the values of
     "ema_updates": None,
     "optimizer": None,
     "scaler": None,
+    "amp": None,
     "early_stop": None,
     "task_state": None,
     "image_weights": None,

@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from utils.config import ROOT
-from utils.device import Stopwatch, describe_device, memory_in_use, own_device, select_device, single_threaded
+from utils.device import (
+    Stopwatch,
+    bf16_pays,
+    describe_device,
+    half_precision,
+    memory_in_use,
+    own_device,
+    select_device,
+    single_threaded,
+)
 from utils.errors import InputError
 from utils.launch import devices_to_launch
 
@@ -114,3 +123,32 @@ print(faults() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert int(done.stdout) < 10_000  # of 200,000 pages that were written
+
+
+@pytest.mark.parametrize(("cost", "pays"), [({torch.bfloat16: 3, torch.float32: 2}, False), ({torch.float32: 2}, True)])
+def test_bf16_pays_where_a_convolution_takes_less_time_in_it(
+    cost: dict[torch.dtype, int], pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that the convolutions move: those of `cost` as told, the others by one."""
+    clock = [0]
+    convolve = torch.conv2d
+
+    def slow(images: torch.Tensor, *others: torch.Tensor, **options: int) -> torch.Tensor:
+        clock[0] += cost.get(images.dtype, 1)
+        return convolve(images, *others, **options)
+
+    monkeypatch.setattr("utils.device.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch, "conv2d", slow)
+    assert bf16_pays.__wrapped__() == pays
+
+
+@pytest.mark.parametrize(
+    ("has_bf16", "pays", "expected"), [(True, True, torch.bfloat16), (True, False, None), (False, True, None)]
+)
+def test_half_precision_of_a_cpu(
+    has_bf16: bool, pays: bool, expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16, raising=False)
+    monkeypatch.setattr("utils.device.bf16_pays", lambda: pays)
+    assert half_precision(torch.device("cpu")) == expected
+    assert half_precision(torch.device("cuda")) == torch.float16

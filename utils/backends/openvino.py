@@ -15,6 +15,7 @@ from torch import Tensor
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.packages import existing_file, import_runtime
+from utils.device import bf16_pays, computes_in_bf16
 from utils.errors import InputError
 from utils.logging import LOGGER
 
@@ -52,6 +53,8 @@ def load_openvino(
 ) -> OpenVinoBackend:
     """The model of a folder compiled for the processor, computing in FP32 unless `fp16` lets OpenVINO choose.
 
+    `fp16` is ignored with a warning where it would choose BF16 and that is slower.
+
     Raises:
         InputError: no such folder, no model in it, the package is missing, or the model cannot be read.
     """
@@ -61,6 +64,9 @@ def load_openvino(
     if device.type != "cpu":
         LOGGER.warning(f"WARNING: OpenVINO models run on the CPU here, not on {device}")
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    if fp16 and computes_in_bf16(torch.device("cpu")) and not bf16_pays():
+        LOGGER.warning("WARNING: --half is ignored: OpenVINO would compute in BF16, in which this CPU is slower")
+        fp16 = False
     if not fp16:  # left to itself it takes bf16 where AMX is reported, also on virtual machines that then refuse it
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     try:

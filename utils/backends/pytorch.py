@@ -40,8 +40,8 @@ class PyTorchBackend:
         half = half_precision(device) if fp16 else None
         if fp16 and half is None:
             LOGGER.warning(
-                f"WARNING: --half is ignored: this {device.type.upper()} computes in FP32; "
-                "CUDA has FP16, processors with AVX512-BF16 have BF16"
+                f"WARNING: --half is ignored: this {device.type.upper()} is fastest in FP32; "
+                "CUDA has FP16, some processors with AVX512-BF16 are faster in BF16"
             )
         self.device, self.dtype = device, half or torch.float32
         self.model = model.to(dtype=self.dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

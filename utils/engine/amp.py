@@ -9,26 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.device import computes_in_bf16
+from utils.device import bf16_pays, computes_in_bf16
 from utils.logging import LOGGER
 
 AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+OFF = "off"
 PROBE_SIDE = 256
 
 
-def wanted_dtype(setting: str, device: torch.device) -> torch.dtype | None:
+def wanted_dtype(setting: str, device: torch.device, begun: str | None = None) -> torch.dtype | None:
     """The autocast dtype of an `--amp` value, or None for FP32.
 
-    The default (fp16) concerns CUDA only. bf16 is used on a CPU too, where the processor computes in it (AVX512-BF16).
+    The default (fp16) concerns CUDA only. bf16 is used on a CPU too, where the processor is faster in it.
+
+    Args:
+        begun: what `setting_of` said of a run that is resumed; a CPU goes on in it if it can, whatever a new trial of
+            its speed would say, so that the run ends as if it had not been stopped.
     """
     if device.type == "cuda":
         return AMP_DTYPES.get(setting)
-    if setting != "bf16":
+    if begun == OFF or setting != "bf16":
         return None
-    if computes_in_bf16(device):
+    if not computes_in_bf16(device):
+        LOGGER.warning(f"--amp bf16: this {device.type.upper()} does not compute in bf16: training in FP32")
+        return None
+    if begun == "bf16" or bf16_pays():
         return torch.bfloat16
-    LOGGER.warning(f"--amp bf16: this {device.type.upper()} does not compute in bf16: training in FP32")
+    LOGGER.warning("--amp bf16: this CPU is faster in FP32 (measured): training in FP32")
     return None
+
+
+def setting_of(dtype: torch.dtype | None) -> str:
+    """The `--amp` value that stands for an autocast dtype."""
+    return next((setting for setting, named in AMP_DTYPES.items() if named == dtype), OFF)
 
 
 @torch.no_grad()

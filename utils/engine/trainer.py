@@ -21,7 +21,7 @@ from models.yolo import BaseModel
 from utils import distributed
 from utils.config import TrainConfig
 from utils.device import memory_in_use, out_of_memory
-from utils.engine.amp import checked_amp, wanted_dtype
+from utils.engine.amp import checked_amp, setting_of, wanted_dtype
 from utils.engine.callbacks import Callbacks
 from utils.engine.ema import ModelEMA
 from utils.engine.meters import LossMeter
@@ -97,7 +97,8 @@ class Trainer:
         self.ema = ModelEMA(self.model)
         self.stopping = EarlyStopping(config.patience)
         self.stop = StopRequest(save_dir)
-        self.amp = checked_amp(self.model, wanted_dtype(config.amp, device), device, agree=task.outputs_agree)
+        wanted = wanted_dtype(config.amp, device, (state or {}).get("amp"))
+        self.amp = checked_amp(self.model, wanted, device, agree=task.outputs_agree)
         if distributed.any_process(self.amp is None):
             self.amp = None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
@@ -361,6 +362,7 @@ class Trainer:
             "ema_updates": self.ema.updates,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "amp": setting_of(self.amp),
             "epoch": epoch,
             "best_fitness": self.stopping.best_fitness,
             "early_stop": self.stopping.state_dict(),

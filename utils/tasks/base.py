@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -126,6 +127,7 @@ class PixelStatistics:
 MASK_FLAGS = frozenset({"mask_ratio", "no_overlap"})
 SEMANTIC_FLAGS = frozenset({"seg_loss", "aux_weights", "class_weights", "seg_imgsz", "seg_mosaic"})
 JOINT_FLAGS = frozenset({"task_weights", "seg_batch_size", "balance", "joint_batches", "fitness"})
+SCALED_BYTES = (torch.arange(256) / 255).numpy()  # what a pixel of each value becomes
 IMAGENET = PixelStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -293,7 +295,8 @@ class InputBuffer:
     What it gives is overwritten at the next call, so it serves passes without gradients.
 
     Args:
-        own_threads: what takes the input has threads of its own, see `utils.device.single_threaded`.
+        own_threads: what takes the input has threads of its own, see `utils.device.single_threaded`, and takes it
+            plane by plane; else it gets channels_last.
     """
 
     def __init__(
@@ -305,17 +308,38 @@ class InputBuffer:
         own_threads: bool = False,
     ) -> None:
         self.device, self.pixels, self.own_threads = device, pixels, own_threads
+        self._looks_up = device.type == "cpu" and dtype == torch.float32
         self._memory = torch.empty(0, dtype=dtype, device=device)
 
     def load(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 -> channels_last float in [0, 1], or normalised."""
+        """(B, C, H, W) uint8 -> float in [0, 1], or normalised."""
         if self._memory.numel() < images.numel():
             self._memory = self._memory.new_empty(images.numel())
-        batch, channels, height, width = images.shape
-        pixels = self._memory[: images.numel()].view(batch, height, width, channels).permute(0, 3, 1, 2)
+        stored = _planes(images) if self.own_threads else images.permute(0, 2, 3, 1)
+        scaled = self._memory[: images.numel()].view(stored.shape)
         with single_threaded(self.own_threads):
-            pixels.copy_(images, non_blocking=True).div_(255)
-            return pixels if self.pixels is None else self.pixels.normalise_(pixels)
+            if self._looks_up:
+                _look_up(stored, scaled)
+            else:
+                scaled.copy_(stored, non_blocking=True).div_(255)
+            loaded = scaled if self.own_threads else scaled.permute(0, 3, 1, 2)
+            return loaded if self.pixels is None else self.pixels.normalise_(loaded)
+
+
+def _planes(images: Tensor) -> Tensor:
+    """(B, C, H, W) uint8, contiguous: on the CPU by OpenCV, five times as fast as torch for interleaved pixels."""
+    if images.is_contiguous() or images.device.type != "cpu":
+        return images.contiguous()
+    planes = np.empty(images.shape, np.uint8)
+    for frame, split in zip(images.permute(0, 2, 3, 1).numpy(), planes, strict=True):
+        cv2.split(frame, list(split))
+    return torch.from_numpy(planes)
+
+
+def _look_up(stored: Tensor, scaled: Tensor) -> None:
+    """Fill `scaled` with `stored` / 255, both of one shape and contiguous, in one pass instead of two."""
+    rows = (-1, stored.shape[-1])
+    cv2.LUT(stored.reshape(rows).numpy(), SCALED_BYTES, dst=scaled.view(rows).numpy())
 
 
 def images_to_device(

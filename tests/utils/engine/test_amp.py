@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from utils.datasets.spec import DataSpec
-from utils.engine.amp import checked_amp, wanted_dtype
+from utils.engine.amp import checked_amp, setting_of, wanted_dtype
 from utils.hyp import Hyperparameters
 from utils.tasks.base import TaskOptions
 from utils.tasks.detect import DetectionTask
 
+BF16 = torch.bfloat16
 TASK = DetectionTask(DataSpec(Path(), Path(), {0: "thing"}, {}), Hyperparameters(), TaskOptions())
 
 
@@ -50,14 +51,29 @@ def test_only_the_best_boxes_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "has_bf16", "expected"),
-    [("fp16", True, None), ("off", True, None), ("bf16", True, torch.bfloat16), ("bf16", False, None)],
+    ("setting", "has_bf16", "pays", "begun", "expected"),
+    [
+        *[("fp16", True, True, None, None), ("off", True, True, None, None)],
+        *[("bf16", True, True, None, BF16), ("bf16", True, False, None, None), ("bf16", False, True, None, None)],
+        *[("bf16", True, False, "bf16", BF16), ("bf16", True, True, "off", None), ("bf16", False, True, "bf16", None)],
+    ],
 )
-def test_a_cpu_uses_bf16_where_asked_and_able(
-    setting: str, has_bf16: bool, expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+def test_a_cpu_uses_bf16_where_asked_and_faster_and_a_resumed_run_what_it_used(
+    setting: str,
+    has_bf16: bool,
+    pays: bool,
+    begun: str | None,
+    expected: torch.dtype | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16, raising=False)
-    assert wanted_dtype(setting, torch.device("cpu")) == expected
+    monkeypatch.setattr("utils.engine.amp.bf16_pays", lambda: pays)
+    assert wanted_dtype(setting, torch.device("cpu"), begun) == expected
+
+
+@pytest.mark.parametrize(("dtype", "setting"), [(torch.float16, "fp16"), (BF16, "bf16"), (None, "off")])
+def test_a_checkpoint_says_what_it_was_trained_in(dtype: torch.dtype | None, setting: str) -> None:
+    assert setting_of(dtype) == setting
 
 
 @pytest.mark.parametrize(("setting", "expected"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("off", None)])

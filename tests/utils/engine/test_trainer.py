@@ -239,3 +239,16 @@ def test_sides_pictures_and_frozen_layers_depend_on_seed_and_time_only(tiny_data
         orders.append(drawn)
     assert orders[0] == orders[1]
     assert orders[0][0] != [(0, *rest) for _, *rest in orders[0][1]]
+
+
+def test_a_resumed_run_keeps_its_precision(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial of the processor's speed may end otherwise when the run goes on."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    for pays, dtype in ((True, torch.bfloat16), (False, None)):
+        monkeypatch.setattr("utils.engine.amp.bf16_pays", lambda answer=pays: answer)
+        begun = make_trainer(tiny_data, tmp_path, amp="bf16", nosave=True)
+        assert begun.amp == dtype
+        monkeypatch.setattr("utils.engine.amp.bf16_pays", lambda answer=not pays: answer)
+        state = begun._content(-1, {})
+        options = {"device": begun.device, "save_dir": tmp_path, "callbacks": Callbacks(), "state": state}
+        assert Trainer(begun.task, begun.model, begun.config, **options).amp == dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,17 @@ def test_single_precision_unless_asked_otherwise(exported: Exported) -> None:
     hint = load_backend(folder, device=CPU).compiled.get_property("INFERENCE_PRECISION_HINT")
     assert hint.to_string() == "f32"
     assert load_backend(folder, device=CPU, fp16=True).forward(torch.rand(1, 3, 64, 96)).shape == (1, 240, 7)
+
+
+def test_half_is_ignored_where_bf16_is_slower(
+    exported: Exported, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.backends.openvino.computes_in_bf16", lambda _: True)
+    monkeypatch.setattr("utils.backends.openvino.bf16_pays", lambda: False)
+    logging.getLogger("openyolov5").propagate = True
+    backend = load_backend(exported("openvino")[1], device=CPU, fp16=True)
+    assert backend.compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert "--half is ignored: OpenVINO would compute in BF16" in caplog.text
 
 
 def test_threads_share_a_model(exported: Exported) -> None:
