@@ -62,7 +62,7 @@ class DetectConfig(BaseConfig):
     retina_masks: bool = switch("--retina-masks", help="masks as fine as the picture, not as the network input")
     hide_conf: bool = switch("--hide-conf", help="leave the score out of the text")
     half: bool = switch(
-        "--half", help="half precision: FP16 on CUDA, BF16 on a CPU that has it, else FP32 with a warning"
+        "--half", help="half precision: FP16 on CUDA, BF16 on a CPU faster in it, else FP32 with a warning"
     )
     dnn: bool = switch("--dnn", help="run ONNX files by OpenCV instead of onnxruntime")
     vid_stride: int = option(1, "--vid-stride", type=positive_int, help="take every Nth frame of a video or stream")
