@@ -24,7 +24,7 @@ def fetch_and_unpack(url: str, into: Path) -> None:
     Raises:
         InputError: the address does not answer, the archive is damaged or the folder cannot be written.
     """
-    name = unquote(Path(urlsplit(url).path).name)
+    name = file_name(url)
     done = into / ".fetched" / f"{name}.done"
     if done.exists():
         return
@@ -52,7 +52,7 @@ def fetch_data_set(url: str, root: Path) -> None:
         work = Path(tempfile.mkdtemp(prefix=".unpacked-", dir=root))
     except OSError as error:
         raise InputError(f"{root}: {error.strerror}; set path or YOLOv5_DATASETS_DIR to a writable folder") from error
-    archive = root / ".fetched" / unquote(Path(urlsplit(url).path).name)
+    archive = root / ".fetched" / file_name(url)
     try:
         archive.parent.mkdir(exist_ok=True)
         fetch(url, archive, sha256=CHECKSUMS.get(url))
@@ -64,6 +64,11 @@ def fetch_data_set(url: str, root: Path) -> None:
         raise InputError(f"{root}: {error.strerror or error} while fetching {url}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def file_name(url: str) -> str:
+    """What an address ends in, as the name of one file: also where its slashes are written as %2F."""
+    return Path(unquote(urlsplit(url).path)).name
 
 
 def datasets_folder() -> Path:
@@ -83,7 +88,7 @@ def fetched_data(url: str) -> Path:
     Raises:
         InputError: it names neither, does not answer, or the folder has a file of that name from elsewhere.
     """
-    name = Path(unquote(urlsplit(url).path)).name
+    name = file_name(url)
     if not name.lower().endswith((*ARCHIVE_SUFFIXES, *YAML_SUFFIXES)):
         raise InputError(f"--data {url}: names neither a YAML nor an archive ({', '.join(ARCHIVE_SUFFIXES)})")
     folder = datasets_folder()

@@ -47,6 +47,20 @@ def test_an_archive_cannot_write_outside(tmp_path: Path, served: tuple[Path, str
     assert not list(tmp_path.rglob(".unpacked-*"))
 
 
+def test_an_address_cannot_write_or_remove_outside(tmp_path: Path, served: tuple[Path, str]) -> None:
+    """Escaped slashes, and the folder that an earlier download left when it broke off."""
+    folder, address = served
+    write_zip(folder / "evil.zip", {"images/train/a.jpg": PICTURE, "labels/train/a.txt": b"0 .5 .5 .2 .2\n"})
+    put(tmp_path / "sets" / "tiny" / ".fetched" / "evil.zip.part", b"")
+    other = put(tmp_path / "sets" / "other" / "a.jpg", PICTURE)
+    text = (
+        f"path: sets/tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/..%2F..%2Fevil.zip"
+    )
+    assert load_index(spec_of(tmp_path, text), "train").num_objects == 1
+    assert other.exists()
+    assert sorted(p.name for p in (tmp_path / "sets").iterdir()) == ["other", "tiny"]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("absent.zip", "absent.zip: the server answered 404"), ("page.html", "not an archive")],
