@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
+import string
 import threading
 import time
 from contextlib import suppress
@@ -21,6 +23,7 @@ MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 CHUNK = 1 << 16
 NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last four bytes
+GLOBAL_UNICAST = IPv6Network("2000::/3")  # all of IPv6 that is assigned to the internet (RFC 4291)
 Address = IPv4Address | IPv6Address
 
 
@@ -70,6 +73,8 @@ def is_public(address: Address) -> bool:
             wrapped = IPv4Address(int(address) & 0xFFFFFFFF)
         if wrapped is not None:
             return is_public(wrapped)
+        if address not in GLOBAL_UNICAST:
+            return False
     return address.is_global and not address.is_multicast
 
 
@@ -80,6 +85,8 @@ def _parse(url: str) -> SplitResult:
         port_fits = parts.port != 0
     except ValueError as error:
         raise InputError(f"{url}: no web address ({error})") from error
+    if re.search(r"[\x00-\x20\x7f]", parts.netloc):
+        raise InputError(f"{url}: no web address (a space or control character in the name of the server)")
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits:
         raise InputError(f"{url}: not an http or https address; download it another way and give the file")
     if "@" in parts.netloc:
@@ -93,7 +100,8 @@ class _Connection(HTTPConnection):
     def __init__(self, parts: SplitResult, deadline: float, allow_private: bool) -> None:
         self.parts, self.deadline, self.allow_private = parts, deadline, allow_private
         self.secure = parts.scheme == "https"
-        super().__init__(str(parts.hostname), parts.port or (443 if self.secure else 80))
+        self.default_port = 443 if self.secure else 80  # left out of the header Host, which signed addresses cover
+        super().__init__(str(parts.hostname), parts.port or self.default_port)
         self._watchdog = threading.Timer(max(deadline - time.monotonic(), 0), self._cut)
         self._watchdog.daemon = True
         self._watched: socket.socket | None = None
@@ -157,7 +165,7 @@ def _ask(connection: _Connection, max_bytes: int) -> bytes | str:
     connection.request("GET", path + query, headers={"User-Agent": "OpenYOLOv5", "Accept-Encoding": "identity"})
     response = connection.getresponse()
     if response.status in REDIRECTS and (target := response.headers.get("Location")):
-        return target
+        return quote(target, safe=string.punctuation, encoding="latin-1")  # http.client decodes its bytes so
     if response.status != 200:
         raise InputError(
             f"{parts.geturl()}: the server answered {response.status} {response.reason}; check the address"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -76,6 +80,38 @@ def test_redirects_are_followed_and_limited() -> None:
         assert fetch_picture(f"{base}/1", allow_private=True) == b"picture"
         with pytest.raises(InputError, match="redirects more than 5 times"):
             fetch_picture(f"{base}/round", allow_private=True)
+
+
+def test_redirects_to_names_with_umlauts_and_spaces() -> None:
+    """Servers send the bytes of such a name as they are, in UTF-8 or escaped."""
+    raw, escaped = redirect("/ü x.jpg".encode().decode("latin-1")), redirect("/%C3%BC%20x.jpg")
+    with serving({"/raw": raw, "/escaped": escaped, "/%C3%BC%20x.jpg": send(b"picture")}) as base:
+        assert fetch_picture(f"{base}/raw", allow_private=True) == b"picture"
+        assert fetch_picture(f"{base}/escaped", allow_private=True) == b"picture"
+
+
+def test_a_redirect_to_what_is_no_server() -> None:
+    with (
+        serving({"/": redirect("http://my host/a.jpg")}) as base,
+        pytest.raises(InputError, match="http://my%20host/a"),
+    ):
+        fetch_picture(base, allow_private=True)
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
+def test_the_usual_port_is_not_sent_along(monkeypatch: pytest.MonkeyPatch, scheme: str, port: int) -> None:
+    """Signatures of addresses are over the host without it."""
+    asked: list[bytes] = []
+
+    def connect(connection: HTTPConnection) -> None:
+        assert connection.port == port
+        server = SimpleNamespace(sendall=asked.append, makefile=lambda _: io.BytesIO(), close=lambda: None)
+        connection.sock = cast("socket.socket", server)
+
+    monkeypatch.setattr("utils.remote._Connection.connect", connect)
+    with pytest.raises(InputError):
+        fetch_picture(f"{scheme}://pictures.example/a.jpg", allow_private=True)
+    assert b"\r\nHost: pictures.example\r\n" in asked[0]
 
 
 def test_loopback_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +183,10 @@ def test_the_address_that_was_checked_is_the_one_connected_to(monkeypatch: pytes
         ("64:ff9b::7f00:1", False),
         ("64:ff9b::808:808", True),
         ("2002:7f00:1::", False),
+        ("fec0::1", False),  # site-local
+        ("64:ff9b:1::7f00:1", False),  # NAT64 within a site
+        ("::127.0.0.1", False),
+        ("4000::1", False),  # reserved
     ],
 )
 def test_is_public(address: str, public: bool) -> None:
@@ -193,7 +233,9 @@ def test_what_breaks_off_or_is_not_there() -> None:
         fetch_picture(f"{base}/closed", allow_private=True)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://a/b.jpg", "http://", "http://a:99999/b", "http://[::1/x"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://a/b.jpg", "http://", "http://a:99999/b", "http://[::1/x", "http://my host/b"]
+)
 def test_other_addresses_are_refused(url: str) -> None:
     with pytest.raises(InputError, match=r"web address|http or https"):
         fetch_picture(url)
