@@ -104,7 +104,11 @@ def is_download(text: str) -> bool:
     """Whether it is an http(s) address of a picture or video file, by its suffix."""
     if not re.match("https?://", text, re.IGNORECASE):
         return False
-    return PurePosixPath(urlsplit(text).path).suffix.lower() in MEDIA_SUFFIXES
+    try:
+        path = urlsplit(text).path
+    except ValueError:  # `parse_address` says what is wrong with it
+        return False
+    return PurePosixPath(path).suffix.lower() in MEDIA_SUFFIXES
 
 
 def open_live(address: LiveAddress, *, open_ms: int, read_ms: int) -> Capture:

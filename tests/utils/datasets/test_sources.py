@@ -86,6 +86,7 @@ def test_a_list_is_relative_to_itself_or_else_to_the_working_directory(
         pytest.param("no.txt", r"--source no\.txt: there is no such file", id="missing-text"),
         pytest.param("ftp://host/live", "no stream is known that starts with ftp://; known: rtsp://", id="scheme"),
         pytest.param("rtsp://host:x/live", r"rtsp://host:x/live: not an address \(Port", id="port"),
+        pytest.param("http://[::1/a.jpg", r"http://\[::1/a\.jpg: not an address \(Invalid IPv6", id="file-of-no-host"),
         pytest.param("screen 1 2", r"expected screen \[N\] \[left top width height\]", id="screen-numbers"),
         pytest.param("screen a", "expected screen", id="screen-words"),
         pytest.param("screen 0 0 0 0 5", "width and height must be at least 1", id="screen-size"),
