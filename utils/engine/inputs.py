@@ -86,7 +86,7 @@ def _load(value: Any, position: int, channels: int) -> Picture:
         return Picture(_decode(np.frombuffer(value, np.uint8), name, channels), name)
     if isinstance(value, Tensor):
         value = value.detach().cpu()
-        value = (value if value.dtype.itemsize < 4 and not value.is_floating_point() else value.float()).numpy()
+        value = (value.float() if value.is_floating_point() else value).numpy()
     if isinstance(value, np.ndarray):
         return Picture(_to_rgb(_from_array(value, channels, name), channels, name), name)
     raise InputError(f"{type(value).__name__} is no picture; give {KINDS}")

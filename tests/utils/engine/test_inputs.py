@@ -59,6 +59,7 @@ def encoded(suffix: str = ".png", array: np.ndarray = RGB) -> bytes:
         pytest.param(torch.from_numpy(RGB), RGB, id="tensor-hwc"),
         pytest.param(torch.from_numpy(RGB).float().permute(2, 0, 1) / 255, RGB, id="tensor-float"),
         pytest.param(torch.from_numpy(RGB).float().bfloat16(), RGB, id="tensor-bfloat16"),
+        pytest.param(torch.from_numpy(GRAY > 99).long(), (GRAY3 > 99).astype(np.uint8), id="tensor-int64-dark"),
         pytest.param(torch.from_numpy(GRAY).float().requires_grad_() / 255, GRAY3, id="tensor-gray-with-gradient"),
     ],
 )
