@@ -11,6 +11,8 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
+from utils.errors import InputError
+
 Warn = Callable[[str], object]
 IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".npy", ".pfm", ".png", ".tif", ".tiff", ".webp"})
 MOST_MISSING = 0.5  # of a picture that is cut short and used all the same
@@ -82,8 +84,8 @@ def read_bytes(path: str | Path) -> np.ndarray:
     """(bytes,) uint8 content of a file that is not empty; works for every file name, unlike cv2.imread on Windows."""
     try:
         data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ImageError(path, error.strerror or "cannot be read") from error
+    except (OSError, ValueError) as error:  # a ValueError of a name that holds a zero byte
+        raise ImageError(path, getattr(error, "strerror", None) or f"cannot be read ({error})") from error
     if not data.size:
         raise ImageError(path, "empty file (0 bytes)")
     return data
@@ -196,16 +198,17 @@ def imwrite(path: str | Path, frame: np.ndarray, *, quality: int | None = None) 
         quality: of a JPEG or WebP, 1-100; None for the encoder's own.
 
     Raises:
-        ValueError: the suffix is no picture format that can be written.
+        InputError: the suffix is no picture format that can be written, or one that holds no picture of this size.
     """
     suffix = Path(path).suffix
     flags = {".webp": cv2.IMWRITE_WEBP_QUALITY}.get(suffix.lower(), cv2.IMWRITE_JPEG_QUALITY)
     try:
         written, data = cv2.imencode(suffix, frame, [] if quality is None else [flags, quality])
     except cv2.error as error:
-        raise ValueError(f"{path}: cannot write pictures of type {suffix!r}") from error
+        raise InputError(f"{path}: cannot write pictures of type {suffix!r}; choose jpg, png or tif") from error
     if not written:
-        raise ValueError(f"{path}: the picture of shape {frame.shape} could not be encoded")
+        height, width = frame.shape[:2]
+        raise InputError(f"{path}: a {suffix} file holds no picture of {width}x{height} pixels; cut the picture up")
     data.tofile(path)
 
 

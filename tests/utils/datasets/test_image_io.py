@@ -19,6 +19,7 @@ from utils.datasets.image_io import (
     read_image,
     to_uint8,
 )
+from utils.errors import InputError
 
 
 @pytest.fixture
@@ -157,6 +158,8 @@ def test_unreadable_files_are_named(tmp_path: Path, content: bytes, reason: str)
         assert str(caught.value).startswith(str(path))
     with pytest.raises(ImageError, match="No such file"):
         read_image(tmp_path / "absent.jpg")
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image("a\0.jpg")  # what a list in UTF-16 looks like
 
 
 def test_a_jpeg_that_breaks_off_is_used_while_half_is_there(tmp_path: Path) -> None:
@@ -190,5 +193,10 @@ def test_image_error_survives_pickling() -> None:
 
 
 def test_imwrite_refuses_an_unknown_suffix(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot write pictures of type '\.xyz'"):
+    with pytest.raises(InputError, match=r"cannot write pictures of type '\.xyz'; choose jpg"):
         imwrite(tmp_path / "a.xyz", np.zeros((4, 4, 3), np.uint8))
+
+
+def test_imwrite_refuses_what_the_format_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"wide\.jpg: a \.jpg file holds no picture of 65501x1 pixels"):
+        imwrite(tmp_path / "wide.jpg", np.zeros((1, 65501, 3), np.uint8))
