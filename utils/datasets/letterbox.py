@@ -9,6 +9,7 @@ import numpy as np
 
 from utils.types import Letterbox
 
+MOST_CHANNELS = 128  # that OpenCV 5 takes; 4 had 512
 GREY = 114  # border value that the official checkpoints were trained with
 
 
@@ -85,6 +86,10 @@ def resize(frame: np.ndarray, size_hw: tuple[int, int], interpolation: int) -> n
     """`cv2.resize` for any channel count, keeping a single channel's axis; the same array if nothing changes."""
     if frame.shape[:2] == tuple(size_hw):
         return frame
+    if frame.ndim == 3 and frame.shape[2] > MOST_CHANNELS:
+        starts = range(0, frame.shape[2], MOST_CHANNELS)
+        parts = (np.ascontiguousarray(frame[..., start : start + MOST_CHANNELS]) for start in starts)
+        return np.concatenate([resize(part, size_hw, interpolation) for part in parts], axis=2)
     resized = cv2.resize(frame, (size_hw[1], size_hw[0]), interpolation=interpolation)
     return resized.reshape(*size_hw, *frame.shape[2:])
 

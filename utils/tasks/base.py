@@ -18,7 +18,7 @@ from utils.config import TrainConfig, ValConfig
 from utils.config_classify import CROP_AREA, JITTER
 from utils.datasets.detection import ROUND
 from utils.datasets.index import ImageIndex
-from utils.datasets.letterbox import letterbox
+from utils.datasets.letterbox import MOST_CHANNELS, letterbox
 from utils.datasets.spec import DataSpec
 from utils.device import single_threaded
 from utils.hyp import Hyperparameters
@@ -328,7 +328,7 @@ class InputBuffer:
 
 def _planes(images: Tensor) -> Tensor:
     """(B, C, H, W) uint8, contiguous: on the CPU by OpenCV, five times as fast as torch for interleaved pixels."""
-    if images.is_contiguous() or images.device.type != "cpu":
+    if images.is_contiguous() or images.device.type != "cpu" or images.shape[1] > MOST_CHANNELS:
         return images.contiguous()
     planes = np.empty(images.shape, np.uint8)
     for frame, split in zip(images.permute(0, 2, 3, 1).numpy(), planes, strict=True):

@@ -48,10 +48,11 @@ def test_thin_picture_keeps_a_pixel(shape: tuple[int, int]) -> None:
     assert min(load_size(shape, 64)) == 1
 
 
-@pytest.mark.parametrize("channels", [1, 4, 10])
+@pytest.mark.parametrize("channels", [1, 4, 10, 300])
 def test_letterbox_keeps_channels(channels: int) -> None:
-    out, _ = letterbox(np.zeros((20, 10, channels), np.uint8), (32, 64))
-    assert out.shape == (32, 64, channels)
+    plane = np.arange(200, dtype=np.uint8).reshape(20, 10, 1)
+    out, _ = letterbox(np.repeat(plane, channels, axis=2), (32, 64))
+    np.testing.assert_array_equal(out, np.repeat(letterbox(plane, (32, 64))[0], channels, axis=2))
 
 
 def test_rect_shapes_by_hand() -> None:

@@ -15,7 +15,8 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_buffer_gives_what_the_plain_way_gives(dtype: torch.dtype, own_threads: bool, interleaved: bool) -> None:
     buffer = InputBuffer(CPU, dtype, own_threads=own_threads)
-    for shape in ((2, 3, 8, 6), (1, 3, 4, 4), (3, 1, 16, 10), (2, 5, 7, 9)):  # the first memory serves the second
+    shapes = (2, 3, 8, 6), (1, 3, 4, 4), (3, 1, 16, 10), (2, 5, 7, 9), (1, 200, 4, 6)  # the first serves the second
+    for shape in shapes:
         images = torch.randint(0, 256, shape, dtype=torch.uint8)
         if interleaved:
             images = images.contiguous(memory_format=torch.channels_last)
