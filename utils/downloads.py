@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -70,12 +71,14 @@ def fetch(
         max_bytes, max_seconds: limits of the file and of all attempts together; what is above them is removed.
 
     Raises:
-        InputError: not http(s), the server cannot be reached or refuses, a limit is exceeded, the digest is wrong, or
-            no space is left.
+        InputError: not http(s) or with a user name, the server cannot be reached or refuses, a limit is exceeded, the
+            digest is wrong, or no space is left.
     """
-    dest = Path(dest)
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise InputError(f"{url}: only http and https addresses can be downloaded")
+    dest, shown, parts = Path(dest), without_secrets(url), urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        raise InputError(f"{shown}: only http and https addresses can be downloaded")
+    if "@" in parts.netloc:
+        raise InputError(f"{shown}: user names in addresses are not supported; download it and give the file")
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -92,14 +95,19 @@ def fetch(
             raise
         except InterruptedFetchError as error:
             if attempt == tries:
-                raise InputError(f"{url}: {error}, {tries} times; try later or put the file at {dest}") from error
-            LOGGER.warning(f"{url}: {error}; trying again")
+                raise InputError(f"{shown}: {error}, {tries} times; try later or put the file at {dest}") from error
+            LOGGER.warning(f"{shown}: {error}; trying again")
             time.sleep(pause_s * 2 ** (attempt - 1))
     if sha256 is not None and (found := file_sha256(transfer.part)) != sha256.lower():
         transfer.forget()
-        raise InputError(f"{url}: SHA-256 is {found}, expected {sha256}; the download was removed, try again")
+        raise InputError(f"{shown}: SHA-256 is {found}, expected {sha256}; the download was removed, try again")
     transfer.finish()
     return dest
+
+
+def without_secrets(url: str) -> str:
+    """An address as messages name it: without user, password and query, which may hold a key."""
+    return re.sub(r"^([^:/?#]+://)[^/?#]*@", r"\1", url).partition("?")[0]
 
 
 class _Transfer:
@@ -107,6 +115,7 @@ class _Transfer:
 
     def __init__(self, url: str, dest: Path, *, progress: bool, max_bytes: float, deadline: float) -> None:
         self.url, self.dest, self.progress = url, dest, progress
+        self.shown = without_secrets(url)
         self.max_bytes, self.deadline = max_bytes, deadline
         self.part = dest.with_name(dest.name + ".part")
         self.tag = dest.with_name(dest.name + ".part.tag")
@@ -141,10 +150,10 @@ class _Transfer:
             if error.code in (*BUSY, 416):
                 raise InterruptedFetchError(f"the server answered {error.code} {error.reason}") from error
             raise InputError(
-                f"{self.url}: the server answered {error.code} {error.reason}; check the address"
+                f"{self.shown}: the server answered {error.code} {error.reason}; check the address"
             ) from error
         except URLError as error:
-            message = f"{self.url}: cannot be reached ({error.reason}); put the file at {self.dest}"
+            message = f"{self.shown}: cannot be reached ({error.reason}); put the file at {self.dest}"
             raise UnreachableError(message) from error
         except (TimeoutError, ConnectionError, HTTPException) as error:
             raise InterruptedFetchError(f"the transfer broke off ({type(error).__name__})") from error
@@ -182,7 +191,7 @@ class _Transfer:
         if time.monotonic() > self.deadline:
             over = "not here within the time allowed"
         if over:
-            raise OverLimitError(f"{self.url}: {over}; download it another way and give the file")
+            raise OverLimitError(f"{self.shown}: {over}; download it another way and give the file")
 
     def _left_over(self) -> tuple[int, str]:
         """Bytes of an earlier try of this address and the version they are of; (0, "") where they cannot be used."""

@@ -87,7 +87,9 @@ def parse_address(text: str, *, place: str = "--source") -> LiveAddress | None:
     scheme, parts = match[1].lower(), _split(text, place)
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise InputError(f"{place}: {text}: no stream is known that starts with {scheme}://; known: {known}")
+        raise InputError(
+            f"{place}: {_without_user(text)}: no stream is known that starts with {scheme}://; known: {known}"
+        )
     host = _host(parts)
     shown = f"{scheme}://{host}{parts.path}"
     kind = SCHEMES[scheme]
@@ -187,8 +189,14 @@ def _split(text: str, place: str) -> SplitResult:
         parts = urlsplit(text)
         _ = parts.port
     except ValueError as error:
-        raise InputError(f"{place}: {text}: not an address ({error})") from error
+        reason = "its port is no number" if "port" in str(error).lower() else str(error)  # may be part of a password
+        raise InputError(f"{place}: {_without_user(text)}: not an address ({reason})") from error
     return parts
+
+
+def _without_user(text: str) -> str:
+    """A malformed address without what may be user and password: all from `://` to the last `@`, and the query."""
+    return re.sub(r"://\S*@", "://", text).partition("?")[0]
 
 
 def _host(parts: SplitResult, *, with_port: bool = True) -> str:

@@ -19,7 +19,7 @@ from utils.datasets.live import LiveAddress, is_download, parse_address
 from utils.datasets.media import MediaSource
 from utils.datasets.screen import ScreenSource, is_screen
 from utils.datasets.streams import StreamSource, Timing
-from utils.downloads import fetch
+from utils.downloads import fetch, without_secrets
 from utils.errors import InputError
 
 STDIN = "-"
@@ -124,7 +124,7 @@ def _downloaded(url: str, options: SourceOptions) -> MediaSource:
     except BaseException:
         folder.cleanup()
         raise
-    return _media([str(file)], options, titles={str(file): url}, on_close=(folder.cleanup,))
+    return _media([str(file)], options, titles={str(file): without_secrets(url)}, on_close=(folder.cleanup,))
 
 
 def _stdin_descriptor() -> int:
