@@ -20,7 +20,7 @@ from utils.logging import LOGGER
 TYPES = {"FP32": torch.float32, "FP16": torch.float16}
 PORTS = {"http": 8000, "grpc": 8001}
 TIMEOUT_S = 60.0
-DESCRIBED = ("stride", "names", "task", "channels", "nms", "normalized", "version", "imgsz")  # of a model's parameters
+DESCRIBED = ("stride", "names", "task", "channels", "nms", "normalized", "version", "imgsz", "semantic")  # parameters
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from mock_triton import MockModel, grpc_server, http_server
 from utils.backends.registry import load_backend
 from utils.backends.triton import Address, load_triton
 from utils.errors import InputError
+from utils.types import SemanticClasses
 
 CPU = torch.device("cpu")
 SERVERS = {"http": http_server, "grpc": grpc_server}
@@ -118,6 +119,14 @@ def test_the_mock_client_gets_one_picture_at_a_time(monkeypatch: pytest.MonkeyPa
     backend = load_triton(["http://host"], device=CPU)
     assert (backend.fixed_hw, backend.fixed_batch, backend.stride) == ((4, 8), 1, 32)
     assert backend.forward(torch.ones(3, 3, 4, 8))[:, 0, 0].tolist() == [96, 96, 96]
+
+
+def test_the_classes_of_class_maps_come_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = SemanticClasses({0: "road", 1: "sky"})
+    values = {"task": "semantic", "semantic": str(classes.to_dict())}
+    described = {key: {"string_value": value} for key, value in values.items()}
+    mock_client(monkeypatch, models=["a"], metadata=PICTURES, parameters=described)
+    assert load_triton(["http://host"], device=CPU).semantic == classes
 
 
 def test_names_that_hold_code_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
