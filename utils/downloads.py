@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import math
 import os
 import re
@@ -11,6 +12,7 @@ import stat
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
@@ -31,6 +33,7 @@ WEIGHTS_MIN_BYTES = 100_000  # anything smaller is an error page
 TIMEOUT_S = 20.0  # for the connection and for each read
 TRIES = 4
 CHUNK = 1 << 18
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)  # of archives
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # statuses that may pass
 
 
@@ -299,7 +302,7 @@ def unpack(archive: str | Path, into: str | Path, *, progress: bool = True) -> l
             return _unpack_zip(archive, into, progress)
         if tarfile.is_tarfile(archive):
             return _unpack_tar(archive, into, progress)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError, RuntimeError) as error:
+    except (*DAMAGE, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{archive}: cannot be unpacked ({error}); download it again") from error
@@ -320,6 +323,8 @@ def _unpack_zip(archive: Path, into: Path, progress: bool) -> list[Path]:
 def _unpack_tar(archive: Path, into: Path, progress: bool) -> list[Path]:
     with tarfile.open(archive) as source:
         members = source.getmembers()
+        while source.fileobj is not None and source.fileobj.read(CHUNK):  # gzip has its checksum at the very end
+            pass
         for member in members:
             _check_member(archive, member.name, regular=member.isfile() or member.isdir())
         _check_space(archive, into, sum(member.size for member in members))

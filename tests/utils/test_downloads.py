@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import logging
@@ -338,6 +339,27 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=rf"{name}: {message}.*; download it again|{name}: {message}; download"):
             unpack(tmp_path / name, tmp_path / "data", progress=False)
+
+
+@pytest.mark.parametrize(("method", "start"), [(zipfile.ZIP_DEFLATED, 35), (zipfile.ZIP_LZMA, 99)])
+def test_damage_of_packed_bytes_is_named(tmp_path: Path, method: int, start: int) -> None:
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("a.bin", hashlib.sha256(b"").hexdigest() * 99 + "".join(map(str, range(9999))))
+    content = file.read_bytes()
+    file.write_bytes(content[:start] + b"\xff" * 200 + content[start + 200 :])
+    with pytest.raises(InputError, match=r"a\.zip: cannot be unpacked"):
+        unpack(file, tmp_path / "data", progress=False)
+
+
+def test_damage_that_only_the_checksum_of_gzip_tells(tmp_path: Path) -> None:
+    plain = make_tar(tmp_path / "a.tar", {"a.bin": CONTENT}, mode="w").read_bytes()
+    packed = bytearray(gzip.compress(plain, compresslevel=0))
+    packed[2000] ^= 1
+    (tmp_path / "a.tgz").write_bytes(packed)
+    with pytest.raises(InputError, match=r"a\.tgz: cannot be unpacked \(CRC"):
+        unpack(tmp_path / "a.tgz", tmp_path / "data", progress=False)
+    assert not (tmp_path / "data").exists()
 
 
 def test_archive_larger_than_the_free_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

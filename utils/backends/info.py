@@ -139,7 +139,7 @@ class _Reader:
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         try:
             return {int(number): str(name) for number, name in pairs}
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise self._error("names", value, "class names by number") from error
 
     def classes(self, key: str) -> SemanticClasses | None:

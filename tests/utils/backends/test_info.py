@@ -46,6 +46,7 @@ def test_metadata_of_the_original() -> None:
         ({"names": "{0: open('/etc/passwd')}"}, "is not plain data"),
         ({"names": "3"}, "is not a list or mapping of class names"),
         ({"names": {"zero": "a"}}, "is not class names by number"),
+        ({"names": {float("inf"): "a"}}, "is not class names by number"),
         ({"stride": "many"}, "metadata stride: 'many' is not a whole number"),
         ({"stride": -32}, "is not a whole number"),
         ({"imgsz": "[640]"}, "is not height and width"),
