@@ -236,7 +236,10 @@ class TrainConfig(BaseConfig):
         -1, "--local_rank", "--local-rank", type=int, help="accepted from launchers; LOCAL_RANK counts"
     )
     amp: str = option(
-        "fp16", "--amp", choices=("fp16", "bf16", "off"), help="mixed precision on CUDA; bf16 also on CPUs that are faster in it"
+        "fp16",
+        "--amp",
+        choices=("fp16", "bf16", "off"),
+        help="mixed precision on CUDA; bf16 also on CPUs that are faster in it",
     )
     close_mosaic: int = option(
         0, "--close-mosaic", type=not_negative_int, help="no mosaic and mixup in the last N epochs"
