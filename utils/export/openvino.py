@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import yaml
 from utils.backends.packages import import_runtime
 from utils.export.base import ExportJob
 from utils.export.calibration import after_last_convolutions, calibration_arrays
+from utils.export.folders import whole_folder
 from utils.export.onnx import OUTPUTS, build_onnx
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
@@ -29,16 +29,11 @@ def export_openvino(job: ExportJob) -> Path:
     if job.options.int8:
         model = quantize(openvino, job, model)
     target = job.target("_int8_openvino_model" if job.options.int8 else "_openvino_model")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".openvino") as folder:
-        made = Path(folder) / "made"
-        made.mkdir()
+    with whole_folder(target) as folder:
         stem = job.weights.stem
-        openvino.save_model(model, made / f"{stem}.xml", compress_to_fp16=job.options.half)
+        openvino.save_model(model, folder / f"{stem}.xml", compress_to_fp16=job.options.half)
         text = yaml.safe_dump(job.info.to_values(), sort_keys=False, allow_unicode=True)
-        (made / f"{stem}.yaml").write_text(text, encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        made.replace(target)
+        (folder / f"{stem}.yaml").write_text(text, encoding="utf-8")
     return target
 
 

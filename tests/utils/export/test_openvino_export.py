@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,15 @@ def test_the_folder_describes_itself(exported: Exported) -> None:
     assert "output0" in backend.compiled.output(0).get_names()
     export_formats(["openvino"])[0].export(job)  # over the old one
     assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name]
+
+
+def test_a_link_gives_way_to_the_new_folder(exported: Exported, tmp_path: Path) -> None:
+    job, _ = exported("openvino")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "best_openvino_model").symlink_to(tmp_path / "kept")
+    folder = export_formats(["openvino"])[0].export(replace(job, weights=tmp_path / "best.pt"))
+    assert not folder.is_symlink() and (folder / "best.xml").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best_openvino_model", "kept"]
 
 
 @pytest.mark.parametrize("batch", [1, 2])
