@@ -134,17 +134,19 @@ class UniqueNames:
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self._last: dict[str, int] = {}  # number of a wanted name, where it is above 1
 
     def take(self, owner: str, stem: str, suffix: str) -> str:
         """The name for an input file, the same at every call for it."""
         if owner not in self._names:
-            name, number = stem + suffix, 1
+            name, wanted = stem + suffix, stem + suffix
+            number = self._last.get(wanted, 1)
             while name in self._owners:
                 number += 1
                 name = f"{stem}_{number}{suffix}"
             if number > 1:
-                first = self._owners[stem + suffix]
-                LOGGER.warning(f"WARNING {owner}: its output is called {name}, {first} has {stem + suffix}")
+                self._last[wanted] = number
+                LOGGER.warning(f"WARNING {owner}: its output is called {name}, {self._owners[wanted]} has {wanted}")
             self._owners[name] = owner
             self._names[owner] = name
         return self._names[owner]

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from utils.errors import InputError
-from utils.files import LEFTOVER_AGE_S, atomic_write, expand_user, find_file, increment_path, make_run_folder
+from utils.files import (
+    LEFTOVER_AGE_S,
+    UniqueNames,
+    atomic_write,
+    expand_user,
+    find_file,
+    increment_path,
+    make_run_folder,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,3 +134,18 @@ def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/run: the run folder cannot be made: .*choose another --project"):
         make_run_folder(tmp_path / "file/run")
+
+
+def test_many_inputs_of_one_name_take_two_looks_each() -> None:
+    class Counted(dict[str, str]):
+        looks = 0
+
+        def __contains__(self, key: object) -> bool:
+            self.looks += 1
+            return super().__contains__(key)
+
+    names = UniqueNames()
+    names._owners = owners = Counted()
+    taken = [names.take(f"{number}/x.jpg", "x", ".jpg") for number in range(30)]
+    assert taken == ["x.jpg", *(f"x_{number}.jpg" for number in range(2, 31))]
+    assert owners.looks <= 2 * 30

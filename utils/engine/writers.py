@@ -260,10 +260,11 @@ class CropWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._last: Counter[Path] = Counter()  # numbers given to the cut-outs of pictures, whose stems may recur
 
     def write(self, result: Result) -> None:
         """Save the cut-outs of one picture."""
-        last: Counter[Path] = Counter()
+        last = self._last if result.source.number is None else Counter[Path]()
         between = "" if result.source.number is None else "_"
         for label, crop in result.crops():
             if crop.size:

@@ -173,3 +173,13 @@ def test_text_files_of_pictures_with_one_stem_keep_apart(tmp_path: Path, caplog:
     assert files(tmp_path) == ["a.txt", "a_2.txt", "a_3_1.txt", "a_3_2.txt"]
     assert [len((tmp_path / name).read_text().splitlines()) for name in files(tmp_path)] == [2, 1, 1, 1]
     assert "WARNING y/a.png: its output is called a_2, x/a.jpg has a" in caplog.text
+
+
+def test_cut_outs_of_many_pictures_of_one_name_take_one_look_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, looks, real = CropWriter(tmp_path), [], Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: looks.append(path) or real(path))
+    for number in range(30):
+        writer.write(result(f"{number}/x.png", ROWS[:1]))
+    assert len(files(tmp_path)) == len(looks) == 30
