@@ -34,7 +34,7 @@ ADDRESSES = {
     "models.experimental": "Ensemble attempt_load",
     "models.yolo": "ClassificationModel Detect DetectionModel Model SegmentationModel",
     "utils.augmentations": "letterbox",
-    "utils.dataloaders": "IMG_FORMATS VID_FORMATS LoadImages LoadStreams",
+    "utils.dataloaders": "IMG_FORMATS VID_FORMATS LoadImages LoadScreenshots LoadStreams",
     "utils.general": "LOGGER Profile check_file check_img_size check_imshow check_requirements clip_boxes colorstr cv2 "
     "increment_path make_divisible non_max_suppression print_args scale_boxes scale_coords strip_optimizer xywh2xyxy "
     "xywhn2xyxy xyxy2xywh xyxy2xywhn",
@@ -301,7 +301,7 @@ def test_log_helpers(log: pytest.LogCaptureFixture) -> None:
 
 
 def test_profile_adds_up() -> None:
-    profile = general.Profile(t=1.0)
+    profile = general.Profile(t=1.0, device=torch.device("cpu"))
     with profile:
         sum(range(10000))
     first = profile.dt
@@ -397,6 +397,7 @@ def test_load_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     for names, im, im0s, cap, _ in streams:
         assert (names, im.shape, cap) == (["one", "two"], (2, 3, 64, 64), None)
         seen.append([int(im0[0, 0, 0]) for im0 in im0s])
+        assert streams.count == len(seen) - 1
     assert seen == [[10, 0], [20, 30], [20, 40]]
     assert closed == [True]
     with pytest.raises(InputError, match="LoadImages reads files"):

@@ -14,11 +14,12 @@ from utils.augmentations import letterbox
 from utils.datasets.frames import VIDEO_SUFFIXES, SourceFrame
 from utils.datasets.image_io import IMAGE_SUFFIXES
 from utils.datasets.media import MediaSource
+from utils.datasets.screen import ScreenSource
 from utils.datasets.sources import SourceOptions, open_source
 from utils.datasets.streams import StreamSource
 from utils.errors import InputError
 
-__all__ = ["IMG_FORMATS", "VID_FORMATS", "LoadImages", "LoadStreams"]
+__all__ = ["IMG_FORMATS", "VID_FORMATS", "LoadImages", "LoadScreenshots", "LoadStreams"]
 IMG_FORMATS = tuple(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
 VID_FORMATS = tuple(sorted(suffix[1:] for suffix in VIDEO_SUFFIXES))
 
@@ -81,6 +82,35 @@ class LoadImages:
         return item.path, im, item.frame, clip, f"{item.heading}: "
 
 
+class LoadScreenshots:
+    """Pictures of the screen one by one, without end: (name, im, im0, None, s), as of `LoadImages`.
+
+    Args:
+        source: `screen [N] [left top width height]`.
+        img_size, stride, auto, transforms: as of `LoadImages`.
+    """
+
+    mode = "stream"
+
+    def __init__(
+        self,
+        source: str,
+        img_size: int | tuple[int, int] = 640,
+        stride: int = 32,
+        auto: bool = True,
+        transforms: Any = None,
+    ) -> None:
+        self.img_size, self.stride, self.auto, self.transforms = img_size, stride, auto, transforms
+        self._source, self.frame = ScreenSource(source), 0
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray, np.ndarray, None, str]]:
+        with closing(self._source) as source:
+            for (item,) in source.batches():
+                im = _fitted(item.frame, self.img_size, self.stride, self.auto, self.transforms)
+                yield item.path, im, item.frame, None, f"{item.heading}: "
+                self.frame += 1
+
+
 class LoadStreams:
     """The newest frame of every stream at once: (names, im, im0s, None, ""), until all streams have ended.
 
@@ -90,6 +120,9 @@ class LoadStreams:
     Args:
         sources: as `detect.py --source`: a stream or a list of streams.
         img_size, stride, auto, transforms, vid_stride: as of `LoadImages`; `auto` where all frames are of one size.
+
+    Attributes:
+        count: number of what was given last, from 0; -1 before the first.
     """
 
     mode = "stream"
@@ -108,7 +141,7 @@ class LoadStreams:
         if not isinstance(source, StreamSource):
             source.close()
             raise InputError(f"{sources}: no stream; LoadImages reads files")
-        self._source = source
+        self._source, self.count = source, -1
         self.sources = [stream.name for stream in source.streams]
 
     def __len__(self) -> int:
@@ -118,6 +151,7 @@ class LoadStreams:
         newest: dict[str, np.ndarray] = {}
         with closing(self._source) as source:
             for frames in source.batches():
+                self.count += 1
                 newest |= {item.path: item.frame for item in frames}
                 im0s = [newest.get(name, np.zeros_like(frames[0].frame)) for name in self.sources]
                 auto = self.auto and len({im0.shape for im0 in im0s}) == 1

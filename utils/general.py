@@ -201,13 +201,13 @@ def print_args(args: Mapping[str, Any] | None = None, show_file: bool = True, sh
 
 
 class Profile(contextlib.ContextDecorator):
-    """Seconds that a block, or a decorated function, takes; waits for CUDA.
+    """Seconds that a block, or a decorated function, takes; waits for CUDA, whatever `device` says.
 
     Attributes:
         t: sum over all uses. dt: of the last one.
     """
 
-    def __init__(self, t: float = 0.0) -> None:
+    def __init__(self, t: float = 0.0, device: torch.device | None = None) -> None:
         self.t, self.dt, self._start = t, 0.0, 0.0
 
     def __enter__(self) -> Profile:

@@ -11,6 +11,7 @@ from contextlib import closing
 
 import pytest
 
+from utils.dataloaders import LoadScreenshots
 from utils.datasets import screen
 from utils.datasets.screen import ScreenSource, is_screen, parse_screen
 from utils.datasets.sources import open_source
@@ -51,6 +52,18 @@ def test_the_words_of_a_screen(source: str, expected: object) -> None:
 
 def test_a_folder_called_screenshots_is_no_screen() -> None:
     assert not is_screen("screenshots") and not is_screen("screen/a.png")
+
+
+def test_screenshots_for_other_programs(display: str) -> None:
+    dataset = LoadScreenshots("screen 1", img_size=64)
+    frames = iter(dataset)
+    for number in range(2):
+        path, im, im0, cap, s = next(frames)
+        assert (path, im.shape, im0.shape, cap, dataset.frame) == ("screen1", (3, 64, 64), (200, 320, 3), None, number)
+        assert s.endswith(" 320x200: ")
+    frames.close()
+    with pytest.raises(InputError, match="expected screen"):
+        LoadScreenshots("screen one")
 
 
 def test_pictures_of_the_whole_screen_and_of_a_part(display: str) -> None:
