@@ -257,6 +257,12 @@ def _several(value: Any) -> list[Any]:
 def _backend_of(model: Any) -> Backend:
     """What runs the model."""
     backend = getattr(model, "backend", model)
+    needed = ("names", "stride", "yaml" if isinstance(backend, nn.Module) else "task")
+    if not all(hasattr(backend, name) for name in needed):
+        raise InputError(
+            f"AutoShape takes a DetectMultiBackend or a network, not {type(model).__name__}; "
+            "of a file: AutoShape(DetectMultiBackend('best.pt'))"
+        )
     if not isinstance(backend, nn.Module):
         return backend
     weight = next(backend.parameters(), torch.zeros(0))

@@ -240,6 +240,12 @@ def test_models_of_other_tasks_are_refused() -> None:
         AutoShape(SpotFinder(task="sort"))
 
 
+@pytest.mark.parametrize("model", ["best.pt", nn.Conv2d(3, 3, 1), None])
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    with pytest.raises(InputError, match=rf"not {type(model).__name__}; of a file: AutoShape\(DetectMultiBackend"):
+        AutoShape(model)
+
+
 class RednessJudge(SpotFinder):
     """Logits of two classes from the mean of the middle, normalised as for ImageNet: the first is for red pictures."""
 
