@@ -105,7 +105,8 @@ def _found(name: str, folders: list[str] | None) -> pathlib.Path | None:
 def _place_of(module: typing.Any) -> pathlib.Path:
     """File or folder of a loaded module."""
     places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-    return pathlib.Path(next((place for place in places if place), "a module without a file")).resolve()
+    place = next((place for place in places if place), None)
+    return pathlib.Path(place).resolve() if place else pathlib.Path("a module without a file")
 
 
 def _set_up(verbose: bool, hidden: list[str]) -> None:
@@ -133,6 +134,7 @@ def _build(name: str, pretrained: bool, channels: int, classes: int, device: typ
     from models.checkpoint import find_weights, load_checkpoint, transfer_weights
     from utils.logging import LOGGER
 
+    _check_counts(name, channels=channels, classes=classes)
     model = _graph(name, channels, classes)
     if pretrained:
         checkpoint = load_checkpoint(find_weights(f"{name}.pt"))
@@ -141,6 +143,15 @@ def _build(name: str, pretrained: bool, channels: int, classes: int, device: typ
         if len(checkpoint.names) == classes:
             model.names = checkpoint.names
     return model.to(_device(device))
+
+
+def _check_counts(name: str, **counts: typing.Any) -> None:
+    """InputError where one is no positive integer."""
+    from utils.errors import InputError
+
+    for setting, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{name}: {setting} {value!r} is not a positive integer")
 
 
 def _graph(name: str, channels: int, classes: int) -> typing.Any:

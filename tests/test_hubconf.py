@@ -86,6 +86,14 @@ def test_every_graph_is_built(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (model.yaml["ch"], model.nc, len(model.stride)) == (1, 4, 4 if name.endswith("6") else 3)
 
 
+@pytest.mark.parametrize("counts", [{"classes": 0}, {"classes": "3"}, {"channels": 0}, {"channels": 2.0}])
+@pytest.mark.parametrize("name", ["yolov5n", "yolov5n-cls"])
+def test_counts_of_classes_and_channels(name: str, counts: dict[str, Any]) -> None:
+    ((setting, value),) = counts.items()
+    with pytest.raises(InputError, match=f"^{name}: {setting} {value!r} is not a positive integer$"):
+        getattr(hubconf, name)(pretrained=False, _verbose=False, **counts)
+
+
 def test_custom_from_another_folder_with_relative_paths(checkpoint: Path, tmp_path: Path) -> None:
     """The path is the caller's; lazily imported parts are found although the caller has moved on to another folder."""
     picture(tmp_path / "a.png")
@@ -140,6 +148,13 @@ def test_a_package_of_the_same_name_that_is_already_imported_is_named(tmp_path: 
         f"ImportError: OpenYOLOv5 needs its own package '{name}' in {ROOT}, but this program has already imported "
         f"another one from {place}; rename that one, or load the model in a process of its own"
     )
+
+
+def test_a_module_without_a_file(tmp_path: Path) -> None:
+    """One that a program made itself, as tests do."""
+    code = "import types\nsys.modules['utils'] = types.ModuleType('utils')\nsys.path.insert(0, REPO)\n"
+    done = program(f"{code}import hubconf\nhubconf.yolov5n()\n", cwd=tmp_path)
+    assert "has already imported another one from a module without a file; rename" in done.stderr
 
 
 def test_a_package_of_the_same_name_that_comes_first_is_named(tmp_path: Path) -> None:
