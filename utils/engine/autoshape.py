@@ -65,6 +65,7 @@ class AutoShape(nn.Module):
         super().__init__()
         self.model = model
         self.backend = _backend_of(model)
+        self._warned_of_size = False
         if self.backend.task not in OUTCOMES:
             raise InputError(
                 f"AutoShape takes models of {' and '.join(OUTCOMES)}, not of task {self.backend.task}; "
@@ -117,6 +118,8 @@ class AutoShape(nn.Module):
         if isinstance(ims, Tensor) and ims.ndim == 4:
             return self._raw(backend, ims, augment)
         longest = _longest(OUTCOMES[self.task].config().imgsz if size is None else size)
+        if size is not None and backend.fixed_hw and longest != max(backend.fixed_hw):
+            self._warn_of_size(backend.fixed_hw)
         loading = Stopwatch(backend.device)
         with loading.running():
             pictures = load_pictures(ims, channels=backend.channels)
@@ -144,6 +147,12 @@ class AutoShape(nn.Module):
             semantic_classes=backend.semantic,
             probs=[p.probs.clone() for p in predictions if p.probs is not None] or None,
         )
+
+    def _warn_of_size(self, fixed_hw: tuple[int, int]) -> None:
+        """Say once that the file takes one size only."""
+        if not self._warned_of_size:
+            self._warned_of_size = True
+            LOGGER.warning(f"WARNING: size is ignored: the file takes {fixed_hw[0]}x{fixed_hw[1]} only")
 
     def _predictor(self, backend: Backend, sizes_hw: Sequence[Sequence[int]], longest: int, augment: bool) -> Predictor:
         """What runs pictures of these sizes."""

@@ -123,6 +123,17 @@ def test_sizes_that_are_none(size: Any) -> None:
         AutoShape(SpotFinder())(scene((64, 64), (1, 1, 9, 9)), size=size)
 
 
+def test_a_size_that_a_file_does_not_take_is_named_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    model, frame = AutoShape(SpotFinder(fixed_hw=(256, 320)), verbose=False), np.zeros((64, 96, 3), np.uint8)
+    model(frame), model(frame, size=320)
+    assert not caplog.records
+    model(frame, size=640), model(frame, size=640)
+    assert caplog.messages == ["WARNING: size is ignored: the file takes 256x320 only"]
+
+
 def test_a_file_of_fixed_size_gets_that_size() -> None:
     backend = SpotFinder(fixed_hw=(256, 320))
     results = AutoShape(backend)([scene((256, 256), (64, 32, 160, 128)), scene((128, 160), (8, 8, 72, 40))], size=640)
