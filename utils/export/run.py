@@ -24,6 +24,7 @@ from utils.export.nms_graph import GraphNms
 from utils.export.table import ExportFormat, export_formats
 from utils.export.verify import check_export
 from utils.logging import LOGGER
+from utils.script import ENVIRONMENT
 from utils.version import VERSION
 
 MIN_STRIDE = 32
@@ -204,9 +205,12 @@ def _warn_of_settings(config: ExportConfig, kinds: Sequence[ExportFormat]) -> No
 
 
 def _one_line(kind: ExportFormat, path: Path, error: Exception) -> str:
-    """What went wrong: an input error's own message, or the first words of a converter's."""
+    """What went wrong: an input error's own message, what the disk refuses, or the first words of a converter's."""
     if isinstance(error, InputError):
         return f"{kind.title}: {error}"
+    if isinstance(error, OSError) and error.errno in ENVIRONMENT:
+        place = error.filename2 or error.filename or path.parent
+        return f"{kind.title}: {place}: {error.strerror}; free the place, or copy the checkpoint to another folder"
     reason = " ".join(str(error).split())[:300] or "no reason given"
     return f"{kind.title}: {path} cannot be converted: {type(error).__name__}: {reason}; --verbose shows more"
 

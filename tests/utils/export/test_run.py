@@ -70,6 +70,15 @@ def test_a_format_that_fails_does_not_stop_the_others(
     assert weights.with_suffix(".torchscript").is_file()
 
 
+def test_a_folder_in_the_place_of_a_file_is_named(weights: Path, log: pytest.LogCaptureFixture) -> None:
+    target = weights.with_suffix(".torchscript")
+    target.mkdir()
+    assert export.run(weights=weights, include="torchscript", imgsz=64) == []
+    remedy = "free the place, or copy the checkpoint to another folder"
+    assert f"error: TorchScript: {target}: Is a directory; {remedy}" in log.text
+    assert [p.name for p in weights.parent.iterdir() if p.name.endswith(".tmp")] == []
+
+
 def test_a_mismatch_fails_the_export(
     weights: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
