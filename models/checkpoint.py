@@ -398,6 +398,8 @@ def find_weights(name: str | Path, *, releases: str = OFFICIAL_RELEASES) -> Path
         return path
     if path.name in OFFICIAL_WEIGHTS and not path.exists():
         return fetch_weights(path, check=load_checkpoint, releases=releases)
+    if path.is_dir():
+        raise InputError(f"{name}: is a folder, not a checkpoint; give a .pt file")
     known = sorted(p.name for p in path.parent.glob("*.pt")) if path.parent.is_dir() else []
     near = get_close_matches(path.name, [*known, *OFFICIAL_WEIGHTS], n=3)
     hint = f"near: {', '.join(near)}" if near else "give the path of a .pt file, or an official name such as yolov5s.pt"

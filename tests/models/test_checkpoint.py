@@ -382,6 +382,9 @@ def test_other_names_are_not_fetched(tmp_path: Path) -> None:
     assert find_weights(tmp_path / "best.pt") == tmp_path / "best.pt"
     with pytest.raises(InputError, match=r"bset\.pt: no such checkpoint; near: best\.pt"):
         find_weights(tmp_path / "bset.pt")
+    (tmp_path / "folder.pt").mkdir()
+    with pytest.raises(InputError, match=r"folder\.pt: is a folder, not a checkpoint; give a \.pt file"):
+        find_weights(tmp_path / "folder.pt")
     with pytest.raises(InputError, match=r"yolo5s\.pt: no such checkpoint; near: yolov5s\.pt"):
         find_weights("yolo5s.pt")
     with pytest.raises(InputError, match=r"qqq: no such checkpoint; give the path of a \.pt file, or an official name"):
