@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from utils.types import SemanticClasses
 
 TASKS = ("detect", "segment", "classify", "semantic", "joint")
 TRUE_WORDS = ("true", "1", "yes")
+MOST_STRIDE, MOST_SIDE = 1024, 16384  # a file that says more would only exhaust memory
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class ModelInfo:
         if task not in TASKS:
             raise InputError(f"{place}: metadata task: {task[:60]!r} is none of {', '.join(TASKS)}; export it again")
         return cls(
-            stride=reader.number("stride", 32),
+            stride=reader.number("stride", 32, most=MOST_STRIDE),
             names=reader.names(),
             task=task,
             channels=reader.number("channels", 3),
@@ -104,15 +106,15 @@ class _Reader:
     def __init__(self, values: Mapping[str, Any], place: str) -> None:
         self.values, self.place = values, place
 
-    def number(self, key: str, default: int) -> int:
-        """A whole number of at least 0; the original stores strides as text of a float too."""
+    def number(self, key: str, default: int, *, most: int = sys.maxsize) -> int:
+        """A whole number from 0 to `most`; the original stores strides as text of a float too."""
         value = self.values.get(key, default)
         try:
             number = int(float(value))
         except (TypeError, ValueError, OverflowError):
             number = -1
-        if number < 0:
-            raise self._error(key, value, "a whole number")
+        if not 0 <= number <= most:
+            raise self._error(key, value, "a whole number" if most == sys.maxsize else f"a whole number up to {most}")
         return number
 
     def flag(self, key: str) -> bool:
@@ -125,8 +127,9 @@ class _Reader:
         if value is None:
             return None
         pair = [value, value] if isinstance(value, int) else value
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(v, int) and v > 0 for v in pair):
-            raise self._error(key, value, "height and width")
+        listed = isinstance(pair, list | tuple) and len(pair) == 2
+        if not listed or not all(isinstance(v, int) and 0 < v <= MOST_SIDE for v in pair):
+            raise self._error(key, value, f"height and width up to {MOST_SIDE}")
         return pair[0], pair[1]
 
     def names(self) -> dict[int, str]:

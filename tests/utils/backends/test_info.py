@@ -49,7 +49,10 @@ def test_metadata_of_the_original() -> None:
         ({"names": {float("inf"): "a"}}, "is not class names by number"),
         ({"stride": "many"}, "metadata stride: 'many' is not a whole number"),
         ({"stride": -32}, "is not a whole number"),
+        ({"stride": "1000000"}, "metadata stride: '1000000' is not a whole number up to 1024"),
         ({"imgsz": "[640]"}, "is not height and width"),
+        ({"imgsz": 6.5}, "is not height and width"),
+        ({"imgsz": [1000000, 1000000]}, "is not height and width up to 16384"),
         ({"task": "dance"}, "task: 'dance' is none of detect"),
     ],
 )
