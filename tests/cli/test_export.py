@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,9 +12,11 @@ import pytest
 import torch
 from tiny_jobs import NAMES, TINY_GRAPH
 
+import detect
 import export
 from models.checkpoint import save_checkpoint
 from models.yolo import DetectionModel
+from utils.config import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -42,6 +45,19 @@ def test_export_then_detect(weights: Path, tmp_path: Path, run_script: Run) -> N
     assert seen.returncode == 0, seen.stderr
     assert "square" in seen.stderr or "dïsc's" in seen.stderr
     assert "Traceback" not in seen.stderr
+
+
+def test_a_size_that_a_fixed_file_does_not_take_is_named(
+    weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("openyolov5").propagate = True
+    (file,) = export.run(weights=weights, include="torchscript", imgsz=[64, 96])
+    settings = {"source": str(ROOT / "data/images/shapes_1.jpg"), "nosave": True, "device": "cpu"}
+    for size in ({}, {"imgsz": [64, 96]}):
+        detect.run(weights=file, **settings, **size)
+    assert "is ignored" not in caplog.text
+    detect.run(weights=file, imgsz=128, **settings)
+    assert "WARNING: --imgsz 128 is ignored: the file takes 64x96 only" in caplog.text
 
 
 def test_failures_are_a_line_each_and_status_1(weights: Path, run_script: Run) -> None:

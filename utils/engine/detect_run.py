@@ -138,6 +138,9 @@ def build_predictor(config: DetectConfig, backend: Backend, outcome: Outcome) ->
     height, width = config.size_hw
     rounded = check_image_size(height, backend.stride)
     size_hw = (rounded, rounded if width == height else check_image_size(width, backend.stride))
+    if "imgsz" in config.given and backend.fixed_hw not in (None, size_hw):
+        only = "x".join(map(str, backend.fixed_hw))
+        LOGGER.warning(f"WARNING: --imgsz {' '.join(map(str, config.imgsz))} is ignored: the file takes {only} only")
     predictor = outcome.build_predictor(config, backend, size_hw)
     backend.warmup(size_hw)
     return predictor
