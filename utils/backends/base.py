@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.backends.info import ModelInfo
-from utils.backends.outputs import check_outputs, tensors_of
+from utils.backends.outputs import BOX_COLUMNS, check_outputs, tensors_of
 from utils.device import single_threaded
 from utils.errors import InputError
+from utils.logging import LOGGER
 from utils.types import MAX_SEMANTIC_CLASSES, SemanticClasses, Suppressed
 
 Visitor = Callable[[nn.Module, Any], None]  # called with each layer and its output
@@ -135,8 +136,38 @@ class ExportedBackend(ABC):
 
     def warmup(self, size_hw: tuple[int, int]) -> None:
         """One run on an empty picture."""
+        self._run_empty(size_hw)
+
+    def doubt_names(self) -> None:
+        """Number the classes, with a warning, where the file stores no names and those lent are not as many."""
+        if self.info.names:
+            return
+        count = self._class_count()
+        if count is not None and count != len(self.names):
+            LOGGER.warning(
+                f"WARNING: {self.file} stores no class names and has {count} classes, --data names {len(self.names)}: "
+                "its classes are numbered; give the data set it was trained on"
+            )
+            self.names = {i: f"class{i}" for i in range(count)}
+
+    def _class_count(self) -> int | None:
+        """Classes that the output for an empty picture has scores for; None where it does not tell."""
+        try:
+            outputs = self._run_empty((2 * self.stride, 2 * self.stride))
+        except InputError:  # of a fixed size that the file does not tell
+            return None
+        if isinstance(outputs, Suppressed) or self.task not in ("detect", "segment", "classify"):
+            return None
+        first, *others = [outputs] if isinstance(outputs, Tensor) else outputs
+        if self.task == "classify":
+            return int(first.shape[1])
+        coefficients = others[0].shape[1] if others and others[0].ndim == 4 else 0  # one for each prototype
+        return int(first.shape[2]) - BOX_COLUMNS - coefficients
+
+    def _run_empty(self, size_hw: tuple[int, int]) -> Any:
+        """Output for one empty picture of the size, or of the only size that the file takes."""
         height, width = self.fixed_hw or size_hw
-        self.forward(torch.zeros(1, self.channels, height, width, dtype=self.dtype, device=self.device))
+        return self.forward(torch.zeros(1, self.channels, height, width, dtype=self.dtype, device=self.device))
 
     def _check_size(self, images: Tensor) -> None:
         channels, *size_hw = images.shape[1:]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from utils.backends.base import Backend
+from utils.backends.base import Backend, ExportedBackend
 from utils.device import keep_freed_memory
 from utils.errors import InputError
 
@@ -98,7 +98,10 @@ def load_backend(
     if device.type == "cpu":
         keep_freed_memory()
     options: dict[str, object] = {"device": device, "fp16": fp16, "names": names}
-    return kind.load(files, **options, **({"fuse": fuse} if kind is PYTORCH else {}))
+    backend = kind.load(files, **options, **({"fuse": fuse} if kind is PYTORCH else {}))
+    if names and isinstance(backend, ExportedBackend):
+        backend.doubt_names()
+    return backend
 
 
 def find_format(file: str) -> Format:

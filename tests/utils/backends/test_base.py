@@ -106,6 +106,23 @@ def test_names_of_the_file_win() -> None:
     assert (len(unnamed), unnamed[7]) == (UNNAMED_CLASSES, "class7")
 
 
+@pytest.mark.parametrize(
+    ("info", "lent", "expected"),
+    [
+        (ModelInfo(), {0: "b"}, {0: "b"}),
+        (ModelInfo(), {0: "b", 1: "c"}, {0: "class0"}),
+        (ModelInfo(nms=True), {0: "b", 1: "c"}, {0: "b", 1: "c"}),  # its rows do not tell
+        (ModelInfo(names={0: "a"}), {0: "b", 1: "c"}, {0: "a"}),
+    ],
+)
+def test_names_lent_to_a_file_of_other_classes_are_not_believed(
+    info: ModelInfo, lent: dict[int, str], expected: dict[int, str]
+) -> None:
+    backend = Sums(info, names=lent)
+    backend.doubt_names()
+    assert backend.names == expected
+
+
 class Failing(Sums):
     def __init__(self, error: Exception) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper
 from thread_checks import assert_threads_agree
 from torch.nn import functional as F
 
+import val
 from utils.backends.onnxruntime import _reason
 from utils.backends.registry import load_backend
 from utils.errors import InputError
@@ -67,6 +69,22 @@ def test_files_in_the_original_s_style(dnn: bool, opset: int, shape: Shape, tmp_
     if shape is DYNAMIC:
         images = torch.rand(2, 3, 32, 64)
         torch.testing.assert_close(backend.forward(images), expected_rows(images))
+
+
+@pytest.mark.parametrize("shape", [STATIC, DYNAMIC], ids=["static", "dynamic"])
+def test_a_file_without_names_is_not_measured_on_other_classes(
+    shape: Shape, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = official_style(tmp_path / "n.onnx", shape, metadata={"stride": "32"})
+    logging.getLogger("openyolov5").propagate = True
+    assert load_backend(file, device=CPU, names={0: "a", 1: "b"}).names == {0: "a", 1: "b"}
+    assert not caplog.text
+    assert load_backend(file, device=CPU, names={0: "a"}).names == {0: "class0", 1: "class1"}
+    assert "n.onnx stores no class names and has 2 classes, --data names 1: its classes are numbered" in caplog.text
+    spec = tmp_path / "three.yaml"
+    spec.write_text("path: .\ntrain: images\nval: images\nnames: [x, y, z]\n")
+    with pytest.raises(InputError, match=r"n\.onnx has 2 classes, .*three\.yaml names 3"):
+        val.run(weights=str(file), data=str(spec), imgsz=64, device="cpu", noplots=True)
 
 
 def test_half_precision_input_is_the_file_s(tmp_path: Path) -> None:
