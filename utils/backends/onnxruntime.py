@@ -16,7 +16,7 @@ from utils.backends.packages import existing_file, import_runtime
 from utils.errors import InputError
 from utils.logging import LOGGER
 
-ERRORS_ONLY = 3  # onnxruntime's log level
+NO_LOG = 4  # level of onnxruntime: its errors are exceptions too
 PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (?:\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z]))?")  # place in its code
 NEWER = {  # what tells that a file is newer than the package: its own number, the highest known one
     "opset": r"Opset (\d+) is .* till opset (\d+)",
@@ -72,7 +72,7 @@ def load_onnx(
         device = torch.device("cpu")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = NO_LOG
     try:
         session = runtime.InferenceSession(path.read_bytes(), options, providers=providers)
     except Exception as error:  # onnxruntime has a class of its own for each kind, with no common base

@@ -154,6 +154,20 @@ def test_metadata_is_never_run(dnn: bool, code: str, tmp_path: Path, monkeypatch
     assert not (tmp_path / "made-by-metadata").exists()
 
 
+def test_what_goes_wrong_within_a_run_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    nodes = [helper.make_node("Reshape", ["images", "shape"], ["output0"])]
+    target = helper.make_tensor("shape", TensorProto.INT64, [3], [1, 7, 9])
+    source, result = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, form)
+        for name, form in (("images", DYNAMIC), ("output0", [1, 7, 9]))
+    )
+    graph = helper.make_graph(nodes, "constructed", [source], [result], [target])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=8), tmp_path / "r.onnx")
+    with pytest.raises(InputError, match=r"r\.onnx: cannot run pictures of shape \(1, 3, 64, 96\)"):
+        load_backend(tmp_path / "r.onnx", device=CPU).forward(torch.zeros(1, 3, 64, 96))
+    assert capfd.readouterr().err == "", "onnxruntime says the same once more"
+
+
 def test_a_graph_of_something_else(tmp_path: Path) -> None:
     vector = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
