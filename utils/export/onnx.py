@@ -20,6 +20,7 @@ from utils.files import atomic_write
 
 CONVERTIBLE = 15  # down to which onnx converts the graphs of all sizes
 OPSET = 18  # what torch's translations are written in: the lowest it exports to, and the most widely run
+FUNCTIONS_IR = 8  # the first that has functions
 MAX_BYTES = 2**31 - 1  # of one protobuf message
 INPUT, OUTPUTS = "images", ("output0", "output1")
 AXES = {0: "batch", 2: "height", 3: "width"}
@@ -67,12 +68,21 @@ def save_onnx(model: Any, job: ExportJob, target: Path) -> Path:
 
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, job.info.to_strings())
+    model.ir_version = lowest_ir_version(model)
     onnx.checker.check_model(model)
     if model.ByteSize() > MAX_BYTES:
         raise InputError(f"{target}: an ONNX file ends at 2 GB, this network needs {model.ByteSize() / 1e9:.1f} GB")
     with atomic_write(target) as temporary:
         temporary.write_bytes(model.SerializeToString())
     return target
+
+
+def lowest_ir_version(model: Any) -> int:
+    """The oldest file format that can hold the model: runtimes old enough to want its opset know no newer one."""
+    import onnx
+
+    lowest = onnx.helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
+    return min(max(lowest, FUNCTIONS_IR if model.functions else 0), model.ir_version)
 
 
 def _exported(job: ExportJob, opset: int) -> Any:
@@ -97,8 +107,8 @@ def _exported(job: ExportJob, opset: int) -> Any:
             custom_translation_table=onnx_translation() if info.nms else None,
         )
     assert program is not None
-    if (found := opset_of(program.model_proto)) != opset:
-        raise InputError(f"--opset {opset}: the exporter of this torch ends at {found}; give a lower one")
+    if opset_of(program.model_proto) != opset:
+        raise InputError(f"--opset {opset}: is not written by the exporter of this torch; give a lower one")
     return _tidied(program.model_proto, dynamic=options.dynamic)
 
 
