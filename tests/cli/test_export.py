@@ -14,6 +14,7 @@ from tiny_jobs import NAMES, TINY_GRAPH
 
 import detect
 import export
+import val
 from models.checkpoint import save_checkpoint
 from models.yolo import DetectionModel
 from utils.config import ROOT
@@ -58,6 +59,20 @@ def test_a_size_that_a_fixed_file_does_not_take_is_named(
     assert "is ignored" not in caplog.text
     detect.run(weights=file, imgsz=128, **settings)
     assert "WARNING: --imgsz 128 is ignored: the file takes 64x96 only" in caplog.text
+
+
+def test_settings_that_nms_inside_the_file_does_not_know_are_named(
+    weights: Path, tmp_path: Path, tiny_data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("openyolov5").propagate = True
+    (file,) = export.run(weights=weights, include="torchscript", imgsz=64, nms=True, conf_thres=0.5)
+    settings = {"source": str(ROOT / "data/images/shapes_1.jpg"), "nosave": True, "device": "cpu"}
+    detect.run(weights=file, **settings)
+    assert "holds NMS" not in caplog.text
+    detect.run(weights=file, iou_thres=0.3, agnostic_nms=True, **settings)
+    assert "WARNING: --agnostic-nms, --iou-thres: the file holds NMS by the settings of its export" in caplog.text
+    val.run(weights=file, data=str(tiny_data), imgsz=64, device="cpu", noplots=True, workers=0)
+    assert "holds NMS: measured by the thresholds of its export" in caplog.text
 
 
 def test_failures_are_a_line_each_and_status_1(weights: Path, run_script: Run) -> None:

@@ -206,3 +206,8 @@ class ExportedBackend(ABC):
                 f"{self.file}: cannot run pictures of shape {tuple(images.shape)} ({lines[-1][:MOST_REASON]}); "
                 "it may take one size only: give that --imgsz, or export it again"
             ) from error
+
+
+def holds_nms(backend: Backend) -> bool:
+    """Whether the file does NMS itself, by the thresholds of its export."""
+    return isinstance(backend, ExportedBackend) and backend.info.nms

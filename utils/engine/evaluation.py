@@ -14,7 +14,7 @@ import torch
 
 from models.yolo import check_image_size
 from utils import plots
-from utils.backends.base import Backend
+from utils.backends.base import Backend, holds_nms
 from utils.backends.registry import load_backend
 from utils.config import ValConfig, flags_of
 from utils.datasets.class_folders import read_data
@@ -101,6 +101,11 @@ def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
         raise InputError(
             f"{weights[0]} has {len(semantic)} semantic classes, {spec.path} names {len(spec.semantic.classes)}: "
             "give the data set the model was trained on"
+        )
+    if holds_nms(backend):
+        LOGGER.warning(
+            f"WARNING: {weights[0]} holds NMS: measured by the thresholds of its export, "
+            "so mAP is below the network's; for that, export without --nms"
         )
     return Subject(backend, spec, weights[0])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.backends.base import Backend
+from utils.backends.base import Backend, holds_nms
 from utils.config import flags_of
 from utils.config_classify import ClassifyPredictConfig
 from utils.config_detect import DetectConfig
@@ -70,6 +70,11 @@ def detection_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[i
     known = len(backend.names)
     if wrong := [c for c in config.classes or () if not 0 <= c < known]:
         raise InputError(f"--classes {wrong[0]}: the model has {known} classes, 0 to {known - 1}")
+    if holds_nms(backend) and (idle := config.given & {"conf_thres", "iou_thres", "agnostic_nms", "max_det"}):
+        LOGGER.warning(
+            f"WARNING: {flags_of(idle)}: the file holds NMS by the settings of its export; "
+            "only a higher --conf-thres and a lower --max-det have an effect"
+        )
     postprocess = DetectionPostprocess(
         config.conf_thres,
         config.iou_thres,
