@@ -99,6 +99,15 @@ def test_what_this_machine_lacks_is_listed_and_what_breaks_fails(
         benchmarks.run(weights=str(weights), data=str(tiny_data), hard_fail=True, **settings)
 
 
+def test_a_format_that_takes_no_batches_does_not_fail_the_run(
+    weights: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, "coreml")
+    settings = {"imgsz": 64, "workers": 0, "device": "cpu", "project": str(tmp_path / "runs"), "batch_size": 4}
+    table = benchmarks.run(weights=str(weights), data=str(tiny_data), hard_fail=True, **settings).set_index("Format")
+    assert table["Note"]["CoreML"] == "--batch-size 4: CoreML takes one picture at a time; leave it out"
+
+
 def test_tables() -> None:
     rows = [Row("PyTorch", DONE, 4.0, 0.25, 12.345, 0.5), Row("A|B", LISTED, note="no package"), Row("C", FAILED)]
     assert as_text(rows[:2]).splitlines()[1:] == [

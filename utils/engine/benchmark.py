@@ -22,7 +22,7 @@ from utils.config_benchmark import BenchmarkConfig
 from utils.device import describe_device, select_device
 from utils.engine.evaluation import load_subject, measure_split
 from utils.errors import InputError
-from utils.export.base import ExportOptions
+from utils.export.base import ExportOptions, NotOfferedError
 from utils.export.run import export_one, megabytes, stride_of
 from utils.export.table import EXPORT_FORMATS, ExportFormat
 from utils.files import increment_path, make_run_folder
@@ -43,7 +43,7 @@ class Row:
     """What is known of a format.
 
     Attributes:
-        status: DONE; LISTED where this machine lacks a package or the hardware; FAILED.
+        status: DONE; LISTED where this machine lacks a package or the hardware, or the format the setting; FAILED.
         megabytes: size of file or folder.
         score: the first of the task's `Traits.qualities`, such as mAP50-95, on square pictures.
         ms: of the network alone, a picture, median of up to 30 runs.
@@ -117,7 +117,7 @@ def exported(kind: ExportFormat, path: Path, model: Any, options: ExportOptions)
     try:
         target = export_one(path, model, kind, options)
     except Exception as error:  # converters raise what they like, and the other formats may succeed
-        known = isinstance(error, MissingPackageError) or (isinstance(error, InputError) and elsewhere)
+        known = isinstance(error, InputError if elsewhere else MissingPackageError | NotOfferedError)
         return Row(kind.title, LISTED if known else FAILED, note=_one_line(error)), None
     size = megabytes(target)
     if elsewhere:

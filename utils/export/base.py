@@ -13,6 +13,11 @@ from torch import Tensor, nn
 
 from models.yolo import Detect
 from utils.backends.info import ModelInfo
+from utils.errors import InputError
+
+
+class NotOfferedError(InputError):
+    """A format has not what the settings ask for; others may have it."""
 
 
 @dataclass(frozen=True)

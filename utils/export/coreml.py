@@ -15,7 +15,7 @@ from utils.backends.coreml import describe_spec, open_model
 from utils.backends.packages import import_runtime
 from utils.errors import InputError
 from utils.export.aten import aten_program
-from utils.export.base import ExportJob
+from utils.export.base import ExportJob, NotOfferedError
 from utils.export.folders import whole_folder
 from utils.export.nms_graph import ONNX_OP as NMS_OPERATOR
 
@@ -33,7 +33,7 @@ def export_coreml(job: ExportJob) -> Path:
         InputError: coremltools is missing, the settings cannot be had, or a layer has no CoreML form.
     """
     if job.options.batch != 1:
-        raise InputError(f"--batch-size {job.options.batch}: CoreML takes one picture at a time; leave it out")
+        raise NotOfferedError(f"--batch-size {job.options.batch}: CoreML takes one picture at a time; leave it out")
     if job.info.channels != 3:
         raise InputError(f"{job.weights}: takes {job.info.channels} channels, CoreML pictures have 3; export to ONNX")
     with _quiet():
