@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.experimental import Ensemble
 from models.yolo import BaseModel, JointOutput
-from utils.backends.base import Backend
+from utils.backends.base import Backend, holds_nms
 from utils.backends.multi import up_to_date
 from utils.backends.pytorch import PyTorchBackend
 from utils.datasets.letterbox import fitted_size, letterbox
@@ -78,6 +78,11 @@ class AutoShape(nn.Module):
                 setattr(self, name, getattr(network, name))
         if verbose:
             LOGGER.info(f"AutoShape: pictures of any kind and size, {len(self.names)} classes, stride {self.stride}")
+            if holds_nms(self.backend):
+                LOGGER.info(
+                    "The file holds NMS by the settings of its export: only a higher conf, a lower max_det and classes "
+                    "have an effect"
+                )
 
     @property
     def task(self) -> str:

@@ -468,3 +468,14 @@ def test_threads_share_the_official_model(shared: Path, official: AutoShape) -> 
     rounds = run_threads([lambda: [official(file, size=size) for file, size in jobs] for _ in range(3)])
     for results in rounds:
         assert all(same(found, wanted) for found, wanted in zip(results, expected, strict=True))
+
+
+def test_a_file_with_nms_inside_says_which_settings_have_an_effect(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    with caplog.at_level("INFO", LOGGER.name):
+        AutoShape(SpotFinder())
+        assert "NMS" not in caplog.text
+        AutoShape(SpotFinder(nms=True))
+    assert "only a higher conf, a lower max_det and classes have an effect" in caplog.text
