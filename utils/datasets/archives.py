@@ -15,7 +15,6 @@ from utils.files import expand_user
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar", ".zip")
 YAML_SUFFIXES = (".yaml", ".yml")
-CHECKSUMS: dict[str, str] = {}  # SHA-256 by URL, where a publisher states one
 
 
 def fetch_and_unpack(url: str, into: Path) -> None:
@@ -31,7 +30,7 @@ def fetch_and_unpack(url: str, into: Path) -> None:
     archive = done.with_name(name)
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
-        fetch(url, archive, sha256=CHECKSUMS.get(url))
+        fetch(url, archive)
         unpack(archive, into)
         done.touch()
         archive.unlink()
@@ -55,7 +54,7 @@ def fetch_data_set(url: str, root: Path) -> None:
     archive = root / ".fetched" / file_name(url)
     try:
         archive.parent.mkdir(exist_ok=True)
-        fetch(url, archive, sha256=CHECKSUMS.get(url))
+        fetch(url, archive)
         unpack(archive, work)
         nested = work / root.name
         _merge(nested if nested.is_dir() else work, root)
@@ -100,7 +99,7 @@ def fetched_data(url: str) -> Path:
         if not file.exists():
             origin.parent.mkdir(parents=True, exist_ok=True)
             origin.write_text(url, encoding="utf-8")
-            fetch(url, file, sha256=CHECKSUMS.get(url))
+            fetch(url, file)
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}; set YOLOv5_DATASETS_DIR to a writable folder") from error
     return file

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,9 +95,6 @@ class ExportJob:
             if isinstance(half, Detect) and isinstance(full, Detect):
                 half.anchors, half.stride = full.anchors, full.stride
         return network
-
-
-Exporter = Callable[[ExportJob], Path]  # writes the file or folder; InputError where settings or packages forbid it
 
 
 class ExportNetwork(nn.Module):
