@@ -14,6 +14,7 @@ from utils.datasets.image_io import ImageError, fit_channels, read_image
 from utils.logging import LOGGER
 
 COMPLETE_SHARE = 0.9  # containers give the number of frames as an estimate, so a few missing ones mean nothing
+MOST_FAILURES = 200  # in a row, of a video that may go on behind a damaged place
 
 
 class MediaSource:
@@ -88,7 +89,7 @@ class MediaSource:
         return SourceFrame(path, read_image(path, channels=channels, warn=warn), f"image {place} {title}")
 
     def _video_frames(self, path: str, place: str, title: str, channels: int) -> Iterator[SourceFrame]:
-        """Every `vid_stride`-th frame from the first; ImageError where the video cannot be read or breaks off."""
+        """Every `vid_stride`-th frame from the first; ImageError where there is none, what is missing is told."""
         if not Path(path).is_file():
             raise ImageError(path, "No such file")
         capture = cv2.VideoCapture(path, cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, self.decode_threads])
@@ -97,9 +98,10 @@ class MediaSource:
                 raise ImageError(path, "damaged, or not a video in a known format")
             total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
             fps = frame_rate(capture.get(cv2.CAP_PROP_FPS)) / self.vid_stride
-            number = 0
-            while capture.grab():
+            number = gaps = 0
+            while (failures := _grab(capture, MOST_FAILURES if number < total else 0)) is not None:
                 number += 1
+                gaps += failures > 0
                 if (number - 1) % self.vid_stride:
                     continue
                 decoded, frame = capture.retrieve()
@@ -109,5 +111,14 @@ class MediaSource:
                     yield SourceFrame(path, frame, heading, number, fps, self.vid_stride)
         finally:
             capture.release()
-        if number < total * COMPLETE_SHARE or not number:
-            raise ImageError(path, f"breaks off after frame {number} of {total}")
+        if not number:
+            raise ImageError(path, "damaged, no frame of it can be read")
+        if gaps:
+            self._tell(f"{title}: damaged, {number} of {total} frames can be read", "")
+        elif number < total * COMPLETE_SHARE:
+            self._tell(f"{title}: breaks off after frame {number} of {total}", "")
+
+
+def _grab(capture: cv2.VideoCapture, patience: int) -> int | None:
+    """Go on to the next frame, over at most `patience` that cannot be read: how many these were, None at the end."""
+    return next((failures for failures in range(patience + 1) if capture.grab()), None)

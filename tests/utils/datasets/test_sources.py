@@ -189,6 +189,24 @@ def test_a_video_that_breaks_off_gives_what_it_has_and_is_named(tmp_path: Path) 
     assert f"cut.mkv: breaks off after frame {numbers[-1]} of 12" in source.problems[1]
 
 
+def test_a_video_goes_on_behind_a_damaged_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, noise = tmp_path / "clip.mp4", np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
+    for _ in range(60):
+        writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 4
+    quarter = (len(content) - start) // 4
+    content[start + quarter : start + 2 * quarter] = bytes(quarter)
+    path.write_bytes(content)
+    source = MediaSource([str(path)])
+    frames = flat(source)
+    assert 40 < len(frames) < 60  # 5 of them before the place
+    assert source.problems == [f"{path}: damaged, {len(frames)} of 60 frames can be read"]
+    assert "passed over" not in caplog.text
+
+
 def test_gray_networks_get_one_channel_from_pictures_and_videos(tmp_path: Path) -> None:
     files = [str(picture(tmp_path / "a.png")), str(video(tmp_path / "clip.avi", 1))]
     assert [f.frame.shape for f in flat(MediaSource(files), channels=1)] == [(6, 8, 1), (48, 64, 1)]
