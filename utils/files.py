@@ -93,6 +93,16 @@ def make_run_folder(folder: Path) -> Path:
     return folder
 
 
+def check_space(folder: Path, size: int = 1 << 16) -> None:
+    """OSError where no file of `size` bytes can be written in the folder, as on a full disk."""
+    probe = folder / f".{uuid.uuid4().hex[:12]}.tmp"
+    try:
+        with naming(folder):
+            probe.write_bytes(bytes(size))
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Give an OSError of the `with` body the name of the file: where a disk is full it has none."""

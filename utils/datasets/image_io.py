@@ -199,6 +199,7 @@ def imwrite(path: str | Path, frame: np.ndarray, *, quality: int | None = None) 
 
     Raises:
         InputError: the suffix is no picture format that can be written, or one that holds no picture of this size.
+        OSError: the disk refuses; nothing is left of the file.
     """
     suffix = Path(path).suffix
     flags = {".webp": cv2.IMWRITE_WEBP_QUALITY}.get(suffix.lower(), cv2.IMWRITE_JPEG_QUALITY)
@@ -209,7 +210,11 @@ def imwrite(path: str | Path, frame: np.ndarray, *, quality: int | None = None) 
     if not written:
         height, width = frame.shape[:2]
         raise InputError(f"{path}: a {suffix} file holds no picture of {width}x{height} pixels; cut the picture up")
-    data.tofile(path)
+    try:
+        Path(path).write_bytes(data.data)
+    except OSError:
+        Path(path).unlink(missing_ok=True)
+        raise
 
 
 def is_jpeg(data: np.ndarray) -> bool:

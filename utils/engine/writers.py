@@ -6,6 +6,7 @@ import csv
 import os
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -17,12 +18,13 @@ from utils.datasets.image_io import imwrite
 from utils.datasets.letterbox import letterbox
 from utils.engine.results import DrawStyle, Result
 from utils.errors import InputError
-from utils.files import UniqueNames, folder_name
+from utils.files import UniqueNames, check_space, folder_name, naming
 from utils.semantic_maps import coloured, source_map
 
 WRITABLE_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 CROP_QUALITY = 95  # of JPEG
 ALBUM, ALBUM_FPS = "all_pictures.mp4", 30.0
+SPACE_EVERY = 100  # frames of a video between two looks whether the disk still takes anything
 
 
 class StopRunning(Exception):  # noqa: N818 - a wish of the user, not an error
@@ -47,11 +49,12 @@ class VideoFile:
         size_hw: of the pictures.
 
     Raises:
-        InputError: OpenCV cannot write it.
+        InputError: OpenCV cannot write it, or did not write all of it.
     """
 
     def __init__(self, file: Path, size_hw: tuple[int, int], fps: float) -> None:
-        self.size_hw, self.fps = size_hw, fps
+        self.file, self.size_hw, self.fps = file, size_hw, fps
+        self.frames = 0
         self._last: int | None = None
         codec = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]
         self._writer = cv2.VideoWriter(str(file), codec, fps, size_hw[::-1])
@@ -66,10 +69,20 @@ class VideoFile:
         self._last = source.number
         for _ in range(times):
             self._writer.write(drawing)
+            self.frames += 1
+            if self.frames % SPACE_EVERY == 0:
+                check_space(self.file.parent)
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the file, and look whether it is all there: OpenCV does not say so."""
         self._writer.release()
+        written = cv2.VideoCapture(str(self.file))
+        count = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+        written.release()
+        if count < self.frames:
+            raise InputError(
+                f"{self.file}: {count} of its {self.frames} frames could be written; free space, or --nosave"
+            )
 
 
 class MediaWriter:
@@ -100,9 +113,10 @@ class MediaWriter:
 
     def close(self) -> None:
         """Finish the videos that are being written."""
-        for video in self._videos.values():
-            video.close()
-        self._videos.clear()
+        with ExitStack() as stack:
+            for video in self._videos.values():
+                stack.callback(video.close)
+            self._videos.clear()
 
     def _append(self, drawing: np.ndarray, source: SourceFrame) -> None:
         height, width = drawing.shape[:2]
@@ -241,12 +255,14 @@ class CsvWriter:
     def write(self, result: Result) -> None:
         """Append the rows of one picture."""
         name = Path(result.source.path).name
-        for label, score in zip(result.labels, result.boxes[:, 4].tolist(), strict=True):
-            self._rows.writerow((name, label, f"{score:.5f}"))
+        with naming(self._stream.name):
+            for label, score in zip(result.labels, result.boxes[:, 4].tolist(), strict=True):
+                self._rows.writerow((name, label, f"{score:.5f}"))
 
     def close(self) -> None:
         """Flush and close the table."""
-        self._stream.close()
+        with naming(self._stream.name):
+            self._stream.close()
 
 
 class CropWriter:

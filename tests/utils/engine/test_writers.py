@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,18 @@ import numpy as np
 import pytest
 
 from utils.datasets.frames import SourceFrame
-from utils.datasets.image_io import read_image
+from utils.datasets.image_io import imwrite, read_image
 from utils.engine.results import DrawStyle, Result
-from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, WindowViewer, folder_name
+from utils.engine.writers import (
+    CropWriter,
+    CsvWriter,
+    MediaWriter,
+    StopRunning,
+    TextWriter,
+    VideoFile,
+    WindowViewer,
+    folder_name,
+)
 from utils.errors import InputError
 
 ROWS = [[10, 20, 30, 40, 0.9, 0], [0, 0, 60, 40, 0.75, 1]]
@@ -47,6 +57,59 @@ def test_videos_become_mp4_of_the_same_size_and_speed(tmp_path: Path) -> None:
     shape = [capture.get(p) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_WIDTH)]
     capture.release()
     assert shape == [3, 12.5, 64]
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """A disk that takes no more than 2 kB of a file."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_video_that_the_disk_did_not_take_is_an_error(tmp_path: Path) -> None:
+    writer = MediaWriter(tmp_path, DrawStyle())
+    for number in range(1, 100):
+        writer.write(result("clip.avi", number=number, fps=10.0))
+    with pytest.raises(InputError, match=r"clip\.mp4: 0 of its 99 frames could be written; free space"):
+        writer.close()
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_long_video_does_not_go_on_without_a_disk(tmp_path: Path) -> None:
+    video = VideoFile(tmp_path / "clip.mp4", (48, 64), 10.0)
+    with pytest.raises(OSError, match=str(tmp_path)):
+        for number in range(1, 101):
+            video.append(np.zeros((48, 64, 3), np.uint8), SourceFrame("clip.avi", np.empty(0), "", number))
+    assert files(tmp_path) == ["clip.mp4"]
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_picture_that_the_disk_did_not_take_leaves_nothing(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    with pytest.raises(OSError, match="large"):
+        imwrite(tmp_path / "a.png", noise)
+    assert files(tmp_path) == []
+
+
+def test_a_table_that_the_disk_did_not_take_is_named(tmp_path: Path, full_disk: None) -> None:
+    writer = CsvWriter(tmp_path / "predictions.csv")
+    for _ in range(100):
+        writer.write(result("a.jpg"))
+    with pytest.raises(OSError, match="predictions"):
+        writer.close()
+
+
+@pytest.mark.parametrize("fps", [0.5, 7.001, 23.976, 240.0])
+def test_videos_of_any_rate_are_whole(tmp_path: Path, fps: float) -> None:
+    writer = MediaWriter(tmp_path, DrawStyle())
+    for number in range(1, 8):
+        writer.write(result("clip.avi", number=number, fps=fps))
+    writer.close()
+    assert shape_of(tmp_path / "clip.mp4")[:2] == (7, pytest.approx(fps, rel=1e-3))
 
 
 def live(name: str, number: int, size_hw: tuple[int, int] = (48, 64), step: int = 1) -> Result:
