@@ -128,8 +128,8 @@ class MediaWriter:
                 video.close()
             self._parts[source.path] += 1
             part = self._parts[source.path]
-            owner = source.path if part == 1 else f"{source.path} from {width}x{height} on"
-            file = self.folder / self._names.take(f"{owner}{part}", Path(source.path).stem, ".mp4")
+            owner = source.path if part == 1 else f"{source.path} from {width}x{height} on (part {part})"
+            file = self.folder / self._names.take(owner, Path(source.path).stem, ".mp4")
             video = self._videos[source.path] = VideoFile(file, (height, width), source.fps)
         video.append(drawing, source)
 

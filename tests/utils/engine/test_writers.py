@@ -112,6 +112,14 @@ def test_videos_of_any_rate_are_whole(tmp_path: Path, fps: float) -> None:
     assert shape_of(tmp_path / "clip.mp4")[:2] == (7, pytest.approx(fps, rel=1e-3))
 
 
+def test_videos_of_one_name_are_told_apart_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = MediaWriter(tmp_path, DrawStyle())
+    for path in ("a.avi", "a.mov"):
+        writer.write(result(path, number=1, fps=10.0))
+    writer.close()
+    assert "a.mov: its output is called a_2.mp4, a.avi has a.mp4" in caplog.text
+
+
 def live(name: str, number: int, size_hw: tuple[int, int] = (48, 64), step: int = 1) -> Result:
     frame = SourceFrame(name, np.full((*size_hw, 3), 90, np.uint8), "", number, 10.0, step, live=True)
     return Result(frame, np.zeros((0, 6), np.float32), NAMES)
