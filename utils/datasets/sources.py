@@ -54,6 +54,13 @@ def open_source(source: str, options: SourceOptions | None = None) -> Source:
     options, source = options or SourceOptions(), source.strip()
     if not source:
         raise InputError("--source is empty; give a file, a folder, a glob, a stream or a .txt list")
+    try:
+        return _open(source, options)
+    except OSError as error:
+        raise InputError(f"--source {source}: cannot be read: {error.strerror or error}") from error
+
+
+def _open(source: str, options: SourceOptions) -> Source:
     if options.watch and not (Path(source).is_dir() or glob.has_magic(source)):
         raise InputError(f"--watch: {source} is neither a folder nor a glob; leave the flag out")
     if is_screen(source):

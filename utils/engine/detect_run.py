@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -105,7 +106,8 @@ def detect(config: DetectConfig) -> DetectSummary:
 def source_path(source: str) -> str:
     """The source, looked for below the repository where it is not below the working directory."""
     ours = ROOT / source
-    return str(ours) if source.strip() and not Path(source).exists() and ours.exists() else source
+    there = os.path.exists(source)  # noqa: PTH110 - no error where a folder cannot be looked into
+    return str(ours) if source.strip() and not there and os.path.exists(ours) else source  # noqa: PTH110
 
 
 def is_pytorch(config: DetectConfig) -> bool:

@@ -22,6 +22,7 @@ from utils.datasets.frames import Source, SourceFrame
 from utils.datasets.image_io import imwrite
 from utils.datasets.media import MediaSource
 from utils.datasets.sources import SourceOptions, _list_files, find_media, open_source
+from utils.engine.detect_run import source_path
 from utils.errors import InputError
 
 
@@ -187,6 +188,21 @@ def test_a_video_that_breaks_off_gives_what_it_has_and_is_named(tmp_path: Path) 
     assert len(source.problems) == 2
     assert "junk.mp4: damaged, or not a video" in source.problems[0]
     assert f"cut.mkv: breaks off after frame {numbers[-1]} of 12" in source.problems[1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the limits are those of Linux and macOS")
+def test_a_source_that_cannot_be_looked_at_is_named() -> None:
+    with pytest.raises(InputError, match=r"--source a+: cannot be read: File name too long$"):
+        open_source(source_path("a" * 300))
+
+
+def test_a_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match=r"--source .*: cannot be read: Permission denied$"):
+        open_source(str(tmp_path))
 
 
 def test_a_video_goes_on_behind_a_damaged_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
