@@ -60,6 +60,7 @@ def fetch(
     pause_s: float = 1.0,
     max_bytes: float = math.inf,
     max_seconds: float = math.inf,
+    remedy: str = "",
 ) -> Path:
     """Download `url` to the file `dest`, which is there only when complete.
 
@@ -72,6 +73,7 @@ def fetch(
         tries: attempts in all.
         pause_s: seconds before the second attempt.
         max_bytes, max_seconds: limits of the file and of all attempts together; what is above them is removed.
+        remedy: what messages advise where the server is not reached; by default to put the file at `dest`.
 
     Raises:
         InputError: not http(s) or with a user name, the server cannot be reached or refuses, a limit is exceeded, the
@@ -86,7 +88,9 @@ def fetch(
         dest.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{dest}: its folder cannot be made ({error.strerror}); choose another") from error
-    transfer = _Transfer(url, dest, progress=progress, max_bytes=max_bytes, deadline=time.monotonic() + max_seconds)
+    remedy = remedy or f"put the file at {dest}"
+    deadline = time.monotonic() + max_seconds
+    transfer = _Transfer(url, dest, progress=progress, max_bytes=max_bytes, deadline=deadline, remedy=remedy)
     if not resume:
         transfer.forget()
     for attempt in range(1, tries + 1):
@@ -98,7 +102,7 @@ def fetch(
             raise
         except InterruptedFetchError as error:
             if attempt == tries:
-                raise InputError(f"{shown}: {error}, {tries} times; try later or put the file at {dest}") from error
+                raise InputError(f"{shown}: {error}, {tries} times; try later or {remedy}") from error
             LOGGER.warning(f"{shown}: {error}; trying again")
             time.sleep(pause_s * 2 ** (attempt - 1))
     if sha256 is not None and (found := file_sha256(transfer.part)) != sha256.lower():
@@ -116,8 +120,8 @@ def without_secrets(url: str) -> str:
 class _Transfer:
     """The state of one download on disk: `dest.part`, and in `dest.part.tag` which version of which address it is."""
 
-    def __init__(self, url: str, dest: Path, *, progress: bool, max_bytes: float, deadline: float) -> None:
-        self.url, self.dest, self.progress = url, dest, progress
+    def __init__(self, url: str, dest: Path, *, progress: bool, max_bytes: float, deadline: float, remedy: str) -> None:
+        self.url, self.dest, self.progress, self.remedy = url, dest, progress, remedy
         self.shown = without_secrets(url)
         self.max_bytes, self.deadline = max_bytes, deadline
         self.part = dest.with_name(dest.name + ".part")
@@ -156,7 +160,7 @@ class _Transfer:
                 f"{self.shown}: the server answered {error.code} {error.reason}; check the address"
             ) from error
         except URLError as error:
-            message = f"{self.shown}: cannot be reached ({error.reason}); put the file at {self.dest}"
+            message = f"{self.shown}: cannot be reached ({error.reason}); {self.remedy}"
             raise UnreachableError(message) from error
         except (TimeoutError, ConnectionError, HTTPException) as error:
             raise InterruptedFetchError(f"the transfer broke off ({type(error).__name__})") from error

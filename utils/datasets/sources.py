@@ -24,6 +24,7 @@ from utils.errors import InputError
 
 STDIN = "-"
 DOWNLOAD_BYTES, DOWNLOAD_SECONDS = 2e9, 1800.0  # limits of an address that is downloaded first
+DOWNLOAD_REMEDY = "check the address, or download it another way and give the file"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,13 @@ def _downloaded(url: str, options: SourceOptions) -> MediaSource:
     folder = tempfile.TemporaryDirectory(prefix="openyolov5-")
     name = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", unquote(PurePosixPath(urlsplit(url).path).name))
     try:
-        file = fetch(url, Path(folder.name) / name, max_bytes=DOWNLOAD_BYTES, max_seconds=DOWNLOAD_SECONDS)
+        file = fetch(
+            url,
+            Path(folder.name) / name,
+            max_bytes=DOWNLOAD_BYTES,
+            max_seconds=DOWNLOAD_SECONDS,
+            remedy=DOWNLOAD_REMEDY,
+        )
     except BaseException:
         folder.cleanup()
         raise

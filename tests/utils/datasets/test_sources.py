@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -188,6 +189,13 @@ def test_a_video_that_breaks_off_gives_what_it_has_and_is_named(tmp_path: Path) 
     assert len(source.problems) == 2
     assert "junk.mp4: damaged, or not a video" in source.problems[0]
     assert f"cut.mkv: breaks off after frame {numbers[-1]} of 12" in source.problems[1]
+
+
+def test_a_download_that_fails_does_not_name_the_temporary_folder() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nobody listens
+        with pytest.raises(InputError, match=r"cannot be reached .*; check the address, or download it another way"):
+            open_source(f"http://127.0.0.1:{unused.getsockname()[1]}/a.jpg")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the limits are those of Linux and macOS")
