@@ -36,12 +36,12 @@ class TestMockServer:
         pytest.importorskip(f"tritonclient.{kind}")
 
     def test_outputs_and_description(self, kind: str) -> None:
-        model = MockModel(picture_sums, stride="64", names="{0: 'cät'}", task="detect")
+        model = MockModel(picture_sums, stride="64", names="{0: 'cät', 1: 'dog'}", task="detect")
         with SERVERS[kind](model) as url:
             backend = load_backend(f"{url}/yolo", device=CPU)
             images = torch.arange(5.0)[:, None, None, None].expand(5, 3, 4, 8)
             assert backend.forward(images)[:, 1, 6].tolist() == [0, 96, 192, 288, 384]
-        assert (backend.stride, backend.names, backend.fixed_hw) == (64, {0: "cät"}, None)
+        assert (backend.stride, backend.names, backend.fixed_hw) == (64, {0: "cät", 1: "dog"}, None)
         assert model.batches == [2, 2, 1]
 
     def test_the_only_model_needs_no_name(self, kind: str) -> None:
