@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import ctypes.util
+import ctypes
 import io
 import json
 import sys
@@ -109,10 +109,11 @@ def load_edgetpu(
     litert = import_litert()
     library = EDGETPU_LIBRARIES.get(sys.platform, EDGETPU_LIBRARIES["linux"])
     try:
+        ctypes.CDLL(library)  # LiteRT's own failure to load it leaves a traceback behind
         delegate = litert.load_delegate(library)
     except (OSError, ValueError) as error:
-        found = ctypes.util.find_library("edgetpu")
-        cause = "no Edge TPU answers; is it plugged in?" if found else f"{library} is not installed: {EDGETPU_SITE}"
+        missing = f"{library} cannot be loaded ({error}); install it: {EDGETPU_SITE}"
+        cause = missing if isinstance(error, OSError) else "no Edge TPU answers; is it plugged in?"
         raise InputError(f"{files[0]}: runs on a Coral Edge TPU only, and {cause}") from error
     return _load(files[0], content, litert, names=names, delegates=[delegate])
 

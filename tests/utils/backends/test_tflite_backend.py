@@ -163,14 +163,22 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_edge_tpu_without_its_library_and_with_a_mock_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "m_edgetpu.tflite"
     file.write_bytes(with_text("{'names': ['a', 'b']}"))
-    monkeypatch.setattr(tflite.ctypes.util, "find_library", lambda _: None)
+    called: list[str] = []
 
     def load_delegate(library: str) -> str:
-        raise OSError(f"{library}: cannot open shared object file")
+        called.append(library)
+        raise ValueError("Failed to load delegate")
 
     litert = SimpleNamespace(load_delegate=load_delegate, Interpreter=None)
     monkeypatch.setattr(tflite, "import_litert", lambda: litert)
-    with pytest.raises(InputError, match=r"runs on a Coral Edge TPU only, and .* is not installed: https://coral\.ai"):
+    monkeypatch.setattr(tflite, "EDGETPU_LIBRARIES", {"linux": "libnone-such.so.1"})
+    with pytest.raises(InputError, match=r"a Coral Edge TPU only, and libnone-such.* install it: https://coral\.ai"):
+        load_edgetpu([str(file)], device=CPU)
+    assert not called, "LiteRT prints a traceback at a library that is not there"
+    monkeypatch.undo()
+    monkeypatch.setattr(tflite, "import_litert", lambda: litert)
+    monkeypatch.setattr(tflite.ctypes, "CDLL", lambda _: None)
+    with pytest.raises(InputError, match=r"runs on a Coral Edge TPU only, and no Edge TPU answers"):
         load_edgetpu([str(file)], device=CPU)
     rows = np.full((1, 4, 7), 255, np.uint8)
     settings: dict[str, Any] = {}
