@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -162,12 +164,36 @@ def import_tensorflow(needed_for: str) -> Any:
         MissingPackageError: it is not installed.
     """
     before = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = before or "3"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = before or "3"  # decides what it says later on
     try:
-        return import_runtime("tensorflow", needed_for=needed_for)
+        with _silent_stderr():
+            return import_runtime("tensorflow", needed_for=needed_for)
     finally:
         if before is None:
             del os.environ["TF_CPP_MIN_LOG_LEVEL"]
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drop what is written to standard error, by C++ too; it is shown after all where the block raises.
+
+    TensorFlow 2.21 heeds no variable until it is imported.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            if failed:
+                held.seek(0)
+                sys.stderr.write(held.read().decode("utf-8", "replace"))
 
 
 def read_info(file: Path) -> ModelInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from utils.backends.info import ModelInfo
 from utils.backends.tensorflow import (
     Graph,
     TensorFlowBackend,
+    import_tensorflow,
     load_graph_def,
     load_saved_model,
     output_nodes,
@@ -128,3 +130,20 @@ def test_what_is_missing_is_named(
     monkeypatch.setattr("utils.backends.packages.importlib.import_module", absent)
     with pytest.raises(InputError, match="need the package tensorflow: pip install tensorflow"):
         load([str(place)], device=CPU)
+
+
+@pytest.mark.parametrize(("ending", "shown"), [("", ""), ("raise ImportError('no libcudart')", "note of C++\n")])
+def test_notes_while_the_package_starts_are_shown_only_where_it_does_not(
+    ending: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tensorflow.py").write_text(f"import os\nos.write(2, b'note of C++\\n')\n{ending}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    if ending:
+        with pytest.raises(InputError, match="package tensorflow is broken"):
+            import_tensorflow("TensorFlow graphs")
+    else:
+        import_tensorflow("TensorFlow graphs")
+    sys.modules.pop("tensorflow", None)
+    print("after", file=sys.stderr)
+    assert capfd.readouterr().err == f"{shown}after\n"
