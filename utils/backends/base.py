@@ -202,9 +202,10 @@ class ExportedBackend(ABC):
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             if any(word in str(error).lower() for word in FAULTS):
                 raise
+            known = "copy or export it again"  # the size was checked
+            remedy = known if self.fixed_hw else "it may take one size only: give that --imgsz, or export it again"
             raise InputError(
-                f"{self.file}: cannot run pictures of shape {tuple(images.shape)} ({lines[-1][:MOST_REASON]}); "
-                "it may take one size only: give that --imgsz, or export it again"
+                f"{self.file}: cannot run pictures of shape {tuple(images.shape)} ({lines[-1][:MOST_REASON]}); {remedy}"
             ) from error
 
 

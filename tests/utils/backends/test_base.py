@@ -143,6 +143,13 @@ def test_what_a_runtime_has_against_a_picture_is_one_line(error: type[Exception]
         Failing(error(message)).forward(pictures(1))
 
 
+def test_a_file_of_a_known_size_is_not_said_to_want_another() -> None:
+    backend = Failing(RuntimeError("lacks data"))
+    backend.fixed_hw = (32, 64)
+    with pytest.raises(InputError, match=r"\(lacks data\); copy or export it again$"):
+        backend.forward(pictures(1))
+
+
 @pytest.mark.parametrize(
     "error",
     [torch.OutOfMemoryError("full"), MemoryError(), RuntimeError("can't allocate memory"), RuntimeError("CUDA error")],
