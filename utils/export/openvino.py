@@ -53,7 +53,7 @@ def quantize(openvino: Any, job: ExportJob, model: Any) -> Any:
     """The model with eight-bit weights and activations, calibrated by NNCF; the decoding of boxes stays in FP32."""
     arrays = calibration_arrays(job)
     nncf = import_runtime("nncf", needed_for="--int8: OpenVINO exports")
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function changes the handlers of others too
     if not job.options.dynamic and job.options.batch > 1:
         arrays = [array.repeat(job.options.batch, axis=0) for array in arrays]
     return nncf.quantize(
