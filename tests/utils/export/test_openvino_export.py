@@ -166,6 +166,6 @@ def test_metadata_is_never_run(text: str, message: str, copied: Path, monkeypatc
 
 def test_a_folder_without_metadata(copied: Path) -> None:
     next(copied.glob("*.yaml")).unlink()
-    backend = load_backend(copied, device=CPU, names={0: "x"})
-    assert (backend.stride, backend.names, backend.fixed_hw) == (32, {0: "x"}, (64, 96))
+    backend = load_backend(copied, device=CPU, names={0: "x", 1: "y"})
+    assert (backend.stride, backend.names, backend.fixed_hw) == (32, {0: "x", 1: "y"}, (64, 96))
     assert read_info(copied / "none.yaml") == ModelInfo()
