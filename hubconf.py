@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import numbers
 import pathlib
 import sys
 import typing
@@ -150,7 +151,7 @@ def _check_counts(name: str, **counts: typing.Any) -> None:
     from utils.errors import InputError
 
     for setting, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
             raise InputError(f"{name}: {setting} {value!r} is not a positive integer")
 
 

@@ -94,6 +94,10 @@ def test_counts_of_classes_and_channels(name: str, counts: dict[str, Any]) -> No
         getattr(hubconf, name)(pretrained=False, _verbose=False, **counts)
 
 
+def test_counts_may_be_numpy_integers() -> None:
+    assert len(hubconf.yolov5n(pretrained=False, autoshape=False, classes=np.int64(3), _verbose=False).names) == 3
+
+
 def test_custom_from_another_folder_with_relative_paths(checkpoint: Path, tmp_path: Path) -> None:
     """The path is the caller's; lazily imported parts are found although the caller has moved on to another folder."""
     picture(tmp_path / "a.png")
