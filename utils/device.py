@@ -90,12 +90,15 @@ def bf16_pays() -> bool:
     Having the unit does not tell: AMD's takes two thirds of FP32's time for a network here, Intel's without AMX 1.3
     times as long.
     """
-    operands = torch.ones(1, 64, 40, 40), torch.ones(64, 64, 3, 3)
-    times = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
+    ones = torch.ones(1, 64, 40, 40), torch.ones(64, 64, 3, 3)
+    operands = {
+        dtype: tuple(x.to(dtype, memory_format=torch.channels_last) for x in ones)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    times = dict.fromkeys(operands, float("inf"))
     with torch.inference_mode():
         for _ in range(BF16_TRIALS):  # in turn, and the best of each: other work on the machine comes and goes
-            for dtype in times:
-                images, weight = (x.to(dtype, memory_format=torch.channels_last) for x in operands)
+            for dtype, (images, weight) in operands.items():
                 start = perf_counter()
                 torch.conv2d(images, weight, padding=1)
                 times[dtype] = min(times[dtype], perf_counter() - start)
