@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.config_benchmark import BenchmarkConfig
-from utils.script import EXIT_PROBLEM, run_script
+from utils.config.benchmark import BenchmarkConfig
+from utils.core.script import EXIT_PROBLEM, run_script
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -26,7 +26,7 @@ def run(**options: Any) -> DataFrame:
         RuntimeError: with `hard_fail`, a format failed or its mAP50-95 is below the floor.
     """
     config = BenchmarkConfig.from_kwargs(**options).check()
-    from utils.engine.benchmark import as_table, benchmark, problems  # torch takes seconds: once the flags are right
+    from utils.evaluate.benchmark import as_table, benchmark, problems  # torch takes seconds: once the flags are right
 
     rows = benchmark(config)
     if config.hard_fail and (found := problems(rows, config.floor)):
@@ -37,7 +37,7 @@ def run(**options: Any) -> DataFrame:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry; with `--hard-fail` status 1 where a format failed."""
     config = BenchmarkConfig.from_args(argv).check()
-    from utils.engine.benchmark import benchmark, problems
+    from utils.evaluate.benchmark import benchmark, problems
 
     rows = benchmark(config)
     return EXIT_PROBLEM if config.hard_fail and problems(rows, config.floor) else 0

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.config_detect import DetectConfig
-from utils.script import EXIT_PROBLEM, run_script
+from utils.config.detect import DetectConfig
+from utils.core.script import EXIT_PROBLEM, run_script
 
 if TYPE_CHECKING:
-    from utils.engine.detect_run import DetectSummary
+    from utils.predict.run import DetectSummary
 
 
 def run(kind: type[DetectConfig] = DetectConfig, /, **options: Any) -> DetectSummary:
@@ -28,7 +28,9 @@ def run(kind: type[DetectConfig] = DetectConfig, /, **options: Any) -> DetectSum
 
 def detect(config: DetectConfig) -> DetectSummary:
     """Look at every picture of the source as `config` says."""
-    from utils.engine import detect_run  # torch takes seconds to import: only once the flags are known to be right
+    from utils.predict import (
+        run as detect_run,  # torch takes seconds to import: only once the flags are known to be right
+    )
 
     return detect_run.detect(config)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.config_export import ExportConfig
-from utils.script import EXIT_PROBLEM, run_script
+from utils.config.export import ExportConfig
+from utils.core.script import EXIT_PROBLEM, run_script
 
 if TYPE_CHECKING:
     from utils.export.run import ExportSummary

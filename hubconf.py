@@ -112,7 +112,7 @@ def _place_of(module: typing.Any) -> pathlib.Path:
 
 def _set_up(verbose: bool, hidden: list[str]) -> None:
     """Logging as asked for, and a warning for each hidden file."""
-    from utils.logging import LOGGER, setup_logging
+    from utils.core.logging import LOGGER, setup_logging
 
     setup_logging(verbose=verbose)
     for file in hidden:
@@ -122,7 +122,7 @@ def _set_up(verbose: bool, hidden: list[str]) -> None:
 def _load_file(path: typing.Any, autoshape: bool, device: typing.Any) -> typing.Any:
     """The model of a file, wrapped where that is wanted."""
     from utils.backends.multi import DetectMultiBackend, with_suffix
-    from utils.engine.autoshape import AutoShape
+    from utils.predict.autoshape import AutoShape
 
     several = isinstance(path, list | tuple)
     files = [with_suffix(file) for file in (path if several else [path])]
@@ -133,7 +133,7 @@ def _load_file(path: typing.Any, autoshape: bool, device: typing.Any) -> typing.
 def _build(name: str, pretrained: bool, channels: int, classes: int, device: typing.Any) -> typing.Any:
     """A shipped graph, with those official weights that fit if `pretrained`."""
     from models.checkpoint import find_weights, load_checkpoint, transfer_weights
-    from utils.logging import LOGGER
+    from utils.core.logging import LOGGER
 
     _check_counts(name, channels=channels, classes=classes)
     model = _graph(name, channels, classes)
@@ -148,7 +148,7 @@ def _build(name: str, pretrained: bool, channels: int, classes: int, device: typ
 
 def _check_counts(name: str, **counts: typing.Any) -> None:
     """InputError where one is no positive integer."""
-    from utils.errors import InputError
+    from utils.core.errors import InputError
 
     for setting, value in counts.items():
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
@@ -169,8 +169,8 @@ def _graph(name: str, channels: int, classes: int) -> typing.Any:
 
 def _device(wanted: typing.Any) -> typing.Any:
     """The device asked for, named in the log."""
-    from utils.device import describe_device, select_device
-    from utils.logging import LOGGER
+    from utils.core.device import describe_device, select_device
+    from utils.core.logging import LOGGER
 
     device = select_device("" if wanted is None else str(wanted))
     LOGGER.info(describe_device(device))
@@ -185,13 +185,13 @@ def _main(argv: typing.Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="yolov5s", help="a name, or a model file (default: yolov5s)")
     model = custom(parser.parse_args(argv).model)
 
-    from utils.datasets.image_io import IMAGE_SUFFIXES
+    from utils.imaging.read import IMAGE_SUFFIXES
 
     files = sorted(file for file in (_ROOT / "data" / "images").iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     model(files).print()
 
 
 if __name__ == "__main__":
-    from utils.script import run_script
+    from utils.core.script import run_script
 
     run_script(_main)

@@ -9,15 +9,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.config import TrainConfig
-from utils.launch import devices_to_launch, launch
-from utils.logging import RunLog
-from utils.resume import resumed_launch
-from utils.script import run_script
+from utils.config.base import TrainConfig
+from utils.core.logging import RunLog
+from utils.core.script import run_script
+from utils.train.launch import devices_to_launch, launch
+from utils.train.resume import resumed_launch
 
 if TYPE_CHECKING:
-    from utils.engine.evolve import EvolveResult
-    from utils.engine.trainer import FitResult
+    from utils.search.evolve import EvolveResult
+    from utils.train.trainer import FitResult
 
 
 def run(kind: type[TrainConfig] = TrainConfig, /, **options: Any) -> FitResult | EvolveResult:
@@ -32,12 +32,12 @@ def run(kind: type[TrainConfig] = TrainConfig, /, **options: Any) -> FitResult |
 def train(config: TrainConfig) -> FitResult | EvolveResult:
     """Build the run that `config` describes, train, and measure its best checkpoint; or search hyperparameters."""
     if config.evolve or config.resume_evolve:
-        from utils.engine.evolve import evolve
+        from utils.search.evolve import evolve
 
         return evolve(config)
-    from utils import distributed  # torch takes seconds to import: only once the flags are known to be right
-    from utils.engine.finish import finish
-    from utils.engine.memory import fit_within_memory
+    from utils.core import distributed  # torch takes seconds to import: only once the flags are known to be right
+    from utils.train.finish import finish
+    from utils.train.out_of_memory import fit_within_memory
 
     with RunLog():
         result = finish(*fit_within_memory(config))

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from utils.config import ValConfig
-from utils.script import run_script
+from utils.config.base import ValConfig
+from utils.core.script import run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ def run(kind: type[ValConfig] = ValConfig, /, **options: Any) -> Results:
     config = kind.from_kwargs(**options)
     if "half" not in config.given:
         config = replace(config, half=True)
-    from utils.engine.evaluation import evaluate  # torch takes seconds to import: only once the flags are right
+    from utils.evaluate.run import evaluate  # torch takes seconds to import: only once the flags are right
 
     result = evaluate(config)[-1]
     numbers = (*result.evaluation.metrics.values(), *result.losses.values())
@@ -42,7 +42,7 @@ def run(kind: type[ValConfig] = ValConfig, /, **options: Any) -> Results:
 def main(argv: Sequence[str] | None = None, *, kind: type[ValConfig] = ValConfig) -> None:
     """Command line entry."""
     config = kind.from_args(argv)
-    from utils.engine.evaluation import evaluate
+    from utils.evaluate.run import evaluate
 
     evaluate(config)
 

@@ -15,8 +15,8 @@ if __name__ == "__main__":  # as a script the project's own folder comes first
 from functools import partial
 
 import detect
-from utils.config_classify import ClassifyPredictConfig
-from utils.script import run_script
+from utils.config.classify import ClassifyPredictConfig
+from utils.core.script import run_script
 
 run = partial(detect.run, ClassifyPredictConfig)
 main = partial(detect.main, kind=ClassifyPredictConfig)

@@ -14,8 +14,8 @@ if __name__ == "__main__":  # as a script the project's own folder comes first
 from functools import partial
 
 import train
-from utils.config_classify import ClassifyTrainConfig
-from utils.script import run_script
+from utils.config.classify import ClassifyTrainConfig
+from utils.core.script import run_script
 
 run = partial(train.run, ClassifyTrainConfig)
 main = partial(train.main, kind=ClassifyTrainConfig)

@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 import val
-from utils.config_classify import ClassifyValConfig
-from utils.script import run_script
+from utils.config.classify import ClassifyValConfig
+from utils.core.script import run_script
 
 main = partial(val.main, kind=ClassifyValConfig)
 

@@ -41,11 +41,11 @@ from models.experimental import Ensemble
 from models.official import ADDRESSES, network_of, restore_network
 from models.safe_load import read_checkpoint
 from models.yolo import BaseModel, DetectionModel, JointModel, SegmentationModel, SemanticModel, task_of
-from utils.downloads import OFFICIAL_RELEASES, OFFICIAL_WEIGHTS, fetch_weights
-from utils.errors import InputError
-from utils.files import atomic_write, expand_user
-from utils.logging import LOGGER
-from utils.types import SemanticClasses
+from utils.core.downloads import OFFICIAL_RELEASES, OFFICIAL_WEIGHTS, fetch_weights
+from utils.core.errors import InputError
+from utils.core.files import atomic_write, expand_user
+from utils.core.logging import LOGGER
+from utils.imaging.semantic_classes import SemanticClasses
 
 FORMAT = "openyolov5"
 VERSION = 1

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from models import common
 from models.graph import load_model_yaml
 from models.yolo import BaseModel, ClassificationModel
-from utils.downloads import fetch, file_sha256
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.downloads import fetch, file_sha256
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 
 KEY = "torchvision"  # of a graph description that names one of its networks
 CUTOFF = 10  # layers of a detector that a classifier keeps, its head included

@@ -402,9 +402,9 @@ class Classify(nn.Module):
 
 
 PROVIDED = {  # what other programs import from here: it lives in modules above this one
-    "AutoShape": "utils.engine.autoshape",
+    "AutoShape": "utils.predict.autoshape",
     "DetectMultiBackend": "utils.backends.multi",
-    "Detections": "utils.engine.detections",
+    "Detections": "utils.predict.detections",
 }
 
 

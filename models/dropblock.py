@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import drop_block2d
 
 from models.yolo import BaseModel
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 BLOCK_SIDE = 7  # cells, as in the paper
 

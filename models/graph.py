@@ -29,8 +29,8 @@ from torch import nn
 from models.common import Conv
 from models.layers import LayerSpec, RowContext, layer_spec, scaled_repeats
 from utils import activations
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 
 MODELS_DIR = Path(__file__).resolve().parent
 SUBFOLDERS = ("", "hub", "segment", "semantic", "legacy")

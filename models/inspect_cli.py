@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from utils.config import BaseConfig, option, switch
-from utils.errors import InputError
+from utils.config.base import BaseConfig, option, switch
+from utils.core.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ def _time(model: Any, config: InspectConfig) -> None:
     """Print milliseconds per pass, and per layer where asked for."""
     import torch
 
-    from utils.device import select_device
+    from utils.core.device import select_device
 
     device = select_device(config.device)
     model = model.to(device)

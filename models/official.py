@@ -18,7 +18,7 @@ from models import common, experimental, yolo
 from models.classifiers import describe_layers
 from models.safe_load import Record
 from utils import activations
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 COMMON = (
     common.Conv, common.DWConv, common.DWConvTranspose2d, common.TransformerLayer, common.TransformerBlock,

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")  # numpy 1 and 2
 PATHLIB_MODULES = ("pathlib", "pathlib._local")  # the second from Python 3.13 on

@@ -13,7 +13,7 @@ if __name__ == "__main__":  # the command lives in its own module, which answers
 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     from models.inspect_cli import main
-    from utils.script import run_script
+    from utils.core.script import run_script
 
     run_script(main)
 
@@ -34,9 +34,9 @@ from models.layers import LAYERS, LayerSpec, detection, segmentation
 from models.recompute import recomputed
 from models.semantic_heads import SEMANTIC_HEADS, JointOutput, SemanticHead, mean_logits
 from models.summary import meta_forward, model_summary
-from utils.errors import InputError
-from utils.logging import LOGGER
-from utils.types import SemanticClasses
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.imaging.semantic_classes import SemanticClasses
 
 STRIDE_PROBE = 256  # side of the picture whose maps tell the strides, pixels
 TTA_SCALES_FLIPS = ((1.0, False), (0.83, True), (0.67, False))
@@ -413,7 +413,7 @@ class DetectionModel(BaseModel):
         anchors: anchors per level, overriding the YAML (they are placeholders until searched for).
 
     Raises:
-        utils.errors.InputError: the YAML cannot be used.
+        utils.core.errors.InputError: the YAML cannot be used.
     """
 
     def __init__(

@@ -15,8 +15,8 @@ if __name__ == "__main__":  # as a script the project's own folder comes first
 from functools import partial
 
 import detect
-from utils.config_segment import SegmentPredictConfig
-from utils.script import run_script
+from utils.config.segment import SegmentPredictConfig
+from utils.core.script import run_script
 
 run = partial(detect.run, SegmentPredictConfig)
 main = partial(detect.main, kind=SegmentPredictConfig)

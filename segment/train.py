@@ -15,8 +15,8 @@ if __name__ == "__main__":  # as a script the project's own folder comes first
 from functools import partial
 
 import train
-from utils.config_segment import SegmentTrainConfig
-from utils.script import run_script
+from utils.config.segment import SegmentTrainConfig
+from utils.core.script import run_script
 
 run = partial(train.run, SegmentTrainConfig)
 main = partial(train.main, kind=SegmentTrainConfig)

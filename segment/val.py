@@ -15,8 +15,8 @@ if __name__ == "__main__":  # as a script the project's own folder comes first
 from functools import partial
 
 import val
-from utils.config_segment import SegmentValConfig
-from utils.script import run_script
+from utils.config.segment import SegmentValConfig
+from utils.core.script import run_script
 
 run = partial(val.run, SegmentValConfig)
 main = partial(val.main, kind=SegmentValConfig)

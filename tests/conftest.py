@@ -30,7 +30,7 @@ def shared() -> Path:
 @pytest.fixture
 def log_as_before() -> Iterator[None]:
     """The project's log is afterwards as the test found it."""
-    from utils.logging import LOGGER
+    from utils.core.logging import LOGGER
 
     handlers, level, propagate = list(LOGGER.handlers), LOGGER.level, LOGGER.propagate
     yield

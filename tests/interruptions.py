@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.checkpoint import load_training_state
-from utils.engine.trainer import Trainer
+from utils.train.trainer import Trainer
 
 
 def stopped_after_first_epoch(run: Callable[..., Any], **options: Any) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.datasets.spec import DataSpec, load_spec
+from utils.datasets.index.data_yaml import DataSpec, load_spec
 
 PICTURE = cv2.imencode(".jpg", np.full((50, 100, 3), 90, np.uint8))[1].tobytes()
 

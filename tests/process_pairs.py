@@ -25,14 +25,14 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from utils import distributed  # noqa: E402
-from utils.config import TrainConfig  # noqa: E402
-from utils.engine.setup import build_trainer  # noqa: E402
-from utils.engine.trainer import Trainer  # noqa: E402
-from utils.engine.validator import validate  # noqa: E402
-from utils.logging import setup_logging  # noqa: E402
+from utils.config.base import TrainConfig  # noqa: E402
+from utils.core import distributed  # noqa: E402
+from utils.core.logging import setup_logging  # noqa: E402
+from utils.core.types import Batch, Prediction  # noqa: E402
+from utils.evaluate.validator import validate  # noqa: E402
 from utils.tasks.base import images_to_device  # noqa: E402
-from utils.types import Batch, Prediction  # noqa: E402
+from utils.train.setup import build_trainer  # noqa: E402
+from utils.train.trainer import Trainer  # noqa: E402
 
 Result = dict[str, Any]
 TIMEOUT_S = 150

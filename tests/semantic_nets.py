@@ -11,7 +11,7 @@ from tiny_jobs import TINY_GRAPH
 
 from models.checkpoint import save_checkpoint
 from models.yolo import Detect, build_model, task_of
-from utils.types import SemanticClasses
+from utils.imaging.semantic_classes import SemanticClasses
 
 CLASSES = SemanticClasses({0: "röad", 1: "sky", 2: "car"}, ((255, 0, 0), (0, 255, 0), (0, 0, 255)), 255, (7, 23, 26))
 HEAD = [[7, 5, 5], 1, "SegMaskPSP", ["n_segcls", 1, 24, False]]

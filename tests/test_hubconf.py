@@ -21,8 +21,8 @@ from models.checkpoint import save_checkpoint
 from models.graph import load_model_yaml
 from models.yolo import ClassificationModel, DetectionModel
 from utils.backends.multi import DetectMultiBackend
-from utils.engine.autoshape import AutoShape
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.predict.autoshape import AutoShape
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = [f"yolov5{size}{kind}" for kind in ("", "6", "-seg", "-cls") for size in "nsmlx"]
@@ -174,7 +174,7 @@ def test_a_package_that_is_hidden_is_named_and_a_folder_without_code_is_not(tmp_
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "best.pt").write_text("")
     load = "torch.hub.load(REPO, 'yolov5n', pretrained=False, source='local', _verbose=False)"
-    code = f"import torch\n{load}\nimport utils.nms\n"
+    code = f"import torch\n{load}\nimport utils.ops.nms\n"
     done = program(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == [
@@ -273,7 +273,7 @@ def test_pretrained_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise URLError("no route to host")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("utils.downloads.urlopen", refuse)
+    monkeypatch.setattr("utils.core.downloads.urlopen", refuse)
     for options in ({}, {"classes": 4}):
         with pytest.raises(InputError, match=r"yolov5n6.pt: not on disk and not to be had .*put the file at"):
             hubconf.yolov5n6(_verbose=False, **options)

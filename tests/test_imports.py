@@ -86,7 +86,7 @@ def test_lower_layers_know_nothing_of_higher_ones(layer: str, above: tuple[str, 
 SCRIPTS = (
     *("train.py", "val.py", "detect.py", "export.py", "benchmarks.py", "hubconf.py", "models/yolo.py"),
     *("classify/train.py", "classify/val.py", "classify/predict.py", "segment/train.py", "segment/val.py"),
-    *("segment/predict.py", "utils/datasets/crops.py", "utils/datasets/__main__.py"),
+    *("segment/predict.py", "utils/datasets/__main__.py"),
     "utils/prune.py",
     *(f"utils/datasets/__main__.py {command}" for command in ("check", "split", "convert", "crops", "fetch")),
 )

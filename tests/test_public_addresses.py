@@ -21,11 +21,11 @@ from torch import nn
 
 from utils import dataloaders, general, plots, torch_utils
 from utils.augmentations import letterbox
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 from utils.dataloaders import LoadImages, LoadStreams
-from utils.datasets.frames import SourceFrame
-from utils.datasets.streams import StreamSource
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.datasets.sources.frames import SourceFrame
+from utils.datasets.sources.streams import StreamSource
 from utils.metrics import ConfusionMatrix, ap_per_class, bbox_iou, box_iou, fitness
 
 ROOT = Path(__file__).resolve().parents[1]

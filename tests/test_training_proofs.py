@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import val
-from utils.config import ValConfig
-from utils.results_csv import read_results
+from utils.config.base import ValConfig
+from utils.core.results_csv import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 MAP50, MAP = "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"

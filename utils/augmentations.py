@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.datasets import letterbox as fitting
+from utils.imaging import letterbox as fitting
 
 __all__ = ["letterbox"]
 
@@ -21,7 +21,7 @@ def letterbox(
     scaleup: bool = True,
     stride: int = 32,
 ) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
-    """The picture fitted into `new_shape` (h, w) on a border, as `utils.datasets.letterbox.letterbox` does it.
+    """The picture fitted into `new_shape` (h, w) on a border, as `utils.imaging.letterbox.letterbox` does it.
 
     Returns:
         The picture; the wanted ratio along x and y; half of the padding along x and y, in pixels.

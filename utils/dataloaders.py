@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 
 from utils.augmentations import letterbox
-from utils.datasets.frames import VIDEO_SUFFIXES, SourceFrame
-from utils.datasets.image_io import IMAGE_SUFFIXES
-from utils.datasets.media import MediaSource
-from utils.datasets.screen import ScreenSource
-from utils.datasets.sources import SourceOptions, open_source
-from utils.datasets.streams import StreamSource
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.sources.frames import VIDEO_SUFFIXES, SourceFrame
+from utils.datasets.sources.media import MediaSource
+from utils.datasets.sources.open import SourceOptions, open_source
+from utils.datasets.sources.screen import ScreenSource
+from utils.datasets.sources.streams import StreamSource
+from utils.imaging.read import IMAGE_SUFFIXES
 
 __all__ = ["IMG_FORMATS", "VID_FORMATS", "LoadImages", "LoadScreenshots", "LoadStreams"]
 IMG_FORMATS = tuple(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from models.checkpoint import strip_checkpoint
 from models.yolo import check_image_size
-from utils import boxes as geometry
-from utils import files as paths
-from utils.boxes import Boxes, clip_boxes_
-from utils.config import ROOT
-from utils.engine.results import DrawStyle
-from utils.engine.writers import WindowViewer
-from utils.errors import InputError
-from utils.logging import LOGGER, setup_logging
-from utils.nms import non_max_suppression
+from utils.config.base import ROOT
+from utils.core import files as paths
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER, setup_logging
+from utils.ops import boxes as geometry
+from utils.ops.boxes import Boxes, clip_boxes_
+from utils.ops.nms import non_max_suppression
+from utils.predict.results import DrawStyle
+from utils.predict.writers import WindowViewer
 
 __all__ = [
     "LOGGER", "ROOT", "Profile", "check_file", "check_img_size", "check_imshow", "check_requirements", "clip_boxes",

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.errors import InputError
-from utils.script import run_script
+from utils.core.errors import InputError
+from utils.core.script import run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,8 +86,8 @@ def file_numbers(file: Path, zeros: float) -> dict[str, float]:
 
 def measured(file: Path, args: argparse.Namespace) -> dict[str, float]:
     """Metrics on the validation split, by their names in results.csv without the folder."""
-    from utils.config import ValConfig
-    from utils.engine.evaluation import evaluate
+    from utils.config.base import ValConfig
+    from utils.evaluate.run import evaluate
 
     settings = {"imgsz": args.imgsz, "batch_size": args.batch_size, "device": args.device, "workers": args.workers}
     config = ValConfig.from_kwargs(weights=[str(file)], data=args.data, noplots=True, **settings)

@@ -10,7 +10,7 @@ from torch import nn
 
 from models import pruning
 from models.common import folded_convolution
-from utils import device as devices
+from utils.core import device as devices
 from utils.general import time_now
 
 __all__ = [

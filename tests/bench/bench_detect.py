@@ -26,11 +26,11 @@ from models.yolo import DetectionModel
 from utils.backends.base import Backend
 from utils.backends.pytorch import PyTorchBackend
 from utils.backends.registry import load_backend
-from utils.datasets.frames import SourceFrame
-from utils.datasets.media import MediaSource
-from utils.engine.detect_run import run_pictures
-from utils.engine.predictor import DetectionPostprocess, Predictor
-from utils.logging import LOGGER
+from utils.core.logging import LOGGER
+from utils.datasets.sources.frames import SourceFrame
+from utils.datasets.sources.media import MediaSource
+from utils.predict.predictor import DetectionPostprocess, Predictor
+from utils.predict.run import run_pictures
 
 SIZE_HW = (720, 1280)
 

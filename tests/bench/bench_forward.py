@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models.yolo import DetectionModel
 from utils.backends.pytorch import PyTorchBackend
-from utils.datasets.image_io import imwrite, read_image
-from utils.device import keep_freed_memory
-from utils.engine.predictor import DetectionPostprocess, Predictor
+from utils.core.device import keep_freed_memory
+from utils.imaging.read import imwrite, read_image
+from utils.predict.predictor import DetectionPostprocess, Predictor
 
 
 def milliseconds(work: Callable[[], object], *, repeats: int = 30) -> float:

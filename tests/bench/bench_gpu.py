@@ -3,7 +3,7 @@
     python tests/bench/bench_gpu.py [--models yolov5n yolov5s yolov5m] [--batches 64 128] [--imgsz 640] [--workers 16]
         [--amp fp16] [--compile] [--data my.yaml] [--pictures 2048]
 
-Every row is a number of real steps (forward, loss, backward, optimizer, EMA) of `utils.engine.trainer.Trainer`:
+Every row is a number of real steps (forward, loss, backward, optimizer, EMA) of `utils.train.trainer.Trainer`:
 "ready" with one batch that is copied to the GPU anew each time, "loader" with an epoch of augmented pictures, and
 "loader alone" without a network. Without --data the pictures are JPEGs of 640x480 with 7 boxes each, like COCO's. It
 prints the rows of a table for docs/benchmarks.md; nothing else may run beside it. Needs CUDA and PyTorch 2.11 or later.
@@ -32,12 +32,12 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from utils.config import TrainConfig  # noqa: E402
-from utils.device import out_of_memory  # noqa: E402
-from utils.engine.meters import LossMeter  # noqa: E402
-from utils.engine.setup import build_trainer  # noqa: E402
-from utils.engine.trainer import Trainer  # noqa: E402
-from utils.logging import setup_logging  # noqa: E402
+from utils.config.base import TrainConfig  # noqa: E402
+from utils.core.device import out_of_memory  # noqa: E402
+from utils.core.logging import setup_logging  # noqa: E402
+from utils.losses.meter import LossMeter  # noqa: E402
+from utils.train.setup import build_trainer  # noqa: E402
+from utils.train.trainer import Trainer  # noqa: E402
 
 WARM_STEPS, STEPS = 10, 40
 SIZE_HW, BOXES, JPEG_QUALITY = (480, 640), 7, 90

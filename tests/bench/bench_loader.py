@@ -21,12 +21,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from utils.config.hyp import Hyperparameters  # noqa: E402
 from utils.datasets.detection import DetectionDataset  # noqa: E402
-from utils.datasets.image_io import read_image  # noqa: E402
-from utils.datasets.labels import load_index  # noqa: E402
+from utils.datasets.index.data_yaml import load_spec  # noqa: E402
+from utils.datasets.index.labels import load_index  # noqa: E402
 from utils.datasets.loader import start_worker  # noqa: E402
-from utils.datasets.spec import load_spec  # noqa: E402
-from utils.hyp import Hyperparameters  # noqa: E402
+from utils.imaging.read import read_image  # noqa: E402
 
 REFERENCE_MS = 4.3  # the yardstick on the machine of the targets
 TARGETS_MS = {"uncached": 10.0, "cached in RAM": 5.0}

@@ -27,12 +27,12 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from utils.datasets.letterbox import letterbox  # noqa: E402
-from utils.drawing import draw_masks, palette  # noqa: E402
-from utils.engine.predictor import DetectionPostprocess  # noqa: E402
+from utils.core.types import Batch  # noqa: E402
+from utils.imaging.draw import draw_masks, palette  # noqa: E402
+from utils.imaging.letterbox import letterbox  # noqa: E402
 from utils.losses.detection import DetectionLoss, DetectionLossConfig  # noqa: E402
 from utils.losses.segmentation import SegmentationLoss  # noqa: E402
-from utils.types import Batch  # noqa: E402
+from utils.predict.predictor import DetectionPostprocess  # noqa: E402
 
 PICTURE_HW = (2160, 3840)
 SIDES = (40, 400)  # pixels of the picture

@@ -33,13 +33,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from utils.config.hyp import Hyperparameters  # noqa: E402
 from utils.datasets.detection import DetectionDataset  # noqa: E402
-from utils.datasets.index import ImageIndex  # noqa: E402
-from utils.datasets.labels import load_index, verify_pairs  # noqa: E402
+from utils.datasets.index.data_yaml import load_spec  # noqa: E402
+from utils.datasets.index.image_index import ImageIndex  # noqa: E402
+from utils.datasets.index.labels import load_index, verify_pairs  # noqa: E402
+from utils.datasets.index.mapped import TextTable  # noqa: E402
 from utils.datasets.loader import build_loader  # noqa: E402
-from utils.datasets.mapped import TextTable  # noqa: E402
-from utils.datasets.spec import load_spec  # noqa: E402
-from utils.hyp import Hyperparameters  # noqa: E402
 
 LINKS = 40_000  # to one file; ext4 allows 65,000
 PER_FOLDER = 10_000
@@ -103,7 +103,7 @@ def start(data: Path, workers: int, batches: int, limit: int | None) -> dict[str
     found: dict[str, object] = {"before": memory_mb()}
     began, busy = time.perf_counter(), time.process_time()
     if limit is not None:
-        with patch("utils.datasets.labels.verify_pairs", partial(verify_some, limit, found)):
+        with patch("utils.datasets.index.labels.verify_pairs", partial(verify_some, limit, found)):
             index = load_index(load_spec(data), "train")
     else:
         index = load_index(load_spec(data), "train")

@@ -34,12 +34,12 @@ import export
 from models.checkpoint import load_model
 from utils.backends.base import Backend
 from utils.backends.registry import load_backend
-from utils.config import ROOT
-from utils.datasets.image_io import read_image
-from utils.datasets.letterbox import letterbox
-from utils.engine.predictor import DetectionPostprocess, Predictor
-from utils.errors import InputError
-from utils.logging import setup_logging
+from utils.config.base import ROOT
+from utils.core.errors import InputError
+from utils.core.logging import setup_logging
+from utils.imaging.letterbox import letterbox
+from utils.imaging.read import read_image
+from utils.predict.predictor import DetectionPostprocess, Predictor
 
 CPU = torch.device("cpu")
 UNMEASURED, MEASURED = 4, 8  # calls in a round

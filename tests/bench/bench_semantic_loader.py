@@ -20,14 +20,14 @@ from bench_loader import measure, yardsticks
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from utils.config.hyp import Hyperparameters  # noqa: E402
+from utils.datasets.index.data_yaml import load_spec  # noqa: E402
+from utils.datasets.index.semantic_labels import load_semantic_index  # noqa: E402
 from utils.datasets.loader import start_worker  # noqa: E402
 from utils.datasets.semantic import SemanticDataset  # noqa: E402
-from utils.datasets.semantic_labels import load_semantic_index  # noqa: E402
-from utils.datasets.spec import load_spec  # noqa: E402
-from utils.hyp import Hyperparameters  # noqa: E402
 from utils.losses.semantic import SemanticLoss  # noqa: E402
 from utils.metrics.semantic import count_pairs  # noqa: E402
-from utils.semantic_maps import argmax_resized  # noqa: E402
+from utils.ops.semantic_masks import argmax_resized  # noqa: E402
 
 CLASSES, MAP_HW = 19, (1024, 2048)
 

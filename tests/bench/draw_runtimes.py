@@ -20,13 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import export
 from utils.backends.registry import FORMATS, OPENCV_DNN, find_format, load_backend
-from utils.datasets.frames import SourceFrame
-from utils.datasets.image_io import imwrite, read_image
-from utils.datasets.letterbox import letterbox
-from utils.engine.predictor import DetectionPostprocess, Predictor
-from utils.engine.results import DrawStyle, Result
-from utils.errors import InputError
-from utils.logging import setup_logging
+from utils.core.errors import InputError
+from utils.core.logging import setup_logging
+from utils.datasets.sources.frames import SourceFrame
+from utils.imaging.letterbox import letterbox
+from utils.imaging.read import imwrite, read_image
+from utils.predict.predictor import DetectionPostprocess, Predictor
+from utils.predict.results import DrawStyle, Result
 
 CPU = torch.device("cpu")
 COLUMNS, TITLE_HEIGHT = 4, 24

@@ -16,9 +16,9 @@ import benchmarks
 from models.checkpoint import save_checkpoint
 from models.yolo import DetectionModel
 from utils.backends.packages import MissingPackageError
-from utils.engine import benchmark as engine
-from utils.engine.benchmark import DONE, FAILED, LISTED, Row, as_markdown, as_text, problems
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.evaluate import benchmark as engine
+from utils.evaluate.benchmark import DONE, FAILED, LISTED, Row, as_markdown, as_text, problems
 from utils.export.table import EXPORT_FORMATS
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

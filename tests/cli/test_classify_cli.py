@@ -20,8 +20,8 @@ from models.checkpoint import load_checkpoint
 from models.classifiers import build_classifier
 from models.graph import load_model_yaml
 from tests.class_sets import CLASSES, write_class_set
-from utils.datasets.image_io import read_image
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.imaging.read import read_image
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = {"imgsz": 64, "batch_size": 4, "workers": 0, "device": "cpu"}

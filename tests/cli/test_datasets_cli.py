@@ -63,7 +63,7 @@ def test_statuses_of_check(tiny_data: Path, tmp_path: Path) -> None:
 
 
 def test_both_addresses_of_crops(tiny_data: Path, tmp_path: Path) -> None:
-    for number, (module, *first) in enumerate((("utils.datasets", "crops"), ("utils.datasets.crops",))):
+    for number, (module, *first) in enumerate((("utils.datasets", "crops"), ("utils.datasets.tools.crops",))):
         out = tmp_path / str(number)
         done = command(*first, "--data", tiny_data, "--out", out, module=module, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -18,11 +18,11 @@ import export
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.yolo import DetectionModel
 from tests.live_servers import MjpegServer, RtspServer
-from utils.config import ROOT
-from utils.config_detect import DetectConfig
-from utils.datasets.image_io import imwrite, read_image
-from utils.engine.detect_run import names_of_data
-from utils.errors import InputError
+from utils.config.base import ROOT
+from utils.config.detect import DetectConfig
+from utils.core.errors import InputError
+from utils.imaging.read import imwrite, read_image
+from utils.predict.run import names_of_data
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FOUND = 3  # with --conf-thres 0 and this --max-det, random weights find exactly so many objects in each picture

@@ -14,8 +14,8 @@ from semantic_nets import CLASSES, checkpoint, painted
 import detect
 import export
 import hubconf
-from utils.datasets.image_io import imwrite, read_image
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.imaging.read import imwrite, read_image
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -17,7 +17,7 @@ import export
 import val
 from models.checkpoint import save_checkpoint
 from models.yolo import DetectionModel
-from utils.config import ROOT
+from utils.config.base import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -16,8 +16,8 @@ from interruptions import assert_same_run, stopped_after_first_epoch
 import train
 import val
 from models.checkpoint import load_checkpoint
-from utils.engine.trainer import Trainer
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.train.trainer import Trainer
 
 QUICK: dict[str, Any] = {
     "weights": "",

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from models.checkpoint import load_training_state
-from utils.config import TrainConfig
-from utils.engine.callbacks import Callbacks
-from utils.engine.setup import build_trainer
-from utils.engine.trainer import Trainer
-from utils.errors import InputError, StoppedError
+from utils.config.base import TrainConfig
+from utils.core.errors import InputError, StoppedError
+from utils.train.callbacks import Callbacks
+from utils.train.setup import build_trainer
+from utils.train.trainer import Trainer
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from models.checkpoint import load_checkpoint, save_checkpoint, strip_checkpoint
 from models.pruning import sparsity
 from models.yolo import DetectionModel
 from utils import prune
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 
 @pytest.fixture

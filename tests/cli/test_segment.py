@@ -21,8 +21,8 @@ import hubconf
 import train as plain_train
 from models.checkpoint import load_model, save_checkpoint
 from segment import predict, train, val
-from utils.errors import InputError
-from utils.rle import decode_rle
+from utils.core.errors import InputError
+from utils.ops.rle import decode_rle
 
 QUICK: dict[str, Any] = {
     "weights": "",

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from utils.config import TrainConfig
-from utils.engine.setup import build_trainer
-from utils.engine.trainer import Trainer
+from utils.config.base import TrainConfig
+from utils.train.setup import build_trainer
+from utils.train.trainer import Trainer
 
 
 @pytest.fixture

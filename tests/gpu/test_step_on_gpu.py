@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from utils.config import TrainConfig
-from utils.engine.autobatch import memory_of_step
-from utils.engine.memory import fit_within_memory
-from utils.engine.meters import LossMeter
-from utils.engine.trainer import Trainer
+from utils.config.base import TrainConfig
+from utils.losses.meter import LossMeter
+from utils.train.autobatch import memory_of_step
+from utils.train.out_of_memory import fit_within_memory
+from utils.train.trainer import Trainer
 
 Make = Callable[..., Trainer]
 WAITING_CALLS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")

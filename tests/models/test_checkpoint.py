@@ -34,7 +34,7 @@ from models.checkpoint import (
 from models.experimental import Ensemble
 from models.graph import load_model_yaml
 from models.yolo import BaseModel, ClassificationModel, DetectionModel, SegmentationModel
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = torch.linspace(0, 1, 3 * 64 * 96).reshape(1, 3, 64, 96)

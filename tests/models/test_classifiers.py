@@ -22,7 +22,7 @@ from models.classifiers import (
 )
 from models.graph import load_model_yaml
 from models.yolo import ClassificationModel, DetectionModel, task_of
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 PICTURE = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
 

@@ -8,7 +8,7 @@ import torch
 from models.classifiers import build_classifier
 from models.dropblock import add_dropblock
 from models.yolo import DetectionModel
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 
 def test_only_training_drops_and_the_keys_stay() -> None:

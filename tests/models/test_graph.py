@@ -13,7 +13,7 @@ from torch import nn
 from models import graph
 from models.graph import find_model_yaml, load_model_yaml, parse_value
 from models.yolo import DetectionModel
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 NAMES = {"nc": 80, "na": 3, "no": 255, "anchors": [[1, 2]]}
 

@@ -28,8 +28,8 @@ from models.yolo import (
     task_of,
     task_of_graph,
 )
-from utils.errors import InputError
-from utils.types import SemanticClasses
+from utils.core.errors import InputError
+from utils.imaging.semantic_classes import SemanticClasses
 
 HEADS = ("base", "bise", "lab", "psp")
 PARAMETERS = {  # of all but the head, of the heads in the order above

@@ -20,9 +20,9 @@ from models.checkpoint import load_checkpoint, load_model
 from models.classifiers import build_classifier
 from models.graph import load_model_yaml
 from models.yolo import ClassificationModel, DetectionModel, SegmentationModel
-from utils.datasets.image_io import read_image
-from utils.datasets.letterbox import letterbox
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.imaging.letterbox import letterbox
+from utils.imaging.read import read_image
 
 PICTURE = torch.linspace(0, 1, 3 * 64 * 96).reshape(1, 3, 64, 96)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from models.checkpoint import load_checkpoint
 from models.yolo import BaseModel
-from utils.datasets.image_io import read_image
-from utils.datasets.letterbox import letterbox
+from utils.imaging.letterbox import letterbox
+from utils.imaging.read import read_image
 
 
 @pytest.fixture(scope="module")

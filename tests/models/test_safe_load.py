@@ -17,7 +17,7 @@ from torch import nn
 
 from models.official import ADDRESSES
 from models.safe_load import Record, read_checkpoint
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 
 class Calls:

@@ -24,7 +24,7 @@ from models.summary import (
     summary_line,
 )
 from models.yolo import ClassificationModel, DetectionModel
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 

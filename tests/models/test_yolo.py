@@ -25,7 +25,7 @@ from models.yolo import (
     build_model,
     check_image_size,
 )
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 
 def slim(name: str, **kwargs: Any) -> BaseModel:

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from utils.backends.info import ModelInfo
 from utils.backends.outputs import BOX_COLUMNS, check_outputs, tensors_of
-from utils.device import single_threaded
-from utils.errors import InputError
-from utils.logging import LOGGER
-from utils.types import MAX_SEMANTIC_CLASSES, SemanticClasses, Suppressed
+from utils.core.device import single_threaded
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.core.types import Suppressed
+from utils.imaging.semantic_classes import MAX_SEMANTIC_CLASSES, SemanticClasses
 
 Visitor = Callable[[nn.Module, Any], None]  # called with each layer and its output
 FAULTS = ("memory", "allocat", "cuda error")  # of the machine, not of the file; some runtimes tell them by text alone

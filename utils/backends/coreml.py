@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.packages import MissingPackageError, existing_file, import_runtime
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 BOXES, SCORES = "coordinates", "confidence"  # outputs of Apple's own NMS stage, as in older exports with NMS
 

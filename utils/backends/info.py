@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from utils.errors import InputError
-from utils.types import SemanticClasses
+from utils.core.errors import InputError
+from utils.imaging.semantic_classes import SemanticClasses
 
 TASKS = ("detect", "segment", "classify", "semantic", "joint")
 TRUE_WORDS = ("true", "1", "yes")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from utils.backends.base import Backend, Visitor
 from utils.backends.pytorch import PyTorchBackend
 from utils.backends.registry import PYTORCH, TRITON, find_format, load_backend
-from utils.datasets.spec import read_spec
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.index.data_yaml import read_spec
 
 FLAGS = {  # attribute: the format's name for `export.py --include`
     "jit": "torchscript",
@@ -49,7 +49,7 @@ class DetectMultiBackend(nn.Module):
         stride, names: of the model. batch_size: pictures a graph of fixed size takes at once, else 1.
 
     Raises:
-        utils.errors.InputError: as `load_backend`.
+        utils.core.errors.InputError: as `load_backend`.
     """
 
     def __init__(

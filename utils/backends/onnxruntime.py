@@ -13,8 +13,8 @@ from torch import Tensor
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.packages import existing_file, import_runtime
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 
 NO_LOG = 4  # level of onnxruntime: its errors are exceptions too
 PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (?:\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z]))?")  # place in its code

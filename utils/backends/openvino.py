@@ -15,9 +15,9 @@ from torch import Tensor
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.packages import existing_file, import_runtime
-from utils.device import bf16_pays, computes_in_bf16
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.device import bf16_pays, computes_in_bf16
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 
 
 class OpenVinoBackend(ExportedBackend):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from utils.backends.info import ModelInfo
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 BOX_COLUMNS = 5  # x, y, w, h, objectness
 SUPPRESSED_COLUMNS = 6  # x1, y1, x2, y2, score, class

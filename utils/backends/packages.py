@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 
 class MissingPackageError(InputError):

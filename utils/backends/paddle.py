@@ -16,8 +16,8 @@ from torch import Tensor
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.packages import existing_file, import_runtime
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 
 PROGRAMS = ("*.json", "*.pdmodel")  # of PaddlePaddle 3 and 2
 WEIGHTS = ".pdiparams"

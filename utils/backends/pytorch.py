@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from models.checkpoint import load_model
 from models.yolo import task_of
 from utils.backends.base import Visitor
-from utils.device import half_precision
-from utils.logging import LOGGER
+from utils.core.device import half_precision
+from utils.core.logging import LOGGER
 
 MIN_STRIDE = 32  # of the input's sides, also for graphs whose own largest stride is smaller
 
@@ -22,7 +22,7 @@ class PyTorchBackend:
 
     Args:
         model: network on `device`, with `stride`, `names` and `yaml`.
-        fp16: run in half precision, see `utils.device.half_precision`; ignored with a warning where there is none.
+        fp16: run in half precision, see `utils.core.device.half_precision`; ignored with a warning where there is none.
         names: class names, should the model have none.
     """
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from utils.backends.base import Backend, ExportedBackend
-from utils.device import keep_freed_memory
-from utils.errors import InputError
+from utils.core.device import keep_freed_memory
+from utils.core.errors import InputError
 
 Loader = Callable[..., Backend]
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.packages import MissingPackageError, existing_file, import_runtime
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 
 MAGIC = b"TFL3"  # bytes 4 to 8 of every file
 MAX_INFO_BYTES = 1 << 20

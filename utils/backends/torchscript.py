@@ -16,8 +16,8 @@ from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.outputs import tensors_of
 from utils.backends.packages import existing_file
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 
 CONFIG_FILE = "config.txt"
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.packages import import_runtime
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 
 TYPES = {"FP32": torch.float32, "FP16": torch.float16}
 PORTS = {"http": 8000, "grpc": 8001}

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from utils.errors import InputError
-from utils.flag_types import int_from, not_negative_float, not_negative_int, positive_int, seed_number, share
+from utils.config.flag_types import int_from, not_negative_float, not_negative_int, positive_int, seed_number, share
+from utils.core.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 IMG_FLAGS = ("--imgsz", "--img", "--img-size")
 SEG_IMGSZ_HELP = "semantic: longer side at which class maps are measured, training scales around it; as --imgsz"
 AUTOMATIC_BATCH = -1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from utils.config import IMG_FLAGS, BaseConfig, option, switch
-from utils.errors import InputError
-from utils.flag_types import not_negative_int, positive_int
+from utils.config.base import IMG_FLAGS, BaseConfig, option, switch
+from utils.config.flag_types import not_negative_int, positive_int
+from utils.core.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.config import IMG_FLAGS, TrainConfig, ValConfig, option, switch
-from utils.config_detect import DetectConfig
-from utils.flag_types import not_negative_float, positive_int, share
+from utils.config.base import IMG_FLAGS, TrainConfig, ValConfig, option, switch
+from utils.config.detect import DetectConfig
+from utils.config.flag_types import not_negative_float, positive_int, share
 
 CROP_AREA = 0.08  # (Szegedy et al. 2015, arXiv:1409.4842, sec. 6)
 JITTER = 0.4

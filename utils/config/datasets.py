@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.config import BaseConfig, option, switch
-from utils.flag_types import not_negative_float, positive_int, seed_number
+from utils.config.base import BaseConfig, option, switch
+from utils.config.flag_types import not_negative_float, positive_int, seed_number
 
 READABLE = ("yolo", "coco", "voc", "labelme", "supervisely", "cityscapes")
 WRITABLE = READABLE[:-1]

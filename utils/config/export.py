@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.config import IMG_FLAGS, BaseConfig, option, switch
-from utils.errors import InputError
-from utils.flag_types import positive_float, positive_int, share
+from utils.config.base import IMG_FLAGS, BaseConfig, option, switch
+from utils.config.flag_types import positive_float, positive_int, share
+from utils.core.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 PROBABILITIES = ("flipud", "fliplr", "mosaic", "mixup", "cutmix", "copy_paste")
 BELOW_ONE = {

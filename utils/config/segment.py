@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from utils.config import TrainConfig, ValConfig, with_defaults
-from utils.config_detect import DetectConfig
+from utils.config.base import TrainConfig, ValConfig, with_defaults
+from utils.config.detect import DetectConfig
 
 SegmentTrainConfig = with_defaults(
     TrainConfig,

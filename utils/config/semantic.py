@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from utils.config import TrainConfig, with_defaults
+from utils.config.base import TrainConfig, with_defaults
 
 RECIPE = "data/hyps/hyp.joint.yaml"
 

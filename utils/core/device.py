@@ -12,9 +12,9 @@ from time import perf_counter
 
 import torch
 
-from utils.distributed import local_rank, local_world_size
-from utils.errors import InputError
-from utils.launch import named_devices
+from utils.core.distributed import local_rank, local_world_size
+from utils.core.errors import InputError
+from utils.core.hardware import named_devices
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 BF16_TRIALS = 10  # the first ones choose the kernels

@@ -24,8 +24,8 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from utils.errors import InputError
-from utils.logging import LOGGER, hidden_bar
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER, hidden_bar
 
 OFFICIAL_RELEASES = "https://github.com/ultralytics/yolov5/releases"
 OFFICIAL_WEIGHTS = tuple(f"yolov5{size}{kind}.pt" for kind in ("", "6", "-cls", "-seg") for size in "nsmlx")

@@ -14,8 +14,8 @@ from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
 
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 
 LEFTOVER_AGE_S = 3600.0  # a temporary file of this age belongs to a process that was killed
 

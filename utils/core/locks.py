@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 RETRY_S = 0.05  # between two tries where the system cannot wait for a lock
 

@@ -14,7 +14,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 ALLOW_PRIVATE = "YOLOv5_ALLOW_PRIVATE_URLS"
 MAX_BYTES = 64 * 2**20

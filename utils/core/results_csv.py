@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 
 Row = dict[str, str]  # column name -> number as written
 

@@ -8,8 +8,8 @@ import re
 import sys
 from collections.abc import Callable
 
-from utils.errors import WORKER_DIED, InputError, StoppedError
-from utils.logging import setup_logging
+from utils.core.errors import WORKER_DIED, InputError, StoppedError
+from utils.core.logging import setup_logging
 
 ENVIRONMENT = frozenset(  # what a disk or a folder's owner refuses, as against a mistake of ours
     getattr(errno, name)

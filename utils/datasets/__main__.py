@@ -6,20 +6,20 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from utils.config import BaseConfig
-from utils.config_datasets import CheckConfig, ConvertConfig, FetchConfig, SplitConfig
-from utils.datasets.crops import CropsConfig
-from utils.errors import InputError
-from utils.script import run_script
+from utils.config.base import BaseConfig
+from utils.config.datasets import CheckConfig, ConvertConfig, FetchConfig, SplitConfig
+from utils.core.errors import InputError
+from utils.core.script import run_script
+from utils.datasets.tools.crops import CropsConfig
 
 PROGRAM = "python -m utils.datasets"
 # settings; module and function that do the work, imported once the flags are right
 COMMANDS: dict[str, tuple[type[BaseConfig], str, str]] = {
-    "check": (CheckConfig, "utils.datasets.check", "run"),
-    "split": (SplitConfig, "utils.datasets.split", "run"),
-    "convert": (ConvertConfig, "utils.datasets.convert", "run"),
-    "crops": (CropsConfig, "utils.datasets.crops", "write_crops"),
-    "fetch": (FetchConfig, "utils.datasets.fetch", "run"),
+    "check": (CheckConfig, "utils.datasets.tools.check", "run"),
+    "split": (SplitConfig, "utils.datasets.tools.split", "run"),
+    "convert": (ConvertConfig, "utils.datasets.tools.convert", "run"),
+    "crops": (CropsConfig, "utils.datasets.tools.crops", "write_crops"),
+    "fetch": (FetchConfig, "utils.datasets.tools.fetch", "run"),
 }
 
 

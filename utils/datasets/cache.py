@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from utils.datasets.letterbox import load_size
-from utils.logging import LOGGER
+from utils.core.logging import LOGGER
+from utils.imaging.letterbox import load_size
 
 MARGIN = 1.1  # room that must be there for each byte of pictures
 SHARED_MEMORY = Path("/dev/shm")

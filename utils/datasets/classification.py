@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from utils.config_classify import CROP_AREA, JITTER
+from utils.config.classify import CROP_AREA, JITTER
+from utils.core.types import Letterbox, Sample
 from utils.datasets.cache import build_cache
 from utils.datasets.detection import Key
-from utils.datasets.image_io import read_image
-from utils.datasets.index import ImageIndex
-from utils.datasets.letterbox import resize
-from utils.types import Letterbox, Sample
+from utils.datasets.index.image_index import ImageIndex
+from utils.imaging.letterbox import resize
+from utils.imaging.read import read_image
 
 CROP_ASPECT = (3 / 4, 4 / 3)  # width over height
 CROP_TRIES = 10

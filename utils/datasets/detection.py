@@ -8,18 +8,18 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from utils.datasets.albumentations_pipeline import LightPipeline, UserPipeline, is_installed
-from utils.datasets.augment import draw_recolouring, mixup, random_flips, random_transform
+from utils.config.hyp import Hyperparameters
+from utils.core.types import Sample
+from utils.datasets.augment.albumentations import LightPipeline, UserPipeline, is_installed
+from utils.datasets.augment.compose import IGNORE, Drawn, Picture, Recolour, compose, draw_map
+from utils.datasets.augment.cutmix import cutmix
+from utils.datasets.augment.mosaic import mosaic9_plan, mosaic_plan, paste_plan, single_plan
+from utils.datasets.augment.sample import draw_recolouring, mixup, random_flips, random_transform
 from utils.datasets.cache import PictureCache, build_cache
-from utils.datasets.class_maps import read_class_map
-from utils.datasets.compose import IGNORE, Drawn, Picture, Recolour, compose, draw_map
-from utils.datasets.cutmix import cutmix
-from utils.datasets.image_io import read_image
-from utils.datasets.index import ImageIndex
-from utils.datasets.letterbox import fitted_size, load_size, pad_to, rect_shapes, resize
-from utils.datasets.mosaic import mosaic9_plan, mosaic_plan, paste_plan, single_plan
-from utils.hyp import Hyperparameters
-from utils.types import Sample
+from utils.datasets.index.image_index import ImageIndex
+from utils.imaging.letterbox import fitted_size, load_size, pad_to, rect_shapes, resize
+from utils.imaging.read import read_image
+from utils.imaging.semantic_files import read_class_map
 
 ROUND = 1 << 20  # a set that is gone through again within epoch e is asked for epoch e + ROUND, e + 2 ROUND, ...
 Key = int | tuple[int, int] | tuple[int, int, tuple[int, ...]]

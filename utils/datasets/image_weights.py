@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.datasets.index import ImageIndex
+from utils.datasets.index.image_index import ImageIndex
 
 
 def class_weights(index: ImageIndex, num_classes: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,16 +13,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils.datasets.compose import IGNORE
+from utils.core.device import keep_freed_memory
+from utils.core.distributed import local_world_size, rank, world_size
+from utils.core.errors import InputError
+from utils.core.hardware import available_cpus
+from utils.core.logging import LOGGER
+from utils.core.types import Batch, Sample
+from utils.datasets.augment.compose import IGNORE
 from utils.datasets.detection import Key
-from utils.datasets.image_io import ImageError
-from utils.datasets.letterbox import GREY
 from utils.datasets.masks import MaskForm
-from utils.device import keep_freed_memory
-from utils.distributed import local_world_size, rank, world_size
-from utils.errors import InputError
-from utils.logging import LOGGER
-from utils.types import Batch, Sample
+from utils.imaging.letterbox import GREY
+from utils.imaging.read import ImageError
 
 POOL = 32  # pictures that a weighted sample may draw its mosaic partners from
 
@@ -231,11 +231,6 @@ def build_loader(
 def is_rect(dataset: Dataset[Sample]) -> bool:
     """Whether a data set gives each batch a size of its own."""
     return getattr(dataset, "shapes_hw", None) is not None
-
-
-def available_cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class BatchReader(Dataset[Sample]):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.masks import rasterise
-from utils.types import Sample
+from utils.core.types import Sample
+from utils.ops.masks import rasterise
 
 
 @dataclass(frozen=True)

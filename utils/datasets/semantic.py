@@ -9,15 +9,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from utils.datasets.albumentations_pipeline import UserPipeline
-from utils.datasets.augment import random_flips, random_transform
-from utils.datasets.compose import Placement, compose
-from utils.datasets.cutmix import cutmix
+from utils.config.hyp import Hyperparameters
+from utils.core.types import Sample
+from utils.datasets.augment.albumentations import UserPipeline
+from utils.datasets.augment.compose import Placement, compose
+from utils.datasets.augment.cutmix import cutmix
+from utils.datasets.augment.mosaic import mosaic_plan
+from utils.datasets.augment.sample import random_flips, random_transform
 from utils.datasets.detection import DetectionDataset
-from utils.datasets.index import ImageIndex
-from utils.datasets.mosaic import mosaic_plan
-from utils.hyp import Hyperparameters
-from utils.types import Sample
+from utils.datasets.index.image_index import ImageIndex
 
 STEP = 32  # pixels between the sizes that are drawn
 LUMA_BGR = np.array([0.114, 0.587, 0.299])  # ITU-R BT.601

@@ -17,16 +17,16 @@ from models.yolo import check_image_size
 from utils.backends.base import Backend
 from utils.backends.packages import MissingPackageError
 from utils.backends.registry import OPENCV_DNN, find_format
-from utils.config import ValConfig
-from utils.config_benchmark import BenchmarkConfig
-from utils.device import describe_device, select_device
-from utils.engine.evaluation import load_subject, measure_split
-from utils.errors import InputError
+from utils.config.base import ValConfig
+from utils.config.benchmark import BenchmarkConfig
+from utils.core.device import describe_device, select_device
+from utils.core.errors import InputError
+from utils.core.files import increment_path, make_run_folder
+from utils.core.logging import LOGGER
+from utils.evaluate.run import load_subject, measure_split
 from utils.export.base import ExportOptions, NotOfferedError
 from utils.export.run import export_one, megabytes, stride_of
 from utils.export.table import EXPORT_FORMATS, ExportFormat
-from utils.files import increment_path, make_run_folder
-from utils.logging import LOGGER
 from utils.plots.benchmark import plot_benchmark
 from utils.tasks.registry import find_task
 

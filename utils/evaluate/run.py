@@ -16,16 +16,16 @@ from models.yolo import check_image_size
 from utils import plots
 from utils.backends.base import Backend, holds_nms
 from utils.backends.registry import load_backend
-from utils.config import ValConfig, flags_of
-from utils.datasets.class_folders import read_data
-from utils.datasets.spec import DataSpec
-from utils.device import describe_device, select_device
-from utils.engine.sinks import PlotSink
-from utils.engine.validator import ValidationResult, validate
-from utils.errors import InputError
-from utils.files import increment_path, make_run_folder
-from utils.hyp import Hyperparameters
-from utils.logging import LOGGER
+from utils.config.base import ValConfig, flags_of
+from utils.config.hyp import Hyperparameters
+from utils.core.device import describe_device, select_device
+from utils.core.errors import InputError
+from utils.core.files import increment_path, make_run_folder
+from utils.core.logging import LOGGER
+from utils.datasets.index.class_folders import read_data
+from utils.datasets.index.data_yaml import DataSpec
+from utils.evaluate.sinks import PlotSink
+from utils.evaluate.validator import ValidationResult, validate
 from utils.plots.results import STUDY_SIZES
 from utils.tasks.base import Outputs, Sink, Task, TaskOptions
 from utils.tasks.registry import TASKS, build_task, find_task

@@ -6,26 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.distributed import rank, world_size
-from utils.engine.callbacks import Callbacks
+from utils.core.distributed import rank, world_size
+from utils.core.types import Batch, Prediction
 from utils.tasks.base import Task, picture_file
-from utils.types import Batch, Prediction
-
-
-class CallbackSink:
-    """Tells the listeners of a run of every measured picture and batch, of several processes of the main one's."""
-
-    def __init__(self, callbacks: Callbacks) -> None:
-        self.callbacks = callbacks
-
-    def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """`on_val_image_end` for each picture, then `on_val_batch_end`."""
-        for path, prediction in zip(batch.paths, predictions, strict=True):
-            self.callbacks.run("on_val_image_end", path=path, prediction=prediction)
-        self.callbacks.run("on_val_batch_end", batch=batch, predictions=predictions)
-
-    def close(self) -> None:
-        """The end of the pass has a hook of its own."""
 
 
 class PlotSink:

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.device import Stopwatch
-from utils.distributed import all_sum, gather_arrays, is_main, world_size
-from utils.engine.meters import LossMeter
-from utils.logging import hidden_bar
+from utils.core.device import Stopwatch
+from utils.core.distributed import all_sum, gather_arrays, is_main, world_size
+from utils.core.logging import hidden_bar
+from utils.core.types import EvalResult
+from utils.losses.meter import LossMeter
 from utils.tasks.base import Evaluator, InputBuffer, Sink, StepLoader, Task
-from utils.types import EvalResult
 
 
 @dataclass

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.errors import InputError
+from utils.config.hyp import Hyperparameters
+from utils.core.errors import InputError
 from utils.export.base import ExportJob
-from utils.hyp import Hyperparameters
 from utils.tasks.base import TaskOptions, images_to_device
 from utils.tasks.registry import TASKS, build_task, find_task
 

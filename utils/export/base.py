@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.yolo import Detect
 from utils.backends.info import ModelInfo
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 
 class NotOfferedError(InputError):

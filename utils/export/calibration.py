@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 from utils.export.base import ExportJob
-from utils.export.pictures import CALIBRATED, calibration_pictures
-from utils.logging import LOGGER
+from utils.export.images import CALIBRATED, calibration_pictures
 
 FEW = 100  # pictures; with less the ranges are those of chance
 

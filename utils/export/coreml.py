@@ -13,7 +13,7 @@ import torch
 
 from utils.backends.coreml import describe_spec, open_model
 from utils.backends.packages import import_runtime
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export.aten import aten_program
 from utils.export.base import ExportJob, NotOfferedError
 from utils.export.folders import whole_folder

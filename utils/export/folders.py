@@ -1,4 +1,4 @@
-"""Exports that are folders: whole or absent, as `utils.files.atomic_write` is for files."""
+"""Exports that are folders: whole or absent, as `utils.core.files.atomic_write` is for files."""
 
 from __future__ import annotations
 

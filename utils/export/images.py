@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.config import ROOT
-from utils.datasets.image_io import IMAGE_SUFFIXES, ImageError, read_image
+from utils.config.base import ROOT
 from utils.export.base import ExportJob
+from utils.imaging.read import IMAGE_SUFFIXES, ImageError, read_image
 from utils.tasks.registry import find_task
 
 SHIPPED = ROOT / "data" / "images"

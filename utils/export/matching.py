@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.boxes import box_iou_matrix, xywh_to_xyxy
-from utils.nms import non_max_suppression
-from utils.prototypes import CodedMasks
+from utils.ops.boxes import box_iou_matrix, xywh_to_xyxy
+from utils.ops.nms import non_max_suppression
+from utils.ops.prototypes import CodedMasks
 
 RAW_ROWS = 100  # of highest score, compared one by one where nothing is detected
 

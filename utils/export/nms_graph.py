@@ -1,4 +1,4 @@
-"""Non-maximum suppression as a part of the exported graph, with the results of utils.nms."""
+"""Non-maximum suppression as a part of the exported graph, with the results of utils.ops.nms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from utils.backends.packages import import_runtime
-from utils.boxes import xywh_to_xyxy
+from utils.ops.boxes import xywh_to_xyxy
 
 ONNX_OP = "openyolov5::kept_by_nms"
 

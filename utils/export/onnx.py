@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from utils.backends.packages import import_runtime
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.core.files import atomic_write
 from utils.export.base import ExportJob
 from utils.export.nms_graph import onnx_translation
-from utils.files import atomic_write
 
 CONVERTIBLE = 15  # down to which onnx converts the graphs of all sizes
 OPSET = 18  # what torch's translations are written in: the lowest it exports to, and the most widely run

@@ -13,7 +13,7 @@ from torch import fx
 from torch.export.graph_signature import InputKind
 
 from utils.backends.packages import import_runtime
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export.aten import aten_program
 from utils.export.base import ExportJob
 from utils.export.folders import whole_folder

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from models.checkpoint import load_checkpoint
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.core.files import atomic_write
 from utils.export.base import ExportJob
-from utils.files import atomic_write
 
 ENDING = "_pickle.pt"
 

@@ -15,17 +15,17 @@ from torch import nn
 from models.checkpoint import find_weights, load_model
 from models.yolo import check_image_size, task_of
 from utils.backends.info import ModelInfo
-from utils.config_export import ExportConfig
-from utils.device import describe_device, select_device
-from utils.errors import InputError
+from utils.config.export import ExportConfig
+from utils.core.device import describe_device, select_device
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.core.script import ENVIRONMENT
+from utils.core.version import VERSION
 from utils.export.accuracy import accuracy_meter
 from utils.export.base import ExportJob, ExportNetwork, ExportOptions
 from utils.export.nms_graph import GraphNms
 from utils.export.table import ExportFormat, export_formats
 from utils.export.verify import check_export
-from utils.logging import LOGGER
-from utils.script import ENVIRONMENT
-from utils.version import VERSION
 
 MIN_STRIDE = 32
 REFUSED = ("int8", "nms")  # without these the file would not be what was asked for; others are only less than wished

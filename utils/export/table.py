@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.backends.registry import FORMATS
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 if TYPE_CHECKING:
     from utils.export.base import ExportJob

@@ -18,11 +18,11 @@ import yaml
 
 from utils.backends.packages import MissingPackageError, import_runtime
 from utils.backends.tensorflow import INFO_ATTRIBUTE, INFO_FILE, INPUT, import_tensorflow
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.core.files import atomic_write
 from utils.export.base import ExportJob
 from utils.export.folders import whole_folder
 from utils.export.onnx import build_onnx
-from utils.files import atomic_write
 
 CONVERTER = Path(__file__).with_name("onnx_to_saved_model.py")
 INSTALL = "tensorflow tf-keras onnx2tf==1.28.8 onnx-graphsurgeon sng4onnx psutil requests"  # 1.29 pins all it needs

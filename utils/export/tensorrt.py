@@ -8,11 +8,11 @@ from typing import Any
 
 from utils.backends.packages import import_runtime
 from utils.backends.tensorrt import description_file
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.core.files import atomic_write
+from utils.core.logging import LOGGER
 from utils.export.base import ExportJob
 from utils.export.onnx import build_onnx
-from utils.files import atomic_write
-from utils.logging import LOGGER
 
 ENDING = ".engine"
 INSTALL = "tensorrt"

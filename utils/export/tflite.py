@@ -21,11 +21,11 @@ from models.yolo import Detect
 from utils.backends.packages import MissingPackageError, import_runtime
 from utils.backends.tensorflow import INPUT, import_tensorflow
 from utils.backends.tflite import import_litert
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.core.files import atomic_write
 from utils.export.base import ExportJob, ExportNetwork
 from utils.export.calibration import after_last_convolutions, calibration_arrays
 from utils.export.tensorflow import concrete, last_words, saved_model
-from utils.files import atomic_write
 
 INFO_MEMBER = "metadata.txt"
 CALIBRATED = 100  # pictures; the calibrator runs them one by one and keeps all activations

@@ -13,8 +13,10 @@ from torch import Tensor
 from utils.backends.base import Backend
 from utils.backends.packages import MissingPackageError
 from utils.backends.registry import find_format, load_backend
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.core.types import Suppressed
 from utils.export.base import ExportJob
+from utils.export.images import load_batch
 from utils.export.matching import (
     Figures,
     Thresholds,
@@ -25,8 +27,6 @@ from utils.export.matching import (
     compare_raw,
     compare_scores,
 )
-from utils.export.pictures import load_batch
-from utils.types import Suppressed
 
 FP32 = Tolerance(pixels=1.0, score=0.01, relative=1e-4, iou=0.02, tie=1e-4)
 FP16_SIDE, FP16_SCORE, FP16_MASK, FP16_AGREEMENT = 0.01, 0.02, 0.95, 0.99

@@ -21,10 +21,10 @@ from typing import Any
 from PIL import Image
 
 from utils.backends.packages import import_runtime
-from utils.config import BaseConfig, option
-from utils.errors import InputError
-from utils.logging import LOGGER
-from utils.script import run_script
+from utils.config.base import BaseConfig, option
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.core.script import run_script
 
 MAX_BYTES = 32 * 2**20  # of a request
 MAX_PIXELS = 10**8  # of a picture, which may be many times its file
@@ -85,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = ServiceConfig.from_args(argv)
     build_app({})  # a missing package is told before models are loaded
     from utils.backends.multi import DetectMultiBackend, with_suffix  # torch takes seconds: once the flags are right
-    from utils.device import select_device
-    from utils.engine.autoshape import AutoShape
+    from utils.core.device import select_device
+    from utils.predict.autoshape import AutoShape
 
     device = select_device(config.device)
     models = {

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from utils.colours import class_colour
-from utils.glyphs import text_mask
-from utils.masks import ObjectMasks
+from utils.imaging.colors import class_colour
+from utils.imaging.text import text_mask
+from utils.ops.masks import ObjectMasks
 
 Colour = tuple[int, int, int]  # blue, green, red, 0-255
 Rect = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels

@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from utils.types import Letterbox
+from utils.core.types import Letterbox
 
 MOST_CHANNELS = 128  # that OpenCV 5 takes; 4 had 512
 GREY = 114  # border value that the official checkpoints were trained with

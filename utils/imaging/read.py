@@ -11,7 +11,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 Warn = Callable[[str], object]
 IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".npy", ".pfm", ".png", ".tif", ".tiff", ".webp"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from utils.datasets.image_io import ImageError
+from utils.imaging.read import ImageError
 
 FEW_BITS = {"L;2": 85, "L;4": 17}  # gray with 2 or 4 bits a pixel is spread over 0-255 on reading, in these steps
 

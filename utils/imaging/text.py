@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
-from utils.logging import LOGGER
-from utils.rtl import is_right_to_left, visual_order
+from utils.core.logging import LOGGER
+from utils.imaging.rtl import is_right_to_left, visual_order
 
 WEIGHT = 500  # of OpenCV's variable font: between regular and bold, to be read on a coloured plate
 PROBE_HEIGHT = 32  # pixels at which glyphs are compared with the one for missing letters

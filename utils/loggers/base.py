@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from utils.files import atomic_write
-from utils.logging import LOGGER
-from utils.types import Batch, Prediction
+from utils.core.files import atomic_write
+from utils.core.logging import LOGGER
+from utils.core.types import Batch, Prediction
 
 SHOWN_PICTURES = 8  # of a validation batch, with their boxes
 LEAST_SCORE = 0.25  # of the boxes logged

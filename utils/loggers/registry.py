@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from utils.config import TrainConfig
-from utils.errors import InputError
+from utils.config.base import TrainConfig
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 from utils.loggers.base import BatchDrawing, Tracker, TrackerListener
 from utils.loggers.clearml import ClearMLTracker
 from utils.loggers.comet import CometTracker
 from utils.loggers.mlflow import MLflowTracker
 from utils.loggers.tensorboard import TensorBoardTracker
 from utils.loggers.wandb import WandbTracker
-from utils.logging import LOGGER
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from utils.errors import InputError
-from utils.logging import LOGGER, UNWATCHED
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER, UNWATCHED
+from utils.core.results_csv import Row, format_table, number_row, read_rows
 from utils.plots.results import plot_results
-from utils.results_csv import Row, format_table, number_row, read_rows
 
 PICTURE_SHARE = 0.05  # of a run's time that drawing results.png may take
 FIRST_PICTURE_S = 5.0  # seconds of training before it is drawn at all

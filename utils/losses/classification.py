@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.distributed import shared_sum
+from utils.core.distributed import shared_sum
 from utils.losses.bce import at_least_float32
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from utils.boxes import box_iou, xywh_to_xyxy
-from utils.distributed import shared_sum
-from utils.hyp import Hyperparameters
+from utils.config.hyp import Hyperparameters
+from utils.core.distributed import shared_sum
 from utils.losses.assign import LevelTargets, assign_targets, highest_rank_wins
 from utils.losses.bce import at_least_float32, binary_loss, smooth_one_hot
+from utils.ops.boxes import box_iou, xywh_to_xyxy
 
 BALANCE_OF_THREE = (4.0, 1.0, 0.4)
 BALANCE_OF_MORE = (4.0, 1.0, 0.25, 0.06, 0.02)

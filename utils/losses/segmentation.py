@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from utils.boxes import xywh_to_xyxy
 from utils.losses.bce import at_least_float32
 from utils.losses.detection import DetectionLoss, LossResult, Positives, shared_batch_size
+from utils.ops.boxes import xywh_to_xyxy
 
 PIXELS_AT_A_TIME = 1 << 25  # logits that are in memory at once on a GPU
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.distributed import shared_sum
+from utils.core.distributed import shared_sum
 from utils.losses.bce import at_least_float32
 from utils.losses.detection import LossResult, shared_batch_size
 

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from utils.boxes import box_iou_matrix
 from utils.metrics.arrays import as_array
+from utils.ops.boxes import box_iou_matrix
 
 RECALL_POINTS = np.linspace(0, 1, 101)
 SCORE_GRID = np.linspace(0, 1, 1000)

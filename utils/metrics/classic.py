@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from utils import boxes as geometry
 from utils.metrics import confusion
 from utils.metrics.ap import average_precision
 from utils.metrics.detection import MAP50_WEIGHT, MAP_WEIGHT
+from utils.ops import boxes as geometry
 
 
 def bbox_iou(
     box1: Tensor, box2: Tensor, xywh: bool = True, GIoU: bool = False, DIoU: bool = False, CIoU: bool = False,
     eps: float = geometry.EPS,
 ) -> Tensor:  # fmt: skip
-    """(N, 1) overlaps of box pairs (or of one box with N), centre and size or corners; see `utils.boxes.box_iou`."""
+    """(N, 1) overlaps of box pairs, or of one box with N, as centre and size or corners (`utils.ops.boxes.box_iou`)."""
     if xywh:
         box1, box2 = geometry.xywh_to_xyxy(box1), geometry.xywh_to_xyxy(box2)
     kind: geometry.OverlapKind = "ciou" if CIoU else "diou" if DIoU else "giou" if GIoU else "iou"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from utils import plots
+from utils.core.types import Batch, EvalResult, Prediction
 from utils.metrics.arrays import as_array
 from utils.metrics.detection import NAME_WIDTH, short_name
-from utils.types import Batch, EvalResult, Prediction
 
 TOP = 5
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.boxes import xywhn_to_xyxy, xyxy_to_ltwh
-from utils.datasets.index import ImageIndex
-from utils.errors import InputError
-from utils.logging import LOGGER
-from utils.masks import rasterise, signed_area
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.datasets.index.image_index import ImageIndex
+from utils.ops.boxes import xywhn_to_xyxy, xyxy_to_ltwh
+from utils.ops.masks import rasterise, signed_area
 
 UNUSED_COCO_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = [number for number in range(1, 91) if number not in UNUSED_COCO_IDS]  # of the 80 classes in use

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from utils.boxes import box_iou_matrix
 from utils.metrics.arrays import as_array
+from utils.ops.boxes import box_iou_matrix
 
 
 class ConfusionMatrix:

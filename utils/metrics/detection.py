@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from utils import plots
-from utils.boxes import box_iou_matrix, undo_letterbox, xywh_to_xyxy
-from utils.distributed import in_turns
+from utils.core.distributed import in_turns
+from utils.core.types import Batch, EvalResult, Prediction
 from utils.metrics.ap import APResult, average_precision, match_overlaps
 from utils.metrics.confusion import ConfusionMatrix
-from utils.types import Batch, EvalResult, Prediction
+from utils.ops.boxes import box_iou_matrix, undo_letterbox, xywh_to_xyxy
 
 IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10)
 _NO_MATCHES = np.zeros((0, len(IOU_THRESHOLDS)), bool)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.core.types import Batch, EvalResult, Prediction
 from utils.metrics.detection import DetectionEvaluator
 from utils.metrics.semantic import SemanticEvaluator
-from utils.types import Batch, EvalResult, Prediction
 
 WEIGHED = ("metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "metrics/mIoU")
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from utils.datasets.index import ImageIndex
-from utils.datasets.labels import box_corners
-from utils.masks import ring_area
+from utils.core.types import Batch, Letterbox, Prediction
+from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.labels import box_corners
 from utils.metrics.detection import labels_of
-from utils.tasks.detect_sinks import CocoSink, Row, TextSink, shows_no_label
-from utils.types import Batch, Letterbox, Prediction
+from utils.metrics.sinks import CocoSink, Row, TextSink, shows_no_label
+from utils.ops.masks import ring_area
 
 
 class PolygonSink(TextSink):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.boxes import box_iou_matrix
+from utils.core.types import Batch, Prediction
 from utils.metrics.detection import DetectionEvaluator, Kind
-from utils.prototypes import mask_iou_matrix
-from utils.types import Batch, Prediction
+from utils.ops.boxes import box_iou_matrix
+from utils.ops.prototypes import mask_iou_matrix
 
 
 class SegmentationEvaluator(DetectionEvaluator):

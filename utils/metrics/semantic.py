@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from utils import plots
+from utils.core.types import Batch, EvalResult, Prediction
+from utils.imaging.semantic_classes import SemanticClasses
 from utils.metrics.detection import NAME_WIDTH, short_name
-from utils.types import Batch, EvalResult, Prediction, SemanticClasses
 
 VALUES = 256  # that a class map can have
 

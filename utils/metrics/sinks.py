@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.boxes import box_iou_matrix, undo_letterbox, xyxy_to_xywhn
-from utils.datasets.index import ImageIndex
-from utils.distributed import gather_bytes, in_turns, is_main, world_size
-from utils.files import UniqueNames
-from utils.logging import LOGGER
+from utils.core.distributed import gather_bytes, in_turns, is_main, world_size
+from utils.core.files import UniqueNames
+from utils.core.logging import LOGGER
+from utils.core.types import Batch, Letterbox, Prediction
+from utils.datasets.index.image_index import ImageIndex
 from utils.metrics.coco import OverlapOf, evaluate_coco, index_to_coco, predictions_to_coco
 from utils.metrics.detection import labels_of
-from utils.types import Batch, Letterbox, Prediction
+from utils.ops.boxes import box_iou_matrix, undo_letterbox, xyxy_to_xywhn
 
 Row = tuple[float, Sequence[float], float]  # class, numbers that say where, score
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.logging import LOGGER
+from utils.core.logging import LOGGER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -223,10 +223,3 @@ def check_anchors(
     levels = found.reshape(tuple(anchors.shape))[strides.ravel().argsort().argsort()]  # small anchors, small strides
     anchors.copy_(anchors.new_tensor((levels / strides).tolist()))
     return True
-
-
-if __name__ == "__main__":
-    from utils.anchors_cli import main  # the command reads data sets, which stand above this module
-    from utils.script import run_script
-
-    run_script(main)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.types import Letterbox
+from utils.core.types import Letterbox
 
 Boxes = TypeVar("Boxes", np.ndarray, Tensor)
 OverlapKind = Literal["iou", "giou", "diou", "ciou"]

@@ -13,8 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from utils.rle import encode_rle
-from utils.types import Letterbox, Polygons
+from utils.core.types import Letterbox, Polygons
+from utils.ops.rle import encode_rle
 
 
 @dataclass(frozen=True)

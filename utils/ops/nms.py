@@ -9,9 +9,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from utils.boxes import xywh_to_xyxy
-from utils.errors import InputError
-from utils.types import Suppressed
+from utils.core.errors import InputError
+from utils.core.types import Suppressed
+from utils.ops.boxes import xywh_to_xyxy
 
 SORTED_FIRST = 4096  # candidates ranked at first; the others are only where these leave too few survivors
 MIN_CHUNK, MAX_CHUNK = 512, 4096  # candidates worked off at a time

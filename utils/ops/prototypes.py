@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.boxes import undo_letterbox
-from utils.masks import ObjectMasks
-from utils.types import Letterbox
+from utils.core.types import Letterbox
+from utils.ops.boxes import undo_letterbox
+from utils.ops.masks import ObjectMasks
 
 DENSE_PIXELS = 1 << 24  # pixels of all masks together that are worked on at a time
 

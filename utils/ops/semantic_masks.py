@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.types import Letterbox, SemanticClasses
+from utils.core.types import Letterbox
+from utils.imaging.semantic_classes import SemanticClasses
 
 COLOUR_SHARE = 0.4  # of a class's colour in what is seen of it
 UNLABELLED = (0, 0, 0)  # BGR of ignored pixels

@@ -6,7 +6,6 @@ from utils.plots.annotator import Annotator, colors, save_one_box
 from utils.plots.bars import plot_class_bars
 from utils.plots.batches import MIN_SCORE, Painter, plot_batch, plot_captions
 from utils.plots.curves import plot_confusion_matrix, plot_curves
-from utils.plots.evolution import plot_evolution
 from utils.plots.features import save_feature_maps
 from utils.plots.labels import plot_anchors, plot_labels
 from utils.plots.results import plot_results, plot_study
@@ -22,7 +21,6 @@ __all__ = [
     "plot_class_bars",
     "plot_confusion_matrix",
     "plot_curves",
-    "plot_evolution",
     "plot_labels",
     "plot_results",
     "plot_study",

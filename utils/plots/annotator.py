@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.boxes import clip_boxes_, xywh_to_xyxy, xyxy_to_xywh
-from utils.datasets.image_io import imwrite
-from utils.drawing import Colour, draw_boxes, draw_text, palette, text_height, to_bgr
-from utils.files import increment_path
+from utils.core.files import increment_path
+from utils.imaging.draw import Colour, draw_boxes, draw_text, palette, text_height, to_bgr
+from utils.imaging.read import imwrite
+from utils.ops.boxes import clip_boxes_, xywh_to_xyxy, xyxy_to_xywh
 
 JPEG_QUALITY = 95
 

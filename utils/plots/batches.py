@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.boxes import xywhn_to_xyxy
-from utils.drawing import WHITE, draw_boxes, draw_masks, draw_text, palette, text_height, to_bgr
-from utils.masks import ObjectMasks
+from utils.imaging.draw import WHITE, draw_boxes, draw_masks, draw_text, palette, text_height, to_bgr
+from utils.ops.boxes import xywhn_to_xyxy
+from utils.ops.masks import ObjectMasks
 from utils.plots.figure import write_image
 
 GRAY = 114

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
 
-from utils.drawing import palette
-from utils.files import naming
-from utils.glyphs import text_mask
-from utils.rtl import is_right_to_left
+from utils.core.files import naming
+from utils.imaging.draw import palette
+from utils.imaging.rtl import is_right_to_left
+from utils.imaging.text import text_mask
 
 JPEG_QUALITY, PNG_COMPRESSION = 92, 4
 DESCENT = 0.3  # of the font size, the part of a text mask below the base line
@@ -67,7 +67,7 @@ class _Canvas(FigureCanvasAgg):
 
 
 class _Renderer(RendererAgg):
-    """Agg renderer that draws the texts matplotlib's own font cannot through `utils.glyphs`."""
+    """Agg renderer that draws the texts matplotlib's own font cannot through `utils.imaging.text`."""
 
     def get_text_width_height_descent(self, s: str, prop: FontProperties, ismath: Any) -> tuple[float, float, float]:
         if ismath or _matplotlib_can_draw(s):

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.core.results_csv import read_results
 from utils.plots.figure import class_colour, new_figure, save_figure
-from utils.results_csv import read_results
 
 STUDY_SIZES = range(256, 1537, 128)  # pixels, `val.py --task study`
 # by the number of columns of its tables: where mAP50-95 of detectors, segmenters and joint networks is, mIoU of others

@@ -17,17 +17,17 @@ from models.yolo import BaseModel, JointOutput
 from utils.backends.base import Backend, holds_nms
 from utils.backends.multi import up_to_date
 from utils.backends.pytorch import PyTorchBackend
-from utils.datasets.letterbox import fitted_size, letterbox
-from utils.device import Stopwatch
-from utils.engine.detections import Detections, output_names
-from utils.engine.inputs import load_pictures
-from utils.engine.outcomes import OUTCOMES, centre_predictor
-from utils.engine.predictor import DetectionPostprocess, Postprocess, Predictor, postprocess_of
-from utils.engine.results import likeliest_as_box
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.device import Stopwatch
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.core.types import Prediction
+from utils.imaging.letterbox import fitted_size, letterbox
+from utils.predict.detections import Detections, output_names
+from utils.predict.inputs import load_pictures
+from utils.predict.outcomes import OUTCOMES, centre_predictor
+from utils.predict.predictor import DetectionPostprocess, Postprocess, Predictor, postprocess_of
+from utils.predict.results import likeliest_as_box
 from utils.tasks.base import IMAGENET, images_to_device
-from utils.types import Prediction
 
 COPIED = ("yaml", "nc", "hyp", "semantic")  # attributes of the network
 

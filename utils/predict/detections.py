@@ -17,15 +17,15 @@ from torch import Tensor
 
 from utils.backends.packages import import_runtime
 from utils.backends.pytorch import names_by_number
-from utils.boxes import xyxy_to_xywh
-from utils.datasets.frames import SourceFrame
-from utils.engine.results import ClassResult, DrawStyle, Result
-from utils.engine.writers import CropWriter, MediaWriter
-from utils.files import increment_path, make_run_folder
-from utils.logging import LOGGER
-from utils.masks import ObjectMasks
+from utils.core.files import increment_path, make_run_folder
+from utils.core.logging import LOGGER
+from utils.datasets.sources.frames import SourceFrame
+from utils.imaging.semantic_classes import SemanticClasses
 from utils.metrics.coco import predictions_to_coco
-from utils.types import SemanticClasses
+from utils.ops.boxes import xyxy_to_xywh
+from utils.ops.masks import ObjectMasks
+from utils.predict.results import ClassResult, DrawStyle, Result
+from utils.predict.writers import CropWriter, MediaWriter
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 CENTRES = ("xcenter", "ycenter", "width", "height")

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from utils.datasets.image_io import ImageError, decode_image, fit_channels, read_bytes, read_image, to_uint8
-from utils.errors import InputError
-from utils.logging import LOGGER
-from utils.remote import fetch_picture
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.core.remote import fetch_picture
+from utils.imaging.read import ImageError, decode_image, fit_channels, read_bytes, read_image, to_uint8
 
 URL = re.compile(r"(https?):/{1,2}(?=[^/])", re.IGNORECASE)  # a Path has lost one of the two slashes
 PLANES = (1, 2, 3, 4)  # numbers of channels that tell a (C, H, W) array from a (H, W, C) one

@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 
 from utils.backends.base import Backend, holds_nms
-from utils.config import flags_of
-from utils.config_classify import ClassifyPredictConfig
-from utils.config_detect import DetectConfig
-from utils.config_segment import SegmentPredictConfig
+from utils.config.base import flags_of
+from utils.config.classify import ClassifyPredictConfig
+from utils.config.detect import DetectConfig
+from utils.config.segment import SegmentPredictConfig
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.core.types import Batch, Prediction
 from utils.datasets.classification import fit_centre
-from utils.datasets.frames import SourceFrame
-from utils.engine.predictor import DetectionPostprocess, Predictor, class_maps, postprocess_of
-from utils.engine.results import ClassResult, Result
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.datasets.sources.frames import SourceFrame
+from utils.imaging.semantic_classes import SemanticClasses
+from utils.predict.predictor import DetectionPostprocess, Predictor, class_maps, postprocess_of
+from utils.predict.results import ClassResult, Result
 from utils.tasks.base import IMAGENET
 from utils.tasks.classify import probabilities
-from utils.types import Batch, Prediction, SemanticClasses
 
 PredictorBuilder = Callable[[DetectConfig, Backend, tuple[int, int]], Predictor]
 ResultBuilder = Callable[..., Result]  # (source frame, prediction, names, input_hw, ms)

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Generic, TypeVar
 
-from utils.engine.results import Result
-from utils.engine.writers import Writer
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.predict.results import Result
+from utils.predict.writers import Writer
 
 READ_AHEAD, WRITE_BEHIND = 3, 4  # pictures in a queue
 JOIN_S = 5.0  # waited for a reader that was told to end

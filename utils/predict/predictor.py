@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from utils.backends.base import Backend, Visitor
-from utils.boxes import undo_letterbox
-from utils.datasets.letterbox import letterbox
-from utils.device import Stopwatch
-from utils.nms import non_max_suppression
-from utils.prototypes import prototypes_of, split_masks
-from utils.semantic_maps import original_class_map
+from utils.core.device import Stopwatch
+from utils.core.types import Batch, Letterbox, Prediction
+from utils.imaging.letterbox import letterbox
+from utils.ops.boxes import undo_letterbox
+from utils.ops.nms import non_max_suppression
+from utils.ops.prototypes import prototypes_of, split_masks
+from utils.ops.semantic_masks import original_class_map
 from utils.tasks.base import InputBuffer, PixelStatistics
-from utils.types import Batch, Letterbox, Prediction
 
 Fit = Callable[[np.ndarray], tuple[np.ndarray, Letterbox]]  # (H, W, C) -> (h, w, C) of the network input
 Postprocess = Callable[[Any, Batch], list[Prediction]]  # predictions in pixels of the original pictures

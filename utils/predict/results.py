@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.boxes import clip_boxes_, xyxy_to_xywhn
-from utils.datasets.frames import SourceFrame
-from utils.drawing import draw_boxes, draw_masks, draw_text, palette, text_height, to_bgr
-from utils.masks import ObjectMasks
-from utils.semantic_maps import blended
-from utils.types import SemanticClasses
+from utils.datasets.sources.frames import SourceFrame
+from utils.imaging.draw import draw_boxes, draw_masks, draw_text, palette, text_height, to_bgr
+from utils.imaging.semantic_classes import SemanticClasses
+from utils.ops.boxes import clip_boxes_, xyxy_to_xywhn
+from utils.ops.masks import ObjectMasks
+from utils.ops.semantic_masks import blended
 
 CROP_SCALE, CROP_MARGIN = (
     1.02,

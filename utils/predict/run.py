@@ -16,19 +16,22 @@ from models.checkpoint import find_weights, strip_checkpoint
 from models.yolo import check_image_size
 from utils.backends.base import Backend, Visitor
 from utils.backends.registry import PYTORCH, find_format, load_backend
-from utils.config import ROOT
-from utils.config_detect import DetectConfig
-from utils.datasets.frames import Source, SourceFrame
-from utils.datasets.media import MediaSource
-from utils.datasets.sources import SourceOptions, open_source
-from utils.datasets.spec import read_spec
-from utils.datasets.streams import Timing
-from utils.device import describe_device, select_device
-from utils.engine.outcomes import Outcome, ResultBuilder, detection_result, find_outcome
-from utils.engine.pipeline import BackgroundWriter, read_ahead, write_all
-from utils.engine.predictor import Predictor
-from utils.engine.results import DrawStyle, Result
-from utils.engine.writers import (
+from utils.config.base import ROOT
+from utils.config.detect import DetectConfig
+from utils.core.device import describe_device, select_device
+from utils.core.errors import InputError
+from utils.core.files import UniqueNames, increment_path, make_run_folder
+from utils.core.logging import LOGGER
+from utils.datasets.index.data_yaml import read_spec
+from utils.datasets.sources.frames import Source, SourceFrame
+from utils.datasets.sources.media import MediaSource
+from utils.datasets.sources.open import SourceOptions, open_source
+from utils.datasets.sources.streams import Timing
+from utils.predict.outcomes import Outcome, ResultBuilder, detection_result, find_outcome
+from utils.predict.pipeline import BackgroundWriter, read_ahead, write_all
+from utils.predict.predictor import Predictor
+from utils.predict.results import DrawStyle, Result
+from utils.predict.writers import (
     AlbumWriter,
     ClassMapWriter,
     CropWriter,
@@ -40,9 +43,6 @@ from utils.engine.writers import (
     WindowViewer,
     Writer,
 )
-from utils.errors import InputError
-from utils.files import UniqueNames, increment_path, make_run_folder
-from utils.logging import LOGGER
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from utils.datasets.frames import SourceFrame
-from utils.datasets.image_io import imwrite
-from utils.datasets.letterbox import letterbox
-from utils.engine.results import DrawStyle, Result
-from utils.errors import InputError
-from utils.files import UniqueNames, check_space, folder_name, naming
-from utils.semantic_maps import coloured, source_map
+from utils.core.errors import InputError
+from utils.core.files import UniqueNames, check_space, folder_name, naming
+from utils.datasets.sources.frames import SourceFrame
+from utils.imaging.letterbox import letterbox
+from utils.imaging.read import imwrite
+from utils.ops.semantic_masks import coloured, source_map
+from utils.predict.results import DrawStyle, Result
 
 WRITABLE_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 CROP_QUALITY = 95  # of JPEG

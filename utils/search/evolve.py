@@ -18,28 +18,22 @@ from typing import Any
 import numpy as np
 import yaml
 
-from utils import plots
-from utils.config import TrainConfig
-from utils.distributed import launched_processes
-from utils.engine.memory import fit_within_memory
-from utils.engine.meters import NotFiniteError
-from utils.engine.setup import (
-    choose_task,
-    load_hyp,
-    load_source,
-    run_name,
-    write_settings,
-)
-from utils.engine.stop_request import STOP_FILE
-from utils.errors import InputError
-from utils.evolve_csv import Generation, read_generations, write_generations
-from utils.files import atomic_write, increment_path, make_run_folder
-from utils.genes import DEFAULT_ANCHORS, GENES, choose_parent, limited, mutate
-from utils.hyp import Hyperparameters
-from utils.locks import FileLock
-from utils.logging import LOGGER
-from utils.resume import read_settings
+from utils.config.base import TrainConfig
+from utils.config.hyp import Hyperparameters
+from utils.core.distributed import launched_processes
+from utils.core.errors import InputError
+from utils.core.files import atomic_write, increment_path, make_run_folder
+from utils.core.locks import FileLock
+from utils.core.logging import LOGGER
+from utils.losses.meter import NotFiniteError
+from utils.search.evolve_csv import Generation, read_generations, write_generations
+from utils.search.genes import DEFAULT_ANCHORS, GENES, choose_parent, limited, mutate
+from utils.search.plot import plot_evolution
 from utils.tasks.registry import find_task
+from utils.train.out_of_memory import fit_within_memory
+from utils.train.resume import read_settings
+from utils.train.setup import choose_task, load_hyp, load_source, run_name, write_settings
+from utils.train.stop_request import STOP_FILE
 
 RESUME_OVERRIDES = ("evolve", "device", "workers", "cache", "noplots")  # what may change when a search goes on
 CLAIM = "generation-{}.lock"
@@ -133,7 +127,7 @@ class Evolution:
             write_generations(self.csv, rows, width=self.width)
             self._write_best(rows)
             if self.plotting:
-                plots.plot_evolution(rows, self.folder / "evolve.png", GENES)
+                plot_evolution(rows, self.folder / "evolve.png", GENES)
             self._drop(attempt.claim)
         LOGGER.info(f"\nGeneration {attempt.number} of {self.total}: fitness {fitness:.5g}, best so far {_best(rows)}")
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import InputError
-from utils.files import atomic_write
-from utils.results_csv import format_table
+from utils.core.errors import InputError
+from utils.core.files import atomic_write
+from utils.core.results_csv import format_table
 
 FITNESS, NUMBER = "fitness", "generation"  # columns beside results (with a slash) and hyperparameters (without)
 

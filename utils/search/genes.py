@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 PARENTS = 5  # rows of highest fitness that a parent is drawn from
 MUTATED, SPREAD = 0.8, 0.2  # share of genes that change, and how far

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from models.yolo import BaseModel
-from utils.config import TrainConfig, ValConfig
-from utils.config_classify import CROP_AREA, JITTER
+from utils.config.base import TrainConfig, ValConfig
+from utils.config.classify import CROP_AREA, JITTER
+from utils.config.hyp import Hyperparameters
+from utils.core.device import single_threaded
+from utils.core.types import Batch, EvalResult, Letterbox, Prediction
 from utils.datasets.detection import ROUND
-from utils.datasets.index import ImageIndex
-from utils.datasets.letterbox import MOST_CHANNELS, letterbox
-from utils.datasets.spec import DataSpec
-from utils.device import single_threaded
-from utils.hyp import Hyperparameters
+from utils.datasets.index.data_yaml import DataSpec
+from utils.datasets.index.image_index import ImageIndex
+from utils.imaging.letterbox import MOST_CHANNELS, letterbox
+from utils.imaging.semantic_classes import SemanticClasses
 from utils.losses.detection import LossResult
-from utils.types import Batch, EvalResult, Letterbox, Prediction, SemanticClasses
 
 Fit = Callable[[np.ndarray, tuple[int, int]], tuple[np.ndarray, Letterbox]]  # (H, W, C), size -> (h, w, C)
 
@@ -186,7 +187,7 @@ class Evaluator(Protocol):
     Several processes measure a part of the split each. `state` is what this one has collected, as named arrays of
     numbers; `merge` takes the states of all, in the order of their numbers, in place of its own. Counts are added up
     (a confusion matrix: `state` returns it, `merge` keeps the sum). Lists are joined in the order of a single process,
-    which is by turns: batch k of the split was measured by process k mod n (`utils.distributed.in_turns`).
+    which is by turns: batch k of the split was measured by process k mod n (`utils.core.distributed.in_turns`).
     """
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None: ...
@@ -295,7 +296,7 @@ class InputBuffer:
     What it gives is overwritten at the next call, so it serves passes without gradients.
 
     Args:
-        own_threads: what takes the input has threads of its own, see `utils.device.single_threaded`, and takes it
+        own_threads: what takes the input has threads of its own, see `utils.core.device.single_threaded`, and takes it
             plane by plane; else it gets channels_last.
     """
 

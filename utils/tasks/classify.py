@@ -14,20 +14,21 @@ from models.checkpoint import transfer_weights
 from models.classifiers import KEY, build_classifier, load_classifier_graph, torchvision_weights
 from models.yolo import BaseModel
 from utils import plots
-from utils.config_classify import ClassifyTrainConfig, ClassifyValConfig
-from utils.datasets.class_folders import load_class_data, load_class_index
+from utils.config.classify import ClassifyTrainConfig, ClassifyValConfig
+from utils.config.hyp import Hyperparameters
+from utils.core.logging import LOGGER
+from utils.core.types import Batch, Prediction
 from utils.datasets.classification import ClassificationDataset, fit_centre
-from utils.datasets.index import ImageIndex
+from utils.datasets.image_weights import class_weights, image_weights
+from utils.datasets.index.class_folders import load_class_data, load_class_index
+from utils.datasets.index.data_yaml import DataSpec
+from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.loader import build_loader
-from utils.datasets.spec import DataSpec
-from utils.datasets.weights import class_weights, image_weights
-from utils.hyp import Hyperparameters
-from utils.logging import LOGGER
+from utils.imaging.semantic_classes import SemanticClasses
 from utils.losses.classification import balanced_weights, classification_loss
 from utils.losses.detection import LossResult
 from utils.metrics.classification import ClassificationEvaluator
 from utils.tasks.base import IMAGENET, Outputs, Sink, StepLoader, Steps, TaskOptions, Traits, names_of_data
-from utils.types import Batch, Prediction, SemanticClasses
 
 AMP_TOLERANCE = 0.1  # of a probability
 

@@ -13,22 +13,23 @@ from torch import Tensor, nn
 from models.graph import load_model_yaml
 from models.yolo import BaseModel, Detect, build_model, task_of
 from utils import plots
-from utils.anchors import box_sizes, check_anchors
+from utils.config.hyp import Hyperparameters
+from utils.core.errors import InputError
+from utils.core.types import Batch, Prediction
 from utils.datasets.detection import DetectionDataset
-from utils.datasets.index import ImageIndex
-from utils.datasets.labels import load_index
+from utils.datasets.image_weights import class_weights, image_weights
+from utils.datasets.index.data_yaml import DataSpec, load_spec
+from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.labels import load_index
 from utils.datasets.loader import build_loader
 from utils.datasets.masks import MaskForm
-from utils.datasets.spec import DataSpec, load_spec
-from utils.datasets.weights import class_weights, image_weights
-from utils.errors import InputError
-from utils.hyp import Hyperparameters
+from utils.imaging.semantic_classes import SemanticClasses
 from utils.losses.detection import DetectionLoss, LossResult, scaled_gains
 from utils.metrics.detection import DetectionEvaluator
-from utils.nms import non_max_suppression
+from utils.metrics.sinks import CocoSink, TextSink
+from utils.ops.autoanchor import box_sizes, check_anchors
+from utils.ops.nms import non_max_suppression
 from utils.tasks.base import Outputs, Sink, StepLoader, Steps, TaskOptions, Traits, names_of_data, standard_row
-from utils.tasks.detect_sinks import CocoSink, TextSink
-from utils.types import Batch, Prediction, SemanticClasses
 
 VAL_PAD = 0.5  # strides of padding around validation pictures, as the published numbers were measured
 AMP_TOLERANCE = 25.6  # pixels, a tenth of the probe's side; broken half precision is off by far more, or not finite

@@ -13,13 +13,14 @@ import torch
 from models.graph import load_model_yaml
 from models.yolo import BaseModel, JointOutput, task_of
 from utils import plots
-from utils.config_semantic import SemanticTrainConfig
-from utils.datasets.index import ImageIndex
-from utils.datasets.semantic_labels import add_class_maps
-from utils.datasets.spec import DataSpec
-from utils.errors import InputError
-from utils.hyp import Hyperparameters
-from utils.logging import LOGGER
+from utils.config.hyp import Hyperparameters
+from utils.config.semantic import SemanticTrainConfig
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.core.types import Batch, Prediction
+from utils.datasets.index.data_yaml import DataSpec
+from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.semantic_labels import add_class_maps
 from utils.losses.detection import LossResult
 from utils.metrics.joint import JointEvaluator
 from utils.tasks.base import (
@@ -35,7 +36,6 @@ from utils.tasks.base import (
 )
 from utils.tasks.detect import DetectionTask
 from utils.tasks.semantic import SemanticTask, load_semantic_data
-from utils.types import Batch, Prediction
 
 SEMANTIC = "semantic"  # kind of the batches that are for class maps only
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.tasks.base import Task
 from utils.tasks.classify import ClassificationTask
 from utils.tasks.detect import DetectionTask

@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 from models.yolo import BaseModel, Segment
 from utils import plots
-from utils.config_segment import SegmentTrainConfig, SegmentValConfig
-from utils.datasets.index import ImageIndex
+from utils.config.segment import SegmentTrainConfig, SegmentValConfig
+from utils.core.errors import InputError
+from utils.core.types import Batch, Prediction
+from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.masks import MaskForm
-from utils.errors import InputError
 from utils.losses.detection import LossResult
 from utils.losses.segmentation import SegmentationLoss, overlapping_masks
-from utils.masks import ObjectMasks
+from utils.metrics.mask_sinks import MaskCocoSink, PolygonSink
 from utils.metrics.segmentation import SegmentationEvaluator
-from utils.prototypes import prototypes_of, split_masks
+from utils.ops.masks import ObjectMasks
+from utils.ops.prototypes import prototypes_of, split_masks
 from utils.tasks.base import JOINT_FLAGS, SEMANTIC_FLAGS, Traits
 from utils.tasks.detect import DetectionTask
-from utils.tasks.segment_sinks import MaskCocoSink, PolygonSink
-from utils.types import Batch, Prediction
 
 PROTOTYPE_RATIO = 4  # pixels of the network input per pixel of the prototypes; masks are measured there
 

@@ -16,18 +16,19 @@ from torch.nn import functional as F
 from models.graph import load_model_yaml
 from models.yolo import BaseModel, build_model, task_of
 from utils import plots
-from utils.config_semantic import SemanticTrainConfig
-from utils.datasets.index import ImageIndex
+from utils.config.hyp import Hyperparameters
+from utils.config.semantic import SemanticTrainConfig
+from utils.core.errors import InputError
+from utils.core.types import Batch, Prediction
+from utils.datasets.index.data_yaml import DataSpec, load_spec
+from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.semantic_labels import load_semantic_index
 from utils.datasets.loader import build_loader
 from utils.datasets.semantic import SemanticAugmentation, SemanticDataset
-from utils.datasets.semantic_labels import load_semantic_index
-from utils.datasets.spec import DataSpec, load_spec
-from utils.errors import InputError
-from utils.hyp import Hyperparameters
 from utils.losses.detection import LossResult
 from utils.losses.semantic import SemanticLoss
 from utils.metrics.semantic import SemanticEvaluator
-from utils.semantic_maps import blended, original_class_map, without_padding
+from utils.ops.semantic_masks import blended, original_class_map, without_padding
 from utils.tasks.base import (
     JOINT_FLAGS,
     MASK_FLAGS,
@@ -39,7 +40,6 @@ from utils.tasks.base import (
     Traits,
     standard_row,
 )
-from utils.types import Batch, Prediction
 
 AMP_TOLERANCE = 0.1  # of a probability
 WARMUP_ITERATIONS = 800  # at least: with a full rate from the start the loss of class maps may blow up

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.device import bf16_pays, computes_in_bf16
-from utils.logging import LOGGER
+from utils.core.device import bf16_pays, computes_in_bf16
+from utils.core.logging import LOGGER
 
 AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 OFF = "off"

@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 
 from models.yolo import BaseModel
-from utils import distributed
-from utils.config import TrainConfig
-from utils.device import out_of_memory
-from utils.engine.callbacks import Callbacks
-from utils.engine.meters import LossMeter
-from utils.engine.multi_scale import largest_scale
-from utils.engine.trainer import Trainer
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.config.base import TrainConfig
+from utils.core import distributed
+from utils.core.device import out_of_memory
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.losses.meter import LossMeter
 from utils.tasks.base import Task
+from utils.train.callbacks import Callbacks
+from utils.train.multi_scale import largest_scale
+from utils.train.trainer import Trainer
 
 SHARE = 0.85  # of the free memory that a step may take
 LARGEST = 1024

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
+
+from utils.core.types import Batch, Prediction
 
 HOOKS = (
     "on_pretrain_routine_start",
@@ -67,3 +69,19 @@ class Callbacks:
             near = get_close_matches(hook, HOOKS)
             raise ValueError(f"unknown hook {hook!r}; " + (f"near: {near}" if near else f"there are {list(HOOKS)}"))
         return self._actions[hook]
+
+
+class CallbackSink:
+    """Tells the listeners of a run of every measured picture and batch, of several processes of the main one's."""
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self.callbacks = callbacks
+
+    def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
+        """`on_val_image_end` for each picture, then `on_val_batch_end`."""
+        for path, prediction in zip(batch.paths, predictions, strict=True):
+            self.callbacks.run("on_val_image_end", path=path, prediction=prediction)
+        self.callbacks.run("on_val_batch_end", batch=batch, predictions=predictions)
+
+    def close(self) -> None:
+        """The end of the pass has a hook of its own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from utils.logging import LOGGER
+from utils.core.logging import LOGGER
 
 
 def compile_network(model: nn.Module, device: torch.device) -> bool:

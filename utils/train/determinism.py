@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from utils.logging import LOGGER
+from utils.core.logging import LOGGER
 
 WORKSPACE = ":4096:8"  # with it cuBLAS is repeatable, see torch.use_deterministic_algorithms
 MARK = "deterministic"  # in every such message of PyTorch

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.checkpoint import load_model, strip_checkpoint
-from utils import distributed, plots
-from utils.engine.evaluation import COCO_CLASSES, MANY_CLASSES, is_coco_set
-from utils.engine.sinks import PlotSink
-from utils.engine.trainer import FitResult, Trainer
-from utils.engine.validator import validate
-from utils.logging import LOGGER
+from utils import plots
+from utils.core import distributed
+from utils.core.logging import LOGGER
+from utils.evaluate.run import COCO_CLASSES, MANY_CLASSES, is_coco_set
+from utils.evaluate.sinks import PlotSink
+from utils.evaluate.validator import validate
 from utils.tasks.base import Outputs, Sink
+from utils.train.trainer import FitResult, Trainer
 
 COCO_IOU = 0.65
 

@@ -8,13 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.logging import LOGGER
-from utils.script import EXIT_LOST, EXIT_PROBLEM
-
-
-def named_devices(device: str) -> list[str]:
-    """The devices that a `--device` value names, between commas; none for an empty value."""
-    return [name.strip() for name in device.split(",") if name.strip()]
+from utils.core.hardware import available_cpus, named_devices
+from utils.core.logging import LOGGER
+from utils.core.script import EXIT_LOST, EXIT_PROBLEM
 
 
 def devices_to_launch(device: str) -> list[str]:
@@ -31,8 +27,6 @@ def launch(arguments: Sequence[str], devices: Sequence[str]) -> int:
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    from utils.datasets.loader import available_cpus
 
     script = str(Path(sys.argv[0]).resolve())
     count = len(devices)

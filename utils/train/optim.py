@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.engine.muon import Muon
-from utils.hyp import Hyperparameters
+from utils.config.hyp import Hyperparameters
+from utils.train.muon import Muon
 
 FUSED_DEVICES = ("cpu", "cuda")  # one kernel for all parameters: 4 instead of 9 ms a step for yolov5n on one core
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from utils import distributed
-from utils.config import TrainConfig
-from utils.device import out_of_memory
-from utils.engine.setup import build_trainer
-from utils.engine.trainer import FitResult, Trainer
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.config.base import TrainConfig
+from utils.core import distributed
+from utils.core.device import out_of_memory
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.train.setup import build_trainer
+from utils.train.trainer import FitResult, Trainer
 
 
 class EpochCounter:

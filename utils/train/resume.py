@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from utils.config import TrainConfig
-from utils.errors import InputError
+from utils.config.base import TrainConfig
+from utils.core.errors import InputError
 
 
 def resumed_launch(config: TrainConfig, arguments: Sequence[str]) -> tuple[str, list[str]]:

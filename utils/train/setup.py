@@ -16,24 +16,24 @@ from models.checkpoint import Checkpoint, find_weights, load_checkpoint, load_tr
 from models.dropblock import add_dropblock
 from models.graph import load_model_yaml
 from models.yolo import BaseModel, check_image_size, task_of_graph
-from utils import distributed
-from utils.config import AUTOMATIC_BATCH, ROOT, TrainConfig, flags_of
-from utils.device import describe_device, seed_everything, select_device
-from utils.engine.autobatch import automatic_batch
-from utils.engine.callbacks import Callbacks
-from utils.engine.compiling import compile_network
-from utils.engine.determinism import NondeterminismReport, make_deterministic
-from utils.engine.sync_norm import with_shared_norms
-from utils.engine.trainer import Trainer
-from utils.errors import InputError
-from utils.files import atomic_write, find_file, increment_path, make_run_folder
-from utils.hyp import Hyperparameters
+from utils.config.base import AUTOMATIC_BATCH, ROOT, TrainConfig, flags_of
+from utils.config.hyp import Hyperparameters
+from utils.core import distributed
+from utils.core.device import describe_device, seed_everything, select_device
+from utils.core.errors import InputError
+from utils.core.files import atomic_write, find_file, increment_path, make_run_folder
+from utils.core.logging import LOGGER, log_to
 from utils.loggers.registry import build_listeners, wanted_services
 from utils.loggers.run_folder import CSVLogger, EpochLines, ResultsPicture
-from utils.logging import LOGGER, log_to
-from utils.resume import find_last_checkpoint, read_settings
 from utils.tasks.base import Task, TaskOptions
 from utils.tasks.registry import build_task, find_task
+from utils.train.autobatch import automatic_batch
+from utils.train.callbacks import Callbacks
+from utils.train.compile import compile_network
+from utils.train.determinism import NondeterminismReport, make_deterministic
+from utils.train.resume import find_last_checkpoint, read_settings
+from utils.train.sync_batchnorm import with_shared_norms
+from utils.train.trainer import Trainer
 
 # settings that may change when a run is resumed; all others are those of the run
 RESUME_OVERRIDES = (

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from utils.errors import InputError, StoppedError
-from utils.logging import LOGGER
-from utils.script import WORKER_DIED
+from utils.core.errors import InputError, StoppedError
+from utils.core.logging import LOGGER
+from utils.core.script import WORKER_DIED
 
 STOP_FILE = "stop"
 SIGNAL_WAIT_S = 0.5

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.distributed import all_sum, world_size
+from utils.core.distributed import all_sum, world_size
 
 
 class SharedBatchNorm(nn.BatchNorm2d):

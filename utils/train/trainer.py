@@ -18,23 +18,22 @@ from tqdm import tqdm
 
 from models.checkpoint import save_checkpoint
 from models.yolo import BaseModel
-from utils import distributed
-from utils.config import TrainConfig
-from utils.device import memory_in_use, out_of_memory
-from utils.engine.amp import checked_amp, setting_of, wanted_dtype
-from utils.engine.callbacks import Callbacks
-from utils.engine.ema import ModelEMA
-from utils.engine.meters import LossMeter
-from utils.engine.multi_scale import grid_of, rescaled, scaled_side
-from utils.engine.optim import Schedule, build_optimizer
-from utils.engine.sinks import CallbackSink
-from utils.engine.stop_request import StopRequest
-from utils.engine.stopping import EarlyStopping
-from utils.engine.validator import ValidationResult, validate
-from utils.errors import WORKER_DIED, InputError
-from utils.logging import LOGGER, WATCHED, hidden_bar
+from utils.config.base import TrainConfig
+from utils.core import distributed
+from utils.core.device import memory_in_use, out_of_memory
+from utils.core.errors import WORKER_DIED, InputError
+from utils.core.logging import LOGGER, WATCHED, hidden_bar
+from utils.core.types import Batch
+from utils.evaluate.validator import ValidationResult, validate
+from utils.losses.meter import LossMeter
 from utils.tasks.base import Task, images_to_device, picture_file
-from utils.types import Batch
+from utils.train.amp import checked_amp, setting_of, wanted_dtype
+from utils.train.callbacks import Callbacks, CallbackSink
+from utils.train.early_stopping import EarlyStopping
+from utils.train.ema import ModelEMA
+from utils.train.multi_scale import grid_of, rescaled, scaled_side
+from utils.train.optim import Schedule, build_optimizer
+from utils.train.stop_request import StopRequest
 
 CUDA_SYNC_INTERVAL = 10  # steps between looks at the loss on a GPU; each look waits for the device
 

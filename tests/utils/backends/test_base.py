@@ -11,8 +11,8 @@ from torch import Tensor
 
 from utils.backends.base import UNNAMED_CLASSES, ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.errors import InputError
-from utils.types import Suppressed
+from utils.core.errors import InputError
+from utils.core.types import Suppressed
 
 CPU = torch.device("cpu")
 

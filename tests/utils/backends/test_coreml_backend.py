@@ -14,7 +14,7 @@ from PIL import Image
 
 from utils.backends.coreml import CoreMLBackend, CoreMLDescription, load_coreml, open_model
 from utils.backends.info import ModelInfo
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from utils.backends.info import ModelInfo
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 FULL = ModelInfo(
     stride=64,

@@ -18,9 +18,9 @@ from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.multi import FLAGS, DetectMultiBackend
 from utils.backends.registry import Format
-from utils.engine.autoshape import AutoShape
-from utils.errors import InputError
-from utils.nms import non_max_suppression
+from utils.core.errors import InputError
+from utils.ops.nms import non_max_suppression
+from utils.predict.autoshape import AutoShape
 
 ALL_FLAGS = ("pt", *FLAGS, "triton")
 

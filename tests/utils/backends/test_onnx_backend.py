@@ -18,9 +18,9 @@ from torch.nn import functional as F
 import val
 from utils.backends.onnxruntime import _reason
 from utils.backends.registry import load_backend
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.core.types import Suppressed
 from utils.export.base import ExportJob
-from utils.types import Suppressed
 
 CPU = torch.device("cpu")
 Exported = Callable[..., tuple[ExportJob, Path]]

@@ -7,7 +7,7 @@ import torch
 
 from utils.backends.info import ModelInfo
 from utils.backends.outputs import check_outputs
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 NAMES = {0: "a", 1: "b"}
 Shapes = list[tuple[int, ...]]

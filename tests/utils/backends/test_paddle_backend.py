@@ -13,7 +13,7 @@ import torch
 
 from utils.backends.info import ModelInfo
 from utils.backends.paddle import PaddleBackend, Predictors, load_paddle
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 CPU = torch.device("cpu")
 

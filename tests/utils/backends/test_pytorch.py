@@ -11,9 +11,9 @@ from torch import nn
 
 from models.yolo import DetectionModel
 from utils.backends.pytorch import PyTorchBackend, load_pytorch, names_by_number
-from utils.boxes import box_iou_matrix
-from utils.datasets.image_io import read_image
-from utils.engine.predictor import DetectionPostprocess, Predictor
+from utils.imaging.read import read_image
+from utils.ops.boxes import box_iou_matrix
+from utils.predict.predictor import DetectionPostprocess, Predictor
 
 CPU = torch.device("cpu")
 

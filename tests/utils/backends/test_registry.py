@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from utils.backends.registry import FORMATS, find_format, load_backend
-from utils.config import ROOT
-from utils.errors import InputError
+from utils.config.base import ROOT
+from utils.core.errors import InputError
 
 CPU = torch.device("cpu")
 

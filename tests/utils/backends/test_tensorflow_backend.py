@@ -23,8 +23,8 @@ from utils.backends.tensorflow import (
     refuse_file_access,
     suppressed_rows,
 )
-from utils.errors import InputError
-from utils.types import Suppressed
+from utils.core.errors import InputError
+from utils.core.types import Suppressed
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ import torch
 
 from utils.backends.info import ModelInfo
 from utils.backends.tensorrt import TensorRTBackend, load_tensorrt, split_header
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16}

@@ -23,7 +23,7 @@ from utils.backends.tflite import (
     quantized,
     read_info,
 )
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 CPU = torch.device("cpu")
 GRAPH = b"\x18\0\0\0TFL3" + bytes(100)

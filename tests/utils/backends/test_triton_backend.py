@@ -15,8 +15,8 @@ from mock_triton import MockModel, grpc_server, http_server
 
 from utils.backends.registry import load_backend
 from utils.backends.triton import Address, load_triton
-from utils.errors import InputError
-from utils.types import SemanticClasses
+from utils.core.errors import InputError
+from utils.imaging.semantic_classes import SemanticClasses
 
 CPU = torch.device("cpu")
 SERVERS = {"http": http_server, "grpc": grpc_server}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import TrainConfig, ValConfig
-from utils.errors import InputError
+from utils.config.base import TrainConfig, ValConfig
+from utils.core.errors import InputError
 
 
 def test_defaults_are_those_of_the_interface() -> None:

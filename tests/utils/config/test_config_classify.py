@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import TrainConfig, ValConfig
-from utils.config_classify import ClassifyTrainConfig, ClassifyValConfig, split_model
-from utils.engine.setup import load_hyp
-from utils.errors import InputError
-from utils.hyp import Hyperparameters
+from utils.config.base import TrainConfig, ValConfig
+from utils.config.classify import ClassifyTrainConfig, ClassifyValConfig, split_model
+from utils.config.hyp import Hyperparameters
+from utils.core.errors import InputError
+from utils.train.setup import load_hyp
 
 
 def test_defaults() -> None:

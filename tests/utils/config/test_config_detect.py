@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.config_detect import DetectConfig
-from utils.errors import InputError
+from utils.config.detect import DetectConfig
+from utils.core.errors import InputError
 
 
 def test_defaults() -> None:

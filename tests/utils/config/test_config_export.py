@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from utils.config_export import ExportConfig
-from utils.errors import InputError
+from utils.config.export import ExportConfig
+from utils.core.errors import InputError
 
 FLAGS_OF_THE_ORIGINAL = """
 --data --weights --imgsz --img --img-size --batch-size --device --half --inplace --keras --optimize --int8

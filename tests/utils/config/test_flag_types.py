@@ -5,7 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
-from utils.flag_types import not_negative_float, not_negative_int, positive_float, positive_int, seed_number, share
+from utils.config.flag_types import (
+    not_negative_float,
+    not_negative_int,
+    positive_float,
+    positive_int,
+    seed_number,
+    share,
+)
 
 
 @pytest.mark.parametrize(

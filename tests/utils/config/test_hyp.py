@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import ROOT
-from utils.errors import InputError
-from utils.genes import GENES
-from utils.hyp import Hyperparameters
+from utils.config.base import ROOT
+from utils.config.hyp import Hyperparameters
+from utils.core.errors import InputError
+from utils.search.genes import GENES
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "data" / "hyps").glob("*.yaml")), ids=lambda p: p.stem)

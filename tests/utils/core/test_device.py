@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from utils.config import ROOT
-from utils.device import (
+from utils.config.base import ROOT
+from utils.core.device import (
     Stopwatch,
     bf16_pays,
     describe_device,
@@ -18,8 +18,8 @@ from utils.device import (
     select_device,
     single_threaded,
 )
-from utils.errors import InputError
-from utils.launch import devices_to_launch
+from utils.core.errors import InputError
+from utils.train.launch import devices_to_launch
 
 
 def test_cpu() -> None:
@@ -137,7 +137,7 @@ def test_bf16_pays_where_a_convolution_takes_less_time_in_it(
         clock[0] += cost.get(images.dtype, 1)
         return convolve(images, *others, **options)
 
-    monkeypatch.setattr("utils.device.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("utils.core.device.perf_counter", lambda: clock[0])
     monkeypatch.setattr(torch, "conv2d", slow)
     assert bf16_pays.__wrapped__() == pays
 
@@ -149,6 +149,6 @@ def test_half_precision_of_a_cpu(
     has_bf16: bool, pays: bool, expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16, raising=False)
-    monkeypatch.setattr("utils.device.bf16_pays", lambda: pays)
+    monkeypatch.setattr("utils.core.device.bf16_pays", lambda: pays)
     assert half_precision(torch.device("cpu")) == expected
     assert half_precision(torch.device("cuda")) == torch.float16

@@ -5,7 +5,7 @@ import pytest
 import torch
 from process_pairs import BATCH, PICTURES, run_jobs, run_pair, write_data
 
-from utils import distributed
+from utils.core import distributed
 from utils.datasets.loader import Deal, EpochBatches, NoPictures
 
 JOBS = "gradients,training,measuring"

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.downloads import WEIGHTS_MIN_BYTES, fetch, fetch_weights, unpack
-from utils.errors import InputError
+from utils.core.downloads import WEIGHTS_MIN_BYTES, fetch, fetch_weights, unpack
+from utils.core.errors import InputError
 
 CONTENT = bytes(range(256)) * 4000  # 1,024,000 bytes
 
@@ -366,7 +366,7 @@ def test_archive_larger_than_the_free_space_is_refused(tmp_path: Path, monkeypat
     class Usage:
         free = 1000
 
-    monkeypatch.setattr("utils.downloads.shutil.disk_usage", lambda _: Usage)
+    monkeypatch.setattr("utils.core.downloads.shutil.disk_usage", lambda _: Usage)
     archive = make_zip(tmp_path / "a.zip", {"a.bin": CONTENT})
     with pytest.raises(InputError, match=r"needs 0\.0 GB in .*, where 0\.0 GB are free"):
         unpack(archive, tmp_path / "data", progress=False)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import InputError
-from utils.files import (
+from utils.core.errors import InputError
+from utils.core.files import (
     LEFTOVER_AGE_S,
     UniqueNames,
     atomic_write,
@@ -22,7 +22,7 @@ from utils.files import (
     make_run_folder,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def names_in(folder: Path) -> list[str]:
@@ -88,7 +88,7 @@ def test_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     target.write_text("old")
     code = (
         "import os, signal, sys\n"
-        "from utils.files import atomic_write\n"
+        "from utils.core.files import atomic_write\n"
         "with atomic_write(sys.argv[1]) as temporary:\n"
         "    temporary.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

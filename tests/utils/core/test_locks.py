@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import locks
-from utils.errors import InputError
-from utils.locks import FileLock
+from utils.core import locks
+from utils.core.errors import InputError
+from utils.core.locks import FileLock
 
 HOLDER = """
 import sys, time
@@ -28,7 +28,7 @@ def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> N
 
 
 def test_a_killed_process_lets_go(tmp_path: Path) -> None:
-    file, root = tmp_path / "a.lock", Path(__file__).parents[2]
+    file, root = tmp_path / "a.lock", Path(__file__).parents[3]
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(file)], stdout=subprocess.PIPE, cwd=root)
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.logging import LOGGER, UNWATCHED, WATCHED, RunLog, log_to, setup_logging
+from utils.core.logging import LOGGER, UNWATCHED, WATCHED, RunLog, log_to, setup_logging
 
 pytestmark = pytest.mark.usefixtures("log_as_before")
 

@@ -17,8 +17,8 @@ from typing import cast
 
 import pytest
 
-from utils.errors import InputError
-from utils.remote import ALLOW_PRIVATE, fetch_picture, is_public
+from utils.core.errors import InputError
+from utils.core.remote import ALLOW_PRIVATE, fetch_picture, is_public
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -108,7 +108,7 @@ def test_the_usual_port_is_not_sent_along(monkeypatch: pytest.MonkeyPatch, schem
         server = SimpleNamespace(sendall=asked.append, makefile=lambda _: io.BytesIO(), close=lambda: None)
         connection.sock = cast("socket.socket", server)
 
-    monkeypatch.setattr("utils.remote._Connection.connect", connect)
+    monkeypatch.setattr("utils.core.remote._Connection.connect", connect)
     with pytest.raises(InputError):
         fetch_picture(f"{scheme}://pictures.example/a.jpg", allow_private=True)
     assert b"\r\nHost: pictures.example\r\n" in asked[0]
@@ -135,7 +135,7 @@ def test_loopback_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_redirect_to_a_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first host passes for a public one (a mock: this machine cannot reach any), the second does not."""
-    monkeypatch.setattr("utils.remote.is_public", lambda address: str(address) == "127.0.0.1")
+    monkeypatch.setattr("utils.core.remote.is_public", lambda address: str(address) == "127.0.0.1")
     with serving({"/": redirect("http://127.0.0.2:1/secret")}) as base, pytest.raises(InputError) as caught:
         fetch_picture(base, allow_private=False)
     assert str(caught.value).startswith("http://127.0.0.2:1/secret: 127.0.0.2 is 127.0.0.2, no public address")
@@ -154,9 +154,9 @@ def test_the_address_that_was_checked_is_the_one_connected_to(monkeypatch: pytes
         connected.append(address)
         raise ConnectionRefusedError("refused")
 
-    monkeypatch.setattr("utils.remote.socket.getaddrinfo", look_up)
-    monkeypatch.setattr("utils.remote.socket.create_connection", connect)
-    monkeypatch.setattr("utils.remote.is_public", lambda address: str(address) == "192.0.2.1")
+    monkeypatch.setattr("utils.core.remote.socket.getaddrinfo", look_up)
+    monkeypatch.setattr("utils.core.remote.socket.create_connection", connect)
+    monkeypatch.setattr("utils.core.remote.is_public", lambda address: str(address) == "192.0.2.1")
     with pytest.raises(InputError, match=r"cannot be fetched \(refused\)"):
         fetch_picture("http://changing.example/a.jpg", allow_private=False)
     assert connected == [("192.0.2.1", 80)]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from utils.errors import InputError
-from utils.script import run_script
+from utils.core.errors import InputError
+from utils.core.script import run_script
 
 
 def raises(error: BaseException) -> Callable[[], int]:

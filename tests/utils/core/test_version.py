@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import tomllib
 
-from utils.config import ROOT
-from utils.version import VERSION
+from utils.config.base import ROOT
+from utils.core.version import VERSION
 
 
 def test_the_package_has_the_same_version() -> None:

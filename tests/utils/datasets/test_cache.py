@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch.multiprocessing as mp
 
+from utils.config.hyp import Hyperparameters
 from utils.datasets import cache as cache_module
 from utils.datasets.cache import MemoryCache, build_cache, cache_file, free_memory
 from utils.datasets.detection import DetectionDataset
-from utils.datasets.index import ImageIndex, offsets_of
-from utils.hyp import Hyperparameters
+from utils.datasets.index.image_index import ImageIndex, offsets_of
 
 SIZES = [(60, 80), (80, 60), (5, 40)]
 

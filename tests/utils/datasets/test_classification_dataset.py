@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tests.class_sets import write_class_set
-from utils.datasets.class_folders import load_class_data, load_class_index
 from utils.datasets.classification import ClassificationDataset, fit_centre, jitter_colours, random_crop
-from utils.datasets.image_io import read_image
-from utils.datasets.index import ImageIndex
-from utils.datasets.letterbox import resize
+from utils.datasets.index.class_folders import load_class_data, load_class_index
+from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.loader import build_loader
+from utils.imaging.letterbox import resize
+from utils.imaging.read import read_image
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from utils.config.hyp import Hyperparameters
+from utils.core.types import Sample
 from utils.datasets.detection import DetectionDataset
-from utils.datasets.image_io import imwrite
-from utils.datasets.index import ImageIndex
-from utils.datasets.labels import load_index
+from utils.datasets.index.data_yaml import load_spec
+from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.labels import load_index
 from utils.datasets.loader import build_loader, collate
 from utils.datasets.masks import MaskForm
-from utils.datasets.spec import load_spec
-from utils.hyp import Hyperparameters
-from utils.rle import encode_rle
-from utils.types import Sample
+from utils.imaging.read import imwrite
+from utils.ops.rle import encode_rle
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from utils.config.hyp import Hyperparameters
 from utils.datasets.detection import ROUND, DetectionDataset, read_class_map
-from utils.datasets.image_io import ImageError
-from utils.datasets.index import ImageIndex, PolygonTable, offsets_of
-from utils.hyp import Hyperparameters
+from utils.datasets.index.image_index import ImageIndex, PolygonTable, offsets_of
+from utils.imaging.read import ImageError
 
 PLAIN = Hyperparameters(
     hsv_h=0,

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from utils.config.hyp import Hyperparameters
+from utils.core.errors import InputError
+from utils.core.types import Batch, Sample
 from utils.datasets.detection import DetectionDataset
-from utils.datasets.index import ImageIndex, PolygonTable, offsets_of
+from utils.datasets.image_weights import class_weights, image_weights
+from utils.datasets.index.image_index import ImageIndex, PolygonTable, offsets_of
 from utils.datasets.loader import EpochBatches, QuadDataset, batch_targets, build_loader, collate, enlarged, tiled
-from utils.datasets.weights import class_weights, image_weights
-from utils.errors import InputError
-from utils.hyp import Hyperparameters
-from utils.types import Batch, Sample
 
 PIPELINE = {
     "__class_fullname__": "Compose",

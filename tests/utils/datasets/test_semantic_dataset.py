@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.datasets.index import ImageIndex, offsets_of
+from utils.config.hyp import Hyperparameters
+from utils.core.types import Sample
+from utils.datasets.index.image_index import ImageIndex, offsets_of
 from utils.datasets.loader import build_loader
 from utils.datasets.semantic import SemanticAugmentation, SemanticDataset, draw_colours, turn_hue
-from utils.hyp import Hyperparameters
-from utils.types import Sample
 
 HYP = Hyperparameters()
 PLAIN = SemanticAugmentation(96, (64, 96), low=0.4, brightness=0, contrast=0, saturation=0)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from tiny_jobs import NAMES, tiny_job
 
-from utils.boxes import box_iou_matrix, xywh_to_xyxy
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export.coreml import export_coreml, kept_in_mil
 from utils.export.nms_graph import kept_by_nms
+from utils.ops.boxes import box_iou_matrix, xywh_to_xyxy
 
 
 def operations(package: Path) -> list[str]:

@@ -18,9 +18,8 @@ from lively_jobs import lively_job
 from models.checkpoint import load_model
 from tests.class_sets import write_class_set
 from utils.backends.registry import load_backend
+from utils.core.errors import InputError
 from utils.datasets.classification import fit_centre
-from utils.datasets.image_io import read_image
-from utils.errors import InputError
 from utils.export.accuracy import AccuracyMeter, accuracy_meter
 from utils.export.base import ExportJob, ExportOptions
 from utils.export.calibration import ArrayReader, after_last_convolutions, calibration_arrays
@@ -28,6 +27,7 @@ from utils.export.onnx import export_onnx
 from utils.export.openvino import CONVOLUTIONS, export_openvino, float_nodes
 from utils.export.run import build_job
 from utils.export.verify import check_export
+from utils.imaging.read import read_image
 from utils.tasks.base import IMAGENET
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from utils.export.matching import (
     compare_raw,
     compare_scores,
 )
-from utils.nms import non_max_suppression
+from utils.ops.nms import non_max_suppression
 
 STRICT = Tolerance(pixels=1.0, score=0.01, relative=1e-3, iou=0.02, tie=1e-3)
 LIMITS = Thresholds()

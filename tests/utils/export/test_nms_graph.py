@@ -1,4 +1,4 @@
-"""NMS as a graph against utils.nms."""
+"""NMS as a graph against utils.ops.nms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from utils.export.nms_graph import GraphNms
-from utils.nms import non_max_suppression
+from utils.ops.nms import non_max_suppression
 
 NUM_CLASSES = 5
 

@@ -13,12 +13,12 @@ from lively_jobs import lively_job
 from tiny_jobs import NAMES
 
 from utils.backends.registry import load_backend
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export import onnx as onnx_export
 from utils.export.base import ExportJob
 from utils.export.onnx import OPSET, export_onnx, opset_of
 from utils.export.verify import check_export
-from utils.nms import non_max_suppression
+from utils.ops.nms import non_max_suppression
 
 CPU = torch.device("cpu")
 Exported = Callable[..., tuple[ExportJob, Path]]

@@ -17,11 +17,11 @@ from tiny_jobs import NAMES
 from utils.backends.info import ModelInfo
 from utils.backends.openvino import read_info
 from utils.backends.registry import load_backend
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export.base import ExportJob
 from utils.export.table import export_formats
 from utils.export.verify import check_export
-from utils.nms import non_max_suppression
+from utils.ops.nms import non_max_suppression
 
 pytest.importorskip("openvino")
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from tiny_jobs import NAMES, TINY_GRAPH, tiny_job
 
 from models.yolo import ClassificationModel, DetectionModel, SegmentationModel
 from utils.backends.registry import load_backend
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export.base import ExportNetwork
 from utils.export.paddle import export_paddle
 from utils.export.verify import check_export

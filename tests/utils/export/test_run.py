@@ -14,7 +14,7 @@ import export
 from models.checkpoint import save_checkpoint
 from models.yolo import ClassificationModel, DetectionModel, SegmentationModel
 from utils.backends.registry import load_backend
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export import run
 from utils.export.base import ExportJob, ExportOptions
 from utils.export.run import build_job, honoured, megabytes

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from utils.backends.info import ModelInfo
 from utils.backends.registry import load_backend
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export.base import ExportJob, ExportOptions
 from utils.export.matching import Figures, Tolerance, compare_class_maps
 from utils.export.pickle import export_pickle

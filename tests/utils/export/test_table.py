@@ -8,8 +8,8 @@ from dataclasses import fields
 import pytest
 
 from utils.backends.registry import FORMATS
-from utils.config import ROOT
-from utils.errors import InputError
+from utils.config.base import ROOT
+from utils.core.errors import InputError
 from utils.export.base import ExportOptions
 from utils.export.table import EXPORT_FORMATS, export_formats
 

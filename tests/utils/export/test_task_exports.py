@@ -15,7 +15,7 @@ from lively_jobs import lively_job
 from torch import Tensor
 
 from utils.backends.registry import load_backend
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export.base import ExportJob
 from utils.export.onnx import export_onnx
 from utils.export.torchscript import export_torchscript

@@ -16,7 +16,7 @@ import yaml
 from tiny_jobs import NAMES, tiny_job
 
 from utils.backends.registry import load_backend
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export import tensorflow
 from utils.export.base import ExportJob, ExportNetwork
 from utils.export.onnx import build_onnx

@@ -16,7 +16,7 @@ import torch
 from tiny_jobs import NAMES, tiny_job
 
 from utils.backends.tensorrt import split_header
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export.base import ExportJob
 from utils.export.onnx import build_onnx
 from utils.export.tensorrt import build_engine, export_tensorrt

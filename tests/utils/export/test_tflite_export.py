@@ -12,7 +12,7 @@ from tiny_jobs import NAMES, tiny_job
 
 from utils.backends.registry import load_backend
 from utils.backends.tflite import read_info
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export import tflite
 from utils.export.tflite import compile_for_edgetpu, export_edgetpu, export_tflite, normalized_inside, save
 from utils.export.verify import check_export

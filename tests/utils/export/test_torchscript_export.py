@@ -15,11 +15,11 @@ from utils.backends.info import ModelInfo
 from utils.backends.outputs import tensors_of
 from utils.backends.registry import load_backend
 from utils.backends.torchscript import read_info
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.export.base import ExportJob
 from utils.export.torchscript import CONFIG_FILE, export_torchscript
 from utils.export.verify import check_export
-from utils.nms import non_max_suppression
+from utils.ops.nms import non_max_suppression
 
 CPU = torch.device("cpu")
 Exported = Callable[..., tuple[ExportJob, Path]]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.errors import InputError
+from utils.core.errors import InputError
 from utils.flask_rest_api import restapi
 
 ADDRESS = "/v1/object-detection/nano"
@@ -24,7 +24,7 @@ ADDRESS = "/v1/object-detection/nano"
 def client(shared: Path) -> Any:
     pytest.importorskip("flask")
     from utils.backends.multi import DetectMultiBackend
-    from utils.engine.autoshape import AutoShape
+    from utils.predict.autoshape import AutoShape
 
     model = AutoShape(DetectMultiBackend(shared / "weights/yolov5n.pt"), verbose=False)
     return restapi.build_app({"nano": model}).test_client()

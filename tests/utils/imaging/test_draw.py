@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils import drawing
-from utils.drawing import contrasting, draw_boxes, draw_masks, draw_text, palette, text_height, to_bgr
-from utils.masks import ObjectMasks
+from utils.imaging import draw as drawing
+from utils.imaging.draw import contrasting, draw_boxes, draw_masks, draw_text, palette, text_height, to_bgr
+from utils.ops.masks import ObjectMasks
 
 RED = (0, 0, 255)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.datasets.letterbox import letterbox, load_size, rect_shapes
+from utils.imaging.letterbox import letterbox, load_size, rect_shapes
 
 
 @pytest.mark.parametrize("case", range(8))

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.datasets.image_io import (
+from utils.core.errors import InputError
+from utils.imaging.read import (
     ImageError,
     check_image,
     fit_channels,
@@ -19,7 +20,6 @@ from utils.datasets.image_io import (
     read_image,
     to_uint8,
 )
-from utils.errors import InputError
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.rtl import is_right_to_left, join_arabic, visual_order
+from utils.imaging.rtl import is_right_to_left, join_arabic, visual_order
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import features
 
-from utils import glyphs
-from utils.glyphs import spelt_out, text_mask
+from utils.imaging import text as glyphs
+from utils.imaging.text import spelt_out, text_mask
 
 CACHED = (glyphs.text_mask, glyphs._opencv_font, glyphs._opencv_has, glyphs._best_font, glyphs._warn)
 

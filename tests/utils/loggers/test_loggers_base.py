@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from utils.config import LOGGERS, TrainConfig
-from utils.errors import InputError
+from utils.config.base import LOGGERS, TrainConfig
+from utils.core.errors import InputError
+from utils.core.types import Batch, Prediction
 from utils.loggers import base, registry
 from utils.loggers.base import BatchDrawing, Guard, RunFacts, TrackerListener, boxed_pictures, picture_period
 from utils.loggers.registry import SERVICES, wanted_services
-from utils.types import Batch, Prediction
 
 
 def test_calls_are_made_in_order_and_closing_waits() -> None:
@@ -135,8 +135,8 @@ class Recorder:
 
 
 def test_a_run_is_told_from_start_to_end(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from utils.engine import setup
-    from utils.engine.finish import finish
+    from utils.train import setup
+    from utils.train.finish import finish
 
     recorder = Recorder()
     monkeypatch.setattr(setup, "build_listeners", lambda *_: [TrackerListener(recorder)])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.core.results_csv import read_results
 from utils.loggers import run_folder
 from utils.loggers.run_folder import CSVLogger, EpochLines, ResultsPicture
-from utils.results_csv import read_results
 
 
 def test_csv_line_format(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_mlflow_server_that_is_away_or_deaf(deaf_server: str, tiny_data: Path, t
     pytest.importorskip("mlflow", reason="mlflow is not installed")
     train = (
         "import sys, utils.loggers.base as base, train\n"
-        "from utils.script import run_script\n"
+        "from utils.core.script import run_script\n"
         "base.CLOSE_WAIT_S = 1.0\n"
         "run_script(lambda: train.main(sys.argv[1:]))\n"
     )

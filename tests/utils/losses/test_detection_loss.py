@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from utils.hyp import Hyperparameters
+from utils.config.hyp import Hyperparameters
 from utils.losses import assign, detection
 from utils.losses.detection import DetectionLoss, DetectionLossConfig, level_balance, scaled_gains
 

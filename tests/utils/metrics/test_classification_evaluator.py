@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from utils.core.types import Batch, Prediction
 from utils.metrics.classification import ClassificationEvaluator, ranks_of
-from utils.types import Batch, Prediction
 
 
 def batch_of(labels: list[int]) -> Batch:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from utils.datasets.index import ImageIndex, PolygonTable
-from utils.errors import InputError
-from utils.masks import rasterise
+from utils.core.errors import InputError
+from utils.datasets.index.image_index import ImageIndex, PolygonTable
 from utils.metrics import coco
 from utils.metrics.coco import COCO_IDS, evaluate_coco, index_to_coco, predictions_to_coco
+from utils.ops.masks import rasterise
 
 PROGRAMS = ["faster_coco_eval", "pycocotools"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from utils.core.types import Batch, Letterbox, Prediction
 from utils.metrics.detection import DetectionEvaluator, labels_of
-from utils.types import Batch, Letterbox, Prediction
 
 FIT = Letterbox(original_hw=(100, 200), ratio_wh=(0.5, 0.5), pad_wh=(0, 25))  # 200x100 -> 100x50 inside 100x100
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
+from utils.core.types import Batch, Prediction
+from utils.imaging.semantic_classes import SemanticClasses
 from utils.metrics.semantic import SemanticEvaluator, count_pairs
-from utils.types import Batch, Prediction, SemanticClasses
 
 
 def make_batch(maps: torch.Tensor, originals: list[torch.Tensor] | None = None) -> Batch:

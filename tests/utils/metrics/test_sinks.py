@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.tasks.detect_sinks import TextSink, join_labels
-from utils.types import Batch, Letterbox, Prediction
+from utils.core.types import Batch, Letterbox, Prediction
+from utils.metrics.sinks import TextSink, join_labels
 
 LABELS = torch.tensor([[1.0, 10, 10, 20, 20]])
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from utils import anchors_cli
-from utils.anchors import anchor_fit, best_possible_recall, box_sizes, check_anchors, search_anchors
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.tools import anchors as anchors_cli
+from utils.ops.autoanchor import anchor_fit, best_possible_recall, box_sizes, check_anchors, search_anchors
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DEFAULT = np.array([[10, 13], [16, 30], [33, 23], [30, 61], [62, 45], [59, 119], [116, 90], [156, 198], [373, 326]])
 
 
@@ -135,7 +135,7 @@ def test_help_comes_without_torch() -> None:
 import runpy, sys
 sys.argv = ["anchors", "--help"]
 try:
-    runpy.run_module("utils.anchors", run_name="__main__")
+    runpy.run_module("utils.ops.autoanchor", run_name="__main__")
 except SystemExit:
     print("torch" in sys.modules)
 """

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.boxes import (
+from utils.core.types import Letterbox
+from utils.ops.boxes import (
     box_area,
     box_iou,
     box_iou_matrix,
@@ -21,7 +22,6 @@ from utils.boxes import (
     xyxy_to_xywh,
     xyxy_to_xywhn,
 )
-from utils.types import Letterbox
 
 KINDS = [pytest.param(np.asarray, id="numpy"), pytest.param(torch.as_tensor, id="torch")]
 BOX = np.array([[10.0, 20.0, 30.0, 60.0]], np.float32)

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.masks import ObjectMasks, bitmap_rings, fill_rings, rasterise, signed_area
-from utils.types import Letterbox
+from utils.core.types import Letterbox
+from utils.ops.masks import ObjectMasks, bitmap_rings, fill_rings, rasterise, signed_area
 
 SQUARE = np.array([[2.0, 2], [10, 2], [10, 10], [2, 10]])
 

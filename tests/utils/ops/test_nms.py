@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from utils import nms
-from utils.boxes import box_iou_matrix, scale_boxes, xywh_to_xyxy
-from utils.errors import InputError
-from utils.nms import non_max_suppression
+from utils.core.errors import InputError
+from utils.ops import nms
+from utils.ops.boxes import box_iou_matrix, scale_boxes, xywh_to_xyxy
+from utils.ops.nms import non_max_suppression
 
 
 def rows(*values: list[float]) -> Tensor:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from utils import prototypes
-from utils.prototypes import CodedMasks, mask_iou_matrix
-from utils.types import Letterbox
+from utils.core.types import Letterbox
+from utils.ops import prototypes
+from utils.ops.prototypes import CodedMasks, mask_iou_matrix
 
 
 def some_masks(seed: int = 0, count: int = 12) -> CodedMasks:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.rle import decode_rle, encode_rle, pack_counts, runs_of
+from utils.ops.rle import decode_rle, encode_rle, pack_counts, runs_of
 
 
 def test_run_lengths_by_hand() -> None:

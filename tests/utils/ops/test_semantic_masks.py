@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from utils.datasets.letterbox import letterbox
-from utils.semantic_maps import (
+from utils.core.types import Letterbox
+from utils.imaging.letterbox import letterbox
+from utils.imaging.semantic_classes import SemanticClasses
+from utils.ops.semantic_masks import (
     argmax_resized,
     blended,
     colour_table,
@@ -15,7 +17,6 @@ from utils.semantic_maps import (
     source_map,
     without_padding,
 )
-from utils.types import Letterbox, SemanticClasses
 
 CLASSES = SemanticClasses({0: "sea", 1: "land"}, ((0, 0, 200), (10, 100, 20)), source_ids=(7, 30))
 

@@ -9,11 +9,11 @@ import torch
 from matplotlib.figure import Figure
 
 from utils import plots
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.core.results_csv import format_table, number_row
 from utils.metrics.ap import APResult, average_precision
 from utils.plots import batches, curves, labels, results
 from utils.plots.figure import new_figure, save_figure
-from utils.results_csv import format_table, number_row
 
 NAMES = {0: "circle", 1: "$_square", 2: "人"}
 

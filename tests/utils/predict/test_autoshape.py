@@ -23,12 +23,12 @@ from models.yolo import DetectionModel, SegmentationModel
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.multi import DetectMultiBackend
-from utils.datasets.letterbox import letterbox
-from utils.engine.autoshape import AutoShape, batch_shape
-from utils.engine.detections import Detections
-from utils.engine.predictor import DetectionPostprocess, Predictor
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.imaging.letterbox import letterbox
+from utils.predict.autoshape import AutoShape, batch_shape
+from utils.predict.detections import Detections
+from utils.predict.predictor import DetectionPostprocess, Predictor
 
 GREEN = (0, 255, 0)
 

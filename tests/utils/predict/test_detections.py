@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.engine.detections import Detections, output_names
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.predict.detections import Detections, output_names
 
 NAMES = {0: "person", 5: "bus", 2: "tie/box"}
 FIRST = [[10, 20, 50, 80, 0.9, 0], [0, 0, 100, 40, 0.75, 5], [12, 22, 52, 82, 0.5, 0]]  # in 100 x 200 (h, w)

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from tests.utils.test_remote import send, serving
-from utils.engine.inputs import load_pictures
-from utils.errors import InputError
+from tests.utils.core.test_remote import send, serving
+from utils.core.errors import InputError
+from utils.predict.inputs import load_pictures
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (40, 60, 3)).astype(np.uint8)

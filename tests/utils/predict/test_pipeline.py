@@ -19,15 +19,15 @@ from torch import Tensor
 
 from models.yolo import DetectionModel
 from utils.backends.pytorch import PyTorchBackend
-from utils.datasets.frames import SourceFrame
-from utils.datasets.media import MediaSource
-from utils.engine import results
-from utils.engine.detect_run import run_pictures
-from utils.engine.pipeline import BackgroundWriter, Channel, read_ahead
-from utils.engine.predictor import DetectionPostprocess, Predictor
-from utils.engine.results import DrawStyle, Result
-from utils.engine.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, Writer
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.sources.frames import SourceFrame
+from utils.datasets.sources.media import MediaSource
+from utils.predict import results
+from utils.predict.pipeline import BackgroundWriter, Channel, read_ahead
+from utils.predict.predictor import DetectionPostprocess, Predictor
+from utils.predict.results import DrawStyle, Result
+from utils.predict.run import run_pictures
+from utils.predict.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, Writer
 
 
 def wait_for(truth: Callable[[], object], seconds: float = 10) -> None:

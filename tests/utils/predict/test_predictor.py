@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from utils.datasets.image_io import read_image
-from utils.engine.predictor import DetectionPostprocess, Predictor
+from utils.imaging.read import read_image
+from utils.predict.predictor import DetectionPostprocess, Predictor
 
 GREEN = (0, 255, 0)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.datasets.frames import SourceFrame
-from utils.engine.results import DrawStyle, Result, plural
-from utils.masks import ObjectMasks
+from utils.datasets.sources.frames import SourceFrame
+from utils.ops.masks import ObjectMasks
+from utils.predict.results import DrawStyle, Result, plural
 
 NAMES = {0: "person", 2: "car"}
 ROWS = [[10, 20, 30, 60, 0.9, 2], [0, 0, 50, 25, 0.8, 0], [40, 40, 100, 80, 0.55, 2], [5, 5, 9, 9, 0.3, 7]]
@@ -86,7 +86,7 @@ def test_captions(style: DrawStyle, caption: str, monkeypatch: pytest.MonkeyPatc
         seen.append(labels)
         return frame
 
-    monkeypatch.setattr("utils.engine.results.draw_boxes", draw)
+    monkeypatch.setattr("utils.predict.results.draw_boxes", draw)
     result(ROWS[:1]).drawing(style)
     assert seen == [[caption]]
 

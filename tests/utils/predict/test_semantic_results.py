@@ -20,15 +20,15 @@ from models.yolo import JointOutput
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.pytorch import PyTorchBackend
-from utils.datasets.frames import SourceFrame
-from utils.datasets.image_io import imwrite, read_image
-from utils.engine.autoshape import AutoShape
-from utils.engine.predictor import DetectionPostprocess, Predictor, postprocess_of
-from utils.engine.results import DrawStyle, Result
-from utils.engine.writers import AlbumWriter, ClassMapWriter, MediaWriter, SubmissionWriter
-from utils.errors import InputError
-from utils.files import UniqueNames
-from utils.types import SemanticClasses
+from utils.core.errors import InputError
+from utils.core.files import UniqueNames
+from utils.datasets.sources.frames import SourceFrame
+from utils.imaging.read import imwrite, read_image
+from utils.imaging.semantic_classes import SemanticClasses
+from utils.predict.autoshape import AutoShape
+from utils.predict.predictor import DetectionPostprocess, Predictor, postprocess_of
+from utils.predict.results import DrawStyle, Result
+from utils.predict.writers import AlbumWriter, ClassMapWriter, MediaWriter, SubmissionWriter
 
 CPU = torch.device("cpu")
 SIZES = [(40, 100), (96, 48), (64, 64), (31, 77)]

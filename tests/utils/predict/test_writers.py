@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.datasets.frames import SourceFrame
-from utils.datasets.image_io import imwrite, read_image
-from utils.engine.results import DrawStyle, Result
-from utils.engine.writers import (
+from utils.core.errors import InputError
+from utils.datasets.sources.frames import SourceFrame
+from utils.imaging.read import imwrite, read_image
+from utils.predict.results import DrawStyle, Result
+from utils.predict.writers import (
     CropWriter,
     CsvWriter,
     MediaWriter,
@@ -22,7 +23,6 @@ from utils.engine.writers import (
     WindowViewer,
     folder_name,
 )
-from utils.errors import InputError
 
 ROWS = [[10, 20, 30, 40, 0.9, 0], [0, 0, 60, 40, 0.75, 1]]
 NAMES = {0: "cat", 1: "../up/dog"}

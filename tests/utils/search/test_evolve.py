@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 import train
-from utils.config import TrainConfig
-from utils.engine import evolve as module
-from utils.engine.evolve import Evolution, evolve
-from utils.engine.meters import NotFiniteError
-from utils.errors import InputError
-from utils.evolve_csv import read_generations
-from utils.hyp import Hyperparameters
+from utils.config.base import TrainConfig
+from utils.config.hyp import Hyperparameters
+from utils.core.errors import InputError
+from utils.losses.meter import NotFiniteError
+from utils.search import evolve as module
+from utils.search.evolve import Evolution, evolve
+from utils.search.evolve_csv import read_generations
 
 GENES = ("lr0", "momentum", "mosaic")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import InputError
-from utils.evolve_csv import Generation, read_generations, write_generations
+from utils.core.errors import InputError
+from utils.search.evolve_csv import Generation, read_generations, write_generations
 
 ROWS = [
     Generation({"metrics/mAP_0.5": 0.25, "val/box_loss": 0.5}, {"lr0": 0.012346, "mosaic": 1.0}, 0.25, 2),

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.errors import InputError
-from utils.genes import GENES, choose_parent, limited, mutate
-from utils.hyp import Hyperparameters
+from utils.config.hyp import Hyperparameters
+from utils.core.errors import InputError
+from utils.search.genes import GENES, choose_parent, limited, mutate
 
 
 def defaults() -> dict[str, float]:

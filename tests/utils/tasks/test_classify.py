@@ -12,16 +12,16 @@ import torch
 
 from models.checkpoint import load_training_state
 from tests.class_sets import CLASSES, write_class_set
-from utils.config_classify import ClassifyTrainConfig
-from utils.datasets.class_folders import load_class_data
-from utils.engine.finish import finish
-from utils.engine.setup import build_trainer
-from utils.engine.trainer import Trainer
-from utils.errors import InputError
-from utils.hyp import Hyperparameters
-from utils.results_csv import read_rows
+from utils.config.classify import ClassifyTrainConfig
+from utils.config.hyp import Hyperparameters
+from utils.core.errors import InputError
+from utils.core.results_csv import read_rows
+from utils.datasets.index.class_folders import load_class_data
 from utils.tasks.base import IMAGENET, InputBuffer, TaskOptions, images_to_device
 from utils.tasks.classify import ClassificationTask, probabilities
+from utils.train.finish import finish
+from utils.train.setup import build_trainer
+from utils.train.trainer import Trainer
 
 CPU = torch.device("cpu")
 

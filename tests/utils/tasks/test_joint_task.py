@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from models.yolo import JointOutput
-from utils.datasets.spec import load_spec
-from utils.errors import InputError
-from utils.hyp import Hyperparameters
-from utils.logging import LOGGER
+from utils.config.hyp import Hyperparameters
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.core.types import Batch, Letterbox, Prediction
+from utils.datasets.index.data_yaml import load_spec
 from utils.tasks.base import TaskOptions
 from utils.tasks.joint import SEMANTIC, JointTask, as_joint
 from utils.tasks.semantic import SemanticTask, rarity_weights, shown_map
-from utils.types import Batch, Letterbox, Prediction
 
 GRAPH: dict[str, Any] = {
     **{"nc": 2, "n_segcls": 5, "depth_multiple": 1.0, "width_multiple": 1.0},

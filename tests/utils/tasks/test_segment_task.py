@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from utils.datasets import shapes
-from utils.datasets.spec import load_spec
-from utils.hyp import Hyperparameters
-from utils.prototypes import CodedMasks
+from utils.config.hyp import Hyperparameters
+from utils.core.types import Batch, Letterbox, Prediction
+from utils.datasets.index.data_yaml import load_spec
+from utils.datasets.prepare import shapes
+from utils.metrics.mask_sinks import PolygonSink
+from utils.ops.prototypes import CodedMasks
 from utils.tasks.base import Outputs, TaskOptions
 from utils.tasks.segment import SegmentationTask, shown_masks
-from utils.tasks.segment_sinks import PolygonSink
-from utils.types import Batch, Letterbox, Prediction
 
 GRAPH = {
     "nc": 5,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from utils.core.types import Batch
 from utils.datasets.detection import ROUND
 from utils.tasks.base import Steps, picture_file
-from utils.types import Batch
 
 EMPTY = Batch(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.zeros(0, 6), ["a.jpg"])
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.datasets.spec import DataSpec
-from utils.engine.amp import checked_amp, setting_of, wanted_dtype
-from utils.hyp import Hyperparameters
+from utils.config.hyp import Hyperparameters
+from utils.datasets.index.data_yaml import DataSpec
 from utils.tasks.base import TaskOptions
 from utils.tasks.detect import DetectionTask
+from utils.train.amp import checked_amp, setting_of, wanted_dtype
 
 BF16 = torch.bfloat16
 TASK = DetectionTask(DataSpec(Path(), Path(), {0: "thing"}, {}), Hyperparameters(), TaskOptions())
@@ -67,7 +67,7 @@ def test_a_cpu_uses_bf16_where_asked_and_faster_and_a_resumed_run_what_it_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16, raising=False)
-    monkeypatch.setattr("utils.engine.amp.bf16_pays", lambda: pays)
+    monkeypatch.setattr("utils.train.amp.bf16_pays", lambda: pays)
     assert wanted_dtype(setting, torch.device("cpu"), begun) == expected
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from test_trainer import make_trainer
 
-from utils.config import TrainConfig
-from utils.config_classify import ClassifyTrainConfig
-from utils.engine import autobatch
-from utils.engine.autobatch import automatic_batch, largest_batch, take_steps
-from utils.errors import InputError
+from utils.config.base import TrainConfig
+from utils.config.classify import ClassifyTrainConfig
+from utils.core.errors import InputError
+from utils.train import autobatch
+from utils.train.autobatch import automatic_batch, largest_batch, take_steps
 
 
 @pytest.mark.parametrize("limit", [5, 10, 11, 35, 900, 1023, 1024, 5000])

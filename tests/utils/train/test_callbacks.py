@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.engine.callbacks import Callbacks
+from utils.train.callbacks import Callbacks
 
 
 class Listener:

@@ -9,8 +9,8 @@ from test_trainer import make_trainer
 from tiny_jobs import TINY_GRAPH
 from torch import nn
 
-from utils.engine import compiling
-from utils.engine.compiling import compile_network
+from utils.train import compile as compiling
+from utils.train.compile import compile_network
 
 
 def test_what_cannot_be_compiled_is_told_and_trains_without(

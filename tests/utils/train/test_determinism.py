@@ -9,8 +9,8 @@ import pytest
 import torch
 from test_trainer import make_trainer
 
-from utils.engine import determinism
-from utils.engine.determinism import NondeterminismReport, make_deterministic, operation_of
+from utils.train import determinism
+from utils.train.determinism import NondeterminismReport, make_deterministic, operation_of
 
 MESSAGE = (
     "adaptive_max_pool2d_backward_cuda does not have a deterministic implementation, but you set "

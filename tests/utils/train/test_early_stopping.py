@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from utils.engine.stopping import EarlyStopping
+from utils.train.early_stopping import EarlyStopping
 
 
 def test_equal_fitness_is_best_but_buys_no_time() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.engine.ema import ModelEMA, ema_decay
+from utils.train.ema import ModelEMA, ema_decay
 
 
 def test_decay_equals_the_reference(shared: Path) -> None:

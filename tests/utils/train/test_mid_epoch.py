@@ -12,9 +12,9 @@ import torch
 from process_pairs import ROOT, free_port, make_trainer, run_pair, write_data
 
 from models.checkpoint import load_training_state
-from utils.config import TrainConfig
-from utils.engine.setup import build_trainer
-from utils.errors import InputError
+from utils.config.base import TrainConfig
+from utils.core.errors import InputError
+from utils.train.setup import build_trainer
 
 RECIPE = {"nominal_batch": 4, "warmup_epochs": 0, "warmup_iterations": 0}
 OPTIONS: dict[str, Any] = {"batch_size": 2, "hyp": RECIPE}  # 5 batches an epoch; steps after 2, 4 and 5

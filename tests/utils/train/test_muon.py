@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.engine.muon import RMS_OF_ADAMW, Muon, orthogonal
-from utils.engine.optim import build_optimizer
+from utils.train.muon import RMS_OF_ADAMW, Muon, orthogonal
+from utils.train.optim import build_optimizer
 
 
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16), (32, 32), (1, 9), (9, 1)])

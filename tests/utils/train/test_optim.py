@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils.engine.optim import Schedule, build_optimizer, lr_factor, split_parameters
-from utils.hyp import Hyperparameters
+from utils.config.hyp import Hyperparameters
+from utils.train.optim import Schedule, build_optimizer, lr_factor, split_parameters
 
 
 def test_lr_factors_equal_the_reference(shared: Path) -> None:

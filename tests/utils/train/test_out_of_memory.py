@@ -8,11 +8,11 @@ import torch
 
 import train
 from models.checkpoint import load_training_state
-from utils.config import TrainConfig
-from utils.device import out_of_memory
-from utils.engine.memory import fit_within_memory
-from utils.engine.trainer import Trainer
-from utils.errors import InputError
+from utils.config.base import TrainConfig
+from utils.core.device import out_of_memory
+from utils.core.errors import InputError
+from utils.train.out_of_memory import fit_within_memory
+from utils.train.trainer import Trainer
 
 
 def settings(tiny_data: Path, folder: Path, **options: object) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import train
-from utils.config import TrainConfig
-from utils.errors import InputError
-from utils.resume import find_last_checkpoint, resumed_launch
+from utils.config.base import TrainConfig
+from utils.core.errors import InputError
+from utils.train.resume import find_last_checkpoint, resumed_launch
 
 
 def stored_run(root: Path, device: str, name: str = "exp") -> Path:

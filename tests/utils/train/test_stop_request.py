@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.engine.stop_request import StopRequest
-from utils.errors import StoppedError
+from utils.core.errors import StoppedError
+from utils.train.stop_request import StopRequest
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from utils.config import TrainConfig
-from utils.engine.callbacks import HOOKS, Callbacks
-from utils.engine.finish import finish
-from utils.engine.meters import LossMeter
-from utils.engine.setup import build_trainer, freeze_layers
-from utils.engine.trainer import Trainer
-from utils.errors import WORKER_DIED, InputError
+from utils.config.base import TrainConfig
+from utils.core.errors import WORKER_DIED, InputError
+from utils.losses.meter import LossMeter
+from utils.train.callbacks import HOOKS, Callbacks
+from utils.train.finish import finish
+from utils.train.setup import build_trainer, freeze_layers
+from utils.train.trainer import Trainer
 
 
 def make_trainer(tiny_data: Path, folder: Path, **options: object) -> Trainer:
@@ -245,10 +245,10 @@ def test_a_resumed_run_keeps_its_precision(tiny_data: Path, tmp_path: Path, monk
     """A trial of the processor's speed may end otherwise when the run goes on."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     for pays, dtype in ((True, torch.bfloat16), (False, None)):
-        monkeypatch.setattr("utils.engine.amp.bf16_pays", lambda answer=pays: answer)
+        monkeypatch.setattr("utils.train.amp.bf16_pays", lambda answer=pays: answer)
         begun = make_trainer(tiny_data, tmp_path, amp="bf16", nosave=True)
         assert begun.amp == dtype
-        monkeypatch.setattr("utils.engine.amp.bf16_pays", lambda answer=not pays: answer)
+        monkeypatch.setattr("utils.train.amp.bf16_pays", lambda answer=not pays: answer)
         state = begun._content(-1, {})
         options = {"device": begun.device, "save_dir": tmp_path, "callbacks": Callbacks(), "state": state}
         assert Trainer(begun.task, begun.model, begun.config, **options).amp == dtype

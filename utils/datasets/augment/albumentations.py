@@ -17,10 +17,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from utils.datasets.compose import IGNORE
-from utils.datasets.polygons import clip_rings, extents
-from utils.errors import InputError
-from utils.types import Sample
+from utils.core.errors import InputError
+from utils.core.types import Sample
+from utils.datasets.augment.compose import IGNORE
+from utils.ops.polygons import clip_rings, extents
 
 Effect = Callable[[Sample], Sample]
 LIGHT_CHANCE = 0.01  # of each transform of the default set

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.datasets.letterbox import GREY
-from utils.datasets.polygons import clip_rings, extents, transform_points
-from utils.types import Polygons, Sample
+from utils.core.types import Polygons, Sample
+from utils.imaging.letterbox import GREY
+from utils.ops.polygons import clip_rings, extents, transform_points
 
 IGNORE = 255  # class map value of pixels that no picture covers
 MIN_DEPTH = 0.1  # perspective: points nearer to the camera plane than this are cut off

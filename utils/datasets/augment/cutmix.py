@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from utils.datasets.compose import (
+from utils.core.types import Polygons, Sample
+from utils.datasets.augment.compose import (
     MIN_AREA_BOXES,
     MIN_AREA_POLYGONS,
     Labels,
@@ -14,8 +15,7 @@ from utils.datasets.compose import (
     clip_boxes,
     keep_visible,
 )
-from utils.datasets.polygons import clip_rings, extents
-from utils.types import Polygons, Sample
+from utils.ops.polygons import clip_rings, extents
 
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole pixels
 

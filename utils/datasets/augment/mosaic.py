@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.datasets.compose import Picture, Placement, box_areas, clip_boxes, hulls
-from utils.datasets.letterbox import fitted_size
+from utils.datasets.augment.compose import Picture, Placement, box_areas, clip_boxes, hulls
+from utils.imaging.letterbox import fitted_size
 
 PASTE_MAX_COVER = 0.30  # a pasted object hides less than this part of every object that is there
 

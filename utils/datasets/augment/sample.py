@@ -8,9 +8,9 @@ from functools import partial
 import cv2
 import numpy as np
 
-from utils.datasets.compose import Recolour
-from utils.hyp import Hyperparameters
-from utils.types import Polygons, Sample
+from utils.config.hyp import Hyperparameters
+from utils.core.types import Polygons, Sample
+from utils.datasets.augment.compose import Recolour
 
 MIXUP_BETA = 32.0  # both parameters of the Beta distribution that the share of a blended picture comes from
 HUES = 180  # OpenCV keeps hue in steps of two degrees

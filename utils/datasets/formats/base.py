@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import yaml
 
-from utils.datasets.image_io import IMAGE_SUFFIXES
-from utils.datasets.index import ImageIndex
-from utils.datasets.json_stream import read_json
-from utils.datasets.labels import box_corners, report_findings, verify_pairs
-from utils.datasets.spec import SPLITS
-from utils.datasets.verify import LabelRows
-from utils.errors import InputError
-from utils.files import UniqueNames
-from utils.logging import LOGGER
-from utils.masks import signed_area
-from utils.types import Polygons
+from utils.core.errors import InputError
+from utils.core.files import UniqueNames
+from utils.core.logging import LOGGER
+from utils.core.types import Polygons
+from utils.datasets.index.data_yaml import SPLITS
+from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.json_stream import read_json
+from utils.datasets.index.labels import box_corners, report_findings, verify_pairs
+from utils.datasets.index.verify import LabelRows
+from utils.imaging.read import IMAGE_SUFFIXES
+from utils.ops.masks import signed_area
 
 Splits = dict[str, ImageIndex]
 NAMES_FILE = "labels.txt"  # a class a line, in their order; labelme writes such files too

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from utils.core.errors import InputError
 from utils.datasets.formats.base import PixelObjects, Splits, read_object, verified
-from utils.datasets.verify import LabelRows
-from utils.errors import InputError
+from utils.datasets.index.verify import LabelRows
 
 CLASSES = (
     *("car", "traffic sign", "rider", "person", "bicycle", "traffic light", "bus", "motorcycle", "truck", "train"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.coco_json import categories_of, load_annotations
+from utils.core.errors import InputError
 from utils.datasets.formats.base import (
     PicturePlacer,
     PixelObject,
@@ -19,11 +19,11 @@ from utils.datasets.formats.base import (
     write_data_yaml,
     write_json,
 )
-from utils.datasets.index import ImageIndex
-from utils.datasets.labels import list_images
-from utils.datasets.spec import SPLITS
-from utils.errors import InputError
-from utils.masks import rasterise, ring_area
+from utils.datasets.index.coco_json import categories_of, load_annotations
+from utils.datasets.index.data_yaml import SPLITS
+from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.labels import list_images
+from utils.ops.masks import rasterise, ring_area
 
 PREFIX = "instances_"
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
     PicturePlacer,
     PixelObject,
@@ -26,12 +28,10 @@ from utils.datasets.formats.base import (
     write_json,
     write_names,
 )
-from utils.datasets.image_io import ImageError, decode_image
-from utils.datasets.polygons import join_rings
-from utils.datasets.verify import LabelRows
-from utils.errors import InputError
-from utils.logging import LOGGER
-from utils.masks import bitmap_rings
+from utils.datasets.index.verify import LabelRows
+from utils.imaging.read import ImageError, decode_image
+from utils.ops.masks import bitmap_rings
+from utils.ops.polygons import join_rings
 
 CIRCLE_CORNERS = 64
 VERSION = "5.4.1"  # whose form is written

@@ -12,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
     PicturePlacer,
     PixelObject,
@@ -26,13 +28,11 @@ from utils.datasets.formats.base import (
     verified,
     write_json,
 )
-from utils.datasets.image_io import ImageError, decode
-from utils.datasets.spec import SPLITS
-from utils.datasets.verify import LabelRows
-from utils.drawing import palette
-from utils.errors import InputError
-from utils.logging import LOGGER
-from utils.masks import bitmap_rings, rasterise
+from utils.datasets.index.data_yaml import SPLITS
+from utils.datasets.index.verify import LabelRows
+from utils.imaging.draw import palette
+from utils.imaging.read import ImageError, decode
+from utils.ops.masks import bitmap_rings, rasterise
 
 MAX_BITMAP = 1 << 26  # bytes of a compressed bitmap once unpacked, lest a small file fill the memory
 ANNOTATION = "expected objects with classTitle and geometryType"

@@ -6,6 +6,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
     PicturePlacer,
     Splits,
@@ -16,12 +18,10 @@ from utils.datasets.formats.base import (
     verified,
     write_names,
 )
-from utils.datasets.label_files import write_list
-from utils.datasets.spec import SPLITS
-from utils.datasets.verify import LabelRows
-from utils.datasets.voc import parse_annotation, voc_labels
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.datasets.index.data_yaml import SPLITS
+from utils.datasets.index.label_files import write_list
+from utils.datasets.index.verify import LabelRows
+from utils.datasets.prepare.voc import parse_annotation, voc_labels
 
 
 def read_voc(source: Path, names: Sequence[str], images: Path | None) -> Splits:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.core.errors import InputError
 from utils.datasets.formats.base import PicturePlacer, Splits, pictures_of, pixel_objects, write_data_yaml
-from utils.datasets.label_files import label_text
-from utils.datasets.labels import load_index
-from utils.datasets.polygons import join_rings
-from utils.datasets.spec import find_data_yaml, load_spec
-from utils.errors import InputError
+from utils.datasets.index.data_yaml import find_data_yaml, load_spec
+from utils.datasets.index.label_files import label_text
+from utils.datasets.index.labels import load_index
+from utils.ops.polygons import join_rings
 
 
 def read_yolo(source: Path, names: Sequence[str], images: Path | None) -> Splits:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.datasets.index import ImageIndex, PolygonTable
-from utils.datasets.mapped import TextTable, map_arrays, write_arrays
-from utils.files import atomic_write
-from utils.logging import LOGGER
+from utils.core.files import atomic_write
+from utils.core.logging import LOGGER
+from utils.datasets.index.image_index import ImageIndex, PolygonTable
+from utils.datasets.index.mapped import TextTable, map_arrays, write_arrays
 
 FORMAT = 4  # 4: outlines of one box are no repeats; 3: mapped arrays; earlier: holes of COCO's run-length codes
 

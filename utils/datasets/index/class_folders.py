@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.datasets.archives import datasets_folder, fetch_data_set
-from utils.datasets.index import ImageIndex
-from utils.datasets.index_cache import Findings, fingerprint, keep, load_cache
-from utils.datasets.labels import list_images, show_messages, verify_pairs
-from utils.datasets.spec import SPLITS, DataSpec, SplitSource, load_spec, read_spec
-from utils.datasets.verify import LabelRows
-from utils.errors import InputError
-from utils.files import expand_user
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.files import expand_user
+from utils.core.logging import LOGGER
+from utils.datasets.index.cache import Findings, fingerprint, keep, load_cache
+from utils.datasets.index.data_yaml import SPLITS, DataSpec, SplitSource, load_spec, read_spec
+from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.labels import list_images, show_messages, verify_pairs
+from utils.datasets.index.verify import LabelRows
+from utils.datasets.prepare.archives import datasets_folder, fetch_data_set
 
 RELEASE = "https://github.com/ultralytics/yolov5/releases/download/v1.0"
 KNOWN_SETS = (  # archives of that release

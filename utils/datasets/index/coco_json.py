@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from utils.datasets.json_stream import read_json
-from utils.datasets.verify import LabelRows
-from utils.errors import InputError
-from utils.logging import LOGGER
-from utils.masks import bitmap_rings, signed_area
-from utils.rle import decode_rle
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.datasets.index.json_stream import read_json
+from utils.datasets.index.verify import LabelRows
+from utils.ops.masks import bitmap_rings, signed_area
+from utils.ops.rle import decode_rle
 
 NEEDED: dict[str, tuple[str, ...]] = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.datasets.json_stream import stream_lists
-from utils.datasets.label_files import pixel_rows
-from utils.datasets.verify import LabelRows
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.index.json_stream import stream_lists
+from utils.datasets.index.label_files import pixel_rows
+from utils.datasets.index.verify import LabelRows
 
 
 @dataclass

@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
-from utils.config import ROOT
-from utils.datasets.archives import ARCHIVE_SUFFIXES, fetched_data, is_url, yaml_of_archive
-from utils.datasets.preparers import is_unfinished, prepare_data
-from utils.datasets.semantic_spec import SemanticSpec, parse_names, parse_semantic
-from utils.errors import InputError
-from utils.files import expand_user
+from utils.config.base import ROOT
+from utils.core.errors import InputError
+from utils.core.files import expand_user
+from utils.datasets.index.semantic_yaml import SemanticSpec, parse_names, parse_semantic
+from utils.datasets.prepare.archives import ARCHIVE_SUFFIXES, fetched_data, is_url, yaml_of_archive
+from utils.datasets.prepare.registry import is_unfinished, prepare_data
 
 DATASETS_PREFIX = "../datasets/"
 SPLITS = ("train", "val", "test")

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from utils.datasets.mapped import Shared, TextTable
-from utils.types import Polygons
+from utils.core.types import Polygons
+from utils.datasets.index.mapped import Shared, TextTable
 
 
 def offsets_of(counts: Iterable[int]) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from utils.errors import InputError
+from utils.core.errors import InputError
 
 CHUNK = 1 << 20  # characters read at a time
 NEAR_END = 64  # an error so close to the end of what was read may come from what was not read yet

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from utils.datasets.verify import LabelRows, check_rows
-from utils.logging import LOGGER
+from utils.core.logging import LOGGER
+from utils.datasets.index.verify import LabelRows, check_rows
 
 SHOWN = 5  # messages of one set
 

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from utils.datasets.coco_json import load_annotations
-from utils.datasets.image_io import IMAGE_SUFFIXES
-from utils.datasets.index import ImageIndex, PolygonTable, offsets_of
-from utils.datasets.index_cache import Findings, fingerprint, keep, load_cache
-from utils.datasets.mapped import TextTable
-from utils.datasets.spec import DataSpec, SplitSource
-from utils.datasets.verify import LabelRows, Verified, verify_picture
-from utils.errors import InputError
-from utils.logging import LOGGER, hidden_bar
-from utils.types import Polygons
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER, hidden_bar
+from utils.core.types import Polygons
+from utils.datasets.index.cache import Findings, fingerprint, keep, load_cache
+from utils.datasets.index.coco_json import load_annotations
+from utils.datasets.index.data_yaml import DataSpec, SplitSource
+from utils.datasets.index.image_index import ImageIndex, PolygonTable, offsets_of
+from utils.datasets.index.mapped import TextTable
+from utils.datasets.index.verify import LabelRows, Verified, verify_picture
+from utils.imaging.read import IMAGE_SUFFIXES
 
 SHOWN_MESSAGES = 10
 LINES_TRIED = 1000  # of a list file, until one of them is there

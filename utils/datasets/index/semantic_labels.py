@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.datasets.class_maps import read_class_map
-from utils.datasets.image_io import ImageError
-from utils.datasets.index import ImageIndex
-from utils.datasets.index_cache import Findings, fingerprint, keep, load_cache
-from utils.datasets.labels import PROGRESS_FROM, list_images, show_messages, usable_source
-from utils.datasets.semantic_spec import SemanticSpec
-from utils.datasets.spec import DataSpec, SplitSource
-from utils.datasets.verify import verify_picture
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.datasets.index.cache import Findings, fingerprint, keep, load_cache
+from utils.datasets.index.data_yaml import DataSpec, SplitSource
+from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.labels import PROGRESS_FROM, list_images, show_messages, usable_source
+from utils.datasets.index.semantic_yaml import SemanticSpec
+from utils.datasets.index.verify import verify_picture
+from utils.imaging.read import ImageError
+from utils.imaging.semantic_files import read_class_map
 
 SHOWN_VALUES = 6
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.datasets.compose import IGNORE
-from utils.errors import InputError
-from utils.types import SemanticClasses
+from utils.core.errors import InputError
+from utils.datasets.augment.compose import IGNORE
+from utils.imaging.semantic_classes import SemanticClasses
 
 OWN_SPLITS = ("train", "val", "test")  # of pictures other than those with boxes
 KEYS = ("names", "masks", "images", "image_end", "mask_end", "layout", "ignore", "palette", "id_map", *OWN_SPLITS)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.datasets.image_io import ImageError, check_image
-from utils.types import Polygons
+from utils.core.types import Polygons
+from utils.imaging.read import ImageError, check_image
 
 MIN_SIDE = 10  # pixels, of a picture
 SLACK = 0.05  # of the frame: so far a value may leave 0-1 and is cut off; further out it is no normalised value

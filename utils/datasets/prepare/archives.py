@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from utils.config import ROOT
-from utils.downloads import fetch, unpack
-from utils.errors import InputError
-from utils.files import expand_user
+from utils.config.base import ROOT
+from utils.core.downloads import fetch, unpack
+from utils.core.errors import InputError
+from utils.core.files import expand_user
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar", ".zip")
 YAML_SUFFIXES = (".yaml", ".yml")

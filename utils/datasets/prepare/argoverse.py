@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.archives import fetch_and_unpack
-from utils.datasets.coco_large import load_boxes
-from utils.datasets.label_files import LabelWriter, names_of, source_of
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.index.coco_large import load_boxes
+from utils.datasets.index.label_files import LabelWriter, names_of, source_of
+from utils.datasets.prepare.archives import fetch_and_unpack
 
 SOURCE = "https://argoverse-hd.s3.us-east-2.amazonaws.com"
 ARCHIVE = "Argoverse-HD-Full.zip"

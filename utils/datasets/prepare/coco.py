@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.archives import fetch_and_unpack
-from utils.datasets.coco_json import image_names, load_annotations
-from utils.datasets.label_files import LabelWriter, names_of, source_of, write_list
+from utils.datasets.index.coco_json import image_names, load_annotations
+from utils.datasets.index.label_files import LabelWriter, names_of, source_of, write_list
+from utils.datasets.prepare.archives import fetch_and_unpack
 
 SOURCE = "http://images.cocodataset.org/"
 ANNOTATIONS = "annotations/annotations_trainval2017.zip"

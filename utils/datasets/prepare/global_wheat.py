@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.archives import fetch_and_unpack
-from utils.datasets.label_files import source_of
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.datasets.index.label_files import source_of
+from utils.datasets.prepare.archives import fetch_and_unpack
 
 PICTURES = "https://zenodo.org/record/4298502/files"
 LABELS = "https://github.com/ultralytics/yolov5/releases/download/v1.0"

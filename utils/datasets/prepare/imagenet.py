@@ -8,10 +8,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.datasets.by_hand import unpack_given
-from utils.downloads import unpack
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.downloads import unpack
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.datasets.prepare.manual import unpack_given
 
 PAGE = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php"
 TRAIN, VAL, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"

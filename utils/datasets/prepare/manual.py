@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from utils.downloads import unpack
-from utils.errors import InputError
+from utils.core.downloads import unpack
+from utils.core.errors import InputError
 
 
 def unpack_given(root: Path, archives: Mapping[str, str], page: str) -> None:

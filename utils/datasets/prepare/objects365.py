@@ -8,9 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.datasets.archives import fetch_and_unpack
-from utils.datasets.coco_large import load_boxes
-from utils.datasets.label_files import LabelWriter, names_of, source_of
+from utils.datasets.index.coco_large import load_boxes
+from utils.datasets.index.label_files import LabelWriter, names_of, source_of
+from utils.datasets.prepare.archives import fetch_and_unpack
 
 SOURCE = "https://dorc.ks3-cn-beijing.ksyun.com/data-set/2020Objects365%E6%95%B0%E6%8D%AE%E9%9B%86"
 PATCHES = {  # archives of pictures of each split

@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.archives import fetch_data_set
-from utils.datasets.argoverse import prepare_argoverse
-from utils.datasets.coco import prepare_coco
-from utils.datasets.global_wheat import prepare_global_wheat
-from utils.datasets.imagenet import prepare_imagenet
-from utils.datasets.objects365 import prepare_objects365
-from utils.datasets.shapes import prepare_shapes
-from utils.datasets.shapes_classes import prepare_shapes_classes
-from utils.datasets.sku110k import prepare_sku110k
-from utils.datasets.visdrone import prepare_visdrone
-from utils.datasets.voc import prepare_voc
-from utils.datasets.xview import prepare_xview
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.prepare.archives import fetch_data_set
+from utils.datasets.prepare.argoverse import prepare_argoverse
+from utils.datasets.prepare.coco import prepare_coco
+from utils.datasets.prepare.global_wheat import prepare_global_wheat
+from utils.datasets.prepare.imagenet import prepare_imagenet
+from utils.datasets.prepare.objects365 import prepare_objects365
+from utils.datasets.prepare.shapes import prepare_shapes
+from utils.datasets.prepare.shapes_classes import prepare_shapes_classes
+from utils.datasets.prepare.sku110k import prepare_sku110k
+from utils.datasets.prepare.visdrone import prepare_visdrone
+from utils.datasets.prepare.voc import prepare_voc
+from utils.datasets.prepare.xview import prepare_xview
 
 Preparer = Callable[[Path, Mapping[str, Any]], None]  # root of the data set, the YAML as read
 PREPARERS: dict[str, Preparer] = {

@@ -21,9 +21,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from utils.datasets.image_io import imwrite
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.imaging.read import imwrite
 
 CLASSES = ("disc", "rectangle", "triangle", "star", "cross")
 SEED = 20221122

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.datasets.image_io import imwrite
-from utils.datasets.shapes import CLASSES, SEED, SIZE, Scene, draw_in_threads, draw_set
+from utils.datasets.prepare.shapes import CLASSES, SEED, SIZE, Scene, draw_in_threads, draw_set
+from utils.imaging.read import imwrite
 
 SCENES = {"train": 1600, "val": 240}
 FIRST_SCENE = 10_000  # of each split; builtin:shapes has the numbers below

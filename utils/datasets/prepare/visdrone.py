@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.archives import fetch_and_unpack
-from utils.datasets.image_io import IMAGE_SUFFIXES, image_size_hw
-from utils.datasets.label_files import LabelWriter, names_of, pixel_rows, source_of
-from utils.datasets.verify import LabelRows
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.index.label_files import LabelWriter, names_of, pixel_rows, source_of
+from utils.datasets.index.verify import LabelRows
+from utils.datasets.prepare.archives import fetch_and_unpack
+from utils.imaging.read import IMAGE_SUFFIXES, image_size_hw
 
 SOURCE = "https://github.com/ultralytics/yolov5/releases/download/v1.0"
 LABELLED = ("VisDrone2019-DET-train", "VisDrone2019-DET-val", "VisDrone2019-DET-test-dev")

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.archives import fetch_and_unpack
-from utils.datasets.label_files import LabelWriter, names_of, pixel_rows, source_of
-from utils.datasets.verify import LabelRows
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.index.label_files import LabelWriter, names_of, pixel_rows, source_of
+from utils.datasets.index.verify import LabelRows
+from utils.datasets.prepare.archives import fetch_and_unpack
 
 SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
 ARCHIVES = (

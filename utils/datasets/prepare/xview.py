@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.autosplit import write_splits
-from utils.datasets.by_hand import unpack_given
-from utils.datasets.image_io import image_size_hw
-from utils.datasets.json_stream import stream_lists
-from utils.datasets.label_files import LabelWriter, names_of, pixel_rows
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.index.json_stream import stream_lists
+from utils.datasets.index.label_files import LabelWriter, names_of, pixel_rows
+from utils.datasets.prepare.manual import unpack_given
+from utils.datasets.tools.autosplit import write_splits
+from utils.imaging.read import image_size_hw
 
 PAGE = "http://challenge.xviewdataset.org"
 ARCHIVES = {"train_images.zip": "images/train", "val_images.zip": "images/val", "train_labels.zip": "."}

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from utils.datasets.image_io import IMAGE_SUFFIXES, ImageError, fit_channels
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.imaging.read import IMAGE_SUFFIXES, ImageError, fit_channels
 
 VIDEO_SUFFIXES = frozenset({".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".wmv"})
 MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from utils.backends.packages import import_runtime
-from utils.datasets.frames import MEDIA_SUFFIXES
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.sources.frames import MEDIA_SUFFIXES
 
 WEBCAM, HLS, YOUTUBE = "webcam", "HLS stream", "YouTube video"
 SCHEMES = {

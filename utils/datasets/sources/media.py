@@ -8,10 +8,10 @@ from pathlib import Path
 
 import cv2
 
-from utils.datasets.arriving import WatchedFiles
-from utils.datasets.frames import MEDIA_SUFFIXES, SourceFrame, frame_rate, is_video, known_formats
-from utils.datasets.image_io import ImageError, fit_channels, read_image
-from utils.logging import LOGGER
+from utils.core.logging import LOGGER
+from utils.datasets.sources.frames import MEDIA_SUFFIXES, SourceFrame, frame_rate, is_video, known_formats
+from utils.datasets.sources.watch import WatchedFiles
+from utils.imaging.read import ImageError, fit_channels, read_image
 
 COMPLETE_SHARE = 0.9  # containers give the number of frames as an estimate, so a few missing ones mean nothing
 MOST_FAILURES = 200  # in a row, of a video that may go on behind a damaged place

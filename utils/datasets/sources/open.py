@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from utils.datasets.arriving import PathLines, WatchedFiles
-from utils.datasets.frames import MEDIA_SUFFIXES, Source, known_formats
-from utils.datasets.live import LiveAddress, is_download, parse_address
-from utils.datasets.media import MediaSource
-from utils.datasets.screen import ScreenSource, is_screen
-from utils.datasets.streams import StreamSource, Timing
-from utils.downloads import fetch, without_secrets
-from utils.errors import InputError
+from utils.core.downloads import fetch, without_secrets
+from utils.core.errors import InputError
+from utils.datasets.sources.frames import MEDIA_SUFFIXES, Source, known_formats
+from utils.datasets.sources.live import LiveAddress, is_download, parse_address
+from utils.datasets.sources.media import MediaSource
+from utils.datasets.sources.screen import ScreenSource, is_screen
+from utils.datasets.sources.streams import StreamSource, Timing
+from utils.datasets.sources.watch import PathLines, WatchedFiles
 
 STDIN = "-"
 DOWNLOAD_BYTES, DOWNLOAD_SECONDS = 2e9, 1800.0  # limits of an address that is downloaded first

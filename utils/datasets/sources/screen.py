@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from utils.backends.packages import import_runtime
-from utils.datasets.frames import DEFAULT_FPS, SourceFrame, fit_live
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.sources.frames import DEFAULT_FPS, SourceFrame, fit_live
 
 FORM = "screen [N] [left top width height]"
 

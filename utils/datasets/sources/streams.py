@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.datasets.frames import DEFAULT_FPS, SourceFrame, fit_live, frame_rate
-from utils.datasets.live import HLS, Capture, LiveAddress, StreamError, open_live
-from utils.datasets.media import COMPLETE_SHARE
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.datasets.sources.frames import DEFAULT_FPS, SourceFrame, fit_live, frame_rate
+from utils.datasets.sources.live import HLS, Capture, LiveAddress, StreamError, open_live
+from utils.datasets.sources.media import COMPLETE_SHARE
 
 JOIN_S = 2.0  # waited for the threads of a source that is closed
 MOST_FRAMES = 1e9  # of a recording; a stream without end reports a number that is none

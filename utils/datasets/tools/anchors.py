@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.anchors import AnchorFit, anchor_fit, box_sizes, search_anchors
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.ops.autoanchor import AnchorFit, anchor_fit, box_sizes, search_anchors
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the rows for a model YAML and how well they fit; draw boxes and anchors."""
     args = build_parser().parse_args(argv)
     _check(args)
-    from utils.datasets.labels import load_index  # reading pictures needs OpenCV: only once the flags are right
-    from utils.datasets.spec import load_spec
+    from utils.datasets.index.data_yaml import load_spec
+    from utils.datasets.index.labels import load_index  # reading pictures needs OpenCV: only once the flags are right
 
     index = load_index(load_spec(args.data), args.split)
     if not index.num_objects:

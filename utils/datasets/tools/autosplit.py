@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.datasets.label_files import write_list
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.index.label_files import write_list
 
 LISTS = {split: f"autosplit_{split}.txt" for split in ("train", "val", "test")}
 

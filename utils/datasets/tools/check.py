@@ -8,20 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.config_datasets import CheckConfig
-from utils.datasets.class_folders import class_folders, is_class_data, load_class_data, verify_class_split
-from utils.datasets.class_maps import read_class_map
+from utils.config.datasets import CheckConfig
+from utils.config.hyp import Hyperparameters
+from utils.core.errors import InputError
+from utils.core.files import expand_user, increment_path, make_run_folder
+from utils.core.logging import LOGGER
+from utils.core.script import EXIT_PROBLEM
 from utils.datasets.classification import ClassificationDataset
 from utils.datasets.detection import DetectionDataset
-from utils.datasets.image_io import read_image
-from utils.datasets.index import ImageIndex
-from utils.datasets.index_cache import Findings
-from utils.datasets.labels import report_findings, verify_split
-from utils.datasets.letterbox import letterbox
+from utils.datasets.index.cache import Findings
+from utils.datasets.index.class_folders import class_folders, is_class_data, load_class_data, verify_class_split
+from utils.datasets.index.data_yaml import DataSpec, load_spec
+from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.labels import report_findings, verify_split
+from utils.datasets.index.semantic_labels import report_maps, verify_map_split, with_maps
 from utils.datasets.loader import collate
-from utils.datasets.semantic_labels import report_maps, verify_map_split, with_maps
-from utils.datasets.spec import DataSpec, load_spec
-from utils.datasets.statistics import (
+from utils.datasets.tools.statistics import (
     absent_classes,
     box_sides,
     class_table,
@@ -30,16 +32,14 @@ from utils.datasets.statistics import (
     size_lines,
     unknown_classes,
 )
-from utils.errors import InputError
-from utils.files import expand_user, increment_path, make_run_folder
-from utils.hyp import Hyperparameters
-from utils.logging import LOGGER
-from utils.masks import ObjectMasks, rasterise
+from utils.imaging.letterbox import letterbox
+from utils.imaging.read import read_image
+from utils.imaging.semantic_files import read_class_map
+from utils.ops.masks import ObjectMasks, rasterise
+from utils.ops.semantic_masks import blended
 from utils.plots.batches import plot_batch, plot_captions
 from utils.plots.data_sets import plot_sizes
 from utils.plots.labels import plot_labels
-from utils.script import EXIT_PROBLEM
-from utils.semantic_maps import blended
 
 PICTURES, SIDE = 16, 480  # of the grid of examples
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from utils.config_datasets import ConvertConfig
+from utils.config.datasets import ConvertConfig
+from utils.core.errors import InputError
+from utils.core.files import new_folder
+from utils.core.logging import LOGGER
 from utils.datasets.formats.base import PicturePlacer, Splits
 from utils.datasets.formats.table import FORMATS
-from utils.errors import InputError
-from utils.files import new_folder
-from utils.logging import LOGGER
 
 
 def run(config: ConvertConfig) -> Splits:

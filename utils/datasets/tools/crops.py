@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.config import BaseConfig, option, switch
-from utils.errors import InputError
-from utils.files import folder_name, new_folder
-from utils.flag_types import not_negative_float, positive_int
-from utils.logging import LOGGER
-from utils.script import run_script
+from utils.config.base import BaseConfig, option, switch
+from utils.config.flag_types import not_negative_float, positive_int
+from utils.core.errors import InputError
+from utils.core.files import folder_name, new_folder
+from utils.core.logging import LOGGER
+from utils.core.script import run_script
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from utils.datasets.spec import DataSpec
+    from utils.datasets.index.data_yaml import DataSpec
 
 QUALITY = 95  # of the JPEG files
 
@@ -45,7 +45,7 @@ def write_crops(config: CropsConfig) -> dict[str, Counter[str]]:
     Raises:
         InputError: the set cannot be used, or the folder has something in it already.
     """
-    from utils.datasets.spec import load_spec
+    from utils.datasets.index.data_yaml import load_spec
 
     spec = load_spec(config.data)
     out = Path(config.out)
@@ -71,8 +71,8 @@ def _write_split(
     spec: DataSpec, split: str, folder: Path, folders: dict[int, str], config: CropsConfig
 ) -> Counter[str]:
     """Write the cut-outs of one split, and a folder for each class even where it has none."""
-    from utils.datasets.image_io import imwrite, read_image
-    from utils.datasets.labels import load_index
+    from utils.datasets.index.labels import load_index
+    from utils.imaging.read import imwrite, read_image
 
     for name in folders.values():
         (folder / name).mkdir(parents=True)

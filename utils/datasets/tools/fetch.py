@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from utils.config_datasets import FetchConfig
-from utils.datasets.class_folders import is_class_data, load_class_data
-from utils.datasets.spec import DataSpec, load_spec
-from utils.logging import LOGGER
+from utils.config.datasets import FetchConfig
+from utils.core.logging import LOGGER
+from utils.datasets.index.class_folders import is_class_data, load_class_data
+from utils.datasets.index.data_yaml import DataSpec, load_spec
 
 
 def run(config: FetchConfig) -> DataSpec:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from utils.config_datasets import SplitConfig
-from utils.datasets.autosplit import LISTS, check_shares, write_splits
-from utils.datasets.labels import label_path, list_images
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.config.datasets import SplitConfig
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.datasets.index.labels import label_path, list_images
+from utils.datasets.tools.autosplit import LISTS, check_shares, write_splits
 
 
 def run(config: SplitConfig) -> dict[str, int]:

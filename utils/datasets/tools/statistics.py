@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.datasets.index import ImageIndex
+from utils.datasets.index.image_index import ImageIndex
 
 SMALL, MEDIUM = 32.0, 96.0  # pixels: square roots of the areas at which COCO divides small, medium and large
 UNKNOWN_CLASS = re.compile(r": class (-?[\d.e+]+), but the data YAML names")

@@ -6,8 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from utils.datasets.albumentations_pipeline import LIGHT_SET, LightPipeline, UserPipeline, no_update_check
-from utils.datasets.augment import (
+from utils.config.hyp import Hyperparameters
+from utils.core.errors import InputError
+from utils.core.types import Sample
+from utils.datasets.augment.albumentations import LIGHT_SET, LightPipeline, UserPipeline, no_update_check
+from utils.datasets.augment.sample import (
     draw_recolouring,
     flip_horizontal,
     flip_vertical,
@@ -16,9 +19,6 @@ from utils.datasets.augment import (
     random_flips,
     random_transform,
 )
-from utils.errors import InputError
-from utils.hyp import Hyperparameters
-from utils.types import Sample
 
 albumentations = pytest.importorskip("albumentations", reason="Albumentations is optional")
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.datasets.cutmix import cutmix, draw_rectangle, inside_of, outside_of, paste_rectangle
-from utils.masks import rasterise
-from utils.types import Sample
+from utils.core.types import Sample
+from utils.datasets.augment.cutmix import cutmix, draw_rectangle, inside_of, outside_of, paste_rectangle
+from utils.ops.masks import rasterise
 
 SIDE = 100
 

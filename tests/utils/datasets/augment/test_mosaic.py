@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from utils.datasets.augment import random_transform
-from utils.datasets.compose import Picture, Placement, compose, still_visible
-from utils.datasets.mosaic import covered, in_cell, mosaic9_plan, mosaic_plan, paste_plan, single_plan
-from utils.datasets.polygons import clip_rings, extents, transform_points
-from utils.hyp import Hyperparameters
+from utils.config.hyp import Hyperparameters
+from utils.datasets.augment.compose import Picture, Placement, compose, still_visible
+from utils.datasets.augment.mosaic import covered, in_cell, mosaic9_plan, mosaic_plan, paste_plan, single_plan
+from utils.datasets.augment.sample import random_transform
+from utils.ops.polygons import clip_rings, extents, transform_points
 
 STILL = Hyperparameters(degrees=0, translate=0, scale=0, shear=0, perspective=0)
 WILD = Hyperparameters(degrees=30, translate=0.2, scale=0.5, shear=8, perspective=0.0005)

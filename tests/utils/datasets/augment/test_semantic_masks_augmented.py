@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from utils.datasets.augment import flip_horizontal, flip_vertical, mixup
+from utils.config.hyp import Hyperparameters
+from utils.core.types import Sample
+from utils.datasets.augment.sample import flip_horizontal, flip_vertical, mixup
 from utils.datasets.detection import DetectionDataset
-from utils.datasets.index import ImageIndex, PolygonTable, offsets_of
+from utils.datasets.index.image_index import ImageIndex, PolygonTable, offsets_of
 from utils.datasets.loader import QuadDataset
 from utils.datasets.semantic import SemanticAugmentation, SemanticDataset
-from utils.hyp import Hyperparameters
-from utils.semantic_maps import original_class_map
-from utils.types import Sample
+from utils.ops.semantic_masks import original_class_map
 
 COLOURS = np.array([[40, 60, 80], [250, 30, 30], [30, 250, 30], [30, 30, 250], [240, 240, 20]], np.uint8)  # BGR
 NO_EFFECT = {"transform": {"__class_fullname__": "NoOp", "p": 1.0}}

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from loopback import PICTURE, put
 
-from utils.config_datasets import READABLE, WRITABLE, ConvertConfig
-from utils.datasets.convert import run
+from utils.config.datasets import READABLE, WRITABLE, ConvertConfig
+from utils.core.errors import InputError
 from utils.datasets.formats.base import PixelObject, Splits
 from utils.datasets.formats.cityscapes import CLASSES, cityscapes_rows, read_cityscapes
 from utils.datasets.formats.coco import coco_shape, read_coco
@@ -24,12 +24,12 @@ from utils.datasets.formats.labelme import labelme_shapes, read_labelme
 from utils.datasets.formats.supervisely import decode_bitmap, encode_bitmap, read_supervisely, supervisely_object
 from utils.datasets.formats.table import FORMATS
 from utils.datasets.formats.voc import corners_from_1, read_voc
-from utils.datasets.index import ImageIndex
-from utils.datasets.labels import load_index
-from utils.datasets.polygons import join_rings
-from utils.datasets.spec import load_spec
-from utils.errors import InputError
-from utils.masks import rasterise, signed_area
+from utils.datasets.index.data_yaml import load_spec
+from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.labels import load_index
+from utils.datasets.tools.convert import run
+from utils.ops.masks import rasterise, signed_area
+from utils.ops.polygons import join_rings
 
 SIZE_HW = (50, 100)
 SQUARE = np.array([[10, 5], [40, 5], [40, 35], [10, 35]], np.float64)

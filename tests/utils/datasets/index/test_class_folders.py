@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.class_sets import CLASSES, write_class_set
-from utils.datasets import class_folders
-from utils.datasets.class_folders import (
+from utils.core.errors import InputError
+from utils.datasets.index import class_folders
+from utils.datasets.index.class_folders import (
     class_numbers,
     find_class_root,
     load_class_data,
@@ -17,7 +18,6 @@ from utils.datasets.class_folders import (
     read_data,
     spec_of_folder,
 )
-from utils.errors import InputError
 
 
 def test_splits_and_names_of_a_folder(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_unknown_names(name: str, why: str, tmp_path: Path, monkeypatch: pytest.
 
 def test_builtin_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path))
-    monkeypatch.setattr("utils.datasets.shapes_classes.SCENES", {"train": 3, "val": 3})
+    monkeypatch.setattr("utils.datasets.prepare.shapes_classes.SCENES", {"train": 3, "val": 3})
     spec = load_class_data("builtin:shapes-cls")
     index = load_class_index(spec, "train")
     assert spec.root == tmp_path / "shapes-cls"

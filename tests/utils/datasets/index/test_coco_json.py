@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from utils.datasets import shapes
-from utils.datasets.coco_json import load_annotations
-from utils.datasets.image_io import imwrite
-from utils.datasets.labels import load_index
-from utils.datasets.spec import load_spec
-from utils.errors import InputError
-from utils.masks import rasterise, signed_area
-from utils.rle import encode_rle
+from utils.core.errors import InputError
+from utils.datasets.index.coco_json import load_annotations
+from utils.datasets.index.data_yaml import load_spec
+from utils.datasets.index.labels import load_index
+from utils.datasets.prepare import shapes
+from utils.imaging.read import imwrite
+from utils.ops.masks import rasterise, signed_area
+from utils.ops.rle import encode_rle
 
 NAMES = {0: "cat", 1: "dog"}
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}]

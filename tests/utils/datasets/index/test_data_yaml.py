@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from loopback import PICTURE, write_zip
 
-from utils.config import ROOT
-from utils.datasets.spec import find_data_yaml, load_spec
-from utils.errors import InputError
+from utils.config.base import ROOT
+from utils.core.errors import InputError
+from utils.datasets.index.data_yaml import find_data_yaml, load_spec
 
 BASE = "train: images/train\nval: images/val\n"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.datasets.index import ImageIndex, PolygonTable, expand_groups, offsets_of
+from utils.datasets.index.image_index import ImageIndex, PolygonTable, expand_groups, offsets_of
 
 
 def ring(*points: tuple[float, float]) -> np.ndarray:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from utils.datasets import json_stream
-from utils.datasets.json_stream import stream_lists
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.index import json_stream
+from utils.datasets.index.json_stream import stream_lists
 
 CONTENT = {
     "info": {"year": 2020, "note": 'a "quoted" ]}, text'},

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.datasets.image_io import imwrite
-from utils.datasets.labels import box_corners, label_path, list_images, load_index
-from utils.datasets.mapped import map_arrays
-from utils.datasets.spec import DataSpec, load_spec
-from utils.errors import InputError
-from utils.logging import LOGGER
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER
+from utils.datasets.index.data_yaml import DataSpec, load_spec
+from utils.datasets.index.labels import box_corners, label_path, list_images, load_index
+from utils.datasets.index.mapped import map_arrays
+from utils.imaging.read import imwrite
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.datasets.index import ImageIndex, PolygonTable, offsets_of
-from utils.datasets.index_cache import Findings, keep
-from utils.datasets.mapped import MAGIC, TextTable, map_arrays, write_arrays
+from utils.datasets.index.cache import Findings, keep
+from utils.datasets.index.image_index import ImageIndex, PolygonTable, offsets_of
+from utils.datasets.index.mapped import MAGIC, TextTable, map_arrays, write_arrays
 
 ARRAYS = {"a": np.arange(7, dtype=np.int16), "none": np.zeros((0, 4), np.float32), "b": np.ones((3, 2))}
 TEXTS = ["a.jpg", "", "größer/ b.png", "not\udcff utf-8"]

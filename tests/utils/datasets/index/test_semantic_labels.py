@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.config import ROOT
-from utils.datasets.class_maps import read_class_map
-from utils.datasets.image_io import ImageError
-from utils.datasets.labels import load_index
+from utils.config.base import ROOT
+from utils.config.hyp import Hyperparameters
+from utils.core.errors import InputError
+from utils.datasets.index.data_yaml import DataSpec, load_spec
+from utils.datasets.index.labels import load_index
+from utils.datasets.index.semantic_labels import add_class_maps, load_semantic_index
 from utils.datasets.semantic import SemanticDataset
-from utils.datasets.semantic_labels import add_class_maps, load_semantic_index
-from utils.datasets.spec import DataSpec, load_spec
-from utils.errors import InputError
-from utils.hyp import Hyperparameters
+from utils.imaging.read import ImageError
+from utils.imaging.semantic_files import read_class_map
 
 SIZE_HW = (20, 30)
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from utils.datasets.semantic_spec import LAYOUTS, MaskRule, parse_semantic
-from utils.datasets.spec import load_spec, read_spec
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.index.data_yaml import load_spec, read_spec
+from utils.datasets.index.semantic_yaml import LAYOUTS, MaskRule, parse_semantic
 
 HERE = Path("set.yaml")
 TWO = {"names": {0: "sea", 1: "land"}}

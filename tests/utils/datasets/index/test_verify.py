@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.datasets.image_io import imwrite
-from utils.datasets.verify import LabelRows, check_rows, parse_label_text, read_label_file, verify_picture
+from utils.datasets.index.verify import LabelRows, check_rows, parse_label_text, read_label_file, verify_picture
+from utils.imaging.read import imwrite
 
 
 def checked(text: str, num_classes: int = 3) -> LabelRows:

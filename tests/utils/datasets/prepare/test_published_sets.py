@@ -15,15 +15,15 @@ import pytest
 from loopback import PICTURE, put, spec_of, tar_bytes, write_tar, write_zip
 from scipy.io import savemat
 
-from utils.config import ROOT
-from utils.datasets import objects365
-from utils.datasets.class_folders import load_class_data, load_class_index
-from utils.datasets.labels import load_index
-from utils.datasets.sku110k import sku_rows
-from utils.datasets.spec import load_spec, read_spec
-from utils.datasets.visdrone import visdrone_rows
-from utils.datasets.xview import TYPE_IDS, xview_objects
-from utils.errors import InputError
+from utils.config.base import ROOT
+from utils.core.errors import InputError
+from utils.datasets.index.class_folders import load_class_data, load_class_index
+from utils.datasets.index.data_yaml import load_spec, read_spec
+from utils.datasets.index.labels import load_index
+from utils.datasets.prepare import objects365
+from utils.datasets.prepare.sku110k import sku_rows
+from utils.datasets.prepare.visdrone import visdrone_rows
+from utils.datasets.prepare.xview import TYPE_IDS, xview_objects
 
 BOX = [0.2, 0.2, 0.2, 0.2]  # of left 10, top 5, width 20, height 10 in pictures of 100x50
 Served = tuple[Path, str]

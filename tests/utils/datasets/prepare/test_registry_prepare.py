@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from loopback import PICTURE, put, spec_of, write_tar, write_zip
 
-from utils.datasets.labels import load_index
-from utils.datasets.spec import load_spec
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.index.data_yaml import load_spec
+from utils.datasets.index.labels import load_index
 
 
 @pytest.mark.parametrize("prefix", ["tiny/", ""], ids=["folder inside", "bare"])

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.config import ROOT
-from utils.datasets import shapes
-from utils.datasets.image_io import read_image
-from utils.datasets.shapes import CLASSES, SIDES, SIZE, Scene, clip_polygon, draw_scene, prepare_shapes
-from utils.datasets.spec import load_spec
-from utils.errors import InputError
+from utils.config.base import ROOT
+from utils.core.errors import InputError
+from utils.datasets.index.data_yaml import load_spec
+from utils.datasets.prepare import shapes
+from utils.datasets.prepare.shapes import CLASSES, SIDES, SIZE, Scene, clip_polygon, draw_scene, prepare_shapes
+from utils.imaging.read import read_image
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_shapes_yaml_makes_the_set_on_first_use(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path))
     (tmp_path / "clone/data").mkdir(parents=True)  # the set may lie beside this one already
     copyfile(ROOT / "data/shapes.yaml", tmp_path / "clone/data/shapes.yaml")
-    monkeypatch.setattr("utils.datasets.spec.ROOT", tmp_path / "clone")
+    monkeypatch.setattr("utils.datasets.index.data_yaml.ROOT", tmp_path / "clone")
     monkeypatch.chdir(tmp_path)
     spec = load_spec("shapes.yaml")
     assert spec.root == tmp_path / "shapes"

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.datasets.voc import voc_labels
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.prepare.voc import voc_labels
 
 XML = """<annotation><size><width>100</width><height>50</height><depth>3</depth></size>
 <object><name>dog</name><difficult>0</difficult><bndbox><xmin>11</xmin><ymin>6</ymin><xmax>30</xmax><ymax>15</ymax></bndbox>

@@ -17,14 +17,14 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.datasets import sources
-from utils.datasets.arriving import PathLines, WatchedFiles
-from utils.datasets.frames import Source, SourceFrame
-from utils.datasets.image_io import imwrite
-from utils.datasets.media import MediaSource
-from utils.datasets.sources import SourceOptions, _list_files, find_media, open_source
-from utils.engine.detect_run import source_path
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.sources import open as sources
+from utils.datasets.sources.frames import Source, SourceFrame
+from utils.datasets.sources.media import MediaSource
+from utils.datasets.sources.open import SourceOptions, _list_files, find_media, open_source
+from utils.datasets.sources.watch import PathLines, WatchedFiles
+from utils.imaging.read import imwrite
+from utils.predict.run import source_path
 
 
 def picture(path: Path, value: int = 0, size_hw: tuple[int, int] = (6, 8)) -> Path:

@@ -11,11 +11,11 @@ from contextlib import closing
 
 import pytest
 
+from utils.core.errors import InputError
 from utils.dataloaders import LoadScreenshots
-from utils.datasets import screen
-from utils.datasets.screen import ScreenSource, is_screen, parse_screen
-from utils.datasets.sources import open_source
-from utils.errors import InputError
+from utils.datasets.sources import screen
+from utils.datasets.sources.open import open_source
+from utils.datasets.sources.screen import ScreenSource, is_screen, parse_screen
 
 
 @pytest.fixture

@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 
 from tests.live_servers import CameraServer, MjpegServer, RtspServer, camera_jpeg
-from utils.datasets import live
-from utils.datasets.frames import SourceFrame
-from utils.datasets.live import LiveAddress, StreamError, diagnose, is_download, open_live, parse_address
-from utils.datasets.sources import SourceOptions, open_source
-from utils.datasets.streams import StreamSource, Timing
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.datasets.sources import live
+from utils.datasets.sources.frames import SourceFrame
+from utils.datasets.sources.live import LiveAddress, StreamError, diagnose, is_download, open_live, parse_address
+from utils.datasets.sources.open import SourceOptions, open_source
+from utils.datasets.sources.streams import StreamSource, Timing
 
 QUICK = Timing(open_s=10, read_s=1.5, pause_s=0.05, longest_pause_s=0.2, give_up_s=20)
 SERVERS = pytest.mark.parametrize("server_class", [MjpegServer, RtspServer])

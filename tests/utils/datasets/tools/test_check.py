@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from loopback import PICTURE, put
 
-from utils.config_datasets import CheckConfig
-from utils.datasets.check import run
-from utils.datasets.index import ImageIndex
-from utils.datasets.statistics import box_sides, class_table, repeated_pictures, size_lines, unknown_classes
-from utils.errors import InputError
+from utils.config.datasets import CheckConfig
+from utils.core.errors import InputError
+from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.tools.check import run
+from utils.datasets.tools.statistics import box_sides, class_table, repeated_pictures, size_lines, unknown_classes
 
 NAMES = {0: "cat", 1: "dog"}
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from loopback import PICTURE, put
 
-from utils.config_datasets import SplitConfig
-from utils.datasets.autosplit import deal_out
-from utils.datasets.labels import load_index
-from utils.datasets.spec import load_spec
-from utils.datasets.split import run
-from utils.errors import InputError
+from utils.config.datasets import SplitConfig
+from utils.core.errors import InputError
+from utils.datasets.index.data_yaml import load_spec
+from utils.datasets.index.labels import load_index
+from utils.datasets.tools.autosplit import deal_out
+from utils.datasets.tools.split import run
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.engine.meters import LossMeter
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.losses.meter import LossMeter
 
 
 def test_meter_means_and_names() -> None:

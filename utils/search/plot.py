@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from utils.evolve_csv import Generation
-from utils.genes import Gene
 from utils.plots.figure import new_figure, save_figure
+from utils.search.evolve_csv import Generation
+from utils.search.genes import Gene
 
 COLUMNS = 6
 LOGARITHMIC = 20.0  # axes span decades where the largest value is so many times the smallest

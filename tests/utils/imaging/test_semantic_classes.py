@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from utils.types import SemanticClasses
+from utils.imaging.semantic_classes import SemanticClasses
 
 
 def test_colours_are_distinct_where_none_are_given() -> None:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from utils.distributed import all_sum, gather_bytes, is_main, rank, world_size
-from utils.errors import InputError
+from utils.core.distributed import all_sum, gather_bytes, is_main, rank, world_size
+from utils.core.errors import InputError
 
 
 class NotFiniteError(InputError):

@@ -1,0 +1,1 @@
+"""Typed settings of every command, their flags, and hyperparameter files."""

@@ -1,0 +1,1 @@
+"""From a data YAML to a verified index of images and labels."""

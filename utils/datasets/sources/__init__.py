@@ -1,0 +1,1 @@
+"""Inputs of detect.py: files, folders, streams and the screen."""

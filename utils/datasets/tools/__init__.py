@@ -1,0 +1,1 @@
+"""Commands for data sets: check, split, convert, crops, fetch, anchors."""

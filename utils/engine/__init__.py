@@ -1,1 +1,0 @@
-"""Training, validation and prediction loops, the same for every task."""

@@ -1,0 +1,1 @@
+"""Read, resize and draw images."""

@@ -1,0 +1,1 @@
+"""Operations on boxes, masks, polygons and semantic masks: arrays in, arrays out."""

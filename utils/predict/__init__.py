@@ -1,0 +1,1 @@
+"""Inference on images and streams: predictor, results, writers, hub model."""
