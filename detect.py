@@ -1,4 +1,4 @@
-"""Find objects in pictures, videos and streams: `python detect.py --weights yolov5n.pt --source data/images`.
+"""Find objects in images, videos and streams: `python detect.py --weights yolov5n.pt --source data/images`.
 
 docs/sources.md lists what `--source` takes.
 
@@ -27,7 +27,7 @@ def run(kind: type[DetectConfig] = DetectConfig, /, **options: Any) -> DetectSum
 
 
 def detect(config: DetectConfig) -> DetectSummary:
-    """Look at every picture of the source as `config` says."""
+    """Look at every image of the source as `config` says."""
     from utils.predict import (
         run as detect_run,  # torch takes seconds to import: only once the flags are known to be right
     )

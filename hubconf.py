@@ -30,7 +30,7 @@ def custom(
 
     Args:
         path: file, from the working directory, or several; a name without suffix gets `.pt`.
-        autoshape: wrap the model, batch norms fused, so that it takes pictures of any kind and gives `Detections`.
+        autoshape: wrap the model, batch norms fused, so that it takes images of any kind and gives `Detections`.
         _verbose: log more than warnings.
         device: "cpu", 0, "cuda:0", a torch.device; None takes CUDA where there is one.
     """

@@ -25,7 +25,7 @@ def run(kind: type[ValConfig] = ValConfig, /, **options: Any) -> Results:
         kind: settings of another task's command.
 
     Returns:
-        (P, R, mAP50, mAP50-95, box, obj and cls loss), mAP50-95 of each class, milliseconds a picture of
+        (P, R, mAP50, mAP50-95, box, obj and cls loss), mAP50-95 of each class, milliseconds an image of
         (preparing, forward, NMS). Of a segmenter four metrics of boxes, four of masks and four losses (box, seg, obj,
         cls), and the mean of both mAPs of each class.
     """

@@ -1,4 +1,4 @@
-"""Tell what pictures show: `python classify/predict.py --weights yolov5n-cls.pt --source data/images --save-txt`.
+"""Tell what images show: `python classify/predict.py --weights yolov5n-cls.pt --source data/images --save-txt`.
 
 From Python: `from classify import predict; predict.run(weights="yolov5n-cls.pt", source="data/images")`.
 It is detect.py with other defaults, which takes classifiers as well.

@@ -10,7 +10,7 @@ Our format is a mapping of plain values (numbers, strings, None, lists, tuples, 
 | yaml                     | the graph as a model YAML, with `nc`, `ch` and the anchors it was built with; or the  |
 |                          | name of a torchvision network                                                         |
 | names                    | class number -> name; of a joint model those of the boxes                             |
-| semantic                 | the classes of the class map (`SemanticClasses.to_dict`), where the network gives one |
+| semantic                 | the classes of the semantic mask (`SemanticClasses.to_dict`), where the network gives one |
 | model, ema               | state dicts; while training FP32, in the final file `model` alone, FP16, from the EMA |
 | ema_updates, optimizer, scaler, epoch, best_fitness, early_stop, task_state, image_weights | state of a training |
 |                          | run; `epoch` is the last finished one. Without `optimizer` a file cannot be resumed    |
@@ -172,7 +172,7 @@ NETWORKS: dict[str, Callable[[Mapping[str, Any], StateDict], BaseModel]] = {  # 
 
 
 def _semantic_classes(values: Any, numbered: SemanticClasses, path: Path) -> SemanticClasses:
-    """The classes of the class map that the file names, or else `numbered`.
+    """The classes of the semantic mask that the file names, or else `numbered`.
 
     Raises:
         InputError: they are damaged, or not as many as the network has.

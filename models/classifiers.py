@@ -21,7 +21,7 @@ from utils.core.logging import LOGGER
 
 KEY = "torchvision"  # of a graph description that names one of its networks
 CUTOFF = 10  # layers of a detector that a classifier keeps, its head included
-TORCHVISION_STRIDE = 32.0  # of all its classifiers, or near enough for the choice of a picture size
+TORCHVISION_STRIDE = 32.0  # of all its classifiers, or near enough for the choice of an image size
 
 
 class TorchvisionClassifier(ClassificationModel):
@@ -49,7 +49,7 @@ class TorchvisionClassifier(ClassificationModel):
         self.names = {i: str(i) for i in range(nc)}
 
     def _run(self, x: Tensor, profile: bool = False, visualize: Any = False) -> Any:
-        """Logits (B, nc); the parts of the network are no rows, so there are no times and pictures of layers."""
+        """Logits (B, nc); the parts of the network are no rows, so there are no times and images of layers."""
         if profile or visualize:
             LOGGER.warning(f"{self.yaml_file}: --profile and --visualize show layers of YOLOv5 graphs only")
         return self.model(x)

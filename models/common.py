@@ -26,7 +26,7 @@ def same_padding(kernel: int | Sequence[int], dilation: int = 1) -> int | tuple[
 
 
 class Conv(nn.Module):
-    """Convolution without bias, batch normalisation, activation.
+    """Convolution without bias, batch normalization, activation.
 
     Args:
         c1, c2: input and output channels.
@@ -67,7 +67,7 @@ class Conv(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Fold the batch normalisation (running statistics) into the convolution; once is enough, twice is harmless."""
+        """Fold the batch normalization (running statistics) into the convolution; once is enough, twice is harmless."""
         if self.bn is None:
             return
         self.conv, self.bn = folded_convolution(self.conv, self.bn), None
@@ -76,7 +76,7 @@ class Conv(nn.Module):
 def folded_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """One convolution with bias that equals `norm(conv(x))` in evaluation mode; computed in float64."""
     if norm.running_var is None or norm.running_mean is None:
-        raise ValueError("cannot fold a batch normalisation that keeps no running statistics")
+        raise ValueError("cannot fold a batch normalization that keeps no running statistics")
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     scale = scale if norm.weight is None else scale * norm.weight.double()
     shift = 0 if norm.bias is None else norm.bias.double()

@@ -175,7 +175,7 @@ class Ensemble(nn.ModuleList):
     def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
         """(B, C, H, W) -> ((B, sum of N, no) decoded boxes, None); of segmenters instead of None all prototypes.
 
-        Class maps are the mean of the members' probabilities, as logits.
+        Semantic masks are the mean of the members' probabilities, as logits.
         """
         outputs = [model(x, augment, profile, visualize) for model in self]
         if isinstance(outputs[0], Tensor):

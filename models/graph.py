@@ -212,7 +212,7 @@ def _module_class(node: ast.AST) -> type[nn.Module]:
 
 @dataclass(frozen=True)
 class _Row:
-    """One checked row; `sources` are the indices of earlier rows (-1: the picture), `open` where the file has []."""
+    """One checked row; `sources` are the indices of earlier rows (-1: the image), `open` where the file has []."""
 
     index: int
     origin: int | list[int]
@@ -230,7 +230,7 @@ def parse_graph(
 
     Args:
         config: as `load_model_yaml` gives it.
-        channels: of the picture.
+        channels: of the image.
         layers: the layer table.
 
     Returns:
@@ -275,7 +275,7 @@ def _check_row(index: int, row: Any, widths: Sequence[int], config: Mapping[str,
             raise ValueError(f"no earlier row gives the {wanted} channels of an output map")
     for position in origin if isinstance(origin, list) else [origin]:
         if isinstance(position, bool) or not isinstance(position, int) or not -index - (index == 0) <= position < index:
-            choice = f"expected 0 to {index - 1}, or -1 for the one before" if index else "expected -1, the picture"
+            choice = f"expected 0 to {index - 1}, or -1 for the one before" if index else "expected -1, the image"
             raise ValueError(f"from {position!r} is no earlier row; {choice}")
     positions = origin if isinstance(origin, list) else [origin]
     sources = [p if p >= 0 else index + p for p in positions]
@@ -295,7 +295,7 @@ def _anchors_per_level(config: Mapping[str, Any]) -> int:
 def _build_row(
     row: _Row, widths: Sequence[int], config: Mapping[str, Any], layers: Mapping[str, LayerSpec]
 ) -> tuple[nn.Module, int]:
-    """The module of a row and its output channels; `widths` starts with the picture's."""
+    """The module of a row and its output channels; `widths` starts with the image's."""
     spec = layer_spec(row.name, layers)
     inputs = [widths[i + 1] for i in row.sources]
     if len(inputs) > 1 and not spec.many_inputs:

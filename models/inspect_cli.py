@@ -24,7 +24,7 @@ class InspectConfig(BaseConfig):
     """Print the layers, parameters and operations of a network."""
 
     cfg: str = option("yolov5s.yaml", "--cfg", help="model YAML, a path or a shipped name")
-    batch_size: int = option(1, "--batch-size", type=int, help="pictures per pass when timing")
+    batch_size: int = option(1, "--batch-size", type=int, help="images per pass when timing")
     device: str = option("", "--device", help="CUDA index, cpu or mps, for timing; '' takes CUDA where there is one")
     profile: bool = switch("--profile", help="time the forward and the backward pass")
     line_profile: bool = switch("--line-profile", help="time every layer")

@@ -98,7 +98,7 @@ def unchanged(args: list[Any], context: RowContext) -> tuple[list[Any], int]:
     return args, context.inputs[0]
 
 
-def normalised(args: list[Any], context: RowContext) -> tuple[list[Any], int]:
+def normalized(args: list[Any], context: RowContext) -> tuple[list[Any], int]:
     """The layer wants the number of channels and keeps it."""
     return [context.inputs[0]], context.inputs[0]
 
@@ -194,7 +194,7 @@ LAYERS: dict[str, LayerSpec] = {
     },
     "nn.Conv2d": _scaling(nn.Conv2d),
     "nn.ConvTranspose2d": _scaling(nn.ConvTranspose2d),
-    "nn.BatchNorm2d": LayerSpec(nn.BatchNorm2d, normalised, supplied=("num_features",)),
+    "nn.BatchNorm2d": LayerSpec(nn.BatchNorm2d, normalized, supplied=("num_features",)),
     "Concat": LayerSpec(common.Concat, joined, many_inputs=True),
     "Sum": LayerSpec(experimental.Sum, unchanged, many_inputs=True),
     "Contract": LayerSpec(common.Contract, contracted),

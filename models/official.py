@@ -43,7 +43,7 @@ TORCH_LAYERS = (
     nn.Sequential, nn.ModuleList, nn.SiLU, nn.LeakyReLU, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid,
     nn.Tanh, nn.Hardtanh, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.PReLU, nn.Mish, nn.Softplus,
 )  # fmt: skip
-PICTURE_TRANSFORMS = (  # attributes of classifiers; read, never rebuilt
+IMAGE_TRANSFORMS = (  # attributes of classifiers; read, never rebuilt
     "torchvision.transforms.transforms.Compose",
     "torchvision.transforms.transforms.Normalize",
     "utils.augmentations.CenterCrop",
@@ -69,7 +69,7 @@ def _module_classes() -> dict[str, type[nn.Module]]:
 
 
 MODULE_CLASSES = _module_classes()
-ADDRESSES = (*MODULE_CLASSES, *PICTURE_TRANSFORMS)
+ADDRESSES = (*MODULE_CLASSES, *IMAGE_TRANSFORMS)
 PRIVATE_DATA = ("_reversed_padding_repeated_twice", "_qkv_same_embed_dim")  # of Conv2d, of MultiheadAttention
 WITH_INPLACE = (nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.Mish)
 NETWORK_BY_HEAD = {"Segment": yolo.SegmentationModel, "Classify": yolo.ClassificationModel}

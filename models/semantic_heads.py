@@ -28,7 +28,7 @@ BISE_CHANNELS = 128  # of SegMaskBiSe's maps
 
 
 def resized(x: Tensor, size_hw: Sequence[int]) -> Tensor:
-    """(B, C, H, W) at another size, bilinear with the corner pixels' centres kept in place."""
+    """(B, C, H, W) at another size, bilinear with the corner pixels' centers kept in place."""
     return F.interpolate(x, size=list(size_hw), mode="bilinear", align_corners=True)
 
 
@@ -63,7 +63,7 @@ def _cell_weights(length: int, side: int, like: Tensor) -> Tensor:
 class PooledNorm(nn.BatchNorm2d):
     """Batch norm of globally pooled maps, which uses its running statistics where a channel has a single value.
 
-    That is so for one picture per device: its own mean would turn every channel into a constant.
+    That is so for one image per device: its own mean would turn every channel into a constant.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class PooledNorm(nn.BatchNorm2d):
 
 
 class PooledConv(Conv):
-    """`Conv` 1x1 over (B, c1, 1, 1) that trains with one picture too."""
+    """`Conv` 1x1 over (B, c1, 1, 1) that trains with one image too."""
 
     def __init__(self, c1: int, c2: int, act: bool | nn.Module = True) -> None:
         super().__init__(c1, c2, 1, act=act)
@@ -339,7 +339,7 @@ def _norm_first(c1: int, c2: int, k: int, *, pooled: bool = False) -> nn.Sequent
 
 
 class JointOutput(NamedTuple):
-    """What a network with boxes and class maps gives.
+    """What a network with boxes and semantic masks gives.
 
     Attributes:
         detection: what the detector alone would give.

@@ -1,6 +1,6 @@
 """What a network is made of: layer table, parameters, floating-point operations.
 
-A multiply-add counts as two operations; of the elementwise layers, batch normalisation and activations count four each
+A multiply-add counts as two operations; of the elementwise layers, batch normalization and activations count four each
 per element. Nothing is computed for the count: the graph runs on meta tensors.
 """
 
@@ -36,7 +36,7 @@ class LayerInfo:
 
     Attributes:
         index, origin, repeats, arguments: as in the YAML row, the repeats after scaling.
-        parameters: their number. operations: floating-point operations per picture. shape: of the output, after the
+        parameters: their number. operations: floating-point operations per image. shape: of the output, after the
             batch dimension; of the first one where there are several.
     """
 
@@ -51,23 +51,23 @@ class LayerInfo:
 
 
 def meta_forward(model: nn.Module, size_hw: tuple[int, int], **options: Any) -> Any:
-    """Output of the graph in training form for one picture, as meta tensors: shapes without values or side effects.
+    """Output of the graph in training form for one image, as meta tensors: shapes without values or side effects.
 
     `options` go to the model's forward.
     """
     parameters = {name: t.to("meta") for name, t in model.state_dict(keep_vars=True).items()}
     first = next(iter(parameters.values()))
     channels = int(getattr(model, "yaml", {}).get("ch", 3))
-    picture = torch.zeros(1, channels, *size_hw, device="meta", dtype=first.dtype)
+    image = torch.zeros(1, channels, *size_hw, device="meta", dtype=first.dtype)
     with torch.no_grad():
-        return functional_call(model, parameters, (picture,), options)
+        return functional_call(model, parameters, (image,), options)
 
 
 def layer_table(model: Any, size_hw: tuple[int, int] = (640, 640)) -> list[LayerInfo]:
-    """One entry per layer of the graph, for a picture of `size_hw`.
+    """One entry per layer of the graph, for an image of `size_hw`.
 
     Raises:
-        ValueError: the picture is too small or no multiple of the stride.
+        ValueError: the image is too small or no multiple of the stride.
     """
     counts, shapes = _measure(model, size_hw)
     config = getattr(model, "yaml", None) or {}
@@ -104,7 +104,7 @@ def _measure(model: Any, size_hw: tuple[int, int]) -> tuple[list[int], list[tupl
         with raw_head_output(model), counter:
             meta_forward(model, size_hw)
     except RuntimeError as error:
-        raise ValueError(f"the network cannot take a picture of {size_hw[0]}x{size_hw[1]}: {error}") from error
+        raise ValueError(f"the network cannot take an image of {size_hw[0]}x{size_hw[1]}: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -113,7 +113,7 @@ def _measure(model: Any, size_hw: tuple[int, int]) -> tuple[list[int], list[tupl
 
 @contextmanager
 def raw_head_output(model: Any) -> Iterator[None]:
-    """Put the head, and it alone, into training form, where it gives raw maps; class maps come without extra ones."""
+    """Put the head alone into training mode, so that it returns raw maps; no auxiliary outputs of a semantic head."""
     semantic = getattr(model, "semantic_head", None)
     wanted = {getattr(model, "head", model.model[-1]): True, **({semantic: False} if semantic is not None else {})}
     before = {head: head.training for head in wanted}
@@ -133,7 +133,7 @@ def _first_tensor(output: Any) -> Tensor:
 
 
 def count_operations(model: Any, size_hw: tuple[int, int] = (640, 640)) -> int:
-    """Floating-point operations of one forward pass over one picture, without decoding."""
+    """Floating-point operations of one forward pass over one image, without decoding."""
     return sum(_measure(model, size_hw)[0])
 
 

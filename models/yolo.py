@@ -38,9 +38,9 @@ from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.imaging.semantic_classes import SemanticClasses
 
-STRIDE_PROBE = 256  # side of the picture whose maps tell the strides, pixels
+STRIDE_PROBE = 256  # side of the image whose maps tell the strides, pixels
 TTA_SCALES_FLIPS = ((1.0, False), (0.83, True), (0.67, False))
-TTA_PADDING = 0.447  # mean grey of ImageNet
+TTA_PADDING = 0.447  # mean gray of ImageNet
 Visitor = Callable[[nn.Module, Any], None]
 
 
@@ -56,7 +56,7 @@ class Detect(nn.Module):
     Attributes:
         no, nl, na: outputs per anchor (5 + nc), levels, anchors per level.
         anchors: buffer (nl, na, 2), width and height; in stride units once the model has set `stride` (nl,).
-        grid, anchor_grid: cell offsets and anchor sizes of the last picture size; the first is reused while it fits.
+        grid, anchor_grid: cell offsets and anchor sizes of the last image size; the first is reused while it fits.
         export: return the decoded boxes alone, as a 1-tuple. dynamic: never reuse the cache.
 
     Shape:
@@ -144,7 +144,7 @@ class Detect(nn.Module):
         pixels = self.anchors[level].to(raw.dtype) * stride
         sizes = pixels.view(1, self.na, 1, 1, 2).expand(shape)
         keeps = not torch.compiler.is_compiling()
-        cached = self.grid[level]  # read once: another thread may put the grid of its own picture there at any moment
+        cached = self.grid[level]  # read once: another thread may put the grid of its own image there at any moment
         if keeps and not self.dynamic and _fits(cached, raw):
             return cached, sizes, stride
         y = torch.arange(height, device=raw.device, dtype=raw.dtype) - 0.5
@@ -251,7 +251,7 @@ class BaseModel(nn.Module):
         model: the layers. save: indices of the outputs that are needed when the layer after has run.
         yaml, names, stride, inplace, nc: description, class names, strides of the head's levels (CPU), head option,
         number of classes.
-        semantic: the classes of the class map, where the network gives one.
+        semantic: the classes of the semantic mask, where the network gives one.
         recompute: in training keep the outputs of layers only, see `models.recompute`.
     """
 
@@ -284,7 +284,7 @@ class BaseModel(nn.Module):
         _set_norm_and_inplace(self)
 
     def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
-        """Run the graph on (B, C, H, W) pictures in [0, 1].
+        """Run the graph on (B, C, H, W) images in [0, 1].
 
         Args:
             augment: test-time augmentation, where the network has one.
@@ -336,7 +336,7 @@ class BaseModel(nn.Module):
         heads = [layer for layer in self.model if isinstance(layer, SemanticHead)]
         if len(heads) != 1:
             raise InputError(
-                f"{self.yaml_file or 'model YAML'}: {len(heads)} semantic heads; a class map comes from one row of "
+                f"{self.yaml_file or 'model YAML'}: {len(heads)} semantic heads; a semantic mask comes from one row of "
                 f"{', '.join(SEMANTIC_HEADS)}"
             )
         head: Any = heads[0]
@@ -344,7 +344,7 @@ class BaseModel(nn.Module):
         self.save = sorted({*self.save, self.head.i, head.i})  # results, wherever they stand
 
     def _views(self, x: Tensor) -> Iterator[tuple[Tensor, tuple[float, bool]]]:
-        """The pictures of test-time augmentation, each with its scale and whether it is mirrored."""
+        """The images of test-time augmentation, each with its scale and whether it is mirrored."""
         grid = int(torch.as_tensor(self.stride).max())
         for scale, mirrored in TTA_SCALES_FLIPS:
             yield _rescaled(x.flip(3) if mirrored else x, scale, grid), (scale, mirrored)
@@ -360,7 +360,7 @@ class BaseModel(nn.Module):
         LOGGER.info(f"{milliseconds:10.2f} ms {layer.np:10d} parameters  {layer.i:3d} {layer.type}")
 
     def fuse(self) -> BaseModel:
-        """Fold batch normalisation into the convolutions, for inference; returns the model itself."""
+        """Fold batch normalization into the convolutions, for inference; returns the model itself."""
         for module in self.modules():
             if isinstance(module, Conv):
                 module.fuse()
@@ -408,7 +408,7 @@ class DetectionModel(BaseModel):
 
     Args:
         cfg: path, shipped name or mapping.
-        ch: channels of the picture, unless the YAML names them.
+        ch: channels of the image, unless the YAML names them.
         nc: number of classes, overriding the YAML.
         anchors: anchors per level, overriding the YAML (they are placeholders until searched for).
 
@@ -452,7 +452,7 @@ class DetectionModel(BaseModel):
 
     @torch.no_grad()
     def initialize_biases(self) -> None:
-        """Start from few objects, 8 per 640 px picture and level, and equally likely classes (arXiv:1708.02002)."""
+        """Start from few objects, 8 per 640 px image and level, and equally likely classes (arXiv:1708.02002)."""
         head = self.head
         for conv, stride in self.convolutions_of_head():
             bias = conv.bias.view(head.na, -1)
@@ -464,8 +464,8 @@ class DetectionModel(BaseModel):
         return self._run_augmented(x) if augment else self._run(x, profile, visualize)
 
     def _run_augmented(self, x: Tensor) -> Any:
-        """Boxes of several sizes of the picture, in pixels of the given one."""
-        parts = [self._boxes_of_view(self._run(picture), x, *view) for picture, view in self._views(x)]
+        """Boxes of several sizes of the image, in pixels of the given one."""
+        parts = [self._boxes_of_view(self._run(image), x, *view) for image, view in self._views(x)]
         return torch.cat(parts, dim=1), None
 
     def _boxes_of_view(self, output: tuple[Tensor, list[Tensor]], x: Tensor, scale: float, mirrored: bool) -> Tensor:
@@ -496,7 +496,7 @@ def _set_norm_and_inplace(model: nn.Module) -> None:
 
 
 def _logits_of_view(logits: Tensor, x: Tensor, scale: float, mirrored: bool) -> Tensor:
-    """Logits (B, n, H', W') of a rescaled, padded, perhaps mirrored picture over the pixels of the original `x`."""
+    """Logits (B, n, H', W') of a rescaled, padded, perhaps mirrored image over the pixels of the original `x`."""
     height, width = x.shape[2:]
     logits = logits.float()
     if scale != 1:
@@ -506,7 +506,7 @@ def _logits_of_view(logits: Tensor, x: Tensor, scale: float, mirrored: bool) -> 
 
 
 def _rescaled(images: Tensor, scale: float, grid: int) -> Tensor:
-    """Pictures resized by `scale` and padded right and below to multiples of `grid`."""
+    """Images resized by `scale` and padded right and below to multiples of `grid`."""
     if scale == 1:
         return images
     height, width = images.shape[2:]
@@ -517,7 +517,7 @@ def _rescaled(images: Tensor, scale: float, grid: int) -> Tensor:
 
 
 def _restored(boxes: Tensor, scale: float, mirrored_width: int | None) -> Tensor:
-    """Decoded rows (B, N, no) of a rescaled, perhaps mirrored picture in pixels of the original one."""
+    """Decoded rows (B, N, no) of a rescaled, perhaps mirrored image in pixels of the original one."""
     xywh = boxes[..., :4] / scale
     if mirrored_width is not None:
         x = mirrored_width - xywh[..., :1]
@@ -579,8 +579,8 @@ class JointModel(DetectionModel):
         return (*detection, semantic) if self.head.export and not self.training else JointOutput(detection, semantic)
 
     def _run_augmented(self, x: Tensor) -> JointOutput:
-        """As the detector's, with the mean of the class maps' probabilities."""
-        views = [(self._run(picture), view) for picture, view in self._views(x)]
+        """As the detector's, with the mean of the semantic masks' probabilities."""
+        views = [(self._run(image), view) for image, view in self._views(x)]
         boxes = torch.cat([self._boxes_of_view(found.detection, x, *view) for found, view in views], dim=1)
         logits = mean_logits(_logits_of_view(found.semantic, x, *view) for found, view in views)
         return JointOutput((boxes, None), logits)
@@ -591,7 +591,7 @@ class SemanticModel(BaseModel):
 
     Args:
         cfg: path, shipped name or mapping.
-        ch: channels of the picture, unless the YAML names them.
+        ch: channels of the image, unless the YAML names them.
         n_segcls: number of classes, overriding the YAML.
 
     Shape:
@@ -621,7 +621,7 @@ class SemanticModel(BaseModel):
         """As `BaseModel.forward`; `augment` gives the mean of three sizes, the second one mirrored."""
         if not augment:
             return self._run(x, profile, visualize)
-        return mean_logits(_logits_of_view(self._run(picture), x, *view) for picture, view in self._views(x))
+        return mean_logits(_logits_of_view(self._run(image), x, *view) for image, view in self._views(x))
 
 
 class ClassificationModel(BaseModel):
@@ -668,9 +668,9 @@ def _input_channels(layer: nn.Module) -> int:
     return convs[0].in_channels
 
 
-def _adopt_activation(head: Classify, neighbour: nn.Module) -> None:
+def _adopt_activation(head: Classify, neighbor: nn.Module) -> None:
     """Share the activation object of the detector's other Conv blocks."""
-    for module in neighbour.modules():
+    for module in neighbor.modules():
         if isinstance(module, Conv):
             head.conv.act = module.act
             return
@@ -683,10 +683,10 @@ def build_model(
     anchors: float | None = None,
     n_segcls: int | None = None,
 ) -> BaseModel:
-    """The network that the YAML's heads call for: boxes, instance masks, a class map, or boxes and a class map.
+    """The network that the YAML's heads call for: boxes, instance masks, a semantic mask, or boxes and a semantic mask.
 
     Args:
-        n_segcls: classes of the class map, overriding the YAML; of a network without boxes `nc` does so too.
+        n_segcls: classes of the semantic mask, overriding the YAML; of a network without boxes `nc` does so too.
     """
     config = load_model_yaml(cfg)
     task = task_of_graph(config)

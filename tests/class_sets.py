@@ -1,4 +1,4 @@
-"""A tiny set of pictures in class folders: what tests of classification train on and measure."""
+"""A tiny set of images in class folders: what tests of classification train on and measure."""
 
 from __future__ import annotations
 

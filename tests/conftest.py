@@ -40,7 +40,7 @@ def log_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data YAML with 12 training and 6 validation pictures (96x64) of bright squares and dark discs."""
+    """A data YAML with 12 training and 6 validation images (96x64) of bright squares and dark discs."""
     root = tmp_path_factory.mktemp("tiny data")
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 6)):
@@ -48,7 +48,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images.mkdir(parents=True)
         labels.mkdir(parents=True)
         for number in range(count):
-            frame, rows = draw_tiny_picture(rng, objects=0 if number == 1 else 3)
+            frame, rows = draw_tiny_image(rng, objects=0 if number == 1 else 3)
             cv2.imwrite(str(images / f"{number:03d}.jpg"), frame)
             (labels / f"{number:03d}.txt").write_text("".join(rows))
     file = root / "tiny.yaml"
@@ -56,8 +56,8 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def draw_tiny_picture(rng: np.random.Generator, *, objects: int) -> tuple[np.ndarray, list[str]]:
-    """A 96x64 picture with `objects` shapes, and its label rows."""
+def draw_tiny_image(rng: np.random.Generator, *, objects: int) -> tuple[np.ndarray, list[str]]:
+    """A 96x64 image with `objects` shapes, and its label rows."""
     frame = rng.integers(90, 130, (64, 96, 3)).astype(np.uint8)
     rows = []
     for _ in range(objects):

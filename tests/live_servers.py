@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 
 BOUNDARY = b"frame"
-MAX_PAYLOAD = 1400  # bytes of a picture in one RTP packet
+MAX_PAYLOAD = 1400  # bytes of an image in one RTP packet
 JPEG_420, TABLES_INBAND = 1, 255  # type and quality of RFC 2435
 
 
 @lru_cache(maxsize=64)
 def camera_jpeg(number: int, size_hw: tuple[int, int]) -> bytes:
-    """Picture `number` of the camera: noise with a bright bar that moves down."""
+    """Image `number` of the camera: noise with a bright bar that moves down."""
     height, width = size_hw
     frame = np.random.default_rng(number).integers(0, 60, (height // 8, width // 8, 3), np.uint8)
     frame = np.ascontiguousarray(np.kron(frame, np.ones((8, 8, 1), np.uint8)))
@@ -30,11 +30,11 @@ def camera_jpeg(number: int, size_hw: tuple[int, int]) -> bytes:
 
 
 class CameraServer(socketserver.ThreadingTCPServer):
-    """Sends the camera's pictures to everyone who asks; can be cut, stalled and resumed.
+    """Sends the camera's images to everyone who asks; can be cut, stalled and resumed.
 
     Args:
-        size_hw: of the pictures, multiples of 16.
-        fps: pictures a second.
+        size_hw: of the images, multiples of 16.
+        fps: images a second.
     """
 
     allow_reuse_address = True
@@ -48,8 +48,8 @@ class CameraServer(socketserver.ThreadingTCPServer):
         self.up, self.flowing = threading.Event(), threading.Event()
         self.up.set()
         self.flowing.set()
-        self.connections = 0  # that asked for pictures, so far
-        self.junk = 0  # pictures still to be sent damaged
+        self.connections = 0  # that asked for images, so far
+        self.junk = 0  # images still to be sent damaged
         self._clients: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -86,7 +86,7 @@ class CameraServer(socketserver.ThreadingTCPServer):
         self.flowing.clear()
 
     def next_jpeg(self, number: int) -> bytes:
-        """Picture `number`, after the pause of the frame rate."""
+        """Image `number`, after the pause of the frame rate."""
         self.flowing.wait()
         time.sleep(1 / self.fps)
         jpeg = camera_jpeg(number % 64, self.size_hw)
@@ -207,7 +207,7 @@ class RtspServer(CameraServer):
 
 
 def jpeg_payloads(jpeg: bytes, size_hw: tuple[int, int]) -> list[tuple[bool, bytes]]:
-    """RTP payloads of a baseline JPEG (RFC 2435, section 3), each with whether it is the picture's last."""
+    """RTP payloads of a baseline JPEG (RFC 2435, section 3), each with whether it is the image's last."""
     tables, scan = split_jpeg(jpeg)
     payloads, offset = [], 0
     while offset < len(scan):
@@ -221,7 +221,7 @@ def jpeg_payloads(jpeg: bytes, size_hw: tuple[int, int]) -> list[tuple[bool, byt
 
 
 def split_jpeg(jpeg: bytes) -> tuple[bytes, bytes]:
-    """Quantisation tables (64 bytes each) and entropy-coded data of a JPEG (ITU-T T.81, annex B)."""
+    """Quantization tables (64 bytes each) and entropy-coded data of a JPEG (ITU-T T.81, annex B)."""
     tables, place = b"", 2
     while True:
         marker, length = struct.unpack_from(">HH", jpeg, place)

@@ -1,4 +1,4 @@
-"""An export job whose network detects dozens of things in every picture, for tests that compare detections."""
+"""An export job whose network detects dozens of things in every image, for tests that compare detections."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lively_job(folder: Path, **options: Any) -> ExportJob:
 
 
 def liven_(model: Any) -> None:
-    """Draw weights whose outputs depend on the picture and score high here and there."""
+    """Draw weights whose outputs depend on the image and score high here and there."""
     generator = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
         if parameter.ndim == 4:

@@ -17,7 +17,7 @@ import numpy as np
 
 from utils.datasets.index.data_yaml import DataSpec, load_spec
 
-PICTURE = cv2.imencode(".jpg", np.full((50, 100, 3), 90, np.uint8))[1].tobytes()
+IMAGE = cv2.imencode(".jpg", np.full((50, 100, 3), 90, np.uint8))[1].tobytes()
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

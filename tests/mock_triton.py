@@ -17,7 +17,7 @@ TYPES = {"FP32": np.float32, "FP16": np.float16}
 
 
 class MockModel:
-    """What the mock serves: pictures in, one array out."""
+    """What the mock serves: images in, one array out."""
 
     def __init__(
         self, answer: Answer, *, shape: tuple[int, ...] = (-1, 3, -1, -1), datatype: str = "FP32", **parameters: str

@@ -36,7 +36,7 @@ from utils.train.trainer import Trainer  # noqa: E402
 
 Result = dict[str, Any]
 TIMEOUT_S = 150
-PICTURES, BATCH = 9, 4  # the last batch has one picture: the second process has none
+IMAGES, BATCH = 9, 4  # the last batch has one image: the second process has none
 HEAD = {
     "detect": [[[4, 3], 1, "Detect", ["nc", "anchors"]]],
     "segment": [[[4, 3], 1, "Segment", ["nc", "anchors", 4, 8]]],
@@ -61,10 +61,10 @@ def graph(task: str) -> dict[str, Any]:
 
 
 def write_data(folder: Path, task: str) -> None:
-    """`tiny.yaml` or class folders, and `graph.yaml`: grey pictures with bright boxes, some without any."""
+    """`tiny.yaml` or class folders, and `graph.yaml`: gray images with bright boxes, some without any."""
     rng = np.random.default_rng(1)
     (folder / "graph.yaml").write_text(yaml.safe_dump(graph(task)))
-    for split, count in (("train", PICTURES), ("val", 2 * 2 * BATCH + 1)):
+    for split, count in (("train", IMAGES), ("val", 2 * 2 * BATCH + 1)):
         for number in range(count):
             frame = rng.integers(90, 130, (64, 96, 3)).astype(np.uint8)
             label = number % 2
@@ -137,7 +137,7 @@ def _forward_backward(trainer: Trainer, batch: Batch, dtype: torch.dtype) -> Ten
 
 
 def training(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
-    """The weights after a run, its losses, and how many pictures the last validation saw."""
+    """The weights after a run, its losses, and how many images the last validation saw."""
     trainer = make_trainer(data, folder, task, sync_bn=True, **options)
     trainer.fit()
     result = trainer._validate()
@@ -146,7 +146,7 @@ def training(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Re
 
 
 def measuring(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
-    """Metrics of mock predictions: the labels, moved and mixed by a generator seeded from the picture's name."""
+    """Metrics of mock predictions: the labels, moved and mixed by a generator seeded from the image's name."""
     trainer = make_trainer(data, folder, task, **options)
     real = trainer.task.postprocess
 
@@ -173,8 +173,8 @@ def _mock(prediction: Prediction, batch: Batch, number: int) -> Prediction:
         return replace(prediction, probs=torch.from_numpy(rng.random(2)))
     rows = batch.targets[batch.targets[:, 0] == number, 1:]
     height, width = batch.images.shape[2:]
-    centres = rows[:, 1:] * torch.tensor([width, height, width, height])
-    corners = torch.cat([centres[:, :2] - centres[:, 2:] / 2, centres[:, :2] + centres[:, 2:] / 2], dim=1)
+    centers = rows[:, 1:] * torch.tensor([width, height, width, height])
+    corners = torch.cat([centers[:, :2] - centers[:, 2:] / 2, centers[:, :2] + centers[:, 2:] / 2], dim=1)
     corners = corners + torch.from_numpy(rng.uniform(-4, 4, corners.shape)).float()
     scores = torch.from_numpy(rng.integers(1, 6, (len(rows), 1)) / 6).float()  # many are equal
     boxes = torch.cat([corners, scores, rows[:, :1]], dim=1)

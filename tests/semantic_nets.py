@@ -1,4 +1,4 @@
-"""Small networks with class maps, and pictures whose colours are their classes."""
+"""Small networks with semantic masks, and images whose colors are their classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRAPHS = {"joint": JOINT_GRAPH, "semantic": SEMANTIC_GRAPH}
 
 
 def network(task: str) -> Any:
-    """A network in evaluation mode whose outputs depend on the picture; strides 8 and 16."""
+    """A network in evaluation mode whose outputs depend on the image; strides 8 and 16."""
     torch.manual_seed(0)
     model = build_model(GRAPHS[task])
     assert task_of(model) == task
@@ -50,7 +50,7 @@ def checkpoint(folder: Path, task: str) -> Path:
 
 
 def painted(size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A BGR picture of red, green and blue areas with straight edges, and the class of each pixel."""
+    """A BGR image of red, green and blue areas with straight edges, and the class of each pixel."""
     height, width = size_hw
     classes = np.zeros(size_hw, np.uint8)
     classes[: height // 2, width // 4 :] = 1

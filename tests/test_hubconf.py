@@ -53,7 +53,7 @@ def program(code: str, *, cwd: Path, repo: str | Path = ROOT, arguments: list[st
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
 
 
-def picture(file: Path) -> Path:
+def image(file: Path) -> Path:
     cv2.imwrite(str(file), np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8))
     return file
 
@@ -100,7 +100,7 @@ def test_counts_may_be_numpy_integers() -> None:
 
 def test_custom_from_another_folder_with_relative_paths(checkpoint: Path, tmp_path: Path) -> None:
     """The path is the caller's; lazily imported parts are found although the caller has moved on to another folder."""
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "my best.pt").write_bytes(checkpoint.read_bytes())
     (tmp_path / "elsewhere").mkdir()
@@ -211,13 +211,13 @@ def test_classifiers_are_wrapped_or_bare(tmp_path: Path) -> None:
     names = {0: "cat", 1: "dog"}
     file = tmp_path / "other.pt"
     save_checkpoint(file, {"task": "classify", "yaml": network.yaml, "names": names, "model": network.state_dict()})
-    results = hubconf.custom(file, _verbose=False)(picture(tmp_path / "a.png"))
+    results = hubconf.custom(file, _verbose=False)(image(tmp_path / "a.png"))
     assert (results.s, len(results.probs[0])) == ((1, 3, 224, 224), 2)
     model = hubconf.custom(file, autoshape=False, _verbose=False)
     assert isinstance(model, DetectMultiBackend)
     with torch.inference_mode():
         assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
-    with pytest.raises(InputError, match=r"^str: a model of task classify .* tensor of floats, normalised as in Imag"):
+    with pytest.raises(InputError, match=r"^str: a model of task classify .* tensor of floats, normalized as in Imag"):
         model("bus.jpg")
 
 
@@ -237,7 +237,7 @@ def test_segmenters_are_wrapped_and_give_masks(tmp_path: Path) -> None:
     file = make_checkpoint(tmp_path / "other.pt", "yolov5n-seg", "segment")
     model = hubconf.custom(file, _verbose=False)
     model.conf, model.max_det = 1e-5, 3
-    results = model(picture(tmp_path / "a.png"), size=64)
+    results = model(image(tmp_path / "a.png"), size=64)
     assert results.masks[0].dense().shape == (3, 64, 96)
     boxes, prototypes, _ = hubconf.custom(file, autoshape=False, _verbose=False)(torch.zeros(1, 3, 64, 64))
     assert (boxes.shape[2], prototypes.shape[1:]) == (5 + 2 + 32, (32, 16, 16))

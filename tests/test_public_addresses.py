@@ -110,9 +110,9 @@ def test_the_loop_of_a_detection_script(shared: Path, tmp_path: Path) -> None:
 
 def test_box_conversions_keep_further_columns() -> None:
     rows = torch.tensor([[10.0, 20, 30, 60, 0.5, 7]])
-    centred = general.xyxy2xywh(rows)
-    assert centred.tolist() == [[20, 40, 20, 40, 0.5, 7]]
-    assert general.xywh2xyxy(centred).tolist() == rows.tolist() == [[10, 20, 30, 60, 0.5, 7]]
+    centered = general.xyxy2xywh(rows)
+    assert centered.tolist() == [[20, 40, 20, 40, 0.5, 7]]
+    assert general.xywh2xyxy(centered).tolist() == rows.tolist() == [[10, 20, 30, 60, 0.5, 7]]
     assert general.xyxy2xywhn(rows, w=100, h=80)[0, :4].tolist() == pytest.approx([0.2, 0.5, 0.2, 0.5])
     corners = general.xywhn2xyxy(np.array([[0.2, 0.5, 0.2, 0.5]]), 100, 80, padw=1, padh=2)
     assert corners[0].tolist() == pytest.approx([11, 22, 31, 62])
@@ -153,7 +153,7 @@ def test_letterbox_against_the_reference(shared: Path) -> None:
         assert pad == pytest.approx(settings["pad"])
 
 
-def test_letterbox_with_a_coloured_border() -> None:
+def test_letterbox_with_a_colored_border() -> None:
     fitted, _, _ = letterbox(np.full((10, 20, 3), 9, np.uint8), (20, 20), color=(1, 2, 3), auto=False)
     assert fitted[0, 0].tolist() == fitted[-1, -1].tolist() == [1, 2, 3]
     assert fitted[10, 10].tolist() == [9, 9, 9]

@@ -11,7 +11,7 @@ from utils.backends.base import Backend
 
 
 def assert_threads_agree(backend: Backend, images: Tensor) -> None:
-    """A thread for each of the pictures finds, three times, what one run over all of them finds."""
+    """A thread for each of the images finds, three times, what one run over all of them finds."""
     expected = backend.forward(images)
     found: dict[int, Tensor] = {}
 

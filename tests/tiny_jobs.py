@@ -48,7 +48,7 @@ def tiny_job(folder: Path, *, weights: str = "tiny mödel.pt", task: str = "dete
     """A fused network of `tiny_model`, strides 8 and 16 where it detects; nothing is written.
 
     Args:
-        options: fields of `ExportOptions`; pictures are 64x96 unless they say otherwise.
+        options: fields of `ExportOptions`; images are 64x96 unless they say otherwise.
     """
     settings = ExportOptions(**{"imgsz": (64, 96), "conf_thres": 1e-5, "max_det": 20, **options})
     model = tiny_model(task).eval().requires_grad_(False).fuse()

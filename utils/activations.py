@@ -38,7 +38,7 @@ class MemoryEfficientMish(nn.Module):
 
 
 class FReLU(nn.Module):
-    """max(x, T(x)) with T a normalised depth-wise convolution (funnel activation, arXiv:2007.11824)."""
+    """max(x, T(x)) with T a normalized depth-wise convolution (funnel activation, arXiv:2007.11824)."""
 
     def __init__(self, c1: int, k: int = 3) -> None:
         super().__init__()

@@ -15,16 +15,16 @@ __all__ = ["letterbox"]
 def letterbox(
     im: np.ndarray,
     new_shape: int | Sequence[int] = (640, 640),
-    color: Sequence[int] = (fitting.GREY,) * 3,
+    color: Sequence[int] = (fitting.GRAY,) * 3,
     auto: bool = True,
     scaleFill: bool = False,
     scaleup: bool = True,
     stride: int = 32,
 ) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
-    """The picture fitted into `new_shape` (h, w) on a border, as `utils.imaging.letterbox.letterbox` does it.
+    """The image fitted into `new_shape` (h, w) on a border, as `utils.imaging.letterbox.letterbox` does it.
 
     Returns:
-        The picture; the wanted ratio along x and y; half of the padding along x and y, in pixels.
+        The image; the wanted ratio along x and y; half of the padding along x and y, in pixels.
     """
     target: Any = new_shape if isinstance(new_shape, int) else (new_shape[0], new_shape[1])
     border: Any = np.array(color, np.uint8)

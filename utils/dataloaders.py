@@ -38,9 +38,9 @@ class Clip:
 
 
 class LoadImages:
-    """Pictures and video frames one by one: (path, im, im0, cap, s).
+    """Images and video frames one by one: (path, im, im0, cap, s).
 
-    `im` is (3, h, w) uint8 RGB, letterboxed; `im0` the BGR picture; `cap` a `Clip` for videos, else None; `s` names the
+    `im` is (3, h, w) uint8 RGB, letterboxed; `im0` the BGR image; `cap` a `Clip` for videos, else None; `s` names the
     frame for a log.
 
     Args:
@@ -83,7 +83,7 @@ class LoadImages:
 
 
 class LoadScreenshots:
-    """Pictures of the screen one by one, without end: (name, im, im0, None, s), as of `LoadImages`.
+    """Images of the screen one by one, without end: (name, im, im0, None, s), as of `LoadImages`.
 
     Args:
         source: `screen [N] [left top width height]`.

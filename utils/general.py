@@ -43,32 +43,32 @@ ANSI |= {f"bright_{name}": code + 60 for name, code in ANSI.items()} | {"end": 0
 
 
 def xyxy2xywh(x: Boxes) -> Boxes:
-    """Rows with the corners in their first four columns replaced by centre and size."""
+    """Rows with the corners in their first four columns replaced by center and size."""
     return _replaced(x, geometry.xyxy_to_xywh(x))
 
 
 def xywh2xyxy(x: Boxes) -> Boxes:
-    """Rows with centre and size in their first four columns replaced by the corners."""
+    """Rows with center and size in their first four columns replaced by the corners."""
     return _replaced(x, geometry.xywh_to_xyxy(x))
 
 
 def xywhn2xyxy(x: Boxes, w: float = 640, h: float = 640, padw: float = 0, padh: float = 0) -> Boxes:
-    """Rows with centre and size over `w` and `h` replaced by corners in pixels, moved by the padding."""
+    """Rows with center and size over `w` and `h` replaced by corners in pixels, moved by the padding."""
     return _replaced(x, geometry.xywhn_to_xyxy(x, (h, w), offset_wh=(padw, padh)))
 
 
 def xyxy2xywhn(x: Boxes, w: int = 640, h: int = 640, clip: bool = False, eps: float = 0.0) -> Boxes:
-    """Rows with corners in pixels replaced by centre and size over `w` and `h`; with `clip` cut at the border first."""
+    """Rows with corners in pixels replaced by center and size over `w` and `h`; with `clip` cut at the border first."""
     if clip:
         clip_boxes_(x, (h - eps, w - eps))  # type: ignore[arg-type]
     return _replaced(x, geometry.xyxy_to_xywhn(x, (h, w)))
 
 
 def scale_boxes(img1_shape: Sequence[int], boxes: Boxes, img0_shape: Sequence[int], ratio_pad: Any = None) -> Boxes:
-    """Boxes of a letterboxed `img1_shape` (h, w) in pixels of the picture `img0_shape`, in place.
+    """Boxes of a letterboxed `img1_shape` (h, w) in pixels of the image `img0_shape`, in place.
 
     Args:
-        ratio_pad: ((ratio, ...), (left, top padding)) of the letterbox, where it is not centred or known better.
+        ratio_pad: ((ratio, ...), (left, top padding)) of the letterbox, where it is not centered or known better.
     """
     known = None if ratio_pad is None else ((ratio_pad[0][0], ratio_pad[0][0]), tuple(ratio_pad[1]))
     scaled = geometry.scale_boxes(boxes[..., :4], (img1_shape[0], img1_shape[1]), (img0_shape[0], img0_shape[1]), known)
@@ -77,7 +77,7 @@ def scale_boxes(img1_shape: Sequence[int], boxes: Boxes, img0_shape: Sequence[in
 
 
 def clip_boxes(boxes: Boxes, shape: Sequence[int]) -> None:
-    """Move corners outside of a picture of `shape` (h, w) onto its border, in place."""
+    """Move corners outside of an image of `shape` (h, w) onto its border, in place."""
     clip_boxes_(boxes, (shape[0], shape[1]))
 
 
@@ -158,7 +158,7 @@ def check_requirements(requirements: str | Path | Iterable[str] = (), exclude: S
 
 
 def check_imshow(warn: bool = False) -> bool:
-    """Whether pictures can be shown in windows here."""
+    """Whether images can be shown in windows here."""
     try:
         WindowViewer(DrawStyle()).close()
     except InputError as error:

@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--imgsz", "--img", "--img-size", type=int, default=640, help="network input, pixels (%(default)s)"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures per step (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per step (%(default)s)")
     parser.add_argument("--device", default="", help="cpu, mps or a CUDA index; empty takes the best there is")
     parser.add_argument("--workers", type=int, default=8, help="loader processes, at most (%(default)s)")
     return parser

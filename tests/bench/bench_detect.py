@@ -30,7 +30,7 @@ from utils.core.logging import LOGGER
 from utils.datasets.sources.frames import SourceFrame
 from utils.datasets.sources.media import MediaSource
 from utils.predict.predictor import DetectionPostprocess, Predictor
-from utils.predict.run import run_pictures
+from utils.predict.run import run_images
 
 SIZE_HW = (720, 1280)
 
@@ -81,7 +81,7 @@ def run_fps(predictor: Predictor, video: str, frames: int, *, decode_threads: in
     """Frames a second of a run that saves nothing."""
     source = FirstFrames(video, frames, decode_threads)
     start = perf_counter()
-    seen = run_pictures(source, predictor, [], overlap=overlap)
+    seen = run_images(source, predictor, [], overlap=overlap)
     return seen / (perf_counter() - start)
 
 

@@ -1,4 +1,4 @@
-"""Time of one picture through the network, plain and channels_last, and of the whole way from file to boxes.
+"""Time of one image through the network, plain and channels_last, and of the whole way from file to boxes.
 
     python tests/bench/bench_forward.py [--cfg yolov5n.yaml] [--imgsz 640] [--threads 2]
 
@@ -39,10 +39,10 @@ def milliseconds(work: Callable[[], object], *, repeats: int = 30) -> float:
 
 
 def main() -> None:
-    """Print the times of both memory orders, and of the whole way for a picture file."""
-    parser = argparse.ArgumentParser(description="time one picture through a network")
+    """Print the times of both memory orders, and of the whole way for an image file."""
+    parser = argparse.ArgumentParser(description="time one image through a network")
     parser.add_argument("--cfg", default="yolov5n.yaml", help="model YAML")
-    parser.add_argument("--imgsz", type=int, default=640, help="side of the picture")
+    parser.add_argument("--imgsz", type=int, default=640, help="side of the image")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -56,7 +56,7 @@ def main() -> None:
         images_last = images.contiguous(memory_format=torch.channels_last)
         predictor = Predictor(backend, DetectionPostprocess(), size_hw=(args.imgsz, args.imgsz))
         last = milliseconds(lambda: backend.forward(images_last))
-        file = Path(folder) / "picture.jpg"
+        file = Path(folder) / "image.jpg"
         frame = np.random.default_rng(0).integers(0, 255, (args.imgsz // 8, args.imgsz // 8, 3), np.uint8)
         imwrite(file, np.kron(frame, np.ones((8, 8, 1), np.uint8)))
         whole = milliseconds(lambda: predictor.predict([read_image(file)]))

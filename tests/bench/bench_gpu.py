@@ -1,11 +1,11 @@
-"""Training on a GPU: pictures a second with the loader and with pictures that lie ready, peak memory, what limits.
+"""Training on a GPU: images a second with the loader and with images that lie ready, peak memory, what limits.
 
     python tests/bench/bench_gpu.py [--models yolov5n yolov5s yolov5m] [--batches 64 128] [--imgsz 640] [--workers 16]
-        [--amp fp16] [--compile] [--data my.yaml] [--pictures 2048]
+        [--amp fp16] [--compile] [--data my.yaml] [--images 2048]
 
 Every row is a number of real steps (forward, loss, backward, optimizer, EMA) of `utils.train.trainer.Trainer`:
-"ready" with one batch that is copied to the GPU anew each time, "loader" with an epoch of augmented pictures, and
-"loader alone" without a network. Without --data the pictures are JPEGs of 640x480 with 7 boxes each, like COCO's. It
+"ready" with one batch that is copied to the GPU anew each time, "loader" with an epoch of augmented images, and
+"loader alone" without a network. Without --data the images are JPEGs of 640x480 with 7 boxes each, like COCO's. It
 prints the rows of a table for docs/benchmarks.md; nothing else may run beside it. Needs CUDA and PyTorch 2.11 or later.
 """
 
@@ -42,13 +42,13 @@ from utils.train.trainer import Trainer  # noqa: E402
 WARM_STEPS, STEPS = 10, 40
 SIZE_HW, BOXES, JPEG_QUALITY = (480, 640), 7, 90
 SMI = ("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200")
-COLUMNS = ("network", "batch", "ready, pictures/s", "loader, pictures/s", "loader alone", "epoch, s", "memory, GiB")
+COLUMNS = ("network", "batch", "ready, images/s", "loader, images/s", "loader alone", "epoch, s", "memory, GiB")
 COLUMNS += ("GPU use", "limit")
 
 
 @dataclass
 class Row:
-    """Figures of one network and batch; rates in pictures a second."""
+    """Figures of one network and batch; rates in images a second."""
 
     ready: float
     loader: float
@@ -63,8 +63,8 @@ class Row:
         return "loader" if self.loader_alone < 1.1 * self.loader and self.loader < 0.9 * self.ready else "GPU"
 
 
-def write_pictures(folder: Path, count: int) -> Path:
-    """A data YAML with `count` training pictures of soft noise and boxes, and a few to validate."""
+def write_images(folder: Path, count: int) -> Path:
+    """A data YAML with `count` training images of soft noise and boxes, and a few to validate."""
     rng = np.random.default_rng(0)
     for split, number in (("train", count), ("val", 8)):
         for kind in ("images", "labels"):
@@ -100,7 +100,7 @@ def wait(device: torch.device) -> None:
 
 
 def step(trainer: Trainer, batches: Any, iteration: int, meter: LossMeter) -> int:
-    """One step, as the trainer takes it once its batch is the nominal one; pictures in it."""
+    """One step, as the trainer takes it once its batch is the nominal one; images in it."""
     trainer.schedule.apply(trainer.optimizer, iteration)
     trainer._backward(batches, iteration, meter)
     trainer._step()
@@ -108,31 +108,31 @@ def step(trainer: Trainer, batches: Any, iteration: int, meter: LossMeter) -> in
 
 
 def rate_ready(trainer: Trainer, *, warm: int = WARM_STEPS, steps: int = STEPS) -> float:
-    """Pictures a second where the loader costs nothing."""
+    """Images a second where the loader costs nothing."""
     meter, batches = LossMeter(trainer.task.loss_names), next(iter(trainer.loader))
     for iteration in range(warm):
         step(trainer, batches, iteration, meter)
     wait(trainer.device)
     start = perf_counter()
-    pictures = sum(step(trainer, batches, iteration, meter) for iteration in range(steps))
+    images = sum(step(trainer, batches, iteration, meter) for iteration in range(steps))
     wait(trainer.device)
-    return pictures / (perf_counter() - start)
+    return images / (perf_counter() - start)
 
 
 def rate_loader(trainer: Trainer, epoch: int, *, network: bool) -> tuple[float, float]:
-    """Pictures a second over an epoch, from its second batch on, and seconds for all of them at that rate."""
-    meter, pictures, start, in_all = LossMeter(trainer.task.loss_names), 0, perf_counter(), 0
+    """Images a second over an epoch, from its second batch on, and seconds for all of them at that rate."""
+    meter, images, start, in_all = LossMeter(trainer.task.loss_names), 0, perf_counter(), 0
     trainer.loader.set_epoch(epoch)
     for number, batches in enumerate(trainer.loader):
         size = step(trainer, batches, number, meter) if network else sum(len(batch) for batch in batches)
         in_all += size
         if number:
-            pictures += size
+            images += size
         else:  # the workers had to start
             wait(trainer.device)
             start = perf_counter()
     wait(trainer.device)
-    rate = pictures / (perf_counter() - start) if pictures else 0.0
+    rate = images / (perf_counter() - start) if images else 0.0
     return rate, in_all / rate if rate else 0.0
 
 
@@ -173,7 +173,7 @@ def format_row(model: str, batch: int, row: Row | None) -> str:
 
 def bench(args: argparse.Namespace, folder: Path, device: str) -> Iterator[str]:
     """The rows of the table, one after the other."""
-    data = Path(args.data) if args.data else write_pictures(folder / "noise", args.pictures)
+    data = Path(args.data) if args.data else write_images(folder / "noise", args.images)
     for model in args.models:
         for batch in args.batches:
             trainer, row = None, None
@@ -200,8 +200,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--amp", choices=("fp16", "bf16", "off"), default="fp16")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--data", default="", help="data YAML; none: pictures made for the purpose")
-    parser.add_argument("--pictures", type=int, default=2048, help="how many of those")
+    parser.add_argument("--data", default="", help="data YAML; none: images made for the purpose")
+    parser.add_argument("--images", type=int, default=2048, help="how many of those")
     return parser
 
 

@@ -2,7 +2,7 @@
 
     python tests/bench/bench_loader.py [--data ../shared/data/bccd/bccd.yaml] [--imgsz 640] [--samples 200]
 
-The yardstick is `cv2.warpAffine` of a 1280x1280x3 picture to 640x640, linear, one thread: once with scale and shift
+The yardstick is `cv2.warpAffine` of a 1280x1280x3 image to 640x640, linear, one thread: once with scale and shift
 only (for which OpenCV 5 has a fast path) and once turned by ten degrees. All times are processor time of the thread;
 samples and yardsticks alternate, so that other work on the machine disturbs both. It still disturbs: run it alone.
 """
@@ -41,12 +41,12 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 def yardsticks() -> dict[str, Callable[[], object]]:
     """The two warps."""
-    picture = np.random.default_rng(0).integers(0, 256, (1280, 1280, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (1280, 1280, 3), dtype=np.uint8)
 
     def warp(degrees: float) -> Callable[[], object]:
         matrix = cv2.getRotationMatrix2D((640, 640), degrees, 0.7)
         matrix[:, 2] -= 320
-        return lambda: cv2.warpAffine(picture, matrix, (640, 640), flags=cv2.INTER_LINEAR)
+        return lambda: cv2.warpAffine(image, matrix, (640, 640), flags=cv2.INTER_LINEAR)
 
     return {"warp, straight": warp(0), "warp, turned": warp(10)}
 
@@ -76,7 +76,7 @@ def main() -> None:
     jobs: dict[str, Callable[[int], object]] = {
         "uncached": lambda n: plain[n // len(plain), n % len(plain)],
         "cached in RAM": lambda n: cached[n // len(cached), n % len(cached)],
-        "read one picture": lambda n: read_image(index.paths[n % len(index)]),
+        "read one image": lambda n: read_image(index.paths[n % len(index)]),
         **{name: (lambda n, warp=warp: warp()) for name, warp in yardsticks().items()},  # type: ignore[misc]
     }
     measure(jobs, 10)

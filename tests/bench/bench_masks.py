@@ -1,10 +1,10 @@
-"""Time and memory of masks: post-processing of a 4K picture with 300 objects, and the mask loss of a training step.
+"""Time and memory of masks: post-processing of a 4K image with 300 objects, and the mask loss of a training step.
 
     python tests/bench/bench_masks.py [--objects 300] [--threads 2]
 
-The picture is 3840x2160, the network input 384x640 or 2176x3840; objects lie at random and cover 40 to 400 px of the
-picture a side. Post-processing is everything between the network's output and results: NMS, decoding of masks into the
-picture's pixels (as --retina-masks does and as without), and after it outlines as polygons, COCO's run lengths and the
+The image is 3840x2160, the network input 384x640 or 2176x3840; objects lie at random and cover 40 to 400 px of the
+image a side. Post-processing is everything between the network's output and results: NMS, decoding of masks into the
+image's pixels (as --retina-masks does and as without), and after it outlines as polygons, COCO's run lengths and the
 drawing. Aim: under 1 s for NMS and decoding. Memory is the largest resident set of the process. Run it alone.
 """
 
@@ -34,8 +34,8 @@ from utils.losses.detection import DetectionLoss, DetectionLossConfig  # noqa: E
 from utils.losses.segmentation import SegmentationLoss  # noqa: E402
 from utils.predict.predictor import DetectionPostprocess  # noqa: E402
 
-PICTURE_HW = (2160, 3840)
-SIDES = (40, 400)  # pixels of the picture
+IMAGE_HW = (2160, 3840)
+SIDES = (40, 400)  # pixels of the image
 CLASSES, PROTOTYPES = 80, 32
 ANCHORS = torch.tensor(
     [[[10.0, 13], [16, 30], [33, 23]], [[30, 61], [62, 45], [59, 119]], [[116, 90], [156, 198], [373, 326]]]
@@ -69,9 +69,9 @@ def network_output(objects: int, size_hw: tuple[int, int], scale: float) -> tupl
     return rows, F.interpolate(coarse, (height // 4, width // 4), mode="bilinear")
 
 
-def measure_picture(objects: int, side: int) -> None:
-    """Print the times of a 4K picture at a network input of this longer side."""
-    frame = np.full((*PICTURE_HW, 3), 90, np.uint8)
+def measure_image(objects: int, side: int) -> None:
+    """Print the times of a 4K image at a network input of this longer side."""
+    frame = np.full((*IMAGE_HW, 3), 90, np.uint8)
     fitted, fit = letterbox(frame, (side, side), auto=True, stride=32)
     size_hw = fitted.shape[0], fitted.shape[1]
     colors = [palette(number) for number in range(objects)]
@@ -91,23 +91,23 @@ def measure_picture(objects: int, side: int) -> None:
         )
 
 
-def measure_loss(batch_size: int, per_picture: int, side: int) -> None:
+def measure_loss(batch_size: int, per_image: int, side: int) -> None:
     """Print the time of the mask loss with gradients beside that of detection alone."""
     rng = torch.Generator().manual_seed(0)
     no = 5 + CLASSES + PROTOTYPES
     raw = [torch.randn(batch_size, 3, side // s, side // s, no, generator=rng, requires_grad=True) for s in (8, 16, 32)]
     prototypes = torch.randn(batch_size, PROTOTYPES, side // 4, side // 4, generator=rng, requires_grad=True)
-    count = batch_size * per_picture
+    count = batch_size * per_image
     targets = torch.rand(count, 6, generator=rng) * torch.tensor([1, 1, 0.8, 0.8, 0.3, 0.3]) + 0.05
-    targets[:, 0] = torch.arange(count) // per_picture
+    targets[:, 0] = torch.arange(count) // per_image
     targets[:, 1] = 0
-    masks = torch.randint(per_picture + 1, (batch_size, side // 4, side // 4), generator=rng, dtype=torch.int16)
+    masks = torch.randint(per_image + 1, (batch_size, side // 4, side // 4), generator=rng, dtype=torch.int16)
     detection = DetectionLoss(anchors=ANCHORS, strides=[8, 16, 32], num_classes=CLASSES, hyp=DetectionLossConfig())
     loss = SegmentationLoss(detection)
     plain = milliseconds(lambda: detection(raw, targets).total.backward(), repeats=3)
     both = milliseconds(lambda: loss(raw, prototypes, targets, masks).total.backward(), repeats=3)
     print(
-        f"loss of {batch_size} pictures of {side} px, {per_picture} objects each: "
+        f"loss of {batch_size} images of {side} px, {per_image} objects each: "
         f"boxes {plain:.0f} ms, with masks {both:.0f} ms"
     )
 
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     for side in (640, 3840):
-        measure_picture(args.objects, side)
+        measure_image(args.objects, side)
     measure_loss(16, 8, 640)
     print(f"largest resident set: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 

@@ -1,10 +1,10 @@
-"""Start-up time and memory of training on a million labelled pictures.
+"""Start-up time and memory of training on a million labelled images.
 
-    python tests/bench/bench_million.py FOLDER [--pictures 1000000] [--workers 2] [--verify N]
+    python tests/bench/bench_million.py FOLDER [--images 1000000] [--workers 2] [--verify N]
 
-FOLDER is filled with hard links to a few pictures and label files (about 200 bytes a picture) and removed at the end;
+FOLDER is filled with hard links to a few images and label files (about 200 bytes an image) and removed at the end;
 one that is there already is taken as it is and kept. Timed apart: making the links, the first start, which verifies
-every picture, and the next one, which finds them verified. With --verify only N are verified, and the index of the
+every image, and the next one, which finds them verified. With --verify only N are verified, and the index of the
 others is constructed from theirs: they are links to the same files.
 
 Memory is that of the second start: of the process itself, and of each loader process what it has for itself alone
@@ -43,7 +43,7 @@ from utils.datasets.loader import build_loader  # noqa: E402
 
 LINKS = 40_000  # to one file; ext4 allows 65,000
 PER_FOLDER = 10_000
-OBJECTS = 7  # a picture, as in COCO
+OBJECTS = 7  # an image, as in COCO
 SIDE = 64  # pixels: decoding is not what is measured
 BATCHES = (20, 400)
 
@@ -61,9 +61,9 @@ def make_set(folder: Path, count: int) -> Path:
         if number == 0:
             source.parent.mkdir(exist_ok=True)
             cv2.imwrite(f"{source}.jpg", cv2.resize(rng.integers(0, 255, (4, 4, 3)).astype(np.uint8), (SIDE, SIDE)))
-            centres = rng.uniform(0.3, 0.7, (OBJECTS, 2))
+            centers = rng.uniform(0.3, 0.7, (OBJECTS, 2))
             Path(f"{source}.txt").write_text(
-                "".join(f"{i % 3} {x:.4f} {y:.4f} 0.2 0.2\n" for i, (x, y) in enumerate(centres))
+                "".join(f"{i % 3} {x:.4f} {y:.4f} 0.2 0.2\n" for i, (x, y) in enumerate(centers))
             )
         os.link(f"{source}.jpg", image)
         os.link(f"{source}.txt", label)
@@ -83,10 +83,10 @@ def memory_mb(pid: int | str = "self") -> dict[str, float]:
 def verify_some(
     limit: int, found: dict[str, object], images: Sequence[str], labels: Sequence[str], *settings: Any
 ) -> Any:
-    """In place of `verify_pairs`: the first pictures verified, the rest as copies of their entries."""
+    """In place of `verify_pairs`: the first images verified, the rest as copies of their entries."""
     began = time.perf_counter()
     part, findings = verify_pairs(images[:limit], labels[:limit], *settings)
-    found["pictures verified a second"] = round(limit / (time.perf_counter() - began))
+    found["images verified a second"] = round(limit / (time.perf_counter() - began))
     count = len(images)
     index = ImageIndex(
         TextTable.of(images),
@@ -148,7 +148,7 @@ def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pictures", type=int, default=1_000_000)
+    parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--method", choices=("fork", "spawn"), default="fork", help="how loader processes are started")
     parser.add_argument("--verify", type=int, help="verify so many only")
@@ -156,7 +156,7 @@ def main() -> None:
     made = not args.folder.exists()
     try:
         began = time.perf_counter()
-        data = make_set(args.folder, args.pictures) if made else args.folder / "million.yaml"
+        data = make_set(args.folder, args.images) if made else args.folder / "million.yaml"
         print(json.dumps({"seconds to make the links": round(time.perf_counter() - began, 1)}))
         print(json.dumps({"first start": fresh(data, args.method, args.workers, 0, args.verify)}, indent=1), flush=True)
         print(json.dumps({"second start": fresh(data, args.method, args.workers, BATCHES[-1])}, indent=1), flush=True)

@@ -1,9 +1,9 @@
-"""Time of non-maximum suppression per picture, on the output of a real network with validation's settings.
+"""Time of non-maximum suppression per image, on the output of a real network with validation's settings.
 
     python tests/bench/bench_nms.py [--weights ../shared/weights/yolov5n.pt] [--images ../shared/data/images]
 
 bus.jpg and zidane.jpg are letterboxed to 640x640, eight times each: a batch of 16 at confidence 0.001, IoU 0.6,
-multi-label, at most 300 boxes. The original needs 6.65 ms per picture on two threads of the machine it was measured on;
+multi-label, at most 300 boxes. The original needs 6.65 ms per image on two threads of the machine it was measured on;
 next to our time stands that of plain torchvision NMS over all candidates, as a yardstick. Run it alone.
 """
 
@@ -34,7 +34,7 @@ CONF, IOU, MAX_DET = 0.001, 0.6, 300
 
 
 def network_output(weights: Path, pictures: Sequence[Path], copies: int) -> Tensor:
-    """(B, N, 85) decoded output of each picture, `copies` times."""
+    """(B, N, 85) decoded output of each image, `copies` times."""
     frames = [letterbox(read_image(file), (640, 640))[0] for file in pictures]
     images = torch.from_numpy(np.stack(frames)[..., ::-1].copy()).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
@@ -43,7 +43,7 @@ def network_output(weights: Path, pictures: Sequence[Path], copies: int) -> Tens
 
 
 def plain_nms(decoded: Tensor) -> list[Tensor]:
-    """What torchvision gives when each picture is thresholded and suppressed whole."""
+    """What torchvision gives when each image is thresholded and suppressed whole."""
     found = []
     for rows in decoded:
         rows = rows[rows[:, 4] > CONF]
@@ -66,8 +66,8 @@ def milliseconds(work: Callable[[], object], *, repeats: int) -> tuple[float, fl
 
 
 def main() -> None:
-    """Check that both ways agree, then print their times per picture."""
-    parser = argparse.ArgumentParser(description="Time of non-maximum suppression per picture.")
+    """Check that both ways agree, then print their times per image."""
+    parser = argparse.ArgumentParser(description="Time of non-maximum suppression per image.")
     parser.add_argument("--weights", type=Path, default=ROOT.parent / "shared/weights/yolov5n.pt")
     parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/images")
     parser.add_argument("--copies", type=int, default=8)
@@ -82,10 +82,10 @@ def main() -> None:
 
     agree = all(torch.equal(a, b) for a, b in zip(ours(), plain_nms(decoded), strict=True))
     candidates = int(((decoded[..., 5:] * decoded[..., 4:5]) > CONF).sum()) / len(decoded)
-    print(f"{len(decoded)} pictures, {candidates:.0f} candidates each, {args.threads} threads; same boxes: {agree}")
+    print(f"{len(decoded)} images, {candidates:.0f} candidates each, {args.threads} threads; same boxes: {agree}")
     for name, work in (("ours", ours), ("plain torchvision", lambda: plain_nms(decoded))):
         best, typical = milliseconds(work, repeats=args.repeats)
-        print(f"{name:>18}: {best / len(decoded):.2f} ms per picture at best, {typical / len(decoded):.2f} median")
+        print(f"{name:>18}: {best / len(decoded):.2f} ms per image at best, {typical / len(decoded):.2f} median")
 
 
 if __name__ == "__main__":

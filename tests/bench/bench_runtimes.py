@@ -1,8 +1,8 @@
-"""Time of one picture in every runtime that is installed, and of the whole way from file to boxes in each.
+"""Time of one image in every runtime that is installed, and of the whole way from file to boxes in each.
 
     python tests/bench/bench_runtimes.py --weights yolov5n.pt --source photo.jpg [--data coco128.yaml] [--imgsz 640]
 
-The model is exported to a temporary folder first (INT8 with pictures of `--data`). All runtimes are then asked in turn,
+The model is exported to a temporary folder first (INT8 with images of `--data`). All runtimes are then asked in turn,
 several calls each, round after round, so that none meets the threads of another, which spin for a while. A share of the
 plain forward's time is the median over rounds of the share within a round: machines change their speed from one minute
 to the next. The plain forward runs in a process of its own, as a loaded backend makes the C library keep freed memory,
@@ -93,7 +93,7 @@ def share(times: list[float], of: list[float]) -> float:
 
 
 def entrant_of(name: str, backend: Backend, source: Path, side: int) -> Entrant:
-    """The network of a backend alone, and from the picture's file to its boxes."""
+    """The network of a backend alone, and from the image's file to its boxes."""
     layout = torch.contiguous_format if backend.own_threads else torch.channels_last  # as each takes it without a copy
     images = torch.rand(1, 3, side, side).contiguous(memory_format=layout).to(backend.dtype)
     predictor = Predictor(
@@ -164,9 +164,9 @@ def exported_entrants(weights: Path, source: Path, side: int, data: str) -> list
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description="time one picture in every runtime")
+    parser = argparse.ArgumentParser(description="time one image in every runtime")
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint")
-    parser.add_argument("--source", type=Path, default=ROOT / "data" / "images" / "shapes_1.jpg", help="a picture file")
+    parser.add_argument("--source", type=Path, default=ROOT / "data" / "images" / "shapes_1.jpg", help="an image file")
     parser.add_argument("--data", default="", help="data YAML to calibrate INT8 with")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the network input")
     parser.add_argument("--rounds", type=int, default=4, help="rounds, of eight calls each")

@@ -1,4 +1,4 @@
-"""Cost of the semantic heads: parameters, GFLOPs, time and peak memory of a picture, against the detector alone.
+"""Cost of the semantic heads: parameters, GFLOPs, time and peak memory of an image, against the detector alone.
 
     python tests/bench/bench_semantic.py [--cfg yolov5s-v5] [--imgsz 512 1024] [--device cpu] [--half] [--repeats 20]
 

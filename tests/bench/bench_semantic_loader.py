@@ -1,4 +1,4 @@
-"""Time of class maps on one core: a training sample, the counting of a 1024x2048 map, the way back to a picture's size.
+"""Time of semantic masks on one core: a training sample, the counting of a 1024x2048 mask, resizing back.
 
     python tests/bench/bench_semantic_loader.py [--data ../shared/data/camvid/camvid.yaml] [--imgsz 480] [--samples 200]
 

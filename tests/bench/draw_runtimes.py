@@ -1,4 +1,4 @@
-"""One picture with the detections of every runtime that can be had here, side by side.
+"""One image with the detections of every runtime that can be had here, side by side.
 
 python tests/bench/draw_runtimes.py --weights best.pt --source photo.jpg --out docs/images/runtimes.jpg [--imgsz 320]
 """
@@ -33,7 +33,7 @@ COLUMNS, TITLE_HEIGHT = 4, 24
 
 
 def drawing(file: str, source: Path, side: int, *, dnn: bool = False) -> np.ndarray:
-    """The picture with what the model file finds in it, under the runtime's name."""
+    """The image with what the model file finds in it, under the runtime's name."""
     backend = load_backend(file, device=CPU, dnn=dnn)
     predictor = Predictor(
         backend, DetectionPostprocess(), size_hw=(side, side), fit=lambda f: letterbox(f, (side, side))
@@ -50,10 +50,10 @@ def drawing(file: str, source: Path, side: int, *, dnn: bool = False) -> np.ndar
 
 def main() -> None:
     """Export, predict, draw."""
-    parser = argparse.ArgumentParser(description="the detections of every runtime in one picture")
+    parser = argparse.ArgumentParser(description="the detections of every runtime in one image")
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint")
-    parser.add_argument("--source", type=Path, required=True, help="a picture file")
-    parser.add_argument("--out", type=Path, required=True, help="picture to write")
+    parser.add_argument("--source", type=Path, required=True, help="an image file")
+    parser.add_argument("--out", type=Path, required=True, help="image to write")
     parser.add_argument("--imgsz", type=int, default=320, help="side of the network input")
     args = parser.parse_args()
     setup_logging()

@@ -2,7 +2,7 @@
 
     python tests/bench/rtsp_endurance.py --weights yolov5n.pt [--seconds 300] [--save]
 
-The camera sends 640x480 pictures at 25 a second. It is gone for ten seconds at one and at two thirds of the time. At
+The camera sends 640x480 images at 25 a second. It is gone for ten seconds at one and at two thirds of the time. At
 the end detect.py gets a Ctrl-C. Exit status 1 where a cut was not survived or memory grew.
 """
 

@@ -105,7 +105,7 @@ def test_a_format_that_takes_no_batches_does_not_fail_the_run(
     only(monkeypatch, "coreml")
     settings = {"imgsz": 64, "workers": 0, "device": "cpu", "project": str(tmp_path / "runs"), "batch_size": 4}
     table = benchmarks.run(weights=str(weights), data=str(tiny_data), hard_fail=True, **settings).set_index("Format")
-    assert table["Note"]["CoreML"] == "--batch-size 4: CoreML takes one picture at a time; leave it out"
+    assert table["Note"]["CoreML"] == "--batch-size 4: CoreML takes one image at a time; leave it out"
 
 
 def test_tables() -> None:

@@ -123,7 +123,7 @@ def test_predictions_are_told_written_and_drawn(class_set: Path, trained: Path, 
     for number, run in enumerate((classify_predict.run, detect.run), start=1):
         summary = run(source=str(bright), save_csv=True, **options)
         assert summary.save_dir is not None
-        assert (summary.pictures, summary.save_dir.name) == (4, "exp" if number == 1 else "exp2")
+        assert (summary.images, summary.save_dir.name) == (4, "exp" if number == 1 else "exp2")
         lines = (summary.save_dir / "labels" / "0.txt").read_text(encoding="utf-8").splitlines()
         shares, names = zip(*(line.split(" ", 1) for line in lines), strict=True)
         assert names == (CLASSES[1], CLASSES[0])

@@ -1,4 +1,4 @@
-"""detect.py from the command line and from Python, on small pictures and a network with random weights."""
+"""detect.py from the command line and from Python, on small images and a network with random weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from utils.imaging.read import imwrite, read_image
 from utils.predict.run import names_of_data
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-FOUND = 3  # with --conf-thres 0 and this --max-det, random weights find exactly so many objects in each picture
+FOUND = 3  # with --conf-thres 0 and this --max-det, random weights find exactly so many objects in each image
 FLAGS = ("--img", "64", "--conf-thres", "0", "--max-det", str(FOUND), "--device", "cpu")
 OPTIONS = {"imgsz": 64, "conf_thres": 0.0, "max_det": FOUND, "device": "cpu"}
 
@@ -52,7 +52,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def picture(path: Path, size_hw: tuple[int, int] = (48, 64)) -> Path:
+def image(path: Path, size_hw: tuple[int, int] = (48, 64)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     imwrite(path, np.random.default_rng(0).integers(0, 255, (*size_hw, 3), np.uint8))
     return path
@@ -74,18 +74,18 @@ def rows(file: Path) -> np.ndarray:
     return np.loadtxt(file, ndmin=2)
 
 
-def test_a_folder_with_a_broken_picture(weights: Path, tmp_path: Path, run_script: Run) -> None:
-    pictures = tmp_path / "pictures"
-    picture(pictures / "a.png")
-    picture(pictures / "ünï 图.jpg", (64, 32))
-    (pictures / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+def test_a_folder_with_a_broken_image(weights: Path, tmp_path: Path, run_script: Run) -> None:
+    images = tmp_path / "images"
+    image(images / "a.png")
+    image(images / "ünï 图.jpg", (64, 32))
+    (images / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     flags = (*FLAGS, "--save-txt", "--save-conf", "--save-crop", "--save-csv", "--project", tmp_path)
-    done = run_script("detect.py", "--weights", weights, "--source", pictures, *flags)
+    done = run_script("detect.py", "--weights", weights, "--source", images, *flags)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    assert f"passed over {pictures / 'broken.jpg'}: damaged" in done.stderr
-    assert f"image 1/3 {pictures / 'a.png'}: 64x64 " in done.stderr
-    assert f"image 3/3 {pictures / 'ünï 图.jpg'}: 64x32 " in done.stderr
+    assert f"passed over {images / 'broken.jpg'}: damaged" in done.stderr
+    assert f"image 1/3 {images / 'a.png'}: 64x64 " in done.stderr
+    assert f"image 3/3 {images / 'ünï 图.jpg'}: 64x32 " in done.stderr
     assert "1 of 3 inputs could not be used" in done.stderr
     assert f"Results saved to {tmp_path / 'exp'}, 2 text files in" in done.stderr
     written = files(tmp_path / "exp")
@@ -120,10 +120,10 @@ def test_sources_that_cannot_be_used(source: str, message: str, tmp_path: Path, 
     assert not files(tmp_path)
 
 
-def test_an_empty_folder_and_one_without_a_usable_picture(weights: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+def test_an_empty_folder_and_one_without_a_usable_image(weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
     folder.mkdir()
-    with pytest.raises(InputError, match="the folder has no pictures or videos"):
+    with pytest.raises(InputError, match="the folder has no images or videos"):
         detect.run(weights=weights, source=folder, project=tmp_path / "runs", **OPTIONS)
     (folder / "a.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"none of 1 inputs could be used; the first: .*a\.jpg: empty file"):
@@ -132,9 +132,9 @@ def test_an_empty_folder_and_one_without_a_usable_picture(weights: Path, tmp_pat
 
 def test_a_glob_and_a_list_file(weights: Path, tmp_path: Path) -> None:
     for name in ("x/a.png", "y/b.png", "y/c.bmp"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     summary = detect.run(weights=weights, source=f"{tmp_path}/*/*.png", project=tmp_path / "runs", **OPTIONS)
-    assert (summary.pictures, summary.problems) == (2, ())
+    assert (summary.images, summary.problems) == (2, ())
     assert files(tmp_path / "runs") == ["exp/a.png", "exp/b.png"]
     (tmp_path / "list.txt").write_text("y/c.bmp\nx/gone.png\n")
     summary = detect.run(weights=weights, source=tmp_path / "list.txt", project=tmp_path / "runs", **OPTIONS)
@@ -147,7 +147,7 @@ def test_a_video(weights: Path, tmp_path: Path) -> None:
     source = clip(tmp_path / "clip.avi", 5)
     options = {**OPTIONS, "vid_stride": 2, "save_txt": True, "save_format": 1, "project": tmp_path / "runs"}
     summary = detect.run(weights=weights, source=source, **options)
-    assert summary.pictures == 3
+    assert summary.images == 3
     assert summary.save_dir is not None
     assert files(summary.save_dir) == ["clip.mp4", *(f"labels/clip_{n}.txt" for n in (1, 3, 5))]
     capture = cv2.VideoCapture(str(summary.save_dir / "clip.mp4"))
@@ -159,9 +159,9 @@ def test_a_video(weights: Path, tmp_path: Path) -> None:
 
 
 def test_nosave_writes_nothing_and_makes_no_folder(weights: Path, tmp_path: Path) -> None:
-    source = picture(tmp_path / "a.png")
+    source = image(tmp_path / "a.png")
     summary = detect.run(weights=weights, source=source, nosave=True, project=tmp_path / "runs", **OPTIONS)
-    assert (summary.save_dir, summary.pictures) == (None, 1)
+    assert (summary.save_dir, summary.images) == (None, 1)
     assert not (tmp_path / "runs").exists()
 
 
@@ -171,20 +171,20 @@ def test_windows_without_a_screen_leave_no_folder(
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    source = picture(tmp_path / "a.png")
+    source = image(tmp_path / "a.png")
     with pytest.raises(InputError, match="--view-img: there is no screen"):
         detect.run(weights=weights, source=source, view_img=True, project=tmp_path / "runs", **OPTIONS)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_folder_that_cannot_be_made(weights: Path, tmp_path: Path) -> None:
-    source = picture(tmp_path / "a.png")
+    source = image(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.png.exp: the run folder cannot be made: .*; choose another --project"):
         detect.run(weights=weights, source=source, project=source, **OPTIONS)
 
 
 def test_exist_ok_uses_the_folder_and_appends_text(weights: Path, tmp_path: Path) -> None:
-    source = picture(tmp_path / "a.png")
+    source = image(tmp_path / "a.png")
     options = {**OPTIONS, "project": tmp_path / "runs", "name": "mine", "exist_ok": True, "save_txt": True}
     for _ in range(2):
         detect.run(weights=weights, source=source, **options)
@@ -193,7 +193,7 @@ def test_exist_ok_uses_the_folder_and_appends_text(weights: Path, tmp_path: Path
 
 
 def test_classes_keep_only_themselves(weights: Path, tmp_path: Path) -> None:
-    source = picture(tmp_path / "a.png")
+    source = image(tmp_path / "a.png")
     options = {**OPTIONS, "project": tmp_path / "runs", "save_txt": True, "nosave": True}
     summary = detect.run(weights=weights, source=source, classes=1, agnostic_nms=True, augment=True, **options)
     assert summary.save_dir is not None
@@ -203,7 +203,7 @@ def test_classes_keep_only_themselves(weights: Path, tmp_path: Path) -> None:
 
 
 def test_an_ensemble_gives_the_boxes_of_both(weights: Path, tmp_path: Path) -> None:
-    source = picture(tmp_path / "a.png")
+    source = image(tmp_path / "a.png")
     options = {**OPTIONS, "project": tmp_path / "runs", "save_txt": True, "nosave": True}
     for files_given in ([weights], [weights, weights]):
         detect.run(weights=files_given, source=source, **options)
@@ -212,7 +212,7 @@ def test_an_ensemble_gives_the_boxes_of_both(weights: Path, tmp_path: Path) -> N
 
 
 def test_feature_maps(weights: Path, tmp_path: Path) -> None:
-    source = picture(tmp_path / "a.png")
+    source = image(tmp_path / "a.png")
     detect.run(weights=weights, source=source, visualize=True, nosave=True, project=tmp_path / "runs", **OPTIONS)
     written = files(tmp_path / "runs/exp/a")
     assert "stage0_Conv_features.png" in written
@@ -223,7 +223,7 @@ def test_feature_maps(weights: Path, tmp_path: Path) -> None:
 def test_update_strips_the_checkpoint(weights: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.pt"
     copy.write_bytes(weights.read_bytes())
-    detect.run(weights=copy, source=picture(tmp_path / "a.png"), update=True, nosave=True, **OPTIONS)
+    detect.run(weights=copy, source=image(tmp_path / "a.png"), update=True, nosave=True, **OPTIONS)
     assert copy.stat().st_size < weights.stat().st_size
     assert load_checkpoint(copy).epoch == -1
 
@@ -247,8 +247,8 @@ def test_an_exported_file_of_one_size_finds_the_same(weights: Path, tmp_path: Pa
     pytest.importorskip("onnxruntime", reason="ONNX files need the package onnxruntime")
     (tmp_path / "random.pt").write_bytes(weights.read_bytes())
     export.run(weights=tmp_path / "random.pt", include=["onnx"], imgsz=[64])
-    picture(tmp_path / "in/a.png", (64, 64))  # the networks see the same where nothing has to be padded
-    picture(tmp_path / "in/b.png", (48, 80))
+    image(tmp_path / "in/a.png", (64, 64))  # the networks see the same where nothing has to be padded
+    image(tmp_path / "in/b.png", (48, 80))
     options = {**OPTIONS, "source": tmp_path / "in", "save_txt": True, "save_conf": True, "project": tmp_path}
     for name in ("pt", "onnx"):
         detect.run(weights=tmp_path / f"random.{name}", name=name, **options)
@@ -259,7 +259,7 @@ def test_an_exported_file_of_one_size_finds_the_same(weights: Path, tmp_path: Pa
 
 
 def test_line_thickness_labels_and_scores_change_the_drawing_only(weights: Path, tmp_path: Path) -> None:
-    source = picture(tmp_path / "a.png", (96, 128))
+    source = image(tmp_path / "a.png", (96, 128))
     looks: list[dict[str, object]] = [{}, {"line_thickness": 9}, {"hide_labels": True}, {"hide_conf": True}]
     drawings, texts = [], []
     for number, look in enumerate(looks):
@@ -357,11 +357,11 @@ def test_streams_that_stay_dead_end_the_run_with_status_1(weights: Path, tmp_pat
 
 @no_signals
 def test_a_watched_folder_from_the_command_line(weights: Path, tmp_path: Path) -> None:
-    picture(tmp_path / "in/a.png")
+    image(tmp_path / "in/a.png")
     flags = (*FLAGS, "--watch", "--project", tmp_path / "in", "--save-txt")
     with Running("--weights", weights, "--source", "in", *flags, cwd=tmp_path) as run:
         run.wait_for("image 1 in/a.png: ")
-        picture(tmp_path / "in/b.png")
+        image(tmp_path / "in/b.png")
         run.wait_for("image 2 in/b.png: ")
         assert run.interrupt() == 0, run.log
     assert files(tmp_path / "in/exp") == ["a.png", "b.png", "labels/a.txt", "labels/b.txt"]
@@ -371,7 +371,7 @@ def test_a_list_on_standard_input(weights: Path, tmp_path: Path) -> None:
     flags = (*FLAGS, "--project", tmp_path)
     with Running("--weights", weights, "--source", "-", *flags, cwd=tmp_path, stdin=subprocess.PIPE) as run:
         assert run.process.stdin is not None
-        run.process.stdin.write(f"{picture(tmp_path / 'a.png')}\n")
+        run.process.stdin.write(f"{image(tmp_path / 'a.png')}\n")
         run.process.stdin.flush()
         run.wait_for("image 1 ")
         run.process.stdin.close()
@@ -392,7 +392,7 @@ def test_unknown_options_are_refused() -> None:
         detect.run(sources="x")
 
 
-def test_official_checkpoint_on_the_two_pictures(shared: Path, tmp_path: Path, run_script: Run) -> None:
+def test_official_checkpoint_on_the_two_images(shared: Path, tmp_path: Path, run_script: Run) -> None:
     golden = np.load(shared / "reference" / "golden" / "yolov5n_coco.npz")
     flags = ("--save-txt", "--save-conf", "--save-format", "1", "--project", tmp_path, "--device", "cpu")
     arguments = ("--weights", shared / "weights/yolov5n.pt", "--source", shared / "data/images", *flags)

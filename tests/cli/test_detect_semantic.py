@@ -1,4 +1,4 @@
-"""detect.py on networks with class maps, from the command line and from Python."""
+"""detect.py on networks with semantic masks, from the command line and from Python."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     for name, size_hw in (("a.jpg", (48, 96)), ("tall.png", (90, 40))):
         imwrite(folder / name, painted(size_hw)[0])
     return folder
@@ -44,24 +44,24 @@ def pixels(file: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("task", ["joint", "semantic"])
 def test_every_file_of_a_run(
-    task: str, weights: dict[str, Path], pictures: Path, tmp_path: Path, run_script: Run
+    task: str, weights: dict[str, Path], images: Path, tmp_path: Path, run_script: Run
 ) -> None:
     flags = ("--imgsz", "96", "--device", "cpu", "--save-as-video", "--submit", "--save-txt", "--project", tmp_path)
-    done = run_script("detect.py", "--weights", weights[task], "--source", pictures, *flags)
+    done = run_script("detect.py", "--weights", weights[task], "--source", images, *flags)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     written = [name for name in files(tmp_path / "exp") if not name.startswith("labels")]
     assert written == [
-        "a.jpg", "a_color.png", "a_mask.png", "all_pictures.mp4", "results/a_pred.png", "results/tall_pred.png",
+        "a.jpg", "a_color.png", "a_mask.png", "all_images.mp4", "results/a_pred.png", "results/tall_pred.png",
         "tall.png", "tall_color.png", "tall_mask.png",
     ]  # fmt: skip
-    found = hubconf.custom(weights[task], device="cpu")([pictures / "a.jpg"], size=96)
+    found = hubconf.custom(weights[task], device="cpu")([images / "a.jpg"], size=96)
     for name, size_hw in (("a", (48, 96)), ("tall", (90, 40))):
         mask = pixels(tmp_path / f"exp/{name}_mask.png")
         assert mask.shape == size_hw
         assert mask.max() < 3
-        colours = np.array(CLASSES.palette, np.uint8)
-        assert np.array_equal(pixels(tmp_path / f"exp/{name}_color.png"), colours[mask])
+        colors = np.array(CLASSES.palette, np.uint8)
+        assert np.array_equal(pixels(tmp_path / f"exp/{name}_color.png"), colors[mask])
         assert np.array_equal(pixels(tmp_path / f"exp/results/{name}_pred.png"), np.array([7, 23, 26])[mask])
     assert np.array_equal(found.semantic[0], pixels(tmp_path / "exp/a_mask.png"))
     named = [f"{name} " in done.stderr for name in CLASSES.names.values()]
@@ -72,16 +72,16 @@ def test_every_file_of_a_run(
     assert (tmp_path / "exp/labels").exists() == (task == "joint")
 
 
-def test_the_overlay_is_six_parts_picture_and_four_parts_colours(
-    weights: dict[str, Path], pictures: Path, tmp_path: Path
+def test_the_overlay_is_six_parts_image_and_four_parts_colors(
+    weights: dict[str, Path], images: Path, tmp_path: Path
 ) -> None:
-    detect.run(weights=str(weights["semantic"]), source=str(pictures / "tall.png"), imgsz=96, project=str(tmp_path))
+    detect.run(weights=str(weights["semantic"]), source=str(images / "tall.png"), imgsz=96, project=str(tmp_path))
     shown = read_image(tmp_path / "exp/tall.png").astype(float)
-    plain, colour = (read_image(f).astype(float) for f in (pictures / "tall.png", tmp_path / "exp/tall_color.png"))
-    assert np.abs(shown - (0.6 * plain + 0.4 * colour)).max() <= 1
+    plain, color = (read_image(f).astype(float) for f in (images / "tall.png", tmp_path / "exp/tall_color.png"))
+    assert np.abs(shown - (0.6 * plain + 0.4 * color)).max() <= 1
 
 
-def test_submit_needs_class_maps(tmp_path: Path, weights: dict[str, Path], pictures: Path) -> None:
+def test_submit_needs_semantic_masks(tmp_path: Path, weights: dict[str, Path], images: Path) -> None:
     from tiny_jobs import NAMES, TINY_GRAPH
 
     from models.checkpoint import save_checkpoint
@@ -89,24 +89,22 @@ def test_submit_needs_class_maps(tmp_path: Path, weights: dict[str, Path], pictu
 
     model, file = DetectionModel(TINY_GRAPH), tmp_path / "boxes.pt"
     save_checkpoint(file, {"task": "detect", "yaml": model.yaml, "names": NAMES, "model": model.state_dict()})
-    with pytest.raises(InputError, match=r"--submit: .*boxes.pt gives no class maps; leave the flag out"):
-        detect.run(weights=str(file), source=str(pictures), imgsz=96, submit=True, project=str(tmp_path))
+    with pytest.raises(InputError, match=r"--submit: .*boxes.pt gives no semantic masks; leave the flag out"):
+        detect.run(weights=str(file), source=str(images), imgsz=96, submit=True, project=str(tmp_path))
 
 
-def test_nosave_with_submit_writes_the_submission_alone(
-    weights: dict[str, Path], pictures: Path, tmp_path: Path
-) -> None:
-    options = {"source": str(pictures), "imgsz": 96, "nosave": True, "submit": True, "project": str(tmp_path)}
+def test_nosave_with_submit_writes_the_submission_alone(weights: dict[str, Path], images: Path, tmp_path: Path) -> None:
+    options = {"source": str(images), "imgsz": 96, "nosave": True, "submit": True, "project": str(tmp_path)}
     detect.run(weights=str(weights["joint"]), **options)
     assert files(tmp_path) == ["exp/results/a_pred.png", "exp/results/tall_pred.png"]
 
 
-def test_an_exported_file_gives_the_same_maps(weights: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
+def test_an_exported_file_gives_the_same_maps(weights: dict[str, Path], images: Path, tmp_path: Path) -> None:
     summary = export.run(weights=str(weights["joint"]), include="onnx", imgsz=[96, 96], device="cpu")
     (file,) = summary.files if hasattr(summary, "files") else summary
-    options = {"source": str(pictures / "tall.png"), "imgsz": 96, "project": str(tmp_path), "device": "cpu"}
+    options = {"source": str(images / "tall.png"), "imgsz": 96, "project": str(tmp_path), "device": "cpu"}
     detect.run(weights=str(file), name="onnx", **options)
     mask = pixels(tmp_path / "onnx/tall_mask.png")
     assert mask.shape == (90, 40)
-    found = hubconf.custom(file, device="cpu")([pictures / "tall.png"], size=96)
+    found = hubconf.custom(file, device="cpu")([images / "tall.png"], size=96)
     assert np.array_equal(found.semantic[0], mask)

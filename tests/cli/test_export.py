@@ -79,7 +79,7 @@ def test_failures_are_a_line_each_and_status_1(weights: Path, run_script: Run) -
     done = run_script("export.py", "--weights", weights, "--include", "torchscript", "onnx", "--img", "64", "--int8")
     assert done.returncode == 1
     assert "error: TorchScript: --int8: not offered for TorchScript; leave it out" in done.stderr
-    assert "error: ONNX: --int8: needs pictures to calibrate on; name the data set" in done.stderr
+    assert "error: ONNX: --int8: needs images to calibrate on; name the data set" in done.stderr
     assert "WARNING: 2 of 2 exports failed, named above" in done.stderr
     assert "Traceback" not in done.stderr
 

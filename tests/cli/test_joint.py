@@ -35,7 +35,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def mapped_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_data` with a class map beside each picture: ground, bright, dark, and a border that is ignored."""
+    """`tiny_data` with a semantic mask beside each image: ground, bright, dark, and a border that is ignored."""
     root = tmp_path_factory.mktemp("mapped") / "set"
     shutil.copytree(tiny_data.parent, root, ignore=shutil.ignore_patterns("*.cache"))
     for image in sorted(root.glob("images/*/*.jpg")):
@@ -55,10 +55,10 @@ def mapped_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def two_sets(tiny_data: Path, mapped_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data YAML that names one set for boxes and a smaller one for class maps."""
+    """A data YAML that names one set for boxes and a smaller one for semantic masks."""
     root = tmp_path_factory.mktemp("two")
-    pictures = sorted(mapped_data.parent.glob("images/train/*.jpg"))[:5]
-    (root / "train.txt").write_text("".join(f"{picture}\n" for picture in pictures))
+    images = sorted(mapped_data.parent.glob("images/train/*.jpg"))[:5]
+    (root / "train.txt").write_text("".join(f"{image}\n" for image in images))
     semantic = mapped_data.read_text().replace("path: .", f"path: {mapped_data.parent}")
     (root / "maps.yaml").write_text(semantic.replace("train: images/train", f"train: {root / 'train.txt'}"))
     (root / "both.yaml").write_text(f"detection: {tiny_data}\nsemantic: maps.yaml\n")
@@ -72,7 +72,7 @@ def trained(two_sets: Path, tmp_path_factory: pytest.TempPathFactory, run_script
     flags = [text for name, value in QUICK.items() for text in (f"--{name.replace('_', '-')}", value)]
     done = run_script("train.py", "--data", two_sets, "--project", project, "--epochs", 2, *flags)
     assert done.returncode == 0, done.stderr
-    assert "3 batches of 4 an epoch" in done.stderr  # 12 pictures with boxes; those with class maps start over
+    assert "3 batches of 4 an epoch" in done.stderr  # 12 images with boxes; those with semantic masks start over
     return project / "exp"
 
 
@@ -152,7 +152,7 @@ def test_a_set_with_both_labels_gives_one_batch_or_two(
 
     def watched(self: Trainer, batches: list[Any], *arguments: Any) -> int:
         seen.update(batch.kind for batch in batches)
-        assert all(batch.class_maps is not None for batch in batches if batch.kind or joint_batches == "auto")
+        assert all(batch.semantic_masks is not None for batch in batches if batch.kind or joint_batches == "auto")
         return backward(self, batches, *arguments)
 
     monkeypatch.setattr(Trainer, "_backward", watched)
@@ -187,7 +187,7 @@ def test_what_cannot_be_had_is_told(tiny_data: Path, mapped_data: Path, two_sets
 
     with pytest.raises(InputError, match=r"tiny\.yaml: key 'semantic' is missing"):
         start(tiny_data)
-    with pytest.raises(InputError, match="--quad joins pictures with boxes only"):
+    with pytest.raises(InputError, match="--quad joins images with boxes only"):
         start(mapped_data, quad=True)
     with pytest.raises(InputError, match=r"--joint-batches shared: .* names a set for each"):
         start(two_sets, joint_batches="shared")

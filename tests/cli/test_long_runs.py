@@ -268,7 +268,7 @@ def own_data(tmp_path: Path, tiny_data: Path) -> Path:
 
 
 @pytest.mark.parametrize(("workers", "split"), [(0, "train"), (2, "train"), (0, "val"), (2, "val")])
-def test_a_picture_that_is_deleted_while_training(workers: int, split: str, own_data: Path, tmp_path: Path) -> None:
+def test_an_image_that_is_deleted_while_training(workers: int, split: str, own_data: Path, tmp_path: Path) -> None:
     trainer = make_trainer(own_data, tmp_path, workers=workers)
     lost = own_data.parent / f"images/{split}/004.jpg"
     trainer.callbacks.on("on_train_epoch_end", lambda epoch: lost.unlink() if (epoch, split) == (0, "train") else None)

@@ -37,7 +37,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def polygon_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data YAML with 10 training and 5 validation pictures (96x64) of bright triangles and dark squares."""
+    """A data YAML with 10 training and 5 validation images (96x64) of bright triangles and dark squares."""
     root = tmp_path_factory.mktemp("polygons")
     rng = np.random.default_rng(0)
     for split, count in (("train", 10), ("val", 5)):
@@ -151,7 +151,7 @@ def test_measuring_writes_polygons_and_run_lengths(trained: Path, polygon_data: 
     assert (places >= 0).all() and (places <= 1).all()
 
 
-def test_predicting_writes_masks_polygons_and_transparent_cut_outs(
+def test_predicting_writes_masks_polygons_and_transparent_crops(
     trained: Path, polygon_data: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"source": str(polygon_data.parent / "images/val/000.jpg"), "imgsz": 64, "device": "cpu"}
@@ -168,7 +168,7 @@ def test_predicting_writes_masks_polygons_and_transparent_cut_outs(
             name=name,
             **options,
         )
-        assert summary.pictures == 1
+        assert summary.images == 1
         drawn = cv2.imread(str(tmp_path / name / "000.jpg"))
         assert drawn.shape == (64, 96, 3)
         lines = (tmp_path / name / "labels/000.txt").read_text().splitlines()
@@ -238,12 +238,12 @@ def test_an_exported_segmenter_measures_and_predicts_like_its_checkpoint(
     lively: str, polygon_data: Path, tmp_path: Path
 ) -> None:
     (file,) = export.run(weights=lively, include="onnx", imgsz=[64, 96], dynamic=True)
-    picture = str(polygon_data.parent / "images/val/000.jpg")
+    image = str(polygon_data.parent / "images/val/000.jpg")
     measured, lines = [], []
     for number, weights in enumerate((lively, file)):
         options = {"weights": weights, "imgsz": 96, "device": "cpu", "project": str(tmp_path / str(number))}
         measured.append(val.run(data=str(polygon_data), workers=0, noplots=True, **options)[0])
-        predict.run(source=picture, save_txt=True, save_conf=True, nosave=True, max_det=9, **options)
+        predict.run(source=image, save_txt=True, save_conf=True, nosave=True, max_det=9, **options)
         lines.append((tmp_path / str(number) / "exp/labels/000.txt").read_text().splitlines())
     assert measured[1] == pytest.approx(measured[0], abs=1e-3)
     assert len(lines[0]) == 9
@@ -262,8 +262,8 @@ def test_one_class_for_all_is_measured_with_polygons(lively: str, polygon_data: 
 
 def test_the_hub_gives_the_masks_of_an_exported_segmenter(lively: str, polygon_data: Path) -> None:
     (file,) = export.run(weights=lively, include="torchscript", imgsz=96)
-    picture = cv2.copyMakeBorder(cv2.imread(str(polygon_data.parent / "images/val/000.jpg")), 0, 32, 0, 0, 0)
-    masks = [hubconf.custom(weights, device="cpu")(picture, size=96).masks[0].dense() for weights in (lively, file)]
+    image = cv2.copyMakeBorder(cv2.imread(str(polygon_data.parent / "images/val/000.jpg")), 0, 32, 0, 0, 0)
+    masks = [hubconf.custom(weights, device="cpu")(image, size=96).masks[0].dense() for weights in (lively, file)]
     assert len(masks[0]) > 5 and masks[0].any(axis=(1, 2)).sum() > 5
     for ours, theirs in zip(*masks, strict=True):
         assert (ours & theirs).sum() >= 0.99 * (ours | theirs).sum()

@@ -1,4 +1,4 @@
-"""The training step on a GPU: precision, host synchronisation, memory format, compilation, memory."""
+"""The training step on a GPU: precision, host synchronization, memory format, compilation, memory."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_profiler_sees_no_waiting_call(make_trainer: Make) -> None:
 
 
 def test_maps_stay_channels_last(make_trainer: Make) -> None:
-    """The order of memory that tensor cores want, from the picture to the head; results as in the usual order."""
+    """The order of memory that tensor cores want, from the image to the head; results as in the usual order."""
     trainer = make_trainer(amp="off")
     formats: dict[str, bool] = {}
 
@@ -152,7 +152,7 @@ def test_measured_memory_grows_with_the_batch(make_trainer: Make) -> None:
 
 
 def test_a_batch_that_does_not_fit_is_halved(make_trainer: Make, cuda: torch.device) -> None:
-    """With 2 GiB to use, twelve pictures of 1280 px in float32 are too many."""
+    """With 2 GiB to use, twelve images of 1280 px in float32 are too many."""
     config = make_trainer(imgsz=1280, amp="off").config
     total = torch.cuda.get_device_properties(cuda).total_memory
     torch.cuda.empty_cache()
@@ -165,7 +165,7 @@ def test_a_batch_that_does_not_fit_is_halved(make_trainer: Make, cuda: torch.dev
 
 
 def test_the_largest_batch_is_found_and_trains(make_trainer: Make) -> None:
-    """A set of twelve pictures: the search ends at 16, the power of two above it."""
+    """A set of twelve images: the search ends at 16, the power of two above it."""
     trainer = make_trainer(batch_size=-1)
     assert trainer.config.batch_size == 16
     assert trainer.fit().epochs == 1

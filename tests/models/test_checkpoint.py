@@ -37,7 +37,7 @@ from models.yolo import BaseModel, ClassificationModel, DetectionModel, Segmenta
 from utils.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURE = torch.linspace(0, 1, 3 * 64 * 96).reshape(1, 3, 64, 96)
+IMAGE = torch.linspace(0, 1, 3 * 64 * 96).reshape(1, 3, 64, 96)
 
 
 def small(name: str = "yolov5n.yaml", **changes: Any) -> dict[str, Any]:
@@ -61,9 +61,9 @@ def payload(model: BaseModel, **changes: Any) -> dict[str, Any]:
     }
 
 
-def output(model: nn.Module, picture: Tensor = PICTURE) -> Tensor:
+def output(model: nn.Module, image: Tensor = IMAGE) -> Tensor:
     with torch.no_grad():
-        found = model(picture)
+        found = model(image)
     return found if isinstance(found, Tensor) else found[0]
 
 
@@ -105,9 +105,9 @@ def test_other_networks_round_trip(tmp_path: Path, task: str, build: Any) -> Non
     model = build().eval()
     save_checkpoint(tmp_path / "last.pt", payload(model, task=task, names={i: str(i) for i in range(model.nc)}))
     loaded = load_checkpoint(tmp_path / "last.pt").model
-    picture = PICTURE[:, [0, 1, 2, 0]] if model.yaml.get("ch") == 4 else PICTURE
+    image = IMAGE[:, [0, 1, 2, 0]] if model.yaml.get("ch") == 4 else IMAGE
     assert type(loaded) is type(model)
-    assert torch.equal(output(loaded, picture), output(model, picture))
+    assert torch.equal(output(loaded, image), output(model, image))
     assert torch.equal(loaded.stride, model.stride)
 
 

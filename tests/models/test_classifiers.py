@@ -24,7 +24,7 @@ from models.graph import load_model_yaml
 from models.yolo import ClassificationModel, DetectionModel, task_of
 from utils.core.errors import InputError
 
-PICTURE = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+IMAGE = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
 
 
 def small(name: str = "yolov5n.yaml", **changes: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def test_a_detector_is_cut_where_it_is_asked_for() -> None:
     assert (len(default.model), len(shorter.model)) == (10, 7)
     assert shorter.yaml["cutoff"] == 7
     assert len(build_classifier(shorter.yaml, 4).model) == 7
-    assert shorter.eval()(PICTURE).shape == (1, 4)
+    assert shorter.eval()(IMAGE).shape == (1, 4)
     with pytest.raises(InputError, match=r"--cutoff 99: the graph has 25 layers, of which 2 to 25 can be kept"):
         build_classifier(small(), 4, 99)
 
@@ -51,11 +51,11 @@ def test_torchvision_networks_survive_a_checkpoint(tmp_path: Path, name: str) ->
     save_checkpoint(tmp_path / "a.pt", payload)
     checkpoint = load_checkpoint(tmp_path / "a.pt")
     with torch.no_grad():
-        assert torch.equal(checkpoint.model(PICTURE), model(PICTURE))
+        assert torch.equal(checkpoint.model(IMAGE), model(IMAGE))
     assert checkpoint.model.names == names
     strip_checkpoint(tmp_path / "a.pt")
     with torch.no_grad():
-        assert torch.allclose(load_model(tmp_path / "a.pt")(PICTURE), model(PICTURE), atol=0.05)
+        assert torch.allclose(load_model(tmp_path / "a.pt")(IMAGE), model(IMAGE), atol=0.05)
 
 
 def test_names_that_are_none() -> None:
@@ -118,7 +118,7 @@ def test_rows_are_told_by_layers(graph: dict[str, Any]) -> None:
     rebuilt = build_classifier(described, 4).eval()
     rebuilt.load_state_dict(model.state_dict())
     with torch.no_grad():
-        assert torch.equal(rebuilt(PICTURE), model(PICTURE))
+        assert torch.equal(rebuilt(IMAGE), model(IMAGE))
 
 
 def test_rows_that_cannot_be_told() -> None:

@@ -69,9 +69,9 @@ def test_conv_plus_sums_a_cross() -> None:
     block = ConvPlus(1, 1, 3, bias=False)
     for conv in (block.cv1, block.cv2):
         nn.init.ones_(conv.weight)
-    picture = torch.zeros(1, 1, 3, 3)
-    picture[0, 0, 1, 1] = 1
-    assert block(picture)[0, 0].tolist() == [[0, 1, 0], [1, 2, 1], [0, 1, 0]]
+    image = torch.zeros(1, 1, 3, 3)
+    image[0, 0, 1, 1] = 1
+    assert block(image)[0, 0].tolist() == [[0, 1, 0], [1, 2, 1], [0, 1, 0]]
 
 
 def test_pooled_classify_joins_after_pooling() -> None:

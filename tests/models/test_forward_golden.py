@@ -104,9 +104,9 @@ def test_outputs_equal_reference(shared: Path, name: str) -> None:
     multiples = {key: wanted[key] for key in ("depth_multiple", "width_multiple")}
     model = build(name, nc=10 if name.endswith("-cls") else None, **multiples).eval()
     model.load_state_dict(formula_weights(model))
-    picture = 0.5 + 0.5 * torch.sin(0.013 * torch.arange(3 * 256 * 384, dtype=torch.float64))
+    image = 0.5 + 0.5 * torch.sin(0.013 * torch.arange(3 * 256 * 384, dtype=torch.float64))
     with torch.inference_mode():
-        found = model(picture.float().view(1, 3, 256, 384))
+        found = model(image.float().view(1, 3, 256, 384))
     if name.endswith("-cls"):
         assert_close_to_summary(found, wanted["logits"])
         return

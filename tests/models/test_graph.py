@@ -142,9 +142,7 @@ TWO = [CONV, CONV]
         pytest.param([CONV, [5, 1, "Conv", [8]]], r"row 1: from 5 is no earlier row; expected 0 to 0", id="later row"),
         pytest.param([CONV, [[-1, -3], 1, "Concat", [1]]], r"row 1: from -3 is no earlier row", id="before the first"),
         pytest.param([CONV, [[-1, 0], 1, "Conv", [8]]], r"row 1: Conv takes one map, from lists 2", id="two maps"),
-        pytest.param(
-            [[0, 1, "Conv", [8]]], "row 0: from 0 is no earlier row; expected -1, the picture", id="first row"
-        ),
+        pytest.param([[0, 1, "Conv", [8]]], "row 0: from 0 is no earlier row; expected -1, the image", id="first row"),
         pytest.param([[-1, "n", "Conv", [8]]], "row 0: number 'n' is not a positive integer", id="number"),
         pytest.param([[-1, 1, "Conv", 8]], "row 0: arguments 8 are not a list", id="arguments"),
         pytest.param([[-1, 1, "Conv"]], r"row 0: expected \[from, number, layer, arguments\]", id="short"),

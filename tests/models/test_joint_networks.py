@@ -1,4 +1,4 @@
-"""Networks with class maps: sizes, outputs, strides, copies, types, fusing, views, weights taken over, checkpoints."""
+"""Networks with semantic masks: sizes, outputs, strides, copies, types, fusing, views, weights, checkpoints."""
 
 from __future__ import annotations
 
@@ -130,14 +130,14 @@ def test_joint_outputs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["yolov5n-base", "yolov5n-bise", "yolov5n-lab", "yolov5n-psp", "yolov5n-sem"])
-def test_one_picture_trains(name: str) -> None:
+def test_one_image_trains(name: str) -> None:
     model = slim(name).train()
     sum(t.float().sum() for t in tensors(model(torch.rand(1, 3, 64, 64)))).backward()
     assert all(p.grad is not None for p in model.parameters())
     model.eval()(torch.rand(1, 3, 64, 64))
 
 
-def test_class_map_without_boxes() -> None:
+def test_semantic_mask_without_boxes() -> None:
     model = slim("yolov5n-sem")
     assert (model.nc, model.names, model.stride.tolist()) == (5, {i: str(i) for i in range(5)}, [32])
     assert model.head is model.semantic_head
@@ -153,7 +153,7 @@ def test_numbers_of_classes_override() -> None:
         assert (model.nc, model.yaml["nc"], model.yaml["n_segcls"]) == (4, 4, 4)
 
 
-def test_a_semantic_head_at_another_stride_still_fills_the_picture() -> None:
+def test_a_semantic_head_at_another_stride_still_fills_the_image() -> None:
     config = {**load_model_yaml("yolov5n-sem"), **SLIM, "n_segcls": 5}
     config["head"] = [[[2, 6, 9], 1, "SegMaskPSP", ["n_segcls", 3, 256, False]]]
     model = SemanticModel(config)
@@ -192,7 +192,7 @@ def test_missing_number_of_classes_is_told() -> None:
         build_model(config)
 
 
-def test_instance_masks_beside_a_class_map_are_told() -> None:
+def test_instance_masks_beside_a_semantic_mask_are_told() -> None:
     config = load_model_yaml("yolov5n-psp")
     config["head"][-2] = [[17, 20, 23], 1, "Segment", ["nc", "anchors", 32, 256]]
     with pytest.raises(InputError, match=r"yolov5n-psp.yaml: Segment beside a semantic head"):
@@ -239,7 +239,7 @@ def test_pooled_norms_fold_and_have_the_constants_of_the_recipe() -> None:
 
 @pytest.mark.parametrize("name", ["yolov5n-psp", "yolov5n-sem"])
 def test_augmented_maps_are_the_mean_of_views(name: str) -> None:
-    """A network whose logits depend on a pixel's own class colour agrees with itself in every view."""
+    """A network whose logits depend on a pixel's own class color agrees with itself in every view."""
     model, images = slim(name), torch.rand(2, 3, 64, 96)
     with torch.inference_mode():
         found = model(images, augment=True)
@@ -255,9 +255,9 @@ def test_augmented_maps_are_the_mean_of_views(name: str) -> None:
 
 
 def test_augmented_maps_are_put_back_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a network that gives the picture itself as logits, mirrored and padded views give the picture again."""
+    """With a network that gives the image itself as logits, mirrored and padded views give the image again."""
     model = slim("yolov5n-sem")
-    monkeypatch.setattr(model, "_run", lambda picture: picture * 20)
+    monkeypatch.setattr(model, "_run", lambda image: image * 20)
     images = torch.zeros(1, 3, 96, 160)
     images[:, 0, :, :40], images[:, 1, :48, 40:], images[:, 2, 48:, 40:] = 1, 1, 1
     found = model(images, augment=True).argmax(1)
@@ -280,7 +280,7 @@ def test_weights_of_a_detector_are_taken_over(name: str) -> None:
     assert taken == total
 
 
-def test_neck_of_a_detector_goes_into_a_class_map_network() -> None:
+def test_neck_of_a_detector_goes_into_a_semantic_mask_network() -> None:
     detector, model = slim("yolov5n"), slim("yolov5n-sem")
     own = [key for key in model.state_dict() if not key.startswith("model.23.")]
     assert transfer_weights(model, detector.state_dict())[0] == len(own)

@@ -24,7 +24,7 @@ from utils.core.errors import InputError
 from utils.imaging.letterbox import letterbox
 from utils.imaging.read import read_image
 
-PICTURE = torch.linspace(0, 1, 3 * 64 * 96).reshape(1, 3, 64, 96)
+IMAGE = torch.linspace(0, 1, 3 * 64 * 96).reshape(1, 3, 64, 96)
 
 
 def small(name: str, **changes: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def settled(model: nn.Module) -> nn.Module:
 
 def boxes(model: nn.Module) -> Tensor:
     with torch.no_grad():
-        return model(PICTURE)[0]
+        return model(IMAGE)[0]
 
 
 def write(path: Path, model: nn.Module, **others: Any) -> Path:
@@ -54,16 +54,16 @@ def write(path: Path, model: nn.Module, **others: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("picture", ["bus", "zidane"])
-def test_official_file_gives_the_reference_boxes(shared: Path, picture: str) -> None:
+@pytest.mark.parametrize("image", ["bus", "zidane"])
+def test_official_file_gives_the_reference_boxes(shared: Path, image: str) -> None:
     checkpoint = load_checkpoint(shared / "weights" / "yolov5n.pt")
     golden = np.load(shared / "reference" / "golden" / "yolov5n_coco.npz")
-    frame, _ = letterbox(read_image(shared / "data" / "images" / f"{picture}.jpg"), (640, 640), auto=True)
+    frame, _ = letterbox(read_image(shared / "data" / "images" / f"{image}.jpg"), (640, 640), auto=True)
     images = torch.from_numpy(frame[..., ::-1].transpose(2, 0, 1).copy()).unsqueeze(0).float() / 255
-    assert list(images.shape) == golden[f"{picture}_input_shape"].tolist()
+    assert list(images.shape) == golden[f"{image}_input_shape"].tolist()
     with torch.no_grad():
         decoded = checkpoint.model(images)[0].numpy()
-    difference = np.abs(decoded - golden[f"{picture}_decoded"])
+    difference = np.abs(decoded - golden[f"{image}_decoded"])
     assert difference[..., :4].max() < 1e-4 * 640
     assert difference[..., 4:].max() < 1e-4
 
@@ -219,7 +219,7 @@ def test_classifier_before_6_2(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(file)
     assert (checkpoint.task, checkpoint.model.nc) == ("classify", 4)
     with torch.no_grad():
-        assert torch.equal(checkpoint.model(PICTURE), model(PICTURE))
+        assert torch.equal(checkpoint.model(IMAGE), model(IMAGE))
 
 
 def test_transformer_and_stored_inner_linear(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def foreign_class(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> ty
     return made
 
 
-def test_classifier_with_picture_transforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classifier_with_image_transforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Constructed: no YAML, transforms of torchvision and of the original, which are not rebuilt."""
     model = settled(ClassificationModel(small("yolov5n.yaml"), nc=5))
     del model.yaml, model.inplace, model.yaml_file
@@ -264,10 +264,10 @@ def test_classifier_with_picture_transforms(tmp_path: Path, monkeypatch: pytest.
     assert (checkpoint.task, checkpoint.model.nc) == ("classify", 5)
     rebuilt = build_classifier(checkpoint.yaml, 5)  # the file has no YAML: the layers tell it
     rebuilt.load_state_dict(checkpoint.state_dict)
-    assert torch.equal(rebuilt.eval()(PICTURE), checkpoint.model(PICTURE))
+    assert torch.equal(rebuilt.eval()(IMAGE), checkpoint.model(IMAGE))
     assert not hasattr(checkpoint.model, "transforms")
     with torch.no_grad():
-        assert torch.equal(checkpoint.model(PICTURE), model(PICTURE))
+        assert torch.equal(checkpoint.model(IMAGE), model(IMAGE))
 
 
 def test_fused_conv_without_norm(tmp_path: Path) -> None:

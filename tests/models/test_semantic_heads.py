@@ -1,4 +1,4 @@
-"""Blocks and heads of class maps: values by hand, shapes, one picture in training, recorded graphs, parameters."""
+"""Blocks and heads of semantic masks: values by hand, shapes, one image in training, recorded graphs, parameters."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_resizing_keeps_the_corners() -> None:
     assert resized(torch.tensor([[[[0.0, 6.0]]]]), (1, 4)).flatten().tolist() == [0, 2, 4, 6]
 
 
-def test_one_picture_uses_the_running_statistics() -> None:
+def test_one_image_uses_the_running_statistics() -> None:
     norm = PooledNorm(2, eps=1e-9)
     norm.running_mean.copy_(torch.tensor([1.0, 2.0]))
     norm.running_var.fill_(4.0)
@@ -180,7 +180,7 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_size_is_kept_and_one_picture_trains(name: str) -> None:
+def test_size_is_kept_and_one_image_trains(name: str) -> None:
     block = BLOCKS[name]().train()
     found = block(torch.rand(1, 24, 10, 14))
     assert found.shape == (1, 24, 10, 14)
@@ -214,7 +214,7 @@ def test_lab_widens_with_the_depth(n: int) -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_logits_have_the_size_of_the_picture(name: str) -> None:
+def test_logits_have_the_size_of_the_image(name: str) -> None:
     kind, channels, _, _ = HEADS[name]
     head = kind(5, 1, 16, False, [c // 8 for c in channels])
     maps = [torch.rand(1, c // 8, 12 >> i, 16 >> i) for i, c in enumerate(channels)]

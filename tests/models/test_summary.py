@@ -70,11 +70,11 @@ def test_counting_in_evaluation_half_and_other_channels() -> None:
     assert not model.training
 
 
-def test_too_small_a_picture_is_told() -> None:
+def test_too_small_an_image_is_told() -> None:
     model = graph([[-1, 1, "Conv", [8, 6, 2, 0]]])
-    with pytest.raises(ValueError, match="cannot take a picture of 3x5"):
+    with pytest.raises(ValueError, match="cannot take an image of 3x5"):
         layer_table(model, (3, 5))
-    assert "cannot take a picture of 3x5" in summary_line(model, (3, 5))
+    assert "cannot take an image of 3x5" in summary_line(model, (3, 5))
 
 
 def test_layer_table_of_yolov5s(small: DetectionModel) -> None:

@@ -61,7 +61,7 @@ def head_of_one_cell(**kwargs: Any) -> Detect:
 
 @pytest.mark.parametrize("inplace", [True, False])
 def test_decoding_by_hand(inplace: bool) -> None:
-    """Logits of 0 are sigmoids of 0.5: the cell's centre and the anchor itself; ln 3 is 0.75."""
+    """Logits of 0 are sigmoids of 0.5: the cell's center and the anchor itself; ln 3 is 0.75."""
     head = head_of_one_cell(inplace=inplace)
     raw = torch.zeros(1, 7, 1, 2)
     raw[0, :, 0, 1] = torch.tensor([math.log(3), 0, math.log(3), 0, math.log(3), 0, -math.log(3)])
@@ -245,10 +245,10 @@ def test_profile_logs_every_layer(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class _Recorder(DetectionModel):
-    """Notes the pictures it gets."""
+    """Notes the images it gets."""
 
     def _run(self, x: Tensor, profile: bool = False, visualize: Any = False) -> Any:
-        self.__dict__.setdefault("pictures", []).append(x)
+        self.__dict__.setdefault("images", []).append(x)
         return super()._run(x, profile, visualize)
 
 
@@ -259,7 +259,7 @@ def test_augmented_forward_joins_three_views() -> None:
     images = torch.rand(1, 3, 128, 192)
     with torch.inference_mode():
         boxes, rest = model(images, augment=True)
-    views = model.pictures[-3:]
+    views = model.images[-3:]
     assert rest is None
     assert [tuple(view.shape[2:]) for view in views] == [(128, 192), (128, 160), (96, 160)]
     assert views[1][0, :, 106:].unique().tolist() == pytest.approx([0.447])

@@ -31,7 +31,7 @@ class Backend(Protocol):
         task: what the model does: "detect", "segment", "classify", "semantic" or "joint".
         stride: both sides of the input are multiples of it.
         names: class names by number.
-        semantic: the classes of its class maps; None where it gives none.
+        semantic: the classes of its semantic masks; None where it gives none.
         channels: channels of the input.
         device: where the input is expected.
         dtype: float type of the input.
@@ -68,7 +68,7 @@ class Backend(Protocol):
         ...
 
     def warmup(self, size_hw: tuple[int, int]) -> None:
-        """Run once on an empty picture where the first run is slower than the others."""
+        """Run once on an empty image where the first run is slower than the others."""
         ...
 
 
@@ -136,7 +136,7 @@ class ExportedBackend(ABC):
     __call__ = forward
 
     def warmup(self, size_hw: tuple[int, int]) -> None:
-        """One run on an empty picture."""
+        """One run on an empty image."""
         self._run_empty(size_hw)
 
     def doubt_names(self) -> None:
@@ -152,7 +152,7 @@ class ExportedBackend(ABC):
             self.names = {i: f"class{i}" for i in range(count)}
 
     def _class_count(self) -> int | None:
-        """Classes that the output for an empty picture has scores for; None where it does not tell."""
+        """Classes that the output for an empty image has scores for; None where it does not tell."""
         try:
             outputs = self._run_empty((2 * self.stride, 2 * self.stride))
         except InputError:  # of a fixed size that the file does not tell
@@ -166,23 +166,23 @@ class ExportedBackend(ABC):
         return int(first.shape[2]) - BOX_COLUMNS - coefficients
 
     def _run_empty(self, size_hw: tuple[int, int]) -> Any:
-        """Output for one empty picture of the size, or of the only size that the file takes."""
+        """Output for one empty image of the size, or of the only size that the file takes."""
         height, width = self.fixed_hw or size_hw
         return self.forward(torch.zeros(1, self.channels, height, width, dtype=self.dtype, device=self.device))
 
     def _check_size(self, images: Tensor) -> None:
         channels, *size_hw = images.shape[1:]
         if channels != self.channels:
-            raise InputError(f"{self.file}: takes {self.channels} channels, the pictures have {channels}")
+            raise InputError(f"{self.file}: takes {self.channels} channels, the images have {channels}")
         if self.fixed_hw and tuple(size_hw) != self.fixed_hw:
             height, width = self.fixed_hw
             raise InputError(
-                f"{self.file}: takes {height}x{width} pictures only, not {size_hw[0]}x{size_hw[1]}; "
+                f"{self.file}: takes {height}x{width} images only, not {size_hw[0]}x{size_hw[1]}; "
                 f"give --imgsz {height} {width}, or export with --dynamic"
             )
 
     def _in_batches(self, images: Tensor) -> Sequence[Tensor]:
-        """Outputs for any number of pictures; the last batch of a fixed size is filled up with empty ones."""
+        """Outputs for any number of images; the last batch of a fixed size is filled up with empty ones."""
         size, count = self.fixed_batch, len(images)
         if size is None or size == count:
             return self._run(images)
@@ -206,7 +206,7 @@ class ExportedBackend(ABC):
             known = "copy or export it again"  # the size was checked
             remedy = known if self.fixed_hw else "it may take one size only: give that --imgsz, or export it again"
             raise InputError(
-                f"{self.file}: cannot run pictures of shape {tuple(images.shape)} ({lines[-1][:MOST_REASON]}); {remedy}"
+                f"{self.file}: cannot run images of shape {tuple(images.shape)} ({lines[-1][:MOST_REASON]}); {remedy}"
             ) from error
 
 

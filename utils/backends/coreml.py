@@ -28,7 +28,7 @@ class CoreMLDescription:
     """What the spec of a model says of it.
 
     Attributes:
-        input_name: of the picture.
+        input_name: of the image.
         size_hw: its height and width.
         outputs: shape by name; an empty shape where the spec leaves it open.
         info: metadata.
@@ -44,22 +44,22 @@ def describe_spec(spec: Any, file: str) -> CoreMLDescription:
     """Input, outputs and metadata of a CoreML spec; it can be read on any system.
 
     Raises:
-        InputError: its input is not one picture.
+        InputError: its input is not one image.
     """
     sources = [source for source in spec.description.input if not source.type.isOptional]
     if len(sources) != 1 or sources[0].type.WhichOneof("Type") != "imageType":
-        raise InputError(f"{file}: its input is not one picture; export it again")
-    picture = sources[0].type.imageType
+        raise InputError(f"{file}: its input is not one image; export it again")
+    image = sources[0].type.imageType
     return CoreMLDescription(
         input_name=sources[0].name,
-        size_hw=(picture.height, picture.width),
+        size_hw=(image.height, image.width),
         outputs={output.name: tuple(output.type.multiArrayType.shape) for output in spec.description.output},
         info=ModelInfo.from_values(dict(spec.description.metadata.userDefined), place=file),
     )
 
 
 class CoreMLBackend(ExportedBackend):
-    """A model run by CoreML, one picture at a time; threads take turns."""
+    """A model run by CoreML, one image at a time; threads take turns."""
 
     title = "CoreML"
 
@@ -78,12 +78,12 @@ class CoreMLBackend(ExportedBackend):
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         """As `ExportedBackend.run`."""
-        parts = [self._run_one(picture) for picture in images]
+        parts = [self._run_one(image) for image in images]
         return [pad_sequence(list(output), batch_first=True).to(self.device) for output in zip(*parts, strict=True)]
 
-    def _run_one(self, picture: Tensor) -> list[Tensor]:
-        """Outputs for one picture (C, H, W), without the axis of the batch."""
-        pixels = picture.permute(1, 2, 0).mul(255).round().to(torch.uint8).cpu().numpy()  # (H, W, C)
+    def _run_one(self, image: Tensor) -> list[Tensor]:
+        """Outputs for one image (C, H, W), without the axis of the batch."""
+        pixels = image.permute(1, 2, 0).mul(255).round().to(torch.uint8).cpu().numpy()  # (H, W, C)
         with self._turn:
             found = self.model.predict({self.described.input_name: Image.fromarray(pixels)})
         outputs = {name: torch.from_numpy(np.asarray(found[name], dtype=np.float32)) for name in self.described.outputs}
@@ -96,7 +96,7 @@ def decoded_rows(boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]) -> Ten
     """What Apple's NMS stage leaves as rows of a head, so that they are read like any other output.
 
     Args:
-        boxes: (n, 4) x, y, w, h over the picture's width and height.
+        boxes: (n, 4) x, y, w, h over the image's width and height.
         scores: (n, num_classes).
 
     Returns:

@@ -27,13 +27,13 @@ class ModelInfo:
         task: one of TASKS.
         channels: channels of the input.
         imgsz: (height, width) it was exported at, or None where the file does not say.
-        batch: pictures per run it was exported at, or None.
+        batch: images per run it was exported at, or None.
         dynamic: batch and sides may differ from `batch` and `imgsz`.
         nms: the output is that of NMS, (B, max_det, 6): x1, y1, x2, y2 in pixels of the input, score, class; unused
             rows are zero. Otherwise it is the decoded head output.
         normalized: boxes of the output are over width and height of the input (the TensorFlow formats).
         version: of this project, for the reader of the file.
-        semantic: the classes of its class maps; None where it gives none, or stores none.
+        semantic: the classes of its semantic masks; None where it gives none, or stores none.
     """
 
     stride: int = 32
@@ -146,7 +146,7 @@ class _Reader:
             raise self._error("names", value, "class names by number") from error
 
     def classes(self, key: str) -> SemanticClasses | None:
-        """The classes of class maps, or None where the key is missing."""
+        """The classes of semantic masks, or None where the key is missing."""
         value = self.literal(key)
         if value is None:
             return None

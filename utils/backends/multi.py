@@ -46,7 +46,7 @@ class DetectMultiBackend(nn.Module):
         model: the network of a .pt file.
         pt, jit, onnx, xml, engine, coreml, saved_model, pb, tflite, edgetpu, tfjs, paddle, triton: the one format that
             it is; the others are False.
-        stride, names: of the model. batch_size: pictures a graph of fixed size takes at once, else 1.
+        stride, names: of the model. batch_size: images a graph of fixed size takes at once, else 1.
 
     Raises:
         utils.core.errors.InputError: as `load_backend`.
@@ -92,7 +92,7 @@ class DetectMultiBackend(nn.Module):
         return up_to_date(self.backend).dtype == torch.float16
 
     def forward(self, im: Tensor, augment: bool = False, visualize: Any = False) -> Any:
-        """Output of the network for (B, C, H, W) pictures in [0, 1]: what `Backend.forward` gives.
+        """Output of the network for (B, C, H, W) images in [0, 1]: what `Backend.forward` gives.
 
         Args:
             augment: test-time augmentation.
@@ -105,7 +105,7 @@ class DetectMultiBackend(nn.Module):
         if not isinstance(im, Tensor):
             raise InputError(
                 f"{type(im).__name__}: a model of task {self.task} that is not wrapped takes a (B, C, H, W) tensor of "
-                f"floats{', normalised as in ImageNet' if self.task == 'classify' else ' in 0-1'}; for files: detect.py"
+                f"floats{', normalized as in ImageNet' if self.task == 'classify' else ' in 0-1'}; for files: detect.py"
             )
         backend = up_to_date(self.backend)
         return backend.forward(

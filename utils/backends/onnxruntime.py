@@ -34,7 +34,7 @@ class OnnxBackend(ExportedBackend):
         source, *others = session.get_inputs()
         shape = source.shape
         if others or source.type not in FLOATS or len(shape) != 4:
-            raise InputError(f"{file}: takes {describe_inputs(session)}, not one batch of pictures; export it again")
+            raise InputError(f"{file}: takes {describe_inputs(session)}, not one batch of images; export it again")
         channels, height, width = (side if isinstance(side, int) else None for side in shape[1:])
         info = ModelInfo.from_values(session.get_modelmeta().custom_metadata_map, place=file)
         super().__init__(

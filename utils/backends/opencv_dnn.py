@@ -63,7 +63,7 @@ class OnnxInput:
         except Exception as error:  # protobuf's DecodeError has moved between its releases
             raise InputError(f"{place}: is damaged or no ONNX file; copy or export it again") from error
         if len(dims) != 4 or source.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-            raise InputError(f"{place}: OpenCV takes FP32 pictures only; export it without --half, or leave out --dnn")
+            raise InputError(f"{place}: OpenCV takes FP32 images only; export it without --half, or leave out --dnn")
         batch, channels, height, width = dims
         info = ModelInfo.from_values({entry.key: entry.value for entry in model.metadata_props}, place=place)
         self.info = replace(info, channels=channels or info.channels)

@@ -28,7 +28,7 @@ class OpenVinoBackend(ExportedBackend):
     def __init__(self, file: str, compiled: Any, info: ModelInfo, *, names: Mapping[int, str] | None = None) -> None:
         shape = compiled.input(0).partial_shape
         if len(compiled.inputs) != 1 or shape.rank.is_dynamic or len(shape) != 4:
-            raise InputError(f"{file}: takes {shape}, not one batch of pictures; export it again")
+            raise InputError(f"{file}: takes {shape}, not one batch of images; export it again")
         batch, channels, height, width = (None if side.is_dynamic else side.get_length() for side in shape)
         super().__init__(
             file,

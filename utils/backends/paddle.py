@@ -43,7 +43,7 @@ class PaddleBackend(ExportedBackend):
         sources = opened.current.get_input_names()
         if len(sources) != 1:
             raise InputError(
-                f"{file}: takes {', '.join(sources) or 'nothing'}, not one batch of pictures; export it again"
+                f"{file}: takes {', '.join(sources) or 'nothing'}, not one batch of images; export it again"
             )
         shape = opened.current.get_input_handle(sources[0]).shape()
         known = shape if len(shape) == 4 else (0, 0, 0, 0)  # [0] where an axis is free

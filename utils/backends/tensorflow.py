@@ -60,7 +60,7 @@ class TensorFlowBackend(ExportedBackend):
         names: Mapping[int, str] | None = None,
     ) -> None:
         if len(graph.shape) != 4:
-            raise InputError(f"{file}: takes {graph.shape}, not one batch of pictures; export it again")
+            raise InputError(f"{file}: takes {graph.shape}, not one batch of images; export it again")
         batch, height, width, channels = graph.shape
         super().__init__(
             file,
@@ -253,7 +253,7 @@ def _parse(message: Any, path: Path) -> None:
 def _only_input(file: str, inputs: Iterable[Any]) -> list[Any]:
     found = list(inputs)
     if len(found) != 1:
-        raise InputError(f"{file}: has {len(found)} inputs, not one batch of pictures; export it again")
+        raise InputError(f"{file}: has {len(found)} inputs, not one batch of images; export it again")
     return found
 
 

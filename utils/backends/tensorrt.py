@@ -79,7 +79,7 @@ class TensorRTBackend(ExportedBackend):
         shape = tuple(engine.get_tensor_shape(sources[0])) if len(sources) == 1 else ()
         if len(shape) != 4 or (dtype := _type_of(engine, sources[0])) is None or not dtype.is_floating_point:
             raise InputError(
-                f"{file}: takes {', '.join(sources) or 'nothing'}, not one batch of pictures; export it again"
+                f"{file}: takes {', '.join(sources) or 'nothing'}, not one batch of images; export it again"
             )
         batch, channels, height, width = (side if side > 0 else None for side in shape)
         super().__init__(
@@ -104,11 +104,11 @@ class TensorRTBackend(ExportedBackend):
         return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
 
     def _run_some(self, images: Tensor) -> list[Tensor]:
-        """Outputs for as many pictures as the engine takes at once."""
+        """Outputs for as many images as the engine takes at once."""
         shape = tuple(images.shape)
         if not self._allowed(shape) or not self.context.set_input_shape(self.input_name, shape):
             raise InputError(
-                f"{self.file}: takes {self._sizes()}, not {shape[2]}x{shape[3]} pictures; give another --imgsz"
+                f"{self.file}: takes {self._sizes()}, not {shape[2]}x{shape[3]} images; give another --imgsz"
             )
         outputs = []
         self.context.set_tensor_address(self.input_name, images.data_ptr())
@@ -133,9 +133,9 @@ class TensorRTBackend(ExportedBackend):
         return all(low <= side <= high for low, side, high in zip(self.limits[0], shape, self.limits[1], strict=True))
 
     def _sizes(self) -> str:
-        """The pictures an engine takes, for messages."""
+        """The images an engine takes, for messages."""
         low, high = self.limits or (self.engine.get_tensor_shape(self.input_name),) * 2
-        return f"{low[2]}x{low[3]} to {high[2]}x{high[3]} pictures, up to {high[0]} at once"
+        return f"{low[2]}x{low[3]} to {high[2]}x{high[3]} images, up to {high[0]} at once"
 
 
 def _type_of(engine: Any, name: str) -> torch.dtype | None:
@@ -179,7 +179,7 @@ def load_tensorrt(
 
 
 def open_engine(trt: Any, content: bytes, file: str) -> Any:
-    """The `tensorrt.ICudaEngine` of its serialised form; InputError where TensorRT refuses it."""
+    """The `tensorrt.ICudaEngine` of its serialized form; InputError where TensorRT refuses it."""
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     engine = runtime.deserialize_cuda_engine(content)
     if engine is None:

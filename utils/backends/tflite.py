@@ -40,7 +40,7 @@ class TfliteBackend(ExportedBackend):
         source, *others = interpreter.get_input_details()
         shape = [int(side) for side in source["shape"]]
         if others or len(shape) != 4:
-            raise InputError(f"{file}: takes {len(others) + 1} inputs, the first {shape}; not one batch of pictures")
+            raise InputError(f"{file}: takes {len(others) + 1} inputs, the first {shape}; not one batch of images")
         batch, height, width, channels = shape
         super().__init__(
             file,

@@ -102,7 +102,7 @@ class TritonBackend(ExportedBackend):
         self.input_type = sources[0]["datatype"] if sources else ""
         if len(shape) != 4 or self.input_type not in TYPES:
             found = ", ".join(f"{s['name']} {s['datatype']} {s['shape']}" for s in sources) or "nothing"
-            raise InputError(f"{url}: takes {found}, not one batch of pictures in floats; serve a detection model")
+            raise InputError(f"{url}: takes {found}, not one batch of images in floats; serve a detection model")
         batch, channels, height, width = (side if side > 0 else None for side in shape)
         info = _read_info(config, url)
         super().__init__(
@@ -123,7 +123,7 @@ class TritonBackend(ExportedBackend):
         return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
 
     def _run_some(self, images: Tensor) -> list[Tensor]:
-        """Outputs for as many pictures as the server takes at once."""
+        """Outputs for as many images as the server takes at once."""
         client = self.connections.client
         source = client.InferInput(self.input_name, list(images.shape), self.input_type)
         source.set_data_from_numpy(images.numpy())
@@ -156,7 +156,7 @@ def load_triton(
         connections, model, metadata=metadata, config=config.get("config", config), names=names
     )  # gRPC wraps the configuration
     if fp16 and backend.dtype != torch.float16:
-        LOGGER.warning(f"WARNING: --half is ignored: {url} takes pictures in FP32")
+        LOGGER.warning(f"WARNING: --half is ignored: {url} takes images in FP32")
     return backend
 
 

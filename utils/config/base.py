@@ -17,7 +17,7 @@ from utils.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 IMG_FLAGS = ("--imgsz", "--img", "--img-size")
-SEG_IMGSZ_HELP = "semantic: longer side at which class maps are measured, training scales around it; as --imgsz"
+SEG_IMGSZ_HELP = "semantic: longer side at which semantic masks are measured, training scales around it; as --imgsz"
 AUTOMATIC_BATCH = -1
 Config = TypeVar("Config", bound="BaseConfig")
 
@@ -187,7 +187,7 @@ class TrainConfig(BaseConfig):
     data: str = option("data/coco128.yaml", "--data", help="data set YAML")
     hyp: str | Mapping[str, Any] = option("data/hyps/hyp.scratch-low.yaml", "--hyp", help="hyperparameter YAML")
     epochs: int = option(100, "--epochs", type=positive_int, help="passes over the training set")
-    batch_size: int = option(16, "--batch-size", type=int, help="pictures per step; -1: what the memory holds")
+    batch_size: int = option(16, "--batch-size", type=int, help="images per step; -1: what the memory holds")
     imgsz: int = option(640, *IMG_FLAGS, type=positive_int, help="side of the square network input, pixels")
     rect: bool = switch("--rect", help="batches of alike aspect ratio; no mosaic, no shuffling")
     resume: str | bool = option(
@@ -204,19 +204,19 @@ class TrainConfig(BaseConfig):
     resume_evolve: str = option("", "--resume_evolve", help="evolve.csv, or its folder, to go on from or to help with")
     bucket: str = option("", "--bucket", help="refused: results of an evolution stay on this machine")
     cache: str | None = option(
-        None, "--cache", nargs="?", const="ram", choices=("ram", "disk", "val"), help="keep decoded pictures"
+        None, "--cache", nargs="?", const="ram", choices=("ram", "disk", "val"), help="keep decoded images"
     )
-    image_weights: bool = switch("--image-weights", help="draw pictures of weak classes more often")
+    image_weights: bool = switch("--image-weights", help="draw images of weak classes more often")
     device: str = option("", "--device", help="cpu, mps, a CUDA index or several (0,1); empty takes the best")
     multi_scale: bool = switch("--multi-scale", help="vary the input side by up to 50 %% from step to step")
     single_cls: bool = switch("--single-cls", help="treat all classes as one")
     optimizer: str = option("SGD", "--optimizer", choices=("SGD", "Adam", "AdamW", "Muon"), help="optimizer")
-    sync_bn: bool = switch("--sync-bn", help="batch norm over the pictures of all processes")
+    sync_bn: bool = switch("--sync-bn", help="batch norm over the images of all processes")
     workers: int = option(8, "--workers", type=not_negative_int, help="loader processes, at most")
     project: str = option("runs/train", "--project", help="folder of runs")
     name: str = option("exp", "--name", help="run folder; `cfg` takes the model YAML's name")
     exist_ok: bool = switch("--exist-ok", help="write into an existing run folder")
-    quad: bool = switch("--quad", help="collate four pictures into one of twice the side")
+    quad: bool = switch("--quad", help="collate four images into one of twice the side")
     cos_lr: bool = switch("--cos-lr", help="cosine instead of linear learning-rate decay")
     label_smoothing: float | None = option(
         None, "--label-smoothing", type=share, help="class target smoothing (default: that of the hyp file, or 0)"
@@ -274,13 +274,13 @@ class TrainConfig(BaseConfig):
     )
     seg_imgsz: int | None = option(None, "--seg-imgsz", type=positive_int, help=SEG_IMGSZ_HELP)
     seg_mosaic: bool = switch(
-        "--seg-mosaic", help="semantic: mosaics of pictures for class maps alone, as the hyp says"
+        "--seg-mosaic", help="semantic: mosaics of images for semantic masks alone, as the hyp says"
     )
     task_weights: list[float] = option(
         [0.6, 0.35], "--task-weights", nargs=2, type=not_negative_float, help="joint: of the losses of boxes and maps"
     )
     seg_batch_size: int | None = option(
-        None, "--seg-batch-size", type=positive_int, help="joint: pictures with class maps per step; as --batch-size"
+        None, "--seg-batch-size", type=positive_int, help="joint: images with semantic masks per step; as --batch-size"
     )
     balance: str = option(
         "longest", "--balance", choices=("longest", "shortest"), help="joint: which of two sets an epoch goes through"
@@ -302,7 +302,7 @@ class TrainConfig(BaseConfig):
         -1,
         "--bbox_interval",
         type=int_from(-1),
-        help="epochs between logged pictures; -1: a tenth of the run",
+        help="epochs between logged images; -1: a tenth of the run",
     )
     artifact_alias: str = option("latest", "--artifact_alias", help="version name of the uploaded data")
     loggers: list[str] | None = option(
@@ -342,7 +342,7 @@ class TrainConfig(BaseConfig):
         if self.compile and self.checkpoint_activations:
             raise InputError("--compile chooses itself what to keep: give it or --checkpoint-activations")
         if self.image_weights and self.rect:
-            raise InputError("--image-weights draws pictures at random, --rect keeps their order: give one of the two")
+            raise InputError("--image-weights draws images at random, --rect keeps their order: give one of the two")
         return self
 
 
@@ -352,12 +352,12 @@ class ValConfig(BaseConfig):
 
     data: str = option("data/coco128.yaml", "--data", help="data set YAML")
     weights: list[str] = option(["yolov5s.pt"], "--weights", nargs="+", help="model file; several form an ensemble")
-    batch_size: int = option(32, "--batch-size", type=positive_int, help="pictures per step")
+    batch_size: int = option(32, "--batch-size", type=positive_int, help="images per step")
     imgsz: int = option(640, *IMG_FLAGS, type=positive_int, help="longest side of the network input, pixels")
     conf_thres: float = option(0.001, "--conf-thres", type=share, help="lowest score kept")
     iou_thres: float = option(0.6, "--iou-thres", type=share, help="overlap limit of non-maximum suppression")
     seg_imgsz: int | None = option(None, "--seg-imgsz", type=positive_int, help=SEG_IMGSZ_HELP)
-    max_det: int = option(300, "--max-det", type=positive_int, help="detections kept per picture")
+    max_det: int = option(300, "--max-det", type=positive_int, help="detections kept per image")
     task: str = option(
         "val", "--task", choices=("train", "val", "test", "speed", "study"), help="split, or a benchmark"
     )

@@ -15,7 +15,7 @@ class BenchmarkConfig(BaseConfig):
 
     weights: str = option("yolov5s.pt", "--weights", help="checkpoint; the exports are written beside it")
     imgsz: int = option(640, *IMG_FLAGS, type=positive_int, help="side of the square network input, pixels")
-    batch_size: int = option(1, "--batch-size", type=positive_int, help="pictures per run")
+    batch_size: int = option(1, "--batch-size", type=positive_int, help="images per run")
     data: str = option("data/coco128.yaml", "--data", help="data set YAML that mAP is measured on")
     device: str = option("", "--device", help="cpu or a CUDA index; empty takes the best there is")
     half: bool = switch("--half", help="FP16 where a format has it")

@@ -1,6 +1,6 @@
 """Settings of the classification commands: those of training and validation with other defaults, and a few more.
 
-Settings that mean nothing for whole pictures lose their flags; who gives one to train.py or val.py is told so.
+Settings that mean nothing for whole images lose their flags; who gives one to train.py or val.py is told so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def truth(text: str) -> bool:
 
 @dataclass(frozen=True)
 class ClassifyTrainConfig(TrainConfig):
-    """Train a classifier on folders of pictures."""
+    """Train a classifier on folders of images."""
 
     model: str = option(
         "yolov5s-cls.pt", "--model", help="checkpoint (a detector is cut), model YAML or name of a torchvision network"
@@ -40,7 +40,7 @@ class ClassifyTrainConfig(TrainConfig):
     data: str = option("imagenette160", "--data", help="folder, known name, builtin:shapes-cls or data YAML")
     hyp: str | Mapping[str, Any] = option("", "--hyp", help="hyperparameter YAML that replaces the recipe")
     epochs: int = option(10, "--epochs", type=positive_int, help="passes over the training set")
-    batch_size: int = option(64, "--batch-size", type=int, help="pictures per step")
+    batch_size: int = option(64, "--batch-size", type=int, help="images per step")
     imgsz: int = option(224, *IMG_FLAGS, type=positive_int, help="side of the square network input, pixels")
     optimizer: str = option(
         "Adam", "--optimizer", choices=("SGD", "Adam", "AdamW", "Muon", "RMSProp"), help="optimizer"
@@ -66,13 +66,13 @@ class ClassifyTrainConfig(TrainConfig):
     cutoff: int | None = option(None, "--cutoff", type=positive_int, help="layers kept of a detector, 10 by default")
     dropout: float | None = option(None, "--dropout", type=share, help="chance of every Dropout layer")
     crop_area: float = option(
-        CROP_AREA, "--crop-area", type=share, help="least share of a picture that is trained at a time; 1 is all of it"
+        CROP_AREA, "--crop-area", type=share, help="least share of an image that is trained at a time; 1 is all of it"
     )
     jitter: float = option(
         JITTER, "--jitter", type=share, help="random change of brightness, contrast and saturation while training"
     )
     class_weights: bool = switch("--class-weights", help="rare classes weigh as much as frequent ones in the loss")
-    verbose: bool = switch("--verbose", help="print the model, and every message about the pictures")
+    verbose: bool = switch("--verbose", help="print the model, and every message about the images")
     mask_ratio: int = field(default=4)
     no_overlap: bool = field(default=False)
     seg_loss: str = field(default="ce")
@@ -139,11 +139,11 @@ def split_model(model: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ClassifyValConfig(ValConfig):
-    """Measure a classifier's accuracy on folders of pictures."""
+    """Measure a classifier's accuracy on folders of images."""
 
     data: str = option("../datasets/mnist", "--data", help="folder, known name, builtin:shapes-cls or data YAML")
     weights: list[str] = option(["yolov5s-cls.pt"], "--weights", nargs="+", help="model file")
-    batch_size: int = option(128, "--batch-size", type=positive_int, help="pictures per step")
+    batch_size: int = option(128, "--batch-size", type=positive_int, help="images per step")
     imgsz: int = option(224, *IMG_FLAGS, type=positive_int, help="side of the network input, pixels")
     verbose: bool = option(True, "--verbose", nargs="?", const=True, type=truth, help="a line per class")
     project: str = option("runs/val-cls", "--project", help="folder of runs")
@@ -162,14 +162,14 @@ class ClassifyValConfig(ValConfig):
 
 @dataclass(frozen=True)
 class ClassifyPredictConfig(DetectConfig):
-    """Tell what pictures, videos and streams show."""
+    """Tell what images, videos and streams show."""
 
     weights: list[str] = option(["yolov5s-cls.pt"], "--weights", nargs="+", help="model file or Triton URL")
     imgsz: list[int] = option(
         [224], *IMG_FLAGS, nargs="+", type=positive_int, help="network input in pixels: side, or height and width"
     )
-    save_txt: bool = switch("--save-txt", help="write the five likeliest classes to labels/*.txt")
-    save_csv: bool = switch("--save-csv", help="write the likeliest class to predictions.csv")
+    save_txt: bool = switch("--save-txt", help="write the five most likely classes to labels/*.txt")
+    save_csv: bool = switch("--save-csv", help="write the most likely class to predictions.csv")
     augment: bool = switch("--augment", help="no effect: there is no test-time augmentation of classifiers")
     project: str = option("runs/predict-cls", "--project", help="folder of runs")
     conf_thres: float = field(default=0.25)

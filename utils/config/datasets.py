@@ -20,9 +20,9 @@ class ConvertConfig(BaseConfig):
     target_format: str = option("yolo", "--to", choices=WRITABLE, help="format to write")
     out: str = option("", "--out", required=True, help="folder to write; it must be empty or new")
     names: list[str] = option([], "--names", nargs="+", help="classes in their order, others are left out")
-    images: str = option("", "--images", help="folder of the pictures, where it is not that of the source")
+    images: str = option("", "--images", help="folder of the images, where it is not that of the source")
     boxes: bool = switch("--boxes", help="boxes only, also of objects that have outlines")
-    link: bool = switch("--link", help="hard links to the pictures instead of copies")
+    link: bool = switch("--link", help="hard links to the images instead of copies")
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class FetchConfig(BaseConfig):
 
 @dataclass(frozen=True)
 class SplitConfig(BaseConfig):
-    """Deal pictures out to train, val and test by a seed: autosplit_*.txt for a data YAML."""
+    """Deal images out to train, val and test by a seed: autosplit_*.txt for a data YAML."""
 
-    images: str = option("", "--images", required=True, help="folder of pictures, or a list file")
+    images: str = option("", "--images", required=True, help="folder of images, or a list file")
     shares: list[float] = option(
         [0.9, 0.1, 0.0], "--shares", nargs="+", type=not_negative_float, help="of train, val and test"
     )
     seed: int = option(0, "--seed", type=seed_number, help="equal seeds give equal lists")
-    annotated_only: bool = switch("--annotated-only", help="leave pictures without a label file out")
-    out: str = option("", "--out", help="folder for the lists; default: the one that holds the pictures' folder")
+    annotated_only: bool = switch("--annotated-only", help="leave images without a label file out")
+    out: str = option("", "--out", help="folder for the lists; default: the one that holds the images' folder")
     exist_ok: bool = switch("--exist-ok", help="replace lists that are there")
 
 
@@ -57,4 +57,4 @@ class CheckConfig(BaseConfig):
     exist_ok: bool = switch("--exist-ok", help="write into an existing run folder")
     noplots: bool = switch("--noplots", help="write no plots")
     verbose: bool = switch("--verbose", help="print every problem, not the first few")
-    workers: int = option(8, "--workers", type=positive_int, help="threads that read pictures")
+    workers: int = option(8, "--workers", type=positive_int, help="threads that read images")

@@ -12,7 +12,7 @@ from utils.core.errors import InputError
 
 @dataclass(frozen=True)
 class DetectConfig(BaseConfig):
-    """Draw the objects that a model finds in pictures, videos and streams."""
+    """Draw the objects that a model finds in images, videos and streams."""
 
     weights: list[str] = option(
         ["yolov5s.pt"], "--weights", nargs="+", help="model file or Triton URL; several .pt files form an ensemble"
@@ -20,7 +20,7 @@ class DetectConfig(BaseConfig):
     source: str = option(
         "data/images",
         "--source",
-        help="picture, video, folder, glob, list, URL, webcam number, screen, or - (see docs/sources.md)",
+        help="image, video, folder, glob, list, URL, webcam number, screen, or - (see docs/sources.md)",
     )
     data: str = option("data/coco128.yaml", "--data", help="data set YAML, for class names of files without any")
     imgsz: list[int] = option(
@@ -28,23 +28,23 @@ class DetectConfig(BaseConfig):
     )
     conf_thres: float = option(0.25, "--conf-thres", type=share, help="lowest score shown")
     iou_thres: float = option(0.45, "--iou-thres", type=share, help="overlap limit of non-maximum suppression")
-    max_det: int = option(1000, "--max-det", type=positive_int, help="detections kept per picture")
+    max_det: int = option(1000, "--max-det", type=positive_int, help="detections kept per image")
     device: str = option("", "--device", help="cpu, mps or a CUDA index; empty takes the best there is")
     view_img: bool = switch("--view-img", help="show the results in windows; q ends the run")
     save_txt: bool = switch("--save-txt", help="write detections to labels/*.txt")
     save_format: int = option(
-        0, "--save-format", type=int, choices=(0, 1), help="boxes of --save-txt: 0 centre and size, 1 corners"
+        0, "--save-format", type=int, choices=(0, 1), help="boxes of --save-txt: 0 center and size, 1 corners"
     )
     save_csv: bool = switch("--save-csv", help="write detections to predictions.csv")
     save_conf: bool = switch("--save-conf", help="append the score to each line of --save-txt")
-    save_crop: bool = switch("--save-crop", help="save a cut-out of each object to crops/CLASS/")
+    save_crop: bool = switch("--save-crop", help="save a crop of each object to crops/CLASS/")
     save_as_video: bool = switch(
-        "--save-as-video", help="show the annotated pictures one after another in all_pictures.mp4 too"
+        "--save-as-video", help="show the annotated images one after another in all_images.mp4 too"
     )
     submit: bool = switch(
-        "--submit", help="write class maps with the data set's own label numbers to results/*_pred.png"
+        "--submit", help="write semantic masks with the data set's own label numbers to results/*_pred.png"
     )
-    nosave: bool = switch("--nosave", help="save no annotated pictures and videos")
+    nosave: bool = switch("--nosave", help="save no annotated images and videos")
     classes: list[int] | None = option(
         None, "--classes", nargs="+", type=int, help="keep these class numbers, as in --classes 0 2"
     )
@@ -56,10 +56,10 @@ class DetectConfig(BaseConfig):
     name: str = option("exp", "--name", help="run folder")
     exist_ok: bool = switch("--exist-ok", help="write into an existing run folder")
     line_thickness: int | None = option(
-        None, "--line-thickness", type=positive_int, help="width of box lines in pixels (default: suits the picture)"
+        None, "--line-thickness", type=positive_int, help="width of box lines in pixels (default: suits the image)"
     )
     hide_labels: bool = switch("--hide-labels", help="draw boxes without text")
-    retina_masks: bool = switch("--retina-masks", help="masks as fine as the picture, not as the network input")
+    retina_masks: bool = switch("--retina-masks", help="masks as fine as the image, not as the network input")
     hide_conf: bool = switch("--hide-conf", help="leave the score out of the text")
     half: bool = switch(
         "--half", help="half precision: FP16 on CUDA, BF16 on a CPU faster in it, else FP32 with a warning"

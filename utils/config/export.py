@@ -15,16 +15,16 @@ class ExportConfig(BaseConfig):
     """Write a checkpoint in the formats of other runtimes."""
 
     data: str = option(
-        "data/coco128.yaml", "--data", help="data set YAML: pictures for --int8 and for the comparison, if given"
+        "data/coco128.yaml", "--data", help="data set YAML: images for --int8 and for the comparison, if given"
     )
     weights: list[str] = option(["yolov5s.pt"], "--weights", nargs="+", help="checkpoints, exported one by one")
     imgsz: list[int] = option(
         [640, 640], *IMG_FLAGS, nargs="+", type=positive_int, help="network input in pixels: side, or height and width"
     )
-    batch_size: int = option(1, "--batch-size", type=positive_int, help="pictures per run of a fixed graph")
+    batch_size: int = option(1, "--batch-size", type=positive_int, help="images per run of a fixed graph")
     device: str = option("cpu", "--device", help="cpu or a CUDA index")
     half: bool = switch("--half", help="FP16 weights")
-    int8: bool = switch("--int8", help="INT8, calibrated on the pictures of --data")
+    int8: bool = switch("--int8", help="INT8, calibrated on the images of --data")
     per_tensor: bool = switch("--per-tensor", help="one INT8 scale per tensor instead of one per channel")
     inplace: bool = switch("--inplace", help="no effect: the decoding in an exported graph is never in place")
     keras: bool = switch("--keras", help="write the SavedModel by Keras")
@@ -37,7 +37,7 @@ class ExportConfig(BaseConfig):
     cache: str = option("", "--cache", help="file of TensorRT's timings, kept from build to build")
     nms: bool = switch("--nms", help="non-maximum suppression inside the graph; output (B, max_det, 6)")
     agnostic_nms: bool = switch("--agnostic-nms", help="with --nms: boxes of different classes suppress each other")
-    max_det: int = option(100, "--max-det", type=positive_int, help="with --nms: detections kept per picture")
+    max_det: int = option(100, "--max-det", type=positive_int, help="with --nms: detections kept per image")
     topk_all: int = option(100, "--topk-all", type=positive_int, help="older name of --max-det")
     topk_per_class: int = option(
         100, "--topk-per-class", type=positive_int, help="no effect: --max-det limits all classes together"
@@ -68,7 +68,7 @@ class ExportConfig(BaseConfig):
 
     @property
     def most_detections(self) -> int:
-        """Detections per picture that NMS inside the graph keeps."""
+        """Detections per image that NMS inside the graph keeps."""
         return self.topk_all if "topk_all" in self.given and "max_det" not in self.given else self.max_det
 
     @property

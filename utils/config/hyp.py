@@ -22,7 +22,7 @@ BELOW_ONE = {
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Recipe numbers, named as in the hyp YAML; gains are raw (not yet scaled by layers, classes, picture size).
+    """Recipe numbers, named as in the hyp YAML; gains are raw (not yet scaled by layers, classes, image size).
 
     Attributes:
         anchors: anchors per level to search for, overriding the model's, or None.
@@ -30,7 +30,7 @@ class Hyperparameters:
         albumentations: serialized Albumentations pipeline (`A.to_dict(...)`), or None for the light default set.
         seg_low, seg_high, seg_std, seg_brightness, seg_contrast, seg_saturation, seg_hue: as of `SemanticAugmentation`.
         warmup_iterations: the warm-up lasts at least so many, also with 0 warmup_epochs.
-        nominal_batch: pictures whose gradients make one optimizer step; smaller batches are accumulated up to it.
+        nominal_batch: images whose gradients make one optimizer step; smaller batches are accumulated up to it.
     """
 
     lr0: float = 0.01

@@ -22,7 +22,7 @@ SegmentValConfig = with_defaults(
 )
 SegmentPredictConfig = with_defaults(
     DetectConfig,
-    "Draw the objects that an instance segmentation model finds in pictures, videos and streams.",
+    "Draw the objects that an instance segmentation model finds in images, videos and streams.",
     weights=["yolov5s-seg.pt"],
     project="runs/predict-seg",
 )

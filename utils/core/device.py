@@ -131,7 +131,7 @@ def single_threaded(wanted: bool = True) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep the memory of finished pictures, and of feature maps on a CPU, for the next ones.
+    """Let the process keep the memory of finished images, and of feature maps on a CPU, for the next ones.
 
     The C library hands large blocks back to the system and gets them anew, zeroed, page by page, which costs as much
     as decoding, or a quarter of a small network's time. glibc can be told to keep them (mallopt(3)); elsewhere this
@@ -153,7 +153,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch and let cuDNN use repeatable algorithms only; pictures have generators of their own."""
+    """Seed torch and let cuDNN use repeatable algorithms only; images have generators of their own."""
     torch.manual_seed(seed)
     torch.backends.cudnn.deterministic = True
 

@@ -112,7 +112,7 @@ def shared_sum(count: Tensor) -> Tensor:
     """What a batch that is dealt out to several processes has in all: the number by which its loss is averaged.
 
     A loss divides its own part by this, so that the parts, and their gradients, add up to those of the whole batch.
-    Every process must call it equally often, without pictures too.
+    Every process must call it equally often, without images too.
     """
     return all_sum(count) if _sharing else count
 
@@ -211,7 +211,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     step has several (accumulation, a joint task whose batches use different heads) a parameter without a part in the
     last one would keep its own sum. Added up here, the gradients are those of one process, whatever the passes were.
 
-    A parameter must have a gradient in all processes or in none; so a process without pictures computes too.
+    A parameter must have a gradient in all processes or in none; so a process without images computes too.
     """
     if world_size() == 1:
         return

@@ -1,4 +1,4 @@
-"""Pictures from the web, into memory: http and https only, limited in size and time, from public addresses."""
+"""Images from the web, into memory: http and https only, limited in size and time, from public addresses."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ GLOBAL_UNICAST = IPv6Network("2000::/3")  # all of IPv6 that is assigned to the 
 Address = IPv4Address | IPv6Address
 
 
-def fetch_picture(
+def fetch_image(
     url: str, *, max_bytes: int = MAX_BYTES, timeout_s: float = TIMEOUT_S, allow_private: bool | None = None
 ) -> bytes:
     """The body of an http or https address.
 
     Every connection, also that of a redirect, goes straight to an address that was looked at first: private, loopback,
-    link-local and reserved ones are refused, so that whoever names a picture cannot reach into the network of the
+    link-local and reserved ones are refused, so that whoever names an image cannot reach into the network of the
     machine that fetches it. Proxies are not used.
 
     Args:

@@ -20,12 +20,12 @@ Polygons = list[list[np.ndarray]]  # one entry per object: its rings, each (K, 2
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How a picture was fitted into the network input: x_input = x_original * ratio + pad.
+    """How an image was fitted into the network input: x_input = x_original * ratio + pad.
 
     Attributes:
-        original_hw: size of the picture as stored (after EXIF rotation), pixels.
+        original_hw: size of the image as stored (after EXIF rotation), pixels.
         ratio_wh: network pixels per original pixel along x and y.
-        pad_wh: pixels of padding left of and above the picture, as really placed.
+        pad_wh: pixels of padding left of and above the image, as really placed.
     """
 
     original_hw: tuple[int, int]
@@ -35,7 +35,7 @@ class Letterbox:
 
 @dataclass
 class Sample:
-    """One picture with its ground truth; every augmentation moves all parts together.
+    """One image with its ground truth; every augmentation moves all parts together.
 
     Attributes:
         image: (H, W, C) uint8; C = 3 is BGR, other channel counts come from .npy or multi-page TIFF.
@@ -43,18 +43,18 @@ class Sample:
         classes: (N,) int64.
         polygons: one list of rings per object in pixels of `image`, or None where the set has boxes only;
             an object without a polygon in a mixed set has its box's four corners.
-        class_map: (H, W) uint8 class per pixel, 255 = ignore, or None.
-        label: class of the whole picture, or None.
-        path: the file the picture came from (of the first tile for a mosaic).
-        letterbox: how the picture was fitted, for mapping results back; None for composed pictures.
-        original_map: (H, W) uint8 class map at the size of the picture as stored, for validation, or None.
+        semantic_mask: (H, W) uint8 class per pixel, 255 = ignore, or None.
+        label: class of the whole image, or None.
+        path: the file the image came from (of the first tile for a mosaic).
+        letterbox: how the image was fitted, for mapping results back; None for composed images.
+        original_map: (H, W) uint8 semantic mask at the size of the image as stored, for validation, or None.
     """
 
     image: np.ndarray
     boxes_xyxy: np.ndarray
     classes: np.ndarray
     polygons: Polygons | None = None
-    class_map: np.ndarray | None = None
+    semantic_mask: np.ndarray | None = None
     path: str = ""
     letterbox: Letterbox | None = None
     label: int | None = None
@@ -69,12 +69,12 @@ class Batch:
         images: (B, C, H, W) uint8, RGB where C = 3, in channels_last order.
         targets: (N, 6) float32: image index in the batch, class, x, y, w, h over the input's width and height.
         paths: B file names.
-        letterboxes: B fits, None for composed training pictures.
+        letterboxes: B fits, None for composed training images.
         masks: of the segmentation task, or None: (N, h, w) bool, row i is that of target i; or (B, h, w) int16, which
-            of a picture's targets shows at each pixel, 1 for its first; 0 for none.
-        class_maps: (B, H, W) uint8 of the semantic task, 255 = ignore, or None.
+            of an image's targets shows at each pixel, 1 for its first; 0 for none.
+        semantic_masks: (B, H, W) uint8 of the semantic task, 255 = ignore, or None.
         labels: (B,) int64 of the classification task, or None.
-        original_maps: B class maps, each (H, W) uint8 at the size of its picture as stored, or None. They stay on the
+        original_maps: B semantic masks, each (H, W) uint8 at the size of its image as stored, or None. They stay on the
             CPU.
         kind: what the batch is for where a step has several; "" for everything that it has labels of.
     """
@@ -84,7 +84,7 @@ class Batch:
     paths: list[str]
     letterboxes: list[Letterbox | None] = field(default_factory=list)
     masks: Tensor | None = None
-    class_maps: Tensor | None = None
+    semantic_masks: Tensor | None = None
     labels: Tensor | None = None
     original_maps: list[Tensor] | None = None
     kind: str = ""
@@ -94,11 +94,11 @@ class Batch:
 
     @property
     def num_instances(self) -> int:
-        """Labelled objects, or labelled pictures of the classification task."""
+        """Labelled objects, or labelled images of the classification task."""
         return len(self.targets) if self.labels is None else len(self.labels)
 
-    def without_pictures(self) -> Batch:
-        """A batch of no picture with everything of this one's form."""
+    def without_images(self) -> Batch:
+        """A batch of no image with everything of this one's form."""
         empty = self._with_tensors(lambda tensor: tensor[:0])
         return replace(empty, paths=[], letterboxes=[], original_maps=None if self.original_maps is None else [])
 
@@ -113,7 +113,7 @@ class Batch:
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """A copy with `change` applied to every tensor there is."""
         changes: dict[str, Any] = {}
-        for name in ("images", "targets", "masks", "class_maps", "labels"):
+        for name in ("images", "targets", "masks", "semantic_masks", "labels"):
             tensor = getattr(self, name)
             changes[name] = None if tensor is None else change(tensor)
         return replace(self, **changes)
@@ -121,20 +121,20 @@ class Batch:
 
 @dataclass
 class Prediction:
-    """What one picture gave, in pixels of the network input until `Letterbox` maps it back.
+    """What one image gave, in pixels of the network input until `Letterbox` maps it back.
 
     Attributes:
         boxes: (n, 6) x1, y1, x2, y2, score, class; None where the task has no boxes.
         masks: of the n boxes, not decoded yet.
-        bitmaps: the masks decoded, in pixels of the original picture.
-        class_map: (H, W) class per pixel, of an integer type.
+        bitmaps: the masks decoded, in pixels of the original image.
+        semantic_mask: (H, W) class per pixel, of an integer type.
         probs: (num_classes,) of a classifier.
     """
 
     boxes: Tensor | None = None
     masks: CodedMasks | None = None
     bitmaps: ObjectMasks | None = None
-    class_map: Tensor | None = None
+    semantic_mask: Tensor | None = None
     probs: Tensor | None = None
 
 
@@ -156,7 +156,7 @@ class EvalResult:
     Attributes:
         metrics: values by their names in results.csv, `metrics/...`.
         fitness: the number by which best.pt is chosen, higher is better.
-        per_class: (num_classes,) main metric of each class, for drawing pictures of weak classes.
+        per_class: (num_classes,) main metric of each class, for drawing images of weak classes.
         table: the lines a user reads.
         details: task-specific arrays, for plots.
     """

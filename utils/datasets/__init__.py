@@ -1,1 +1,1 @@
-"""From a data YAML to batches: spec, labels, pictures, augmentation, loaders and inference sources."""
+"""From a data YAML to batches: spec, labels, images, augmentation, loaders and inference sources."""

@@ -1,4 +1,4 @@
-"""Decoded pictures kept between epochs: in memory that all workers share, or as array files beside the pictures."""
+"""Decoded images kept between epochs: in memory that all workers share, or as array files beside the images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from utils.core.logging import LOGGER
 from utils.imaging.letterbox import load_size
 
-MARGIN = 1.1  # room that must be there for each byte of pictures
+MARGIN = 1.1  # room that must be there for each byte of images
 SHARED_MEMORY = Path("/dev/shm")
 CGROUP = Path("/sys/fs/cgroup")
 THREADS = 8
@@ -24,8 +24,8 @@ THREADS = 8
 Loader = Callable[[int], np.ndarray]
 
 
-class PictureCache(Protocol):
-    """Pictures at their load size, by position."""
+class ImageCache(Protocol):
+    """Images at their load size, by position."""
 
     def get(self, i: int) -> np.ndarray:
         """(H, W, C) uint8; a view that must not be written to."""
@@ -33,7 +33,7 @@ class PictureCache(Protocol):
 
 
 class MemoryCache:
-    """All pictures in one block of shared memory; worker processes map it, however they are started."""
+    """All images in one block of shared memory; worker processes map it, however they are started."""
 
     def __init__(self, shapes: np.ndarray, load: Loader) -> None:
         self.shapes = shapes  # (N, 3)
@@ -47,7 +47,7 @@ class MemoryCache:
 
 
 class DiskCache:
-    """One array file (.npy format) beside each picture, named after the picture and the longer side."""
+    """One array file (.npy format) beside each image, named after the image and the longer side."""
 
     def __init__(self, paths: Sequence[str], shapes: np.ndarray, longest: int, load: Loader) -> None:
         self.files = [cache_file(path, longest) for path in paths]
@@ -73,17 +73,17 @@ def build_cache(
     longest: int,
     channels: int,
     as_is: bool = False,
-    what: str = "pictures",
-) -> PictureCache | None:
+    what: str = "images",
+) -> ImageCache | None:
     """The cache asked for, filled; None, with a message, where it does not fit or cannot be written.
 
     Args:
         kind: "ram", "disk" or None.
-        paths: N picture files.
+        paths: N image files.
         sizes_hw: (N, 2) their sizes, pixels.
-        load: gives picture i at its load size, (H, W, channels).
+        load: gives image i at its load size, (H, W, channels).
         longest: longer side of the load size.
-        channels: of each picture.
+        channels: of each image.
         as_is: the sizes are the load sizes themselves; `longest` only tells files of different runs apart.
         what: what messages call them.
     """
@@ -116,14 +116,14 @@ def in_threads(work: Callable[[int], None], count: int) -> None:
 
 
 def cache_file(path: str | Path, longest: int) -> Path:
-    """`photo.jpg` at 640 px is kept in `photo.jpg.640.cache`; its suffix keeps it from being taken for a picture."""
+    """`photo.jpg` at 640 px is kept in `photo.jpg.640.cache`; its suffix keeps it from being taken for an image."""
     return Path(f"{path}.{longest}.cache")
 
 
-def is_fresh(file: Path, picture: Path, shape: tuple[int, ...]) -> bool:
-    """Whether an array file is newer than its picture and of the expected shape."""
+def is_fresh(file: Path, image: Path, shape: tuple[int, ...]) -> bool:
+    """Whether an array file is newer than its image and of the expected shape."""
     try:
-        if file.stat().st_mtime_ns < picture.stat().st_mtime_ns:
+        if file.stat().st_mtime_ns < image.stat().st_mtime_ns:
             return False
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -143,7 +143,7 @@ def write_array(file: Path, array: np.ndarray) -> None:
 
 
 def free_disk(paths: Sequence[str]) -> int:
-    """Bytes free where the first picture lies."""
+    """Bytes free where the first image lies."""
     return shutil.disk_usage(Path(paths[0]).parent).free
 
 

@@ -1,4 +1,4 @@
-"""Training and validation samples of whole pictures with a class: random crop, mirror and colours, or the centre."""
+"""Training and validation samples of whole images with a class: random crop, mirror and colors, or the center."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ CROP_ASPECT = (3 / 4, 4 / 3)  # width over height
 CROP_TRIES = 10
 MIRROR_CHANCE = 0.5
 GRAY_OF_BGR = np.array([0.114, 0.587, 0.299])  # ITU-R BT.601
-CACHED_SIDE = 2.0  # pictures are kept with a shorter side of at most so many times the input's
+CACHED_SIDE = 2.0  # images are kept with a shorter side of at most so many times the input's
 
 Box = tuple[float, float, float, float]
 
 
 class ClassificationDataset(Dataset[Sample]):
-    """Samples of an index whose pictures have one label each.
+    """Samples of an index whose images have one label each.
 
     Args:
-        index: pictures and their classes.
+        index: images and their classes.
         imgsz: side of the square network input.
-        augment: crop, mirror and recolour at random; False takes the largest square in the middle.
+        augment: crop, mirror and recolor at random; False takes the largest square in the middle.
         seed: of the augmentation; a sample depends on (seed, epoch, position) and nothing else.
-        cache: "ram" or "disk" keeps decoded pictures.
+        cache: "ram" or "disk" keeps decoded images.
         channels: of the network input.
-        fixed_hw: fit every picture into this size instead of a square of `imgsz`.
-        crop_area: least share of a picture's area that is kept of it.
+        fixed_hw: fit every image into this size instead of a square of `imgsz`.
+        crop_area: least share of an image's area that is kept of it.
         jitter: brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter.
     """
 
@@ -71,29 +71,29 @@ class ClassificationDataset(Dataset[Sample]):
         if self.augment:
             image, letterbox = self.augmented(i, np.random.default_rng([self.seed, epoch, i])), None
         else:
-            image, letterbox = fit_centre(self._picture(i, max(self.size_hw)), self.size_hw)
+            image, letterbox = fit_center(self._image(i, max(self.size_hw)), self.size_hw)
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
         label = int(self.index.classes[i])
         return Sample(image, *nothing, path=self.index.paths[i], letterbox=letterbox, label=label)
 
     def augmented(self, i: int, rng: np.random.Generator) -> np.ndarray:
-        """Picture i as it is trained: a random part of it at the input's size, perhaps mirrored, recoloured."""
+        """Image i as it is trained: a random part of it at the input's size, perhaps mirrored, recolored."""
         size_hw = int(self.index.sizes_hw[i, 0]), int(self.index.sizes_hw[i, 1])
         x1, y1, x2, y2 = random_crop(size_hw, rng, least_area=self.crop_area)
         mirrored = rng.random() < MIRROR_CHANCE
         gains = 1 + self.jitter * rng.uniform(-1, 1, 3)
         shorter_share = min((x2 - x1) * size_hw[1], (y2 - y1) * size_hw[0]) / min(size_hw)
-        frame = self._picture(i, max(self.size_hw) / shorter_share)
+        frame = self._image(i, max(self.size_hw) / shorter_share)
         height, width = frame.shape[:2]
         left, top = min(round(x1 * width), width - 1), min(round(y1 * height), height - 1)
         part = frame[top : max(round(y2 * height), top + 1), left : max(round(x2 * width), left + 1)]
         image = resize(part, self.size_hw, cv2.INTER_LINEAR)
         if mirrored:
             image = cv2.flip(image, 1).reshape(image.shape)
-        return jitter_colours(image, *gains) if self.channels == 3 else np.ascontiguousarray(image)
+        return jitter_colors(image, *gains) if self.channels == 3 else np.ascontiguousarray(image)
 
-    def _picture(self, i: int, shorter: float) -> np.ndarray:
-        """Picture i, whose shorter side has at least `shorter` pixels as far as the file has them."""
+    def _image(self, i: int, shorter: float) -> np.ndarray:
+        """Image i, whose shorter side has at least `shorter` pixels as far as the file has them."""
         if self.cache is not None:
             return self.cache.get(i)
         height, width = self.index.sizes_hw[i].tolist()
@@ -104,12 +104,12 @@ class ClassificationDataset(Dataset[Sample]):
         return read_image(self.index.paths[i], channels=self.channels, reduce_to=longest if shrinks else None)
 
     def _kept_size(self, height: int, width: int) -> tuple[int, int]:
-        """Size at which a picture is cached: its own, or smaller if it has much more detail than is needed."""
+        """Size at which an image is cached: its own, or smaller if it has much more detail than is needed."""
         share = min(1.0, CACHED_SIDE * max(self.size_hw) / min(height, width))
         return max(1, round(height * share)), max(1, round(width * share))
 
     def _load(self, i: int) -> np.ndarray:
-        """Picture i for the cache."""
+        """Image i for the cache."""
         size_hw = int(self.kept_hw[i, 0]), int(self.kept_hw[i, 1])
         return resize(self._read(i, max(size_hw)), size_hw, cv2.INTER_AREA)
 
@@ -129,11 +129,11 @@ def random_crop(size_hw: tuple[int, int], rng: np.random.Generator, *, least_are
     return (1 - w / width) / 2, (1 - h / height) / 2, (1 + w / width) / 2, (1 + h / height) / 2
 
 
-def jitter_colours(image: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
-    """A BGR picture with all three changed.
+def jitter_colors(image: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
+    """A BGR image with all three changed.
 
-    Each is a blend of the picture with black, its mean gray, or its own gray, so together they are one affine map of
-    the colours, whatever their order; it is rounded and cut off once.
+    Each is a blend of the image with black, its mean gray, or its own gray, so together they are one affine map of
+    the colors, whatever their order; it is rounded and cut off once.
     """
     mean_gray = float(GRAY_OF_BGR @ np.array(cv2.mean(image)[:3]))
     linear = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), GRAY_OF_BGR)
@@ -141,8 +141,8 @@ def jitter_colours(image: np.ndarray, brightness: float, contrast: float, satura
     return cv2.transform(image, np.column_stack([brightness * contrast * linear, np.full(3, offset)]))
 
 
-def fit_centre(frame: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
-    """The largest part in the middle with the shape of the input, at its size; and where the picture lies in it."""
+def fit_center(frame: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
+    """The largest part in the middle with the shape of the input, at its size; and where the image lies in it."""
     height, width = frame.shape[:2]
     out_h, out_w = size_hw
     ratio = max(out_h / height, out_w / width)

@@ -1,4 +1,4 @@
-"""Training and validation samples of pictures with boxes: what the loader asks for, one picture or mosaic at a time."""
+"""Training and validation samples of images with boxes: what the loader asks for, one image or mosaic at a time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.utils.data import Dataset
 from utils.config.hyp import Hyperparameters
 from utils.core.types import Sample
 from utils.datasets.augment.albumentations import LightPipeline, UserPipeline, is_installed
-from utils.datasets.augment.compose import IGNORE, Drawn, Picture, Recolour, compose, draw_map
+from utils.datasets.augment.compose import IGNORE, Drawn, Image, Recolor, compose, draw_map
 from utils.datasets.augment.cutmix import cutmix
 from utils.datasets.augment.mosaic import mosaic9_plan, mosaic_plan, paste_plan, single_plan
-from utils.datasets.augment.sample import draw_recolouring, mixup, random_flips, random_transform
-from utils.datasets.cache import PictureCache, build_cache
+from utils.datasets.augment.sample import draw_recoloring, mixup, random_flips, random_transform
+from utils.datasets.cache import ImageCache, build_cache
 from utils.datasets.index.image_index import ImageIndex
 from utils.imaging.letterbox import fitted_size, load_size, pad_to, rect_shapes, resize
 from utils.imaging.read import read_image
-from utils.imaging.semantic_files import read_class_map
+from utils.imaging.semantic_files import read_semantic_mask
 
 ROUND = 1 << 20  # a set that is gone through again within epoch e is asked for epoch e + ROUND, e + 2 ROUND, ...
 Key = int | tuple[int, int] | tuple[int, int, tuple[int, ...]]
@@ -29,23 +29,23 @@ class DetectionDataset(Dataset[Sample]):
     """Samples of an `ImageIndex`, augmented or just fitted into the network input.
 
     Args:
-        index: pictures and labels; with `rect` the data set holds them sorted by height over width.
+        index: images and labels; with `rect` the data set holds them sorted by height over width.
         imgsz: longer side of the network input.
         hyp: strengths of the augmentations.
-        augment: mosaic, affine, colours and flips; False fits each picture and keeps its `Letterbox`.
-        rect: give each batch the smallest input that fits its pictures; no mosaic.
-        batch_size: pictures that share an input size with `rect`.
+        augment: mosaic, affine, colors and flips; False fits each image and keeps its `Letterbox`.
+        rect: give each batch the smallest input that fits its images; no mosaic.
+        batch_size: images that share an input size with `rect`.
         stride: input sizes are multiples of it.
         pad: extra border of rect batches, in strides.
         seed: of the augmentations; a sample depends on (seed, epoch, position) and nothing else.
-        cache: "ram" or "disk" keeps decoded pictures.
+        cache: "ram" or "disk" keeps decoded images.
         channels: of the network input.
-        fixed_hw: fit every picture into this size instead of a square of `imgsz` (not with `rect`).
-        longest: longer side at which pictures are read for training at most; None for `imgsz`.
+        fixed_hw: fit every image into this size instead of a square of `imgsz` (not with `rect`).
+        longest: longer side at which images are read for training at most; None for `imgsz`.
         mosaic_epochs: epochs with mosaics, the first ones; None for all.
 
     Attributes:
-        index: the pictures in the order of the positions.
+        index: the images in the order of the positions.
         order: (N,) position of each of them in the index that was given.
     """
 
@@ -81,17 +81,17 @@ class DetectionDataset(Dataset[Sample]):
         self.cache = build_cache(
             cache, index.paths, index.sizes_hw, self.load_file, longest=self.longest, channels=channels
         )
-        self.map_cache: PictureCache | None = None
-        if index.class_maps is not None:
+        self.map_cache: ImageCache | None = None
+        if index.semantic_masks is not None:
             self.map_cache = build_cache(
                 cache,
-                index.class_maps,
+                index.semantic_masks,
                 index.sizes_hw,
                 self.load_map,
                 longest=0,
                 channels=1,
                 as_is=True,
-                what="class maps",
+                what="semantic masks",
             )
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class DetectionDataset(Dataset[Sample]):
         return self.augmented(i, rng, partners, mosaics=not closed)
 
     def input_hw(self, i: int) -> tuple[int, int]:
-        """Network input size of picture i, pixels."""
+        """Network input size of image i, pixels."""
         if self.shapes_hw is None:
             return self.square_hw
         height, width = self.shapes_hw[i // self.batch_size]
@@ -118,22 +118,22 @@ class DetectionDataset(Dataset[Sample]):
     def augmented(
         self, i: int, rng: np.random.Generator, pool: np.ndarray | None = None, *, mosaics: bool = True
     ) -> Sample:
-        """Picture i in a mosaic or alone, transformed, perhaps mixed with another such, recoloured, flipped.
+        """Image i in a mosaic or alone, transformed, perhaps mixed with another such, recolored, flipped.
 
         Args:
-            pool: positions that the other pictures of a mosaic are drawn from; None for all.
+            pool: positions that the other images of a mosaic are drawn from; None for all.
             mosaics: False gives no mosaic, and nothing that is done to mosaics only.
         """
         hyp = self.hyp
-        recolour = draw_recolouring(rng, hyp) if self.channels == 3 else None
+        recolor = draw_recoloring(rng, hyp) if self.channels == 3 else None
         effects = [] if self.pipeline is None else self.pipeline.pick(rng)
         in_mosaic = self.shapes_hw is None and rng.random() < hyp.mosaic and mosaics
         blended = in_mosaic and rng.random() < hyp.mixup
         cut = hyp.cutmix > 0 and self.shapes_hw is None and rng.random() < hyp.cutmix
         in_order = (
             bool(effects) or blended or cut
-        )  # else colours may change while the pictures are drawn, which is less work
-        draw = partial(self.mosaic if in_mosaic else self.single, recolour=None if in_order else recolour)
+        )  # else colors may change while the images are drawn, which is less work
+        draw = partial(self.mosaic if in_mosaic else self.single, recolor=None if in_order else recolor)
         sample = draw(i, rng, pool)
         if blended:
             sample = mixup(sample, draw(self.partners(1, rng, pool)[0], rng, pool), rng)
@@ -141,55 +141,55 @@ class DetectionDataset(Dataset[Sample]):
             sample = cutmix(sample, draw(self.partners(1, rng, pool)[0], rng, pool), rng)
         for effect in effects:
             sample = effect(sample)
-        if in_order and recolour is not None:
-            recolour(sample.image, sample.image)
+        if in_order and recolor is not None:
+            recolor(sample.image, sample.image)
         return random_flips(sample, rng, hyp)
 
     def single(
-        self, i: int, rng: np.random.Generator, pool: np.ndarray | None, recolour: Recolour | None = None
+        self, i: int, rng: np.random.Generator, pool: np.ndarray | None, recolor: Recolor | None = None
     ) -> Sample:
-        """Picture i alone, fitted into the input, under a random transform."""
+        """Image i alone, fitted into the input, under a random transform."""
         size_hw = self.input_hw(i)
-        plan = single_plan(self.picture(i), size_hw)
+        plan = single_plan(self.image(i), size_hw)
         to_output = random_transform(rng, self.hyp, size_hw, size_hw)
-        return compose(plan, to_output, size_hw, channels=self.channels, recolour=recolour)
+        return compose(plan, to_output, size_hw, channels=self.channels, recolor=recolor)
 
     def mosaic(
-        self, i: int, rng: np.random.Generator, pool: np.ndarray | None, recolour: Recolour | None = None
+        self, i: int, rng: np.random.Generator, pool: np.ndarray | None, recolor: Recolor | None = None
     ) -> Sample:
-        """Picture i with three or eight others, under one random transform."""
+        """Image i with three or eight others, under one random transform."""
         hyp, side = self.hyp, self.imgsz
         nine = rng.random() < hyp.mosaic9
         members = rng.permutation([i, *self.partners(8 if nine else 3, rng, pool)])
-        plan = (mosaic9_plan if nine else mosaic_plan)([self.picture(k) for k in members.tolist()], rng, side)
+        plan = (mosaic9_plan if nine else mosaic_plan)([self.image(k) for k in members.tolist()], rng, side)
         if hyp.copy_paste and self.index.polygons is not None:
             plan += paste_plan(plan, rng, share=hyp.copy_paste, canvas_width=2 * side)
         to_output = random_transform(rng, hyp, (2 * side, 2 * side), (side, side))
-        sample = compose(plan, to_output, (side, side), channels=self.channels, recolour=recolour)
+        sample = compose(plan, to_output, (side, side), channels=self.channels, recolor=recolor)
         sample.path = self.index.paths[i]
         return sample
 
     def partners(self, count: int, rng: np.random.Generator, pool: np.ndarray | None) -> list[int]:
-        """Positions of `count` random pictures."""
+        """Positions of `count` random images."""
         drawn = rng.integers(len(self) if pool is None else len(pool), size=count)
         return [int(k) for k in (drawn if pool is None else pool[drawn])]
 
-    def picture(self, i: int, longest: int | None = None) -> Picture:
-        """Picture i for placing on a canvas, its longer side `longest` or `imgsz` pixels; nothing is read yet."""
+    def image(self, i: int, longest: int | None = None) -> Image:
+        """Image i for placing on a canvas, its longer side `longest` or `imgsz` pixels; nothing is read yet."""
         classes, boxes_xywhn, polygons = self.index.labels(i)
         height, width = self.index.sizes_hw[i].tolist()
-        return Picture(
+        return Image(
             load_size((height, width), longest or self.imgsz),
             partial(self.read, i),
             classes,
             corners_of(boxes_xywhn),
             polygons,
-            None if self.index.class_maps is None else partial(self.class_map, i),
+            None if self.index.semantic_masks is None else partial(self.semantic_mask, i),
             self.index.paths[i],
         )
 
     def read(self, i: int, wanted: int) -> np.ndarray:
-        """Picture i with a longer side of at least `wanted` pixels, as far as there is need and detail."""
+        """Image i with a longer side of at least `wanted` pixels, as far as there is need and detail."""
         if self.cache is not None:
             return self.cache.get(i)
         wanted = min(wanted, self.longest)
@@ -199,7 +199,7 @@ class DetectionDataset(Dataset[Sample]):
     # -- validation -----------------------------------------------------------------------------------------------
 
     def fitted(self, i: int) -> Sample:
-        """Picture i as it is validated: longer side `imgsz`, centred on grey, with the way back."""
+        """Image i as it is validated: longer side `imgsz`, centered on gray, with the way back."""
         out_hw = self.input_hw(i)
         frame = self.load_file(i) if self.cache is None else self.cache.get(i)
         inner = resize(frame, fitted_size(frame.shape[:2], out_hw, scale_up=False), cv2.INTER_LINEAR)
@@ -211,27 +211,27 @@ class DetectionDataset(Dataset[Sample]):
             polygons = [[ring * scale_wh + offset_wh for ring in rings] for rings in polygons]
         boxes = corners_of(boxes_xywhn) * np.tile(scale_wh, 2) + np.tile(offset_wh, 2)
         sample = Sample(image, boxes, classes.astype(np.int64), polygons, path=self.index.paths[i], letterbox=fit)
-        if self.index.class_maps is not None:
-            sample.class_map = np.full(out_hw, IGNORE, np.uint8)
+        if self.index.semantic_masks is not None:
+            sample.semantic_mask = np.full(out_hw, IGNORE, np.uint8)
             matrix = np.diag([*scale_wh, 1.0])
             matrix[:2, 2] = offset_wh
             box = (*fit.pad_wh, fit.pad_wh[0] + inner.shape[1], fit.pad_wh[1] + inner.shape[0])
-            sample.original_map = self.class_map(i)
-            draw_map(sample.class_map, sample.original_map, Drawn(matrix, box))
+            sample.original_map = self.semantic_mask(i)
+            draw_map(sample.semantic_mask, sample.original_map, Drawn(matrix, box))
         return sample
 
-    def class_map(self, i: int) -> np.ndarray:
-        """(H, W) uint8 class map of picture i, of the picture's size."""
+    def semantic_mask(self, i: int) -> np.ndarray:
+        """(H, W) uint8 semantic mask of image i, of the image's size."""
         values = (self.load_map(i) if self.map_cache is None else self.map_cache.get(i))[..., 0]
         return np.array(values) if self.index.id_map is None else cv2.LUT(np.asarray(values), self.index.id_map)
 
     def load_map(self, i: int) -> np.ndarray:
-        """(H, W, 1) class map of picture i as in its file."""
-        assert self.index.class_maps is not None
-        return read_class_map(self.index.class_maps[i])[..., None]
+        """(H, W, 1) semantic mask of image i as in its file."""
+        assert self.index.semantic_masks is not None
+        return read_semantic_mask(self.index.semantic_masks[i])[..., None]
 
     def load_file(self, i: int) -> np.ndarray:
-        """Picture i from its file, its longer side `longest`."""
+        """Image i from its file, its longer side `longest`."""
         frame = read_image(
             self.index.paths[i], channels=self.channels, reduce_to=self.longest if self.augment else None
         )
@@ -248,6 +248,6 @@ def build_pipeline(hyp: Hyperparameters) -> LightPipeline | UserPipeline | None:
 
 
 def corners_of(boxes_xywh: np.ndarray) -> np.ndarray:
-    """(n, 4) corners of boxes given by centre and size, in the same unit."""
+    """(n, 4) corners of boxes given by center and size, in the same unit."""
     half = boxes_xywh[:, 2:] / 2
     return np.concatenate([boxes_xywh[:, :2] - half, boxes_xywh[:, :2] + half], axis=1)

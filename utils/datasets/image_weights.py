@@ -1,4 +1,4 @@
-"""Chances for `--image-weights`: pictures with rare or badly found classes are drawn more often."""
+"""Chances for `--image-weights`: images with rare or badly found classes are drawn more often."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def class_weights(index: ImageIndex, num_classes: int) -> np.ndarray:
 
 
 def image_weights(index: ImageIndex, weights: np.ndarray) -> np.ndarray:
-    """(N,) sum of `weights` (num_classes,) over each picture's labels; 0 for a picture without any."""
+    """(N,) sum of `weights` (num_classes,) over each image's labels; 0 for an image without any."""
     running = np.concatenate([np.zeros(1), np.cumsum(weights[index.classes])])
     return np.maximum(running[index.offsets[1:]] - running[index.offsets[:-1]], 0)

@@ -1,4 +1,4 @@
-"""Samples to batches: order of an epoch, workers, collation. Pictures do not depend on the number of workers."""
+"""Samples to batches: order of an epoch, workers, collation. Images do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from utils.core.types import Batch, Sample
 from utils.datasets.augment.compose import IGNORE
 from utils.datasets.detection import Key
 from utils.datasets.masks import MaskForm
-from utils.imaging.letterbox import GREY
+from utils.imaging.letterbox import GRAY
 from utils.imaging.read import ImageError
 
-POOL = 32  # pictures that a weighted sample may draw its mosaic partners from
+POOL = 32  # images that a weighted sample may draw its mosaic partners from
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Deal:
 
     Attributes:
         rank, processes: which of them this is.
-        whole: batches are dealt out one by one, as they are; else each batch is, in groups of pictures.
-        group: pictures that stay together.
+        whole: batches are dealt out one by one, as they are; else each batch is, in groups of images.
+        group: images that stay together.
     """
 
     rank: int = 0
@@ -53,13 +53,13 @@ class Deal:
 
 
 @dataclass(frozen=True)
-class NoPictures:
-    """Stands for the keys of a process that has no part in a batch: one of another's pictures, for its form."""
+class NoImages:
+    """Stands for the keys of a process that has no part in a batch: one of another's images, for its form."""
 
     model: Any
 
 
-class EpochBatches(Sampler["list[Key] | NoPictures"]):
+class EpochBatches(Sampler["list[Key] | NoImages"]):
     """Lists of (epoch, position), one list a batch, in an order drawn from (seed, epoch).
 
     Several processes draw the same plan, that of a single one, and each takes its own part of it: every batch in
@@ -100,7 +100,7 @@ class EpochBatches(Sampler["list[Key] | NoPictures"]):
         whole, rest = divmod(self.num_samples, self.batch_size)
         return whole + bool(rest and not self.drop_last)
 
-    def __iter__(self) -> Iterator[list[Key] | NoPictures]:
+    def __iter__(self) -> Iterator[list[Key] | NoImages]:
         deal = self.deal
         for number, keys in enumerate(self.plan()):
             if number < self.first:
@@ -109,10 +109,10 @@ class EpochBatches(Sampler["list[Key] | NoPictures"]):
                 if number % deal.processes == deal.rank:
                     yield keys
             else:
-                yield deal.own(keys) or NoPictures(keys[: deal.group])
+                yield deal.own(keys) or NoImages(keys[: deal.group])
 
     def plan(self) -> Iterator[list[Key]]:
-        """The batches of this epoch; an epoch of a million pictures is never a list."""
+        """The batches of this epoch; an epoch of a million images is never a list."""
         rng = np.random.default_rng([self.seed, self.epoch])
         starts = range(0, self.planned * self.batch_size, self.batch_size)
         sizes = [min(self.batch_size, self.num_samples - start) for start in starts]
@@ -147,15 +147,13 @@ class EpochLoader:
 
         Args:
             epoch: decides order and augmentations, so that epoch k after a resume is epoch k.
-            image_weights: (N,) relative chance of each picture, or None for every picture once.
+            image_weights: (N,) relative chance of each image, or None for every image once.
             first: batches of the epoch that are passed over.
         """
         self.batches.epoch, self.batches.first = epoch, first
         if image_weights is not None and is_rect(self.dataset):
             if not self._warned:
-                LOGGER.warning(
-                    "--image-weights has no effect with --rect: its batches are fixed by the pictures' shapes"
-                )
+                LOGGER.warning("--image-weights has no effect with --rect: its batches are fixed by the images' shapes")
             self._warned, image_weights = True, None
         self.batches.image_weights = image_weights
 
@@ -163,7 +161,7 @@ class EpochLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches; InputError where a picture that was verified cannot be read any more."""
+        """The batches; InputError where an image that was verified cannot be read any more."""
         for batch in self.loader:
             if isinstance(batch, ImageError):
                 raise InputError(f"{batch}; it could be read before: put it back, then go on or start again")
@@ -199,7 +197,7 @@ def build_loader(
     """
     num_samples = len(dataset)  # type: ignore[arg-type]
     if shuffle and is_rect(dataset):
-        LOGGER.warning("--rect: pictures come sorted by shape, so they are not shuffled")
+        LOGGER.warning("--rect: images come sorted by shape, so they are not shuffled")
         shuffle = False
     batch_size = max(1, min(batch_size, num_samples))
     whole = not getattr(dataset, "augment", False)
@@ -234,7 +232,7 @@ def is_rect(dataset: Dataset[Sample]) -> bool:
 
 
 class BatchReader(Dataset[Sample]):
-    """Reads whole batches; an unreadable picture comes back as a value.
+    """Reads whole batches; an unreadable image comes back as a value.
 
     As an exception it would cross the border of a worker process as text, its traceback included.
     """
@@ -245,11 +243,11 @@ class BatchReader(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitems__(self, keys: list[Key] | NoPictures) -> list[Sample] | NoPictures | ImageError:
+    def __getitems__(self, keys: list[Key] | NoImages) -> list[Sample] | NoImages | ImageError:
         """The samples of a batch; DataLoader calls this with all of its keys."""
-        if isinstance(keys, NoPictures):
+        if isinstance(keys, NoImages):
             samples = self.__getitems__(keys.model)
-            return samples if isinstance(samples, ImageError) else NoPictures(samples)
+            return samples if isinstance(samples, ImageError) else NoImages(samples)
         try:
             if isinstance(self.dataset, QuadDataset):
                 return self.dataset.__getitems__(keys)
@@ -261,7 +259,7 @@ class BatchReader(Dataset[Sample]):
 class QuadDataset(Dataset[Sample]):
     """Every four samples of a batch as one of twice the side: four in a square, or the first one enlarged.
 
-    Which of the two is drawn from (seed, epoch, position of the first). A group short of four leaves grey.
+    Which of the two is drawn from (seed, epoch, position of the first). A group short of four leaves gray.
     """
 
     def __init__(self, dataset: Dataset[Sample], *, seed: int) -> None:
@@ -295,22 +293,22 @@ def enlarged(sample: Sample) -> Sample:
     polygons = sample.polygons
     if polygons is not None:
         polygons = [[ring * 2 for ring in rings] for rings in polygons]
-    class_map = None if sample.class_map is None else sample.class_map.repeat(2, axis=0).repeat(2, axis=1)
+    semantic_mask = None if sample.semantic_mask is None else sample.semantic_mask.repeat(2, axis=0).repeat(2, axis=1)
     image = image.reshape(2 * height, 2 * width, channels)
-    return Sample(image, sample.boxes_xyxy * 2, sample.classes, polygons, class_map, sample.path)
+    return Sample(image, sample.boxes_xyxy * 2, sample.classes, polygons, semantic_mask, sample.path)
 
 
 def tiled(samples: Sequence[Sample]) -> Sample:
     """Up to four samples of one size in a square, in reading order."""
     height, width, channels = samples[0].image.shape
-    image = np.full((2 * height, 2 * width, channels), GREY, np.uint8)
-    class_map = None if samples[0].class_map is None else np.full((2 * height, 2 * width), IGNORE, np.uint8)
+    image = np.full((2 * height, 2 * width, channels), GRAY, np.uint8)
+    semantic_mask = None if samples[0].semantic_mask is None else np.full((2 * height, 2 * width), IGNORE, np.uint8)
     boxes, polygons = [], []
     for n, sample in enumerate(samples):
         top, left = n // 2 * height, n % 2 * width
         image[top : top + height, left : left + width] = sample.image
-        if class_map is not None:
-            class_map[top : top + height, left : left + width] = sample.class_map
+        if semantic_mask is not None:
+            semantic_mask[top : top + height, left : left + width] = sample.semantic_mask
         boxes.append(sample.boxes_xyxy + np.array([left, top, left, top], np.float32))
         polygons += [[ring + np.array([left, top]) for ring in rings] for rings in sample.polygons or []]
     return Sample(
@@ -318,7 +316,7 @@ def tiled(samples: Sequence[Sample]) -> Sample:
         np.concatenate(boxes),
         np.concatenate([sample.classes for sample in samples]),
         None if samples[0].polygons is None else polygons,
-        class_map,
+        semantic_mask,
         samples[0].path,
     )
 
@@ -331,12 +329,10 @@ def start_worker(worker: int) -> None:
     keep_freed_memory()
 
 
-def collate_read(
-    samples: list[Sample] | NoPictures | ImageError, *, masks: MaskForm | None = None
-) -> Batch | ImageError:
-    """What `BatchReader` gives as a batch, an unreadable picture as it is."""
-    if isinstance(samples, NoPictures):
-        return collate(samples.model, masks=masks).without_pictures()
+def collate_read(samples: list[Sample] | NoImages | ImageError, *, masks: MaskForm | None = None) -> Batch | ImageError:
+    """What `BatchReader` gives as a batch, an unreadable image as it is."""
+    if isinstance(samples, NoImages):
+        return collate(samples.model, masks=masks).without_images()
     return samples if isinstance(samples, ImageError) else collate(samples, masks=masks)
 
 
@@ -345,7 +341,7 @@ def collate(samples: Sequence[Sample], *, masks: MaskForm | None = None) -> Batc
     pixels = torch.empty((len(samples), *samples[0].image.shape), dtype=torch.uint8)  # (B, H, W, C)
     for place, sample in zip(pixels.numpy(), samples, strict=True):
         copy_rgb(place, sample.image)
-    maps, labels = [s.class_map for s in samples], [s.label for s in samples]
+    maps, labels = [s.semantic_mask for s in samples], [s.label for s in samples]
     originals = [torch.from_numpy(s.original_map) for s in samples if s.original_map is not None]
     return Batch(
         images=pixels.permute(0, 3, 1, 2),
@@ -353,14 +349,14 @@ def collate(samples: Sequence[Sample], *, masks: MaskForm | None = None) -> Batc
         paths=[s.path for s in samples],
         letterboxes=[s.letterbox for s in samples],
         masks=None if masks is None else masks(samples),
-        class_maps=None if any(m is None for m in maps) else torch.from_numpy(np.stack(maps)),  # type: ignore[arg-type]
+        semantic_masks=None if any(m is None for m in maps) else torch.from_numpy(np.stack(maps)),  # type: ignore[arg-type]
         labels=None if None in labels else torch.tensor(labels, dtype=torch.int64),
         original_maps=originals if len(originals) == len(samples) else None,
     )
 
 
 def copy_rgb(place: np.ndarray, image: np.ndarray) -> None:
-    """Copy a picture (H, W, C) into `place`, of the same shape; three channels BGR -> RGB."""
+    """Copy an image (H, W, C) into `place`, of the same shape; three channels BGR -> RGB."""
     if image.shape[2] == 3:
         cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=place)
     else:
@@ -368,7 +364,7 @@ def copy_rgb(place: np.ndarray, image: np.ndarray) -> None:
 
 
 def batch_targets(samples: Sequence[Sample]) -> np.ndarray:
-    """(N, 6) float32 rows: position in the batch, class, centre x, y, width, height over the picture's sides."""
+    """(N, 6) float32 rows: position in the batch, class, center x, y, width, height over the image's sides."""
     rows = np.zeros((sum(len(s.classes) for s in samples), 6), np.float32)
     end = 0
     for position, sample in enumerate(samples):

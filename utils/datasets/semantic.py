@@ -1,4 +1,4 @@
-"""Training and validation samples of pictures with class maps: a random size, a random crop, random colours."""
+"""Training and validation samples of images with semantic masks: a random size, a random crop, random colors."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class SemanticAugmentation:
     """Sizes and strengths; how they are used says `SemanticDataset`.
 
     Attributes:
-        base: longer side that a picture has most often, about, pixels.
+        base: longer side that an image has most often, about, pixels.
         crop_hw: size of every sample.
         low, high: smallest and largest longer side over `base`.
-        std: spread of the sizes around their centre, in steps of 32 pixels.
+        std: spread of the sizes around their center, in steps of 32 pixels.
         brightness, contrast, saturation: gains are uniform in 1 +- these.
-        hue: turns are uniform in +- this part of the colour circle.
+        hue: turns are uniform in +- this part of the color circle.
     """
 
     base: int
@@ -54,13 +54,13 @@ class SemanticAugmentation:
             raise ValueError(f"0 < low <= high and std > 0 expected, got {self.low}, {self.high} and {self.std}")
 
     @classmethod
-    def for_pictures(cls, sizes_hw: np.ndarray, imgsz: int, **changes: Any) -> SemanticAugmentation:
-        """Crops of longer side `imgsz` in the shape that most pictures have, rounded up to multiples of 32.
+    def for_images(cls, sizes_hw: np.ndarray, imgsz: int, **changes: Any) -> SemanticAugmentation:
+        """Crops of longer side `imgsz` in the shape that most images have, rounded up to multiples of 32.
 
-        A square crop of wide pictures would be a third border; where some are wide and others high it is square.
+        A square crop of wide images would be a third border; where some are wide and others high it is square.
 
         Args:
-            sizes_hw: (N, 2) of the pictures.
+            sizes_hw: (N, 2) of the images.
             imgsz: pixels.
             changes: other attributes.
         """
@@ -73,25 +73,25 @@ class SemanticAugmentation:
     def sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """(k,) longer sides in pixels and (k,) their chances: a Gaussian four steps below `base`, cut off."""
         steps = np.arange(math.ceil(self.base * self.low / STEP), math.ceil(self.base * self.high / STEP) + 1)
-        centre = math.ceil(self.base / STEP) - 4
-        weights = np.exp(-0.5 * ((steps - centre) / self.std) ** 2)
+        center = math.ceil(self.base / STEP) - 4
+        weights = np.exp(-0.5 * ((steps - center) / self.std) ** 2)
         return steps * STEP, weights / weights.sum()
 
 
 class SemanticDataset(DetectionDataset):
-    """Samples of an `ImageIndex` with class maps; boxes and polygons, where it has any, move along.
+    """Samples of an `ImageIndex` with semantic masks; boxes and polygons, where it has any, move along.
 
-    In training each picture gets a random longer side, is cropped at random (a border of grey, which is ignored, fills
-    what is missing right and below), recoloured and flipped by the chances `fliplr` and `flipud` of the recipe. With
-    `mosaic` four pictures, each of a size drawn like that, are put together by the recipe's chance `mosaic`, and
-    moved by its affine numbers. For validation a picture is fitted as for detection and comes with its own class map.
+    In training each image gets a random longer side, is cropped at random (a border of gray, which is ignored, fills
+    what is missing right and below), recolored and flipped by the chances `fliplr` and `flipud` of the recipe. With
+    `mosaic` four images, each of a size drawn like that, are put together by the recipe's chance `mosaic`, and
+    moved by its affine numbers. For validation an image is fitted as for detection and keeps its own semantic mask.
 
     Args:
-        index: pictures and class maps.
+        index: images and semantic masks.
         imgsz: longer side of the network input in validation.
         hyp: chances named above; its Albumentations pipeline runs last but one, before the flips.
         augment: training samples.
-        augmentation: sizes and strengths; None for those that suit the pictures.
+        augmentation: sizes and strengths; None for those that suit the images.
         mosaic: see above.
         options: as of `DetectionDataset`.
     """
@@ -107,7 +107,7 @@ class SemanticDataset(DetectionDataset):
         mosaic: bool = False,
         **options: Any,
     ) -> None:
-        self.augmentation = augmentation or SemanticAugmentation.for_pictures(index.sizes_hw, imgsz)
+        self.augmentation = augmentation or SemanticAugmentation.for_images(index.sizes_hw, imgsz)
         self.with_mosaic = mosaic
         self.longer_sides, self.chances = self.augmentation.sizes()
         longest = min(int(self.longer_sides[-1]), int(index.sizes_hw.max()))
@@ -117,17 +117,17 @@ class SemanticDataset(DetectionDataset):
     def augmented(
         self, i: int, rng: np.random.Generator, pool: np.ndarray | None = None, *, mosaics: bool = True
     ) -> Sample:
-        """Picture i, or a mosaic around it, as in training.
+        """Image i, or a mosaic around it, as in training.
 
         Args:
-            pool: positions that the other pictures of a mosaic are drawn from; None for all.
+            pool: positions that the other images of a mosaic are drawn from; None for all.
             mosaics: False gives no mosaic.
         """
         in_mosaic = self.with_mosaic and rng.random() < self.hyp.mosaic and mosaics
         sample = self.mosaic_crop(i, rng, pool) if in_mosaic else self.crop(i, rng)
         if self.hyp.cutmix > 0 and rng.random() < self.hyp.cutmix:
             sample = cutmix(sample, self.crop(self.partners(1, rng, pool)[0], rng), rng)
-        matrix = draw_colours(rng, self.augmentation, sample.image) if self.channels == 3 else None
+        matrix = draw_colors(rng, self.augmentation, sample.image) if self.channels == 3 else None
         if matrix is not None:
             cv2.transform(sample.image, matrix, dst=sample.image)
         for effect in [] if self.pipeline is None else self.pipeline.pick(rng):
@@ -135,21 +135,21 @@ class SemanticDataset(DetectionDataset):
         return random_flips(sample, rng, self.hyp)
 
     def crop(self, i: int, rng: np.random.Generator) -> Sample:
-        """A random part of picture i at a random size."""
+        """A random part of image i at a random size."""
         out_hw = self.augmentation.crop_hw
-        picture = self.picture(i, self.draw_side(rng))
-        height, width = picture.size_hw
+        image = self.image(i, self.draw_side(rng))
+        height, width = image.size_hw
         left, top = (
             int(rng.integers(max(have - want, 0) + 1)) for have, want in ((width, out_hw[1]), (height, out_hw[0]))
         )
         placed = np.array([[width, 0.0, -left], [0.0, height, -top], [0.0, 0.0, 1.0]])
-        return compose([Placement(picture, placed)], np.eye(3), out_hw, channels=self.channels)
+        return compose([Placement(image, placed)], np.eye(3), out_hw, channels=self.channels)
 
     def mosaic_crop(self, i: int, rng: np.random.Generator, pool: np.ndarray | None) -> Sample:
-        """Picture i with three others, each of a random size, under the recipe's random transform."""
+        """Image i with three others, each of a random size, under the recipe's random transform."""
         side = self.augmentation.base
         members = rng.permutation([i, *self.partners(3, rng, pool)]).tolist()
-        plan = mosaic_plan([self.picture(k, self.draw_side(rng)) for k in members], rng, side)
+        plan = mosaic_plan([self.image(k, self.draw_side(rng)) for k in members], rng, side)
         to_output = random_transform(rng, self.hyp, (2 * side, 2 * side), self.augmentation.crop_hw)
         sample = compose(plan, to_output, self.augmentation.crop_hw, channels=self.channels)
         sample.path = self.index.paths[i]
@@ -160,10 +160,10 @@ class SemanticDataset(DetectionDataset):
         return int(rng.choice(self.longer_sides, p=self.chances))
 
 
-def draw_colours(rng: np.random.Generator, strengths: SemanticAugmentation, image: np.ndarray) -> np.ndarray | None:
-    """(3, 4) affine map of BGR colours: brightness, contrast, saturation and hue in random order; None for no change.
+def draw_colors(rng: np.random.Generator, strengths: SemanticAugmentation, image: np.ndarray) -> np.ndarray | None:
+    """(3, 4) affine map of BGR colors: brightness, contrast, saturation and hue in random order; None for no change.
 
-    Each is linear, so all four together cost one pass over the picture: a gain; a gain around the picture's mean luma;
+    Each is linear, so all four together cost one pass over the image: a gain; a gain around the image's mean luma;
     a gain around each pixel's luma; a turn around the gray axis in YIQ, which keeps luma. Values are cut off at 0 and
     255 once, at the end.
 
@@ -189,7 +189,7 @@ def draw_colours(rng: np.random.Generator, strengths: SemanticAugmentation, imag
 
 
 def turn_hue(angle: float) -> np.ndarray:
-    """(3, 3) turn of BGR colours around the gray axis by an angle in radians, from red towards green; luma stays."""
+    """(3, 3) turn of BGR colors around the gray axis by an angle in radians, from red towards green; luma stays."""
     cos, sin = math.cos(angle), math.sin(angle)
     turned = np.array([[1.0, 0.0, 0.0], [0.0, cos, sin], [0.0, -sin, cos]])
     return np.linalg.inv(TO_YIQ) @ turned @ TO_YIQ

@@ -45,8 +45,8 @@ class Row:
     Attributes:
         status: DONE; LISTED where this machine lacks a package or the hardware, or the format the setting; FAILED.
         megabytes: size of file or folder.
-        score: the first of the task's `Traits.qualities`, such as mAP50-95, on square pictures.
-        ms: of the network alone, a picture, median of up to 30 runs.
+        score: the first of the task's `Traits.qualities`, such as mAP50-95, on square images.
+        ms: of the network alone, an image, median of up to 30 runs.
         load_s: seconds until the file can run, its runtime's import included.
         note: why something is missing.
     """
@@ -162,7 +162,7 @@ def measure(row: Row, file: Path, config: BenchmarkConfig, device: torch.device,
 
 @torch.inference_mode()
 def forward_ms(backend: Backend, config: BenchmarkConfig) -> float:
-    """Milliseconds of the network alone, a picture: median of up to 30 runs or 10 seconds."""
+    """Milliseconds of the network alone, an image: median of up to 30 runs or 10 seconds."""
     side = max(check_image_size(config.imgsz, backend.stride), backend.stride)
     height, width = backend.fixed_hw or (side, side)
     generator = torch.Generator().manual_seed(0)

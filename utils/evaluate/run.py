@@ -157,7 +157,7 @@ def input_side(backend: Backend, imgsz: int) -> int:
         return max(check_image_size(imgsz, backend.stride), 2 * backend.stride)
     height, width = backend.fixed_hw
     if max(backend.fixed_hw) != imgsz:
-        LOGGER.warning(f"The file takes {height}x{width} pictures only: measured at that size, not at {imgsz}")
+        LOGGER.warning(f"The file takes {height}x{width} images only: measured at that size, not at {imgsz}")
     return max(height, width)
 
 
@@ -189,7 +189,7 @@ def report(result: ValidationResult, config: ValConfig, save_dir: Path, options:
     LOGGER.info(result.evaluation.table)
     prepare, forward, post = result.speed_ms
     LOGGER.info(
-        f"Speed: {prepare:.1f} ms to prepare, {forward:.1f} ms forward, {post:.1f} ms post-processing a picture "
+        f"Speed: {prepare:.1f} ms to prepare, {forward:.1f} ms forward, {post:.1f} ms post-processing an image "
         f"at {options.imgsz} px, batch {options.batch_size}; "
         f"{result.seconds:.1f} s in all, {result.share_outside_forward:.0%} of it outside the network"
     )
@@ -200,7 +200,7 @@ def report(result: ValidationResult, config: ValConfig, save_dir: Path, options:
 
 
 def study(subject: Subject, config: ValConfig, save_dir: Path) -> list[ValidationResult]:
-    """Accuracy and speed over picture sizes: `study_<data>_<weights>.txt`, study.zip and study.png."""
+    """Accuracy and speed over image sizes: `study_<data>_<weights>.txt`, study.zip and study.png."""
     make_run_folder(save_dir)
     results = []
     if subject.backend.fixed_hw is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.core.distributed import rank, world_size
 from utils.core.types import Batch, Prediction
-from utils.tasks.base import Task, picture_file
+from utils.tasks.base import Task, image_file
 
 
 class PlotSink:
@@ -20,13 +20,13 @@ class PlotSink:
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         """Draw the batch if it is one of the first in the plan that the processes share."""
-        files = self.task.traits.val_pictures
+        files = self.task.traits.val_images
         number = self.seen[batch.kind] * world_size() + rank()
         if number < len(files):
             labelled, predicted = files[number]
             if labelled:
-                self.task.plot_batch(batch, self.save_dir / picture_file(labelled, batch))
-            self.task.plot_batch(batch, self.save_dir / picture_file(predicted, batch), predictions)
+                self.task.plot_batch(batch, self.save_dir / image_file(labelled, batch))
+            self.task.plot_batch(batch, self.save_dir / image_file(predicted, batch), predictions)
         self.seen[batch.kind] += 1
 
     def close(self) -> None:

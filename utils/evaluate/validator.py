@@ -28,8 +28,8 @@ class ValidationResult:
         evaluation: metrics of the split.
         evaluator: what computed them, for plots.
         losses: mean of each loss item by name; zeros where no loss is bound to the task or the model gives no raw maps.
-        speed_ms: milliseconds a picture of (preparing, forward, post-processing).
-        images: pictures seen, by all processes.
+        speed_ms: milliseconds an image of (preparing, forward, post-processing).
+        images: images seen, by all processes.
         seconds: wall time from the first batch to the last metric, loading included.
     """
 
@@ -66,7 +66,7 @@ def validate(
     Several processes measure a part of the batches each; all of them get the result of the whole split.
 
     Args:
-        model: a network or a backend: (B, C, H, W) floats in [0, 1], normalised if the task's networks want that,
+        model: a network or a backend: (B, C, H, W) floats in [0, 1], normalized if the task's networks want that,
             -> what the task post-processes.
         dtype: float type of the input, that of the model's weights.
         own_threads: as `Backend.own_threads`.

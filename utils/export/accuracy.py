@@ -1,4 +1,4 @@
-"""Accuracy of a function of pictures on a validation split: what quantisation may cost at most is told by it."""
+"""Accuracy of a function of images on a validation split: what quantization may cost at most is told by it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from utils.export.base import ExportJob
 from utils.tasks.base import TaskOptions, images_to_device
 from utils.tasks.registry import TASKS, build_task, find_task
 
-BATCH, MOST_PICTURES = 8, 512
+BATCH, MOST_IMAGES = 8, 512
 
 
 class AccuracyMeter:
-    """Measures mAP, or top-1 accuracy, on up to 512 pictures of the validation split of the job's data.
+    """Measures mAP, or top-1 accuracy, on up to 512 images of the validation split of the job's data.
 
     Raises:
         InputError: the classes of data and model differ, or the data cannot be used.
@@ -37,14 +37,14 @@ class AccuracyMeter:
 
     @torch.inference_mode()
     def __call__(self, network: Callable[[Tensor], Any], fixed_hw: tuple[int, int] | None) -> dict[str, float]:
-        """What a function of FP32 pictures on the CPU gives, by title; all are of size `fixed_hw` if there is one."""
+        """What a function of FP32 images on the CPU gives, by title; all are of size `fixed_hw` if there is one."""
         info, options = self.job.info, self.job.options
         settings = TaskOptions(
             imgsz=max(options.imgsz), batch_size=BATCH, workers=0, stride=info.stride, fixed_hw=fixed_hw
         )
         task = build_task(info.task, self.spec, Hyperparameters(), settings, channels=info.channels)
         evaluator = task.build_evaluator()
-        for batches in islice(task.eval_loader("val"), MOST_PICTURES // BATCH):
+        for batches in islice(task.eval_loader("val"), MOST_IMAGES // BATCH):
             for batch in batches:
                 images = images_to_device(batch.images, torch.device("cpu"), pixels=self.kind.traits.pixels)
                 evaluator.update(task.postprocess(network(images), batch), batch)

@@ -1,4 +1,4 @@
-"""What every exporter gets: the network as a plain function of pictures, and the settings of the export."""
+"""What every exporter gets: the network as a plain function of images, and the settings of the export."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ExportOptions:
 
     Attributes:
         imgsz: (height, width) of the network input, multiples of the stride.
-        batch: pictures per run of a graph that is not dynamic.
+        batch: images per run of a graph that is not dynamic.
         data: data YAML for calibration; empty for none.
         conf_thres, iou_thres, max_det, agnostic: of the NMS inside the graph.
         opset: of ONNX; None takes the exporter's own.
@@ -63,7 +63,7 @@ class ExportJob:
     Attributes:
         weights: the checkpoint; exports are named after it and lie beside it.
         network: fused, evaluation mode, FP32 on the export device, head set to export, and made for the format: boxes
-            normalised where its row in the table says so, NMS inside where `options.nms` wants it. (B, C, H, W) in
+            normalized where its row in the table says so, NMS inside where `options.nms` wants it. (B, C, H, W) in
             [0, 1] -> a tensor, or a tuple (boxes, prototypes) for segmentation.
         info: what the file is to say of itself; agrees with `network`.
         options: settings.
@@ -89,7 +89,7 @@ class ExportJob:
         return replace(self, options=replace(self.options, **options))
 
     def halved(self) -> ExportNetwork:
-        """A copy of the network that takes FP16 pictures; it decodes in FP32, so its outputs are FP32."""
+        """A copy of the network that takes FP16 images; it decodes in FP32, so its outputs are FP32."""
         network = copy.deepcopy(self.network).half()
         for half, full in zip(network.modules(), self.network.modules(), strict=True):
             if isinstance(half, Detect) and isinstance(full, Detect):
@@ -98,7 +98,7 @@ class ExportJob:
 
 
 class ExportNetwork(nn.Module):
-    """A network that tracing exporters can follow: pictures in, tensors out, nothing cached between sizes.
+    """A network that tracing exporters can follow: images in, tensors out, nothing cached between sizes.
 
     Args:
         model: fused network in evaluation mode; its heads are switched to export.

@@ -1,4 +1,4 @@
-"""Calibration of INT8 exports: pictures of the user's training split, and the part of a graph that stays in floats."""
+"""Calibration of INT8 exports: images of the user's training split, and the part of a graph that stays in floats."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import numpy as np
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.export.base import ExportJob
-from utils.export.images import CALIBRATED, calibration_pictures
+from utils.export.images import CALIBRATED, calibration_images
 
-FEW = 100  # pictures; with less the ranges are those of chance
+FEW = 100  # images; with less the ranges are those of chance
 
 
 def calibration_arrays(job: ExportJob, count: int = CALIBRATED) -> list[np.ndarray]:
-    """Up to `count` pictures of the job's data, each (1, C, H, W) float32 as the network takes them.
+    """Up to `count` images of the job's data, each (1, C, H, W) float32 as the network takes them.
 
     Raises:
-        InputError: no data is named, or it has no picture.
+        InputError: no data is named, or it has no image.
     """
     if not job.options.data:
-        raise InputError("--int8: needs pictures to calibrate on; name the data set of the model with --data")
-    arrays = [picture.numpy() for picture in calibration_pictures(job, count)]
+        raise InputError("--int8: needs images to calibrate on; name the data set of the model with --data")
+    arrays = [image.numpy() for image in calibration_images(job, count)]
     if not arrays:
-        raise InputError(f"--data {job.options.data}: none of its training pictures can be read")
+        raise InputError(f"--data {job.options.data}: none of its training images can be read")
     if len(arrays) < FEW:
-        LOGGER.warning(f"WARNING: --int8 is calibrated on {len(arrays)} pictures; a few hundred make it more accurate")
-    LOGGER.info(f"INT8: calibrated on {len(arrays)} pictures of {job.options.data}")
+        LOGGER.warning(f"WARNING: --int8 is calibrated on {len(arrays)} images; a few hundred make it more accurate")
+    LOGGER.info(f"INT8: calibrated on {len(arrays)} images of {job.options.data}")
     return arrays
 
 
 class ArrayReader:
-    """What onnxruntime asks for pictures: a mapping of the input's name at a time, None at the end.
+    """What onnxruntime asks for images: a mapping of the input's name at a time, None at the end.
 
     Args:
-        arrays: pictures. name: of the graph's input. batch: pictures of one run of a graph with a fixed batch.
+        arrays: images. name: of the graph's input. batch: images of one run of a graph with a fixed batch.
     """
 
     def __init__(self, arrays: Iterable[np.ndarray], name: str, batch: int = 1) -> None:

@@ -24,7 +24,7 @@ ENDING = ".mlpackage"
 
 
 def export_coreml(job: ExportJob) -> Path:
-    """Write `<stem>.mlpackage`, an ML program that takes one RGB picture, and check what its spec says.
+    """Write `<stem>.mlpackage`, an ML program that takes one RGB image, and check what its spec says.
 
     `half` computes in FP16 up to the maps of the head, whose boxes are decoded in FP32; `int8` stores the weights in
     8 bits, one scale per output channel.
@@ -33,9 +33,9 @@ def export_coreml(job: ExportJob) -> Path:
         InputError: coremltools is missing, the settings cannot be had, or a layer has no CoreML form.
     """
     if job.options.batch != 1:
-        raise NotOfferedError(f"--batch-size {job.options.batch}: CoreML takes one picture at a time; leave it out")
+        raise NotOfferedError(f"--batch-size {job.options.batch}: CoreML takes one image at a time; leave it out")
     if job.info.channels != 3:
-        raise InputError(f"{job.weights}: takes {job.info.channels} channels, CoreML pictures have 3; export to ONNX")
+        raise InputError(f"{job.weights}: takes {job.info.channels} channels, CoreML images have 3; export to ONNX")
     with _quiet():
         tools = import_runtime("coremltools", needed_for="CoreML exports")
         model = _converted(job, tools)
@@ -107,7 +107,7 @@ def _register_nms() -> None:
 def kept_in_mil(
     mb: Any, boxes: Any, scores: Any, groups: Any, conf_thres: float, iou_thres: float, max_det: int
 ) -> Any:
-    """As utils.export.nms_graph.kept_by_nms, for one picture: boxes of different groups are moved apart.
+    """As utils.export.nms_graph.kept_by_nms, for one image: boxes of different groups are moved apart.
 
     Args:
         mb: builder of coremltools' intermediate language (MIL).
@@ -118,11 +118,11 @@ def kept_in_mil(
     """
     top_left, bottom_right = mb.split(x=boxes, num_splits=2, axis=-1)
     size = mb.sub(x=bottom_right, y=top_left)
-    centre = mb.mul(x=mb.add(x=top_left, y=bottom_right), y=0.5)
+    center = mb.mul(x=mb.add(x=top_left, y=bottom_right), y=0.5)
     reach = mb.add(x=mb.reduce_max(x=mb.abs(x=boxes), axes=[1, 2], keep_dims=True), y=1.0)
     apart = mb.mul(x=mb.expand_dims(x=mb.cast(x=groups, dtype="fp32"), axes=[-1]), y=mb.mul(x=reach, y=2.0))
     _, _, indices, count = mb.non_maximum_suppression(
-        boxes=mb.concat(values=[mb.add(x=centre, y=apart), size], axis=-1),
+        boxes=mb.concat(values=[mb.add(x=center, y=apart), size], axis=-1),
         scores=mb.expand_dims(x=scores, axes=[-1]),
         iou_threshold=float(iou_thres),
         score_threshold=float(conf_thres),

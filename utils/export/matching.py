@@ -58,7 +58,7 @@ class Figures:
         pixels, score: of their corners and scores. relative: of whole outputs, None where only detections
             are there to compare.
         mask: lowest IoU of two masks of one object, None where there are none.
-        agreement: share of the pixels whose class is the same, None where there are no class maps.
+        agreement: share of the pixels whose class is the same, None where there are no semantic masks.
         problems: what exceeds the tolerance, a line each.
     """
 
@@ -86,7 +86,7 @@ class Figures:
         if not boxes and self.relative is not None:
             return f"at most {self.score:.2g} of a probability, {self.relative:.2g} of the mean logit"
         if self.relative is None and not self.compared:
-            return "no detection found by both" if self.problems else "nothing, and nothing is detected on the pictures"
+            return "no detection found by both" if self.problems else "nothing, and nothing is detected on the images"
         what = f"{self.compared} detections" if self.compared else "whole outputs, as nothing is detected"
         relative = "" if self.relative is None else f", {self.relative:.2g} of the mean output"
         masks = "" if self.mask is None else f", masks agree to an IoU of {self.mask:.4f}"
@@ -109,7 +109,7 @@ def compare_detections(
 
     Args:
         reference: (B, N, 5 + num_classes + nm) decoded rows of PyTorch.
-        found: such rows of the export, or its detections (n, 6), a tensor a picture.
+        found: such rows of the export, or its detections (n, 6), a tensor an image.
     """
     if isinstance(found, Tensor):
         found = _detections(found, limits, limits.iou, nm)
@@ -119,11 +119,11 @@ def compare_detections(
     every = replace(limits, conf=max(limits.conf - 2 * tolerance.score, 0.0), max_det=reference.shape[1])
     candidates = _detections(numbered, every, 1.0, nm + 1)  # no box overlaps another by more than one
     figures = Figures()
-    for picture, rows in enumerate(found):
-        second = _second_classes(reference[picture], tolerance, nm)
-        exact, *others = (variant[picture] for variant in variants)
-        sure = _sure(exact, others, candidates[picture], second, limits, tolerance)
-        possible = _possible(candidates[picture], sure, second, limits, tolerance)
+    for image, rows in enumerate(found):
+        second = _second_classes(reference[image], tolerance, nm)
+        exact, *others = (variant[image] for variant in variants)
+        sure = _sure(exact, others, candidates[image], second, limits, tolerance)
+        possible = _possible(candidates[image], sure, second, limits, tolerance)
         clear = sure[sure[:, 4] > _clear_score(exact, limits, tolerance)]
         missing = _paired(clear, rows, tolerance, "PyTorch's detection", "is missing")
         figures = figures + replace(missing, compared=0)
@@ -279,13 +279,13 @@ def compare_masks(
         figures.problems.append(f"prototypes are off by {error:.2%}")
     numbered = _numbered(reference[0], nm)
     detected = _detections(numbered, Thresholds(), Thresholds.iou, nm + 1)
-    for picture, rows in enumerate(detected):
+    for image, rows in enumerate(detected):
         if not len(rows):
             best = Thresholds(conf=0.0, max_det=RAW_ROWS)
-            rows = _detections(numbered[picture : picture + 1], best, 1.0, nm + 1)[0]
-        codes = found[0][picture, rows[:, -1].long(), -nm:]
-        wanted = CodedMasks(reference[1][picture], rows[:, 6:-1], rows[:, :4], size_hw).in_input()
-        given = CodedMasks(found[1][picture], codes, rows[:, :4], size_hw).in_input()
+            rows = _detections(numbered[image : image + 1], best, 1.0, nm + 1)[0]
+        codes = found[0][image, rows[:, -1].long(), -nm:]
+        wanted = CodedMasks(reference[1][image], rows[:, 6:-1], rows[:, :4], size_hw).in_input()
+        given = CodedMasks(found[1][image], codes, rows[:, :4], size_hw).in_input()
         for row, first, second in zip(rows, wanted.bitmaps, given.bitmaps, strict=True):
             figures = figures + _mask_pair(row, first, second, tolerance)
     return figures
@@ -318,8 +318,8 @@ def compare_scores(reference: Tensor, found: Tensor, tolerance: Tolerance) -> Fi
     return figures
 
 
-def compare_class_maps(reference: Tensor, found: Tensor, tolerance: Tolerance) -> Figures:
-    """Compare the logits (B, n, H, W) of class maps by the strongest class of each pixel and by their size."""
+def compare_semantic_masks(reference: Tensor, found: Tensor, tolerance: Tolerance) -> Figures:
+    """Compare the logits (B, n, H, W) of semantic masks by the strongest class of each pixel and by their size."""
     agreement = float((reference.argmax(1) == found.argmax(1)).double().mean())
     relative = relative_error(reference, found)
     figures = Figures(relative=relative, agreement=agreement)

@@ -68,15 +68,15 @@ def kept_by_nms(
     Args:
         boxes: (B, N, 4) corners.
         scores, groups: (B, N); boxes of different groups (int64 below `num_groups`) do not suppress each other.
-        max_det: more than this need not be kept per picture and group; not made use of here.
+        max_det: more than this need not be kept per image and group; not made use of here.
     """
-    picture, row = (scores > conf_thres).nonzero(as_tuple=True)
-    chosen, chosen_scores = boxes[picture, row].double(), scores[picture, row].double()
-    reach = boxes.abs().max().double() * 2 + 1  # groups and pictures are moved apart; float64 keeps the boxes exact
-    apart = (picture * num_groups + groups[picture, row]).double() * reach
+    image, row = (scores > conf_thres).nonzero(as_tuple=True)
+    chosen, chosen_scores = boxes[image, row].double(), scores[image, row].double()
+    reach = boxes.abs().max().double() * 2 + 1  # groups and images are moved apart; float64 keeps the boxes exact
+    apart = (image * num_groups + groups[image, row]).double() * reach
     survivors = torchvision.ops.nms(chosen + apart[:, None], chosen_scores, iou_thres)
     kept = torch.zeros_like(scores, dtype=torch.bool)
-    kept[picture[survivors], row[survivors]] = True
+    kept[image[survivors], row[survivors]] = True
     return kept
 
 
@@ -106,7 +106,7 @@ def onnx_translation() -> dict[Callable[..., Any], Callable[..., Any]]:
         own = op.Equal(op.Unsqueeze(groups, [1]), op.Reshape(numbers, [1, num_groups, 1]))  # (B, groups, N)
         group_scores = op.Where(own, op.Unsqueeze(scores, [1]), op.Constant(value_float=0.0))
         selected = op.NonMaxSuppression(boxes, group_scores, [max_det], [iou_thres], [conf_thres])
-        places = op.Gather(selected, [0, 2], axis=1)  # of picture, group, row
+        places = op.Gather(selected, [0, 2], axis=1)  # of image, group, row
         flags = op.Expand(op.Constant(value_float=0.0), op.Shape(scores))
         ones = op.Expand(op.Constant(value_float=1.0), op.Slice(op.Shape(places), [0], [1]))
         return op.Greater(op.ScatterND(flags, places, ones), op.Constant(value_float=0.5))

@@ -1,4 +1,4 @@
-"""INT8 weights and activations for ONNX files: onnxruntime's static quantisation with Q and DQ nodes."""
+"""INT8 weights and activations for ONNX files: onnxruntime's static quantization with Q and DQ nodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def quantize(job: ExportJob, model: Any, *, for_tensorrt: bool = False) -> Any:
         for_tensorrt: ranges symmetric about zero, and only the inputs and weights of convolutions in eight bits.
 
     Raises:
-        InputError: onnxruntime is missing, or there are no pictures to calibrate on.
+        InputError: onnxruntime is missing, or there are no images to calibrate on.
     """
     arrays = calibration_arrays(job)
     tools = import_runtime("onnxruntime.quantization", needed_for="--int8: ONNX exports", install="onnxruntime")

@@ -27,9 +27,9 @@ def main() -> None:
 
 
 def converted(source: str, folder: str) -> Any:
-    """The graph as a Keras model with pictures (B, H, W, C) and all outputs as in ONNX.
+    """The graph as a Keras model with images (B, H, W, C) and all outputs as in ONNX.
 
-    The batch of the ONNX input has to be free: onnx2tf fetches test pictures from the internet for fixed ones.
+    The batch of the ONNX input has to be free: onnx2tf fetches test images from the internet for fixed ones.
     """
     import onnx
     import onnx2tf
@@ -61,12 +61,12 @@ def with_batch(network: Any, batch: int | None) -> Any:
     """The Keras model with the batch that its graph takes, None where that is free."""
     import tf_keras
 
-    pictures = tf_keras.Input(batch_shape=(batch, *network.inputs[0].shape[1:]), name=INPUT)
-    return tf_keras.Model(pictures, network(pictures))
+    images = tf_keras.Input(batch_shape=(batch, *network.inputs[0].shape[1:]), name=INPUT)
+    return tf_keras.Model(images, network(images))
 
 
 def save(network: Any, target: str, batch: int | None) -> None:
-    """Write a SavedModel without Keras: `loaded(pictures)` and the signature `serving_default`."""
+    """Write a SavedModel without Keras: `loaded(images)` and the signature `serving_default`."""
     import tensorflow as tf
 
     module = tf.Module()

@@ -22,7 +22,7 @@ def export_openvino(job: ExportJob) -> Path:
     """Write `<stem>_openvino_model/` (with `int8` `<stem>_int8_openvino_model/`) with model, weights and metadata.
 
     Raises:
-        InputError: a package is missing, or there are no pictures to calibrate INT8 on.
+        InputError: a package is missing, or there are no images to calibrate INT8 on.
     """
     openvino = import_runtime("openvino", needed_for="OpenVINO exports")
     model = convert(openvino, job)

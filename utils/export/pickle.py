@@ -22,10 +22,10 @@ def export_pickle(job: ExportJob) -> Path:
     The file names classes by address (`models.yolo.DetectionModel`, ...), which the reading tool fills with its own.
 
     Raises:
-        InputError: of a network with class maps, for which those tools have no class.
+        InputError: of a network with semantic masks, for which those tools have no class.
     """
     if job.info.task in ("semantic", "joint"):
-        raise InputError(f"{job.weights}: the original releases know no class maps; export another format")
+        raise InputError(f"{job.weights}: the original releases know no semantic masks; export another format")
     checkpoint = load_checkpoint(job.weights)
     network: Any = checkpoint.model.half().requires_grad_(False)
     network.names = dict(job.info.names)

@@ -157,7 +157,7 @@ def build_job(path: Path, model: Any, options: ExportOptions, *, normalized: boo
     """
     task = task_of(model)
     if options.int8 and task in NOT_INT8:
-        raise InputError(f"{path}: --int8 is not offered for class maps yet; export with --half or without")
+        raise InputError(f"{path}: --int8 is not offered for semantic masks yet; export with --half or without")
     names = {int(number): str(name) for number, name in model.names.items()}
     nms = None
     if options.nms:

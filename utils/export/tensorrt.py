@@ -17,14 +17,14 @@ from utils.export.onnx import build_onnx
 ENDING = ".engine"
 INSTALL = "tensorrt"
 GIB = 2**30
-LEAST_STRIDES = 2  # cells of the coarsest map along a side of the smallest picture of a dynamic engine
+LEAST_STRIDES = 2  # cells of the coarsest map along a side of the smallest image of a dynamic engine
 
 
 def export_tensorrt(job: ExportJob) -> Path:
     """Write `<stem>.engine` as TensorRT's own tools read it, and its description to `<stem>.engine.json`.
 
     The types are those of the ONNX graph: FP32, FP16 with `half` (boxes are decoded in FP32), eight-bit convolutions
-    between Q and DQ nodes with `int8`. With `dynamic` an engine takes 1 to `batch` pictures with sides up to those of
+    between Q and DQ nodes with `int8`. With `dynamic` an engine takes 1 to `batch` images with sides up to those of
     `imgsz` and one stride more, which `val.py` adds to rectangular batches; it is fastest for half a batch of `imgsz`.
 
     Raises:
@@ -51,7 +51,7 @@ def export_tensorrt(job: ExportJob) -> Path:
 
 
 def build_engine(trt: Any, graph: bytes, job: ExportJob) -> bytes:
-    """The serialised engine of an ONNX file.
+    """The serialized engine of an ONNX file.
 
     Args:
         trt: the package, release 8.5 or later.

@@ -28,7 +28,7 @@ from utils.export.calibration import after_last_convolutions, calibration_arrays
 from utils.export.tensorflow import concrete, last_words, saved_model
 
 INFO_MEMBER = "metadata.txt"
-CALIBRATED = 100  # pictures; the calibrator runs them one by one and keeps all activations
+CALIBRATED = 100  # images; the calibrator runs them one by one and keeps all activations
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 COMPILER, COMPILER_SITE = "edgetpu_compiler", "https://coral.ai/docs/edgetpu/compiler/"
 LONGEST = 1800  # seconds that the compiler may take
@@ -41,7 +41,7 @@ def export_tflite(job: ExportJob) -> Path:
     scores share one output, and eight bits for both cost far more accuracy than they save time.
 
     Raises:
-        InputError: a package is missing, the network cannot be converted, or INT8 has no pictures to calibrate on.
+        InputError: a package is missing, the network cannot be converted, or INT8 has no images to calibrate on.
     """
     options = job.options
     arrays = calibration_inputs(job) if options.int8 else []
@@ -57,7 +57,7 @@ def export_edgetpu(job: ExportJob) -> Path:
     """Write `<stem>-int8_edgetpu.tflite`: all of the network in INT8, input and output uint8, compiled by Coral.
 
     Raises:
-        InputError: the compiler or a package is missing, one of them fails, or there are no pictures to calibrate on.
+        InputError: the compiler or a package is missing, one of them fails, or there are no images to calibrate on.
     """
     compiler = find_compiler()
     arrays = calibration_inputs(job)
@@ -77,7 +77,7 @@ def fixed(job: ExportJob) -> ExportJob:
 
 
 def calibration_inputs(job: ExportJob) -> list[np.ndarray]:
-    """Training pictures as this graph takes them, (batch, H, W, C)."""
+    """Training images as this graph takes them, (batch, H, W, C)."""
     arrays = calibration_arrays(job, CALIBRATED)
     return [np.ascontiguousarray(a.repeat(job.options.batch, axis=0).transpose(0, 2, 3, 1)) for a in arrays]
 
@@ -85,7 +85,7 @@ def calibration_inputs(job: ExportJob) -> list[np.ndarray]:
 def normalized_inside(job: ExportJob) -> ExportJob:
     """The job with boxes over width and height from the decoding on, where pixels would spoil the scores' scale.
 
-    Boxes and scores are joined into one tensor, which has one scale when it is quantised.
+    Boxes and scores are joined into one tensor, which has one scale when it is quantized.
     """
     if not job.network.normalized:
         return job
@@ -125,7 +125,7 @@ def quantized(content: bytes, arrays: Sequence[np.ndarray], *, per_tensor: bool)
     """A float file with INT8 weights and activations up to the last convolutions.
 
     Args:
-        arrays: pictures to calibrate on.
+        arrays: images to calibrate on.
         per_tensor: one scale for all channels of a weight.
 
     Raises:
@@ -140,9 +140,9 @@ def quantized(content: bytes, arrays: Sequence[np.ndarray], *, per_tensor: bool)
     quantizer.add_static_config(".*", every, 8, 8, granularity)
     for regex, operation in ((float_scopes(content), every), (".*", names.INPUT), (".*", names.OUTPUT)):
         quantizer.update_quantization_recipe(regex, operation, algorithm_key="no_quantize")
-    pictures = [{INPUT: array} for array in arrays]
+    images = [{INPUT: array} for array in arrays]
     with redirect_stderr(io.StringIO()):  # progress bars
-        ranges = quantizer.calibrate({"serving_default": pictures}, num_threads=torch.get_num_threads())
+        ranges = quantizer.calibrate({"serving_default": images}, num_threads=torch.get_num_threads())
         result = quantizer.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
 

@@ -1,4 +1,4 @@
-"""The comparison that follows every export: the file, opened by its runtime, against PyTorch on real pictures."""
+"""The comparison that follows every export: the file, opened by its runtime, against PyTorch on real images."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from utils.export.matching import (
     Figures,
     Thresholds,
     Tolerance,
-    compare_class_maps,
     compare_detections,
     compare_masks,
     compare_raw,
     compare_scores,
+    compare_semantic_masks,
 )
 
 FP32 = Tolerance(pixels=1.0, score=0.01, relative=1e-4, iou=0.02, tie=1e-4)
@@ -79,14 +79,14 @@ def check_export(job: ExportJob, path: Path, *, measure: Measure | None = None) 
         raise MismatchError(f"{path}: does not agree with PyTorch: {problems[0]} ({differences}); the file is kept")
     if not figures.compared and figures.relative is None:
         return Report(
-            "not compared with PyTorch: on the pictures nothing scores above --conf-thres; give --data", figures
+            "not compared with PyTorch: on the images nothing scores above --conf-thres; give --data", figures
         )
     return Report(text, figures)
 
 
 @torch.inference_mode()
 def compare(job: ExportJob, backend: Backend) -> Figures:
-    """The differences on real pictures, of a dynamic graph in a second size too."""
+    """The differences on real images, of a dynamic graph in a second size too."""
     tolerance = tolerance_of(job)
     sizes = [job.options.imgsz]
     if job.options.dynamic and backend.fixed_hw is None:
@@ -111,7 +111,7 @@ def tolerance_of(job: ExportJob) -> Tolerance:
 
 
 def reference_outputs(job: ExportJob, images: Tensor) -> Sequence[Tensor]:
-    """What PyTorch makes of the pictures in FP32: decoded rows and further outputs, on the CPU."""
+    """What PyTorch makes of the images in FP32: decoded rows and further outputs, on the CPU."""
     outputs = job.network.model(images.to(job.options.device))
     return [output.float().cpu() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
@@ -119,11 +119,11 @@ def reference_outputs(job: ExportJob, images: Tensor) -> Sequence[Tensor]:
 def compare_outputs(
     job: ExportJob, reference: Sequence[Tensor], found: Any, size_hw: tuple[int, int], tolerance: Tolerance
 ) -> Figures:
-    """The differences of one batch of pictures of a size, in the way that suits the task."""
+    """The differences of one batch of images of a size, in the way that suits the task."""
     if isinstance(found, Suppressed):
         options = job.options
         limits = Thresholds(options.conf_thres, options.iou_thres, options.max_det, options.agnostic)
-        rows = [picture[picture[:, 4] > limits.conf] for picture in found.rows.float().cpu()]
+        rows = [image[image[:, 4] > limits.conf] for image in found.rows.float().cpu()]
         return compare_detections(reference[0], rows, limits, tolerance)
     if job.info.task in ("semantic", "joint"):
         return _compare_semantic(reference, found, tolerance)
@@ -146,7 +146,7 @@ def _compare_semantic(reference: Sequence[Tensor], found: Any, tolerance: Tolera
     for own, other in zip(outputs, reference, strict=True):
         if own.shape != other.shape:
             return Figures(problems=[f"output of shape {tuple(own.shape)} instead of {tuple(other.shape)}"])
-    figures = compare_class_maps(reference[-1], outputs[-1], tolerance)
+    figures = compare_semantic_masks(reference[-1], outputs[-1], tolerance)
     if len(outputs) == 1:
         return figures
     boxes = compare_detections(reference[0], outputs[0], Thresholds(), tolerance)
@@ -171,6 +171,6 @@ def _accuracy_text(job: ExportJob, path: Path, backend: Backend, measure: Measur
         if not drop <= MAX_DROP:
             raise MismatchError(
                 f"{path}: INT8 loses {100 * drop:.1f} points of {title} ({text}), more than {100 * MAX_DROP:.0f}; "
-                "calibrate on more pictures like those it will see, or leave --int8 out"
+                "calibrate on more images like those it will see, or leave --int8 out"
             )
     return f"; {text}"

@@ -1,1 +1,1 @@
-"""A small web service that finds objects in pictures sent to it."""
+"""A small web service that finds objects in images sent to it."""

@@ -1,4 +1,4 @@
-"""A web service: pictures sent by POST come back as JSON records of the objects in them.
+"""A web service: images sent by POST come back as JSON records of the objects in them.
 
 `python utils/flask_rest_api/restapi.py --port 5000 --model yolov5s`, then
 `curl -F image=@bus.jpg http://localhost:5000/v1/object-detection/yolov5s`.
@@ -27,12 +27,12 @@ from utils.core.logging import LOGGER
 from utils.core.script import run_script
 
 MAX_BYTES = 32 * 2**20  # of a request
-MAX_PIXELS = 10**8  # of a picture, which may be many times its file
+MAX_PIXELS = 10**8  # of an image, which may be many times its file
 
 
 @dataclass(frozen=True)
 class ServiceConfig(BaseConfig):
-    """Answer pictures sent by POST with the objects in them."""
+    """Answer images sent by POST with the objects in them."""
 
     port: int = option(5000, "--port", type=int, help="port to listen at")
     host: str = option("127.0.0.1", "--host", help="address to listen at; 0.0.0.0 lets other machines in")
@@ -44,7 +44,7 @@ def build_app(models: Mapping[str, Any]) -> Any:
     """The Flask application.
 
     Args:
-        models: by the name they are served under, each called with the bytes of a picture, gives `Detections`.
+        models: by the name they are served under, each called with the bytes of an image, gives `Detections`.
 
     Raises:
         InputError: flask is not installed.
@@ -58,7 +58,7 @@ def build_app(models: Mapping[str, Any]) -> Any:
         if name not in models:
             return {"error": f"no model {name}; there are {', '.join(models)}"}, 404
         if "image" not in flask.request.files:
-            return {"error": "send the picture as the file `image` of a multipart form"}, 400
+            return {"error": "send the image as the file `image` of a multipart form"}, 400
         data = flask.request.files["image"].read()
         try:
             _check_pixels(data)
@@ -71,11 +71,11 @@ def build_app(models: Mapping[str, Any]) -> Any:
 
 
 def _check_pixels(data: bytes) -> None:
-    """InputError for a picture that would fill the memory; what is no picture is told when it is decoded."""
+    """InputError for an image that would fill the memory; what is no image is told when it is decoded."""
     try:
         width, height = Image.open(BytesIO(data)).size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise InputError("image: not a picture in a known format, or too large") from None
+        raise InputError("image: not an image in a known format, or too large") from None
     if width * height > MAX_PIXELS:
         raise InputError(f"image: {width}x{height} is more than {MAX_PIXELS // 10**6} million pixels")
 

@@ -1,17 +1,17 @@
-"""Colours of classes, the same in boxes, masks and class maps."""
+"""Colors of classes, the same in boxes, masks and semantic masks."""
 
 from __future__ import annotations
 
 import colorsys
 from functools import lru_cache
 
-GOLDEN_ANGLE = 0.618033988749895  # of a turn: hues of neighbouring classes lie far apart, however many there are
+GOLDEN_ANGLE = 0.618033988749895  # of a turn: hues of neighboring classes lie far apart, however many there are
 SHADES = ((0.85, 0.95), (0.95, 0.70), (0.50, 1.00))  # saturation and value of successive rounds
 
 
 @lru_cache(maxsize=4096)
-def class_colour(i: int) -> tuple[int, int, int]:
-    """RGB colour of class `i`, 0-255: strong, distinct from its neighbours, the same in every run."""
+def class_color(i: int) -> tuple[int, int, int]:
+    """RGB color of class `i`, 0-255: strong, distinct from its neighbors, the same in every run."""
     saturation, value = SHADES[i // 3 % len(SHADES)]
     red, green, blue = (round(255 * x) for x in colorsys.hsv_to_rgb(i * GOLDEN_ANGLE % 1.0, saturation, value))
     return red, green, blue

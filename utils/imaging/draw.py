@@ -1,4 +1,4 @@
-"""Boxes with their labels on pictures, legible at any picture size and in any script."""
+"""Boxes with their labels on images, legible at any image size and in any script."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from utils.imaging.colors import class_colour
+from utils.imaging.colors import class_color
 from utils.imaging.text import text_mask
 from utils.ops.masks import ObjectMasks
 
-Colour = tuple[int, int, int]  # blue, green, red, 0-255
+Color = tuple[int, int, int]  # blue, green, red, 0-255
 Rect = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 MIN_TEXT, MAX_TEXT = 9, 160  # pixels
-MASK_SHARE = 0.45  # of the object's colour in what is seen of the object
+MASK_SHARE = 0.45  # of the object's color in what is seen of the object
 
 
-def palette(i: int) -> Colour:
-    """BGR colour of class `i`."""
-    red, green, blue = class_colour(i)
+def palette(i: int) -> Color:
+    """BGR color of class `i`."""
+    red, green, blue = class_color(i)
     return blue, green, red
 
 
-def contrasting(colour: Colour) -> Colour:
-    """Black or white, whichever reads better on `colour` (luma of ITU-R BT.601)."""
-    blue, green, red = colour
+def contrasting(color: Color) -> Color:
+    """Black or white, whichever reads better on `color` (luma of ITU-R BT.601)."""
+    blue, green, red = color
     return BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 140 else WHITE
 
 
 def text_height(size_hw: tuple[int, int]) -> int:
-    """Height of label text in pixels for a picture of this size: 1/40 of its mean side, never unreadably small."""
+    """Height of label text in pixels for an image of this size: 1/40 of its mean side, never unreadably small."""
     return int(np.clip(round(sum(size_hw) / 80), MIN_TEXT, MAX_TEXT))
 
 
 def to_bgr(frame: np.ndarray) -> np.ndarray:
-    """A (H, W, 3) uint8 picture to draw on, from (H, W) or (H, W, C) uint8 with any number of channels.
+    """A (H, W, 3) uint8 image to draw on, from (H, W) or (H, W, C) uint8 with any number of channels.
 
     Always a contiguous copy; one or two channels are shown gray, of more than three the first three.
     """
@@ -51,32 +51,32 @@ def draw_boxes(
     frame_bgr: np.ndarray,
     boxes_xyxy: ArrayLike,
     labels: Sequence[str],
-    colors: Sequence[Colour],
+    colors: Sequence[Color],
     *,
     line_thickness: int | None = None,
     avoid: Sequence[Rect] = (),
 ) -> np.ndarray:
-    """Draw boxes and their labels on the picture, in place.
+    """Draw boxes and their labels on the image, in place.
 
-    Every label stays inside the picture, next to its box and, where there is room, clear of the labels before it.
+    Every label stays inside the image, next to its box and, where there is room, clear of the labels before it.
 
     Args:
         frame_bgr: (H, W, 3) uint8, writable and contiguous; `to_bgr` makes one.
-        boxes_xyxy: (N, 4) pixels of the picture; parts outside are not drawn.
+        boxes_xyxy: (N, 4) pixels of the image; parts outside are not drawn.
         labels: N texts; an empty one draws the box alone.
-        colors: N BGR colours, `palette(class)` for instance.
-        line_thickness: pixels; by default it grows with the picture.
+        colors: N BGR colors, `palette(class)` for instance.
+        line_thickness: pixels; by default it grows with the image.
         avoid: places that labels should leave free, where there is room elsewhere.
 
     Returns:
         `frame_bgr` itself.
 
     Raises:
-        ValueError: the numbers of boxes, labels and colours differ.
+        ValueError: the numbers of boxes, labels and colors differ.
     """
     boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
     if not len(boxes) == len(labels) == len(colors):
-        raise ValueError(f"draw_boxes: {len(boxes)} boxes, {len(labels)} labels, {len(colors)} colours")
+        raise ValueError(f"draw_boxes: {len(boxes)} boxes, {len(labels)} labels, {len(colors)} colors")
     height, width = frame_bgr.shape[:2]
     thickness = max(1, line_thickness or round((height + width) / 600))
     corners = np.rint(np.clip(boxes, 0, [width - 1, height - 1] * 2)).astype(int).tolist()
@@ -92,24 +92,24 @@ def draw_boxes(
 
 
 def draw_masks(
-    frame_bgr: np.ndarray, masks: ObjectMasks, colors: Sequence[Colour], *, line_thickness: int | None = None
+    frame_bgr: np.ndarray, masks: ObjectMasks, colors: Sequence[Color], *, line_thickness: int | None = None
 ) -> np.ndarray:
-    """Tint objects and draw their outlines on the picture, in place, small objects above large ones.
+    """Tint objects and draw their outlines on the image, in place, small objects above large ones.
 
     Args:
         frame_bgr: (H, W, 3) uint8, writable and contiguous.
-        masks: N, of the picture's size.
-        colors: N BGR colours.
+        masks: N, of the image's size.
+        colors: N BGR colors.
         line_thickness: pixels of the outlines; by default half of that of boxes, 0 draws none.
 
     Returns:
         `frame_bgr` itself.
 
     Raises:
-        ValueError: the numbers of masks and colours differ.
+        ValueError: the numbers of masks and colors differ.
     """
     if len(masks) != len(colors):
-        raise ValueError(f"draw_masks: {len(masks)} masks, {len(colors)} colours")
+        raise ValueError(f"draw_masks: {len(masks)} masks, {len(colors)} colors")
     thickness = max(1, sum(frame_bgr.shape[:2]) // 1200) if line_thickness is None else line_thickness
     objects = list(masks)
     for number in np.argsort(-masks.areas, kind="stable"):
@@ -127,8 +127,8 @@ def draw_masks(
     return frame_bgr
 
 
-def draw_text(frame_bgr: np.ndarray, text: str, top_left_xy: tuple[int, int], height: int, color: Colour) -> Rect:
-    """Write text in place on a plate of `color`, cut off at the picture's edge; where the plate lies."""
+def draw_text(frame_bgr: np.ndarray, text: str, top_left_xy: tuple[int, int], height: int, color: Color) -> Rect:
+    """Write text in place on a plate of `color`, cut off at the image's edge; where the plate lies."""
     plate = np.pad(text_mask(text, height), _margin(height))
     x, y = top_left_xy
     place = (x, y, x + plate.shape[1], y + plate.shape[0])
@@ -141,7 +141,7 @@ def _margin(height: int) -> int:
 
 
 def _plate(label: str, size_hw: tuple[int, int]) -> np.ndarray:
-    """Mask of the label with a margin around it, in smaller text if it would be wider than the picture."""
+    """Mask of the label with a margin around it, in smaller text if it would be wider than the image."""
     height = text_height(size_hw)
     mask = text_mask(label, height)
     room = size_hw[1] - 2 * _margin(height)
@@ -156,7 +156,7 @@ def _find_place(
 ) -> Rect:
     """x1, y1, x2, y2 of the label: above the box, inside its top, below or inside its bottom; the first that is free.
 
-    Where none is free the first that lies in the picture is used.
+    Where none is free the first that lies in the image is used.
     """
     (plate_h, plate_w), (height, width) = plate_hw, size_hw
     x1, y1, x2, y2 = box
@@ -173,7 +173,7 @@ def _apart(a: Rect, b: Rect) -> bool:
     return a[0] >= b[2] or a[2] <= b[0] or a[1] >= b[3] or a[3] <= b[1]
 
 
-def _stamp(frame_bgr: np.ndarray, plate: np.ndarray, place: Rect, color: Colour) -> None:
+def _stamp(frame_bgr: np.ndarray, plate: np.ndarray, place: Rect, color: Color) -> None:
     """Fill the place with `color` and the text of `plate` in a contrasting one."""
     x1, y1 = max(0, place[0]), max(0, place[1])
     region = frame_bgr[y1 : place[3], x1 : place[2]]
@@ -184,7 +184,7 @@ def _stamp(frame_bgr: np.ndarray, plate: np.ndarray, place: Rect, color: Colour)
 
 
 @lru_cache(maxsize=1024)
-def _shades(color: Colour) -> np.ndarray:
-    """(256, 3) uint8 colours from `color` to the one that contrasts with it, by coverage."""
+def _shades(color: Color) -> np.ndarray:
+    """(256, 3) uint8 colors from `color` to the one that contrasts with it, by coverage."""
     cover = np.linspace(0, 1, 256)[:, None]
     return np.rint((1 - cover) * np.array(color) + cover * np.array(contrasting(color))).astype(np.uint8)

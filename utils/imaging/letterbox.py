@@ -1,4 +1,4 @@
-"""Fit a picture into a given size without distorting it: one resize and a border of grey."""
+"""Fit an image into a given size without distorting it: one resize and a border of gray."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from utils.core.types import Letterbox
 
 MOST_CHANNELS = 128  # that OpenCV 5 takes; 4 had 512
-GREY = 114  # border value that the official checkpoints were trained with
+GRAY = 114  # border value that the official checkpoints were trained with
 
 
 def letterbox(
     frame: np.ndarray,
     new_shape_hw: tuple[int, int] | int,
     *,
-    color: int = GREY,
+    color: int = GRAY,
     auto: bool = False,
     scale_fill: bool = False,
     scale_up: bool = True,
     stride: int = 32,
 ) -> tuple[np.ndarray, Letterbox]:
-    """The picture scaled into `new_shape_hw` and centred on a border, with the numbers that map boxes back.
+    """The image scaled into `new_shape_hw` and centered on a border, with the numbers that map boxes back.
 
     Args:
         frame: (H, W, C) or (H, W) uint8.
@@ -31,11 +31,11 @@ def letterbox(
         color: value of the border in every channel.
         auto: pad only up to the next multiple of `stride` (the smallest rectangle); wins over `scale_fill`.
         scale_fill: stretch to the whole size instead of padding.
-        scale_up: False leaves small pictures at their size.
+        scale_up: False leaves small images at their size.
         stride: grid that `auto` pads to.
 
     Returns:
-        The fitted picture, always a new array, and its `Letterbox`. The ratio is that of the whole-pixel sizes; the
+        The fitted image, always a new array, and its `Letterbox`. The ratio is that of the whole-pixel sizes; the
         padding is the left and top border as placed.
     """
     target_hw = (new_shape_hw, new_shape_hw) if isinstance(new_shape_hw, int) else new_shape_hw
@@ -54,9 +54,9 @@ def letterbox(
 
 
 def pad_to(
-    inner: np.ndarray, out_hw: tuple[int, int], *, original_hw: tuple[int, int], color: int = GREY
+    inner: np.ndarray, out_hw: tuple[int, int], *, original_hw: tuple[int, int], color: int = GRAY
 ) -> tuple[np.ndarray, Letterbox]:
-    """The already resized picture centred in `out_hw`; an odd pixel of border goes right or below."""
+    """The already resized image centered in `out_hw`; an odd pixel of border goes right or below."""
     height, width = inner.shape[:2]
     top, left = (out_hw[0] - height) // 2, (out_hw[1] - width) // 2
     fit = Letterbox(original_hw, (width / original_hw[1], height / original_hw[0]), (left, top))
@@ -78,7 +78,7 @@ def fitted_size(size_hw: tuple[int, int], into_hw: tuple[int, int], *, scale_up:
 
 
 def load_size(size_hw: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Size at which a picture enters augmentation: its longer side is `longest`."""
+    """Size at which an image enters augmentation: its longer side is `longest`."""
     return fitted_size(size_hw, (longest, longest))
 
 
@@ -95,12 +95,12 @@ def resize(frame: np.ndarray, size_hw: tuple[int, int], interpolation: int) -> n
 
 
 def rect_shapes(sizes_hw: np.ndarray, batch_size: int, *, imgsz: int, stride: int, pad: float) -> np.ndarray:
-    """Network input size of each batch of pictures that are sorted by height over width.
+    """Network input size of each batch of images that are sorted by height over width.
 
     Args:
-        sizes_hw: (N, 2) picture sizes, in the order of the batches.
-        batch_size: pictures per batch.
-        imgsz: longer side of a fitted picture.
+        sizes_hw: (N, 2) image sizes, in the order of the batches.
+        batch_size: images per batch.
+        imgsz: longer side of a fitted image.
         stride: sizes are multiples of it.
         pad: extra border, in strides.
 

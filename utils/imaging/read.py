@@ -1,4 +1,4 @@
-"""Decoding and encoding of any picture: what comes out is always uint8, upright, with the channels asked for."""
+"""Decoding and encoding of any image: what comes out is always uint8, upright, with the channels asked for."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from utils.core.errors import InputError
 
 Warn = Callable[[str], object]
 IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".npy", ".pfm", ".png", ".tif", ".tiff", ".webp"})
-MOST_MISSING = 0.5  # of a picture that is cut short and used all the same
+MOST_MISSING = 0.5  # of an image that is cut short and used all the same
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 FLOAT_STARTS = (b"PF", b"Pf", b"II*\0", b"MM\0*")  # PFM and TIFF, whose pixels may be floats
-_REDUCED = (  # divisor, colour flag, gray flag
+_REDUCED = (  # divisor, color flag, gray flag
     (8, cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
     (4, cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
     (2, cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
@@ -27,7 +27,7 @@ _REDUCED = (  # divisor, colour flag, gray flag
 
 
 class ImageError(ValueError):
-    """A picture cannot be used; `path` names it and `reason` says why."""
+    """An image cannot be used; `path` names it and `reason` says why."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -41,7 +41,7 @@ class ImageError(ValueError):
 def read_image(
     path: str | Path, *, channels: int = 3, reduce_to: int | None = None, warn: Warn | None = None
 ) -> np.ndarray:
-    """The picture as (H, W, channels) uint8, BGR for three channels, turned upright by its EXIF tag.
+    """The image as (H, W, channels) uint8, BGR for three channels, turned upright by its EXIF tag.
 
     Palettes are resolved, transparency is dropped, 16-bit values keep their upper byte, floats are taken as 0-1
     (0-255 if any exceeds 1). One and three channels convert into each other; other counts come from .npy, multi-page
@@ -50,10 +50,10 @@ def read_image(
     Args:
         reduce_to: lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size while its longest side stays at least this
             many pixels, which saves most of the inverse transform.
-        warn: called with the reason where a part of the picture is missing.
+        warn: called with the reason where a part of the image is missing.
 
     Raises:
-        ImageError: unreadable, empty, not a picture, most of it is missing, or another number of channels.
+        ImageError: unreadable, empty, not an image, most of it is missing, or another number of channels.
     """
     if str(path).lower().endswith(".npy"):
         return fit_channels(_read_npy(path), channels, path)
@@ -94,25 +94,25 @@ def read_bytes(path: str | Path) -> np.ndarray:
 def decode(
     data: np.ndarray, flags: int, path: str | Path, *, most_missing: float = MOST_MISSING
 ) -> tuple[np.ndarray, str | None]:
-    """The decoded picture, uint8, and a warning or None: a JPEG that breaks off is decoded as far as it goes.
+    """The decoded image, uint8, and a warning or None: a JPEG that breaks off is decoded as far as it goes.
 
     Raises:
-        ImageError: not a picture, or more than a share of `most_missing` is missing.
+        ImageError: not an image, or more than a share of `most_missing` is missing.
     """
     frame = _imdecode(data, flags)
     if frame is not None:
         return frame, None
     frame = _imdecode(_with_end_marker(data), flags) if is_jpeg(data) else None
     if frame is None:
-        raise ImageError(path, "damaged, or not a picture in a known format")
+        raise ImageError(path, "damaged, or not an image in a known format")
     missing = _blank_share(frame)
     if missing > most_missing:
-        raise ImageError(path, f"cut short, about {missing:.0%} of the picture is missing")
-    return frame, f"cut short, about {missing:.0%} of the picture is missing and shown gray; used"
+        raise ImageError(path, f"cut short, about {missing:.0%} of the image is missing")
+    return frame, f"cut short, about {missing:.0%} of the image is missing and shown gray; used"
 
 
 def check_image(path: str | Path) -> tuple[tuple[int, int], str | None]:
-    """Decode a picture, cheaply for a JPEG, to see that training can: its upright size_hw and a warning or None.
+    """Decode an image, cheaply for a JPEG, to see that training can: its upright size_hw and a warning or None.
 
     Raises:
         ImageError: it cannot be used, or more than half of it is missing.
@@ -141,7 +141,7 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
 
 
 def fit_channels(frame: np.ndarray, channels: int, path: str | Path) -> np.ndarray:
-    """(H, W) or (H, W, C) -> (H, W, channels); gray and colour convert, an alpha channel may go.
+    """(H, W) or (H, W, C) -> (H, W, channels); gray and color convert, an alpha channel may go.
 
     Raises:
         ImageError: any other difference in the number of channels.
@@ -192,13 +192,13 @@ def header_size_hw(stream: BinaryIO) -> tuple[int, int] | None:
 
 
 def imwrite(path: str | Path, frame: np.ndarray, *, quality: int | None = None) -> None:
-    """Write a BGR or gray uint8 picture in the format of the suffix; any file name works.
+    """Write a BGR or gray uint8 image in the format of the suffix; any file name works.
 
     Args:
         quality: of a JPEG or WebP, 1-100; None for the encoder's own.
 
     Raises:
-        InputError: the suffix is no picture format that can be written, or one that holds no picture of this size.
+        InputError: the suffix is no image format that can be written, or one that holds no image of this size.
         OSError: the disk refuses; nothing is left of the file.
     """
     suffix = Path(path).suffix
@@ -206,10 +206,10 @@ def imwrite(path: str | Path, frame: np.ndarray, *, quality: int | None = None) 
     try:
         written, data = cv2.imencode(suffix, frame, [] if quality is None else [flags, quality])
     except cv2.error as error:
-        raise InputError(f"{path}: cannot write pictures of type {suffix!r}; choose jpg, png or tif") from error
+        raise InputError(f"{path}: cannot write images of type {suffix!r}; choose jpg, png or tif") from error
     if not written:
         height, width = frame.shape[:2]
-        raise InputError(f"{path}: a {suffix} file holds no picture of {width}x{height} pixels; cut the picture up")
+        raise InputError(f"{path}: a {suffix} file holds no image of {width}x{height} pixels; cut the image up")
     try:
         Path(path).write_bytes(data.data)
     except OSError:
@@ -263,7 +263,7 @@ def _decode_many_channels(data: np.ndarray, path: str | Path) -> np.ndarray:
     except cv2.error:
         decoded, pages = False, ()
     if not decoded or not pages:
-        raise ImageError(path, "damaged, or not a picture in a known format")
+        raise ImageError(path, "damaged, or not an image in a known format")
     if len({page.shape[:2] for page in pages}) > 1:
         raise ImageError(path, f"its {len(pages)} pages differ in size")
     return to_uint8(pages[0] if len(pages) == 1 else np.dstack(pages))
@@ -271,9 +271,9 @@ def _decode_many_channels(data: np.ndarray, path: str | Path) -> np.ndarray:
 
 def _reduced_flags(data: np.ndarray, reduce_to: int, channels: int) -> int:
     size_hw = header_size_hw(io.BytesIO(data[: 1 << 17].data))
-    for divisor, colour, gray in _REDUCED:
+    for divisor, color, gray in _REDUCED:
         if size_hw is not None and max(size_hw) // divisor >= reduce_to:
-            return int(colour if channels == 3 else gray)
+            return int(color if channels == 3 else gray)
     return int(cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE)
 
 

@@ -69,7 +69,7 @@ def _presentation_forms() -> dict[str, dict[str, str]]:
 
 
 def join_arabic(text: str) -> str:
-    """The text with Arabic letters replaced by the shapes they take beside their neighbours."""
+    """The text with Arabic letters replaced by the shapes they take beside their neighbors."""
     forms = _presentation_forms()
     letters: list[str] = []
     for char in text:

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from utils.imaging.colors import class_colour
+from utils.imaging.colors import class_color
 
-Colour = tuple[int, int, int]
-MAX_SEMANTIC_CLASSES = 255  # a class map has one byte per pixel, and one value of it means "ignore"
+Color = tuple[int, int, int]
+MAX_SEMANTIC_CLASSES = 255  # a semantic mask has one byte per pixel, and one value of it means "ignore"
 
 
 @dataclass(frozen=True)
 class SemanticClasses:
-    """The classes of a class map, as data set, network and checkpoint share them.
+    """The classes of a semantic mask, as data set, network and checkpoint share them.
 
     Attributes:
         names: of classes 0 to n - 1, in this order.
-        palette: n colours red, green, blue, 0-255; distinct ones where none are given.
+        palette: n colors red, green, blue, 0-255; distinct ones where none are given.
         ignore: value of pixels that have no class; no class has this number.
         source_ids: value that the data set's own files have for each class, where it is another.
 
@@ -27,7 +27,7 @@ class SemanticClasses:
     """
 
     names: dict[int, str]
-    palette: tuple[Colour, ...] = ()
+    palette: tuple[Color, ...] = ()
     ignore: int = 255
     source_ids: tuple[int, ...] | None = None
 
@@ -36,12 +36,12 @@ class SemanticClasses:
         if not 1 <= count <= MAX_SEMANTIC_CLASSES or list(self.names) != list(range(count)):
             raise ValueError(f"names: classes {list(self.names)[:8]} are not numbered 0, 1, ... below 255, in order")
         if not self.palette:
-            object.__setattr__(self, "palette", tuple(class_colour(i) for i in range(count)))
+            object.__setattr__(self, "palette", tuple(class_color(i) for i in range(count)))
         if len(self.palette) != count:
-            raise ValueError(f"palette: {len(self.palette)} colours for {count} classes")
-        for i, colour in enumerate(self.palette):
-            if len(colour) != 3 or not all(_is_byte(value) for value in colour):
-                raise ValueError(f"palette: colour {list(colour)} of class {i} is not red, green, blue of 0 to 255")
+            raise ValueError(f"palette: {len(self.palette)} colors for {count} classes")
+        for i, color in enumerate(self.palette):
+            if len(color) != 3 or not all(_is_byte(value) for value in color):
+                raise ValueError(f"palette: color {list(color)} of class {i} is not red, green, blue of 0 to 255")
         if not _is_byte(self.ignore) or self.ignore < count:
             raise ValueError(f"ignore: {self.ignore!r} is not a value of {count} to 255, which no class has")
         ids = range(count) if self.source_ids is None else self.source_ids
@@ -59,8 +59,8 @@ class SemanticClasses:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as checkpoints and exported files keep it."""
         ids = None if self.source_ids is None else list(self.source_ids)
-        colours = [list(colour) for colour in self.palette]
-        return {"names": dict(self.names), "palette": colours, "ignore": self.ignore, "source_ids": ids}
+        colors = [list(color) for color in self.palette]
+        return {"names": dict(self.names), "palette": colors, "ignore": self.ignore, "source_ids": ids}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SemanticClasses:

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 from utils.core.logging import LOGGER
 from utils.imaging.rtl import is_right_to_left, visual_order
 
-WEIGHT = 500  # of OpenCV's variable font: between regular and bold, to be read on a coloured plate
+WEIGHT = 500  # of OpenCV's variable font: between regular and bold, to be read on a colored plate
 PROBE_HEIGHT = 32  # pixels at which glyphs are compared with the one for missing letters
 
 
@@ -120,7 +120,7 @@ def _pillow_font(path: str, height: int, engine: ImageFont.Layout) -> ImageFont.
 @lru_cache(maxsize=256)
 def _best_font(chars: frozenset[str]) -> tuple[str, frozenset[str]]:
     """The font file that lacks fewest of `chars`, and those it lacks; matplotlib's own font wins a tie."""
-    # matplotlib is slow to import and its list of fonts to build: only pictures with rare scripts wait for it
+    # matplotlib is slow to import and its list of fonts to build: only images with rare scripts wait for it
     from matplotlib import font_manager, get_data_path
 
     files = sorted(
@@ -139,7 +139,7 @@ def _best_font(chars: frozenset[str]) -> tuple[str, frozenset[str]]:
 @lru_cache(maxsize=256)
 def _warn(letters: str) -> None:
     """Say once that these letters cannot be drawn."""
-    LOGGER.warning(f"No font on this machine has {letters!r}: spelt out in pictures. Install one (e.g. Noto Sans)")
+    LOGGER.warning(f"No font on this machine has {letters!r}: spelt out in images. Install one (e.g. Noto Sans)")
 
 
 def _lacking(path: str, chars: frozenset[str]) -> frozenset[str]:

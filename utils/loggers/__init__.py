@@ -1,1 +1,1 @@
-"""Listeners that keep a training run's numbers and pictures: in its folder, in TensorBoard, in tracking services."""
+"""Listeners that keep a training run's numbers and images: in its folder, in TensorBoard, in tracking services."""

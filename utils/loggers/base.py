@@ -19,18 +19,18 @@ from utils.core.files import atomic_write
 from utils.core.logging import LOGGER
 from utils.core.types import Batch, Prediction
 
-SHOWN_PICTURES = 8  # of a validation batch, with their boxes
+SHOWN_IMAGES = 8  # of a validation batch, with their boxes
 LEAST_SCORE = 0.25  # of the boxes logged
 CLOSE_WAIT_S = 30.0  # for what is left to send when training has ended, and a second more for each megabyte of files
 IDS_FILE = "loggers.json"
 WAITING_JOBS = 10000  # of a service that does not answer; later ones are dropped
-LAST_PICTURES = ("results.png", "confusion_matrix.png", "*_curve.png", "labels.jpg", "val_batch*_pred.jpg")
+LAST_IMAGES = ("results.png", "confusion_matrix.png", "*_curve.png", "labels.jpg", "val_batch*_pred.jpg")
 LAST_FILES = ("opt.yaml", "hyp.yaml", "results.csv", "train.log", "weights/best.pt", "weights/last.pt")
 
 
 @dataclass(frozen=True)
-class BoxedPicture:
-    """A validation picture with what was found in it.
+class BoxedImage:
+    """A validation image with what was found in it.
 
     Attributes:
         image: (H, W, 3) RGB uint8, the network input.
@@ -97,7 +97,7 @@ _ids_lock = threading.Lock()
 
 
 class Tracker(Protocol):
-    """One place that keeps numbers and pictures of runs. Every method may raise: its caller gives the place up then."""
+    """One place that keeps numbers and images of runs. Every method may raise: its caller gives the place up then."""
 
     title: str
 
@@ -106,8 +106,8 @@ class Tracker(Protocol):
 
     def start(self, run: RunFacts) -> None: ...
     def scalars(self, values: Mapping[str, float], epoch: int) -> None: ...
-    def picture(self, tag: str, encoded: bytes, epoch: int) -> None: ...
-    def boxes(self, pictures: Sequence[BoxedPicture], epoch: int) -> None: ...
+    def image(self, tag: str, encoded: bytes, epoch: int) -> None: ...
+    def boxes(self, images: Sequence[BoxedImage], epoch: int) -> None: ...
     def files(self, files: Sequence[Path]) -> None: ...
     def finish(self, metrics: Mapping[str, float] | None) -> None:
         """Close the run; `metrics` of its best weights, or None where it did not come to its end."""
@@ -215,7 +215,7 @@ class TrackerListener:
     def on_pretrain_routine_end(self, *, trainer: Any, **_: Any) -> None:
         """Open the run there."""
         self._trainer, config = trainer, trainer.config
-        self._period = picture_period(config.bbox_interval, config.epochs)
+        self._period = image_period(config.bbox_interval, config.epochs)
         try:
             self.tracker.load()  # not in the thread: a loader process that is forked meanwhile would see half of it
         except Exception as error:  # as in the background
@@ -229,9 +229,9 @@ class TrackerListener:
         self._epoch, self._seen = epoch, 0
 
     def on_val_batch_end(self, *, batch: Batch, predictions: Sequence[Prediction], **_: Any) -> None:
-        """Log the pictures of the first batch, every so many epochs."""
+        """Log the images of the first batch, every so many epochs."""
         self._seen += 1
-        if self._seen > 1 or not self._pictures_due():
+        if self._seen > 1 or not self._images_due():
             return
         epoch = self._epoch
         try:
@@ -239,38 +239,38 @@ class TrackerListener:
         except OSError as error:  # a full disk
             self.guard.give_up(error)
             return
-        boxed = boxed_pictures(batch, predictions)
-        self.guard.do(lambda: self.tracker.picture("validation", encoded, epoch))
+        boxed = boxed_images(batch, predictions)
+        self.guard.do(lambda: self.tracker.image("validation", encoded, epoch))
         self.guard.do(lambda: self.tracker.boxes(boxed, epoch))
 
-    def _pictures_due(self) -> bool:
+    def _images_due(self) -> bool:
         config = self._trainer.config
         last = self._epoch + 1 == config.epochs
         wanted = self._period > 0 and ((self._epoch + 1) % self._period == 0 or last)
         return wanted and not (config.noplots or self.guard.dead)
 
     def on_fit_epoch_end(self, *, epoch: int, metrics: Mapping[str, float], **_: Any) -> None:
-        """Log the numbers of the epoch, and in the first one the training pictures."""
+        """Log the numbers of the epoch, and in the first one the training images."""
         values = {name: float(value) for name, value in metrics.items()}
         self.guard.do(lambda: self.tracker.scalars(values, epoch))
         if epoch == self._trainer.start_epoch == 0 and not self._trainer.config.noplots:
-            self._pictures(self._trainer.task.traits.train_pictures, epoch)
+            self._images(self._trainer.task.traits.train_images, epoch)
 
     def on_train_end(self, *, result: Any, **_: Any) -> None:
         """Log the plots of the run and its files."""
         self._metrics = {name: float(value) for name, value in result.metrics.items()}
         if not self._trainer.config.noplots:
-            self._pictures(LAST_PICTURES, self._epoch)
+            self._images(LAST_IMAGES, self._epoch)
         files = existing(self._trainer.save_dir, LAST_FILES)
         if files and files[-1].name == "last.pt" and files[-2:-1] and files[-2].name == "best.pt":
             files.pop()  # one of the two serves; best.pt is the small one
         self._upload_s = sum(file.stat().st_size for file in files) / 1e6
         self.guard.do(partial(self.tracker.files, files))
 
-    def _pictures(self, patterns: Sequence[str], epoch: int) -> None:
+    def _images(self, patterns: Sequence[str], epoch: int) -> None:
         for file in existing(self._trainer.save_dir, patterns):
             try:
-                self.guard.do(partial(self.tracker.picture, file.stem, file.read_bytes(), epoch))
+                self.guard.do(partial(self.tracker.image, file.stem, file.read_bytes(), epoch))
             except OSError as error:
                 self.guard.give_up(error)
 
@@ -282,8 +282,8 @@ class TrackerListener:
             self.guard.close(CLOSE_WAIT_S + self._upload_s)
 
 
-def picture_period(interval: int, epochs: int) -> int:
-    """Epochs between logged validation pictures: as asked, a tenth of the run for -1, 0 for none."""
+def image_period(interval: int, epochs: int) -> int:
+    """Epochs between logged validation images: as asked, a tenth of the run for -1, 0 for none."""
     return interval if interval >= 0 else max(1, epochs // 10)
 
 
@@ -292,16 +292,16 @@ def existing(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return [file for pattern in patterns for file in sorted(folder.glob(pattern))]
 
 
-def boxed_pictures(batch: Batch, predictions: Sequence[Prediction]) -> list[BoxedPicture]:
-    """The first pictures of a batch with the boxes worth showing; none where they have other than three channels."""
+def boxed_images(batch: Batch, predictions: Sequence[Prediction]) -> list[BoxedImage]:
+    """The first images of a batch with the boxes worth showing; none where they have other than three channels."""
     if batch.images.shape[1] != 3:
         return []
     shown = []
     for path, image, found in zip(batch.paths, batch.images, predictions, strict=False):
         boxes = found.boxes
         rows = None if boxes is None else boxes[boxes[:, 4] >= LEAST_SCORE].float().cpu().numpy()
-        shown.append(BoxedPicture(path, image.permute(1, 2, 0).contiguous().numpy(), rows))
-    return shown[:SHOWN_PICTURES]
+        shown.append(BoxedImage(path, image.permute(1, 2, 0).contiguous().numpy(), rows))
+    return shown[:SHOWN_IMAGES]
 
 
 def run_facts(trainer: Any, params: Mapping[str, Any]) -> RunFacts:
@@ -338,7 +338,7 @@ def uploaded_data(spec: Any, wanted: str | bool) -> dict[str, Path]:
 
 
 def labels_beside(place: Path) -> Path | None:
-    """The folder of label files that belongs to a folder of pictures, by the layout images/x, labels/x."""
+    """The folder of label files that belongs to a folder of images, by the layout images/x, labels/x."""
     if "images" not in place.parts:
         return None
     at = len(place.parts) - 1 - place.parts[::-1].index("images")
@@ -347,7 +347,7 @@ def labels_beside(place: Path) -> Path | None:
 
 
 def traced_sample(trainer: Any) -> tuple[Any, Any]:
-    """A copy of the network in training mode, which gives raw maps, and two pictures for it."""
+    """A copy of the network in training mode, which gives raw maps, and two images for it."""
     import copy
 
     import torch

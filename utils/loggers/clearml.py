@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.loggers.base import BoxedPicture, RunFacts
+from utils.loggers.base import BoxedImage, RunFacts
 
 
 class ClearMLTracker:
@@ -50,14 +50,14 @@ class ClearMLTracker:
             title, _, series = name.partition("/")
             self._log.report_scalar(title, series or title, value, epoch)
 
-    def picture(self, tag: str, encoded: bytes, epoch: int) -> None:
-        """The picture under its tag."""
+    def image(self, tag: str, encoded: bytes, epoch: int) -> None:
+        """The image under its tag."""
         from PIL import Image
 
         with Image.open(io.BytesIO(encoded)) as image:
-            self._log.report_image("pictures", tag, iteration=epoch, image=np.asarray(image.convert("RGB")))
+            self._log.report_image("images", tag, iteration=epoch, image=np.asarray(image.convert("RGB")))
 
-    def boxes(self, pictures: Sequence[BoxedPicture], epoch: int) -> None:
+    def boxes(self, images: Sequence[BoxedImage], epoch: int) -> None:
         """ClearML draws no boxes itself; the drawn batch has them."""
 
     def files(self, files: Sequence[Path]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.loggers.base import BoxedPicture, RunFacts
+from utils.loggers.base import BoxedImage, RunFacts
 
 
 class CometTracker:
@@ -61,14 +61,14 @@ class CometTracker:
         """All numbers of an epoch."""
         self._run.log_metrics(dict(values), step=epoch, epoch=epoch)
 
-    def picture(self, tag: str, encoded: bytes, epoch: int) -> None:
-        """The picture under its tag."""
+    def image(self, tag: str, encoded: bytes, epoch: int) -> None:
+        """The image under its tag."""
         from PIL import Image
 
         with Image.open(io.BytesIO(encoded)) as image:
             self._run.log_image(image.convert("RGB"), name=tag, step=epoch)
 
-    def boxes(self, pictures: Sequence[BoxedPicture], epoch: int) -> None:
+    def boxes(self, images: Sequence[BoxedImage], epoch: int) -> None:
         """The drawn batch has them."""
 
     def files(self, files: Sequence[Path]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.loggers.base import BoxedPicture, RunFacts
+from utils.loggers.base import BoxedImage, RunFacts
 
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}  # it waits for minutes else
 BATCH = 100  # parameters in a request
@@ -74,14 +74,14 @@ class MLflowTracker:
         metrics = [self._entities.Metric(clean(name), value, now, epoch) for name, value in values.items()]
         self._client.log_batch(self._id, metrics=metrics)
 
-    def picture(self, tag: str, encoded: bytes, epoch: int) -> None:
-        """The picture under its tag at this step."""
+    def image(self, tag: str, encoded: bytes, epoch: int) -> None:
+        """The image under its tag at this step."""
         from PIL import Image
 
         with Image.open(io.BytesIO(encoded)) as image:
             self._client.log_image(self._id, image.convert("RGB"), key=clean(tag), step=epoch)
 
-    def boxes(self, pictures: Sequence[BoxedPicture], epoch: int) -> None:
+    def boxes(self, images: Sequence[BoxedImage], epoch: int) -> None:
         """MLflow draws no boxes itself; the drawn batch has them."""
 
     def files(self, files: Sequence[Path]) -> None:

@@ -12,8 +12,8 @@ from utils.core.logging import LOGGER, UNWATCHED
 from utils.core.results_csv import Row, format_table, number_row, read_rows
 from utils.plots.results import plot_results
 
-PICTURE_SHARE = 0.05  # of a run's time that drawing results.png may take
-FIRST_PICTURE_S = 5.0  # seconds of training before it is drawn at all
+IMAGE_SHARE = 0.05  # of a run's time that drawing results.png may take
+FIRST_IMAGE_S = 5.0  # seconds of training before it is drawn at all
 
 
 class CSVLogger:
@@ -98,7 +98,7 @@ def epoch_line(metrics: Mapping[str, float]) -> str:
     return " | ".join(f"{group}: {', '.join(numbers)}" for group, numbers in parts.items())
 
 
-class ResultsPicture:
+class ResultsImage:
     """Keeps results.png up to date: every epoch where epochs are long, else as often as costs little of the time.
 
     Args:
@@ -107,11 +107,11 @@ class ResultsPicture:
 
     def __init__(self, table: str | Path) -> None:
         self.table = Path(table)
-        self._due = perf_counter() + FIRST_PICTURE_S
+        self._due = perf_counter() + FIRST_IMAGE_S
         self._warned = False
 
     def on_fit_epoch_end(self, **_: Any) -> None:
-        """Draw the picture, if it is time to; who looks at it sees the old one until the new one is whole."""
+        """Draw the image, if it is time to; who looks at it sees the old one until the new one is whole."""
         started = perf_counter()
         if started < self._due:
             return
@@ -123,4 +123,4 @@ class ResultsPicture:
                 LOGGER.warning(f"WARNING results.png is not up to date: {error}")
             self._warned = True
             partial.unlink(missing_ok=True)
-        self._due = perf_counter() + (perf_counter() - started) / PICTURE_SHARE
+        self._due = perf_counter() + (perf_counter() - started) / IMAGE_SHARE

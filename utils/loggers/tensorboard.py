@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.loggers.base import BoxedPicture, RunFacts
+from utils.loggers.base import BoxedImage, RunFacts
 
 
 class EventFile:
@@ -47,7 +47,7 @@ class EventFile:
 
 
 class TensorBoardTracker:
-    """Numbers, pictures, settings and, if asked for, the network's graph in TensorBoard's event file.
+    """Numbers, images, settings and, if asked for, the network's graph in TensorBoard's event file.
 
     Args:
         graph: draw the network, which takes a second or two.
@@ -78,12 +78,12 @@ class TensorBoardTracker:
         for name, value in values.items():
             self._write(epoch, self._summary.scalar(name, value))
 
-    def picture(self, tag: str, encoded: bytes, epoch: int) -> None:
+    def image(self, tag: str, encoded: bytes, epoch: int) -> None:
         """The file's own bytes: the viewer decodes them."""
         value = self._message.Value(tag=tag, image=self._message.Image(encoded_image_string=encoded, colorspace=3))
         self._write(epoch, self._message(value=[value]))
 
-    def boxes(self, pictures: Sequence[BoxedPicture], epoch: int) -> None:
+    def boxes(self, images: Sequence[BoxedImage], epoch: int) -> None:
         """TensorBoard draws no boxes itself; the drawn batch has them."""
 
     def files(self, files: Sequence[Path]) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.loggers.base import CLOSE_WAIT_S, BoxedPicture, RunFacts
+from utils.loggers.base import CLOSE_WAIT_S, BoxedImage, RunFacts
 
 INIT_WAIT_S = 30
 
 
 class WandbTracker:
-    """Runs of the project WANDB_PROJECT, else of the run's own; boxes can be switched on and off in its pictures."""
+    """Runs of the project WANDB_PROJECT, else of the run's own; boxes can be switched on and off in its images."""
 
     title = "Weights & Biases"
 
@@ -61,22 +61,22 @@ class WandbTracker:
         """All numbers of an epoch."""
         self._run.log({**values, "epoch": epoch})
 
-    def picture(self, tag: str, encoded: bytes, epoch: int) -> None:
-        """The picture under its tag."""
+    def image(self, tag: str, encoded: bytes, epoch: int) -> None:
+        """The image under its tag."""
         from PIL import Image
 
         with Image.open(io.BytesIO(encoded)) as image:
             self._run.log({tag: self._wandb.Image(image.convert("RGB")), "epoch": epoch})
 
-    def boxes(self, pictures: Sequence[BoxedPicture], epoch: int) -> None:
-        """The pictures with their boxes beside them, as data."""
+    def boxes(self, images: Sequence[BoxedImage], epoch: int) -> None:
+        """The images with their boxes beside them, as data."""
         shown = []
-        for picture in pictures:
-            if picture.boxes is None:
+        for image in images:
+            if image.boxes is None:
                 return
-            group = {"box_data": [self._box(row) for row in picture.boxes.tolist()], "class_labels": self._names}
-            caption = Path(picture.path).name
-            shown.append(self._wandb.Image(picture.image, caption=caption, boxes={"predictions": group}))
+            group = {"box_data": [self._box(row) for row in image.boxes.tolist()], "class_labels": self._names}
+            caption = Path(image.path).name
+            shown.append(self._wandb.Image(image.image, caption=caption, boxes={"predictions": group}))
         if shown:
             self._run.log({"boxes": shown, "epoch": epoch})
 

@@ -19,10 +19,10 @@ class LevelTargets:
     Attributes:
         cells: (R,) index into the level's (B, na, H, W) cells, flattened.
         targets: (R,) row of the target tensor.
-        ranks: (R,) int64; where rows meet in one cell the highest rank sets its objectness. Neighbours outrank the
-            cell of the centre (in the order left, up, right, down), within a place the higher target index wins.
+        ranks: (R,) int64; where rows meet in one cell the highest rank sets its objectness. Neighbors outrank the
+            cell of the center (in the order left, up, right, down), within a place the higher target index wins.
         classes: (R,) int64.
-        boxes_xywh: (R, 4) in cells of the grid; the centre is relative to the corner of the row's own cell.
+        boxes_xywh: (R, 4) in cells of the grid; the center is relative to the corner of the row's own cell.
         anchors: (R, 2) width and height in cells.
         weights: (R,) 1 for a positive, 0 for padding.
     """
@@ -47,11 +47,11 @@ def assign_targets(
     """Positives of every level.
 
     An anchor suits a target if neither side differs by a factor of `max_ratio` or more. The cell that holds the
-    target's centre answers, and with it the nearer neighbour along x and the nearer one along y, where the grid has
-    them (a centre on a border between cells or in the middle of a cell: see `_nearer_neighbour`).
+    target's center answers, and with it the nearer neighbor along x and the nearer one along y, where the grid has
+    them (a center on a border between cells or in the middle of a cell: see `_nearer_neighbor`).
 
     Args:
-        targets: (N, 6) image index, class, x, y, w, h normalised to the network input.
+        targets: (N, 6) image index, class, x, y, w, h normalized to the network input.
         anchors: (nl, na, 2) width and height in cells of their level.
         grids_hw: rows and columns of each level's grid.
         max_ratio: `anchor_t` of the hyperparameters.
@@ -64,21 +64,21 @@ def assign_targets(
 
 
 def _assign_level(targets: Tensor, anchors: Tensor, grid_hw: tuple[int, int], max_ratio: float) -> LevelTargets:
-    """All (place, anchor, target) triples of one level with weights, R = 3 na N; places: own cell, x, y neighbour."""
+    """All (place, anchor, target) triples of one level with weights, R = 3 na N; places: own cell, x, y neighbor."""
     num_anchors, num_targets = len(anchors), len(targets)
     shape = (3, num_anchors, num_targets)
     size_wh = torch.stack([targets.new_full((), side) for side in reversed(grid_hw)])  # new_tensor would wait
-    centres, sizes = targets[:, 2:4] * size_wh, targets[:, 4:6] * size_wh  # both (N, 2), in cells
+    centers, sizes = targets[:, 2:4] * size_wh, targets[:, 4:6] * size_wh  # both (N, 2), in cells
 
     ratios = sizes / anchors[:, None]  # (na, N, 2)
     suits = torch.maximum(ratios, 1 / ratios).amax(dim=2) < max_ratio  # (na, N)
-    own = centres.floor()
-    steps = _nearer_neighbour(centres - own, centres, size_wh - centres)  # (N, 2) in {-1, 0, 1}
+    own = centers.floor()
+    steps = _nearer_neighbor(centers - own, centers, size_wh - centers)  # (N, 2) in {-1, 0, 1}
     exists = torch.cat((torch.ones_like(steps[:, :1]), steps.abs()), dim=1).T  # (3, N), 1 or 0
     moves = torch.cat((torch.zeros_like(steps)[None], torch.diag_embed(steps).transpose(0, 1)))  # (3, N, 2)
     corners = torch.minimum((own + moves).clamp(min=0), size_wh - 1)  # (3, N, 2)
 
-    boxes = torch.cat((centres - corners, sizes.expand(3, -1, -1)), dim=2)  # (3, N, 4)
+    boxes = torch.cat((centers - corners, sizes.expand(3, -1, -1)), dim=2)  # (3, N, 4)
     images, columns, rows = targets[:, 0].long(), corners[..., 0].long(), corners[..., 1].long()
     indices = torch.arange(num_targets, device=targets.device)
     planes = images * num_anchors + torch.arange(num_anchors, device=targets.device)[:, None]  # (na, N)
@@ -94,13 +94,13 @@ def _assign_level(targets: Tensor, anchors: Tensor, grid_hw: tuple[int, int], ma
     )
 
 
-def _nearer_neighbour(fractions: Tensor, from_start: Tensor, from_end: Tensor) -> Tensor:
-    """Step to the nearer neighbour cell along each axis: -1, 1, or 0 where there is none.
+def _nearer_neighbor(fractions: Tensor, from_start: Tensor, from_end: Tensor) -> Tensor:
+    """Step to the nearer neighbor cell along each axis: -1, 1, or 0 where there is none.
 
     Args:
         fractions: position inside the cell, [0, 1). Exactly 0 steps back, exactly 0.5 does not step.
         from_start, from_end: distance in cells to the two ends of the grid; within one cell of an end there is no
-            neighbour on that side.
+            neighbor on that side.
     """
     back = (fractions < 0.5) & (from_start > 1)
     ahead = (fractions > 0.5) & (from_end > 1)

@@ -33,10 +33,10 @@ def classification_loss(
 
 
 def balanced_weights(counts: np.ndarray) -> Tensor:
-    """(num_classes,) weights by which every class that has pictures costs the same in sum; their mean per picture is 1.
+    """(num_classes,) weights by which every class that has images costs the same in sum; their mean per image is 1.
 
     Args:
-        counts: (num_classes,) pictures of each class; a class without any gets weight 0.
+        counts: (num_classes,) images of each class; a class without any gets weight 0.
     """
     present = counts > 0
     weights = np.where(present, counts.sum() / (max(int(present.sum()), 1) * np.maximum(counts, 1)), 0.0)

@@ -63,7 +63,7 @@ class LossResult:
     """What one batch costs.
 
     Attributes:
-        total: scalar to minimise, the sum of the items times the batch size.
+        total: scalar to minimize, the sum of the items times the batch size.
         items: "box", "obj", "cls": detached scalars on the device, gains applied, mean over the batch. Of a batch that
             is dealt out to several processes, this one's share: the shares add up to the items of the whole batch.
     """
@@ -138,7 +138,7 @@ class DetectionLoss(nn.Module):
 
         Args:
             raw: one (B, na, H, W, 5 + num_classes + further) map per level, logits.
-            targets: (N, 6) image index, class, x, y, w, h normalised; N may be 0.
+            targets: (N, 6) image index, class, x, y, w, h normalized; N may be 0.
         """
         with torch.autocast(raw[0].device.type, enabled=False):
             grids_hw = [(level.shape[2], level.shape[3]) for level in raw]
@@ -204,7 +204,7 @@ class DetectionLoss(nn.Module):
 
 
 def shared_batch_size(maps: Tensor) -> Tensor:
-    """Pictures of the batch that (B, ...) maps are this process's part of, a scalar on their device."""
+    """Images of the batch that (B, ...) maps are this process's part of, a scalar on their device."""
     return shared_sum(maps.new_full((), len(maps), dtype=torch.float32))
 
 

@@ -71,7 +71,7 @@ class LossMeter:
             if not all(map(math.isfinite, row)):
                 files = ", ".join(dict.fromkeys(paths))
                 raise NotFiniteError(
-                    f"the loss is not finite on the batch of {files}; look at these labels and pictures, lower lr0, "
+                    f"the loss is not finite on the batch of {files}; look at these labels and images, lower lr0, "
                     "or train with --amp off; last.pt holds the state before this epoch"
                 )
         self.unread.clear()

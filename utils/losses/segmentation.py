@@ -23,7 +23,7 @@ class SegmentationLoss(nn.Module):
 
     A positive's mask is compared with that of its target inside the target's box, at the resolution of the prototypes:
     cross-entropy summed over the box, divided by the box's area, so that all sizes weigh the same; the mean over the
-    positives of a picture and level, summed over levels, averaged over pictures.
+    positives of an image and level, summed over levels, averaged over images.
 
     Args:
         detection: the loss of the other columns; its `box` gain is also that of the masks.
@@ -39,7 +39,7 @@ class SegmentationLoss(nn.Module):
         Args:
             raw: one (B, na, H, W, 5 + num_classes + C) map per level, logits.
             prototypes: (B, C, h, w).
-            targets: (N, 6) image index, class, x, y, w, h normalised; sorted by image.
+            targets: (N, 6) image index, class, x, y, w, h normalized; sorted by image.
             masks: as `Batch.masks`, of any size; brought to that of the prototypes.
         """
         items, positives = self.detection.parts(raw, targets)
@@ -61,8 +61,8 @@ class MaskRows:
     Attributes:
         targets: (R,) row of the target.
         weights: (R,) factor of the row's cross-entropy summed over the pixels inside its box; 0 for padding.
-        images: (N,) picture of each target.
-        numbers: (N,) 1 for the first target of a picture, 2 for the second, ...
+        images: (N,) image of each target.
+        numbers: (N,) 1 for the first target of an image, 2 for the second, ...
         boxes_xyxy: (N, 4) in pixels of the prototypes.
     """
 
@@ -82,7 +82,7 @@ def mask_rows(positives: Sequence[Positives], targets: Tensor, shape: Sequence[i
     numbers = torch.arange(len(images), device=images.device) - firsts[images] + 1
     size = targets.new_ones(4) * torch.stack([targets.new_full((), side) for side in (width, height, width, height)])
     areas = targets[:, 4:6].prod(dim=1) * (height * width)
-    weights = [level.rows.weights * _share_of_picture(level, images, batch_size) for level in positives]
+    weights = [level.rows.weights * _share_of_image(level, images, batch_size) for level in positives]
     rows = torch.cat([level.rows.targets for level in positives])
     return MaskRows(
         targets=rows,
@@ -93,8 +93,8 @@ def mask_rows(positives: Sequence[Positives], targets: Tensor, shape: Sequence[i
     )
 
 
-def _share_of_picture(level: Positives, images: Tensor, batch_size: int) -> Tensor:
-    """(R,) one over the number of positives that the row's picture has in this level."""
+def _share_of_image(level: Positives, images: Tensor, batch_size: int) -> Tensor:
+    """(R,) one over the number of positives that the row's image has in this level."""
     owners, weights = images[level.rows.targets], level.rows.weights
     counts = weights.new_zeros(batch_size).scatter_add_(0, owners, weights)
     return 1 / counts.clamp(min=1)[owners]
@@ -108,7 +108,7 @@ def resized_masks(masks: Tensor, size_hw: Sequence[int]) -> Tensor:
 
 
 def overlapping_masks(masks: Tensor, targets: Tensor, batch_size: int) -> Tensor:
-    """One mask per target as an index map per picture, in which small objects lie over large ones.
+    """One mask per target as an index map per image, in which small objects lie over large ones.
 
     Args:
         masks: (N, h, w) bool.
@@ -129,10 +129,10 @@ def overlapping_masks(masks: Tensor, targets: Tensor, batch_size: int) -> Tensor
 
 @dataclass(frozen=True)
 class _Group:
-    """K rows whose masks are worked on together: of one picture, seen through one window of it with P pixels.
+    """K rows whose masks are worked on together: of one image, seen through one window of it with P pixels.
 
     Attributes:
-        image: number of the picture.
+        image: number of the image.
         rows: (K,) numbers of the rows.
         window: part of the prototypes' height and width.
         wanted: (K or 1, P) 1 for the pixels that the rows are to show, else 0.
@@ -150,9 +150,9 @@ class _MaskLoss(torch.autograd.Function):
     """Weighted sum over rows of the cross-entropy inside their boxes.
 
     Worked out group by group with the gradients beside it, so that no logit is kept: memory is that of one group and
-    of the inputs. On the CPU a group is a target and only its box is looked at. On other devices it is a picture, as
+    of the inputs. On the CPU a group is a target and only its box is looked at. On other devices it is an image, as
     many small steps would cost more there than pixels outside of boxes do; the host waits for the device once, to
-    learn how many rows each picture has.
+    learn how many rows each image has.
     """
 
     @staticmethod
@@ -190,7 +190,7 @@ def _groups_by_target(rows: MaskRows, masks: Tensor, shape: Sequence[int]) -> It
 
 
 def _groups_by_image(rows: MaskRows, masks: Tensor, shape: Sequence[int]) -> Iterator[_Group]:
-    """The rows of each picture that are no padding, in portions, with all pixels."""
+    """The rows of each image that are no padding, in portions, with all pixels."""
     images = rows.images[rows.targets]
     own = rows.weights.nonzero()[:, 0]
     counts = torch.bincount(images[own], minlength=shape[0]).tolist()

@@ -1,4 +1,4 @@
-"""The loss of class maps: cross-entropy per pixel, of all pixels, of the hard ones, or focal."""
+"""The loss of semantic masks: cross-entropy per pixel, of all pixels, of the hard ones, or focal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SemanticLoss(nn.Module):
             cross-entropy times (1 - score of its class) ** gamma (Lin et al. 2017, arXiv:1708.02002).
         class_weights: (num_classes,) factor of each class; the mean is the weighted one.
         aux_weights: factors of the outputs after the first, in their order.
-        ignore: class map value that does not count.
+        ignore: semantic mask value that does not count.
         hard_score, least_hard: of "ohem".
         gamma: of "focal".
 
@@ -54,12 +54,12 @@ class SemanticLoss(nn.Module):
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
-    def forward(self, preds: Tensor | Sequence[Tensor], class_maps: Tensor) -> LossResult:
+    def forward(self, preds: Tensor | Sequence[Tensor], semantic_masks: Tensor) -> LossResult:
         """Loss of one batch; without any counted pixel it is 0 and so are its gradients.
 
         Args:
             preds: logits (B, num_classes, H, W), or several of them, the main ones first.
-            class_maps: (B, H, W) integers on the same device.
+            semantic_masks: (B, H, W) integers on the same device.
 
         Raises:
             ValueError: there are more auxiliary outputs than weights.
@@ -68,7 +68,7 @@ class SemanticLoss(nn.Module):
         if len(auxiliary) > len(self.aux_weights):
             raise ValueError(f"{len(auxiliary)} auxiliary outputs, but {len(self.aux_weights)} aux_weights")
         with torch.autocast(main.device.type, enabled=False):
-            targets = class_maps.long()
+            targets = semantic_masks.long()
             loss = self.mean_loss(main, targets)
             for weight, logits in zip(self.aux_weights, auxiliary, strict=False):
                 loss = loss + weight * self.mean_loss(logits, targets)

@@ -20,7 +20,7 @@ EPS = 1e-16
 def match_detections(
     detections: np.ndarray | Tensor, labels: np.ndarray | Tensor, iou_thresholds: np.ndarray | Tensor
 ) -> np.ndarray:
-    """Which detections of one picture are correct at which IoU threshold of boxes; as `match_overlaps`.
+    """Which detections of one image are correct at which IoU threshold of boxes; as `match_overlaps`.
 
     Args:
         detections: (n, 6+) x1, y1, x2, y2, score, class, in any order.
@@ -34,7 +34,7 @@ def match_detections(
 def match_overlaps(
     overlaps: np.ndarray, detections: np.ndarray, labels: np.ndarray, iou_thresholds: np.ndarray | Tensor
 ) -> np.ndarray:
-    """Which detections of one picture are correct at which threshold of any measure of overlap.
+    """Which detections of one image are correct at which threshold of any measure of overlap.
 
     A detection stands for the label of its class that it overlaps best, and for no other. Of the detections that
     reach the threshold with the same label, the one of highest score is correct.
@@ -133,7 +133,7 @@ def average_precision(
     AP is the area under the precision envelope, read at 101 recalls and joined by straight lines.
 
     Args:
-        tp: (n, T) bool, what `match_detections` gave for all pictures.
+        tp: (n, T) bool, what `match_detections` gave for all images.
         conf: (n,) scores.
         pred_cls: (n,) classes of the detections.
         target_cls: (m,) classes of all labels; classes without a label are left out of the result.

@@ -20,7 +20,7 @@ def bbox_iou(
     box1: Tensor, box2: Tensor, xywh: bool = True, GIoU: bool = False, DIoU: bool = False, CIoU: bool = False,
     eps: float = geometry.EPS,
 ) -> Tensor:  # fmt: skip
-    """(N, 1) overlaps of box pairs, or of one box with N, as centre and size or corners (`utils.ops.boxes.box_iou`)."""
+    """(N, 1) overlaps of box pairs, or of one box with N, as center and size or corners (`utils.ops.boxes.box_iou`)."""
     if xywh:
         box1, box2 = geometry.xywh_to_xyxy(box1), geometry.xywh_to_xyxy(box2)
     kind: geometry.OverlapKind = "ciou" if CIoU else "diou" if DIoU else "giou" if GIoU else "iou"

@@ -18,7 +18,7 @@ TOP = 5
 def ranks_of(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(B,) how many classes come before the true one, by falling probability (B, nc), then by class number.
 
-    A picture whose probability is not a number ranks last.
+    An image whose probability is not a number ranks last.
     """
     own = np.take_along_axis(probs, labels[:, None], axis=1)
     earlier = np.arange(probs.shape[1]) < labels[:, None]
@@ -29,7 +29,7 @@ def ranks_of(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 class ClassificationEvaluator:
     """Collects the probabilities of a split.
 
-    A picture counts as right in the top k if fewer than k classes score higher than its own; of equal scores the
+    An image counts as right in the top k if fewer than k classes score higher than its own; of equal scores the
     lower class number comes first.
 
     Args:
@@ -45,7 +45,7 @@ class ClassificationEvaluator:
         count = len(self.names)
         self.confusion = np.zeros((count, count))
         self._right = np.zeros((2, count))  # of each class: right at first, right among the first five
-        self._pictures = np.zeros(count)
+        self._images = np.zeros(count)
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         """Take in the predictions of a batch."""
@@ -53,30 +53,30 @@ class ClassificationEvaluator:
         labels = batch.labels.numpy()
         probs = np.stack([as_array(prediction.probs) for prediction in predictions])  # (B, nc)
         ranks = ranks_of(probs, labels)
-        np.add.at(self._pictures, labels, 1)
+        np.add.at(self._images, labels, 1)
         np.add.at(self._right[0], labels, ranks < 1)
         np.add.at(self._right[1], labels, ranks < TOP)
         np.add.at(self.confusion, (probs.argmax(axis=1), labels), 1)
 
     def state(self) -> dict[str, np.ndarray]:
         """The counts so far."""
-        return {"confusion": self.confusion, "right": self._right, "pictures": self._pictures}
+        return {"confusion": self.confusion, "right": self._right, "images": self._images}
 
     def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> None:
         """Take the sums of several states for one's own."""
-        self.confusion, self._right, self._pictures = (
-            np.sum([state[name] for state in states], axis=0) for name in ("confusion", "right", "pictures")
+        self.confusion, self._right, self._images = (
+            np.sum([state[name] for state in states], axis=0) for name in ("confusion", "right", "images")
         )
 
     def compute(self) -> EvalResult:
         """Metrics of everything taken in so far."""
-        total = max(self._pictures.sum(), 1)
+        total = max(self._images.sum(), 1)
         top1, top5 = (float(right.sum() / total) for right in self._right)
-        shares = self._right / np.maximum(self._pictures, 1)
+        shares = self._right / np.maximum(self._images, 1)
         return EvalResult(
             metrics={"metrics/accuracy_top1": top1, "metrics/accuracy_top5": top5},
             fitness=top1,
-            per_class=np.where(self._pictures > 0, shares[0], top1),
+            per_class=np.where(self._images > 0, shares[0], top1),
             table=self._table(top1, top5, shares),
             details={"confusion": self.confusion.copy()},
         )
@@ -86,12 +86,12 @@ class ClassificationEvaluator:
         plots.plot_confusion_matrix(self.confusion, self.names, save_dir / "confusion_matrix.png", background=False)
 
     def _table(self, top1: float, top5: float, shares: np.ndarray) -> str:
-        """The lines a user reads: all classes, then each that has pictures."""
+        """The lines a user reads: all classes, then each that has images."""
         heading = ("Class", "Images", "top1_acc", "top5_acc")
         lines = [f"{heading[0]:>{NAME_WIDTH}}" + "".join(f"{name:>11}" for name in heading[1:])]
-        rows = [("all", int(self._pictures.sum()), top1, top5)]
+        rows = [("all", int(self._images.sum()), top1, top5)]
         if self.per_class:
-            present = np.flatnonzero(self._pictures).tolist()
-            rows += [(self.names[c], int(self._pictures[c]), *shares[:, c].tolist()) for c in present]
+            present = np.flatnonzero(self._images).tolist()
+            rows += [(self.names[c], int(self._images[c]), *shares[:, c].tolist()) for c in present]
         lines += [f"{short_name(name):>{NAME_WIDTH}}{count:>11}{a:>11.3g}{b:>11.3g}" for name, count, a, b in rows]
         return "\n".join(lines)

@@ -17,7 +17,7 @@ from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.datasets.index.image_index import ImageIndex
 from utils.ops.boxes import xywhn_to_xyxy, xyxy_to_ltwh
-from utils.ops.masks import rasterise, signed_area
+from utils.ops.masks import rasterize, signed_area
 
 UNUSED_COCO_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = [number for number in range(1, 91) if number not in UNUSED_COCO_IDS]  # of the 80 classes in use
@@ -46,7 +46,7 @@ class CocoMetrics:
 
 
 def image_id(path: str | Path) -> int | str:
-    """COCO's number of a picture: its file name without suffix, as an int where that is one."""
+    """COCO's number of an image: its file name without suffix, as an int where that is one."""
     stem = Path(path).stem
     return int(stem) if stem.isdecimal() else stem
 
@@ -65,13 +65,13 @@ def index_to_coco(index: ImageIndex, *, coco_ids: bool = False, masks: bool = Fa
     """
     ids = [image_id(path) for path in index.paths]
     if clashes := len(ids) - len(set(ids)):
-        LOGGER.warning(f"COCO JSON: {clashes} pictures share their file name with others and cannot be told apart")
+        LOGGER.warning(f"COCO JSON: {clashes} images share their file name with others and cannot be told apart")
     images = [
         {"id": number, "file_name": Path(path).name, "height": int(height), "width": int(width)}
         for number, path, (height, width) in zip(ids, index.paths, index.sizes_hw, strict=True)
     ]
-    picture = np.repeat(np.arange(len(index)), np.diff(index.offsets))  # (M,)
-    sizes_wh = index.sizes_hw[picture, ::-1].astype(np.float64)
+    image = np.repeat(np.arange(len(index)), np.diff(index.offsets))  # (M,)
+    sizes_wh = index.sizes_hw[image, ::-1].astype(np.float64)
     boxes_ltwh = xyxy_to_ltwh(xywhn_to_xyxy(index.boxes_xywhn.astype(np.float64), (1, 1))) * np.tile(sizes_wh, 2)
     annotations = [
         {
@@ -82,10 +82,10 @@ def index_to_coco(index: ImageIndex, *, coco_ids: bool = False, masks: bool = Fa
             "area": box[2] * box[3],
             "iscrowd": 0,
         }
-        for number, (i, c, box) in enumerate(zip(picture, index.classes, boxes_ltwh.tolist(), strict=True), start=1)
+        for number, (i, c, box) in enumerate(zip(image, index.classes, boxes_ltwh.tolist(), strict=True), start=1)
     ]
     if masks and index.polygons is not None:
-        for number, (annotation, i) in enumerate(zip(annotations, picture, strict=True)):
+        for number, (annotation, i) in enumerate(zip(annotations, image, strict=True)):
             annotation |= _segmentation(index.polygons.rings(number), index.sizes_hw[i])
     categories = [{"id": category_id(c, coco_ids=coco_ids), "name": name} for c, name in index.names.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
@@ -97,17 +97,17 @@ def _segmentation(rings: Sequence[np.ndarray], size_hw: np.ndarray) -> dict[str,
     moved = [ring.astype(np.float64) * (width, height) for ring in rings]
     areas = [signed_area(ring) for ring in moved]
     if min(areas, default=0.0) < 0 < max(areas, default=0.0):
-        masks = rasterise([moved], (height, width))
+        masks = rasterize([moved], (height, width))
         return {"segmentation": masks.rles()[0], "area": int(masks.areas[0])}
     return {"segmentation": [ring.ravel().tolist() for ring in moved], "area": abs(sum(areas))}
 
 
 def predictions_to_coco(detections: Tensor, path: str | Path, *, coco_ids: bool = False) -> list[dict[str, Any]]:
-    """Detections of one picture as items of a COCO results file.
+    """Detections of one image as items of a COCO results file.
 
     Args:
         detections: (n, 6+) x1, y1, x2, y2, score, class in original pixels.
-        path: the picture's file.
+        path: the image's file.
     """
     rows = detections.detach().cpu().to(torch.float64)
     number = image_id(path)
@@ -134,14 +134,14 @@ def evaluate_coco(
     - The end of the curve (0.0013). Ours falls in a straight line from the last recall reached to precision 0 at
       recall 1 and counts the triangle under it; COCO counts nothing past the last recall. With a higher score
       threshold the curve ends early at high precision, the triangle grows, and the two differ by much more.
-    - COCO looks at the best 100 detections of a class in a picture, ours at all that NMS leaves (0.0002).
+    - COCO looks at the best 100 detections of a class in an image, ours at all that NMS leaves (0.0002).
     - Between recalls ours joins precisions by straight lines and integrates; COCO averages 101 steps (0.0001).
     - Matching (less than 0.0001). A detection of ours stands for the label it overlaps best and for no other; COCO's
       takes the next best label that is still free. It matters where objects of a class overlap each other much.
 
     Args:
         ground_truth: what `index_to_coco` gives.
-        predictions: items of `predictions_to_coco`; those of pictures that the ground truth lacks are left out.
+        predictions: items of `predictions_to_coco`; those of images that the ground truth lacks are left out.
         of: what has to overlap: "bbox", or "segm" for masks, which then both must have.
 
     Raises:
@@ -164,7 +164,7 @@ def evaluate_coco(
 
 
 def _with_numbers(ground_truth: Mapping[str, Any], numbers: Mapping[int | str, int]) -> dict[str, Any]:
-    """Ground truth whose pictures are numbered; the programs fail on names and on names mixed with numbers."""
+    """Ground truth whose images are numbered; the programs fail on names and on names mixed with numbers."""
     return {
         "info": {},
         "images": [{**image, "id": numbers[image["id"]]} for image in ground_truth["images"]],
@@ -192,7 +192,7 @@ def _metrics(name: str, stats: Sequence[float], num_images: int, of: OverlapOf) 
     values = dict(zip(STATS, stats, strict=True))
     subject = "mask metrics" if of == "segm" else "metrics"
     summary = (
-        f"COCO {subject} of {num_images} pictures ({name}): mAP50-95 {values['map']:.4f}, mAP50 {values['map50']:.4f}, "
+        f"COCO {subject} of {num_images} images ({name}): mAP50-95 {values['map']:.4f}, mAP50 {values['map50']:.4f}, "
         f"mAP75 {values['map75']:.4f}; small {values['map_small']:.3f}, medium {values['map_medium']:.3f}, "
         f"large {values['map_large']:.3f}"
     )

@@ -10,11 +10,11 @@ from utils.ops.boxes import box_iou_matrix
 
 
 class ConfusionMatrix:
-    """Counts of predicted against true class over pictures, with background as an extra class.
+    """Counts of predicted against true class over images, with background as an extra class.
 
     Classes play no part in matching: of the detections above the score threshold each stands for the label that it
     overlaps best, if by more than the IoU threshold, and a label goes to the detection of highest IoU. Labels left
-    over count as taken for background, detections left over as made of background, in empty pictures too.
+    over count as taken for background, detections left over as made of background, in empty images too.
 
     Args:
         num_classes: nc.
@@ -30,7 +30,7 @@ class ConfusionMatrix:
         self.matrix = np.zeros((num_classes + 1, num_classes + 1))
 
     def update(self, detections: np.ndarray | Tensor | None, labels: np.ndarray | Tensor) -> None:
-        """Count one picture.
+        """Count one image.
 
         Args:
             detections: (n, 6+) x1, y1, x2, y2, score, class; None is as good as none.
@@ -69,6 +69,6 @@ class ConfusionMatrix:
         """(nc,) detections of a wrong class or of background."""
         return self.matrix.sum(axis=1)[:-1] - self.true_positives
 
-    def normalised(self) -> np.ndarray:
+    def normalized(self) -> np.ndarray:
         """Shares of each true class: columns sum to 1, or to 0 for a class that never came up."""
         return self.matrix / np.maximum(self.matrix.sum(axis=0, keepdims=True), 1)

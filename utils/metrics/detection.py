@@ -26,7 +26,7 @@ NAME_WIDTH, CELL = 22, 11  # characters of the table's first column and of the o
 
 
 def labels_of(batch: Batch, image: int) -> Tensor:
-    """(m, 5) class, x1, y1, x2, y2 in pixels of the network input, of one picture of a batch."""
+    """(m, 5) class, x1, y1, x2, y2 in pixels of the network input, of one image of a batch."""
     rows = batch.targets[batch.targets[:, 0] == image, 1:].clone()
     height, width = batch.images.shape[2:]
     rows[:, 1:] = xywh_to_xyxy(rows[:, 1:] * rows.new_tensor([width, height, width, height]))
@@ -52,7 +52,7 @@ class Kind:
 
 
 class DetectionEvaluator:
-    """Collects detections of a split, matched with the labels in pixels of the original pictures.
+    """Collects detections of a split, matched with the labels in pixels of the original images.
 
     Args:
         names: class names by index.
@@ -68,8 +68,8 @@ class DetectionEvaluator:
         self.names, self.per_class = dict(names), per_class
         self.confusion = ConfusionMatrix(len(names))
         self.images = 0
-        self._batches: list[int] = []  # pictures of each
-        self._matches: list[list[np.ndarray]] = [[] for _ in self.kinds]  # (n, 10) bool a picture, for each kind
+        self._batches: list[int] = []  # images of each
+        self._matches: list[list[np.ndarray]] = [[] for _ in self.kinds]  # (n, 10) bool an image, for each kind
         self._detections: list[np.ndarray] = []  # (n, 2) score, class
         self._labels: list[np.ndarray] = []  # (m,) class
         self.results: list[APResult] = []
@@ -92,7 +92,7 @@ class DetectionEvaluator:
             self.images += 1
 
     def state(self) -> dict[str, np.ndarray]:
-        """What was taken in, as arrays: of every batch the pictures, of every picture the rows, and the rows."""
+        """What was taken in, as arrays: of every batch the images, of every image the rows, and the rows."""
         return {
             "batches": np.array(self._batches, np.int64),
             "detections_of": np.array([len(rows) for rows in self._detections], np.int64),
@@ -105,15 +105,15 @@ class DetectionEvaluator:
 
     def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> None:
         """Have taken in what the states hold, in the order of one process (see `Evaluator`)."""
-        order = in_turns([state["batches"] for state in states])  # of the pictures
+        order = in_turns([state["batches"] for state in states])  # of the images
 
-        def pictures(name: str, counts: str) -> list[np.ndarray]:
+        def images(name: str, counts: str) -> list[np.ndarray]:
             parts = [part for s in states for part in np.split(s[name], np.cumsum(s[counts])[:-1])[: len(s[counts])]]
             return [parts[i] for i in order]
 
-        self._detections = pictures("detections", "detections_of")
-        self._labels = pictures("labels", "labels_of")
-        self._matches = [pictures(f"matches{i}", "detections_of") for i in range(len(self.kinds))]
+        self._detections = images("detections", "detections_of")
+        self._labels = images("labels", "labels_of")
+        self._matches = [images(f"matches{i}", "detections_of") for i in range(len(self.kinds))]
         self._batches = [len(order)]
         self.images = len(order)
         self.confusion.matrix = np.sum([state["confusion"] for state in states], axis=0)
@@ -121,10 +121,10 @@ class DetectionEvaluator:
     def overlaps(
         self, prediction: Prediction, batch: Batch, number: int, found: np.ndarray, known: np.ndarray
     ) -> Sequence[np.ndarray]:
-        """(n, m) IoU of the detections and labels of picture `number`, for each kind.
+        """(n, m) IoU of the detections and labels of image `number`, for each kind.
 
         Args:
-            found: (n, 6) x1, y1, x2, y2, score, class in pixels of the original picture.
+            found: (n, 6) x1, y1, x2, y2, score, class in pixels of the original image.
             known: (m, 5) class, x1, y1, x2, y2.
         """
         return (box_iou_matrix(found[:, :4], known[:, 1:5]),)

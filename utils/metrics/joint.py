@@ -1,4 +1,4 @@
-"""Metrics of boxes and class maps together."""
+"""Metrics of boxes and semantic masks together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class JointEvaluator:
         """Take in a batch; a part that its first prediction lacks is not measured on it."""
         if predictions[0].boxes is not None:
             self.boxes.update(predictions, batch)
-        if predictions[0].class_map is not None:
+        if predictions[0].semantic_mask is not None:
             self.maps.update(predictions, batch)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -57,7 +57,7 @@ class JointEvaluator:
         )
 
     def plot(self, save_dir: Path) -> None:
-        """The pictures of both."""
+        """The images of both."""
         self.boxes.plot(save_dir)
         self.maps.plot(save_dir)
 

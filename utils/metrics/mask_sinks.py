@@ -17,12 +17,12 @@ from utils.ops.masks import ring_area
 
 
 class PolygonSink(TextSink):
-    """Writes `<stem>.txt` for each picture: class, x1, y1, x2, y2, ... over the original size, the score if asked.
+    """Writes `<stem>.txt` for each image: class, x1, y1, x2, y2, ... over the original size, the score if asked.
 
     A line holds one ring: the outline of an object's largest part; of an object without pixels, its box.
 
     Args:
-        index: the split's pictures and labels, which `hybrid_iou` writes too.
+        index: the split's images and labels, which `hybrid_iou` writes too.
         folder, with_score, hybrid_iou: as for `TextSink`.
     """
 
@@ -32,7 +32,7 @@ class PolygonSink(TextSink):
         self._positions = {path: i for i, path in enumerate(index.paths)}
 
     def rows(self, prediction: Prediction, batch: Batch, number: int) -> Iterator[Row]:
-        """Class, outline and score of each line of picture `number`."""
+        """Class, outline and score of each line of image `number`."""
         letterbox, boxes, masks = batch.letterboxes[number], prediction.boxes, prediction.masks
         assert letterbox is not None and boxes is not None and masks is not None
         if self.hybrid_iou is not None:
@@ -56,7 +56,7 @@ class MaskCocoSink(CocoSink):
     measured = ("bbox", "segm")
 
     def items_of(self, prediction: Prediction, path: str, letterbox: Letterbox) -> list[dict[str, Any]]:
-        """What the file holds of one picture."""
+        """What the file holds of one image."""
         assert prediction.masks is not None
         codes = prediction.masks.in_original(letterbox).rles()
         items = super().items_of(prediction, path, letterbox)

@@ -42,7 +42,7 @@ class SegmentationEvaluator(DetectionEvaluator):
 
 
 def label_masks(batch: Batch, number: int, size_hw: Sequence[int]) -> Tensor:
-    """(m, h, w) bool masks of the labels of one picture; `Batch.masks` must have one for each."""
+    """(m, h, w) bool masks of the labels of one image; `Batch.masks` must have one for each."""
     assert batch.masks is not None and batch.masks.dtype == torch.bool
     own = batch.masks[batch.targets[:, 0] == number]
     if own.shape[1:] == tuple(size_hw):

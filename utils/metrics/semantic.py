@@ -1,4 +1,4 @@
-"""mIoU, IoU of each class and pixel accuracy of class maps over a split, and which classes are taken for which."""
+"""mIoU, IoU of each class and pixel accuracy of semantic masks over a split, and which classes are taken for which."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from utils.core.types import Batch, EvalResult, Prediction
 from utils.imaging.semantic_classes import SemanticClasses
 from utils.metrics.detection import NAME_WIDTH, short_name
 
-VALUES = 256  # that a class map can have
+VALUES = 256  # that a semantic mask can have
 
 
 def count_pairs(predicted: Tensor, true: Tensor, num_classes: int) -> Tensor:
@@ -28,7 +28,7 @@ def count_pairs(predicted: Tensor, true: Tensor, num_classes: int) -> Tensor:
         ValueError: the shapes differ.
     """
     if predicted.shape != true.shape:
-        raise ValueError(f"class maps of {tuple(predicted.shape)} predicted and {tuple(true.shape)} true pixels")
+        raise ValueError(f"semantic masks of {tuple(predicted.shape)} predicted and {tuple(true.shape)} true pixels")
     # one number per pair; 16 bits hold them up to 128 classes, and what is smaller is counted faster
     narrow = torch.int16 if num_classes <= 128 else torch.int32
     pairs = true.reshape(-1).to(narrow) * num_classes + predicted.reshape(-1).to(narrow)
@@ -46,7 +46,7 @@ def iou_of(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class SemanticEvaluator:
     """Counts the pixels of a split.
 
-    The picture's own class map is the measure where the batch has it, else that at the size of the network input; a
+    The image's own semantic mask is the measure where the batch has it, else that at the size of the network input; a
     prediction must have its size. A class that neither labels nor predictions have does not enter the mean.
 
     Args:
@@ -62,12 +62,12 @@ class SemanticEvaluator:
         self.confusion = np.zeros((len(classes), len(classes)), np.int64)
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Take in the class maps of a batch; those on a GPU are counted there."""
-        maps = batch.class_maps if batch.original_maps is None else batch.original_maps
+        """Take in the semantic masks of a batch; those on a GPU are counted there."""
+        maps = batch.semantic_masks if batch.original_maps is None else batch.original_maps
         assert maps is not None
         counts: Tensor | None = None
         for prediction, true in zip(predictions, maps, strict=True):
-            found = prediction.class_map
+            found = prediction.semantic_mask
             assert found is not None
             pairs = count_pairs(found, true.to(found.device), len(self.classes))
             counts = pairs if counts is None else counts + pairs
@@ -102,8 +102,8 @@ class SemanticEvaluator:
         iou, present = iou_of(self.confusion)
         shown = np.flatnonzero(present)
         names = [self.classes.names[int(c)] for c in shown]
-        colours = [self.classes.palette[int(c)] for c in shown]
-        plots.plot_class_bars(iou[shown], names, colours, "IoU", save_dir / "semantic_iou.png")
+        colors = [self.classes.palette[int(c)] for c in shown]
+        plots.plot_class_bars(iou[shown], names, colors, "IoU", save_dir / "semantic_iou.png")
 
     def _table(self, miou: float, accuracy: float, iou: np.ndarray, present: np.ndarray) -> str:
         """The lines a user reads: all classes, then each that has pixels; the accuracy of a class is its recall."""

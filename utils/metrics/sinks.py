@@ -1,4 +1,4 @@
-"""Files that val.py writes of a detector's predictions: text for each picture, COCO JSON of a split."""
+"""Files that val.py writes of a detector's predictions: text for each image, COCO JSON of a split."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Row = tuple[float, Sequence[float], float]  # class, numbers that say where, sco
 
 
 class TextSink:
-    """Writes `<stem>.txt` for each picture: class, x, y, w, h over the original size, and the score if asked.
+    """Writes `<stem>.txt` for each image: class, x, y, w, h over the original size, and the score if asked.
 
     Args:
         folder: where the files go.
@@ -50,7 +50,7 @@ class TextSink:
         """Nothing is left to write."""
 
     def rows(self, prediction: Prediction, batch: Batch, number: int) -> Iterator[Row]:
-        """Class, place and score of each line of picture `number`."""
+        """Class, place and score of each line of image `number`."""
         letterbox, boxes = batch.letterboxes[number], prediction.boxes
         assert letterbox is not None and boxes is not None
         if self.hybrid_iou is not None:
@@ -85,7 +85,7 @@ class CocoSink:
     """Writes all predictions as COCO JSON and measures them with COCO's own metrics.
 
     Args:
-        index: the split's pictures and labels, turned into COCO ground truth.
+        index: the split's images and labels, turned into COCO ground truth.
         file: the JSON to write.
         coco_ids: number the classes 1-90 as the COCO set does.
     """
@@ -106,7 +106,7 @@ class CocoSink:
         self._counts.append(len(self.items) - before)
 
     def items_of(self, prediction: Prediction, path: str, letterbox: Letterbox) -> list[dict[str, Any]]:
-        """What the file holds of one picture."""
+        """What the file holds of one image."""
         assert prediction.boxes is not None
         return predictions_to_coco(undo_letterbox(prediction.boxes, letterbox), path, coco_ids=self.coco_ids)
 

@@ -74,7 +74,7 @@ def search_anchors(
         count: number of anchors K.
         rng: source of all randomness; equal generators give equal anchors.
         threshold: see `anchor_fit`.
-        generations: steps of the genetic search; 0 leaves the k-means centres.
+        generations: steps of the genetic search; 0 leaves the k-means centers.
 
     Returns:
         (K, 2) float64, smallest area first.
@@ -95,9 +95,9 @@ def search_anchors(
 
 
 def _kmeans(boxes_wh: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 2) centres of Lloyd's k-means on sizes scaled to unit deviation, started by k-means++.
+    """(count, 2) centers of Lloyd's k-means on sizes scaled to unit deviation, started by k-means++.
 
-    With fewer distinct boxes than centres the centres are the boxes and random sizes between them.
+    With fewer distinct boxes than centers the centers are the boxes and random sizes between them.
     """
     distinct = np.unique(boxes_wh, axis=0)
     if len(distinct) <= count:
@@ -105,31 +105,31 @@ def _kmeans(boxes_wh: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
         return np.vstack((distinct, rng.uniform(distinct.min(axis=0), distinct.max(axis=0), missing)))
     deviation = boxes_wh.std(axis=0)
     points = boxes_wh / np.where(deviation > 0, deviation, 1)
-    centres = _spread_start(points, count, rng)
+    centers = _spread_start(points, count, rng)
     for _ in range(KMEANS_ROUNDS):
-        nearest = _square_distances(points, centres).argmin(axis=1)
+        nearest = _square_distances(points, centers).argmin(axis=1)
         sizes = np.bincount(nearest, minlength=count)
         sums = np.stack([np.bincount(nearest, weights=column, minlength=count) for column in points.T], axis=1)
-        moved = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
-        if np.array_equal(moved, centres):
+        moved = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centers)
+        if np.array_equal(moved, centers):
             break
-        centres = moved
-    return centres * np.where(deviation > 0, deviation, 1)
+        centers = moved
+    return centers * np.where(deviation > 0, deviation, 1)
 
 
 def _spread_start(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """k-means++ (Arthur and Vassilvitskii 2007): each next centre is drawn by squared distance to those before."""
-    centres = points[rng.integers(len(points))][None]
-    distances = _square_distances(points, centres)[:, 0]
-    while len(centres) < count:
+    """k-means++ (Arthur and Vassilvitskii 2007): each next center is drawn by squared distance to those before."""
+    centers = points[rng.integers(len(points))][None]
+    distances = _square_distances(points, centers)[:, 0]
+    while len(centers) < count:
         chosen = points[rng.choice(len(points), p=distances / distances.sum())][None]
-        centres = np.vstack((centres, chosen))
+        centers = np.vstack((centers, chosen))
         distances = np.minimum(distances, _square_distances(points, chosen)[:, 0])
-    return centres
+    return centers
 
 
-def _square_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    return np.square(points[:, None] - centres[None]).sum(axis=2)  # (N, K)
+def _square_distances(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    return np.square(points[:, None] - centers[None]).sum(axis=2)  # (N, K)
 
 
 def _evolve(
@@ -176,11 +176,11 @@ def _log_gaps(anchors: np.ndarray, boxes: np.ndarray, scratch: np.ndarray | None
 
 
 def box_sizes(sizes_hw: np.ndarray, offsets: np.ndarray, boxes_xywhn: np.ndarray, imgsz: int) -> np.ndarray:
-    """(M, 2) width and height in pixels of all boxes of an image index, pictures fitted into `imgsz`.
+    """(M, 2) width and height in pixels of all boxes of an image index, images fitted into `imgsz`.
 
     Args:
         sizes_hw, offsets, boxes_xywhn: the arrays of an `ImageIndex`.
-        imgsz: longest side of each picture.
+        imgsz: longest side of each image.
     """
     longest = sizes_hw.max(axis=1, keepdims=True)
     fitted_wh = sizes_hw[:, ::-1] / longest * imgsz  # (N, 2)

@@ -1,7 +1,7 @@
 """Box geometry: format conversions, overlap measures, and the way back from a letterboxed frame.
 
 Every function takes NumPy arrays or tensors with the four coordinates on the last axis and returns the same kind;
-the names say the format: `xyxy` corners, `xywh` centre and size, `ltwh` top-left corner and size, all in pixels;
+the names say the format: `xyxy` corners, `xywh` center and size, `ltwh` top-left corner and size, all in pixels;
 `xywhn` is `xywh` over image width and height. Sizes are (height, width).
 """
 
@@ -22,15 +22,15 @@ EPS = 1e-7
 
 
 def xyxy_to_xywh(boxes_xyxy: Boxes) -> Boxes:
-    """Centre and size of boxes given by corners."""
+    """Center and size of boxes given by corners."""
     near, far = boxes_xyxy[..., :2], boxes_xyxy[..., 2:4]
     return _join((near + far) / 2, far - near)
 
 
 def xywh_to_xyxy(boxes_xywh: Boxes) -> Boxes:
-    """Corners of boxes given by centre and size."""
-    centre, half = boxes_xywh[..., :2], boxes_xywh[..., 2:4] / 2
-    return _join(centre - half, centre + half)
+    """Corners of boxes given by center and size."""
+    center, half = boxes_xywh[..., :2], boxes_xywh[..., 2:4] / 2
+    return _join(center - half, center + half)
 
 
 def xyxy_to_ltwh(boxes_xyxy: Boxes) -> Boxes:
@@ -46,18 +46,18 @@ def ltwh_to_xyxy(boxes_ltwh: Boxes) -> Boxes:
 
 
 def xyxy_to_xywhn(boxes_xyxy: Boxes, size_hw: tuple[int, int]) -> Boxes:
-    """Centre and size as fractions of the picture; not clipped."""
+    """Center and size as fractions of the image; not clipped."""
     return xyxy_to_xywh(boxes_xyxy) / _row_like(boxes_xyxy, _wh_twice(size_hw))
 
 
 def xywhn_to_xyxy(
     boxes_xywhn: Boxes, size_hw: tuple[float, float], *, offset_wh: tuple[float, float] = (0.0, 0.0)
 ) -> Boxes:
-    """Pixel corners of normalised boxes.
+    """Pixel corners of normalized boxes.
 
     Args:
-        size_hw: pixels that the normalised range covers.
-        offset_wh: added to x and y, for a picture that sits inside a larger frame.
+        size_hw: pixels that the normalized range covers.
+        offset_wh: added to x and y, for an image that sits inside a larger frame.
     """
     corners = xywh_to_xyxy(boxes_xywhn) * _row_like(boxes_xywhn, _wh_twice(size_hw))
     return corners + _row_like(boxes_xywhn, (*offset_wh, *offset_wh))
@@ -99,8 +99,8 @@ def box_iou(a_xyxy: Tensor, b_xyxy: Tensor, kind: OverlapKind = "iou", eps: floa
     if kind == "giou":
         hull = hull_w * hull_h + eps
         return iou - (hull - union) / hull
-    centre_gap = ((bx1 + bx2 - ax1 - ax2).square() + (by1 + by2 - ay1 - ay2).square()) / 4
-    distance = centre_gap / (hull_w.square() + hull_h.square() + eps)
+    center_gap = ((bx1 + bx2 - ax1 - ax2).square() + (by1 + by2 - ay1 - ay2).square()) / 4
+    distance = center_gap / (hull_w.square() + hull_h.square() + eps)
     if kind == "diou":
         return iou - distance
     aspect = (4 / math.pi**2) * (torch.atan(b_w / b_h) - torch.atan(a_w / a_h)).square()
@@ -120,7 +120,7 @@ def box_iou_matrix(a_xyxy: Boxes, b_xyxy: Boxes, eps: float = EPS) -> Boxes:
 
 
 def clip_boxes_(boxes_xyxy: Boxes, size_hw: tuple[int, int]) -> Boxes:
-    """Move corners that lie outside the picture onto its border, in place; columns after the fourth stay."""
+    """Move corners that lie outside the image onto its border, in place; columns after the fourth stay."""
     height, width = size_hw
     for column, limit in enumerate((width, height, width, height)):
         values = boxes_xyxy[..., column]
@@ -137,24 +137,24 @@ def scale_boxes(
     to_hw: tuple[int, int],
     ratio_pad: tuple[tuple[float, float], tuple[float, float]] | None = None,
 ) -> Boxes:
-    """Boxes of a letterboxed frame in pixels of the picture inside it, clipped to that picture.
+    """Boxes of a letterboxed frame in pixels of the image inside it, clipped to that image.
 
     Args:
         from_hw: size of the letterboxed frame.
-        to_hw: size of the picture.
-        ratio_pad: (frame pixels per picture pixel along x and y, padding left and above). Without it the picture is
-            taken to fill the frame along one axis and to be centred along the other.
+        to_hw: size of the image.
+        ratio_pad: (frame pixels per image pixel along x and y, padding left and above). Without it the image is
+            taken to fill the frame along one axis and to be centered along the other.
     """
     if ratio_pad is None:
         sides = list(zip(from_hw, to_hw, strict=True))
-        ratio = min(frame / picture for frame, picture in sides)
-        top, left = ((frame - ratio * picture) / 2 for frame, picture in sides)
+        ratio = min(frame / image for frame, image in sides)
+        top, left = ((frame - ratio * image) / 2 for frame, image in sides)
         ratio_pad = ((ratio, ratio), (left, top))
     return _unfit(boxes_xyxy, to_hw, *ratio_pad)
 
 
 def undo_letterbox(boxes_xyxy: Boxes, letterbox: Letterbox) -> Boxes:
-    """Boxes of the network input in pixels of the original picture, clipped to it; further columns are carried."""
+    """Boxes of the network input in pixels of the original image, clipped to it; further columns are carried."""
     return _unfit(boxes_xyxy, letterbox.original_hw, letterbox.ratio_wh, letterbox.pad_wh)
 
 

@@ -107,7 +107,7 @@ class ObjectMasks:
         return self.in_original(Letterbox(size_hw, gain_wh))
 
     def in_original(self, fit: Letterbox) -> ObjectMasks:
-        """Masks of the network input in the original picture: each pixel has the value that lies under its centre."""
+        """Masks of the network input in the original image: each pixel has the value that lies under its center."""
         height, width = fit.original_hw
         (gain_x, gain_y), (pad_x, pad_y) = fit.ratio_wh, fit.pad_wh
         columns = np.clip(((np.arange(width) + 0.5) * gain_x + pad_x).astype(int), 0, self.size_hw[1] - 1)
@@ -145,7 +145,7 @@ def fill_rings(canvas: np.ndarray, rings: Sequence[np.ndarray]) -> None:
         cv2.fillPoly(canvas, [np.floor(ring).astype(np.int32)], int(sign == is_part[0]))
 
 
-def rasterise(polygons: Polygons, size_hw: tuple[int, int], ratio: int = 1) -> ObjectMasks:
+def rasterize(polygons: Polygons, size_hw: tuple[int, int], ratio: int = 1) -> ObjectMasks:
     """Bitmaps of polygons at 1/`ratio` of the frame: filled at full size, then resized with bilinear weights.
 
     Args:
@@ -192,7 +192,7 @@ def _draw_window(
 
 
 def bitmap_rings(bitmap: np.ndarray) -> list[np.ndarray]:
-    """Rings (K, 2) float32 of a bitmap through the centres of its outermost pixels, without points on straight lines.
+    """Rings (K, 2) float32 of a bitmap through the centers of its outermost pixels, without points on straight lines.
 
     Parts run one way, holes the other (around the hole's own pixels), so that `fill_rings` gives the bitmap back.
     Parts of one pixel, or one pixel wide, have no area and are left out.

@@ -1,4 +1,4 @@
-"""Non-maximum suppression: from decoded head output to the detections of each picture."""
+"""Non-maximum suppression: from decoded head output to the detections of each image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def non_max_suppression(
     max_det: int = 300,
     nm: int = 0,
 ) -> list[Tensor]:
-    """Detections of every picture, best first: greedy NMS, exact, with no limit on time or on candidates.
+    """Detections of every image, best first: greedy NMS, exact, with no limit on time or on candidates.
 
     Greedy suppression keeps boxes in order of score, so its first `max_det` survivors depend on no candidate ranked
     after the last of them: candidates are worked off best first, in chunks, and the work ends with enough survivors.
@@ -46,8 +46,8 @@ def non_max_suppression(
         classes: keep these classes only.
         agnostic: boxes of different classes suppress each other too.
         multi_label: one candidate for each class above the threshold instead of the best class only.
-        labels: per picture (n, 5) class, x, y, w, h in pixels of known objects, which enter with score 1.
-        max_det: detections kept per picture.
+        labels: per image (n, 5) class, x, y, w, h in pixels of known objects, which enter with score 1.
+        max_det: detections kept per image.
         nm: trailing mask coefficients, carried along.
 
     Returns:
@@ -61,16 +61,16 @@ def non_max_suppression(
         return select_detections(prediction, conf_thres, classes, max_det)
     decoded = prediction if isinstance(prediction, Tensor) else prediction[0]
     find = _find_in_numpy if decoded.device.type == "cpu" else _find_candidates
-    pictures = find(decoded.detach(), conf_thres, classes, multi_label, nm)
+    images = find(decoded.detach(), conf_thres, classes, multi_label, nm)
     if len(labels):
-        pictures = [_with_labels(found, known) for found, known in zip(pictures, labels, strict=True)]
-    return [_suppress(found, iou_thres, agnostic, max_det) for found in pictures]
+        images = [_with_labels(found, known) for found, known in zip(images, labels, strict=True)]
+    return [_suppress(found, iou_thres, agnostic, max_det) for found in images]
 
 
 def select_detections(
     suppressed: Suppressed, conf_thres: float = 0.25, classes: Sequence[int] | None = None, max_det: int = 300
 ) -> list[Tensor]:
-    """Detections (n, 6) of every picture whose network did NMS itself: what the caller's thresholds leave."""
+    """Detections (n, 6) of every image whose network did NMS itself: what the caller's thresholds leave."""
     found = []
     for rows in suppressed.rows.float():
         wanted = rows[:, 4] > conf_thres
@@ -91,11 +91,11 @@ def _check_settings(conf_thres: float, iou_thres: float, max_det: int) -> None:
 def _find_candidates(
     decoded: Tensor, conf_thres: float, classes: Sequence[int] | None, multi_label: bool, nm: int
 ) -> Sequence[Tensor]:
-    """Per picture (K, 6 + nm) rows x1, y1, x2, y2, score, class, coefficients: all above the threshold, not ranked.
+    """Per image (K, 6 + nm) rows x1, y1, x2, y2, score, class, coefficients: all above the threshold, not ranked.
 
     A score never exceeds the objectness, so the other columns are read for rows of sufficient objectness only.
     """
-    num_pictures, num_rows, width = decoded.shape
+    num_images, num_rows, width = decoded.shape
     num_classes = width - 5 - nm
     places = (decoded[..., 4].reshape(-1).float() > conf_thres).nonzero()[:, 0]
     rows = decoded.reshape(-1, width).index_select(0, places).float()
@@ -113,7 +113,7 @@ def _find_candidates(
     chosen = rows.index_select(0, row) if nm else rows[:, :4].index_select(0, row)
     corners = xywh_to_xyxy(chosen[:, :4])
     found = torch.cat((corners, score[:, None], label[:, None].float(), chosen[:, width - nm :]), dim=1)
-    counts = torch.bincount(places[row] // num_rows, minlength=num_pictures)
+    counts = torch.bincount(places[row] // num_rows, minlength=num_images)
     return found.split(counts.tolist())
 
 
@@ -124,8 +124,8 @@ def _find_in_numpy(
     num_classes = decoded.shape[2] - 5 - nm
     others = np.setdiff1d(np.arange(num_classes), [] if classes is None else list(classes))
     found = []
-    for picture in decoded.float().numpy():
-        rows = picture[np.flatnonzero(picture[:, 4] > conf_thres)]
+    for image in decoded.float().numpy():
+        rows = image[np.flatnonzero(image[:, 4] > conf_thres)]
         scores = rows[:, 5 : 5 + num_classes] * rows[:, 4:5]  # (R, num_classes)
         if classes is not None:
             scores[:, others] = -1
@@ -157,7 +157,7 @@ def _with_labels(found: Tensor, known: Tensor) -> Tensor:
 
 
 def _suppress(found: Tensor, iou_thres: float, agnostic: bool, max_det: int) -> Tensor:
-    """The first `max_det` survivors of greedy NMS among one picture's candidates.
+    """The first `max_det` survivors of greedy NMS among one image's candidates.
 
     The survivors so far head the next chunk: they do not suppress each other, so they come out first and again.
     """

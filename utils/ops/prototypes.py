@@ -20,7 +20,7 @@ DENSE_PIXELS = 1 << 24  # pixels of all masks together that are worked on at a t
 
 @dataclass(frozen=True)
 class CodedMasks:
-    """Masks of one picture's n detections as a network gives them: decoded where, and as fine as, they are wanted.
+    """Masks of one image's n detections as a network gives them: decoded where, and as fine as, they are wanted.
 
     A mask is sigmoid(coefficients x prototypes) above one half, inside the detection's box (YOLACT, arXiv:1904.02689).
 
@@ -76,7 +76,7 @@ class CodedMasks:
         return self._decode(self.input_hw, places, self.gain_wh, (0.0, 0.0), cells)
 
     def in_original(self, fit: Letterbox) -> ObjectMasks:
-        """Masks in pixels of the original picture: enlarged first, then thresholded and cut at the box."""
+        """Masks in pixels of the original image: enlarged first, then thresholded and cut at the box."""
         boxes = undo_letterbox(self._boxes(), fit)
         places = _covered(boxes, np.array(fit.original_hw[::-1]))
         gain_x, gain_y = self.gain_wh
@@ -123,7 +123,7 @@ class CodedMasks:
 
 
 def split_masks(rows: Tensor, prototypes: Tensor, input_hw: tuple[int, int]) -> tuple[Tensor, CodedMasks]:
-    """Boxes (n, 6) and masks of one picture from what NMS leaves of it.
+    """Boxes (n, 6) and masks of one image from what NMS leaves of it.
 
     Args:
         rows: (n, 6 + C) x1, y1, x2, y2 in pixels of the network input, score, class, coefficients.
@@ -146,7 +146,7 @@ def _covered(boxes_xyxy: np.ndarray, limits_wh: np.ndarray) -> np.ndarray:
 
 
 def _cells_under(start: int, end: int, gain: float, shift: float, limit: int) -> tuple[int, int]:
-    """The cells of an axis between whose centres the pixels of an interval lie, one more on each side."""
+    """The cells of an axis between whose centers the pixels of an interval lie, one more on each side."""
     first = int(np.floor((start + 0.5) * gain + shift - 0.5))
     last = int(np.ceil((end - 0.5) * gain + shift - 0.5))
     first = min(max(first, 0), limit - 1)
@@ -164,7 +164,7 @@ def _cut(patch: np.ndarray, cells_xyxy: np.ndarray) -> np.ndarray:
 def _resample(
     patch: np.ndarray, place_xyxy: Sequence[int], gain_wh: tuple[float, float], shift_wh: tuple[float, float]
 ) -> np.ndarray:
-    """Bilinear values at the pixel centres of a place; x in the patch is x gain + shift, its edges repeat."""
+    """Bilinear values at the pixel centers of a place; x in the patch is x gain + shift, its edges repeat."""
     x1, y1, x2, y2 = place_xyxy
     (gain_x, gain_y), (shift_x, shift_y) = gain_wh, shift_wh
     to_patch = np.array(

@@ -1,6 +1,6 @@
 """COCO's run-length code of bitmaps, plain and compressed, without a dependency (format: cocodataset.org/#format-data).
 
-Runs alternate between 0 and 1, starting with 0, and fill the picture column by column. The compressed form writes each
+Runs alternate between 0 and 1, starting with 0, and fill the image column by column. The compressed form writes each
 run as groups of five bits, low first, from character 48 on; a sixth bit says that more follow, the top bit of the last
 group is the sign, and from the fourth run on the value is the difference to the run before the last.
 """

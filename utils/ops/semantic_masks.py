@@ -1,4 +1,4 @@
-"""Class maps of pictures: from a network's logits to the picture's own pixels, and from classes to colours."""
+"""Semantic masks of images: from a network's logits to the image's own pixels, and from classes to colors."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch.nn import functional as F
 from utils.core.types import Letterbox
 from utils.imaging.semantic_classes import SemanticClasses
 
-COLOUR_SHARE = 0.4  # of a class's colour in what is seen of it
+COLOR_SHARE = 0.4  # of a class's color in what is seen of it
 UNLABELLED = (0, 0, 0)  # BGR of ignored pixels
 
 
-def original_class_map(logits: Tensor, fit: Letterbox) -> Tensor:
-    """The class of each pixel of the picture as stored.
+def original_semantic_mask(logits: Tensor, fit: Letterbox) -> Tensor:
+    """The class of each pixel of the image as stored.
 
     The padding goes first, so that it has no say in the pixels beside it; then the logits are resized and compared.
-    That is done class by class: however many there are, three planes of the picture's size are in memory.
+    That is done class by class: however many there are, three planes of the image's size are in memory.
 
     Args:
         logits: (C, H, W) at the size of the network input, any floating type, C <= 256.
-        fit: how the picture was fitted into the input.
+        fit: how the image was fitted into the input.
 
     Returns:
         (h, w) uint8 on the device of the logits; of equal scores the lower class number.
@@ -34,7 +34,7 @@ def original_class_map(logits: Tensor, fit: Letterbox) -> Tensor:
 
 
 def without_padding(planes: Tensor, fit: Letterbox) -> Tensor:
-    """(..., H, W) of the network input -> view (..., h, w) of the part that shows the picture."""
+    """(..., H, W) of the network input -> view (..., h, w) of the part that shows the image."""
     left, top = fit.pad_wh
     height, width = (max(1, round(fit.original_hw[n] * fit.ratio_wh[1 - n])) for n in (0, 1))
     return planes[..., top : top + height, left : left + width]
@@ -53,7 +53,7 @@ def argmax_resized(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def _resized(plane: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """(H, W) -> (h, w) float32, bilinear between pixel centres; always a new tensor.
+    """(H, W) -> (h, w) float32, bilinear between pixel centers; always a new tensor.
 
     OpenCV does on a processor in 0.6 ms what takes torch 9 ms (512x1024 to 1024x2048, one thread).
     """
@@ -64,40 +64,40 @@ def _resized(plane: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return F.interpolate(plane[None, None], size_hw, mode="bilinear", align_corners=False)[0, 0].clone()
 
 
-def colour_table(classes: SemanticClasses) -> np.ndarray:
-    """(256, 3) uint8 BGR colour of each value of a class map; black for those that are no class."""
-    return _colour_table(classes.palette).copy()
+def color_table(classes: SemanticClasses) -> np.ndarray:
+    """(256, 3) uint8 BGR color of each value of a semantic mask; black for those that are no class."""
+    return _color_table(classes.palette).copy()
 
 
 @lru_cache(maxsize=16)
-def _colour_table(palette: tuple[tuple[int, int, int], ...]) -> np.ndarray:
+def _color_table(palette: tuple[tuple[int, int, int], ...]) -> np.ndarray:
     table = np.full((256, 3), UNLABELLED, np.uint8)
     table[: len(palette)] = np.array(palette, np.uint8)[:, ::-1]
     return table
 
 
-def coloured(class_map: np.ndarray, classes: SemanticClasses) -> np.ndarray:
-    """(H, W) uint8 classes -> (H, W, 3) BGR picture."""
-    return _colour_table(classes.palette)[class_map]
+def colored(semantic_mask: np.ndarray, classes: SemanticClasses) -> np.ndarray:
+    """(H, W) uint8 classes -> (H, W, 3) BGR image."""
+    return _color_table(classes.palette)[semantic_mask]
 
 
 def blended(
-    frame_bgr: np.ndarray, class_map: np.ndarray, classes: SemanticClasses, *, share: float = COLOUR_SHARE
+    frame_bgr: np.ndarray, semantic_mask: np.ndarray, classes: SemanticClasses, *, share: float = COLOR_SHARE
 ) -> np.ndarray:
-    """The picture under its classes' colours; pixels that are of no class show as they are.
+    """The image under its classes' colors; pixels that are of no class show as they are.
 
     Args:
         frame_bgr: (H, W, 3) uint8.
-        class_map: (H, W) uint8.
+        semantic_mask: (H, W) uint8.
         classes: whose palette is used.
-        share: of the colours in the result.
+        share: of the colors in the result.
     """
-    mixed = cv2.addWeighted(frame_bgr, 1 - share, coloured(class_map, classes), share, 0)
-    counted = (class_map < len(classes)).view(np.uint8)
+    mixed = cv2.addWeighted(frame_bgr, 1 - share, colored(semantic_mask, classes), share, 0)
+    counted = (semantic_mask < len(classes)).view(np.uint8)
     return mixed if counted.all() else cv2.copyTo(mixed, counted, frame_bgr.copy())
 
 
-def source_map(class_map: np.ndarray, classes: SemanticClasses) -> np.ndarray:
+def source_map(semantic_mask: np.ndarray, classes: SemanticClasses) -> np.ndarray:
     """(H, W) uint8 classes -> (H, W) uint8 numbers of the data set's own label files, as its server wants them.
 
     Pixels of no class keep their value.
@@ -105,4 +105,4 @@ def source_map(class_map: np.ndarray, classes: SemanticClasses) -> np.ndarray:
     table = np.arange(256, dtype=np.uint8)
     if classes.source_ids is not None:
         table[: len(classes)] = classes.source_ids
-    return table[class_map]
+    return table[semantic_mask]

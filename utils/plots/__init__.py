@@ -1,4 +1,4 @@
-"""Pictures of data, training and results; drawn from arrays, written to files."""
+"""Images of data, training and results; drawn from arrays, written to files."""
 
 from __future__ import annotations
 

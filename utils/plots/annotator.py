@@ -10,26 +10,26 @@ import numpy as np
 import torch
 
 from utils.core.files import increment_path
-from utils.imaging.draw import Colour, draw_boxes, draw_text, palette, text_height, to_bgr
+from utils.imaging.draw import Color, draw_boxes, draw_text, palette, text_height, to_bgr
 from utils.imaging.read import imwrite
 from utils.ops.boxes import clip_boxes_, xywh_to_xyxy, xyxy_to_xywh
 
 JPEG_QUALITY = 95
 
 
-def colors(i: int, bgr: bool = False) -> Colour:
-    """The colour of class `i`: red, green, blue, or in OpenCV's order with `bgr`."""
+def colors(i: int, bgr: bool = False) -> Color:
+    """The color of class `i`: red, green, blue, or in OpenCV's order with `bgr`."""
     blue, green, red = palette(int(i))
     return (blue, green, red) if bgr else (red, green, blue)
 
 
 class Annotator:
-    """Draws boxes one by one onto a picture, in place where it is a writable (H, W, 3) uint8 array.
+    """Draws boxes one by one onto an image, in place where it is a writable (H, W, 3) uint8 array.
 
     Args:
-        im: array or PIL image; colours are given in the order of its channels.
-        line_width: of boxes in pixels; suits the picture by default.
-        font_size: height of `text` in pixels; suits the picture by default.
+        im: array or PIL image; colors are given in the order of its channels.
+        line_width: of boxes in pixels; suits the image by default.
+        font_size: height of `text` in pixels; suits the image by default.
         font, pil, example: play no part: one font covers all scripts.
     """
 
@@ -52,7 +52,7 @@ class Annotator:
     ) -> None:
         """Draw a box (x1, y1, x2, y2) with its label, whose text is black or white, whichever reads better."""
         corners = [float(value) for value in box]
-        draw_boxes(self.im, [corners], [label], [_colour(color)], line_thickness=self.lw)
+        draw_boxes(self.im, [corners], [label], [_color(color)], line_thickness=self.lw)
 
     def text(
         self, xy: Sequence[float], text: str, txt_color: Sequence[int] = (255, 255, 255), anchor: str = "top"
@@ -60,10 +60,10 @@ class Annotator:
         """Write text on a plate of `txt_color`, its top (or bottom) left corner at `xy`."""
         height = self._font_size or text_height((self.im.shape[0], self.im.shape[1]))
         top = int(xy[1]) - (height if anchor == "bottom" else 0)
-        draw_text(self.im, text, (int(xy[0]), top), height, _colour(txt_color))
+        draw_text(self.im, text, (int(xy[0]), top), height, _color(txt_color))
 
     def result(self) -> np.ndarray:
-        """The picture."""
+        """The image."""
         return self.im
 
 
@@ -77,17 +77,17 @@ def save_one_box(
     BGR: bool = False,
     save: bool = True,
 ) -> np.ndarray:
-    """The BGR cut-out of a box, its sides times `gain` plus `pad` pixels; saved as a numbered .jpg.
+    """The BGR crop of a box, its sides times `gain` plus `pad` pixels; saved as a numbered .jpg.
 
     Args:
         square: a square of the longer side.
         BGR: `im` is BGR, else RGB.
     """
-    centre_size = xyxy_to_xywh(torch.as_tensor(xyxy, dtype=torch.float32).reshape(-1, 4)[:1].cpu())
+    center_size = xyxy_to_xywh(torch.as_tensor(xyxy, dtype=torch.float32).reshape(-1, 4)[:1].cpu())
     if square:
-        centre_size[:, 2:] = centre_size[:, 2:].max()
-    centre_size[:, 2:] = centre_size[:, 2:] * gain + pad
-    grown = clip_boxes_(xywh_to_xyxy(centre_size), (im.shape[0], im.shape[1]))
+        center_size[:, 2:] = center_size[:, 2:].max()
+    center_size[:, 2:] = center_size[:, 2:] * gain + pad
+    grown = clip_boxes_(xywh_to_xyxy(center_size), (im.shape[0], im.shape[1]))
     x1, y1, x2, y2 = grown[0].long().tolist()
     crop = np.ascontiguousarray(im[y1:y2, x1:x2, :: 1 if BGR else -1])
     if save:
@@ -96,6 +96,6 @@ def save_one_box(
     return crop
 
 
-def _colour(values: Sequence[int]) -> Colour:
+def _color(values: Sequence[int]) -> Color:
     first, second, third = (int(value) for value in values)
     return first, second, third

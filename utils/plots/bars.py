@@ -15,7 +15,7 @@ BAR_HEIGHT = 0.3  # inches
 def plot_class_bars(
     values: np.ndarray,
     names: Sequence[str],
-    colours_rgb: Sequence[tuple[int, int, int]],
+    colors_rgb: Sequence[tuple[int, int, int]],
     quantity: str,
     file: Path,
 ) -> None:
@@ -24,15 +24,15 @@ def plot_class_bars(
     Args:
         values: (n,) in [0, 1]; none gives empty axes.
         names: of the classes.
-        colours_rgb: of their bars.
+        colors_rgb: of their bars.
         quantity: what the values are, `IoU` for instance.
         file: .png to write.
     """
     order = np.argsort(values, kind="stable")
     figure = new_figure(8, float(np.clip(1.5 + BAR_HEIGHT * len(values), 3, 40)))
     axes = figure.add_subplot()
-    colours = [tuple(part / 255 for part in colours_rgb[n]) for n in order]
-    bars = axes.barh(range(len(values)), values[order], color=colours, edgecolor="0.3")
+    colors = [tuple(part / 255 for part in colors_rgb[n]) for n in order]
+    bars = axes.barh(range(len(values)), values[order], color=colors, edgecolor="0.3")
     axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
     axes.set_yticks(range(len(values)), [names[n] for n in order], parse_math=False)
     axes.set(xlim=(0, 1.08), xlabel=quantity)

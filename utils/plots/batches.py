@@ -1,4 +1,4 @@
-"""Batches as a grid of pictures with their boxes."""
+"""Batches as a grid of images with their boxes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.plots.figure import write_image
 
 GRAY = 114
 RED = (60, 60, 200)  # BGR
-GAP = 2  # pixels between pictures
+GAP = 2  # pixels between images
 MIN_SCORE = 0.25  # predictions below are left out
 
 Painter = Callable[[np.ndarray, int], None]
@@ -34,21 +34,21 @@ def plot_batch(
     *,
     masks: Callable[[int], ObjectMasks] | None = None,
     paint: Painter | None = None,
-    max_pictures: int = 16,
+    max_images: int = 16,
     max_side: int = 1920,
 ) -> None:
-    """Write a batch as a grid of pictures, each with its file name and boxes.
+    """Write a batch as a grid of images, each with its file name and boxes.
 
     Args:
         images: (B, C, H, W), uint8 or floating in [0, 1], RGB where C = 3.
-        boxes: targets as one (N, 6) array of image index, class, x, y, w, h over the picture's size; or predictions
-            as B arrays (n, 6+) of x1, y1, x2, y2 in pixels, score, class, None for a picture without.
+        boxes: targets as one (N, 6) array of image index, class, x, y, w, h over the image's size; or predictions
+            as B arrays (n, 6+) of x1, y1, x2, y2 in pixels, score, class, None for an image without.
         paths: B file names.
         names: class names by number.
         file: .jpg or .png to write.
-        masks: gives those of the boxes of a picture, by its number; of predictions, of those from MIN_SCORE.
-        paint: changes the drawn picture (h, w, 3) BGR in place, below everything else, given its number too.
-        max_pictures: the first so many pictures are drawn.
+        masks: gives those of the boxes of an image, by its number; of predictions, of those from MIN_SCORE.
+        paint: changes the drawn image (h, w, 3) BGR in place, below everything else, given its number too.
+        max_images: the first so many images are drawn.
         max_side: pixels of the grid's longer side; larger batches are drawn smaller.
     """
     size_hw = (images.shape[2], images.shape[3])
@@ -63,7 +63,7 @@ def plot_batch(
         xyxy = xyxyn * np.tile(cell.shape[1::-1], 2)
         draw_boxes(cell, xyxy, labels, [palette(c) for c in classes], avoid=[title])
 
-    _write_grid(images, draw, file, max_pictures, max_side)
+    _write_grid(images, draw, file, max_images, max_side)
 
 
 def plot_captions(
@@ -72,32 +72,32 @@ def plot_captions(
     file: Path,
     *,
     wrong: Sequence[bool] = (),
-    max_pictures: int = 64,
+    max_images: int = 64,
     max_side: int = 1920,
 ) -> None:
-    """Write a batch as a grid of framed pictures, each with a caption.
+    """Write a batch as a grid of framed images, each with a caption.
 
     Args:
         images: as for `plot_batch`.
         captions: B texts.
         file: .jpg or .png to write.
         wrong: B, whether frame and caption are red; none is without it.
-        max_pictures, max_side: as for `plot_batch`.
+        max_images, max_side: as for `plot_batch`.
     """
 
     def draw(cell: np.ndarray, index: int) -> None:
         color = RED if index < len(wrong) and wrong[index] else (GRAY, GRAY, GRAY)
         draw_boxes(cell, [(0, 0, cell.shape[1], cell.shape[0])], [captions[index]], [color])
 
-    _write_grid(images, draw, file, max_pictures, max_side)
+    _write_grid(images, draw, file, max_images, max_side)
 
 
 def _write_grid(
-    images: Tensor | np.ndarray, draw: Callable[[np.ndarray, int], None], file: Path, max_pictures: int, max_side: int
+    images: Tensor | np.ndarray, draw: Callable[[np.ndarray, int], None], file: Path, max_images: int, max_side: int
 ) -> None:
-    """Pictures of a batch side by side, each handed to `draw` with its number first."""
+    """Images of a batch side by side, each handed to `draw` with its number first."""
     count, _, height, width = images.shape
-    count = min(count, max_pictures)
+    count = min(count, max_images)
     columns = math.ceil(math.sqrt(count)) or 1
     rows = math.ceil(count / columns) or 1
     room = max_side - GAP * max(columns, rows)
@@ -113,7 +113,7 @@ def _write_grid(
 
 
 def _frame(image: Tensor | np.ndarray) -> np.ndarray:
-    """(C, H, W) picture of a batch as a BGR frame to draw on."""
+    """(C, H, W) image of a batch as a BGR frame to draw on."""
     array = np.moveaxis(_array(image), 0, -1)
     if array.dtype != np.uint8:
         array = np.rint(np.clip(array.astype(np.float32), 0, 1) * 255).astype(np.uint8)
@@ -123,7 +123,7 @@ def _frame(image: Tensor | np.ndarray) -> np.ndarray:
 def _boxes_of(
     boxes: Boxes, index: int, size_hw: tuple[int, int], names: Mapping[int, str]
 ) -> tuple[np.ndarray, list[str], list[int]]:
-    """Corners over the picture's size (n, 4), texts and classes of picture `index`."""
+    """Corners over the image's size (n, 4), texts and classes of image `index`."""
     if isinstance(boxes, Tensor | np.ndarray):
         targets = _array(boxes).reshape(-1, 6)
         own = targets[targets[:, 0] == index]

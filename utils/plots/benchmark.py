@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.plots.figure import class_colour, new_figure, plain_texts, save_figure
+from utils.plots.figure import class_color, new_figure, plain_texts, save_figure
 
 
 def plot_benchmark(rows: Sequence[tuple[str, float | None, float | None]], file: Path) -> None:
     """Draw a bar per format, as long as its forward pass takes; nothing where there are no rows.
 
     Args:
-        rows: title, milliseconds a picture, mAP50-95 or None; the first comes on top.
+        rows: title, milliseconds an image, mAP50-95 or None; the first comes on top.
         file: .png to write.
     """
     if not rows:
@@ -20,7 +20,7 @@ def plot_benchmark(rows: Sequence[tuple[str, float | None, float | None]], file:
     figure = new_figure(8, 1.2 + 0.4 * len(rows))
     axes = figure.add_subplot()
     times = [ms or 0.0 for _, ms, _ in rows]
-    bars = axes.barh(range(len(rows)), times, color=[class_colour(i) for i in range(len(rows))])
+    bars = axes.barh(range(len(rows)), times, color=[class_color(i) for i in range(len(rows))])
     labels = [
         f" {ms:.1f} ms" + ("" if score is None else f", mAP {score:.3f}")
         for (_, _, score), ms in zip(rows, times, strict=True)
@@ -29,6 +29,6 @@ def plot_benchmark(rows: Sequence[tuple[str, float | None, float | None]], file:
     axes.set_yticks(range(len(rows)), [title for title, *_ in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.35 * max(times) or 1.0)
-    axes.set_xlabel("ms a picture, network alone")
+    axes.set_xlabel("ms an image, network alone")
     axes.grid(axis="x", alpha=0.3)
     save_figure(figure, file)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from utils.plots.figure import class_colour, new_figure, plain_texts, save_figure
+from utils.plots.figure import class_color, new_figure, plain_texts, save_figure
 
 if TYPE_CHECKING:
     from utils.metrics.ap import APResult
@@ -68,7 +68,7 @@ def _plot(
     axes = figure.add_subplot()
     named = len(labels) <= MAX_NAMED
     handles = [
-        axes.plot(grid, row, linewidth=1 if named else 0.5, color=class_colour(int(c)) if named else "0.75")[0]
+        axes.plot(grid, row, linewidth=1 if named else 0.5, color=class_color(int(c)) if named else "0.75")[0]
         for row, c in zip(values, result.classes, strict=True)
     ]
     shown = list(zip(handles, labels, strict=True)) if named else []

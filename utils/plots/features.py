@@ -19,14 +19,14 @@ def save_feature_maps(output: object, module: str, stage: int, folder: Path, *, 
     """Write `stage<i>_<Module>_features.png`, a grid of the first channels, and all of them as `.npy` beside it.
 
     Args:
-        output: what the layer gave; only (B, C, H, W) maps larger than one cell are drawn, of the first picture.
+        output: what the layer gave; only (B, C, H, W) maps larger than one cell are drawn, of the first image.
         module: name of the layer's class; of a dotted name the last part is used.
         stage: number of the layer in the graph.
         folder: where the files go.
         max_maps: channels drawn; each is stretched from its own least to its greatest value.
 
     Returns:
-        The picture's path, None if there is nothing to draw.
+        The image's path, None if there is nothing to draw.
     """
     if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[2] * output.shape[3] <= 1:
         return None
@@ -38,7 +38,7 @@ def save_feature_maps(output: object, module: str, stage: int, folder: Path, *, 
 
 
 def _grid(maps: np.ndarray) -> np.ndarray:
-    """(N, H, W) maps side by side as a BGR picture, each cell enlarged to be seen."""
+    """(N, H, W) maps side by side as a BGR image, each cell enlarged to be seen."""
     count, height, width = maps.shape
     factor = max(1, round(MIN_CELL / max(height, width)))
     cell_hw = height * factor, width * factor

@@ -1,4 +1,4 @@
-"""Matplotlib figures without global state, whose texts may be in any script, and pictures written to disk."""
+"""Matplotlib figures without global state, whose texts may be in any script, and images written to disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def save_figure(figure: Figure, file: Path) -> None:
 
 
 def write_image(file: Path, frame_bgr: np.ndarray) -> None:
-    """Write a picture as .png or .jpg, to paths in any script; its folder is made if need be."""
+    """Write an image as .png or .jpg, to paths in any script; its folder is made if need be."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION]
     png = file.suffix.lower() == ".png"
     _, encoded = cv2.imencode(file.suffix, frame_bgr, options[2:] if png else options[:2])
@@ -44,8 +44,8 @@ def write_image(file: Path, frame_bgr: np.ndarray) -> None:
         file.write_bytes(encoded.tobytes())
 
 
-def class_colour(i: int) -> tuple[float, float, float]:
-    """The colour of class `i` in pictures, as matplotlib wants it (RGB, 0-1)."""
+def class_color(i: int) -> tuple[float, float, float]:
+    """The color of class `i` in images, as matplotlib wants it (RGB, 0-1)."""
     blue, green, red = palette(i)
     return red / 255, green / 255, blue / 255
 

@@ -11,7 +11,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
-from utils.plots.figure import class_colour, new_figure, save_figure
+from utils.plots.figure import class_color, new_figure, save_figure
 
 MAX_OUTLINES = 1000  # boxes drawn as outlines, spread evenly over the data set
 MAX_TICKS = 30  # classes up to which the bars carry names
@@ -20,11 +20,11 @@ BINS = 50
 
 
 def plot_labels(classes: ArrayLike, boxes_xywhn: ArrayLike, names: Mapping[int, str], save_dir: Path) -> None:
-    """Draw `labels.jpg` (classes, outlines, centres, sizes) and `labels_correlogram.jpg` (x, y, w, h against another).
+    """Draw `labels.jpg` (classes, outlines, centers, sizes) and `labels_correlogram.jpg` (x, y, w, h against another).
 
     Args:
         classes: (M,) class of each box of a split; M may be 0.
-        boxes_xywhn: (M, 4) over the size of the picture.
+        boxes_xywhn: (M, 4) over the size of the image.
         names: class names by number.
         save_dir: where the two files go.
     """
@@ -34,7 +34,7 @@ def plot_labels(classes: ArrayLike, boxes_xywhn: ArrayLike, names: Mapping[int, 
     _plot_counts(panels[0], classes, names)
     _plot_outlines(panels[1], classes, boxes)
     _plot_density(panels[2], boxes[:, 0], boxes[:, 1], ("x", "y"))
-    panels[2].invert_yaxis()  # as in the picture
+    panels[2].invert_yaxis()  # as in the image
     _plot_density(panels[3], boxes[:, 2], boxes[:, 3], ("width", "height"))
     save_figure(figure, save_dir / "labels.jpg")
     _plot_correlogram(boxes, save_dir / "labels_correlogram.jpg")
@@ -44,7 +44,7 @@ def _plot_counts(axes: Axes, classes: np.ndarray, names: Mapping[int, str]) -> N
     """A bar for each class, also for those without a box."""
     count = max([*names, *classes.tolist(), 0]) + 1
     numbers = np.bincount(classes, minlength=count)
-    bars = axes.bar(range(count), numbers, color=[class_colour(i) for i in range(count)])
+    bars = axes.bar(range(count), numbers, color=[class_color(i) for i in range(count)])
     axes.set_ylabel("boxes")
     if count <= MAX_TICKS:
         axes.bar_label(bars, fontsize=8)
@@ -54,12 +54,12 @@ def _plot_counts(axes: Axes, classes: np.ndarray, names: Mapping[int, str]) -> N
 
 
 def _plot_outlines(axes: Axes, classes: np.ndarray, boxes: np.ndarray) -> None:
-    """Boxes of the whole split laid upon each other by their centres."""
+    """Boxes of the whole split laid upon each other by their centers."""
     chosen = np.unique(np.linspace(0, len(boxes) - 1, min(len(boxes), MAX_OUTLINES)).astype(int))
     outlines = [Rectangle((0.5 - w / 2, 0.5 - h / 2), w, h) for w, h in boxes[chosen, 2:]]
-    colors = [class_colour(int(c)) for c in classes[chosen]]
+    colors = [class_color(int(c)) for c in classes[chosen]]
     axes.add_collection(PatchCollection(outlines, facecolor="none", edgecolor=colors, linewidth=0.5, alpha=0.6))
-    axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal", title="sizes, centres upon each other")
+    axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal", title="sizes, centers upon each other")
 
 
 def _plot_density(axes: Axes, x: np.ndarray, y: np.ndarray, axis_names: tuple[str, str]) -> None:
@@ -104,7 +104,7 @@ def plot_anchors(boxes_wh: ArrayLike, anchors: ArrayLike, file: Path) -> None:
             level[:, 1],
             marker="X",
             s=110,
-            color=class_colour(index),
+            color=class_color(index),
             edgecolors="black",
             label=f"level {index}",
         )

@@ -1,4 +1,4 @@
-"""Numbers over epochs and over picture sizes: results.png and study.png."""
+"""Numbers over epochs and over image sizes: results.png and study.png."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from utils.core.errors import InputError
 from utils.core.results_csv import read_results
-from utils.plots.figure import class_colour, new_figure, save_figure
+from utils.plots.figure import class_color, new_figure, save_figure
 
 STUDY_SIZES = range(256, 1537, 128)  # pixels, `val.py --task study`
 # by the number of columns of its tables: where mAP50-95 of detectors, segmenters and joint networks is, mIoU of others
@@ -22,10 +22,10 @@ def plot_results(csv: str | Path, file: Path | None = None) -> Path:
 
     Args:
         csv: the file of a run.
-        file: picture to write; `results.png` beside the table by default.
+        file: image to write; `results.png` beside the table by default.
 
     Returns:
-        The picture's path.
+        The image's path.
 
     Raises:
         InputError: the file is missing or is no results.csv.
@@ -68,7 +68,7 @@ def _plot_column(axes: Axes, name: str, epochs: np.ndarray, values: np.ndarray) 
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Weighted mean over neighbouring epochs, a Gaussian of an eighth of a decade at least one epoch wide."""
+    """Weighted mean over neighboring epochs, a Gaussian of an eighth of a decade at least one epoch wide."""
     sigma = max(1.0, len(values) / 60)
     reach = min(int(3 * sigma) + 1, len(values) - 1)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
@@ -76,11 +76,11 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 
 def plot_study(files: Sequence[str | Path], file: Path, *, sizes: Sequence[int] = STUDY_SIZES) -> None:
-    """Draw mAP against time per picture of several models, one point for each input size.
+    """Draw mAP against time per image of several models, one point for each input size.
 
     Args:
         files: tables of `val.py --task study`, one a model: a row per size with the four metrics P, R, mAP50 and
-            mAP50-95, three losses, and milliseconds of preparing, network and NMS per picture; of a segmenter the
+            mAP50-95, three losses, and milliseconds of preparing, network and NMS per image; of a segmenter the
             metrics of boxes and of masks, of which the last is drawn, and four losses; of a joint network those of
             boxes, mIoU, pixel accuracy and four losses; without boxes mIoU, which is drawn, pixel accuracy and a loss.
         file: .png to write.
@@ -95,11 +95,11 @@ def plot_study(files: Sequence[str | Path], file: Path, *, sizes: Sequence[int] 
         table = _read_study(Path(name))
         width = table.shape[1]
         times, scores = table[:, -3:].sum(axis=1), 100 * table[:, LAST_METRIC[width]]
-        axes.plot(times, scores, marker="o", color=class_colour(index), label=Path(name).stem.removeprefix("study_"))
+        axes.plot(times, scores, marker="o", color=class_color(index), label=Path(name).stem.removeprefix("study_"))
         for x, y, size in zip(times, scores, sizes, strict=False):
             axes.annotate(str(size), (x, y), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7)
     drawn = "mIoU" if width == min(LAST_METRIC) else "mAP 0.5:0.95"
-    axes.set(xlabel="ms per picture (preparing, network, NMS)", ylabel=f"{drawn}, %")
+    axes.set(xlabel="ms per image (preparing, network, NMS)", ylabel=f"{drawn}, %")
     axes.grid(alpha=0.3)
     if files:
         axes.legend(loc="lower right")

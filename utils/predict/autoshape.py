@@ -1,4 +1,4 @@
-"""`AutoShape`: a network of any task that takes pictures of any kind and gives `Detections`."""
+"""`AutoShape`: a network of any task that takes images of any kind and gives `Detections`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from utils.core.logging import LOGGER
 from utils.core.types import Prediction
 from utils.imaging.letterbox import fitted_size, letterbox
 from utils.predict.detections import Detections, output_names
-from utils.predict.inputs import load_pictures
-from utils.predict.outcomes import OUTCOMES, centre_predictor
+from utils.predict.inputs import load_images
+from utils.predict.outcomes import OUTCOMES, center_predictor
 from utils.predict.predictor import DetectionPostprocess, Postprocess, Predictor, postprocess_of
 from utils.predict.results import likeliest_as_box
 from utils.tasks.base import IMAGENET, images_to_device
@@ -33,7 +33,7 @@ COPIED = ("yaml", "nc", "hyp", "semantic")  # attributes of the network
 
 
 class AutoShape(nn.Module):
-    """Wraps a network: any pictures in, what is in them out, in their pixels. Several threads may call one object.
+    """Wraps a network: any images in, what is in them out, in their pixels. Several threads may call one object.
 
     Args:
         model: a `DetectMultiBackend`, a network, or what `load_backend` gives.
@@ -44,9 +44,9 @@ class AutoShape(nn.Module):
         agnostic: boxes of different classes suppress each other.
         multi_label: a box may have several classes.
         classes: class numbers to keep; None keeps all.
-        max_det: boxes kept per picture.
+        max_det: boxes kept per image.
         amp: mixed precision (CUDA).
-        retina_masks: masks as fine as the picture, not as the network input.
+        retina_masks: masks as fine as the image, not as the network input.
 
     Raises:
         InputError: the model is neither.
@@ -77,7 +77,7 @@ class AutoShape(nn.Module):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
         if verbose:
-            LOGGER.info(f"AutoShape: pictures of any kind and size, {len(self.names)} classes, stride {self.stride}")
+            LOGGER.info(f"AutoShape: images of any kind and size, {len(self.names)} classes, stride {self.stride}")
             if holds_nms(self.backend):
                 LOGGER.info(
                     "The file holds NMS by the settings of its export: only a higher conf, a lower max_det and classes "
@@ -104,20 +104,20 @@ class AutoShape(nn.Module):
         augment: bool = False,
         profile: bool = False,
     ) -> Detections | Tensor | JointOutput:
-        """Detections of pictures of any kind (see `load_pictures`); of a (B, C, H, W) tensor the decoded raw output.
+        """Detections of images of any kind (see `load_images`); of a (B, C, H, W) tensor the decoded raw output.
 
         That is rows (B, N, 5 + num_classes), of a semantic model or a classifier logits, of a joint one a
         `JointOutput` of rows and logits.
 
         Args:
             size: longer side of the network input in pixels (of two, the larger), 640 unless given; the other side
-                follows from the pictures. A classifier sees the square in the middle, 224 px unless given. Files of
+                follows from the images. A classifier sees the square in the middle, 224 px unless given. Files of
                 fixed size take theirs.
             augment: test-time augmentation.
             profile: log the time of every layer (PyTorch).
 
         Raises:
-            InputError: a picture or a setting cannot be used.
+            InputError: an image or a setting cannot be used.
         """
         backend = up_to_date(self.backend)
         if isinstance(ims, Tensor) and ims.ndim == 4:
@@ -127,17 +127,17 @@ class AutoShape(nn.Module):
             self._warn_of_size(backend.fixed_hw)
         loading = Stopwatch(backend.device)
         with loading.running():
-            pictures = load_pictures(ims, channels=backend.channels)
-        arrays = [picture.array for picture in pictures]
+            images = load_images(ims, channels=backend.channels)
+        arrays = [image.array for image in images]
         predictor = self._predictor(backend, [a.shape[:2] for a in arrays], longest, augment)
         input_hw = predictor.size_hw
         with self._precision(backend):
-            predictions, _ = predictor.predict(arrays, paths=[picture.name for picture in pictures])
+            predictions, _ = predictor.predict(arrays, paths=[image.name for image in images])
         if profile:
             self._profile(backend, len(arrays), input_hw)
         prepare, network, post = (watch.seconds for watch in predictor.watches)
         rows = [_rows_of(p, array).clone() for p, array in zip(predictions, arrays, strict=True)]  # not of inference
-        files = output_names([picture.name for picture in pictures])
+        files = output_names([image.name for image in images])
         shape = (len(arrays), backend.channels, *input_hw)
         masks = [p.bitmaps for p in predictions if p.bitmaps is not None] or None
         return Detections(
@@ -148,7 +148,7 @@ class AutoShape(nn.Module):
             self.names,
             shape,
             masks,
-            semantic=[p.class_map.numpy() for p in predictions if p.class_map is not None] or None,
+            semantic=[p.semantic_mask.numpy() for p in predictions if p.semantic_mask is not None] or None,
             semantic_classes=backend.semantic,
             probs=[p.probs.clone() for p in predictions if p.probs is not None] or None,
         )
@@ -160,11 +160,11 @@ class AutoShape(nn.Module):
             LOGGER.warning(f"WARNING: size is ignored: the file takes {fixed_hw[0]}x{fixed_hw[1]} only")
 
     def _predictor(self, backend: Backend, sizes_hw: Sequence[Sequence[int]], longest: int, augment: bool) -> Predictor:
-        """What runs pictures of these sizes."""
+        """What runs images of these sizes."""
         if self.task == "classify":
             if augment:
                 LOGGER.warning("WARNING: augment=True is ignored: a classifier has no test-time augmentation")
-            return centre_predictor(backend, (longest, longest), rgb=True)
+            return center_predictor(backend, (longest, longest), rgb=True)
         input_hw = backend.fixed_hw or batch_shape(sizes_hw, longest, backend.stride)
         return Predictor(
             backend,
@@ -191,7 +191,7 @@ class AutoShape(nn.Module):
         return torch.autocast(backend.device.type, enabled=self.amp and backend.device.type == "cuda")
 
     def _raw(self, backend: Backend, images: Tensor, augment: bool) -> Tensor | JointOutput:
-        """Raw output for a batch that is ready for the network: floats in [0, 1] (of a classifier normalised), or
+        """Raw output for a batch that is ready for the network: floats in [0, 1] (of a classifier normalized), or
         uint8."""
         channels, height, width = images.shape[1:]
         if channels != backend.channels:
@@ -201,7 +201,7 @@ class AutoShape(nn.Module):
         if backend.task != "classify" and (height % backend.stride or width % backend.stride):
             raise InputError(
                 f"a tensor of {height}x{width} pixels does not fit the model's stride {backend.stride}; "
-                "pad it to multiples, or give a list of pictures"
+                "pad it to multiples, or give a list of images"
             )
         if images.dtype == torch.uint8:
             pixels = IMAGENET if backend.task == "classify" else None
@@ -223,10 +223,10 @@ class AutoShape(nn.Module):
             network(images, profile=True)
 
 
-def _rows_of(prediction: Prediction, picture: np.ndarray) -> Tensor:
-    """(n, 6) boxes; of a classifier one around the picture (H, W, C), with the likeliest class."""
+def _rows_of(prediction: Prediction, image: np.ndarray) -> Tensor:
+    """(n, 6) boxes; of a classifier one around the image (H, W, C), with the most likely class."""
     if prediction.probs is not None:
-        return torch.from_numpy(likeliest_as_box(prediction.probs.numpy(), picture.shape[:2]))
+        return torch.from_numpy(likeliest_as_box(prediction.probs.numpy(), image.shape[:2]))
     return torch.zeros(0, 6) if prediction.boxes is None else prediction.boxes
 
 
@@ -236,7 +236,7 @@ def _first(output: Any) -> Tensor:
 
 
 def batch_shape(sizes_hw: Sequence[Sequence[int]], longest: int, stride: int) -> tuple[int, int]:
-    """Input size for pictures that share a batch: each scaled to its longer side, around all of them, on the stride."""
+    """Input size for images that share a batch: each scaled to its longer side, around all of them, on the stride."""
     fitted = [fitted_size((height, width), (longest, longest)) for height, width in sizes_hw]
     height, width = (math.ceil(max(sides) / stride) * stride for sides in zip(*fitted, strict=True))
     return height, width

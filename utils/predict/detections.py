@@ -1,4 +1,4 @@
-"""`Detections`: what the auto-shaping model found in one or several pictures."""
+"""`Detections`: what the auto-shaping model found in one or several images."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from utils.predict.results import ClassResult, DrawStyle, Result
 from utils.predict.writers import CropWriter, MediaWriter
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-CENTRES = ("xcenter", "ycenter", "width", "height")
+CENTERS = ("xcenter", "ycenter", "width", "height")
 REST = ("confidence", "class", "name")
 
 
 class Detections:
-    """The objects found in pictures; its attributes are lists with an entry for each picture.
+    """The objects found in images; its attributes are lists with an entry for each image.
 
     Args:
         ims: (H, W, C) uint8, RGB where C = 3.
-        pred: (n, 6) x1, y1, x2, y2 in pixels of the picture, score, class; best first.
+        pred: (n, 6) x1, y1, x2, y2 in pixels of the image, score, class; best first.
         files: names that results are saved under.
-        times: seconds of preparing, network and NMS for all pictures.
+        times: seconds of preparing, network and NMS for all images.
         names: class names by number.
         shape: (B, C, H, W) of the network input.
-        masks: of the objects of each picture, from a segmenter: `masks[0].polygons()` gives rings in pixels,
+        masks: of the objects of each image, from a segmenter: `masks[0].polygons()` gives rings in pixels,
             `masks[0].dense()` (n, H, W) bool.
-        semantic: (H, W) uint8 class of each pixel of each picture, from a network that gives class maps.
-        semantic_classes: names and colours of these.
-        probs: (num_classes,) probabilities of each picture, from a classifier; its `pred` is a box around the picture
-            with the likeliest class.
+        semantic: (H, W) uint8 class of each pixel of each image, from a network that gives semantic masks.
+        semantic_classes: names and colors of these.
+        probs: (num_classes,) probabilities of each image, from a classifier; its `pred` is a box around the image
+            with the most likely class.
 
     Attributes:
-        xyxy, xywh: (n, 6) corners, or centre and size, in pixels; score; class. xyxyn, xywhn: over the picture's sides.
-        n: number of pictures. t: milliseconds per picture of preparing, network and NMS. s: `shape`.
+        xyxy, xywh: (n, 6) corners, or center and size, in pixels; score; class. xyxyn, xywhn: over the image's sides.
+        n: number of images. t: milliseconds per image of preparing, network and NMS. s: `shape`.
     """
 
     xyxy: list[Any]
@@ -80,7 +80,7 @@ class Detections:
 
     @cached_property
     def xywh(self) -> list[Any]:
-        """(n, 6) centre and size in pixels, score, class."""
+        """(n, 6) center and size in pixels, score, class."""
         return [torch.cat((xyxy_to_xywh(rows[:, :4]), rows[:, 4:]), dim=1) for rows in self.pred]
 
     @cached_property
@@ -90,12 +90,12 @@ class Detections:
 
     @cached_property
     def xywhn(self) -> list[Any]:
-        """(n, 6) centre and size over width and height, score, class."""
+        """(n, 6) center and size over width and height, score, class."""
         return self._over_sides(self.xywh)
 
     @cached_property
     def results(self) -> list[Result]:
-        """The same as the engine's results, which draw, cut out and count; their pictures are BGR and without boxes."""
+        """The same as the engine's results, which draw, cut out and count; their images are BGR and without boxes."""
         frames = [im[..., ::-1] if im.shape[2] == 3 else im for im in self.ims]
         sources = [SourceFrame(f, np.ascontiguousarray(im), f) for f, im in zip(self.files, frames, strict=True)]
         boxes = [rows.cpu().numpy() for rows in self.pred]
@@ -104,8 +104,8 @@ class Detections:
             return [ClassResult(im, rows, self.names, probs=probs.cpu().numpy()) for im, rows, probs in parts]
         each = zip(sources, boxes, self._masks_each, self._maps_each, strict=True)
         return [
-            Result(im, rows, self.names, masks=masks, class_map=class_map, semantic=self.semantic_classes)
-            for im, rows, masks, class_map in each
+            Result(im, rows, self.names, masks=masks, semantic_mask=semantic_mask, semantic=self.semantic_classes)
+            for im, rows, masks, semantic_mask in each
         ]
 
     @property
@@ -128,26 +128,26 @@ class Detections:
         places = [f"image {number}/{self.n}: {im.shape[0]}x{im.shape[1]}" for number, im in enumerate(self.ims, 1)]
         lines = [f"{place} {result.summary()}" for place, result in zip(places, self.results, strict=True)]
         prepare, network, post = self.t
-        speed = f"{prepare:.1f} ms preparing, {network:.1f} ms network, {post:.1f} ms post-processing per picture"
+        speed = f"{prepare:.1f} ms preparing, {network:.1f} ms network, {post:.1f} ms post-processing per image"
         return "\n".join([*lines, f"{speed}; input {self.s}"])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}\n{self}"
 
-    # -- pictures ------------------------------------------------------------------------------------------------------
+    # -- images ------------------------------------------------------------------------------------------------------
 
     def print(self) -> None:
         """Print what was found and how long it took."""
         print(self)
 
     def render(self, labels: bool = True) -> list[np.ndarray]:
-        """The pictures with boxes drawn, RGB, which take the place of `ims`; what the caller gave stays as it is."""
+        """The images with boxes drawn, RGB, which take the place of `ims`; what the caller gave stays as it is."""
         drawings = [result.drawing(DrawStyle(hide_labels=not labels)) for result in self.results]
         self.ims = [np.ascontiguousarray(drawing[..., ::-1]) for drawing in drawings]
         return self.ims
 
     def show(self, labels: bool = True) -> None:
-        """Show the pictures with boxes: in the notebook, or in the system's viewer."""
+        """Show the images with boxes: in the notebook, or in the system's viewer."""
         for drawing, file in zip(self._drawn(labels), self.files, strict=True):
             image = Image.fromarray(drawing)
             shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -157,18 +157,18 @@ class Detections:
                 image.show(title=file)
 
     def save(self, labels: bool = True, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False) -> Path:
-        """Save the pictures with boxes under their `files` names; the folder (numbered if it exists and may not)."""
+        """Save the images with boxes under their `files` names; the folder (numbered if it exists and may not)."""
         folder = make_run_folder(increment_path(save_dir, exist_ok))
         writer = MediaWriter(folder, DrawStyle(hide_labels=not labels))
         for result in self.results:
             writer.write(result)
-        LOGGER.info(f"{self.n} pictures saved to {folder}")
+        LOGGER.info(f"{self.n} images saved to {folder}")
         return folder
 
     def crop(
         self, save: bool = True, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False
     ) -> list[dict[str, Any]]:
-        """Cut-outs of all objects with a margin, saved to `<save_dir>/crops/<class>/<file>` if `save`.
+        """Crops of all objects with a margin, saved to `<save_dir>/crops/<class>/<file>` if `save`.
 
         Returns:
             For each object `box` (x1, y1, x2, y2), `conf`, `cls`, `label` (name and score) and `im` (BGR).
@@ -178,7 +178,7 @@ class Detections:
             writer = CropWriter(folder / "crops")
             for result in self.results:
                 writer.write(result)
-            LOGGER.info(f"{sum(map(len, self.pred))} cut-outs saved to {folder / 'crops'}")
+            LOGGER.info(f"{sum(map(len, self.pred))} crops saved to {folder / 'crops'}")
         return [
             {"box": list(row[:4]), "conf": row[4], "cls": row[5], "label": f"{label} {row[4]:.2f}", "im": cut.copy()}
             for rows, result in zip(self.pred, self.results, strict=True)
@@ -191,13 +191,13 @@ class Detections:
         """A copy whose `xyxy`, `xyxyn`, `xywh` and `xywhn` are pandas tables."""
         package = import_runtime("pandas", needed_for="Tables of results")
         tables = copy.copy(self)
-        for form, columns in (("xyxy", CORNERS), ("xyxyn", CORNERS), ("xywh", CENTRES), ("xywhn", CENTRES)):
+        for form, columns in (("xyxy", CORNERS), ("xyxyn", CORNERS), ("xywh", CENTERS), ("xywhn", CENTERS)):
             rows = [self._rows(boxes) for boxes in getattr(self, form)]
             setattr(tables, form, [package.DataFrame(one, columns=[*columns, *REST]) for one in rows])
         return tables
 
     def tolist(self) -> list[Detections]:
-        """One object per picture."""
+        """One object per image."""
         times = [seconds / max(self.n, 1) for seconds in self.times]
         found = (self.ims, self.pred, self.files, self._masks_each, self._maps_each, self._probs_each)
         return [
@@ -209,20 +209,20 @@ class Detections:
                 self.names,
                 self.s,
                 None if masks is None else [masks],
-                semantic=None if class_map is None else [class_map],
+                semantic=None if semantic_mask is None else [semantic_mask],
                 semantic_classes=self.semantic_classes,
                 probs=None if probs is None else [probs],
             )
-            for im, rows, file, masks, class_map, probs in zip(*found, strict=True)
+            for im, rows, file, masks, semantic_mask, probs in zip(*found, strict=True)
         ]
 
     def to_json(self) -> str:
-        """JSON text: a record per object with the columns of the `xyxy` table, its picture's position and file."""
-        pictures = enumerate(zip(self.files, self.records(), strict=True))
-        return json.dumps([{"image": i, "file": file, **record} for i, (file, found) in pictures for record in found])
+        """JSON text: a record per object with the columns of the `xyxy` table, its image's position and file."""
+        images = enumerate(zip(self.files, self.records(), strict=True))
+        return json.dumps([{"image": i, "file": file, **record} for i, (file, found) in images for record in found])
 
     def records(self) -> list[list[dict[str, Any]]]:
-        """For each picture the rows of its `xyxy` table as plain mappings."""
+        """For each image the rows of its `xyxy` table as plain mappings."""
         columns = (*CORNERS, *REST)
         return [[dict(zip(columns, row, strict=True)) for row in self._rows(boxes)] for boxes in self.pred]
 
@@ -237,7 +237,7 @@ class Detections:
         return items
 
     def to_supervision(self) -> list[Any]:
-        """A `supervision.Detections` per picture, with `class_name` in its data; InputError without the package."""
+        """A `supervision.Detections` per image, with `class_name` in its data; InputError without the package."""
         package = import_runtime("supervision", needed_for="supervision.Detections")
         return [
             package.Detections(
@@ -263,13 +263,13 @@ class Detections:
         return [[*row[:5], int(row[5]), self.names.get(int(row[5]), str(int(row[5])))] for row in boxes.tolist()]
 
     def _drawn(self, labels: bool) -> list[np.ndarray]:
-        """RGB pictures with boxes."""
+        """RGB images with boxes."""
         style = DrawStyle(hide_labels=not labels)
         return [np.ascontiguousarray(result.drawing(style)[..., ::-1]) for result in self.results]
 
 
 def output_names(names: Sequence[str]) -> list[str]:
-    """Names to save pictures under: `bus.jpg` for `folder/bus.png`; where two are alike, the later get a number."""
+    """Names to save images under: `bus.jpg` for `folder/bus.png`; where two are alike, the later get a number."""
     taken: dict[str, None] = {}
     for name in names:
         stem, number = Path(name).stem, 1

@@ -17,17 +17,17 @@ from utils.config.segment import SegmentPredictConfig
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.types import Batch, Prediction
-from utils.datasets.classification import fit_centre
+from utils.datasets.classification import fit_center
 from utils.datasets.sources.frames import SourceFrame
 from utils.imaging.semantic_classes import SemanticClasses
-from utils.predict.predictor import DetectionPostprocess, Predictor, class_maps, postprocess_of
+from utils.predict.predictor import DetectionPostprocess, Predictor, postprocess_of, semantic_masks
 from utils.predict.results import ClassResult, Result
 from utils.tasks.base import IMAGENET
 from utils.tasks.classify import probabilities
 
 PredictorBuilder = Callable[[DetectConfig, Backend, tuple[int, int]], Predictor]
 ResultBuilder = Callable[..., Result]  # (source frame, prediction, names, input_hw, ms)
-OF_BOXES = ("classes", "save_txt", "save_csv", "save_crop", "agnostic_nms")  # settings without effect on class maps
+OF_BOXES = ("classes", "save_txt", "save_csv", "save_crop", "agnostic_nms")  # settings without effect on semantic masks
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Outcome:
     Attributes:
         config: settings with the task's defaults.
         build_predictor: called with settings, model and input size.
-        build_result: what one picture's prediction becomes.
+        build_result: what one image's prediction becomes.
         unused: fields of the settings that play no part.
     """
 
@@ -60,14 +60,14 @@ class Outcome:
 
 
 def find_outcome(backend: Backend, weights: str) -> Outcome:
-    """The row of a model's task; InputError where pictures cannot be looked at with it."""
+    """The row of a model's task; InputError where images cannot be looked at with it."""
     if backend.task not in OUTCOMES:
         raise InputError(f"{weights}: a model of task {backend.task}; detect.py takes models of {', '.join(OUTCOMES)}")
     return OUTCOMES[backend.task]
 
 
 def detection_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[int, int]) -> Predictor:
-    """Boxes after non-maximum suppression, with the class map of a network that gives one."""
+    """Boxes after non-maximum suppression, with the semantic mask of a network that gives one."""
     known = len(backend.names)
     if wrong := [c for c in config.classes or () if not 0 <= c < known]:
         raise InputError(f"--classes {wrong[0]}: the model has {known} classes, 0 to {known - 1}")
@@ -90,8 +90,8 @@ def detection_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[i
 
 
 def map_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[int, int]) -> Predictor:
-    """Class maps alone."""
-    return Predictor(backend, class_maps, size_hw=size_hw, augment=config.augment)
+    """Semantic masks alone."""
+    return Predictor(backend, semantic_masks, size_hw=size_hw, augment=config.augment)
 
 
 def detection_result(
@@ -103,27 +103,27 @@ def detection_result(
     *,
     semantic: SemanticClasses | None = None,
 ) -> Result:
-    """The boxes of a picture, with masks and class map if there are any; `semantic`: the classes of the latter."""
-    rows, pixels = prediction.boxes, prediction.class_map
+    """The boxes of an image, with masks and semantic mask if there are any; `semantic`: the classes of the latter."""
+    rows, pixels = prediction.boxes, prediction.semantic_mask
     boxes = np.zeros((0, 6), np.float32) if rows is None else rows.numpy()
-    class_map = None if pixels is None else pixels.numpy()
-    return Result(item, boxes, names, input_hw, ms, prediction.bitmaps, class_map, semantic)
+    semantic_mask = None if pixels is None else pixels.numpy()
+    return Result(item, boxes, names, input_hw, ms, prediction.bitmaps, semantic_mask, semantic)
 
 
 def class_predictor(config: DetectConfig, backend: Backend, size_hw: tuple[int, int]) -> Predictor:
-    """Probabilities of the middle of each picture."""
-    return centre_predictor(backend, size_hw)
+    """Probabilities of the middle of each image."""
+    return center_predictor(backend, size_hw)
 
 
-def centre_predictor(backend: Backend, size_hw: tuple[int, int], *, rgb: bool = False) -> Predictor:
-    """The predictor of a classifier; `rgb`: pictures are RGB, not BGR."""
+def center_predictor(backend: Backend, size_hw: tuple[int, int], *, rgb: bool = False) -> Predictor:
+    """The predictor of a classifier; `rgb`: images are RGB, not BGR."""
     fitted_hw = backend.fixed_hw or size_hw
-    fit = partial(fit_centre, size_hw=fitted_hw)
+    fit = partial(fit_center, size_hw=fitted_hw)
     return Predictor(backend, class_probabilities, size_hw=fitted_hw, fit=fit, rgb=rgb, pixels=IMAGENET)
 
 
 def class_probabilities(preds: Any, batch: Batch) -> list[Prediction]:
-    """One prediction for each picture of the batch."""
+    """One prediction for each image of the batch."""
     return [Prediction(probs=row) for row in probabilities(preds).cpu()]
 
 
@@ -134,7 +134,7 @@ def class_result(
     input_hw: tuple[int, int],
     ms: tuple[float, float, float],
 ) -> Result:
-    """The classes of a picture."""
+    """The classes of an image."""
     assert prediction.probs is not None
     return ClassResult.of(item, prediction.probs.numpy(), names, input_hw, ms)
 

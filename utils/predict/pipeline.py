@@ -12,7 +12,7 @@ from utils.core.errors import InputError
 from utils.predict.results import Result
 from utils.predict.writers import Writer
 
-READ_AHEAD, WRITE_BEHIND = 3, 4  # pictures in a queue
+READ_AHEAD, WRITE_BEHIND = 3, 4  # images in a queue
 JOIN_S = 5.0  # waited for a reader that was told to end
 WAKE_S = 0.5  # waits are cut into pieces: on Windows a Ctrl-C reaches the main thread only between them
 

@@ -1,4 +1,4 @@
-"""From pictures to predictions: fit into the input, network, post-processing."""
+"""From images to predictions: fit into the input, network, post-processing."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from utils.imaging.letterbox import letterbox
 from utils.ops.boxes import undo_letterbox
 from utils.ops.nms import non_max_suppression
 from utils.ops.prototypes import prototypes_of, split_masks
-from utils.ops.semantic_masks import original_class_map
+from utils.ops.semantic_masks import original_semantic_mask
 from utils.tasks.base import InputBuffer, PixelStatistics
 
 Fit = Callable[[np.ndarray], tuple[np.ndarray, Letterbox]]  # (H, W, C) -> (h, w, C) of the network input
-Postprocess = Callable[[Any, Batch], list[Prediction]]  # predictions in pixels of the original pictures
+Postprocess = Callable[[Any, Batch], list[Prediction]]  # predictions in pixels of the original images
 
 
 @dataclass(frozen=True)
 class DetectionPostprocess:
-    """Boxes after non-maximum suppression, and masks where the network gives them, in pixels of the original pictures.
+    """Boxes after non-maximum suppression, and masks where the network gives them, in pixels of the original images.
 
     Attributes:
         conf_thres, iou_thres, classes, agnostic, max_det, multi_label: as in `non_max_suppression`.
         whole_pixels: round the corners.
-        fine_masks: enlarge masks to the original picture before they are thresholded; else to the network input.
+        fine_masks: enlarge masks to the original image before they are thresholded; else to the network input.
     """
 
     conf_thres: float = 0.25
@@ -46,7 +46,7 @@ class DetectionPostprocess:
     fine_masks: bool = False
 
     def __call__(self, preds: Any, batch: Batch) -> list[Prediction]:
-        """One prediction per picture of the batch, from the decoded output of a detection or segmentation head."""
+        """One prediction per image of the batch, from the decoded output of a detection or segmentation head."""
         prototypes = prototypes_of(preds)
         detections = non_max_suppression(
             preds,
@@ -67,8 +67,8 @@ class DetectionPostprocess:
     def _to_original(
         self, rows: Tensor, fit: Letterbox | None, prototypes: Tensor | None, input_hw: tuple[int, int]
     ) -> Prediction:
-        """What NMS left of one picture in its own pixels."""
-        assert fit is not None, "pictures to predict are fitted one by one"
+        """What NMS left of one image in its own pixels."""
+        assert fit is not None, "images to predict are fitted one by one"
         rows, bitmaps = rows.cpu(), None
         if prototypes is not None:
             rows, masks = split_masks(rows, prototypes, input_hw)
@@ -79,46 +79,46 @@ class DetectionPostprocess:
         return Prediction(boxes=boxes, bitmaps=bitmaps)
 
 
-def class_maps(preds: Any, batch: Batch) -> list[Prediction]:
-    """One prediction per picture of the batch: the class of each of its own pixels, from logits (B, n, H, W)."""
+def semantic_masks(preds: Any, batch: Batch) -> list[Prediction]:
+    """One prediction per image of the batch: the class of each of its own pixels, from logits (B, n, H, W)."""
     logits = preds if isinstance(preds, Tensor) else preds[0]
     fits = [fit for fit in batch.letterboxes if fit is not None]
-    found = (original_class_map(scores, fit).cpu() for scores, fit in zip(logits, fits, strict=True))
-    return [Prediction(class_map=class_map) for class_map in found]
+    found = (original_semantic_mask(scores, fit).cpu() for scores, fit in zip(logits, fits, strict=True))
+    return [Prediction(semantic_mask=semantic_mask) for semantic_mask in found]
 
 
 @dataclass(frozen=True)
 class JointPostprocess:
-    """Boxes as `DetectionPostprocess`, and the class of each pixel, in pixels of the original pictures."""
+    """Boxes as `DetectionPostprocess`, and the class of each pixel, in pixels of the original images."""
 
     boxes: DetectionPostprocess
 
     def __call__(self, preds: Any, batch: Batch) -> list[Prediction]:
-        """One prediction per picture of the batch, from (decoded output of the detector, logits)."""
+        """One prediction per image of the batch, from (decoded output of the detector, logits)."""
         detection, logits = preds
-        both = zip(self.boxes(detection, batch), class_maps(logits, batch), strict=True)
-        return [replace(boxes, class_map=classes.class_map) for boxes, classes in both]
+        both = zip(self.boxes(detection, batch), semantic_masks(logits, batch), strict=True)
+        return [replace(boxes, semantic_mask=classes.semantic_mask) for boxes, classes in both]
 
 
 def postprocess_of(task: str, boxes: DetectionPostprocess) -> Postprocess:
     """What makes predictions of the output of a task's network, with `boxes` for what it detects."""
     if task == "semantic":
-        return class_maps
+        return semantic_masks
     return JointPostprocess(boxes) if task == "joint" else boxes
 
 
 class Predictor:
-    """Runs one backend over pictures of any size.
+    """Runs one backend over images of any size.
 
     Args:
         backend: the loaded model.
         postprocess: what makes predictions of its output.
-        size_hw: wanted input size, multiples of the backend's stride; pictures are padded to the smallest rectangle
+        size_hw: wanted input size, multiples of the backend's stride; images are padded to the smallest rectangle
             within it unless the backend takes one size only.
         augment: test-time augmentation.
-        fit: another way to bring a picture to the network input.
-        rgb: pictures of three channels are RGB, not BGR.
-        pixels: how the network wants its input normalised; None leaves it in 0-1.
+        fit: another way to bring an image to the network input.
+        rgb: images of three channels are RGB, not BGR.
+        pixels: how the network wants its input normalized; None leaves it in 0-1.
 
     Attributes:
         watches: seconds spent preparing, in the network, and post-processing, over all calls.
@@ -137,7 +137,7 @@ class Predictor:
     ) -> None:
         self.backend, self.postprocess, self.augment, self.rgb = backend, postprocess, augment, rgb
         self.size_hw, self.pixels = backend.fixed_hw or size_hw, pixels
-        self.one_size = backend.fixed_hw is not None or fit is not None  # whatever the pictures' own
+        self.one_size = backend.fixed_hw is not None or fit is not None  # whatever the images' own
         self.fit = fit or self._letterbox
         self._own = threading.local()  # a thread has its own input memory
         self.watches = tuple(Stopwatch(backend.device) for _ in range(3))
@@ -146,7 +146,7 @@ class Predictor:
     def predict(
         self, frames: Sequence[np.ndarray], *, paths: Sequence[str] = (), visualize: Visitor | None = None
     ) -> tuple[list[Prediction], tuple[int, int]]:
-        """Predictions for pictures that fit into one input size, and that size (height, width).
+        """Predictions for images that fit into one input size, and that size (height, width).
 
         Args:
             frames: (H, W, C) uint8 each, BGR where C = 3 (RGB with `rgb`).

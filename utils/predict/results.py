@@ -1,4 +1,4 @@
-"""What one picture gave: boxes in its own pixels, as words, text lines, cut-outs and a drawing."""
+"""What one image gave: boxes in its own pixels, as words, text lines, crops and a drawing."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from utils.ops.semantic_masks import blended
 CROP_SCALE, CROP_MARGIN = (
     1.02,
     10,
-)  # a cut-out shows a little of the surroundings; margin in pixels, both sides together
-LIKELIEST = 5  # classes of a picture that are told
-TOLD_SHARE = 0.01  # of a picture's pixels, from which a class is told
+)  # a crop shows a little of the surroundings; margin in pixels, both sides together
+LIKELIEST = 5  # classes of an image that are told
+TOLD_SHARE = 0.01  # of an image's pixels, from which a class is told
 PLATE = (80, 80, 80)  # BGR, under the names of classes
 
 
@@ -30,7 +30,7 @@ class DrawStyle:
     """How results are drawn.
 
     Attributes:
-        line_thickness: pixels; None suits it to the size of the picture.
+        line_thickness: pixels; None suits it to the size of the image.
         hide_labels, hide_conf: leave out all text, or the scores.
     """
 
@@ -41,17 +41,17 @@ class DrawStyle:
 
 @dataclass
 class Result:
-    """The objects found in one picture.
+    """The objects found in one image.
 
     Attributes:
-        source: the picture and where it comes from.
-        boxes: (n, 6) float32: x1, y1, x2, y2 in pixels of the picture, score, class; best first.
+        source: the image and where it comes from.
+        boxes: (n, 6) float32: x1, y1, x2, y2 in pixels of the image, score, class; best first.
         names: class names by number.
         input_hw: size of the network input it was looked at in.
         ms: milliseconds of preparing, network and post-processing.
-        masks: of the boxes, in pixels of the picture; None where the model gives none.
-        class_map: (H, W) uint8 class of each pixel of the picture; None where the model gives none.
-        semantic: the classes of `class_map`.
+        masks: of the boxes, in pixels of the image; None where the model gives none.
+        semantic_mask: (H, W) uint8 class of each pixel of the image; None where the model gives none.
+        semantic: the classes of `semantic_mask`.
     """
 
     source: SourceFrame
@@ -60,7 +60,7 @@ class Result:
     input_hw: tuple[int, int] = (0, 0)
     ms: tuple[float, float, float] = (0.0, 0.0, 0.0)
     masks: ObjectMasks | None = None
-    class_map: np.ndarray | None = None
+    semantic_mask: np.ndarray | None = None
     semantic: SemanticClasses | None = None
     _drawings: dict[DrawStyle, np.ndarray] = field(default_factory=dict, repr=False)
 
@@ -84,20 +84,20 @@ class Result:
         return stem if self.source.number is None else f"{stem}_{self.source.number}"
 
     def summary(self) -> str:
-        """Objects counted by class, in the order of class numbers, and shares of a class map: `4 persons, road 45%`."""
+        """Object counts by class, in class order, and shares of a semantic mask: `4 persons, road 45%`."""
         counts = sorted(Counter(self.classes).items())
         words = [f"{n} {plural(label) if n > 1 else label}" for c, n in counts for label in [self.names.get(c, str(c))]]
-        if self.class_map is None:
+        if self.semantic_mask is None:
             return ", ".join(words) or "(no detections)"
         return ", ".join([*words, *(f"{name} {share:.0%}" for name, share in self.shares()[:LIKELIEST])])
 
     def shares(self) -> list[tuple[str, float]]:
         """Name and share of the pixels of each class that has at least 1 % of them, the largest first."""
-        if self.class_map is None or self.semantic is None:
+        if self.semantic_mask is None or self.semantic is None:
             return []
-        counts = np.bincount(self.class_map.ravel(), minlength=len(self.semantic))[: len(self.semantic)]
+        counts = np.bincount(self.semantic_mask.ravel(), minlength=len(self.semantic))[: len(self.semantic)]
         order = np.argsort(-counts, kind="stable")
-        shares = [(self.semantic.names[int(c)], float(counts[c] / self.class_map.size)) for c in order]
+        shares = [(self.semantic.names[int(c)], float(counts[c] / self.semantic_mask.size)) for c in order]
         return [(name, share) for name, share in shares if share >= TOLD_SHARE]
 
     def log_line(self) -> str:
@@ -106,7 +106,7 @@ class Result:
         return f"{self.source.heading}: {height}x{width} {self.summary()}, {self.ms[1]:.1f}ms"
 
     def text_lines(self, *, with_score: bool = False, corners: bool = False) -> list[str]:
-        """`class x y w h [score]` for each box, over width and height of the picture; `corners`: x1 y1 x2 y2.
+        """`class x y w h [score]` for each box, over width and height of the image; `corners`: x1 y1 x2 y2.
 
         With masks the outline of each object's largest part, `class x1 y1 x2 y2 x3 y3 ... [score]`.
         """
@@ -117,7 +117,7 @@ class Result:
         ]
 
     def _places(self, corners: bool) -> list[list[float]]:
-        """Where each object is, over width and height of the picture."""
+        """Where each object is, over width and height of the image."""
         size_hw = self.source.frame.shape[:2]
         if self.masks is not None:
             return [(ring / np.array(size_hw[::-1])).ravel().tolist() for ring in self.masks.outlines()]
@@ -127,25 +127,25 @@ class Result:
         ).tolist()
 
     def crops(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Class name and BGR cut-out (a view) of each box, with a margin; with masks BGRA, clear around the object."""
+        """Class name and BGR crop (a view) of each box, with a margin; with masks BGRA, clear around the object."""
         canvas = to_bgr(self.source.frame)
-        centres, sides = (self.boxes[:, :2] + self.boxes[:, 2:4]) / 2, self.boxes[:, 2:4] - self.boxes[:, :2]
+        centers, sides = (self.boxes[:, :2] + self.boxes[:, 2:4]) / 2, self.boxes[:, 2:4] - self.boxes[:, :2]
         half = (sides * CROP_SCALE + CROP_MARGIN) / 2
-        grown = clip_boxes_(np.concatenate((centres - half, centres + half), axis=1), canvas.shape[:2])
+        grown = clip_boxes_(np.concatenate((centers - half, centers + half), axis=1), canvas.shape[:2])
         for number, (label, (x1, y1, x2, y2)) in enumerate(zip(self.labels, grown.astype(int).tolist(), strict=True)):
             cut = canvas[y1:y2, x1:x2]
             yield label, cut if self.masks is None else np.dstack((cut, self.masks.opacity(number, (x1, y1, x2, y2))))
 
     def drawing(self, style: DrawStyle) -> np.ndarray:
-        """A BGR copy of the picture with class map, masks and boxes, the best on top; drawn once for all writers."""
+        """A BGR copy of the image with semantic mask, masks and boxes, the best on top; drawn once for all writers."""
         if style not in self._drawings:
             scores = self.boxes[:, 4].tolist()
             texts = [self._caption(label, score, style) for label, score in zip(self.labels, scores, strict=True)]
             colors = [palette(c) for c in self.classes]
             boxes = self.boxes[::-1, :4]
             canvas = to_bgr(self.source.frame)
-            if self.class_map is not None and self.semantic is not None:
-                canvas = blended(canvas, self.class_map, self.semantic)
+            if self.semantic_mask is not None and self.semantic is not None:
+                canvas = blended(canvas, self.semantic_mask, self.semantic)
             if self.masks is not None:
                 draw_masks(canvas, self.masks, colors)
             self._drawings[style] = draw_boxes(
@@ -165,15 +165,15 @@ def plural(word: str) -> str:
 
 
 def likeliest_as_box(probs: np.ndarray, size_hw: Sequence[int]) -> np.ndarray:
-    """(1, 6) float32 x1, y1, x2, y2, score, class: the likeliest of (num_classes,) probabilities, as a box around a
-    picture of this size in pixels."""
+    """(1, 6) float32 x1, y1, x2, y2, score, class: the most likely of (num_classes,) probabilities, as a box around a
+    image of this size in pixels."""
     best = int(probs.argmax())
     return np.array([[0, 0, size_hw[1], size_hw[0], probs[best], best]], np.float32)
 
 
 @dataclass
 class ClassResult(Result):
-    """The classes of one picture, as one box around all of it.
+    """The classes of one image, as one box around all of it.
 
     Attributes:
         probs: (num_classes,) probabilities.
@@ -190,25 +190,25 @@ class ClassResult(Result):
         input_hw: tuple[int, int],
         ms: tuple[float, float, float],
     ) -> ClassResult:
-        """The result of a picture with these probabilities."""
+        """The result of an image with these probabilities."""
         return cls(source, likeliest_as_box(probs, source.frame.shape[:2]), names, input_hw, ms, probs=probs)
 
     @property
     def best(self) -> list[tuple[str, float]]:
-        """Name and probability of the five likeliest classes, the likeliest first."""
+        """Name and probability of the five most likely classes, the most likely first."""
         order = np.argsort(-self.probs, kind="stable")[:LIKELIEST]
         return [(self.names.get(int(c), str(c)), float(self.probs[c])) for c in order]
 
     def summary(self) -> str:
-        """The likeliest classes with their probabilities: `ring 0.93, disc 0.04`."""
+        """The most likely classes with their probabilities: `ring 0.93, disc 0.04`."""
         return ", ".join(f"{name} {share:.2f}" for name, share in self.best)
 
     def text_lines(self, *, with_score: bool = True, corners: bool = False) -> list[str]:
-        """`probability name` of the likeliest classes."""
+        """`probability name` of the most likely classes."""
         return [f"{share:g} {name}" for name, share in self.best]
 
     def drawing(self, style: DrawStyle) -> np.ndarray:
-        """A BGR copy of the picture with the likeliest classes written at its top left."""
+        """A BGR copy of the image with the most likely classes written at its top left."""
         if style not in self._drawings:
             canvas = to_bgr(self.source.frame)
             height, top = text_height((canvas.shape[0], canvas.shape[1])), 0

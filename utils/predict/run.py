@@ -1,4 +1,4 @@
-"""One run of detect.py: source, model and writers from its settings, then picture by picture."""
+"""One run of detect.py: source, model and writers from its settings, then image by image."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from utils.predict.predictor import Predictor
 from utils.predict.results import DrawStyle, Result
 from utils.predict.writers import (
     AlbumWriter,
-    ClassMapWriter,
     CropWriter,
     CsvWriter,
     MediaWriter,
+    SemanticMaskWriter,
     StopRunning,
     SubmissionWriter,
     TextWriter,
@@ -51,17 +51,17 @@ class DetectSummary:
 
     Attributes:
         save_dir: the run folder; None where nothing was to be saved.
-        pictures: pictures and video frames looked at.
+        images: images and video frames looked at.
         problems: one line for each input that could not be used.
     """
 
     save_dir: Path | None
-    pictures: int
+    images: int
     problems: tuple[str, ...]
 
 
 def detect(config: DetectConfig) -> DetectSummary:
-    """Look for objects in every picture of the source and hand the results to the writers.
+    """Look for objects in every image of the source and hand the results to the writers.
 
     Raises:
         InputError: a setting, the model or the whole source cannot be used.
@@ -78,7 +78,7 @@ def detect(config: DetectConfig) -> DetectSummary:
         config = outcome.settings(config).check()
         semantic = backend.semantic
         if config.submit and semantic is None:
-            raise InputError(f"--submit: {config.weights[0]} gives no class maps; leave the flag out")
+            raise InputError(f"--submit: {config.weights[0]} gives no semantic masks; leave the flag out")
         predictor = build_predictor(config, backend, outcome)
         style = DrawStyle(config.line_thickness, config.hide_labels, config.hide_conf)
         with ExitStack() as stack:
@@ -95,12 +95,12 @@ def detect(config: DetectConfig) -> DetectSummary:
                 "build_result": partial(outcome.build_result, semantic=semantic) if semantic else outcome.build_result,
                 "features_dir": features_dir,
             }
-            pictures = run_pictures(source, predictor, writers, **show)  # type: ignore[arg-type]
+            images = run_images(source, predictor, writers, **show)  # type: ignore[arg-type]
         if config.update:
             for file in config.weights:
                 strip_checkpoint(find_weights(file))
-        report(source, predictor, save_dir, pictures)
-        return DetectSummary(save_dir, pictures, tuple(source.problems))
+        report(source, predictor, save_dir, images)
+        return DetectSummary(save_dir, images, tuple(source.problems))
 
 
 def source_path(source: str) -> str:
@@ -171,7 +171,7 @@ def build_writers(config: DetectConfig, style: DrawStyle, save_dir: Path | None)
         writers.append(CsvWriter(save_dir / "predictions.csv"))
     if not config.nosave:
         names = UniqueNames()
-        writers += [MediaWriter(save_dir, style, names), ClassMapWriter(save_dir, names)]
+        writers += [MediaWriter(save_dir, style, names), SemanticMaskWriter(save_dir, names)]
     if config.save_as_video:
         writers.append(AlbumWriter(save_dir, style))
     if config.submit:
@@ -179,7 +179,7 @@ def build_writers(config: DetectConfig, style: DrawStyle, save_dir: Path | None)
     return writers
 
 
-def run_pictures(
+def run_images(
     source: Source,
     predictor: Predictor,
     writers: Sequence[Writer],
@@ -200,7 +200,7 @@ def run_pictures(
         features_dir: folder for the feature maps of every layer.
         overlap: False does one thing after the other.
     """
-    pictures = 0
+    images = 0
     with ExitStack() as stack:
         behind: list[Writer] = [BackgroundWriter(writers)] if overlap and writers else list(writers)
         for writer in behind:
@@ -213,7 +213,7 @@ def run_pictures(
         try:
             for items in batches:
                 for result in look_at(items, predictor, build_result, features_dir):
-                    pictures += 1
+                    images += 1
                     write_all(behind, result)
                     LOGGER.info(result.log_line())  # after it, so that what the log names survives a Ctrl-C
                     write_all(viewers, result)
@@ -223,7 +223,7 @@ def run_pictures(
             if not source.endless:
                 raise
             LOGGER.info("ended by Ctrl-C")
-    return pictures
+    return images
 
 
 def look_at(
@@ -262,18 +262,16 @@ def feature_visitor(folder: Path | None, item: SourceFrame) -> Visitor | None:
     return save
 
 
-def report(source: Source, predictor: Predictor, save_dir: Path | None, pictures: int) -> None:
+def report(source: Source, predictor: Predictor, save_dir: Path | None, images: int) -> None:
     """The last lines of the log; InputError if no input could be used."""
     problems = source.problems
-    if not pictures and problems:
+    if not images and problems:
         raise InputError(f"none of {source.inputs} inputs could be used; the first: {problems[0]}")
-    if not pictures and not source.endless:
+    if not images and not source.endless:
         raise InputError("--source: nothing to look at, there were no paths on standard input")
-    if pictures:
-        prepare, network, post = (f"{1000 * watch.seconds / pictures:.1f}ms" for watch in predictor.watches)
-        LOGGER.info(
-            f"Speed: {prepare} preparing, {network} network, {post} post-processing per picture, {pictures} pictures"
-        )
+    if images:
+        prepare, network, post = (f"{1000 * watch.seconds / images:.1f}ms" for watch in predictor.watches)
+        LOGGER.info(f"Speed: {prepare} preparing, {network} network, {post} post-processing per image, {images} images")
     if save_dir is not None:
         texts = save_dir / "labels"
         count = f", {len(list(texts.glob('*.txt')))} text files in {texts}" if texts.is_dir() else ""

@@ -1,4 +1,4 @@
-"""Where results go: annotated media, text lines, a table, cut-outs, windows; each asked once per picture."""
+"""Where results go: annotated media, text lines, a table, crops, windows; each asked once per image."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from utils.core.files import UniqueNames, check_space, folder_name, naming
 from utils.datasets.sources.frames import SourceFrame
 from utils.imaging.letterbox import letterbox
 from utils.imaging.read import imwrite
-from utils.ops.semantic_masks import coloured, source_map
+from utils.ops.semantic_masks import colored, source_map
 from utils.predict.results import DrawStyle, Result
 
 WRITABLE_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 CROP_QUALITY = 95  # of JPEG
-ALBUM, ALBUM_FPS = "all_pictures.mp4", 30.0
+ALBUM, ALBUM_FPS = "all_images.mp4", 30.0
 SPACE_EVERY = 100  # frames of a video between two looks whether the disk still takes anything
 
 
@@ -46,7 +46,7 @@ class VideoFile:
 
     Args:
         file: replaced if it exists.
-        size_hw: of the pictures.
+        size_hw: of the images.
 
     Raises:
         InputError: OpenCV cannot write it, or did not write all of it.
@@ -62,7 +62,7 @@ class VideoFile:
             raise InputError(f"{file}: OpenCV cannot write this video; add --nosave, or check the disk")
 
     def append(self, drawing: np.ndarray, source: SourceFrame) -> None:
-        """Add the picture drawn for a frame."""
+        """Add the image drawn for a frame."""
         times = 1
         if source.live and source.number is not None and self._last is not None:
             times = min(max((source.number - self._last) // source.step, 1), max(round(self.fps), 1))
@@ -86,7 +86,7 @@ class VideoFile:
 
 
 class MediaWriter:
-    """Saves annotated pictures under their own names, annotated videos and streams as .mp4.
+    """Saves annotated images under their own names, annotated videos and streams as .mp4.
 
     A video whose size changes goes on in `<name>_2.mp4`.
 
@@ -103,7 +103,7 @@ class MediaWriter:
         self._parts: Counter[str] = Counter()
 
     def write(self, result: Result) -> None:
-        """Save the picture, or append it to the video it is a frame of."""
+        """Save the image, or append it to the video it is a frame of."""
         drawing, path = result.drawing(self.style), Path(result.source.path)
         if result.source.number is not None:
             self._append(drawing, result.source)
@@ -135,7 +135,7 @@ class MediaWriter:
 
 
 class AlbumWriter:
-    """Shows the annotated pictures, not videos, one after another in one .mp4; other sizes than the first are padded.
+    """Shows the annotated images, not videos, one after another in one .mp4; other sizes than the first are padded.
 
     Args:
         folder: existing folder.
@@ -147,7 +147,7 @@ class AlbumWriter:
         self._video: VideoFile | None = None
 
     def write(self, result: Result) -> None:
-        """Append the picture."""
+        """Append the image."""
         if result.source.number is not None:
             return
         drawing = result.drawing(self.style)
@@ -163,8 +163,8 @@ class AlbumWriter:
             self._video.close()
 
 
-class ClassMapWriter:
-    """Saves the class map of each picture: class numbers in `<stem>_mask.png`, their colours in `<stem>_color.png`.
+class SemanticMaskWriter:
+    """Saves the semantic mask of each image: class numbers in `<stem>_mask.png`, their colors in `<stem>_color.png`.
 
     Args:
         folder: existing folder.
@@ -176,11 +176,11 @@ class ClassMapWriter:
         self._names = UniqueNames() if names is None else names
 
     def write(self, result: Result) -> None:
-        """Save the class map of one picture; frames of videos have none saved."""
-        class_map, classes, path = result.class_map, result.semantic, result.source.path
-        if class_map is None or classes is None or result.source.number is not None:
+        """Save the semantic mask of one image; frames of videos have none saved."""
+        semantic_mask, classes, path = result.semantic_mask, result.semantic, result.source.path
+        if semantic_mask is None or classes is None or result.source.number is not None:
             return
-        for kind, pixels in (("mask", class_map), ("color", coloured(class_map, classes))):
+        for kind, pixels in (("mask", semantic_mask), ("color", colored(semantic_mask, classes))):
             name = self._names.take(f"{path} ({kind})", f"{Path(path).stem}_{kind}", ".png")
             imwrite(self.folder / name, pixels)
 
@@ -189,7 +189,7 @@ class ClassMapWriter:
 
 
 class SubmissionWriter:
-    """Saves class maps as a benchmark's server wants them: `<stem>_pred.png`, the data set's own label numbers.
+    """Saves semantic masks as a benchmark's server wants them: `<stem>_pred.png`, the data set's own label numbers.
 
     Args:
         folder: made if missing.
@@ -201,11 +201,11 @@ class SubmissionWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, result: Result) -> None:
-        """Save the class map of one picture; frames of videos have none saved."""
-        class_map, classes, path = result.class_map, result.semantic, result.source.path
-        if class_map is not None and classes is not None and result.source.number is None:
+        """Save the semantic mask of one image; frames of videos have none saved."""
+        semantic_mask, classes, path = result.semantic_mask, result.semantic, result.source.path
+        if semantic_mask is not None and classes is not None and result.source.number is None:
             name = self._names.take(path, f"{Path(path).stem}_pred", ".png")
-            imwrite(self.folder / name, source_map(class_map, classes))
+            imwrite(self.folder / name, source_map(semantic_mask, classes))
 
     def close(self) -> None:
         """Nothing is left to write."""
@@ -219,7 +219,7 @@ class TextWriter:
     Args:
         folder: made if missing.
         with_score: append the score to each line.
-        corners: normalised x1, y1, x2, y2 instead of centre and size.
+        corners: normalized x1, y1, x2, y2 instead of center and size.
     """
 
     def __init__(self, folder: Path, *, with_score: bool = False, corners: bool = False) -> None:
@@ -228,7 +228,7 @@ class TextWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, result: Result) -> None:
-        """Append the lines of one picture."""
+        """Append the lines of one image."""
         if lines := result.text_lines(with_score=self.with_score, corners=self.corners):
             path, number = result.source.path, result.source.number
             stem = self._names.take(path, Path(path).stem, "")
@@ -253,7 +253,7 @@ class CsvWriter:
         self._rows.writerow(("Image Name", "Prediction", "Confidence"))
 
     def write(self, result: Result) -> None:
-        """Append the rows of one picture."""
+        """Append the rows of one image."""
         name = Path(result.source.path).name
         with naming(self._stream.name):
             for label, score in zip(result.labels, result.boxes[:, 4].tolist(), strict=True):
@@ -276,10 +276,10 @@ class CropWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._last: Counter[Path] = Counter()  # numbers given to the cut-outs of pictures, whose stems may recur
+        self._last: Counter[Path] = Counter()  # numbers given to the crops of images, whose stems may recur
 
     def write(self, result: Result) -> None:
-        """Save the cut-outs of one picture."""
+        """Save the crops of one image."""
         last = self._last if result.source.number is None else Counter[Path]()
         between = "" if result.source.number is None else "_"
         for label, crop in result.crops():
@@ -323,7 +323,7 @@ class WindowViewer:
             ) from error
 
     def write(self, result: Result) -> None:
-        """Show one picture; StopRunning once q was pressed."""
+        """Show one image; StopRunning once q was pressed."""
         cv2.imshow(result.source.path, result.drawing(self.style))
         if cv2.waitKey(1) & 0xFF == ord("q"):
             raise StopRunning

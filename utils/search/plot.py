@@ -22,7 +22,7 @@ def plot_evolution(rows: Sequence[Generation], file: Path, genes: Mapping[str, G
     Args:
         rows: at least one.
         file: .png or .jpg to write.
-        genes: the table; those that do not mutate are drawn in grey.
+        genes: the table; those that do not mutate are drawn in gray.
     """
     fitness = np.array([row.fitness for row in rows])
     best = int(fitness.argmax())

@@ -35,7 +35,7 @@ class TaskOptions:
 
     Attributes:
         imgsz: side of the network input in pixels, already a multiple of the largest stride.
-        batch_size: pictures in a batch.
+        batch_size: images in a batch.
         workers: loader processes, at most.
         cache: None, "ram", "disk" or "val" (the validation split in RAM).
         conf_thres, iou_thres, max_det: post-processing of validation.
@@ -43,12 +43,12 @@ class TaskOptions:
         mask_ratio, no_overlap: as the flags of segment/train.py.
         cutoff, dropout, crop_area, jitter: as the flags of classify/train.py.
         class_weights: as its flag; of train.py, also a weight per class.
-        seg_imgsz: longer side at which class maps are measured; None for that of `imgsz`.
+        seg_imgsz: longer side at which semantic masks are measured; None for that of `imgsz`.
         seg_mosaic, seg_loss, aux_weights, task_weights, seg_batch_size, balance, joint_batches, fitness: as the flags
             of train.py.
         published_weights: start a torchvision network from the weights that are published for it.
         stride: of the model that is measured; a model in training says its own when it is bound.
-        fixed_hw: the only input size of an exported model, which all pictures are fitted into; None where it is free.
+        fixed_hw: the only input size of an exported model, which all images are fitted into; None where it is free.
         mosaic_epochs: epochs with mosaics, the first ones; None for all.
         pin_memory: load into page-locked memory, from which CUDA copies faster.
     """
@@ -96,7 +96,7 @@ class Outputs:
 
     Attributes:
         folder: the run folder.
-        text, scores: text files of a picture each; with the score.
+        text, scores: text files of an image each; with the score.
         hybrid: the labels in the text files too.
         json: COCO JSON file to write and to measure with COCO's own metrics, or None.
         coco_ids: number the classes 1-90 as the COCO set does.
@@ -112,13 +112,13 @@ class Outputs:
 
 @dataclass(frozen=True)
 class PixelStatistics:
-    """Mean and deviation of each channel, of pixels in 0-1, by which a network wants its input normalised."""
+    """Mean and deviation of each channel, of pixels in 0-1, by which a network wants its input normalized."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
-    def normalise_(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in 0-1 normalised in place; their averages serve other numbers of channels."""
+    def normalize_(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in 0-1 normalized in place; their averages serve other numbers of channels."""
         mean, deviation = images.new_tensor(self.mean), images.new_tensor(self.deviation)
         if images.shape[1] != len(mean):
             mean, deviation = mean.mean().view(1), deviation.mean().view(1)
@@ -140,10 +140,10 @@ class Traits:
         train_config, val_config: settings with the task's defaults.
         csv_width: characters of a column of results.csv.
         rate_name: what its columns of learning rates start with; `all_rates`: one for each parameter group.
-        train_pictures: files of the first training batches.
-        val_pictures: files of the first validation batches, with labels ("" for none) and with predictions.
-        pixels: how the input is normalised; None leaves it in 0-1.
-        fit: how a picture is brought to an input size where nothing else is asked for.
+        train_images: files of the first training batches.
+        val_images: files of the first validation batches, with labels ("" for none) and with predictions.
+        pixels: how the input is normalized; None leaves it in 0-1.
+        fit: how an image is brought to an input size where nothing else is asked for.
         qualities: what an exported model is judged by: a title, and the name in `EvalResult.metrics`.
         unused, val_unused: fields of `train_config` and of `val_config` that play no part.
         hyp_defaults: hyperparameters where the file does not name them, other than `Hyperparameters` has.
@@ -156,8 +156,8 @@ class Traits:
     csv_width: int = 20
     rate_name: str = "x/lr"
     all_rates: bool = True
-    train_pictures: tuple[str, ...] = tuple(f"train_batch{i}.jpg" for i in range(3))
-    val_pictures: tuple[tuple[str, str], ...] = tuple(
+    train_images: tuple[str, ...] = tuple(f"train_batch{i}.jpg" for i in range(3))
+    val_images: tuple[tuple[str, str], ...] = tuple(
         (f"val_batch{i}_labels.jpg", f"val_batch{i}_pred.jpg") for i in range(3)
     )
     pixels: PixelStatistics | None = None
@@ -221,7 +221,7 @@ class Task(Protocol):
     @staticmethod
     def names_in(spec: DataSpec) -> Mapping[int, str]: ...
     @staticmethod
-    def list_pictures(spec: DataSpec, split: str) -> ImageIndex: ...
+    def list_images(spec: DataSpec, split: str) -> ImageIndex: ...
     @staticmethod
     def load_graph(cfg: str | Path) -> dict[str, Any]: ...
     def results_row(
@@ -257,7 +257,7 @@ class Steps:
         self._first = 0
 
     def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
-        """Choose the epoch that decides order and augmentation; weights are those of the first loader's pictures.
+        """Choose the epoch that decides order and augmentation; weights are those of the first loader's images.
 
         Args:
             first: steps of the epoch that are passed over.
@@ -282,7 +282,7 @@ class Steps:
             yield from loader
 
 
-def picture_file(name: str, batch: Batch) -> str:
+def image_file(name: str, batch: Batch) -> str:
     """The file of a drawn batch: `val_batch0_pred.jpg`, `val_batch0_semantic_pred.jpg` for one of that kind."""
     if not batch.kind:
         return name
@@ -313,7 +313,7 @@ class InputBuffer:
         self._memory = torch.empty(0, dtype=dtype, device=device)
 
     def load(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 -> float in [0, 1], or normalised."""
+        """(B, C, H, W) uint8 -> float in [0, 1], or normalized."""
         if self._memory.numel() < images.numel():
             self._memory = self._memory.new_empty(images.numel())
         stored = _planes(images) if self.own_threads else images.permute(0, 2, 3, 1)
@@ -324,7 +324,7 @@ class InputBuffer:
             else:
                 scaled.copy_(stored, non_blocking=True).div_(255)
             loaded = scaled if self.own_threads else scaled.permute(0, 3, 1, 2)
-            return loaded if self.pixels is None else self.pixels.normalise_(loaded)
+            return loaded if self.pixels is None else self.pixels.normalize_(loaded)
 
 
 def _planes(images: Tensor) -> Tensor:
@@ -350,10 +350,10 @@ def images_to_device(
     *,
     pixels: PixelStatistics | None = None,
 ) -> Tensor:
-    """(B, C, H, W) uint8 -> channels_last float in [0, 1], or normalised; divided on `device`: less has to travel."""
+    """(B, C, H, W) uint8 -> channels_last float in [0, 1], or normalized; divided on `device`: less has to travel."""
     images = images.to(device, non_blocking=True)
     scaled = images.to(dtype, memory_format=torch.channels_last).div_(255)
-    return scaled if pixels is None else pixels.normalise_(scaled)
+    return scaled if pixels is None else pixels.normalize_(scaled)
 
 
 def names_of_data(spec: DataSpec) -> Mapping[int, str]:

@@ -1,4 +1,4 @@
-"""Classification of whole pictures as a task: network, data, loss and metrics."""
+"""Classification of whole images as a task: network, data, loss and metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.config.classify import ClassifyTrainConfig, ClassifyValConfig
 from utils.config.hyp import Hyperparameters
 from utils.core.logging import LOGGER
 from utils.core.types import Batch, Prediction
-from utils.datasets.classification import ClassificationDataset, fit_centre
+from utils.datasets.classification import ClassificationDataset, fit_center
 from utils.datasets.image_weights import class_weights, image_weights
 from utils.datasets.index.class_folders import load_class_data, load_class_index
 from utils.datasets.index.data_yaml import DataSpec
@@ -34,7 +34,7 @@ AMP_TOLERANCE = 0.1  # of a probability
 
 
 class ClassificationTask:
-    """One of several classes for each picture.
+    """One of several classes for each image.
 
     Args:
         spec: the data set, see `load_class_data`.
@@ -50,17 +50,17 @@ class ClassificationTask:
         csv_width=23,
         rate_name="lr/",
         all_rates=False,
-        train_pictures=("train_images.jpg",),
-        val_pictures=(("", "test_images.jpg"),),
+        train_images=("train_images.jpg",),
+        val_images=(("", "test_images.jpg"),),
         pixels=IMAGENET,
-        fit=fit_centre,
+        fit=fit_center,
         qualities=(("top-1", "metrics/accuracy_top1"),),
         genes=("lr0", "lrf", "momentum", "weight_decay"),
     )
     loss_names = ("loss",)
     load_data = staticmethod(load_class_data)
     names_in = staticmethod(names_of_data)
-    list_pictures = staticmethod(load_class_index)
+    list_images = staticmethod(load_class_index)
     load_graph = staticmethod(load_classifier_graph)
     semantic: SemanticClasses | None = None
 
@@ -72,7 +72,7 @@ class ClassificationTask:
         self._class_weights: Tensor | None = None
 
     def index(self, split: str) -> ImageIndex:
-        """The verified pictures of a split, read once."""
+        """The verified images of a split, read once."""
         if split not in self._indexes:
             self._indexes[split] = load_class_index(self.spec, split, verbose=self.options.verbose)
         return self._indexes[split]
@@ -121,7 +121,7 @@ class ClassificationTask:
         return self._loader("train", augment=True, batch_size=self.options.batch_size)
 
     def eval_loader(self, split: str, *, batch_size: int | None = None, **_: Any) -> StepLoader:
-        """Centres of the pictures of a split; all inputs are square, whatever else is asked for."""
+        """Centers of the images of a split; all inputs are square, whatever else is asked for."""
         return self._loader(split, augment=False, batch_size=batch_size or self.options.batch_size)
 
     def _loader(self, split: str, *, augment: bool, batch_size: int) -> StepLoader:
@@ -142,7 +142,7 @@ class ClassificationTask:
         return Steps(build_loader(dataset, batch_size=batch_size, shuffle=augment, **settings))  # type: ignore[arg-type]
 
     def image_weights(self, per_class: np.ndarray) -> np.ndarray:
-        """(images,) weights by which pictures are drawn: those of rare classes of low accuracy count most."""
+        """(images,) weights by which images are drawn: those of rare classes of low accuracy count most."""
         index = self.index("train")
         return image_weights(index, class_weights(index, len(self.class_names)) * (1 - per_class) ** 2)
 
@@ -157,12 +157,12 @@ class ClassificationTask:
         return LossResult(loss, {"loss": loss.detach()})
 
     def outputs_agree(self, exact: Any, mixed: Any) -> bool:
-        """Whether the probabilities of one picture are nearly the same."""
+        """Whether the probabilities of one image are nearly the same."""
         difference = (probabilities(exact) - probabilities(mixed)).abs().max()
         return bool(difference.isfinite() and difference < AMP_TOLERANCE)
 
     def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]:
-        """The probabilities of each picture, on the CPU."""
+        """The probabilities of each image, on the CPU."""
         return [Prediction(probs=row) for row in probabilities(preds).cpu()]
 
     def build_evaluator(self) -> ClassificationEvaluator:
@@ -173,7 +173,7 @@ class ClassificationTask:
         """None: a classifier's validation writes no files of predictions."""
         return []
 
-    # -- pictures and state ---------------------------------------------------------------------------------------
+    # -- images and state ---------------------------------------------------------------------------------------
 
     def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None:
         """Draw a batch with its classes, or with the classes predicted, in red where they are wrong."""

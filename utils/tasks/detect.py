@@ -31,7 +31,7 @@ from utils.ops.autoanchor import box_sizes, check_anchors
 from utils.ops.nms import non_max_suppression
 from utils.tasks.base import Outputs, Sink, StepLoader, Steps, TaskOptions, Traits, names_of_data, standard_row
 
-VAL_PAD = 0.5  # strides of padding around validation pictures, as the published numbers were measured
+VAL_PAD = 0.5  # strides of padding around validation images, as the published numbers were measured
 AMP_TOLERANCE = 25.6  # pixels, a tenth of the probe's side; broken half precision is off by far more, or not finite
 AMP_COMPARED = 100  # boxes of highest objectness
 
@@ -54,7 +54,7 @@ class DetectionTask:
     loss_names: tuple[str, ...] = ("box_loss", "obj_loss", "cls_loss")
     load_data = staticmethod(load_spec)
     names_in = staticmethod(names_of_data)
-    list_pictures = staticmethod(partial(load_index, require_labels=False))
+    list_images = staticmethod(partial(load_index, require_labels=False))
     load_graph = staticmethod(load_model_yaml)
     results_row = staticmethod(standard_row)
     semantic: SemanticClasses | None = None
@@ -68,7 +68,7 @@ class DetectionTask:
         self._pending_loss_state: Mapping[str, Any] = {}
 
     def index(self, split: str) -> ImageIndex:
-        """The verified pictures and labels of a split, read once."""
+        """The verified images and labels of a split, read once."""
         if split not in self._indexes:
             options = self.options
             self._indexes[split] = load_index(self.spec, split, single_cls=options.single_cls, verbose=options.verbose)
@@ -180,7 +180,7 @@ class DetectionTask:
         return None
 
     def image_weights(self, per_class: np.ndarray) -> np.ndarray:
-        """(images,) weights by which pictures are drawn: rare classes with low mAP count most."""
+        """(images,) weights by which images are drawn: rare classes with low mAP count most."""
         index, num_classes = self.index("train"), len(self.class_names)
         weights = class_weights(index, num_classes) * num_classes * (1 - per_class) ** 2 / num_classes
         return image_weights(index, weights)
@@ -196,7 +196,7 @@ class DetectionTask:
         return result
 
     def outputs_agree(self, exact: Any, mixed: Any) -> bool:
-        """Whether the boxes that score highest in `exact` are nearly the same in `mixed`, both from one picture."""
+        """Whether the boxes that score highest in `exact` are nearly the same in `mixed`, both from one image."""
         rows, others = exact[0][0].float(), mixed[0][0].float()  # (N, 5+) x, y, w, h in pixels, objectness
         best = rows[:, 4].topk(min(AMP_COMPARED, len(rows))).indices
         difference = (rows[best, :4] - others[best, :4]).abs().max()
@@ -207,7 +207,7 @@ class DetectionTask:
         return [Prediction(boxes=rows.cpu()) for rows in self.detections(preds)]
 
     def detections(self, preds: Any, num_masks: int = 0) -> list[Tensor]:
-        """(n, 6 + num_masks) x1, y1, x2, y2, score, class, mask coefficients of every picture, on their device."""
+        """(n, 6 + num_masks) x1, y1, x2, y2, score, class, mask coefficients of every image, on their device."""
         options = self.options
         decoded = preds[0] if isinstance(preds, list | tuple) else preds
         detections = non_max_suppression(
@@ -242,7 +242,7 @@ class DetectionTask:
         """The writer of text files; `iou` as `TextSink.hybrid_iou`."""
         return TextSink(folder, with_score=with_score, hybrid_iou=iou)
 
-    # -- pictures and state ---------------------------------------------------------------------------------------
+    # -- images and state ---------------------------------------------------------------------------------------
 
     def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None:
         """Draw a batch with its labels, or with predictions."""

@@ -1,4 +1,4 @@
-"""Boxes and class maps of one network as a task: made of the tasks of both."""
+"""Boxes and semantic masks of one network as a task: made of the tasks of both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.core.logging import LOGGER
 from utils.core.types import Batch, Prediction
 from utils.datasets.index.data_yaml import DataSpec
 from utils.datasets.index.image_index import ImageIndex
-from utils.datasets.index.semantic_labels import add_class_maps
+from utils.datasets.index.semantic_labels import add_semantic_masks
 from utils.losses.detection import LossResult
 from utils.metrics.joint import JointEvaluator
 from utils.tasks.base import (
@@ -37,7 +37,7 @@ from utils.tasks.base import (
 from utils.tasks.detect import DetectionTask
 from utils.tasks.semantic import SemanticTask, load_semantic_data
 
-SEMANTIC = "semantic"  # kind of the batches that are for class maps only
+SEMANTIC = "semantic"  # kind of the batches that are for semantic masks only
 
 
 class JointTask:
@@ -60,7 +60,7 @@ class JointTask:
     loss_names = (*DetectionTask.loss_names, *SemanticTask.loss_names)
     load_data = staticmethod(load_semantic_data)
     names_in = staticmethod(names_of_data)
-    list_pictures = staticmethod(DetectionTask.list_pictures)
+    list_images = staticmethod(DetectionTask.list_images)
     load_graph = staticmethod(load_model_yaml)
     results_row = staticmethod(standard_row)
 
@@ -72,7 +72,7 @@ class JointTask:
 
     @property
     def options(self) -> TaskOptions:
-        """Settings of the run; those of the class maps differ in size and batch."""
+        """Settings of the run; those of the semantic masks differ in size and batch."""
         return self.boxes.options
 
     @options.setter
@@ -109,13 +109,13 @@ class JointTask:
         loader = self.boxes.train_loader()
         reason = self.boxes.why_apart("train")
         if reason is None:
-            LOGGER.info("Boxes and class maps are trained with the same batches")
+            LOGGER.info("Boxes and semantic masks are trained with the same batches")
             return loader
-        LOGGER.info(f"Boxes and class maps are trained with batches of their own: {reason}")
+        LOGGER.info(f"Boxes and semantic masks are trained with batches of their own: {reason}")
         return Steps(OfKind(loader), OfKind(self.maps.train_loader(), SEMANTIC), balance=self.options.balance)
 
     def eval_loader(self, split: str, **overrides: Any) -> StepLoader:
-        """All pictures for both where one size serves both; else those with boxes, then those with class maps."""
+        """All images for both where one size serves both; else those with boxes, then those with semantic masks."""
         loader = self.boxes.eval_loader(split, **overrides)
         if self.boxes.shares(split):
             return loader
@@ -124,7 +124,7 @@ class JointTask:
         return Passes(OfKind(loader), OfKind(maps, SEMANTIC))
 
     def image_weights(self, per_class: np.ndarray) -> np.ndarray:
-        """Of the pictures with boxes, as for the detector."""
+        """Of the images with boxes, as for the detector."""
         return self.boxes.image_weights(per_class)
 
     # -- step -----------------------------------------------------------------------------------------------------
@@ -144,20 +144,20 @@ class JointTask:
         return LossResult(torch.stack([total for total, _ in parts]).sum(), items)
 
     def outputs_agree(self, exact: Any, mixed: Any) -> bool:
-        """Whether boxes and class maps of one picture are nearly the same."""
+        """Whether boxes and semantic masks of one image are nearly the same."""
         first, second = as_joint(exact), as_joint(mixed)
         boxes = self.boxes.outputs_agree(first.detection, second.detection)
         return boxes and self.maps.outputs_agree(first.semantic, second.semantic)
 
     def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]:
-        """Boxes and class maps, as far as the batch has labels to measure them by."""
+        """Boxes and semantic masks, as far as the batch has labels to measure them by."""
         found = as_joint(preds)
         predictions = [Prediction() for _ in range(len(batch))]
         if batch.kind != SEMANTIC:
             predictions = self.boxes.postprocess(found.detection, batch)
-        if batch.class_maps is not None:
+        if batch.semantic_masks is not None:
             for prediction, own in zip(predictions, self.maps.postprocess(found.semantic, batch), strict=True):
-                prediction.class_map = own.class_map
+                prediction.semantic_mask = own.semantic_mask
         return predictions
 
     def build_evaluator(self) -> JointEvaluator:
@@ -165,13 +165,13 @@ class JointTask:
         return JointEvaluator(self.boxes.build_evaluator(), self.maps.build_evaluator(), weights=self.options.fitness)
 
     def build_sinks(self, outputs: Outputs, split: str) -> list[Sink]:
-        """Those of the detector, which see the pictures with boxes."""
+        """Those of the detector, which see the images with boxes."""
         return [BoxSink(sink) for sink in self.boxes.build_sinks(outputs, split)]
 
-    # -- pictures and state ---------------------------------------------------------------------------------------
+    # -- images and state ---------------------------------------------------------------------------------------
 
     def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None:
-        """Draw a batch with its labels, or with predictions: class maps, and boxes above them."""
+        """Draw a batch with its labels, or with predictions: semantic masks, and boxes above them."""
         boxes = batch.targets if predictions is None else [prediction.boxes for prediction in predictions]
         paint = self.maps.painter(batch, predictions)
         plots.plot_batch(batch.images, boxes, batch.paths, self.class_names, file, paint=paint)
@@ -208,18 +208,18 @@ class BoxPart(DetectionTask):
         self._with_maps: dict[str, ImageIndex] = {}
 
     def index(self, split: str) -> ImageIndex:
-        """As `DetectionTask.index`, with the class maps where the pictures come with them."""
+        """As `DetectionTask.index`, with the semantic masks where the images come with them."""
         if split not in self._with_maps:
             index = super().index(split)
-            self._with_maps[split] = add_class_maps(index, self.maps.index(split)) if self.shares(split) else index
+            self._with_maps[split] = add_semantic_masks(index, self.maps.index(split)) if self.shares(split) else index
         return self._with_maps[split]
 
     def shares(self, split: str) -> bool:
-        """Whether the pictures of a split go in once for boxes and class maps."""
+        """Whether the images of a split go in once for boxes and semantic masks."""
         return self.why_apart(split) is None
 
     def why_apart(self, split: str) -> str | None:
-        """Why boxes and class maps of a split need batches of their own; None where one batch serves both.
+        """Why boxes and semantic masks of a split need batches of their own; None where one batch serves both.
 
         `--joint-batches own` asks for two batches in training; what is measured does not depend on it.
 
@@ -237,14 +237,14 @@ class BoxPart(DetectionTask):
         return reason
 
     def _difference(self, split: str) -> str | None:
-        """How the pictures with boxes differ from those with class maps; None where they are the same."""
+        """How the images with boxes differ from those with semantic masks; None where they are the same."""
         if self.spec.semantic_set is not None:
             return f"{self.spec.path} names a set for each"
         boxes, maps = set(super().index(split).paths), set(self.maps.index(split).paths)
         if boxes == maps:
             return None
         return (
-            f"of the pictures of {self.spec.path}, {split}, {len(boxes - maps)} have no usable class map and "
+            f"of the images of {self.spec.path}, {split}, {len(boxes - maps)} have no usable semantic mask and "
             f"{len(maps - boxes)} have one but cannot be used for boxes"
         )
 

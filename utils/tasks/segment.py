@@ -108,7 +108,7 @@ class SegmentationTask(DetectionTask):
 
 
 def shown_masks(batch: Batch, number: int) -> Tensor:
-    """(m, h, w) bool masks of the labels of one picture, from either form of `Batch.masks`."""
+    """(m, h, w) bool masks of the labels of one image, from either form of `Batch.masks`."""
     assert batch.masks is not None
     own = batch.targets[:, 0] == number
     if batch.masks.dtype == torch.bool:

@@ -28,7 +28,7 @@ from utils.datasets.semantic import SemanticAugmentation, SemanticDataset
 from utils.losses.detection import LossResult
 from utils.losses.semantic import SemanticLoss
 from utils.metrics.semantic import SemanticEvaluator
-from utils.ops.semantic_masks import blended, original_class_map, without_padding
+from utils.ops.semantic_masks import blended, original_semantic_mask, without_padding
 from utils.tasks.base import (
     JOINT_FLAGS,
     MASK_FLAGS,
@@ -42,7 +42,7 @@ from utils.tasks.base import (
 )
 
 AMP_TOLERANCE = 0.1  # of a probability
-WARMUP_ITERATIONS = 800  # at least: with a full rate from the start the loss of class maps may blow up
+WARMUP_ITERATIONS = 800  # at least: with a full rate from the start the loss of semantic masks may blow up
 BOX_FLAGS = frozenset({"single_cls", "autobalance", "noautoanchor", "rect"})
 VAL_BOX_FLAGS = frozenset(
     {"conf_thres", "iou_thres", "max_det", "single_cls", "save_txt", "save_hybrid", "save_conf", "save_json", "coco"}
@@ -50,11 +50,11 @@ VAL_BOX_FLAGS = frozenset(
 
 
 def load_semantic_data(data: str | Path, *, prepare: bool = True) -> DataSpec:
-    """As `load_spec`; InputError for a set without class maps."""
+    """As `load_spec`; InputError for a set without semantic masks."""
     spec = load_spec(data, prepare=prepare)
     if spec.semantic is None:
         raise InputError(
-            f"{spec.path}: key 'semantic' is missing, which tells where the class maps are and what their values "
+            f"{spec.path}: key 'semantic' is missing, which tells where the semantic masks are and what their values "
             "mean; see docs/semantic.md"
         )
     return spec
@@ -66,16 +66,16 @@ def names_of_classes(spec: DataSpec) -> Mapping[int, str]:
 
 
 def refuse(options: TaskOptions) -> None:
-    """InputError for options that cannot be had with class maps."""
+    """InputError for options that cannot be had with semantic masks."""
     if options.quad:
-        raise InputError("--quad joins pictures with boxes only, class maps have no such form; leave it out")
+        raise InputError("--quad joins images with boxes only, semantic masks have no such form; leave it out")
 
 
 class SemanticTask:
-    """Class maps of the semantic heads.
+    """Semantic masks of the semantic heads.
 
     Args:
-        spec: the data set, with class maps.
+        spec: the data set, with semantic masks.
         hyp: recipe numbers.
         options: settings of this run.
         channels: channels of the network input.
@@ -98,7 +98,7 @@ class SemanticTask:
     loss_names: tuple[str, ...] = ("sem_loss",)
     load_data = staticmethod(load_semantic_data)
     names_in = staticmethod(names_of_classes)
-    list_pictures = staticmethod(load_semantic_index)
+    list_images = staticmethod(load_semantic_index)
     load_graph = staticmethod(load_model_yaml)
     results_row = staticmethod(standard_row)
 
@@ -119,14 +119,14 @@ class SemanticTask:
         self._loss: SemanticLoss | None = None
 
     def index(self, split: str) -> ImageIndex:
-        """The pictures of a split that have a good class map, read once."""
+        """The images of a split that have a good semantic mask, read once."""
         if split not in self._indexes:
             self._indexes[split] = load_semantic_index(self.spec, split, verbose=self.options.verbose)
         return self._indexes[split]
 
     @property
     def side(self) -> int:
-        """Longer side of the pictures as they are measured, and around which training scales them, pixels."""
+        """Longer side of the images as they are measured, and around which training scales them, pixels."""
         return max(rounded_up(self.options.seg_imgsz or self.options.imgsz, self.stride), 2 * self.stride)
 
     # -- network --------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class SemanticTask:
         if given is not True:
             return given
         pixels = self.index("train").pixels
-        assert pixels is not None, "counted while the class maps were checked"
+        assert pixels is not None, "counted while the semantic masks were checked"
         return rarity_weights(pixels.sum(axis=0))
 
     def prepare_training(self, model: BaseModel, save_dir: Path, *, anchors: bool, plots: bool) -> None:
@@ -181,7 +181,7 @@ class SemanticTask:
     def eval_loader(
         self, split: str, *, rect: bool = True, batch_size: int | None = None, pad: float = 0.0
     ) -> StepLoader:
-        """Batches of a split with the pictures' own class maps; rectangular unless `rect=False` is given."""
+        """Batches of a split with the images' own semantic masks; rectangular unless `rect=False` is given."""
         rect = rect and self.options.fixed_hw is None
         return self._loader(split, augment=False, rect=rect, pad=pad, batch_size=batch_size or self.options.batch_size)
 
@@ -209,62 +209,65 @@ class SemanticTask:
         return Steps(build_loader(dataset, batch_size=batch_size, shuffle=augment, **settings))  # type: ignore[arg-type]
 
     def augmentation(self, index: ImageIndex) -> SemanticAugmentation:
-        """Sizes around `side`, crops of `imgsz` in the shape of the pictures, strengths of the hyp file."""
+        """Sizes around `side`, crops of `imgsz` in the shape of the images, strengths of the hyp file."""
         numbers = {f.name: getattr(self.hyp, f"seg_{f.name}") for f in fields(SemanticAugmentation)[2:]}
         try:
-            made = SemanticAugmentation.for_pictures(index.sizes_hw, self.options.imgsz, **numbers)
+            made = SemanticAugmentation.for_images(index.sizes_hw, self.options.imgsz, **numbers)
         except ValueError as error:
             raise InputError(f"hyp: seg_low, seg_high, seg_std: {error}") from error
         height, width = (rounded_up(side, self.stride) for side in made.crop_hw)
         return replace(made, base=self.side, crop_hw=(height, width))
 
     def image_weights(self, per_class: np.ndarray) -> np.ndarray:
-        """InputError: every picture has pixels of most classes."""
+        """InputError: every image has pixels of most classes."""
         raise InputError(f"--image-weights: plays no part in task {self.name!r}; --class-weights weighs the pixels")
 
     # -- step -----------------------------------------------------------------------------------------------------
 
     def losses(self, preds: Any, batch: Batch) -> LossResult | None:
         """Loss of the logits, with those of auxiliary heads in training; None where no network is bound."""
-        if self._loss is None or batch.class_maps is None:
+        if self._loss is None or batch.semantic_masks is None:
             return None
         outputs = [preds] if isinstance(preds, Tensor) else list(preds)
-        maps, size_hw = batch.class_maps, outputs[0].shape[2:]
+        maps, size_hw = batch.semantic_masks, outputs[0].shape[2:]
         if maps.shape[1:] != size_hw:  # --multi-scale
             maps = F.interpolate(maps[:, None], size_hw, mode="nearest-exact")[:, 0]
         result: LossResult = self._loss(outputs, maps)
         return result
 
     def outputs_agree(self, exact: Any, mixed: Any) -> bool:
-        """Whether the classes' probabilities of one picture are nearly the same."""
+        """Whether the classes' probabilities of one image are nearly the same."""
         difference = (exact.float().softmax(1) - mixed.float().softmax(1)).abs().max()
         return bool(difference.isfinite() and difference < AMP_TOLERANCE)
 
     def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]:
-        """The class map of each picture at the size of its label: the picture's own, else that of the input."""
+        """The semantic mask of each image at the size of its label: the image's own, else that of the input."""
         logits: Tensor = preds if isinstance(preds, Tensor) else preds[0]
         if batch.original_maps is None:
-            return [Prediction(class_map=scores.argmax(0).to(torch.uint8)) for scores in logits]
+            return [Prediction(semantic_mask=scores.argmax(0).to(torch.uint8)) for scores in logits]
         fits = [fit for fit in batch.letterboxes if fit is not None]
-        return [Prediction(class_map=original_class_map(scores, fit)) for scores, fit in zip(logits, fits, strict=True)]
+        return [
+            Prediction(semantic_mask=original_semantic_mask(scores, fit))
+            for scores, fit in zip(logits, fits, strict=True)
+        ]
 
     def build_evaluator(self) -> SemanticEvaluator:
         """Metrics over a split."""
         return SemanticEvaluator(self.semantic, per_class=self.options.verbose)
 
     def build_sinks(self, outputs: Outputs, split: str) -> list[Sink]:
-        """None: class maps are written by detect.py."""
+        """None: semantic masks are written by detect.py."""
         return []
 
-    # -- pictures and state ---------------------------------------------------------------------------------------
+    # -- images and state ---------------------------------------------------------------------------------------
 
     def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None:
-        """Draw a batch under the colours of its labels, or of predictions."""
+        """Draw a batch under the colors of its labels, or of predictions."""
         nothing: list[None] = [None] * len(batch)
         plots.plot_batch(batch.images, nothing, batch.paths, {}, file, paint=self.painter(batch, predictions))
 
     def painter(self, batch: Batch, predictions: Sequence[Prediction] | None) -> plots.Painter:
-        """What colours a drawn picture of the batch in place."""
+        """What colors a drawn image of the batch in place."""
 
         def paint(cell: np.ndarray, number: int) -> None:
             shown = shown_map(batch, number, predictions, self.semantic.ignore)
@@ -283,10 +286,10 @@ class SemanticTask:
 
 
 def shown_map(batch: Batch, number: int, predictions: Sequence[Prediction] | None, ignore: int) -> np.ndarray | None:
-    """(H, W) uint8 classes over the network input of picture `number`, labelled or predicted; None without any."""
+    """(H, W) uint8 classes over the network input of image `number`, labelled or predicted; None without any."""
     if predictions is None:
-        return None if batch.class_maps is None else batch.class_maps[number].cpu().numpy()
-    found = predictions[number].class_map
+        return None if batch.semantic_masks is None else batch.semantic_masks[number].cpu().numpy()
+    found = predictions[number].semantic_mask
     if found is None:
         return None
     size_hw = batch.images.shape[2:]

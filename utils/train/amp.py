@@ -55,7 +55,7 @@ def checked_amp(
     if dtype is None:
         return None
     training = model.training
-    images = probe_picture(int(getattr(model, "yaml", {}).get("ch", 3))).to(device)
+    images = probe_image(int(getattr(model, "yaml", {}).get("ch", 3))).to(device)
     exact, mixed = (_outputs(model.eval(), images, d) for d in (None, dtype))
     model.train(training)
     if agree(exact, mixed):
@@ -66,7 +66,7 @@ def checked_amp(
     return None
 
 
-def probe_picture(channels: int) -> Tensor:
+def probe_image(channels: int) -> Tensor:
     """(1, C, 256, 256) a smooth pattern in [0, 1]."""
     ramp = torch.linspace(0, 12, PROBE_SIDE)
     pattern = (ramp.sin()[:, None] * ramp.cos()[None] + 1) / 2

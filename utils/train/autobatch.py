@@ -35,7 +35,7 @@ def automatic_batch(config: TrainConfig, task: Task, model: BaseModel, device: t
     the default of the command.
 
     Raises:
-        InputError: not even one picture fits, or there are several processes.
+        InputError: not even one image fits, or there are several processes.
     """
     if distributed.world_size() > 1:
         raise InputError("--batch-size -1: measures one process; give a number for several")
@@ -48,7 +48,7 @@ def automatic_batch(config: TrainConfig, task: Task, model: BaseModel, device: t
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     room = f"{SHARE:.0%} of the {free / 2**30:.1f} GiB that are free"
     options, state = task.options, deepcopy(task.state_dict())
-    most = min(LARGEST, 1 << (pictures_of(task) - 1).bit_length())
+    most = min(LARGEST, 1 << (images_of(task) - 1).bit_length())
 
     def measure(batch: int) -> int | None:
         return memory_of_step(replace(config, batch_size=batch), task, model, device)
@@ -60,7 +60,7 @@ def automatic_batch(config: TrainConfig, task: Task, model: BaseModel, device: t
         task.load_state_dict(state)
     if not found:
         raise InputError(
-            f"--batch-size -1: one picture of {options.imgsz} px needs more than {room}; lower --imgsz, or give "
+            f"--batch-size -1: one image of {options.imgsz} px needs more than {room}; lower --imgsz, or give "
             "--checkpoint-activations"
         )
     LOGGER.info(
@@ -69,8 +69,8 @@ def automatic_batch(config: TrainConfig, task: Task, model: BaseModel, device: t
     return found
 
 
-def pictures_of(task: Task) -> int:
-    """Pictures in the training split: a larger batch makes no sense."""
+def images_of(task: Task) -> int:
+    """Images in the training split: a larger batch makes no sense."""
     task.options = replace(task.options, batch_size=1, workers=0, cache=None)
     return max(len(task.train_loader()), 1)
 
@@ -128,7 +128,7 @@ def memory_of_step(config: TrainConfig, task: Task, model: BaseModel, device: to
 
 
 def take_steps(config: TrainConfig, task: Task, model: BaseModel, device: torch.device) -> None:
-    """A few steps of a training on a copy of the network, at the largest of its picture sizes; nothing is written."""
+    """A few steps of a training on a copy of the network, at the largest of its image sizes; nothing is written."""
     trainer = Trainer(task, deepcopy(model), config, device=device, save_dir=Path(), callbacks=Callbacks())
     trainer.model.train()
     trainer.optimizer.zero_grad()

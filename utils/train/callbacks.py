@@ -72,13 +72,13 @@ class Callbacks:
 
 
 class CallbackSink:
-    """Tells the listeners of a run of every measured picture and batch, of several processes of the main one's."""
+    """Tells the listeners of a run of every measured image and batch, of several processes of the main one's."""
 
     def __init__(self, callbacks: Callbacks) -> None:
         self.callbacks = callbacks
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """`on_val_image_end` for each picture, then `on_val_batch_end`."""
+        """`on_val_image_end` for each image, then `on_val_batch_end`."""
         for path, prediction in zip(batch.paths, predictions, strict=True):
             self.callbacks.run("on_val_image_end", path=path, prediction=prediction)
         self.callbacks.run("on_val_batch_end", batch=batch, predictions=predictions)

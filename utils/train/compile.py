@@ -17,7 +17,7 @@ def compile_network(model: nn.Module, device: torch.device) -> bool:
         LOGGER.warning(f"WARNING --compile: cannot be used here ({reason}): training without")
         return False
     model.compile()
-    LOGGER.info("--compile: the first steps, and those of a new picture size, take a minute or so longer")
+    LOGGER.info("--compile: the first steps, and those of a new image size, take a minute or so longer")
     return True
 
 

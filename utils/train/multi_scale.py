@@ -1,4 +1,4 @@
-"""`--multi-scale`: the side of each iteration's pictures, a pure function of seed and iteration."""
+"""`--multi-scale`: the side of each iteration's images, a pure function of seed and iteration."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def grid_of(stride: Tensor) -> int:
 def scaled_side(seed: int, iteration: int, imgsz: int, grid: int) -> int:
     """A side drawn from half to one and a half times `imgsz`, a multiple of the grid.
 
-    As everywhere two cells of the grid are the least: batch norm cannot train on a single picture of one cell.
+    As everywhere two cells of the grid are the least: batch norm cannot train on a single image of one cell.
     """
     rng = np.random.default_rng((seed, iteration))
     return max(int(rng.integers(int(imgsz * 0.5), int(imgsz * 1.5) + grid)) // grid, 2) * grid
 
 
 def rescaled(images: Tensor, side: int, grid: int) -> Tensor:
-    """(B, C, H, W) pictures with that longer side, both sides multiples of the grid."""
+    """(B, C, H, W) images with that longer side, both sides multiples of the grid."""
     factor = side / max(images.shape[2:])
     if factor == 1:
         return images
@@ -34,6 +34,6 @@ def rescaled(images: Tensor, side: int, grid: int) -> Tensor:
 
 
 def largest_scale(seed: int, imgsz: int, model: torch.nn.Module) -> int:
-    """An iteration whose pictures have the largest side of the first few hundred."""
+    """An iteration whose images have the largest side of the first few hundred."""
     grid = grid_of(model.stride)  # type: ignore[arg-type]
     return max(range(LOOKED_AT), key=lambda iteration: scaled_side(seed, iteration, imgsz, grid))

@@ -37,7 +37,7 @@ def build_optimizer(
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """All parameters as biases, decayed weights and weights of normalisation layers, each once."""
+    """All parameters as biases, decayed weights and weights of normalization layers, each once."""
     norm_layers = tuple(kind for kind in vars(nn).values() if isinstance(kind, type) and "Norm" in kind.__name__)
     biases, weights, norms = [], [], []
     for module in model.modules():
@@ -67,7 +67,7 @@ class Schedule:
         hyp: lr0, lrf, momentum and the warm-up numbers.
         epochs: length of the run.
         batches: batches in an epoch.
-        batch_size: pictures in a batch.
+        batch_size: images in a batch.
         cosine: shape of the decay.
         floor: never gather more than the nominal batch; otherwise the nearest whole number of batches.
     """

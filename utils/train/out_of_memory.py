@@ -36,7 +36,7 @@ def fit_within_memory(config: TrainConfig, *listeners: object) -> tuple[Trainer,
         listeners: callbacks to add.
 
     Raises:
-        InputError: memory ran out later, in a resumed run, with several processes or with a single picture.
+        InputError: memory ran out later, in a resumed run, with several processes or with a single image.
     """
     while True:
         trainer, counter = build_trainer(config), EpochCounter()
@@ -69,7 +69,7 @@ def halved(trainer: Trainer, *, first_epoch: bool) -> TrainConfig:
     half = size // 2
     LOGGER.warning(
         f"\nWARNING {place}: starting anew with batches of {half}; their gradients are gathered up to "
-        f"{trainer.task.hyp.nominal_batch:g} pictures a step, as before"
+        f"{trainer.task.hyp.nominal_batch:g} images a step, as before"
     )
     folder = trainer.save_dir
     changes: dict[str, Any] = {

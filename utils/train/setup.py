@@ -24,7 +24,7 @@ from utils.core.errors import InputError
 from utils.core.files import atomic_write, find_file, increment_path, make_run_folder
 from utils.core.logging import LOGGER, log_to
 from utils.loggers.registry import build_listeners, wanted_services
-from utils.loggers.run_folder import CSVLogger, EpochLines, ResultsPicture
+from utils.loggers.run_folder import CSVLogger, EpochLines, ResultsImage
 from utils.tasks.base import Task, TaskOptions
 from utils.tasks.registry import build_task, find_task
 from utils.train.autobatch import automatic_batch
@@ -141,7 +141,7 @@ def announce(device: torch.device, config: TrainConfig) -> None:
         LOGGER.setLevel(logging.ERROR)
     LOGGER.info(describe_device(device))
     if processes > 1:
-        LOGGER.info(f"{processes} processes share each batch of {config.batch_size} pictures")
+        LOGGER.info(f"{processes} processes share each batch of {config.batch_size} images")
     elif config.sync_bn:
         LOGGER.warning("--sync-bn: one process has nobody to share batch norms with: no effect")
 
@@ -151,7 +151,7 @@ def build_callbacks(config: TrainConfig, task: Task, save_dir: Path, services: l
     table = CSVLogger(save_dir / "results.csv", width=task.traits.csv_width)
     callbacks = Callbacks([table, EpochLines(config.epochs), *build_listeners(config, services)])
     if not config.noplots:
-        callbacks.add(ResultsPicture(table.file))
+        callbacks.add(ResultsImage(table.file))
     return callbacks
 
 

@@ -1,4 +1,4 @@
-"""Batch norm over the pictures of all processes (`--sync-bn`)."""
+"""Batch norm over the images of all processes (`--sync-bn`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
     """Batch norm whose mean and variance in training are those of the batches of all processes together.
 
     For processors, where `nn.SyncBatchNorm` refuses. The sums over the processes carry gradients, so training is that
-    of one process with the whole batch; a process without a picture takes part. Of a single value in all processes the
+    of one process with the whole batch; a process without an image takes part. Of a single value in all processes the
     running statistics are used: its own mean would make it a constant. Buffers and state dict are those of
     `nn.BatchNorm2d`.
 
@@ -27,7 +27,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         """Any number of dimensions from two on."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalised maps; the running statistics move in training."""
+        """Normalized maps; the running statistics move in training."""
         if not self.training or world_size() == 1:
             return super().forward(input)
         x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
@@ -37,16 +37,16 @@ class SharedBatchNorm(nn.BatchNorm2d):
         sums = _AllSum.apply(torch.cat((x.sum(dims), own_count)))
         count = sums[-1].detach()
         if count == 1 and self.running_mean is not None and self.running_var is not None:
-            centred, variance = x - self.running_mean.view(shape), self.running_var
+            centered, variance = x - self.running_mean.view(shape), self.running_var
         else:
             mean = sums[:-1] / count
-            centred = x - mean.view(shape)
-            variance = _AllSum.apply(centred.square().sum(dims)) / count
+            centered = x - mean.view(shape)
+            variance = _AllSum.apply(centered.square().sum(dims)) / count
             self._follow(mean.detach(), variance.detach() * (count / (count - 1).clamp(min=1)))
         scale = (variance + self.eps).rsqrt()
         if self.weight is None:
-            return (centred * scale.view(shape)).to(input.dtype)
-        result = centred * (scale * self.weight).view(shape) + self.bias.view(shape)
+            return (centered * scale.view(shape)).to(input.dtype)
+        result = centered * (scale * self.weight).view(shape) + self.bias.view(shape)
         return result.to(input.dtype)
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ from utils.core.logging import LOGGER, WATCHED, hidden_bar
 from utils.core.types import Batch
 from utils.evaluate.validator import ValidationResult, validate
 from utils.losses.meter import LossMeter
-from utils.tasks.base import Task, images_to_device, picture_file
+from utils.tasks.base import Task, image_file, images_to_device
 from utils.train.amp import checked_amp, setting_of, wanted_dtype
 from utils.train.callbacks import Callbacks, CallbackSink
 from utils.train.early_stopping import EarlyStopping
@@ -145,7 +145,7 @@ class Trainer:
         """All epochs still to do; returns the last one done."""
         config = self.config
         LOGGER.info(
-            f"Pictures of {self.task.options.imgsz} px, {len(self.loader)} batches of {config.batch_size} an epoch\n"
+            f"Images of {self.task.options.imgsz} px, {len(self.loader)} batches of {config.batch_size} an epoch\n"
             f"Results go to {self.save_dir}\nTraining for {config.epochs} epochs..."
         )
         epoch = self.start_epoch - 1
@@ -181,7 +181,7 @@ class Trainer:
         self.callbacks.run("on_train_epoch_start", epoch=epoch)
         interval = CUDA_SYNC_INTERVAL if self.device.type == "cuda" else 1
         self.optimizer.zero_grad()
-        pictures = self.task.traits.train_pictures
+        images = self.task.traits.train_images
         waiting, steps, means = 0, 0, {}
         with self._progress_bar(first) as bar:
             for number, batches in enumerate(self.loader, first):
@@ -202,9 +202,9 @@ class Trainer:
                     means = meter.read()
                     self._show(bar, epoch, means, batches, size)
                 bar.update()
-                if iteration < len(pictures) and distributed.is_main() and not self.config.noplots:
+                if iteration < len(images) and distributed.is_main() and not self.config.noplots:
                     for batch in batches:
-                        self.task.plot_batch(batch, self.save_dir / picture_file(pictures[iteration], batch))
+                        self.task.plot_batch(batch, self.save_dir / image_file(images[iteration], batch))
                 self.callbacks.run("on_train_batch_end", epoch=epoch, iteration=iteration)
         self.callbacks.run("on_train_epoch_end", epoch=epoch)
         return means
@@ -214,7 +214,7 @@ class Trainer:
         torch.manual_seed(self.config.seed * 100003 + iteration + (distributed.rank() << 40))
 
     def _backward(self, batches: list[Batch], iteration: int, meter: LossMeter) -> int:
-        """Forward and backward of a step's batches; returns the side of the pictures that went through last."""
+        """Forward and backward of a step's batches; returns the side of the images that went through last."""
         items: dict[str, Tensor] = {}
         for batch in batches:
             on_device = batch.to(self.device, non_blocking=True)
@@ -265,7 +265,7 @@ class Trainer:
 
     def _validate(self) -> ValidationResult:
         """Measure the EMA model on the validation split."""
-        distributed.copy_from_main_(self.ema.model.buffers())  # batch norms have seen other pictures in each process
+        distributed.copy_from_main_(self.ema.model.buffers())  # batch norms have seen other images in each process
         self.callbacks.run("on_val_start")
         result = validate(
             self.task,

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 class Sums(ExportedBackend):
-    """Gives each picture's sum, and keeps the shapes it was run with."""
+    """Gives each image's sum, and keeps the shapes it was run with."""
 
     title = "Sums"
 
@@ -35,13 +35,13 @@ class Sums(ExportedBackend):
         return [total.expand(-1, 2, 6), -total]
 
 
-def pictures(count: int, height: int = 32, width: int = 64) -> Tensor:
+def make_images(count: int, height: int = 32, width: int = 64) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("batch", "shapes"), [(1, [1]), (2, [2]), (3, [2, 2]), (5, [2, 2, 2])])
-def test_any_number_of_pictures_goes_through_a_fixed_batch(batch: int, shapes: list[int]) -> None:
-    backend, images = Sums(fixed_batch=2), pictures(batch)
+def test_any_number_of_images_goes_through_a_fixed_batch(batch: int, shapes: list[int]) -> None:
+    backend, images = Sums(fixed_batch=2), make_images(batch)
     found, negative = backend.forward(images)
     assert [shape[0] for shape in backend.shapes] == ([2] if batch == 1 else shapes)
     torch.testing.assert_close(found[:, 0, 0], images.sum(dim=(1, 2, 3)))
@@ -55,45 +55,45 @@ class Logits(Sums):
 
 def test_logits_are_no_boxes() -> None:
     """The runtimes of TensorFlow's files take boxes for shares of the sides whatever the files say."""
-    assert (Logits(ModelInfo(task="classify", normalized=True)).forward(pictures(2)) == 1).all()
+    assert (Logits(ModelInfo(task="classify", normalized=True)).forward(make_images(2)) == 1).all()
 
 
 def test_a_free_batch_is_run_at_once() -> None:
     backend = Sums()
-    backend.forward(pictures(5).to(memory_format=torch.channels_last))
+    backend.forward(make_images(5).to(memory_format=torch.channels_last))
     assert backend.shapes == [(5, 3, 32, 64)]
 
 
 def test_a_fixed_size_is_the_only_one() -> None:
     backend = Sums(fixed_hw=(32, 64))
-    backend.forward(pictures(1))
-    with pytest.raises(InputError, match=r"m\.sums: takes 32x64 pictures only, not 64x64; give --imgsz 32 64, or"):
-        backend.forward(pictures(1, 64, 64))
+    backend.forward(make_images(1))
+    with pytest.raises(InputError, match=r"m\.sums: takes 32x64 images only, not 64x64; give --imgsz 32 64, or"):
+        backend.forward(make_images(1, 64, 64))
     backend.warmup((640, 640))
     assert backend.shapes == [(1, 3, 32, 64)] * 2
 
 
 def test_channels_have_to_agree() -> None:
-    with pytest.raises(InputError, match="takes 4 channels, the pictures have 3"):
-        Sums(ModelInfo(channels=4)).forward(pictures(1))
+    with pytest.raises(InputError, match="takes 4 channels, the images have 3"):
+        Sums(ModelInfo(channels=4)).forward(make_images(1))
 
 
 def test_options_of_checkpoints_only() -> None:
     with pytest.raises(InputError, match=r"--augment needs a \.pt file, Sums runs one size"):
-        Sums().forward(pictures(1), augment=True)
+        Sums().forward(make_images(1), augment=True)
     with pytest.raises(InputError, match=r"--visualize needs a \.pt file"):
-        Sums().forward(pictures(1), visualize=lambda layer, output: None)
+        Sums().forward(make_images(1), visualize=lambda layer, output: None)
 
 
-def test_pictures_arrive_in_the_type_of_the_file_and_results_in_single() -> None:
+def test_images_arrive_in_the_type_of_the_file_and_results_in_single() -> None:
     backend = Sums(dtype=torch.float16)
-    assert backend.forward(pictures(1))[0].dtype == torch.float32
+    assert backend.forward(make_images(1))[0].dtype == torch.float32
     assert backend.types == [torch.float16]
 
 
 def test_suppressed_and_normalized_outputs() -> None:
-    assert isinstance(Sums(ModelInfo(nms=True)).forward(pictures(2)), Suppressed)
-    images = pictures(1)
+    assert isinstance(Sums(ModelInfo(nms=True)).forward(make_images(2)), Suppressed)
+    images = make_images(1)
     boxes = Sums(ModelInfo(normalized=True)).forward(images)[0]
     expected = images.sum() * torch.tensor([64.0, 32, 64, 32, 1, 1])
     torch.testing.assert_close(boxes[0, 0], expected)
@@ -133,21 +133,21 @@ class Failing(Sums):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyError, type("OfARuntime", (Exception,), {})])
-def test_what_a_runtime_has_against_a_picture_is_one_line(error: type[Exception]) -> None:
+def test_what_a_runtime_has_against_an_image_is_one_line(error: type[Exception]) -> None:
     pattern = (
-        r"^m\.sums: cannot run pictures of shape \(1, 3, 32, 64\) \(.*bad side'?\); "
+        r"^m\.sums: cannot run images of shape \(1, 3, 32, 64\) \(.*bad side'?\); "
         "it may take one size only: give that --imgsz, or export it again$"
     )
     message = "bad side" if error is KeyError else "Traceback\n  of the interpreter\n\nbad side\n"
     with pytest.raises(InputError, match=pattern):
-        Failing(error(message)).forward(pictures(1))
+        Failing(error(message)).forward(make_images(1))
 
 
 def test_a_file_of_a_known_size_is_not_said_to_want_another() -> None:
     backend = Failing(RuntimeError("lacks data"))
     backend.fixed_hw = (32, 64)
     with pytest.raises(InputError, match=r"\(lacks data\); copy or export it again$"):
-        backend.forward(pictures(1))
+        backend.forward(make_images(1))
 
 
 @pytest.mark.parametrize(
@@ -156,5 +156,5 @@ def test_a_file_of_a_known_size_is_not_said_to_want_another() -> None:
 )
 def test_faults_of_the_machine_stay_what_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
-        Failing(error).forward(pictures(1))
+        Failing(error).forward(make_images(1))
     assert caught.value is error

@@ -23,12 +23,12 @@ class MockModel:
     """Mock of coremltools.models.MLModel: checks what it is given and answers with fixed arrays."""
 
     def __init__(self, answer: dict[str, np.ndarray]) -> None:
-        self.answer, self.pictures = answer, []
+        self.answer, self.images = answer, []
 
     def predict(self, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
         assert isinstance(inputs["image"], Image.Image)
         assert inputs["image"].mode == "RGB"
-        self.pictures.append(np.asarray(inputs["image"]))
+        self.images.append(np.asarray(inputs["image"]))
         return self.answer
 
 
@@ -37,14 +37,14 @@ def backend(answer: dict[str, np.ndarray], **info: Any) -> CoreMLBackend:
     return CoreMLBackend("m.mlpackage", MockModel(answer), described, device=CPU, names={0: "cat"})
 
 
-def test_pictures_go_in_one_by_one_as_the_mock_sees_them() -> None:
+def test_images_go_in_one_by_one_as_the_mock_sees_them() -> None:
     rows = np.arange(14, dtype=np.float32).reshape(1, 2, 7)
     loaded = backend({"output0": rows})
     pixels = torch.randint(0, 256, (3, 3, 32, 64), dtype=torch.uint8)
     output = loaded.forward(pixels.float() / 255)
     assert output.shape == (3, 2, 7)
     np.testing.assert_array_equal(output[2], rows[0])
-    for seen, given in zip(loaded.model.pictures, pixels, strict=True):
+    for seen, given in zip(loaded.model.images, pixels, strict=True):
         np.testing.assert_array_equal(seen, given.permute(1, 2, 0))
     assert loaded.names == {0: "cat"}
 
@@ -63,14 +63,14 @@ def test_apple_s_own_suppression_stage_is_read() -> None:
     loaded, nothing = backend(answer), {name: array[:0] for name, array in answer.items()}
     answers = iter([answer, nothing])
     loaded.model.predict = lambda _: next(answers)
-    rows = loaded.forward(torch.zeros(2, 3, 32, 64))  # one box in the first picture, none in the second
+    rows = loaded.forward(torch.zeros(2, 3, 32, 64))  # one box in the first image, none in the second
     assert rows.shape == (2, 1, 7)
     assert rows[0, 0].tolist() == pytest.approx([32, 8, 8, 16, 1, 0.1, 0.9])
     assert not rows[1].any()
 
 
 def test_another_size_is_refused() -> None:
-    with pytest.raises(InputError, match=r"m\.mlpackage: takes 32x64 pictures only, not 64x64; give --imgsz 32 64"):
+    with pytest.raises(InputError, match=r"m\.mlpackage: takes 32x64 images only, not 64x64; give --imgsz 32 64"):
         backend({"output0": np.zeros((1, 2, 7), np.float32)}).forward(torch.zeros(1, 3, 64, 64))
 
 

@@ -152,7 +152,7 @@ def test_what_cannot_be_loaded(file: Any, message: str) -> None:
 
 
 def write_onnx(file: Path, rows: list[list[float]], size_hw: tuple[int, int]) -> Path:
-    """A graph that finds the same rows in every picture of one size, moved by its least value."""
+    """A graph that finds the same rows in every image of one size, moved by its least value."""
     onnx = pytest.importorskip("onnx")
     helper, kinds = onnx.helper, onnx.TensorProto
     constant = onnx.numpy_helper.from_array(np.array([rows], np.float32), "rows")
@@ -171,13 +171,13 @@ def write_onnx(file: Path, rows: list[list[float]], size_hw: tuple[int, int]) ->
 
 
 def test_an_onnx_file_of_fixed_size_is_really_run(tmp_path: Path) -> None:
-    """Input 64x96; a picture of 128x128 lies in its middle 64 columns, at half its size."""
+    """Input 64x96; an image of 128x128 lies in its middle 64 columns, at half its size."""
     pytest.importorskip("onnxruntime")
     file = write_onnx(tmp_path / "ünn 1.onnx", [[48, 32, 32, 16, 0.9, 0.1, 0.8]], (64, 96))
     model = DetectMultiBackend(str(file))
     assert (flags(model), model.names, model.batch_size) == (["onnx"], {0: "a", 1: "b"}, 1)
     assert model(torch.zeros(2, 3, 64, 96)).shape == (2, 1, 7)
-    with pytest.raises(InputError, match="takes 64x96 pictures only"):
+    with pytest.raises(InputError, match="takes 64x96 images only"):
         model(torch.zeros(1, 3, 64, 64))
     results = AutoShape(model)([np.zeros((128, 128, 3), np.uint8)] * 2, size=640)
     assert results.s == (2, 3, 64, 96)

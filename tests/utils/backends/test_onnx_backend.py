@@ -93,14 +93,14 @@ def test_half_precision_input_is_the_file_s(tmp_path: Path) -> None:
     images = torch.rand(1, 3, 64, 96)
     assert backend.dtype == torch.float16
     torch.testing.assert_close(backend.forward(images), expected_rows(images), atol=2e-3, rtol=0)
-    with pytest.raises(InputError, match=r"OpenCV takes FP32 pictures only; export it without --half"):
+    with pytest.raises(InputError, match=r"OpenCV takes FP32 images only; export it without --half"):
         load_backend(file, device=CPU, dnn=True)
 
 
 @RUNTIMES
 def test_wrong_size_for_a_fixed_graph(dnn: bool, tmp_path: Path) -> None:
     backend = load_backend(official_style(tmp_path / "m.onnx"), device=CPU, dnn=dnn)
-    with pytest.raises(InputError, match="takes 64x96 pictures only, not 64x64; give --imgsz 64 96"):
+    with pytest.raises(InputError, match="takes 64x96 images only, not 64x64; give --imgsz 64 96"):
         backend.forward(torch.rand(1, 3, 64, 64))
 
 
@@ -163,7 +163,7 @@ def test_what_goes_wrong_within_a_run_is_one_line(tmp_path: Path, capfd: pytest.
     )
     graph = helper.make_graph(nodes, "constructed", [source], [result], [target])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=8), tmp_path / "r.onnx")
-    with pytest.raises(InputError, match=r"r\.onnx: cannot run pictures of shape \(1, 3, 64, 96\)"):
+    with pytest.raises(InputError, match=r"r\.onnx: cannot run images of shape \(1, 3, 64, 96\)"):
         load_backend(tmp_path / "r.onnx", device=CPU).forward(torch.zeros(1, 3, 64, 96))
     assert capfd.readouterr().err == "", "onnxruntime says the same once more"
 
@@ -174,7 +174,7 @@ def test_a_graph_of_something_else(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [vector], [result])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "v.onnx")
-    with pytest.raises(InputError, match=r"takes x tensor\(float\) \[4\], not one batch of pictures"):
+    with pytest.raises(InputError, match=r"takes x tensor\(float\) \[4\], not one batch of images"):
         load_backend(tmp_path / "v.onnx", device=CPU)
 
 

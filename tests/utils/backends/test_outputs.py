@@ -23,7 +23,7 @@ PROTOTYPES = (1, 4, 16, 16)
         pytest.param("detect", [(1, 8, 11), PROTOTYPES], id="official segmenter"),
         pytest.param("segment", [(1, 8, 11), PROTOTYPES], id="segmenter"),
         pytest.param("classify", [(1, 2)], id="classifier"),
-        pytest.param("semantic", [(1, 2, 16, 16)], id="class maps"),
+        pytest.param("semantic", [(1, 2, 16, 16)], id="semantic masks"),
         pytest.param("joint", [ROWS, (1, 3, 16, 16)], id="joint"),
     ],
 )
@@ -42,7 +42,7 @@ def test_rows_of_nms() -> None:
         pytest.param({"task": "classify"}, [ROWS], r"task classify, but .* shape \(1, 8, 7\)", id="no classifier"),
         pytest.param({"nms": True}, [ROWS], r"task detect with nms and 2 classes, but", id="no NMS inside"),
         pytest.param({"task": "segment"}, [ROWS], "task segment and 2 classes, but", id="no prototypes"),
-        pytest.param({"task": "semantic"}, [ROWS], "task semantic, but", id="no class maps"),
+        pytest.param({"task": "semantic"}, [ROWS], "task semantic, but", id="no semantic masks"),
         pytest.param({"task": "joint"}, [ROWS], "task joint and 2 classes, but", id="one of two"),
         pytest.param({}, [(1, 8, 85)], r"task detect and 2 classes, but .* \(1, 8, 85\)", id="other classes"),
         pytest.param({}, [(1, 1000)], "task detect and 2 classes, but", id="logits"),

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 class MockPredictor:
-    """Mock of paddle.inference.Predictor: gives every picture's mean for each of three rows."""
+    """Mock of paddle.inference.Predictor: gives every image's mean for each of three rows."""
 
     def __init__(self, shape: list[int], inputs: tuple[str, ...] = ("images",)) -> None:
         self.inputs, self.declared, self.reshaped, self.given = inputs, shape, None, np.zeros(0)
@@ -143,7 +143,7 @@ def test_what_the_package_says_is_one_line(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_two_inputs_are_refused() -> None:
-    with pytest.raises(InputError, match="takes x, im_shape, not one batch of pictures"):
+    with pytest.raises(InputError, match="takes x, im_shape, not one batch of images"):
         predictor = MockPredictor([1, 3, 32, 32], ("x", "im_shape"))
         PaddleBackend("m", opened(predictor), ModelInfo(), device=CPU, names=None)
 

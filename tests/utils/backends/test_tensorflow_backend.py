@@ -42,7 +42,7 @@ def graph(*nodes: Any, functions: tuple[Any, ...] = ()) -> Any:
     return SimpleNamespace(node=nodes, library=SimpleNamespace(function=functions))
 
 
-def test_pictures_go_in_with_channels_last_and_boxes_come_out_in_pixels() -> None:
+def test_images_go_in_with_channels_last_and_boxes_come_out_in_pixels() -> None:
     seen = []
     rows = np.array([[[0.5, 0.25, 0.125, 1, 0.9, 0.8]]], np.float32)
     plain = mock_graph((None, 32, 64, 3), rows)
@@ -77,8 +77,8 @@ def test_four_outputs_are_those_of_suppression() -> None:
     assert suppressed_rows(empty, (64, 32)).shape == (2, 0, 6)
 
 
-def test_an_input_that_is_no_picture() -> None:
-    with pytest.raises(InputError, match=r"m: takes \(None, 10\), not one batch of pictures"):
+def test_an_input_that_is_no_image() -> None:
+    with pytest.raises(InputError, match=r"m: takes \(None, 10\), not one batch of images"):
         TensorFlowBackend("m", mock_graph((None, 10)), ModelInfo(), device=CPU)
 
 

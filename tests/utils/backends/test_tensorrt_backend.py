@@ -33,7 +33,7 @@ class MockStream:
 
 
 class MockEngine:
-    """Mock of tensorrt.ICudaEngine and its context: each output is the sum of each picture, in 2 rows of 7."""
+    """Mock of tensorrt.ICudaEngine and its context: each output is the sum of each image, in 2 rows of 7."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ def test_the_mock_computes_on_the_tensors_memory(dtype: str, current: MockStream
     assert output.shape == (3, 2, 7)
     assert output[:, 1, 6].tolist() == [0, 96, 192]
     assert engine.runs == [(2, 3, 4, 8)] * 2
-    assert loaded.stream.waited == [current] * 2  # the engine starts when the pictures are there,
+    assert loaded.stream.waited == [current] * 2  # the engine starts when the images are there,
     assert current.waited == [loaded.stream] * 2  # and torch goes on when the engine is done
 
 
@@ -117,7 +117,7 @@ def test_dynamic_engines_take_what_their_profile_says(current: MockStream) -> No
     assert (loaded.fixed_hw, loaded.fixed_batch) == (None, None)
     assert loaded.forward(torch.ones(5, 3, 8, 4))[:, 0, 0].tolist() == [96] * 5
     assert engine.runs == [(2, 3, 8, 4), (2, 3, 8, 4), (1, 3, 8, 4)]
-    with pytest.raises(InputError, match="takes 4x4 to 8x8 pictures, up to 2 at once, not 16x4 pictures"):
+    with pytest.raises(InputError, match="takes 4x4 to 8x8 images, up to 2 at once, not 16x4 images"):
         loaded.forward(torch.ones(1, 3, 16, 4))
 
 
@@ -127,7 +127,7 @@ def test_a_failed_run_is_no_result(current: MockStream) -> None:
 
 
 def test_other_engines_are_refused() -> None:
-    with pytest.raises(InputError, match="takes a, b, not one batch of pictures"):
+    with pytest.raises(InputError, match="takes a, b, not one batch of images"):
         backend(MockEngine((1, 3, 4, 4), inputs=("a", "b")))
     with pytest.raises(InputError, match="takes images, not one batch"):
         backend(MockEngine((1, 10)))

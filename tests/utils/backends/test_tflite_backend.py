@@ -1,4 +1,4 @@
-"""The TensorFlow Lite runtime: metadata, quantised tensors and messages, with a mock interpreter."""
+"""The TensorFlow Lite runtime: metadata, quantized tensors and messages, with a mock interpreter."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class MockInterpreter:
         return self.answers[index]
 
 
-def picture_input(dtype: Any = np.float32, scaling: tuple[float, int] = (0.0, 0), batch: int = 1) -> dict[str, Any]:
+def image_input(dtype: Any = np.float32, scaling: tuple[float, int] = (0.0, 0), batch: int = 1) -> dict[str, Any]:
     return {"index": 0, "shape": np.array([batch, 32, 64, 3]), "dtype": dtype, "quantization": scaling}
 
 
@@ -88,7 +88,7 @@ def test_floats_become_whole_numbers_and_back() -> None:
 
 def test_an_official_int8_file_as_the_mock_sees_it() -> None:
     rows = np.array([[[128, 64, 32, 255, 255, 0, 51]]], np.uint8)
-    interpreter = MockInterpreter(picture_input(np.uint8, (1 / 255, 0)), [(rows, (1 / 255, 0))])
+    interpreter = MockInterpreter(image_input(np.uint8, (1 / 255, 0)), [(rows, (1 / 255, 0))])
     backend = TfliteBackend("m.tflite", interpreter, ModelInfo(), names={0: "a", 1: "b"})
     assert (backend.fixed_hw, backend.fixed_batch, backend.channels) == ((32, 64), 1, 3)
     pixels = torch.randint(0, 256, (2, 3, 32, 64), dtype=torch.uint8)
@@ -102,7 +102,7 @@ def test_an_official_int8_file_as_the_mock_sees_it() -> None:
 
 def test_prototypes_come_second_and_batches_are_filled_up() -> None:
     prototypes, rows = np.ones((2, 8, 8, 16), np.float32), np.zeros((2, 5, 15), np.float32)
-    interpreter = MockInterpreter(picture_input(batch=2), [(prototypes, (0.0, 0)), (rows, (0.0, 0))])
+    interpreter = MockInterpreter(image_input(batch=2), [(prototypes, (0.0, 0)), (rows, (0.0, 0))])
     outputs = TfliteBackend("m.tflite", interpreter, ModelInfo(task="segment")).forward(torch.rand(3, 3, 32, 64))
     assert [tuple(output.shape) for output in outputs] == [(3, 5, 15), (3, 8, 8, 16)]
     assert len(interpreter.seen) == 2
@@ -145,8 +145,8 @@ def test_a_graph_that_the_interpreter_refuses(tmp_path: Path, monkeypatch: pytes
 
 
 def test_several_inputs_are_refused() -> None:
-    interpreter = MockInterpreter(picture_input(), [])
-    interpreter.get_input_details = lambda: [picture_input()] * 2  # type: ignore[method-assign]
+    interpreter = MockInterpreter(image_input(), [])
+    interpreter.get_input_details = lambda: [image_input()] * 2  # type: ignore[method-assign]
     with pytest.raises(InputError, match="takes 2 inputs"):
         TfliteBackend("m.tflite", interpreter, ModelInfo())
 
@@ -185,7 +185,7 @@ def test_edge_tpu_without_its_library_and_with_a_mock_of_it(tmp_path: Path, monk
 
     def interpreter(**given: Any) -> MockInterpreter:
         settings.update(given)
-        return MockInterpreter(picture_input(np.uint8, (1 / 255, 0)), [(rows, (1 / 255, 0))])
+        return MockInterpreter(image_input(np.uint8, (1 / 255, 0)), [(rows, (1 / 255, 0))])
 
     litert.load_delegate, litert.Interpreter = lambda library: f"delegate of {library}", interpreter
     monkeypatch.setattr(tflite.sys, "platform", "linux")

@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 SERVERS = {"http": http_server, "grpc": grpc_server}
 
 
-def picture_sums(images: np.ndarray) -> np.ndarray:
-    """(B, 2, 7): the sum of each picture."""
+def image_sums(images: np.ndarray) -> np.ndarray:
+    """(B, 2, 7): the sum of each image."""
     return images.astype(np.float32).sum(axis=(1, 2, 3))[:, None, None].repeat(2, 1).repeat(7, 2)
 
 
@@ -36,7 +36,7 @@ class TestMockServer:
         pytest.importorskip(f"tritonclient.{kind}")
 
     def test_outputs_and_description(self, kind: str) -> None:
-        model = MockModel(picture_sums, stride="64", names="{0: 'cät', 1: 'dog'}", task="detect")
+        model = MockModel(image_sums, stride="64", names="{0: 'cät', 1: 'dog'}", task="detect")
         with SERVERS[kind](model) as url:
             backend = load_backend(f"{url}/yolo", device=CPU)
             images = torch.arange(5.0)[:, None, None, None].expand(5, 3, 4, 8)
@@ -45,13 +45,13 @@ class TestMockServer:
         assert model.batches == [2, 2, 1]
 
     def test_the_only_model_needs_no_name(self, kind: str) -> None:
-        with SERVERS[kind](MockModel(picture_sums, shape=(-1, 3, 4, 8), datatype="FP16")) as url:
+        with SERVERS[kind](MockModel(image_sums, shape=(-1, 3, 4, 8), datatype="FP16")) as url:
             backend = load_triton([url], device=CPU, fp16=True, names={0: "given"})
             assert (backend.names, backend.fixed_hw, backend.dtype) == ({0: "given"}, (4, 8), torch.float16)
             assert backend.forward(torch.ones(1, 3, 4, 8))[0, 0, 0] == 96
 
     def test_threads_share_a_backend(self, kind: str) -> None:
-        with SERVERS[kind](MockModel(picture_sums)) as url:
+        with SERVERS[kind](MockModel(image_sums)) as url:
             backend = load_triton([url], device=CPU)
             with ThreadPoolExecutor(4) as pool:
                 sums = pool.map(
@@ -60,7 +60,7 @@ class TestMockServer:
             assert list(sums) == [96 * v for v in range(20)]
 
     def test_unknown_models_and_dead_servers_are_one_line(self, kind: str) -> None:
-        with SERVERS[kind](MockModel(picture_sums)) as url:
+        with SERVERS[kind](MockModel(image_sums)) as url:
             with pytest.raises(InputError, match=r"no answer .*unknown model"):
                 load_triton([f"{url}/other"], device=CPU)
             backend = load_triton([url], device=CPU)
@@ -91,7 +91,7 @@ def mock_client(monkeypatch: pytest.MonkeyPatch, *, models: list[str], metadata:
 
         def infer(self, model_name: str, inputs: Any, outputs: Any, model_version: str) -> Any:
             assert (model_name, outputs) == ("a", ["output0"])
-            return SimpleNamespace(as_numpy=lambda _: picture_sums(inputs[0].array))
+            return SimpleNamespace(as_numpy=lambda _: image_sums(inputs[0].array))
 
     class Input:
         def __init__(self, name: str, shape: list[int], datatype: str) -> None:
@@ -108,37 +108,37 @@ def mock_client(monkeypatch: pytest.MonkeyPatch, *, models: list[str], metadata:
     monkeypatch.setitem(sys.modules, "tritonclient.http", module)
 
 
-PICTURES = {
+IMAGES = {
     "inputs": [{"name": "images", "datatype": "FP32", "shape": ["1", "3", "4", "8"]}],
     "outputs": [{"name": "output0"}],
 }
 
 
-def test_the_mock_client_gets_one_picture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    mock_client(monkeypatch, models=["a"], metadata=PICTURES)
+def test_the_mock_client_gets_one_image_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    mock_client(monkeypatch, models=["a"], metadata=IMAGES)
     backend = load_triton(["http://host"], device=CPU)
     assert (backend.fixed_hw, backend.fixed_batch, backend.stride) == ((4, 8), 1, 32)
     assert backend.forward(torch.ones(3, 3, 4, 8))[:, 0, 0].tolist() == [96, 96, 96]
 
 
-def test_the_classes_of_class_maps_come_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_classes_of_semantic_masks_come_along(monkeypatch: pytest.MonkeyPatch) -> None:
     classes = SemanticClasses({0: "road", 1: "sky"})
     values = {"task": "semantic", "semantic": str(classes.to_dict())}
     described = {key: {"string_value": value} for key, value in values.items()}
-    mock_client(monkeypatch, models=["a"], metadata=PICTURES, parameters=described)
+    mock_client(monkeypatch, models=["a"], metadata=IMAGES, parameters=described)
     assert load_triton(["http://host"], device=CPU).semantic == classes
 
 
 def test_names_that_hold_code_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     code = {"names": {"string_value": "__import__('os').getcwd()"}}
-    mock_client(monkeypatch, models=["a"], metadata=PICTURES, parameters=code)
+    mock_client(monkeypatch, models=["a"], metadata=IMAGES, parameters=code)
     with pytest.raises(InputError, match="is not evaluated"):
         load_triton(["http://host/a"], device=CPU)
 
 
 @pytest.mark.parametrize(("models", "listed"), [([], "none"), (["b", "a"], "a, b")])
 def test_one_of_several_models_is_to_be_named(models: list[str], listed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mock_client(monkeypatch, models=models, metadata=PICTURES)
+    mock_client(monkeypatch, models=models, metadata=IMAGES)
     with pytest.raises(InputError, match=rf"name one of the server's models \({listed}\), as in http://host/MODEL"):
         load_triton(["http://host/"], device=CPU)
 
@@ -146,7 +146,7 @@ def test_one_of_several_models_is_to_be_named(models: list[str], listed: str, mo
 def test_models_of_other_inputs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     text = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1]}], "outputs": []}
     mock_client(monkeypatch, models=["a"], metadata=text)
-    with pytest.raises(InputError, match=r"takes text BYTES \[1\], not one batch of pictures in floats"):
+    with pytest.raises(InputError, match=r"takes text BYTES \[1\], not one batch of images in floats"):
         load_triton(["http://host/a"], device=CPU)
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from process_pairs import BATCH, PICTURES, run_jobs, run_pair, write_data
+from process_pairs import BATCH, IMAGES, run_jobs, run_pair, write_data
 
 from utils.core import distributed
-from utils.datasets.loader import Deal, EpochBatches, NoPictures
+from utils.datasets.loader import Deal, EpochBatches, NoImages
 
 JOBS = "gradients,training,measuring"
 
@@ -43,7 +43,7 @@ def test_a_run_of_two_processes_ends_with_the_weights_of_one(results: tuple[dict
         assert torch.equal(pair[0]["training"][key], pair[1]["training"][key]), key
 
 
-def test_validation_counts_every_picture_once(results: tuple[dict, list[dict]]) -> None:
+def test_validation_counts_every_image_once(results: tuple[dict, list[dict]]) -> None:
     single, pair = results
     assert int(single["measuring"]["images"]) == 4 * BATCH + 1
     assert max(float(value.max()) for key, value in single["measuring"].items() if "metrics" in key) > 0.05
@@ -65,14 +65,14 @@ def test_every_key_is_dealt_once(size: int, processes: int) -> None:
 
 
 def plan(**options: object) -> EpochBatches:
-    return EpochBatches(PICTURES, **{"batch_size": BATCH, "shuffle": True, "seed": 3} | options)  # type: ignore
+    return EpochBatches(IMAGES, **{"batch_size": BATCH, "shuffle": True, "seed": 3} | options)  # type: ignore
 
 
-def test_training_deals_pictures_and_evaluation_batches() -> None:
+def test_training_deals_images_and_evaluation_batches() -> None:
     whole = list(plan())
     first, second = (list(plan(deal=Deal(rank, 2))) for rank in range(2))
     assert [a + (b if isinstance(b, list) else []) for a, b in zip(first, second, strict=True)] == whole
-    assert second[-1] == NoPictures(whole[-1][:1])
+    assert second[-1] == NoImages(whole[-1][:1])
     measured = [list(plan(deal=Deal(rank, 2, whole=True))) for rank in range(2)]
     assert measured == [whole[::2], whole[1::2]]
     assert [len(plan(deal=Deal(rank, 2, whole=True))) for rank in range(2)] == [2, 1]

@@ -1,4 +1,4 @@
-"""Fetching pictures from a server on this machine: limits, redirects, refused addresses."""
+"""Fetching images from a server on this machine: limits, redirects, refused addresses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import cast
 import pytest
 
 from utils.core.errors import InputError
-from utils.core.remote import ALLOW_PRIVATE, fetch_picture, is_public
+from utils.core.remote import ALLOW_PRIVATE, fetch_image, is_public
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -63,31 +63,31 @@ def redirect(target: str) -> Answer:
 
 
 def test_the_body_comes_back() -> None:
-    with serving({"/a.jpg": send(b"picture"), "/b": send(b"unmeasured", length=-1)}) as base:
-        assert fetch_picture(f"{base}/a.jpg?size=1", allow_private=True) == b"picture"
-        assert fetch_picture(f"{base}/b", allow_private=True) == b"unmeasured"
+    with serving({"/a.jpg": send(b"image"), "/b": send(b"unmeasured", length=-1)}) as base:
+        assert fetch_image(f"{base}/a.jpg?size=1", allow_private=True) == b"image"
+        assert fetch_image(f"{base}/b", allow_private=True) == b"unmeasured"
 
 
 def test_names_with_spaces_and_umlauts() -> None:
-    with serving({"/a%20%C3%BC.jpg": send(b"picture")}) as base:
-        assert fetch_picture(f"{base}/a ü.jpg", allow_private=True) == b"picture"
-        assert fetch_picture(f"{base}/a%20%C3%BC.jpg", allow_private=True) == b"picture"
+    with serving({"/a%20%C3%BC.jpg": send(b"image")}) as base:
+        assert fetch_image(f"{base}/a ü.jpg", allow_private=True) == b"image"
+        assert fetch_image(f"{base}/a%20%C3%BC.jpg", allow_private=True) == b"image"
 
 
 def test_redirects_are_followed_and_limited() -> None:
-    answers = {"/1": redirect("/2"), "/2": redirect("a.jpg"), "/a.jpg": send(b"picture"), "/round": redirect("/round")}
+    answers = {"/1": redirect("/2"), "/2": redirect("a.jpg"), "/a.jpg": send(b"image"), "/round": redirect("/round")}
     with serving(answers) as base:
-        assert fetch_picture(f"{base}/1", allow_private=True) == b"picture"
+        assert fetch_image(f"{base}/1", allow_private=True) == b"image"
         with pytest.raises(InputError, match="redirects more than 5 times"):
-            fetch_picture(f"{base}/round", allow_private=True)
+            fetch_image(f"{base}/round", allow_private=True)
 
 
 def test_redirects_to_names_with_umlauts_and_spaces() -> None:
     """Servers send the bytes of such a name as they are, in UTF-8 or escaped."""
     raw, escaped = redirect("/ü x.jpg".encode().decode("latin-1")), redirect("/%C3%BC%20x.jpg")
-    with serving({"/raw": raw, "/escaped": escaped, "/%C3%BC%20x.jpg": send(b"picture")}) as base:
-        assert fetch_picture(f"{base}/raw", allow_private=True) == b"picture"
-        assert fetch_picture(f"{base}/escaped", allow_private=True) == b"picture"
+    with serving({"/raw": raw, "/escaped": escaped, "/%C3%BC%20x.jpg": send(b"image")}) as base:
+        assert fetch_image(f"{base}/raw", allow_private=True) == b"image"
+        assert fetch_image(f"{base}/escaped", allow_private=True) == b"image"
 
 
 def test_a_redirect_to_what_is_no_server() -> None:
@@ -95,7 +95,7 @@ def test_a_redirect_to_what_is_no_server() -> None:
         serving({"/": redirect("http://my host/a.jpg")}) as base,
         pytest.raises(InputError, match="http://my%20host/a"),
     ):
-        fetch_picture(base, allow_private=True)
+        fetch_image(base, allow_private=True)
 
 
 @pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
@@ -110,8 +110,8 @@ def test_the_usual_port_is_not_sent_along(monkeypatch: pytest.MonkeyPatch, schem
 
     monkeypatch.setattr("utils.core.remote._Connection.connect", connect)
     with pytest.raises(InputError):
-        fetch_picture(f"{scheme}://pictures.example/a.jpg", allow_private=True)
-    assert b"\r\nHost: pictures.example\r\n" in asked[0]
+        fetch_image(f"{scheme}://images.example/a.jpg", allow_private=True)
+    assert b"\r\nHost: images.example\r\n" in asked[0]
 
 
 def test_loopback_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,25 +119,25 @@ def test_loopback_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> 
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         asked.append(handler.path)
-        send(b"picture")(handler)
+        send(b"image")(handler)
 
     with serving({"/a.jpg": answer}) as base:
         monkeypatch.delenv(ALLOW_PRIVATE, raising=False)
         for host in (base, base.replace("127.0.0.1", "localhost")):
             with pytest.raises(InputError, match=f"no public address; set {ALLOW_PRIVATE}=1"):
-                fetch_picture(f"{host}/a.jpg")
+                fetch_image(f"{host}/a.jpg")
         assert not asked
         monkeypatch.setenv(ALLOW_PRIVATE, "1")
-        assert fetch_picture(f"{base}/a.jpg") == b"picture"
+        assert fetch_image(f"{base}/a.jpg") == b"image"
         with pytest.raises(InputError, match="no public address"):
-            fetch_picture(f"{base}/a.jpg", allow_private=False)
+            fetch_image(f"{base}/a.jpg", allow_private=False)
 
 
 def test_a_redirect_to_a_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first host passes for a public one (a mock: this machine cannot reach any), the second does not."""
     monkeypatch.setattr("utils.core.remote.is_public", lambda address: str(address) == "127.0.0.1")
     with serving({"/": redirect("http://127.0.0.2:1/secret")}) as base, pytest.raises(InputError) as caught:
-        fetch_picture(base, allow_private=False)
+        fetch_image(base, allow_private=False)
     assert str(caught.value).startswith("http://127.0.0.2:1/secret: 127.0.0.2 is 127.0.0.2, no public address")
 
 
@@ -158,7 +158,7 @@ def test_the_address_that_was_checked_is_the_one_connected_to(monkeypatch: pytes
     monkeypatch.setattr("utils.core.remote.socket.create_connection", connect)
     monkeypatch.setattr("utils.core.remote.is_public", lambda address: str(address) == "192.0.2.1")
     with pytest.raises(InputError, match=r"cannot be fetched \(refused\)"):
-        fetch_picture("http://changing.example/a.jpg", allow_private=False)
+        fetch_image("http://changing.example/a.jpg", allow_private=False)
     assert connected == [("192.0.2.1", 80)]
 
 
@@ -198,8 +198,8 @@ def test_a_body_that_is_too_large_is_refused() -> None:
     with serving(answers) as base:
         for path in answers:
             with pytest.raises(InputError, match="larger than"):
-                fetch_picture(base + path, max_bytes=99, allow_private=True)
-        assert len(fetch_picture(f"{base}/told", max_bytes=100, allow_private=True)) == 100
+                fetch_image(base + path, max_bytes=99, allow_private=True)
+        assert len(fetch_image(f"{base}/told", max_bytes=100, allow_private=True)) == 100
 
 
 @pytest.mark.parametrize("headers_first", [True, False])
@@ -216,7 +216,7 @@ def test_a_server_that_drips_is_cut_off_in_time(headers_first: bool) -> None:
         start = time.monotonic()
         try:
             with pytest.raises(InputError, match=r"not here within 0.3 s"):
-                fetch_picture(base, timeout_s=0.3, allow_private=True)
+                fetch_image(base, timeout_s=0.3, allow_private=True)
             assert time.monotonic() - start < 5
         finally:
             over.set()
@@ -226,11 +226,11 @@ def test_what_breaks_off_or_is_not_there() -> None:
     answers = {"/half": send(b"half", length=8), "/none": send(b"", status=404)}
     with serving(answers) as base:
         with pytest.raises(InputError, match=r"cannot be fetched \(broke off after 4 of 8 bytes\)"):
-            fetch_picture(f"{base}/half", allow_private=True)
+            fetch_image(f"{base}/half", allow_private=True)
         with pytest.raises(InputError, match="the server answered 404 Not Found"):
-            fetch_picture(f"{base}/none", allow_private=True)
+            fetch_image(f"{base}/none", allow_private=True)
     with pytest.raises(InputError, match=r"cannot be fetched \(.*refused"):
-        fetch_picture(f"{base}/closed", allow_private=True)
+        fetch_image(f"{base}/closed", allow_private=True)
 
 
 @pytest.mark.parametrize(
@@ -238,17 +238,17 @@ def test_what_breaks_off_or_is_not_there() -> None:
 )
 def test_other_addresses_are_refused(url: str) -> None:
     with pytest.raises(InputError, match=r"web address|http or https"):
-        fetch_picture(url)
+        fetch_image(url)
 
 
 def test_passwords_are_not_repeated() -> None:
     with pytest.raises(InputError) as caught:
-        fetch_picture("https://me:secret@example.com/a.jpg")
+        fetch_image("https://me:secret@example.com/a.jpg")
     assert "secret" not in str(caught.value)
 
 
 def test_https_needs_a_certificate_that_holds() -> None:
     """A server that speaks no TLS, standing for any that cannot prove who it is."""
-    with serving({"/": send(b"picture")}) as base, pytest.raises(InputError, match="cannot be fetched") as caught:
-        fetch_picture(base.replace("http:", "https:"), allow_private=True)
+    with serving({"/": send(b"image")}) as base, pytest.raises(InputError, match="cannot be fetched") as caught:
+        fetch_image(base.replace("http:", "https:"), allow_private=True)
     assert isinstance(caught.value.__cause__, ssl.SSLError)

@@ -82,7 +82,7 @@ def test_too_large_falls_back(kind: str, monkeypatch: pytest.MonkeyPatch, caplog
     monkeypatch.setattr(cache_module, "free_disk", lambda paths: 10)
     with caplog.at_level("WARNING", logger="openyolov5"):
         assert build_cache(kind, ["a.png"], np.array([[4, 4]]), load, longest=4, channels=1) is None
-    assert f"--cache {kind}: 1 pictures take" in caplog.text
+    assert f"--cache {kind}: 1 images take" in caplog.text
     assert "reading from the files instead" in caplog.text
 
 
@@ -102,7 +102,7 @@ def test_unwritable_folder_falls_back(
     assert dataset[0].image.shape == (80, 80, 3)
 
 
-def test_changed_picture_is_cached_anew(tmp_path: Path) -> None:
+def test_changed_image_is_cached_anew(tmp_path: Path) -> None:
     index = make_index(tmp_path)
     settings = {"imgsz": 80, "hyp": Hyperparameters(), "augment": False, "cache": "disk"}
     DetectionDataset(index, **settings)  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def test_changed_picture_is_cached_anew(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_no_cache_asked_for_or_no_pictures() -> None:
+def test_no_cache_asked_for_or_no_images() -> None:
     assert build_cache(None, ["a.png"], np.array([[4, 4]]), load, longest=4, channels=1) is None
     assert build_cache("ram", [], np.zeros((0, 2)), load, longest=4, channels=1) is None
 

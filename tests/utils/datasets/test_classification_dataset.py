@@ -1,4 +1,4 @@
-"""Samples of whole pictures: repeatable augmentation, centre crops, caches, and what of a file is decoded."""
+"""Samples of whole images: repeatable augmentation, center crops, caches, and what of a file is decoded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.class_sets import write_class_set
-from utils.datasets.classification import ClassificationDataset, fit_centre, jitter_colours, random_crop
+from utils.datasets.classification import ClassificationDataset, fit_center, jitter_colors, random_crop
 from utils.datasets.index.class_folders import load_class_data, load_class_index
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.loader import build_loader
@@ -45,17 +45,17 @@ def test_workers_change_nothing(index: ImageIndex) -> None:
         assert a.num_instances == 4
 
 
-def test_validation_takes_the_centre(tmp_path: Path) -> None:
+def test_validation_takes_the_center(tmp_path: Path) -> None:
     frame = np.zeros((20, 40, 3), np.uint8)
     frame[:, 10:30] = 200
-    image, fit = fit_centre(frame, (40, 40))
+    image, fit = fit_center(frame, (40, 40))
     assert (image == 200).all()
     assert fit.original_hw == (20, 40)
     assert fit.ratio_wh == (2.0, 2.0)
     assert fit.pad_wh == (-20, 0)
-    tall, _ = fit_centre(np.ascontiguousarray(frame.transpose(1, 0, 2)), (20, 20))
+    tall, _ = fit_center(np.ascontiguousarray(frame.transpose(1, 0, 2)), (20, 20))
     assert (tall == 200).all()
-    wide, fit = fit_centre(frame, (20, 40))
+    wide, fit = fit_center(frame, (20, 40))
     assert np.array_equal(wide, frame)
     assert fit.pad_wh == (0, 0)
 
@@ -73,7 +73,7 @@ def test_random_crops_keep_their_bounds() -> None:
             assert 3 / 4 - 1e-9 <= w / h <= 4 / 3 + 1e-9
 
 
-def test_large_crops_and_colours_as_they_are_on_request(index: ImageIndex) -> None:
+def test_large_crops_and_colors_as_they_are_on_request(index: ImageIndex) -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         x1, y1, x2, y2 = random_crop((100, 100), rng, least_area=0.7)
@@ -92,7 +92,7 @@ def test_a_strip_falls_back_to_its_middle() -> None:
     assert x1 + x2 == pytest.approx(1)
 
 
-def test_colours_are_blends_with_black_mean_gray_and_own_gray() -> None:
+def test_colors_are_blends_with_black_mean_gray_and_own_gray() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(60, 120, (8, 9, 3)).astype(np.uint8)
     weights = np.array([0.114, 0.587, 0.299])
@@ -103,21 +103,21 @@ def test_colours_are_blends_with_black_mean_gray_and_own_gray() -> None:
         return saturation * x + (1 - saturation) * (x @ weights)[..., None]
 
     for gains in ((1, 1, 1), (1.3, 1, 1), (1, 0.6, 1), (1, 1, 1.4), (0.8, 1.2, 0.7)):
-        found = jitter_colours(image, *gains)
+        found = jitter_colors(image, *gains)
         assert found.dtype == np.uint8
         assert np.abs(found - plainly(*gains)).max() < 0.75  # half a step, and OpenCV's fixed-point factors
-    assert np.array_equal(jitter_colours(image, 1, 1, 1), image)
+    assert np.array_equal(jitter_colors(image, 1, 1, 1), image)
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
-def test_a_cache_of_small_pictures_gives_the_same_samples(index: ImageIndex, kind: str) -> None:
+def test_a_cache_of_small_images_gives_the_same_samples(index: ImageIndex, kind: str) -> None:
     plain, cached = (ClassificationDataset(index, imgsz=32, augment=True, cache=c) for c in (None, kind))
     assert cached.cache is not None
     for i in range(len(index)):
         assert np.array_equal(plain[(1, i)].image, cached[(1, i)].image)
 
 
-def test_a_cache_keeps_large_pictures_at_twice_the_input(tmp_path: Path) -> None:
+def test_a_cache_keeps_large_images_at_twice_the_input(tmp_path: Path) -> None:
     for split in ("train", "val"):
         folder = tmp_path / split / "only"
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Masks of augmented samples against their pixels: a bright object with a hole and a part inside it, on grey."""
+"""Masks of augmented samples against their pixels: a bright object with a hole and a part inside it, on gray."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from utils.ops.rle import encode_rle
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
-    """One picture of 80x60 pixels whose object is labelled by a run-length code."""
+    """One image of 80x60 pixels whose object is labelled by a run-length code."""
     root = tmp_path_factory.mktemp("holes")
     shown = np.zeros((60, 80), bool)
     shown[5:50, 10:70], shown[15:40, 25:55], shown[22:30, 35:45] = True, False, True
@@ -61,7 +61,7 @@ def test_masks_move_with_the_pixels(index: ImageIndex, strengths: dict[str, floa
         mask, bright = MaskForm(1, overlap=True)([sample])[0].numpy() > 0, sample.image[..., 0] > 180
         lit += bright.sum()
         wrong += (mask != bright).sum()
-    assert lit > 10000 and wrong < 0.06 * lit  # pixels of edges, which are blended in the picture
+    assert lit > 10000 and wrong < 0.06 * lit  # pixels of edges, which are blended in the image
 
 
 def square(x: float, size: float) -> list[np.ndarray]:
@@ -87,10 +87,10 @@ def test_both_forms_of_a_batch() -> None:
 
 
 def test_workers_draw_the_same_masks(index: ImageIndex) -> None:
-    pictures = index.subset([0, 0, 0, 0])
+    images = index.subset([0, 0, 0, 0])
     batches = []
     for workers in (0, 2):
-        data = DetectionDataset(pictures, imgsz=64, hyp=Hyperparameters(), augment=True)
+        data = DetectionDataset(images, imgsz=64, hyp=Hyperparameters(), augment=True)
         (batch,) = build_loader(data, batch_size=4, workers=workers, masks=MaskForm(4, overlap=True))
         assert batch.masks is not None
         batches.append(batch.masks)

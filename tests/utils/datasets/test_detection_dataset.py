@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from utils.config.hyp import Hyperparameters
-from utils.datasets.detection import ROUND, DetectionDataset, read_class_map
+from utils.datasets.detection import ROUND, DetectionDataset, read_semantic_mask
 from utils.datasets.index.image_index import ImageIndex, PolygonTable, offsets_of
 from utils.imaging.read import ImageError
 
@@ -30,18 +30,18 @@ PLAIN = Hyperparameters(
 def make_index(
     folder: Path, sizes_hw: list[tuple[int, int]], *, polygons: bool = False, maps: bool = False
 ) -> ImageIndex:
-    """Pictures of grey 50 with one white block on the middle half of each; class = position. The last has none."""
-    paths, class_maps = [], []
+    """Images of gray 50 with one white block on the middle half of each; class = position. The last has none."""
+    paths, semantic_masks = [], []
     for n, (height, width) in enumerate(sizes_hw):
         frame = np.full((height, width, 3), 50, np.uint8)
-        class_map = np.zeros((height, width), np.uint8)
+        semantic_mask = np.zeros((height, width), np.uint8)
         if n + 1 < len(sizes_hw):
             frame[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = 255
-            class_map[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = 1
+            semantic_mask[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = 1
         paths.append(str(folder / f"{n}.png"))
-        class_maps.append(str(folder / f"map{n}.png"))
+        semantic_masks.append(str(folder / f"map{n}.png"))
         cv2.imwrite(paths[-1], frame)
-        cv2.imwrite(class_maps[-1], class_map)
+        cv2.imwrite(semantic_masks[-1], semantic_mask)
     objects = len(sizes_hw) - 1
     ring = np.array([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]], np.float32)
     return ImageIndex(
@@ -52,7 +52,7 @@ def make_index(
         np.full((objects, 4), 0.5, np.float32),
         {n: str(n) for n in range(objects)},
         PolygonTable.from_lists([[ring]] * objects) if polygons else None,
-        class_maps if maps else None,
+        semantic_masks if maps else None,
     )
 
 
@@ -71,10 +71,10 @@ def test_validation_sample_by_hand(tmp_path: Path) -> None:
     assert sample.letterbox.pad_wh == (0, 20)
     assert sample.polygons is not None
     assert sample.polygons[0][0].tolist() == [[40, 50], [120, 50], [120, 110], [40, 110]]
-    assert sample.class_map is not None
-    assert (sample.class_map == 255).sum() == 40 * 160
-    assert (sample.class_map[50:110, 40:120] == 1).all()
-    assert (sample.class_map == 1).sum() == 60 * 80
+    assert sample.semantic_mask is not None
+    assert (sample.semantic_mask == 255).sum() == 40 * 160
+    assert (sample.semantic_mask[50:110, 40:120] == 1).all()
+    assert (sample.semantic_mask == 1).sum() == 60 * 80
     assert sample.path == index.paths[0]
 
 
@@ -109,7 +109,7 @@ def test_rect_batches_are_sorted_and_share_a_size(tmp_path: Path) -> None:
             np.testing.assert_allclose(box, expected + np.array(fit.pad_wh * 2), atol=1e-3)
 
 
-def test_thin_picture_is_not_lost(tmp_path: Path) -> None:
+def test_thin_image_is_not_lost(tmp_path: Path) -> None:
     index = make_index(tmp_path, [(16, 4000), (64, 64)])
     for augment in (False, True):
         sample = DetectionDataset(index, imgsz=64, hyp=PLAIN, augment=augment)[0]
@@ -123,7 +123,7 @@ def test_single_training_sample_equals_the_fitted_one(tmp_path: Path) -> None:
         trained = DetectionDataset(index, imgsz=96, hyp=PLAIN, augment=True)[i]
         fitted = DetectionDataset(index, imgsz=96, hyp=PLAIN, augment=False)[i]
         np.testing.assert_allclose(trained.boxes_xyxy, fitted.boxes_xyxy, atol=1e-3)
-        np.testing.assert_array_equal(trained.class_map, fitted.class_map)
+        np.testing.assert_array_equal(trained.semantic_mask, fitted.semantic_mask)
         assert np.abs(trained.image.astype(int) - fitted.image).max() <= 1
         assert trained.letterbox is None
 
@@ -140,11 +140,11 @@ def test_mosaic_with_everything_on(tmp_path: Path, mosaic9: float) -> None:
         seen += len(sample.classes)
         assert sample.image.shape == (96, 96, 3)
         assert sample.polygons is not None
-        assert sample.class_map is not None
+        assert sample.semantic_mask is not None
         assert len(sample.polygons) == len(sample.boxes_xyxy) == len(sample.classes)
         assert sample.boxes_xyxy.min(initial=0) >= 0
         assert sample.boxes_xyxy.max(initial=0) <= 96
-        assert set(np.unique(sample.class_map)) <= {0, 1, 255}
+        assert set(np.unique(sample.semantic_mask)) <= {0, 1, 255}
         assert sample.path == dataset.index.paths[0]
     assert seen > 10
 
@@ -182,17 +182,17 @@ def test_other_channel_counts_train(tmp_path: Path, channels: int) -> None:
         assert sample.image.shape == (64, 64, channels)
 
 
-def test_class_map_of_a_palette_picture_holds_its_numbers(tmp_path: Path) -> None:
+def test_semantic_mask_of_a_palette_image_holds_its_numbers(tmp_path: Path) -> None:
     classes = np.array([[0, 1], [2, 255]], np.uint8)
-    picture = Image.fromarray(classes, "P")
-    picture.putpalette([200, 10, 10, 0, 90, 0] * 128)
-    picture.save(tmp_path / "palette.png")
-    np.testing.assert_array_equal(read_class_map(str(tmp_path / "palette.png")), classes)
-    Image.new("RGB", (2, 2)).save(tmp_path / "colour.png")
+    image = Image.fromarray(classes, "P")
+    image.putpalette([200, 10, 10, 0, 90, 0] * 128)
+    image.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_semantic_mask(str(tmp_path / "palette.png")), classes)
+    Image.new("RGB", (2, 2)).save(tmp_path / "color.png")
     with pytest.raises(ImageError, match="one byte a pixel"):
-        read_class_map(str(tmp_path / "colour.png"))
+        read_semantic_mask(str(tmp_path / "color.png"))
     with pytest.raises(ImageError, match="cannot be read"):
-        read_class_map(str(tmp_path / "missing.png"))
+        read_semantic_mask(str(tmp_path / "missing.png"))
 
 
 def test_copies_as_sent_to_workers_give_the_same_samples(tmp_path: Path) -> None:
@@ -241,11 +241,11 @@ def test_cutmix_is_repeatable_and_draws_nothing_where_it_is_off(tmp_path: Path, 
     assert all(np.array_equal(cut[3, i].image, cut[3, i].image) for i in range(len(SIZES)))
     for i in range(len(SIZES)):
         sample = cut[0, i]
-        assert sample.polygons is not None and sample.class_map is not None
+        assert sample.polygons is not None and sample.semantic_mask is not None
         assert len(sample.polygons) == len(sample.boxes_xyxy) == len(sample.classes)
         assert (sample.boxes_xyxy >= 0).all() and (sample.boxes_xyxy <= 64).all()
         white = sample.image[..., 0] > 200  # objects are white, and class 1 in the map
-        assert np.mean(white == (sample.class_map == 1)) > 0.9
+        assert np.mean(white == (sample.semantic_mask == 1)) > 0.9
 
 
 def test_rect_batches_are_not_cut(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ EVERYTHING = Hyperparameters(
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     paths = [str(folder / f"{n}.png") for n in range(10)]
     for n, path in enumerate(paths):
@@ -61,7 +61,7 @@ def digests(batches: list[Batch]) -> list[str]:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("quad", [False, True])
-def test_pictures_do_not_depend_on_workers(index: ImageIndex, monkeypatch: pytest.MonkeyPatch, quad: bool) -> None:
+def test_images_do_not_depend_on_workers(index: ImageIndex, monkeypatch: pytest.MonkeyPatch, quad: bool) -> None:
     monkeypatch.setattr("utils.datasets.loader.available_cpus", lambda: 3)
     seen = []
     for workers in (0, 1, 3):
@@ -96,7 +96,7 @@ def test_order_without_shuffle_and_the_last_batch(index: ImageIndex) -> None:
     assert [len(b) for b in build_loader(dataset(index), batch_size=64, workers=0, drop_last=True)] == [10]
 
 
-def test_shuffle_holds_every_picture_once() -> None:
+def test_shuffle_holds_every_image_once() -> None:
     batches = EpochBatches(50, batch_size=8, shuffle=True, seed=0, drop_last=False)
     orders = []
     for epoch in (0, 1, 0):
@@ -134,7 +134,7 @@ def test_collate_by_hand() -> None:
     ]
     assert batch.paths == ["a", "b", "c"]
     assert batch.letterboxes == [None] * 3
-    assert batch.class_maps is None
+    assert batch.semantic_masks is None
     assert batch_targets([empty]).shape == (0, 6)
 
 
@@ -145,34 +145,34 @@ def test_collate_other_channels(channels: int) -> None:
     assert batch.images[0, :, 1, 1].tolist() == list(range(channels))
 
 
-def test_collate_keeps_class_maps() -> None:
+def test_collate_keeps_semantic_masks() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     maps = [np.full((4, 4), n, np.uint8) for n in (3, 255)]
-    batch = collate([Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), class_map=m) for m in maps])
-    assert batch.class_maps is not None
-    assert batch.class_maps[:, 0, 0].tolist() == [3, 255]
+    batch = collate([Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), semantic_mask=m) for m in maps])
+    assert batch.semantic_masks is not None
+    assert batch.semantic_masks[:, 0, 0].tolist() == [3, 255]
 
 
 def test_quad_by_hand() -> None:
     def plain(value: int) -> Sample:
         ring = np.array([[1.0, 1], [3, 1], [3, 3]])
-        class_map = np.full((4, 6), value, np.uint8)
+        semantic_mask = np.full((4, 6), value, np.uint8)
         image = np.full((4, 6, 3), value, np.uint8)
-        return Sample(image, np.array([[1, 1, 3, 3]], np.float32), np.array([value]), [[ring]], class_map)
+        return Sample(image, np.array([[1, 1, 3, 3]], np.float32), np.array([value]), [[ring]], semantic_mask)
 
     square = tiled([plain(n) for n in range(3)])
     assert square.image[::4, ::6, 0].tolist() == [[0, 1], [2, 114]]
-    assert square.class_map is not None
-    assert square.class_map[::4, ::6].tolist() == [[0, 1], [2, 255]]
+    assert square.semantic_mask is not None
+    assert square.semantic_mask[::4, ::6].tolist() == [[0, 1], [2, 255]]
     assert square.boxes_xyxy.tolist() == [[1, 1, 3, 3], [7, 1, 9, 3], [1, 5, 3, 7]]
     assert square.polygons is not None
     assert square.polygons[2][0].tolist() == [[1, 5], [3, 5], [3, 7]]
     double = enlarged(plain(9))
     assert double.image.shape == (8, 12, 3)
     assert double.boxes_xyxy.tolist() == [[2, 2, 6, 6]]
-    assert double.class_map is not None
-    assert (double.class_map == 9).all()
-    assert double.class_map.shape == (8, 12)
+    assert double.semantic_mask is not None
+    assert (double.semantic_mask == 9).all()
+    assert double.semantic_mask.shape == (8, 12)
 
 
 def test_quad_batches_have_both_kinds(index: ImageIndex) -> None:
@@ -183,7 +183,7 @@ def test_quad_batches_have_both_kinds(index: ImageIndex) -> None:
         for batch in loader:
             sizes.append(len(batch))
             shapes.add(tuple(batch.images.shape[2:]))
-    assert sizes == [2, 1] * 4  # 8 pictures, then 2
+    assert sizes == [2, 1] * 4  # 8 images, then 2
     assert shapes == {(128, 128)}
 
 
@@ -206,7 +206,7 @@ def test_weighted_order_follows_the_weights(index: ImageIndex) -> None:
         drawn += [path for batch in loader for path in batch.paths]
     assert set(drawn) == {index.paths[3], index.paths[7]}
     assert 0.65 < drawn.count(index.paths[7]) / len(drawn) < 0.85
-    loader.set_epoch(0, np.zeros(10))  # no label found worth a weight: every picture once
+    loader.set_epoch(0, np.zeros(10))  # no label found worth a weight: every image once
     assert sorted(path for batch in loader for path in batch.paths) == index.paths
 
 
@@ -227,19 +227,19 @@ def test_loading_leaves_the_global_generator_alone(index: ImageIndex) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_no_pictures(index: ImageIndex) -> None:
+def test_no_images(index: ImageIndex) -> None:
     assert list(build_loader(dataset(index.subset([])), batch_size=4, workers=0)) == []
 
 
 @pytest.mark.parametrize("quad", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_that_vanishes_ends_in_one_line(
+def test_an_image_that_vanishes_ends_in_one_line(
     index: ImageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, quad: bool
 ) -> None:
     monkeypatch.setattr("utils.datasets.loader.available_cpus", lambda: 2)
     gone = replace(index, paths=[*index.paths[:9], str(tmp_path / "gone.png")])
     loader = build_loader(dataset(gone, augment=False), batch_size=5, workers=workers, quad=quad)
-    if quad:  # whether the last picture of a batch is looked at is drawn there
+    if quad:  # whether the last image of a batch is looked at is drawn there
         monkeypatch.setattr("utils.datasets.loader.enlarged", lambda sample: sample)
         gone.paths[5:] = gone.paths[9:] * 5
     with pytest.raises(InputError, match=r"gone\.png: No such file or directory; it could be read before.*again$"):

@@ -12,7 +12,7 @@ from utils.config.hyp import Hyperparameters
 from utils.core.types import Sample
 from utils.datasets.index.image_index import ImageIndex, offsets_of
 from utils.datasets.loader import build_loader
-from utils.datasets.semantic import SemanticAugmentation, SemanticDataset, draw_colours, turn_hue
+from utils.datasets.semantic import SemanticAugmentation, SemanticDataset, draw_colors, turn_hue
 
 HYP = Hyperparameters()
 PLAIN = SemanticAugmentation(96, (64, 96), low=0.4, brightness=0, contrast=0, saturation=0)
@@ -20,26 +20,28 @@ PLAIN = SemanticAugmentation(96, (64, 96), low=0.4, brightness=0, contrast=0, sa
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
-    """Eight pictures of noise whose red channel holds the class times 20."""
+    """Eight images of noise whose red channel holds the class times 20."""
     folder, rng = tmp_path_factory.mktemp("maps"), np.random.default_rng(0)
     sizes = [(60, 80), (80, 60), (64, 96), (120, 160)] * 2
     paths, maps = [], []
     for n, size_hw in enumerate(sizes):
-        class_map = np.kron(rng.integers(0, 5, (size_hw[0] // 4, size_hw[1] // 4)), np.ones((4, 4))).astype(np.uint8)
+        semantic_mask = np.kron(rng.integers(0, 5, (size_hw[0] // 4, size_hw[1] // 4)), np.ones((4, 4))).astype(
+            np.uint8
+        )
         frame = rng.integers(0, 255, (*size_hw, 3)).astype(np.uint8)
-        frame[..., 2] = class_map * 20
+        frame[..., 2] = semantic_mask * 20
         paths.append(str(folder / f"{n}.png"))
         maps.append(str(folder / f"m{n}.png"))
         cv2.imwrite(paths[-1], frame)
-        cv2.imwrite(maps[-1], class_map)
+        cv2.imwrite(maps[-1], semantic_mask)
     none = np.zeros((0, 4), np.float32)
     return ImageIndex(
-        paths, np.array(sizes, np.int32), offsets_of([0] * 8), np.zeros(0, np.int32), none, class_maps=maps
+        paths, np.array(sizes, np.int32), offsets_of([0] * 8), np.zeros(0, np.int32), none, semantic_masks=maps
     )
 
 
 def test_sizes_by_hand() -> None:
-    """Base 1024: steps of 32 from ceil(20.8) = 21 to 96, centre 32 - 4 = 28; the mean of these is about 1380 px."""
+    """Base 1024: steps of 32 from ceil(20.8) = 21 to 96, center 32 - 4 = 28; the mean of these is about 1380 px."""
     sides, chances = SemanticAugmentation(1024, (512, 1024), low=0.65, high=3.0, std=25.0).sizes()
     assert (sides[0], sides[-1], len(sides)) == (672, 3072, 76)
     assert chances.sum() == pytest.approx(1)
@@ -60,8 +62,8 @@ def test_sizes_by_hand() -> None:
         ([(224, 224)], (512, 512)),
     ],
 )
-def test_crops_have_the_shape_of_the_pictures(sizes: list[tuple[int, int]], crop: tuple[int, int]) -> None:
-    suited = SemanticAugmentation.for_pictures(np.array(sizes), 512, hue=0.1)
+def test_crops_have_the_shape_of_the_images(sizes: list[tuple[int, int]], crop: tuple[int, int]) -> None:
+    suited = SemanticAugmentation.for_images(np.array(sizes), 512, hue=0.1)
     assert suited.crop_hw == crop
     assert (suited.base, suited.hue) == (512, 0.1)
 
@@ -75,9 +77,9 @@ def test_impossible_sizes_are_refused() -> None:
 
 def agreement(sample: Sample) -> float:
     """Share of the labelled pixels that show their class; the blocks are so small that many lie at an edge."""
-    assert sample.class_map is not None
-    shown = sample.class_map != 255
-    near = np.abs(sample.image[..., 2].astype(int) - sample.class_map * 20.0) <= 10
+    assert sample.semantic_mask is not None
+    shown = sample.semantic_mask != 255
+    near = np.abs(sample.image[..., 2].astype(int) - sample.semantic_mask * 20.0) <= 10
     return float(near[shown].mean())
 
 
@@ -88,18 +90,18 @@ def test_training_samples(index: ImageIndex) -> None:
         for i in range(len(index)):
             sample = dataset[epoch, i]
             assert sample.image.shape == (64, 96, 3)
-            assert sample.class_map is not None
-            assert sample.class_map.shape == (64, 96)
-            assert sample.class_map.dtype == np.uint8
+            assert sample.semantic_mask is not None
+            assert sample.semantic_mask.shape == (64, 96)
+            assert sample.semantic_mask.dtype == np.uint8
             assert sample.letterbox is None
             assert sample.original_map is None
             assert sample.boxes_xyxy.shape == (0, 4)
-            shown = sample.class_map != 255
+            shown = sample.semantic_mask != 255
             sides.add(int(shown.sum()))
-            assert set(np.unique(sample.class_map)) <= {0, 1, 2, 3, 4, 255}
+            assert set(np.unique(sample.semantic_mask)) <= {0, 1, 2, 3, 4, 255}
             assert agreement(sample) > 0.6
             assert sample.path == index.paths[i]
-    assert len(sides) >= 4  # small pictures leave borders of several sizes
+    assert len(sides) >= 4  # small images leave borders of several sizes
 
 
 def test_validation_samples_are_fitted_and_come_with_their_own_map(index: ImageIndex) -> None:
@@ -114,11 +116,11 @@ def test_validation_samples_are_fitted_and_come_with_their_own_map(index: ImageI
         assert max(height, width) * max(sample.letterbox.ratio_wh) == pytest.approx(96, abs=1)
         assert sample.original_map is not None
         assert sample.original_map.shape == (height, width)
-        assert sample.class_map is not None
-        assert sample.class_map.shape == sample.image.shape[:2]
+        assert sample.semantic_mask is not None
+        assert sample.semantic_mask.shape == sample.image.shape[:2]
         left, top = sample.letterbox.pad_wh
-        assert (sample.class_map[:top] == 255).all()
-        assert (sample.class_map[:, :left] == 255).all()
+        assert (sample.semantic_mask[:top] == 255).all()
+        assert (sample.semantic_mask[:, :left] == 255).all()
 
 
 @pytest.mark.parametrize("mosaic", [False, True])
@@ -127,7 +129,7 @@ def test_samples_depend_on_seed_epoch_and_position_only(index: ImageIndex, mosai
     one, same, other = make(0), copy.deepcopy(make(0)), make(1)
     for key in ((0, 3), (2, 3), (2, 0)):
         np.testing.assert_array_equal(one[key].image, same[key].image)
-        np.testing.assert_array_equal(one[key].class_map, same[key].class_map)
+        np.testing.assert_array_equal(one[key].semantic_mask, same[key].semantic_mask)
         assert not np.array_equal(one[key].image, other[key].image)
     assert not np.array_equal(one[0, 3].image, one[1, 3].image)
 
@@ -143,7 +145,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(index: ImageIndex, mosai
     for first, second in zip(*runs, strict=True):
         assert first.paths == second.paths
         np.testing.assert_array_equal(first.images, second.images)
-        np.testing.assert_array_equal(first.class_maps, second.class_maps)
+        np.testing.assert_array_equal(first.semantic_masks, second.semantic_masks)
         assert first.original_maps is None
     assert len({path for batch in runs[0] for path in batch.paths}) == 8
 
@@ -155,13 +157,13 @@ def test_validation_batches_carry_original_maps(index: ImageIndex) -> None:
         assert sum(len(batch) for batch in batches) == 8
         for batch in batches:
             assert batch.original_maps is not None
-            assert batch.class_maps is not None
-            assert batch.class_maps.shape == (len(batch), *batch.images.shape[2:])
-            for path, class_map, fit in zip(batch.paths, batch.original_maps, batch.letterboxes, strict=True):
+            assert batch.semantic_masks is not None
+            assert batch.semantic_masks.shape == (len(batch), *batch.images.shape[2:])
+            for path, semantic_mask, fit in zip(batch.paths, batch.original_maps, batch.letterboxes, strict=True):
                 assert fit is not None
-                assert tuple(class_map.shape) == fit.original_hw
+                assert tuple(semantic_mask.shape) == fit.original_hw
                 np.testing.assert_array_equal(
-                    class_map, cv2.imread(path.replace(Path(path).name, f"m{Path(path).name}"), 0)
+                    semantic_mask, cv2.imread(path.replace(Path(path).name, f"m{Path(path).name}"), 0)
                 )
 
 
@@ -177,7 +179,7 @@ def test_other_channel_counts(index: ImageIndex, tmp_path: Path, channels: int) 
         assert dataset[0, 0].image.shape[2] == channels
 
 
-def test_mosaic_shows_several_pictures(index: ImageIndex) -> None:
+def test_mosaic_shows_several_images(index: ImageIndex) -> None:
     hyp = replace(HYP, mosaic=1.0, fliplr=0)
     dataset = SemanticDataset(index, imgsz=96, hyp=hyp, augment=True, augmentation=PLAIN, mosaic=True)
     never = SemanticDataset(
@@ -189,7 +191,7 @@ def test_mosaic_shows_several_pictures(index: ImageIndex) -> None:
         original = made.read
         made.read = lambda i, wanted, original=original: (reads.append(i), original(i, wanted))[1]  # type: ignore[method-assign]
     for i in range(8):
-        assert dataset[1, i].class_map.shape == (64, 96)  # type: ignore[union-attr]
+        assert dataset[1, i].semantic_mask.shape == (64, 96)  # type: ignore[union-attr]
     assert len(reads) > 16
     reads.clear()
     for made in (never, alone):
@@ -207,27 +209,27 @@ def test_the_last_epochs_may_be_without_mosaics(index: ImageIndex) -> None:
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])
-def test_cached_pictures_agree_with_their_maps(index: ImageIndex, cache: str) -> None:
+def test_cached_images_agree_with_their_maps(index: ImageIndex, cache: str) -> None:
     dataset = SemanticDataset(index, imgsz=96, hyp=HYP, augment=True, augmentation=PLAIN, cache=cache)
     assert dataset.cache is not None
     for i in range(8):
         assert agreement(dataset[0, i]) > 0.6
 
 
-def test_pictures_are_read_with_the_detail_that_is_shown(index: ImageIndex) -> None:
+def test_images_are_read_with_the_detail_that_is_shown(index: ImageIndex) -> None:
     large = SemanticAugmentation(96, (64, 96), low=2, high=2)
     assert SemanticDataset(index, imgsz=96, hyp=HYP, augment=True, augmentation=large).longest == 160  # none is larger
     assert SemanticDataset(index, imgsz=96, hyp=HYP, augment=False).longest == 96
 
 
-class TestColours:
+class TestColors:
     def test_no_change(self) -> None:
-        assert draw_colours(np.random.default_rng(0), PLAIN, np.zeros((2, 2, 3), np.uint8)) is None
+        assert draw_colors(np.random.default_rng(0), PLAIN, np.zeros((2, 2, 3), np.uint8)) is None
 
     def test_each_by_hand(self) -> None:
         image = np.full((2, 2, 3), (40, 80, 120), np.uint8)  # luma 4.56 + 46.96 + 35.88 = 87.4
         draws = np.random.default_rng(5).uniform(-1, 1, 3)
-        make = lambda **strength: draw_colours(np.random.default_rng(5), replace(PLAIN, **strength), image)  # noqa: E731
+        make = lambda **strength: draw_colors(np.random.default_rng(5), replace(PLAIN, **strength), image)  # noqa: E731
         values = np.array([40, 80, 120, 1.0])
         np.testing.assert_allclose(make(brightness=0.5) @ values, values[:3] * (1 + 0.5 * draws[0]))
         around_mean = 87.4 + (1 + 0.5 * draws[1]) * (values[:3] - 87.4)
@@ -236,19 +238,19 @@ class TestColours:
         np.testing.assert_allclose(make(saturation=0.5) @ values, around_own)
 
     def test_a_turn_of_hue_keeps_gray_and_luma_and_comes_back(self) -> None:
-        colour = np.array([30.0, 90.0, 200.0])
+        color = np.array([30.0, 90.0, 200.0])
         luma = np.array([0.114, 0.587, 0.299])
         for angle in (0.3, -1.0, np.pi):
             np.testing.assert_allclose(turn_hue(angle) @ [77.0, 77.0, 77.0], [77.0] * 3)
-            assert luma @ turn_hue(angle) @ colour == pytest.approx(luma @ colour)
-            np.testing.assert_allclose(turn_hue(-angle) @ turn_hue(angle) @ colour, colour)
+            assert luma @ turn_hue(angle) @ color == pytest.approx(luma @ color)
+            np.testing.assert_allclose(turn_hue(-angle) @ turn_hue(angle) @ color, color)
         red, green, blue = (np.array(c, float) for c in ([0, 0, 200], [0, 200, 0], [200, 0, 0]))
         third = turn_hue(2 * np.pi / 3)
         for start, end in ((red, green), (green, blue), (blue, red)):
             assert (third @ start).argmax() == end.argmax()
 
     def test_together_they_equal_one_after_the_other(self) -> None:
-        """Applied to floating pictures, one operation at a time, without rounding or cutting off."""
+        """Applied to floating images, one operation at a time, without rounding or cutting off."""
         image = np.random.default_rng(1).integers(60, 190, (6, 7, 3)).astype(np.uint8)
         strengths = replace(PLAIN, brightness=0.2, contrast=0.3, saturation=0.4, hue=0.1)
         for seed in range(6):
@@ -265,22 +267,22 @@ class TestColours:
                     out = gray + gains[2] * (out - gray)
                 else:
                     out = out @ turn_hue(turn).T
-            matrix = draw_colours(np.random.default_rng(seed), strengths, image)
+            matrix = draw_colors(np.random.default_rng(seed), strengths, image)
             ours = image.astype(float) @ matrix[:, :3].T + matrix[:, 3]
             np.testing.assert_allclose(ours, out, atol=1e-6)
 
-    def test_samples_change_colour_and_keep_their_maps(self, index: ImageIndex) -> None:
+    def test_samples_change_color_and_keep_their_maps(self, index: ImageIndex) -> None:
         strong = replace(PLAIN, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
         plain, changed = (
             SemanticDataset(index, imgsz=96, hyp=replace(HYP, fliplr=0), augment=True, augmentation=a)
             for a in (PLAIN, strong)
         )
-        np.testing.assert_array_equal(plain[0, 2].class_map, changed[0, 2].class_map)
+        np.testing.assert_array_equal(plain[0, 2].semantic_mask, changed[0, 2].semantic_mask)
         assert np.abs(plain[0, 2].image.astype(int) - changed[0, 2].image).mean() > 3
 
 
 def test_cutmix_and_the_end_of_mosaics(index: ImageIndex) -> None:
-    """Picture and class map are cut along one line; the last epochs are those of a set without mosaics."""
+    """Image and semantic mask are cut along one line; the last epochs are those of a set without mosaics."""
     hyp = replace(HYP, mosaic=1.0, cutmix=1.0, fliplr=0.0, flipud=0.0)
     make = lambda hyp, **options: SemanticDataset(  # noqa: E731
         index, imgsz=96, hyp=hyp, augment=True, augmentation=PLAIN, mosaic=True, **options
@@ -288,14 +290,14 @@ def test_cutmix_and_the_end_of_mosaics(index: ImageIndex) -> None:
     closing, alone = make(hyp, mosaic_epochs=1), make(replace(hyp, mosaic=0.0))
     uncut = make(replace(hyp, mosaic=0.0, cutmix=0.0))
     for i in range(len(index)):
-        assert np.array_equal(closing[1, i].class_map, alone[1, i].class_map)
-        assert np.array_equal(alone[1, i].class_map, alone[1, i].class_map)
+        assert np.array_equal(closing[1, i].semantic_mask, alone[1, i].semantic_mask)
+        assert np.array_equal(alone[1, i].semantic_mask, alone[1, i].semantic_mask)
         assert agreement(alone[1, i]) > 0.6
         changed = (alone[1, i].image != uncut[1, i].image).any(axis=2)
         rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
         outside = np.ones_like(changed)
         if len(rows):
             outside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = False
-        assert np.array_equal(alone[1, i].class_map[outside], uncut[1, i].class_map[outside])
+        assert np.array_equal(alone[1, i].semantic_mask[outside], uncut[1, i].semantic_mask[outside])
     assert any(not np.array_equal(closing[0, i].image, alone[0, i].image) for i in range(len(index)))
-    assert any(not np.array_equal(alone[1, i].class_map, uncut[1, i].class_map) for i in range(len(index)))
+    assert any(not np.array_equal(alone[1, i].semantic_mask, uncut[1, i].semantic_mask) for i in range(len(index)))

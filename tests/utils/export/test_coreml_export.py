@@ -35,9 +35,9 @@ def test_package_describes_itself(precision: str, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [package.name]
     spec = tools.models.MLModel(str(package), skip_model_load=True).get_spec()
     (source,), (output,) = spec.description.input, spec.description.output
-    picture = source.type.imageType
-    assert (source.name, picture.height, picture.width) == ("image", 64, 96)
-    assert picture.colorSpace == tools.proto.FeatureTypes_pb2.ImageFeatureType.RGB
+    image = source.type.imageType
+    assert (source.name, image.height, image.width) == ("image", 64, 96)
+    assert image.colorSpace == tools.proto.FeatureTypes_pb2.ImageFeatureType.RGB
     assert (output.name, list(output.type.multiArrayType.shape)) == ("output0", [1, 2 * (8 * 12 + 4 * 6), 7])
     stored = spec.description.metadata.userDefined
     assert (stored["stride"], stored["names"], stored["task"]) == ("16", str(NAMES), "detect")
@@ -58,7 +58,7 @@ def test_suppression_is_a_part_of_the_package(tmp_path: Path) -> None:
 
 
 def test_settings_that_coreml_has_not(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--batch-size 4: CoreML takes one picture at a time"):
+    with pytest.raises(InputError, match="--batch-size 4: CoreML takes one image at a time"):
         export_coreml(tiny_job(tmp_path, batch=4))
 
 

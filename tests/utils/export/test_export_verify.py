@@ -81,7 +81,7 @@ def test_suppression_of_other_settings_fails(exported: Exported) -> None:
 
 def test_suppression_that_leaves_nothing_is_no_comparison(exported: Exported) -> None:
     job, file = exported("torchscript", nms=True, conf_thres=0.99)
-    assert check_export(job, file).text.startswith("not compared with PyTorch: on the pictures nothing scores above")
+    assert check_export(job, file).text.startswith("not compared with PyTorch: on the images nothing scores above")
     with pytest.raises(MismatchError):
         check_export(job.changed(conf_thres=0.25), file)
 
@@ -141,7 +141,7 @@ def test_int8_is_judged_by_map_where_there_is_data(exported: Exported, tmp_path:
 
     assert check_export(job, broken, measure=measure).text.endswith("; mAP50-95 0.485, PyTorch 0.500")
     with pytest.raises(
-        MismatchError, match=r"INT8 loses 3\.0 points of mAP50-95 .*, more than 2; calibrate on more pictures"
+        MismatchError, match=r"INT8 loses 3\.0 points of mAP50-95 .*, more than 2; calibrate on more images"
     ):
         check_export(job, broken, measure=measure)
     assert [fixed_hw for _, fixed_hw in measured] == [(64, 96)] * 4

@@ -1,4 +1,4 @@
-"""INT8 of ONNX and OpenVINO, calibrated on the pictures of a data YAML."""
+"""INT8 of ONNX and OpenVINO, calibrated on the images of a data YAML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from models.checkpoint import load_model
 from tests.class_sets import write_class_set
 from utils.backends.registry import load_backend
 from utils.core.errors import InputError
-from utils.datasets.classification import fit_centre
+from utils.datasets.classification import fit_center
 from utils.export.accuracy import AccuracyMeter, accuracy_meter
 from utils.export.base import ExportJob, ExportOptions
 from utils.export.calibration import ArrayReader, after_last_convolutions, calibration_arrays
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 Exported = Callable[..., tuple[ExportJob, Path]]
 
 
-def test_onnx_quantises_the_convolutions_and_not_the_decoding(tiny_data: Path, tmp_path: Path) -> None:
+def test_onnx_quantizes_the_convolutions_and_not_the_decoding(tiny_data: Path, tmp_path: Path) -> None:
     job = lively_job(tmp_path, int8=True, data=str(tiny_data))
     file = export_onnx(job)
     assert file.name == "tiny mödel-int8.onnx"
@@ -105,11 +105,11 @@ def test_openvino_by_nncf_keeps_the_accuracy_of_a_trained_network(shared: Path, 
     report = check_export(job, export_openvino(job), measure=accuracy_meter(job))  # raises beyond two points
     before = re.search(r"PyTorch (\d\.\d{3})$", report.text)
     assert before is not None
-    assert float(before[1]) > 0.1, "the pictures decide nothing"
+    assert float(before[1]) > 0.1, "the images decide nothing"
 
 
 def write_street_set(camvid: Path, folder: Path, *, names: dict[int, str], calibrated: int) -> Path:
-    """A data YAML of CamVid's cars and pedestrians with the numbers of COCO; of training pictures a few."""
+    """A data YAML of CamVid's cars and pedestrians with the numbers of COCO; of training images a few."""
     numbers = {"0": "2", "1": "0"}
     for split in ("train", "val"):
         files = sorted((camvid / "images" / split).iterdir())[: calibrated if split == "train" else None]
@@ -127,19 +127,19 @@ def write_street_set(camvid: Path, folder: Path, *, names: dict[int, str], calib
 
 
 def test_calibration_needs_data(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--int8: needs pictures to calibrate on; name the data set of the model with"):
+    with pytest.raises(InputError, match="--int8: needs images to calibrate on; name the data set of the model with"):
         calibration_arrays(lively_job(tmp_path, int8=True))
 
 
-def test_calibration_reads_training_pictures(tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_calibration_reads_training_images(tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("openyolov5").propagate = True
     arrays = calibration_arrays(lively_job(tmp_path, int8=True, data=str(tiny_data)))
     assert [array.shape for array in arrays] == [(1, 3, 64, 96)] * 12
     assert all(array.min() >= 0 and 0.3 < array.max() <= 1 for array in arrays)
-    assert "calibrated on 12 pictures; a few hundred make it more accurate" in caplog.text
+    assert "calibrated on 12 images; a few hundred make it more accurate" in caplog.text
 
 
-def test_reader_repeats_a_picture_for_a_fixed_batch(tiny_data: Path, tmp_path: Path) -> None:
+def test_reader_repeats_an_image_for_a_fixed_batch(tiny_data: Path, tmp_path: Path) -> None:
     arrays = calibration_arrays(lively_job(tmp_path, data=str(tiny_data)))
     reader = ArrayReader(arrays[:2], "images", batch=3)
     first, second = reader.get_next(), reader.get_next()
@@ -162,11 +162,11 @@ def test_mean_precision_of_perfect_and_of_no_predictions(tiny_data: Path, tmp_pa
     assert accuracy_meter(job.changed(data="")) is None
 
 
-def test_classifiers_are_calibrated_and_measured_on_pictures_as_they_see_them(tmp_path: Path) -> None:
+def test_classifiers_are_calibrated_and_measured_on_images_as_they_see_them(tmp_path: Path) -> None:
     job = lively_job(tmp_path, task="classify", imgsz=(32, 32), int8=True, data=str(write_class_set(tmp_path / "set")))
     arrays = calibration_arrays(job)
     frame = read_image(sorted((tmp_path / "set").rglob("train/*/*.png"))[0])
-    fitted = fit_centre(frame, (32, 32))[0][..., ::-1] / 255
+    fitted = fit_center(frame, (32, 32))[0][..., ::-1] / 255
     expected = (fitted - IMAGENET.mean) / IMAGENET.deviation
     assert arrays[0][0].transpose(1, 2, 0) == pytest.approx(expected, abs=1e-5)
     report = check_export(job, export_onnx(job), measure=accuracy_meter(job))

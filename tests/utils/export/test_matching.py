@@ -166,5 +166,5 @@ def test_scores_of_a_classifier() -> None:
 def test_figures_add_up() -> None:
     total = Figures(2, 0.1, 0.2) + Figures(1, 0.3, 0.1, 0.5, ["x"])
     assert total == Figures(3, 0.3, 0.2, 0.5, ["x"])
-    assert Figures().text() == "nothing, and nothing is detected on the pictures"
+    assert Figures().text() == "nothing, and nothing is detected on the images"
     assert Figures(problems=["x"]).text() == "no detection found by both"

@@ -12,10 +12,10 @@ from utils.ops.nms import non_max_suppression
 NUM_CLASSES = 5
 
 
-def decoded_rows(count: int, seed: int, *, pictures: int = 3) -> Tensor:
+def decoded_rows(count: int, seed: int, *, images: int = 3) -> Tensor:
     """Crowded boxes with every kind of score."""
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.rand(pictures, count, 5 + NUM_CLASSES, generator=generator)
+    rows = torch.rand(images, count, 5 + NUM_CLASSES, generator=generator)
     rows[..., :2] *= 200
     rows[..., 2:4] = rows[..., 2:4] * 60 + 5
     return rows
@@ -43,7 +43,7 @@ def test_nothing_above_the_threshold_gives_zeros() -> None:
     assert not GraphNms(NUM_CLASSES, conf_thres=1.0, max_det=4)(decoded_rows(20, seed=1)).any()
 
 
-def test_pictures_and_far_classes_do_not_touch_each_other() -> None:
+def test_images_and_far_classes_do_not_touch_each_other() -> None:
     rows = torch.zeros(2, 2, 5 + NUM_CLASSES)
     rows[..., :5] = torch.tensor([100.0, 100.0, 50.0, 50.0, 1.0])
     rows[0, 0, 5], rows[0, 1, 9], rows[1, :, 7] = 0.9, 0.8, torch.tensor([0.5, 0.6])

@@ -66,7 +66,7 @@ def test_a_fixed_graph_takes_any_number(batch: int, exported: Exported) -> None:
     for count in (1, 2, 3):
         images = torch.rand(count, 3, 64, 96)
         torch.testing.assert_close(backend.forward(images), job.network(images), atol=1e-3, rtol=1e-4)
-    with pytest.raises(InputError, match="takes 64x96 pictures only, not 32x96"):
+    with pytest.raises(InputError, match="takes 64x96 images only, not 32x96"):
         backend.forward(torch.rand(1, 3, 32, 96))
 
 
@@ -113,7 +113,7 @@ def test_threads_share_a_model(exported: Exported) -> None:
     assert_threads_agree(backend, torch.rand(8, 3, 64, 96))
 
 
-def test_results_stay_when_the_next_picture_comes(exported: Exported) -> None:
+def test_results_stay_when_the_next_image_comes(exported: Exported) -> None:
     backend = load_backend(exported("openvino")[1], device=CPU)
     first = backend.forward(torch.rand(1, 3, 64, 96))
     kept = first.clone()

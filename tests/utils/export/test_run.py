@@ -135,7 +135,7 @@ def test_nms_needs_a_detector(weights: Path) -> None:
         build_job(weights, SegmentationModel(graph), ExportOptions(nms=True))
 
 
-def test_normalised_boxes(weights: Path) -> None:
+def test_normalized_boxes(weights: Path) -> None:
     model = DetectionModel(TINY_GRAPH).eval()
     images = torch.rand(1, 3, 64, 96)
     plain = build_job(weights, model, ExportOptions()).network(images)

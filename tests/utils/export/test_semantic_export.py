@@ -1,4 +1,4 @@
-"""Exports of networks with class maps: both outputs, free sizes, what the files say, and how differences are told."""
+"""Exports of networks with semantic masks: both outputs, free sizes, metadata, reported differences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.backends.info import ModelInfo
 from utils.backends.registry import load_backend
 from utils.core.errors import InputError
 from utils.export.base import ExportJob, ExportOptions
-from utils.export.matching import Figures, Tolerance, compare_class_maps
+from utils.export.matching import Figures, Tolerance, compare_semantic_masks
 from utils.export.pickle import export_pickle
 from utils.export.run import build_job
 from utils.export.table import export_formats
@@ -82,15 +82,15 @@ def test_a_file_that_differs_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["joint", "semantic"])
 def test_eight_bits_and_nms_are_refused(task: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--int8 is not offered for class maps yet"):
+    with pytest.raises(InputError, match=r"--int8 is not offered for semantic masks yet"):
         job_of(tmp_path, task, int8=True)
     with pytest.raises(InputError, match=rf"--nms is for detection models, this one is for {task}"):
         job_of(tmp_path, task, nms=True)
 
 
 @pytest.mark.parametrize("task", ["joint", "semantic"])
-def test_releases_without_class_maps_get_no_file(task: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"tiny {task}.pt: the original releases know no class maps"):
+def test_releases_without_semantic_masks_get_no_file(task: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"tiny {task}.pt: the original releases know no semantic masks"):
         export_pickle(job_of(tmp_path, task))
 
 
@@ -99,7 +99,7 @@ def logits(*classes: int) -> Tensor:
 
 
 def test_agreement_by_hand() -> None:
-    figures = compare_class_maps(logits(0, 1, 2, 3), logits(0, 1, 2, 2), FP32)
+    figures = compare_semantic_masks(logits(0, 1, 2, 3), logits(0, 1, 2, 2), FP32)
     assert figures.agreement == 0.75
     assert figures.relative == pytest.approx(0.5)  # two of sixteen values off by one, mean size a quarter
     assert figures.problems == [
@@ -107,7 +107,7 @@ def test_agreement_by_hand() -> None:
         "allowed are 0.100% and 0.0001"
     ]
     loose = Tolerance(1, 1, 1, 1, 1, agreement=0.7)
-    assert not compare_class_maps(logits(0, 1, 2, 3), logits(0, 1, 2, 2), loose).problems
+    assert not compare_semantic_masks(logits(0, 1, 2, 3), logits(0, 1, 2, 2), loose).problems
     assert (figures + Figures(agreement=0.5)).agreement == 0.5
     assert Figures(relative=0.1, agreement=0.5).text() == "the class of 50.000% of the pixels, 0.1 of the mean output"
     assert Figures(2, 1.0, 0.1, 0.1, 0.5).text().endswith("(2 detections), and the class of 50.000% of the pixels")

@@ -111,8 +111,8 @@ def test_the_description_follows_the_graph(tmp_path: Path) -> None:
     assert read_info(content, "m") == job.info
 
 
-def test_int8_needs_pictures(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--int8: needs pictures to calibrate on; .* --data"):
+def test_int8_needs_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--int8: needs images to calibrate on; .* --data"):
         export_tflite(tensorflow_job(tmp_path, int8=True))
 
 

@@ -91,7 +91,7 @@ def test_a_file_of_the_original_is_fixed_to_its_shape(tmp_path: Path) -> None:
     backend = load_backend(saved(tmp_path / "m.torchscript", {CONFIG_FILE: json.dumps(config)}), device=CPU)
     assert (backend.stride, backend.names, backend.fixed_hw) == (32, {0: "ä b"}, (64, 96))
     assert backend.forward(torch.rand(2, 3, 64, 96)).shape == (2, 64 * 96, 6)
-    with pytest.raises(InputError, match="takes 64x96 pictures only"):
+    with pytest.raises(InputError, match="takes 64x96 images only"):
         backend.forward(torch.rand(1, 3, 64, 64))
 
 
@@ -101,11 +101,11 @@ def test_a_file_without_description(tmp_path: Path) -> None:
     assert read_info("", "m") == ModelInfo()
 
 
-def test_a_program_that_takes_no_such_pictures(tmp_path: Path) -> None:
+def test_a_program_that_takes_no_such_images(tmp_path: Path) -> None:
     file = tmp_path / "m.torchscript"
     torch.jit.trace(torch.nn.Linear(3, 3), torch.zeros(1, 3)).save(str(file))
     backend = load_backend(file, device=CPU)
-    with pytest.raises(InputError, match=r"m\.torchscript: cannot run pictures of shape \(1, 3, 32, 64\) \(.*mat1 and"):
+    with pytest.raises(InputError, match=r"m\.torchscript: cannot run images of shape \(1, 3, 32, 64\) \(.*mat1 and"):
         backend.forward(torch.rand(1, 3, 32, 64))
 
 

@@ -34,7 +34,7 @@ def post(client: Any, data: bytes, *, address: str = ADDRESS, field: str = "imag
     return client.post(address, data={field: (io.BytesIO(data), "a.jpg")}, content_type="multipart/form-data")
 
 
-def test_records_of_a_picture(client: Any, shared: Path) -> None:
+def test_records_of_an_image(client: Any, shared: Path) -> None:
     answer = post(client, (shared / "data/images/bus.jpg").read_bytes())
     assert answer.status_code == 200
     golden = np.load(shared / "reference/golden/yolov5n_coco.npz")["bus_nms_detect"]
@@ -46,7 +46,7 @@ def test_records_of_a_picture(client: Any, shared: Path) -> None:
         assert (record["confidence"], record["class"]) == (pytest.approx(row[4], abs=1e-4), int(row[5]))
 
 
-def test_an_empty_picture_has_no_records(client: Any) -> None:
+def test_an_empty_image_has_no_records(client: Any) -> None:
     answer = post(client, cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes())
     assert (answer.status_code, answer.json) == (200, [])
 
@@ -54,13 +54,13 @@ def test_an_empty_picture_has_no_records(client: Any) -> None:
 def test_requests_that_cannot_be_answered(client: Any) -> None:
     bomb = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
-    picture = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    image = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     for answer, status, message in (
-        (post(client, b"text"), 400, "not a picture"),
-        (post(client, picture[:50]), 400, "image"),
+        (post(client, b"text"), 400, "not an image"),
+        (post(client, image[:50]), 400, "image"),
         (post(client, bomb.getvalue()), 400, "too large|million pixels"),
-        (post(client, picture, field="file"), 400, "as the file `image`"),
-        (post(client, picture, address="/v1/object-detection/other"), 404, "no model other; there are nano"),
+        (post(client, image, field="file"), 400, "as the file `image`"),
+        (post(client, image, address="/v1/object-detection/other"), 404, "no model other; there are nano"),
     ):
         assert answer.status_code == status
         assert any(part in answer.json["error"] for part in message.split("|"))

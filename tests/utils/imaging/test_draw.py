@@ -29,7 +29,7 @@ def test_palette_is_stable_and_distinct() -> None:
     ("color", "expected"),
     [((255, 255, 255), (0, 0, 0)), ((0, 0, 0), (255, 255, 255)), ((0, 255, 0), (0, 0, 0)), ((255, 0, 0), (255,) * 3)],
 )
-def test_text_colour_contrasts(color: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+def test_text_color_contrasts(color: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
     assert contrasting(color) == expected
 
 
@@ -44,14 +44,14 @@ def test_box_without_label_is_its_outline() -> None:
 
 
 @pytest.mark.parametrize("boxes", [[], np.zeros((0, 4)), np.zeros((0, 4), np.float32)])
-def test_no_boxes_leave_the_picture(boxes: object) -> None:
+def test_no_boxes_leave_the_image(boxes: object) -> None:
     frame = gray(20, 20)
     draw_boxes(frame, boxes, [], [])  # type: ignore[arg-type]
     assert not changed(frame).any()
 
 
 def test_lengths_must_agree() -> None:
-    with pytest.raises(ValueError, match="draw_boxes: 1 boxes, 2 labels, 1 colours"):
+    with pytest.raises(ValueError, match="draw_boxes: 1 boxes, 2 labels, 1 colors"):
         draw_boxes(gray(9, 9), [[0, 0, 1, 1]], ["a", "b"], [RED])
 
 
@@ -68,7 +68,7 @@ def label_place(
 @pytest.mark.parametrize(
     "relative", [(0, 0, 1, 1), (0.9, 0, 1, 0.1), (0.4, 0.9, 0.6, 1), (0.99, 0.99, 1, 1), (-1, -1, 2, 2)]
 )
-def test_label_lies_in_the_picture(
+def test_label_lies_in_the_image(
     monkeypatch: pytest.MonkeyPatch, size_hw: tuple[int, int], relative: tuple[float, ...]
 ) -> None:
     height, width = size_hw
@@ -97,7 +97,7 @@ def test_labels_keep_clear_of_places_to_avoid() -> None:
     assert not changed(frame)[:29].any()
 
 
-def test_text_grows_with_the_picture() -> None:
+def test_text_grows_with_the_image() -> None:
     assert [text_height(size) for size in ((32, 32), (480, 640), (1080, 1920), (3000, 4000), (20000, 20000))] == [
         9,
         14,
@@ -107,7 +107,7 @@ def test_text_grows_with_the_picture() -> None:
     ]
 
 
-def test_label_wider_than_the_picture_is_shrunk_then_cut() -> None:
+def test_label_wider_than_the_image_is_shrunk_then_cut() -> None:
     frame = gray(30, 30)
     draw_boxes(frame, [[2, 2, 28, 28]], ["a very long class name 0.87"], [RED])
     assert frame.shape == (30, 30, 3)
@@ -155,8 +155,8 @@ def test_masks_tint_objects_and_outline_them_small_ones_on_top() -> None:
     assert len(np.unique(flat.reshape(-1, 3), axis=0)) == 2
 
 
-def test_masks_and_colours_must_pair() -> None:
+def test_masks_and_colors_must_pair() -> None:
     masks = ObjectMasks((20, 30), np.array([[6, 6, 6, 6]]), [np.zeros((0, 0), bool)])
     assert not changed(draw_masks(gray(20, 30), masks, [RED])).any()
-    with pytest.raises(ValueError, match="1 masks, 2 colours"):
+    with pytest.raises(ValueError, match="1 masks, 2 colors"):
         draw_masks(gray(20, 30), masks, [RED, RED])

@@ -42,7 +42,7 @@ def test_letterbox_maps_corners_exactly() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 5000), (5000, 1)])
-def test_thin_picture_keeps_a_pixel(shape: tuple[int, int]) -> None:
+def test_thin_image_keeps_a_pixel(shape: tuple[int, int]) -> None:
     out, _ = letterbox(np.full((*shape, 3), 7, np.uint8), (64, 64))
     assert (out == 7).any()
     assert min(load_size(shape, 64)) == 1

@@ -44,7 +44,7 @@ def encode(frame: np.ndarray, suffix: str, *options: int) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp", ".jpg"])
-def test_written_pictures_are_read_back(tmp_path: Path, gradient: np.ndarray, suffix: str) -> None:
+def test_written_images_are_read_back(tmp_path: Path, gradient: np.ndarray, suffix: str) -> None:
     path = tmp_path / f"naïve 画像{suffix}"
     imwrite(path, gradient, quality=100 if suffix in (".jpg", ".webp") else None)
     frame = read_image(path)
@@ -97,11 +97,11 @@ def test_unusual_pixels_become_bgr(tmp_path: Path, gradient: np.ndarray) -> None
     assert check_image(tmp_path / "float.tif") == ((40, 60), None)
 
 
-def test_palette_picture(tmp_path: Path) -> None:
+def test_palette_image(tmp_path: Path) -> None:
     pillow = pytest.importorskip("PIL.Image")
-    picture = pillow.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20) % 2, mode="P")
-    picture.putpalette([10, 20, 30, 200, 100, 50])
-    picture.save(tmp_path / "palette.png")
+    image = pillow.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20) % 2, mode="P")
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.save(tmp_path / "palette.png")
     frame = read_image(tmp_path / "palette.png")
     assert frame[0, 0].tolist() == [30, 20, 10]
     assert frame[0, 1].tolist() == [50, 100, 200]
@@ -147,7 +147,7 @@ def test_reduction_is_for_jpeg_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "0 bytes"), (b"this is text", "not a picture"), (b"\xff\xd8\xff\xe0", "damaged")],
+    [(b"", "0 bytes"), (b"this is text", "not an image"), (b"\xff\xd8\xff\xe0", "damaged")],
 )
 def test_unreadable_files_are_named(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "bad.jpg"
@@ -180,7 +180,7 @@ def test_a_jpeg_that_breaks_off_is_used_while_half_is_there(tmp_path: Path) -> N
     assert path.read_bytes() == whole[: len(whole) * 3 // 4]  # the user's file is left alone
     path.write_bytes(whole[: len(whole) // 4])
     for function in (check_image, read_image):
-        with pytest.raises(ImageError, match=r"cut short, about 7.% of the picture is missing"):
+        with pytest.raises(ImageError, match=r"cut short, about 7.% of the image is missing"):
             function(path)
     (tmp_path / "cut.png").write_bytes(encode(noise, ".png")[:5000])
     with pytest.raises(ImageError, match="damaged"):
@@ -193,10 +193,10 @@ def test_image_error_survives_pickling() -> None:
 
 
 def test_imwrite_refuses_an_unknown_suffix(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot write pictures of type '\.xyz'; choose jpg"):
+    with pytest.raises(InputError, match=r"cannot write images of type '\.xyz'; choose jpg"):
         imwrite(tmp_path / "a.xyz", np.zeros((4, 4, 3), np.uint8))
 
 
 def test_imwrite_refuses_what_the_format_cannot_hold(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"wide\.jpg: a \.jpg file holds no picture of 65501x1 pixels"):
+    with pytest.raises(InputError, match=r"wide\.jpg: a \.jpg file holds no image of 65501x1 pixels"):
         imwrite(tmp_path / "wide.jpg", np.zeros((1, 65501, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""The classes of a class map: defaults, checks, and the way to plain data and back."""
+"""The classes of a semantic mask: defaults, checks, and the way to plain data and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from utils.imaging.semantic_classes import SemanticClasses
 
 
-def test_colours_are_distinct_where_none_are_given() -> None:
+def test_colors_are_distinct_where_none_are_given() -> None:
     classes = SemanticClasses.numbered(150)
     assert len(classes) == len(set(classes.palette)) == 150
     assert classes.names[149] == "149"
@@ -31,8 +31,8 @@ def test_plain_data_and_back() -> None:
         ({"names": {1: "a"}}, "names"),
         ({"names": {}}, "names"),
         ({"names": dict.fromkeys(range(256), "")}, "names"),
-        ({"names": {0: "a", 1: "b"}, "palette": [[1, 2, 3]]}, "1 colours for 2 classes"),
-        ({"names": {0: "a"}, "palette": [[1, 2, 300]]}, r"colour \[1, 2, 300\] of class 0"),
+        ({"names": {0: "a", 1: "b"}, "palette": [[1, 2, 3]]}, "1 colors for 2 classes"),
+        ({"names": {0: "a"}, "palette": [[1, 2, 300]]}, r"color \[1, 2, 300\] of class 0"),
         ({"names": {0: "a"}, "ignore": 0}, "ignore: 0"),
         ({"names": {0: "a"}, "source_ids": [256]}, "source_ids"),
         ({"names": {0: "a"}, "source_ids": [1, 2]}, "source_ids"),

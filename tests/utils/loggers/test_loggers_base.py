@@ -13,7 +13,7 @@ from utils.config.base import LOGGERS, TrainConfig
 from utils.core.errors import InputError
 from utils.core.types import Batch, Prediction
 from utils.loggers import base, registry
-from utils.loggers.base import BatchDrawing, Guard, RunFacts, TrackerListener, boxed_pictures, picture_period
+from utils.loggers.base import BatchDrawing, Guard, RunFacts, TrackerListener, boxed_images, image_period
 from utils.loggers.registry import SERVICES, wanted_services
 
 
@@ -72,23 +72,23 @@ def test_the_flag_offers_every_service() -> None:
     assert {*SERVICES, "none"} == set(LOGGERS)
 
 
-def test_periods_of_pictures() -> None:
-    assert [picture_period(-1, epochs) for epochs in (3, 10, 300)] == [1, 1, 30]
-    assert [picture_period(interval, 100) for interval in (0, 1, 7)] == [0, 1, 7]
+def test_periods_of_images() -> None:
+    assert [image_period(-1, epochs) for epochs in (3, 10, 300)] == [1, 1, 30]
+    assert [image_period(interval, 100) for interval in (0, 1, 7)] == [0, 1, 7]
 
 
-def test_pictures_with_their_boxes() -> None:
+def test_images_with_their_boxes() -> None:
     images = torch.zeros(2, 3, 4, 6, dtype=torch.uint8)
     images[1, 0] = 255
     rows = torch.tensor([[0, 0, 2, 2, 0.9, 1], [1, 1, 3, 3, 0.1, 0]])
     batch = Batch(images, torch.zeros(0, 6), ["a.jpg", "b.jpg"])
-    shown = boxed_pictures(batch, [Prediction(boxes=rows), Prediction()])
+    shown = boxed_images(batch, [Prediction(boxes=rows), Prediction()])
     assert shown[0].boxes is not None
     np.testing.assert_allclose(shown[0].boxes, [[0, 0, 2, 2, 0.9, 1]], rtol=1e-6)
     assert shown[1].boxes is None
     assert shown[1].image.shape == (4, 6, 3)
     assert shown[1].image[0, 0].tolist() == [255, 0, 0]
-    assert boxed_pictures(Batch(images[:, :1], batch.targets, batch.paths), [Prediction()] * 2) == []
+    assert boxed_images(Batch(images[:, :1], batch.targets, batch.paths), [Prediction()] * 2) == []
 
 
 def test_ids_are_for_resumed_runs(tmp_path: Path) -> None:
@@ -121,11 +121,11 @@ class Recorder:
     def scalars(self, values: dict[str, float], epoch: int) -> None:
         self.heard.append(("scalars", epoch, "metrics/mAP_0.5" in values))
 
-    def picture(self, tag: str, encoded: bytes, epoch: int) -> None:
-        self.heard.append(("picture", tag, epoch, encoded[:2] in (b"\xff\xd8", b"\x89P")))
+    def image(self, tag: str, encoded: bytes, epoch: int) -> None:
+        self.heard.append(("image", tag, epoch, encoded[:2] in (b"\xff\xd8", b"\x89P")))
 
-    def boxes(self, pictures: list[Any], epoch: int) -> None:
-        self.heard.append(("boxes", len(pictures), epoch))
+    def boxes(self, images: list[Any], epoch: int) -> None:
+        self.heard.append(("boxes", len(images), epoch))
 
     def files(self, files: list[Path]) -> None:
         self.heard.append(("files", [file.name for file in files]))
@@ -154,8 +154,8 @@ def test_a_run_is_told_from_start_to_end(tiny_data: Path, tmp_path: Path, monkey
         ("scalars", 0, True),
     ]
     rest = recorder.heard[3:]
-    assert rest[:3] == [("picture", f"train_batch{i}", 0, True) for i in range(3)]
-    assert rest[3:6] == [("picture", "validation", 1, True), ("boxes", 6, 1), ("scalars", 1, True)]
+    assert rest[:3] == [("image", f"train_batch{i}", 0, True) for i in range(3)]
+    assert rest[3:6] == [("image", "validation", 1, True), ("boxes", 6, 1), ("scalars", 1, True)]
     tags = [call[1] for call in rest[6:-2]]
     assert {"results", "confusion_matrix", "PR_curve", "val_batch0_pred"} <= set(tags)
     assert rest[-2:] == [("files", ["opt.yaml", "hyp.yaml", "results.csv", "best.pt"]), ("finish", True)]

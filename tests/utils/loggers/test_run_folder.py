@@ -10,7 +10,7 @@ import torch
 from utils.core.errors import InputError
 from utils.core.results_csv import read_results
 from utils.loggers import run_folder
-from utils.loggers.run_folder import CSVLogger, EpochLines, ResultsPicture
+from utils.loggers.run_folder import CSVLogger, EpochLines, ResultsImage
 
 
 def test_csv_line_format(tmp_path: Path) -> None:
@@ -117,26 +117,26 @@ def test_an_epoch_in_a_line(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_results_png_takes_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture that takes half a second is drawn every ten seconds: each long epoch, some of the short ones."""
+    """An image that takes half a second is drawn every ten seconds: each long epoch, some of the short ones."""
     now = [0.0]
     drawn: list[float] = []
 
     def draw(_: Path, file: Path) -> Path:
         drawn.append(now[0])
         now[0] += 0.5
-        file.write_bytes(b"picture")
+        file.write_bytes(b"image")
         return file
 
     monkeypatch.setattr(run_folder, "perf_counter", lambda: now[0])
     monkeypatch.setattr(run_folder, "plot_results", draw)
-    short = ResultsPicture(tmp_path / "results.csv")
+    short = ResultsImage(tmp_path / "results.csv")
     for _ in range(24):
         now[0] += 1.0
         short.on_fit_epoch_end()
     assert drawn == [5.0, 15.5]
     assert [p.name for p in tmp_path.iterdir()] == ["results.png"]
     drawn.clear()
-    long = ResultsPicture(tmp_path / "results.csv")
+    long = ResultsImage(tmp_path / "results.csv")
     for _ in range(4):
         now[0] += 60.0
         long.on_fit_epoch_end()
@@ -146,10 +146,10 @@ def test_results_png_takes_its_share_of_the_time(tmp_path: Path, monkeypatch: py
 def test_results_png_that_cannot_be_drawn_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(run_folder, "FIRST_PICTURE_S", 0)
-    monkeypatch.setattr(run_folder, "PICTURE_SHARE", 1e9)
-    picture = ResultsPicture(tmp_path / "results.csv")
+    monkeypatch.setattr(run_folder, "FIRST_IMAGE_S", 0)
+    monkeypatch.setattr(run_folder, "IMAGE_SHARE", 1e9)
+    image = ResultsImage(tmp_path / "results.csv")
     with caplog.at_level(logging.WARNING, "openyolov5"):
-        picture.on_fit_epoch_end()
-        picture.on_fit_epoch_end()
+        image.on_fit_epoch_end()
+        image.on_fit_epoch_end()
     assert caplog.text.count("results.png is not up to date") == 1

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.loggers.base import BoxedPicture, RunFacts, Tracker
+from utils.loggers.base import BoxedImage, RunFacts, Tracker
 
 METRICS = {"train/box_loss": 0.5, "metrics/mAP_0.5(B)": 0.25, "metrics/mAP_0.5:0.95(B)": 0.125}
 
@@ -38,14 +38,14 @@ def facts(folder: Path, **changes: Any) -> RunFacts:
 
 
 def tell(tracker: Tracker, run: RunFacts) -> None:
-    """A short run: numbers, a picture, boxes, a file, the end."""
+    """A short run: numbers, an image, boxes, a file, the end."""
     tracker.load()
     tracker.start(run)
     for epoch in range(run.start_epoch, run.start_epoch + 2):
         tracker.scalars(METRICS, epoch)
-    tracker.picture("validation", jpeg(), run.start_epoch)
+    tracker.image("validation", jpeg(), run.start_epoch)
     boxes = np.array([[1, 2, 5, 6, 0.75, 0]], np.float32)
-    tracker.boxes([BoxedPicture("a.jpg", np.zeros((8, 12, 3), np.uint8), boxes)], run.start_epoch)
+    tracker.boxes([BoxedImage("a.jpg", np.zeros((8, 12, 3), np.uint8), boxes)], run.start_epoch)
     weights = run.folder / "best.pt"
     weights.write_bytes(b"weights")
     tracker.files([weights])

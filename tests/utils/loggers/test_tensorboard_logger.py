@@ -42,16 +42,16 @@ def test_scalars_survive_resume(tmp_path: Path) -> None:
     assert {event.step: event.value for event in events} == {0: 0.0, 1: 0.5, 2: 8.0}
 
 
-def test_pictures_graph_and_settings_are_read_back(tmp_path: Path) -> None:
+def test_images_graph_and_settings_are_read_back(tmp_path: Path) -> None:
     tracker = TensorBoardTracker(graph=True)
     tracker.load()
     tracker.start(facts(tmp_path))
     tracker.scalars({"train/loss": 1.0}, 0)
-    tracker.picture("validation", PIXEL, 1)
+    tracker.image("validation", PIXEL, 1)
     tracker.finish({"metrics/mAP_0.5": 0.25})
     events = read_back(tmp_path)
-    picture = events.Images("validation")[0]
-    assert (picture.step, picture.encoded_image_string) == (1, PIXEL)
+    image = events.Images("validation")[0]
+    assert (image.step, image.encoded_image_string) == (1, PIXEL)
     operations = {node.op for node in events.Graph().node}
     assert {"aten::_convolution", "aten::relu"} <= operations
     assert events.Scalars("best/mAP_0.5")[0].value == 0.25

@@ -27,8 +27,8 @@ def target(x: float, y: float, w: float = 2, h: float = 2, image: int = 0) -> li
     [
         pytest.param(2.25, 1.75, [(1, 2), (1, 1), (2, 2)], id="left-and-down"),
         pytest.param(2.75, 1.25, [(1, 2), (1, 3), (0, 2)], id="right-and-up"),
-        pytest.param(0.25, 0.25, [(0, 0)], id="first-cell-has-no-left-nor-upper-neighbour"),
-        pytest.param(7.75, 3.75, [(3, 7)], id="last-cell-has-no-right-nor-lower-neighbour"),
+        pytest.param(0.25, 0.25, [(0, 0)], id="first-cell-has-no-left-nor-upper-neighbor"),
+        pytest.param(7.75, 3.75, [(3, 7)], id="last-cell-has-no-right-nor-lower-neighbor"),
         pytest.param(2.5, 1.5, [(1, 2)], id="middle-of-a-cell"),
         pytest.param(3.0, 2.0, [(2, 3), (2, 2), (1, 3)], id="on-a-border-steps-back"),
         pytest.param(8.0, 4.0, [(3, 7), (3, 7), (3, 7)], id="on-the-last-border-is-clamped"),
@@ -54,13 +54,13 @@ def test_image_and_anchor_choose_the_plane() -> None:
     assert level.anchors.tolist() == [[2, 2]] and level.classes.tolist() == [1]
 
 
-def test_last_target_of_a_place_wins_and_neighbours_outrank_centres() -> None:
+def test_last_target_of_a_place_wins_and_neighbors_outrank_centers() -> None:
     level = assign(target(2.4, 1.5), target(2.3, 1.5), target(1.6, 1.5))
     wins = highest_rank_wins(level, 32)
     chosen = {
         (c % 8): t for c, t, w in zip(level.cells.tolist(), level.targets.tolist(), wins.tolist(), strict=True) if w
     }
-    assert chosen == {2: 2, 1: 1}  # cell 2: right neighbour of target 2; cell 1: left neighbour of the later of 0 and 1
+    assert chosen == {2: 2, 1: 1}  # cell 2: right neighbor of target 2; cell 1: left neighbor of the later of 0 and 1
     assert wins.sum() == 2
 
 

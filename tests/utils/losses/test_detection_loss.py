@@ -21,7 +21,7 @@ def build(num_classes: int = 2, *, autobalance: bool = False, **settings: float)
 
 
 def maps(num_classes: int = 2, *, seed: int = 0) -> list[Tensor]:
-    """Raw output of two levels for two pictures of 48x64 pixels."""
+    """Raw output of two levels for two images of 48x64 pixels."""
     rng = torch.Generator().manual_seed(seed)
     shapes = ((2, 2, 6, 8, 5 + num_classes), (2, 2, 3, 4, 5 + num_classes))
     return [torch.randn(shape, generator=rng).requires_grad_() for shape in shapes]

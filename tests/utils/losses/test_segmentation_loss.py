@@ -28,7 +28,7 @@ def build(num_classes: int = 2) -> SegmentationLoss:
 
 
 def some_batch(seed: int = 0) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    """Raw maps of two levels with three coefficients, prototypes, targets and masks of two pictures of 48x64 pixels."""
+    """Raw maps of two levels with three coefficients, prototypes, targets and masks of two images of 48x64 pixels."""
     rng = torch.Generator().manual_seed(seed)
     shapes = ((2, 2, 6, 8, 10), (2, 2, 3, 4, 10))
     raw = [torch.randn(shape, generator=rng).requires_grad_() for shape in shapes]
@@ -40,7 +40,7 @@ def some_batch(seed: int = 0) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("form", ["overlap", "separate"])
-@pytest.mark.parametrize("on_gpu", [False, True], ids=["by target", "by picture, as on a GPU"])
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["by target", "by image, as on a GPU"])
 def test_against_the_original(shared: Path, monkeypatch: pytest.MonkeyPatch, form: str, on_gpu: bool) -> None:
     if on_gpu:
         take_the_way_of_a_gpu(monkeypatch)
@@ -60,7 +60,7 @@ def test_against_the_original(shared: Path, monkeypatch: pytest.MonkeyPatch, for
 
 
 def take_the_way_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Padded rows, and whole pictures in portions instead of boxes."""
+    """Padded rows, and whole images in portions instead of boxes."""
     monkeypatch.setattr(assign.LevelTargets, "without_padding", lambda level: level)
     monkeypatch.setattr(segmentation, "_groups_by_target", segmentation._groups_by_image)
     monkeypatch.setattr(segmentation, "PIXELS_AT_A_TIME", 4096)
@@ -86,7 +86,7 @@ def plain_mask_loss(
     return total * loss.detection.hyp.box / len(prototypes)
 
 
-@pytest.mark.parametrize("on_gpu", [False, True], ids=["by target", "by picture, as on a GPU"])
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["by target", "by image, as on a GPU"])
 def test_value_and_gradients_are_those_of_the_plain_way(monkeypatch: pytest.MonkeyPatch, on_gpu: bool) -> None:
     raw, prototypes, targets, masks = some_batch()
     loss = build()
@@ -109,7 +109,7 @@ def test_both_forms_of_masks_that_do_not_overlap_give_one_loss() -> None:
         masks[number, number] = True  # a row each
     packed = overlapping_masks(masks, targets, 2)
     assert packed.shape == (2, 12, 16) and packed.dtype == torch.int16
-    assert packed[1, 5].unique().tolist() == [1]  # the first object of the second picture
+    assert packed[1, 5].unique().tolist() == [1]  # the first object of the second image
     assert build()(raw, prototypes, targets, masks).total == build()(raw, prototypes, targets, packed).total
 
 

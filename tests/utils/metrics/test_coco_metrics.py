@@ -13,7 +13,7 @@ from utils.core.errors import InputError
 from utils.datasets.index.image_index import ImageIndex, PolygonTable
 from utils.metrics import coco
 from utils.metrics.coco import COCO_IDS, evaluate_coco, index_to_coco, predictions_to_coco
-from utils.ops.masks import rasterise
+from utils.ops.masks import rasterize
 
 PROGRAMS = ["faster_coco_eval", "pycocotools"]
 
@@ -32,7 +32,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 
 @pytest.fixture
 def index() -> ImageIndex:
-    """Two pictures with labels, one without; names and numbers mixed."""
+    """Two images with labels, one without; names and numbers mixed."""
     return ImageIndex(
         paths=["a/0012.jpg", "a/cat.jpg", "a/7.png"],
         sizes_hw=np.array([[100, 200], [50, 50], [10, 10]], np.int32),
@@ -103,11 +103,11 @@ def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch, index: ImageIndex
         evaluate_coco(index_to_coco(index), exact(index))
 
 
-def test_pictures_of_one_name_are_reported(monkeypatch: pytest.MonkeyPatch, index: ImageIndex) -> None:
+def test_images_of_one_name_are_reported(monkeypatch: pytest.MonkeyPatch, index: ImageIndex) -> None:
     told: list[str] = []
     monkeypatch.setattr(coco.LOGGER, "warning", told.append)
     index_to_coco(index.subset([0, 0, 1]))
-    assert len(told) == 1 and "1 pictures share" in told[0]
+    assert len(told) == 1 and "1 images share" in told[0]
 
 
 def with_polygons(index: ImageIndex) -> ImageIndex:
@@ -138,9 +138,9 @@ def test_masks_are_measured_apart_from_boxes(program: str, index: ImageIndex, mo
     assert index.polygons is not None
     for number, (item, size_hw) in enumerate(zip(items, ((100, 200), (100, 200), (50, 50)), strict=True)):
         rings = [ring * size_hw[::-1] for ring in index.polygons.rings(number)]
-        item["segmentation"] = rasterise([rings], size_hw).rles()[0]
+        item["segmentation"] = rasterize([rings], size_hw).rles()[0]
     masks = evaluate_coco(truth, items, of="segm")
     assert masks.map50 == pytest.approx(1) and masks.map > 0.8 and "COCO mask metrics" in masks.summary
-    items[0]["segmentation"] = rasterise([[np.array([[50.0, 75], [50, 25], [90, 75]])]], (100, 200)).rles()[0]
+    items[0]["segmentation"] = rasterize([[np.array([[50.0, 75], [50, 25], [90, 75]])]], (100, 200)).rles()[0]
     assert evaluate_coco(truth, items, of="segm").map50 < 0.9
     assert evaluate_coco(truth, items).map50 == pytest.approx(1)

@@ -33,7 +33,7 @@ def test_right_wrong_missed_and_made_up() -> None:
     matrix.update(np.array([detection(0, 0, 0.9, 1), detection(80, 80, 0.8, 0), detection(50, 50, 0.2, 1)]), LABELS)
     assert counts(matrix) == {(1, 0): 1, (0, 2): 1, (2, 1): 1}  # the last detection is under the score threshold
     assert matrix.true_positives.tolist() == [0, 0] and matrix.false_positives.tolist() == [1, 1]
-    np.testing.assert_array_equal(matrix.normalised(), [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(matrix.normalized(), [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
 
 
 def test_best_overlap_takes_the_label() -> None:
@@ -42,7 +42,7 @@ def test_best_overlap_takes_the_label() -> None:
     assert counts(matrix) == {(0, 0): 1, (1, 1): 1, (1, 2): 1}
 
 
-def test_pictures_without_labels_detections_or_matches() -> None:
+def test_images_without_labels_detections_or_matches() -> None:
     matrix, none = ConfusionMatrix(2), np.zeros((0, 5))
     matrix.update(np.array([detection(0, 0, 0.9, 1)]), none)  # the original forgets these
     assert counts(matrix) == {(1, 2): 1}

@@ -19,7 +19,7 @@ def make_batch(targets: list[list[float]], pictures: int = 1) -> Batch:
 
 
 def test_labels_come_back_in_input_pixels() -> None:
-    batch = make_batch([[0, 1, 0.5, 0.5, 0.2, 0.4], [1, 0, 0.1, 0.1, 0.1, 0.1]], pictures=2)
+    batch = make_batch([[0, 1, 0.5, 0.5, 0.2, 0.4], [1, 0, 0.1, 0.1, 0.1, 0.1]], images=2)
     assert torch.allclose(labels_of(batch, 0), torch.tensor([[1.0, 40, 30, 60, 70]]))
 
 
@@ -47,7 +47,7 @@ def test_wrong_class_scores_nothing() -> None:
     assert evaluator.confusion.matrix[0, 1] == 1
 
 
-def test_false_positive_in_an_empty_picture_counts_as_background() -> None:
+def test_false_positive_in_an_empty_image_counts_as_background() -> None:
     evaluator = DetectionEvaluator({0: "cat"})
     evaluator.update([Prediction(boxes=torch.tensor([[40.0, 40, 60, 60, 0.9, 0]]))], make_batch([]))
     result = evaluator.compute()

@@ -15,7 +15,7 @@ from utils.metrics.semantic import SemanticEvaluator, count_pairs
 
 def make_batch(maps: torch.Tensor, originals: list[torch.Tensor] | None = None) -> Batch:
     images = torch.zeros(len(maps), 3, *maps.shape[1:], dtype=torch.uint8)
-    return Batch(images, torch.zeros(0, 6), ["a.png"] * len(maps), class_maps=maps, original_maps=originals)
+    return Batch(images, torch.zeros(0, 6), ["a.png"] * len(maps), semantic_masks=maps, original_maps=originals)
 
 
 def random_maps(count: int, classes: list[int], seed: int, size_hw: tuple[int, int] = (24, 40)) -> torch.Tensor:
@@ -27,7 +27,7 @@ def evaluated(predicted: torch.Tensor, true: torch.Tensor, count: int) -> Semant
     evaluator = SemanticEvaluator(SemanticClasses.numbered(count))
     for start in range(0, len(true), 2):
         rows = predicted[start : start + 2]
-        evaluator.update([Prediction(class_map=row) for row in rows], make_batch(true[start : start + 2]))
+        evaluator.update([Prediction(semantic_mask=row) for row in rows], make_batch(true[start : start + 2]))
     return evaluator
 
 
@@ -70,14 +70,14 @@ def test_equals_scikit_learn(count: int, dtype: torch.dtype) -> None:
     assert result.metrics["metrics/pixel_accuracy"] == pytest.approx(accuracy_score(y, x))
 
 
-def test_the_pictures_own_maps_are_the_measure() -> None:
+def test_the_images_own_maps_are_the_measure() -> None:
     small = torch.zeros(2, 4, 4, dtype=torch.uint8)
     originals = [torch.ones(6, 8, dtype=torch.uint8), torch.ones(3, 5, dtype=torch.uint8)]
     evaluator = SemanticEvaluator(SemanticClasses.numbered(2))
-    evaluator.update([Prediction(class_map=m.long()) for m in originals], make_batch(small, originals))
+    evaluator.update([Prediction(semantic_mask=m.long()) for m in originals], make_batch(small, originals))
     assert evaluator.confusion.tolist() == [[0, 0], [0, 63]]
     with pytest.raises(ValueError, match=r"\(4, 4\) predicted and \(6, 8\) true"):
-        evaluator.update([Prediction(class_map=m) for m in small], make_batch(small, originals))
+        evaluator.update([Prediction(semantic_mask=m) for m in small], make_batch(small, originals))
 
 
 def test_nothing_measured() -> None:
@@ -98,7 +98,7 @@ def test_plots(tmp_path: Path) -> None:
     evaluator = evaluated(random_maps(2, [0, 1], 0), random_maps(2, [0, 1, 255], 1), 3)
     evaluator.plot(tmp_path)
     for name in ("semantic_confusion_matrix.png", "semantic_iou.png"):
-        picture = cv2.imread(str(tmp_path / name))
-        assert picture.std() > 5, name
+        image = cv2.imread(str(tmp_path / name))
+        assert image.std() > 5, name
     SemanticEvaluator(SemanticClasses.numbered(3)).plot(tmp_path / "empty")
     assert (tmp_path / "empty" / "semantic_iou.png").is_file()

@@ -30,7 +30,7 @@ def test_labels_alone_and_nothing_at_all() -> None:
     assert join_labels(torch.zeros(0, 6), torch.zeros(0, 5), 0.6).shape == (0, 6)
 
 
-def test_text_is_in_shares_of_the_original_picture(tmp_path: Path) -> None:
+def test_text_is_in_shares_of_the_original_image(tmp_path: Path) -> None:
     fit = Letterbox(original_hw=(100, 200), ratio_wh=(0.5, 0.5), pad_wh=(0, 25))  # 100x50 inside 100x100
     batch = Batch(torch.zeros(1, 3, 100, 100, dtype=torch.uint8), torch.zeros(0, 6), ["a/b.jpg"], [fit])
     sink = TextSink(tmp_path / "labels", with_score=True)
@@ -39,7 +39,7 @@ def test_text_is_in_shares_of_the_original_picture(tmp_path: Path) -> None:
     assert (tmp_path / "labels/b.txt").read_text() == "3 0.5 0.4 0.2 0.2 0.5\n"
 
 
-def test_pictures_of_one_stem_have_a_file_each(tmp_path: Path) -> None:
+def test_images_of_one_stem_have_a_file_each(tmp_path: Path) -> None:
     fit = Letterbox(original_hw=(100, 100))
     batch = Batch(torch.zeros(2, 3, 100, 100, dtype=torch.uint8), torch.zeros(0, 6), ["x/a.jpg", "y/a.jpg"], [fit, fit])
     boxes = [Prediction(boxes=torch.tensor([[0.0, 0, 10, 10, 0.5, label]])) for label in (0, 1)]

@@ -52,7 +52,7 @@ def test_conversion_and_back(kind: Any, convert: Any, back: Any, expected: list[
     assert convert(boxes[:0]).shape == (0, 4)
 
 
-def test_offset_places_a_picture_inside_a_frame() -> None:
+def test_offset_places_an_image_inside_a_frame() -> None:
     boxes = xywhn_to_xyxy(np.array([[0.5, 0.5, 1.0, 1.0]]), (50, 100), offset_wh=(7, 3))
     np.testing.assert_allclose(boxes, [[7, 3, 107, 53]])
 
@@ -62,7 +62,7 @@ def test_offset_places_a_picture_inside_a_frame() -> None:
     [
         pytest.param([0, 0, 2, 2], [1, 1, 3, 3], "iou", 1 / 7, id="iou"),
         pytest.param([0, 0, 2, 2], [1, 1, 3, 3], "giou", 1 / 7 - 2 / 9, id="giou"),  # hull 9, union 7
-        pytest.param([0, 0, 2, 2], [1, 1, 3, 3], "diou", 1 / 7 - 2 / 18, id="diou"),  # centres 2 apart, diagonal 18
+        pytest.param([0, 0, 2, 2], [1, 1, 3, 3], "diou", 1 / 7 - 2 / 18, id="diou"),  # centers 2 apart, diagonal 18
         pytest.param([0, 0, 2, 2], [1, 1, 3, 3], "ciou", 1 / 7 - 2 / 18, id="ciou-same-shape"),
         pytest.param([0, 0, 1, 1], [2, 0, 3, 1], "giou", -1 / 3, id="giou-apart"),
         pytest.param([1, 1, 1, 1], [1, 1, 1, 1], "iou", 0.0, id="empty-boxes"),
@@ -75,7 +75,7 @@ def test_overlap_of_known_pairs(a: list[float], b: list[float], kind: Any, expec
 
 def test_ciou_punishes_a_different_shape_and_has_gradients() -> None:
     a = torch.tensor([[0.0, 0.0, 4.0, 1.0]], requires_grad=True)
-    b = torch.tensor([[1.5, -1.5, 2.5, 2.5]])  # same centre, other way round
+    b = torch.tensor([[1.5, -1.5, 2.5, 2.5]])  # same center, other way round
     v = (4 / np.pi**2) * (np.arctan(1 / 4) - np.arctan(4)) ** 2
     expected = 1 / 7 - v * v / (1 - 1 / 7 + v)
     ciou = box_iou(a, b, "ciou")

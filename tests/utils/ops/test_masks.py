@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from utils.core.types import Letterbox
-from utils.ops.masks import ObjectMasks, bitmap_rings, fill_rings, rasterise, signed_area
+from utils.ops.masks import ObjectMasks, bitmap_rings, fill_rings, rasterize, signed_area
 
 SQUARE = np.array([[2.0, 2], [10, 2], [10, 10], [2, 10]])
 
@@ -20,7 +20,7 @@ def filled(*rings: np.ndarray, size: int = 16) -> np.ndarray:
 
 def test_polygons_against_the_original(shared: Path) -> None:
     golden = np.load(shared / "reference/golden/segment.npz")
-    masks = rasterise([[golden[f"poly{i}"]] for i in range(3)], (128, 128), 4)
+    masks = rasterize([[golden[f"poly{i}"]] for i in range(3)], (128, 128), 4)
     assert (masks.dense() == golden["poly_separate"]).all()
     rank = np.zeros(4, np.int64)
     rank[golden["poly_overlap_order"] + 1] = np.arange(1, 4)  # there objects are renumbered by area
@@ -39,11 +39,11 @@ def test_a_hole_runs_the_other_way_and_may_hold_a_part() -> None:
 
 
 @pytest.mark.parametrize("ratio", [1, 2, 3, 4, 8])
-def test_small_bitmaps_equal_the_whole_picture_drawn_and_resized(ratio: int) -> None:
+def test_small_bitmaps_equal_the_whole_image_drawn_and_resized(ratio: int) -> None:
     rng = np.random.default_rng(ratio)
     size_hw = (96, 64)
     polygons = [[rng.uniform(0, 1, (5, 2)) * (64, 96)] for _ in range(20)]
-    masks = rasterise(polygons, size_hw, ratio)
+    masks = rasterize(polygons, size_hw, ratio)
     for mask, rings in zip(masks.dense(), polygons, strict=True):
         canvas = np.zeros(size_hw, np.uint8)
         fill_rings(canvas, rings)
@@ -51,15 +51,15 @@ def test_small_bitmaps_equal_the_whole_picture_drawn_and_resized(ratio: int) -> 
 
 
 def test_objects_without_rings_and_no_objects() -> None:
-    masks = rasterise([[], [SQUARE]], (16, 16), 4)
+    masks = rasterize([[], [SQUARE]], (16, 16), 4)
     assert masks.areas.tolist() == [0, 8]  # one corner pixel is a quarter covered
     assert masks.polygons()[0] == [] and masks.outlines()[0].tolist() == [[0, 0]] * 4
-    assert rasterise([], (16, 16), 4).dense().shape == (0, 4, 4)
-    assert rasterise([], (16, 16), 4).index_map().max() == 0
+    assert rasterize([], (16, 16), 4).dense().shape == (0, 4, 4)
+    assert rasterize([], (16, 16), 4).index_map().max() == 0
 
 
 def test_small_objects_show_above_large_ones() -> None:
-    masks = rasterise([[SQUARE / 2 + 1], [SQUARE], [SQUARE + 40]], (32, 32))
+    masks = rasterize([[SQUARE / 2 + 1], [SQUARE], [SQUARE + 40]], (32, 32))
     shown = masks.index_map()
     assert shown[3, 3] == 1 and shown[9, 9] == 2
     assert set(np.unique(shown)) == {0, 1, 2}  # the third lies outside

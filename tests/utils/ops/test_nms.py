@@ -15,12 +15,12 @@ from utils.ops.nms import non_max_suppression
 
 
 def rows(*values: list[float]) -> Tensor:
-    """One picture of decoded rows x, y, w, h, objectness, classes."""
+    """One image of decoded rows x, y, w, h, objectness, classes."""
     return torch.tensor([values])
 
 
 def crowd(seed: int, num_rows: int, num_classes: int, *, levels: int | None = None) -> Tensor:
-    """Two pictures of overlapping boxes; `levels` makes scores coarse, so that many are equal."""
+    """Two images of overlapping boxes; `levels` makes scores coarse, so that many are equal."""
     rng = torch.Generator().manual_seed(seed)
     boxes = torch.rand(2, num_rows, 4, generator=rng) * torch.tensor([60, 60, 30, 30]) + 5
     scores = torch.rand(2, num_rows, 1 + num_classes, generator=rng)
@@ -30,7 +30,7 @@ def crowd(seed: int, num_rows: int, num_classes: int, *, levels: int | None = No
 
 
 def slow_nms(decoded: Tensor, conf: float, iou: float, *, multi_label: bool, agnostic: bool, max_det: int) -> Tensor:
-    """Greedy suppression of one picture, written out; equal scores in order of row and class."""
+    """Greedy suppression of one image, written out; equal scores in order of row and class."""
     scores = decoded[:, 5:] * decoded[:, 4:5]
     if not multi_label:
         best = scores.argmax(dim=1, keepdim=True)
@@ -86,8 +86,8 @@ def test_equals_unlimited_greedy_suppression(
     decoded = crowd(3, 120, 3, levels=levels)
     kind = {"multi_label": multi_label, "agnostic": agnostic, "max_det": max_det}
     found = non_max_suppression(decoded, 0.1, 0.5, **kind)  # type: ignore[arg-type]
-    for ours, picture in zip(found, decoded, strict=True):
-        expected = slow_nms(picture, 0.1, 0.5, **kind)  # type: ignore[arg-type]
+    for ours, image in zip(found, decoded, strict=True):
+        expected = slow_nms(image, 0.1, 0.5, **kind)  # type: ignore[arg-type]
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_many_classes_do_not_blur_the_boxes() -> None:
     assert len(non_max_suppression(decoded, 0.25, 0.702)[0]) == 2
 
 
-def test_pictures_without_candidates_and_without_rows() -> None:
+def test_images_without_candidates_and_without_rows() -> None:
     decoded = torch.cat((crowd(0, 50, 2)[:1], torch.zeros(1, 50, 7)))
     found = non_max_suppression(decoded, 0.3)
     assert len(found[0]) > 0 and found[1].shape == (0, 6)
@@ -168,7 +168,7 @@ def test_impossible_settings(setting: dict[str, Any], told: str) -> None:
         non_max_suppression(torch.zeros(1, 1, 6), **setting)
 
 
-@pytest.mark.parametrize("picture", ["bus", "zidane"])
+@pytest.mark.parametrize("image", ["bus", "zidane"])
 @pytest.mark.parametrize(
     ("case", "settings"),
     [
@@ -177,13 +177,13 @@ def test_impossible_settings(setting: dict[str, Any], told: str) -> None:
         ("agnostic", {"conf_thres": 0.1, "agnostic": True}),
     ],
 )
-def test_against_the_original(shared: Path, picture: str, case: str, settings: dict[str, Any]) -> None:
+def test_against_the_original(shared: Path, image: str, case: str, settings: dict[str, Any]) -> None:
     golden = np.load(shared / "reference/golden/yolov5n_coco.npz")
-    input_hw = tuple(golden[f"{picture}_input_shape"][2:])
-    original_hw = {"bus": (1080, 810), "zidane": (720, 1280)}[picture]
-    (found,) = non_max_suppression(torch.tensor(golden[f"{picture}_decoded"]), **settings)
+    input_hw = tuple(golden[f"{image}_input_shape"][2:])
+    original_hw = {"bus": (1080, 810), "zidane": (720, 1280)}[image]
+    (found,) = non_max_suppression(torch.tensor(golden[f"{image}_decoded"]), **settings)
     found = scale_boxes(found, input_hw, original_hw)
     if case == "detect":
         found[:, :4] = found[:, :4].round()
-    expected = torch.tensor(golden[f"{picture}_nms_{case}"])
+    expected = torch.tensor(golden[f"{image}_nms_{case}"])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)

@@ -52,7 +52,7 @@ def test_only_boxes_are_decoded_and_nothing_is_missed() -> None:
     assert found.areas.max() > 100 and sum(b.size for b in found.bitmaps) < 0.2 * whole.numel()
 
 
-def test_masks_in_the_original_picture_are_enlarged_before_they_are_cut() -> None:
+def test_masks_in_the_original_image_are_enlarged_before_they_are_cut() -> None:
     masks = some_masks(1)
     fit = Letterbox(original_hw=(120, 256), ratio_wh=(0.5, 0.5), pad_wh=(0, 10))  # 60x128 inside 80x128
     whole = F.interpolate(plain_probabilities(masks)[None], (160, 256), mode="bilinear", align_corners=False)[0]

@@ -11,9 +11,9 @@ from utils.imaging.semantic_classes import SemanticClasses
 from utils.ops.semantic_masks import (
     argmax_resized,
     blended,
-    colour_table,
-    coloured,
-    original_class_map,
+    color_table,
+    colored,
+    original_semantic_mask,
     source_map,
     without_padding,
 )
@@ -21,8 +21,8 @@ from utils.ops.semantic_masks import (
 CLASSES = SemanticClasses({0: "sea", 1: "land"}, ((0, 0, 200), (10, 100, 20)), source_ids=(7, 30))
 
 
-def one_hot(class_map: np.ndarray, count: int) -> torch.Tensor:
-    return F.one_hot(torch.from_numpy(class_map.astype(np.int64)), count).permute(2, 0, 1).float()
+def one_hot(semantic_mask: np.ndarray, count: int) -> torch.Tensor:
+    return F.one_hot(torch.from_numpy(semantic_mask.astype(np.int64)), count).permute(2, 0, 1).float()
 
 
 @pytest.mark.parametrize("size_hw", [(75, 131), (20, 90), (40, 60), (13, 17)], ids=str)
@@ -51,7 +51,7 @@ def test_logits_with_gradients() -> None:
 
 @pytest.mark.parametrize("original_hw", [(50, 100), (100, 50), (33, 64), (64, 64), (300, 211)], ids=str)
 def test_padding_neither_shifts_nor_leaks(original_hw: tuple[int, int]) -> None:
-    """What surrounds the picture in the input is of a class of its own, which must not be found in the picture."""
+    """What surrounds the image in the input is of a class of its own, which must not be found in the image."""
     height, width = original_hw
     truth = np.zeros(original_hw, np.uint8)
     truth[height // 3 : height // 2, width // 4 : width // 2] = 1
@@ -59,7 +59,7 @@ def test_padding_neither_shifts_nor_leaks(original_hw: tuple[int, int]) -> None:
     classes_in_input = np.where(fitted[..., 0] == 114, 2, (fitted[..., 0] > 100).astype(np.uint8))
     left, top = fit.pad_wh
     classes_in_input[:top], classes_in_input[:, :left] = 2, 2
-    found = original_class_map(one_hot(classes_in_input, 3), fit).numpy()
+    found = original_semantic_mask(one_hot(classes_in_input, 3), fit).numpy()
     assert found.shape == original_hw
     assert (found != 2).all()
     rows, columns = np.nonzero(found == 1)
@@ -77,28 +77,28 @@ def test_without_padding_by_hand() -> None:
     assert bool((cut == 1).all())
 
 
-def test_a_picture_without_padding_at_its_own_size() -> None:
+def test_an_image_without_padding_at_its_own_size() -> None:
     truth = np.random.default_rng(0).integers(0, 5, (48, 64)).astype(np.uint8)
-    found = original_class_map(one_hot(truth, 5), Letterbox((48, 64)))
+    found = original_semantic_mask(one_hot(truth, 5), Letterbox((48, 64)))
     np.testing.assert_array_equal(found.numpy(), truth)
 
 
-def test_colours_and_blend_by_hand() -> None:
-    class_map = np.array([[0, 1, 255]], np.uint8)
-    assert coloured(class_map, CLASSES).tolist() == [[[200, 0, 0], [20, 100, 10], [0, 0, 0]]]
+def test_colors_and_blend_by_hand() -> None:
+    semantic_mask = np.array([[0, 1, 255]], np.uint8)
+    assert colored(semantic_mask, CLASSES).tolist() == [[[200, 0, 0], [20, 100, 10], [0, 0, 0]]]
     frame = np.full((1, 3, 3), 100, np.uint8)
-    # 0.6 * 100 + 0.4 * colour; the pixel without a class stays
-    assert blended(frame, class_map, CLASSES).tolist() == [[[140, 60, 60], [68, 100, 64], [100, 100, 100]]]
+    # 0.6 * 100 + 0.4 * color; the pixel without a class stays
+    assert blended(frame, semantic_mask, CLASSES).tolist() == [[[140, 60, 60], [68, 100, 64], [100, 100, 100]]]
     assert (frame == 100).all()
-    assert blended(frame[:, :2], class_map[:, :2], CLASSES).shape == (1, 2, 3)
+    assert blended(frame[:, :2], semantic_mask[:, :2], CLASSES).shape == (1, 2, 3)
 
 
 def test_the_table_is_the_callers_own() -> None:
-    colour_table(CLASSES)[:] = 0
-    assert colour_table(CLASSES)[0].tolist() == [200, 0, 0]
+    color_table(CLASSES)[:] = 0
+    assert color_table(CLASSES)[0].tolist() == [200, 0, 0]
 
 
 def test_source_map() -> None:
-    class_map = np.array([[0, 1, 255]], np.uint8)
-    assert source_map(class_map, CLASSES).tolist() == [[7, 30, 255]]
-    assert source_map(class_map, SemanticClasses({0: "a", 1: "b"})).tolist() == [[0, 1, 255]]
+    semantic_mask = np.array([[0, 1, 255]], np.uint8)
+    assert source_map(semantic_mask, CLASSES).tolist() == [[7, 30, 255]]
+    assert source_map(semantic_mask, SemanticClasses({0: "a", 1: "b"})).tolist() == [[0, 1, 255]]

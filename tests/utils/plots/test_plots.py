@@ -36,7 +36,7 @@ def read(file: Path) -> np.ndarray:
 # -- batches ------------------------------------------------------------------------------------------------------
 
 
-def test_batch_grid_places_pictures_row_by_row(tmp_path: Path) -> None:
+def test_batch_grid_places_images_row_by_row(tmp_path: Path) -> None:
     images = torch.zeros(3, 3, 64, 96, dtype=torch.uint8)
     for i in range(3):
         images[i, i] = 255  # red, green, blue
@@ -47,12 +47,12 @@ def test_batch_grid_places_pictures_row_by_row(tmp_path: Path) -> None:
     assert grid[60, 90].tolist() == [0, 0, 255]  # BGR of red
     assert grid[60, 98 + 90].tolist() == [0, 255, 0]
     assert grid[66 + 60, 90].tolist() == [255, 0, 0]
-    assert grid[66 + 60, 98 + 90].tolist() == [255, 255, 255]  # no fourth picture
+    assert grid[66 + 60, 98 + 90].tolist() == [255, 255, 255]  # no fourth image
 
 
-def test_batch_draws_targets_of_each_picture(tmp_path: Path) -> None:
+def test_batch_draws_targets_of_each_image(tmp_path: Path) -> None:
     images = np.zeros((2, 3, 100, 200), np.uint8)
-    targets = np.array([[1, 0, 0.5, 0.75, 0.5, 0.3]], np.float32)  # second picture: x 50-150, y 60-90
+    targets = np.array([[1, 0, 0.5, 0.75, 0.5, 0.3]], np.float32)  # second image: x 50-150, y 60-90
     plots.plot_batch(images, targets, ["a", "b"], NAMES, tmp_path / "b.png")
     lit = read(tmp_path / "b.png").max(axis=2) > 0
     assert not lit[30:, :200].any()
@@ -72,7 +72,7 @@ def test_batch_draws_predictions_above_the_least_score(tmp_path: Path) -> None:
 
 def test_batch_is_scaled_and_cut(tmp_path: Path) -> None:
     plots.plot_batch(torch.zeros(20, 1, 64, 32), torch.zeros(0, 6), ["x"] * 20, {}, tmp_path / "b.jpg", max_side=128)
-    assert read(tmp_path / "b.jpg").shape == (4 * 30 + 6, 4 * 15 + 6, 3)  # 16 pictures, 30 = (128 - 8) / 4
+    assert read(tmp_path / "b.jpg").shape == (4 * 30 + 6, 4 * 15 + 6, 3)  # 16 images, 30 = (128 - 8) / 4
 
 
 def test_half_precision_values_become_pixels() -> None:
@@ -233,7 +233,7 @@ def test_study_of_a_segmenter_shows_its_masks(figures: dict[str, Figure], tmp_pa
         pytest.param([0.7, 0.9, 0], 70, "mIoU, %", id="semantic"),
     ],
 )
-def test_study_of_class_maps(
+def test_study_of_semantic_masks(
     row: list[float], drawn: float, axis: str, figures: dict[str, Figure], tmp_path: Path
 ) -> None:
     np.savetxt(tmp_path / "study_a.txt", [[*row, 1, 2, 0.5]], fmt="%10.4g")
@@ -255,7 +255,7 @@ def test_study_of_a_wrong_file(tmp_path: Path, content: str, message: str) -> No
 # -- feature maps -------------------------------------------------------------------------------------------------
 
 
-def test_feature_maps_picture_and_array(tmp_path: Path) -> None:
+def test_feature_maps_image_and_array(tmp_path: Path) -> None:
     maps = torch.randn(2, 40, 12, 6, dtype=torch.float16)
     file = plots.save_feature_maps(maps, "models.common.C3", 4, tmp_path / "bus")
     assert file == tmp_path / "bus" / "stage4_C3_features.png"
@@ -300,7 +300,7 @@ def test_figures_do_not_draw_empty_glyph_boxes(tmp_path: Path) -> None:
     assert not np.array_equal(written(tmp_path, "人", 0), written(tmp_path, "火", 0))
 
 
-def test_colour_of_text_is_kept(tmp_path: Path) -> None:
+def test_color_of_text_is_kept(tmp_path: Path) -> None:
     written(tmp_path, "人", 0)
     frame = read(tmp_path / "名" / "t.png")
     assert frame[..., 2].min() == 255  # red stays full, blue and green go down

@@ -61,7 +61,7 @@ def scene(size_hw: tuple[int, int], box_xyxy: tuple[int, int, int, int]) -> np.n
 
 
 def slim_detector(seed: int = 0, classes: int = 3) -> DetectionModel:
-    """A thin network whose detections are many and depend on the picture."""
+    """A thin network whose detections are many and depend on the image."""
     torch.manual_seed(seed)
     model = DetectionModel({**load_model_yaml("yolov5n"), **SLIM}, nc=classes)
     for conv, _ in model.convolutions_of_head():
@@ -223,7 +223,7 @@ def test_a_tensor_goes_straight_to_the_network() -> None:
         model(torch.rand(1, 4, 64, 96))
 
 
-def test_one_picture_in_every_form_gives_the_same_boxes(tmp_path: Path) -> None:
+def test_one_image_in_every_form_gives_the_same_boxes(tmp_path: Path) -> None:
     frame = scene((64, 96), (8, 8, 40, 48))
     file = tmp_path / "a.png"
     cv2.imwrite(str(file), frame[..., ::-1])
@@ -241,8 +241,8 @@ def test_one_picture_in_every_form_gives_the_same_boxes(tmp_path: Path) -> None:
     assert results.files[:4] == ["a.jpg", "a_2.jpg", "a_3.jpg", "image3.jpg"]
 
 
-def test_pictures_that_are_none_are_named() -> None:
-    with pytest.raises(InputError, match=r"ims\[1\] \(int\): int is no picture"):
+def test_images_that_are_none_are_named() -> None:
+    with pytest.raises(InputError, match=r"ims\[1\] \(int\): int is no image"):
         AutoShape(SpotFinder())([scene((64, 64), (1, 1, 9, 9)), 5])
 
 
@@ -258,7 +258,7 @@ def test_what_is_no_model_is_refused(model: Any) -> None:
 
 
 class RednessJudge(SpotFinder):
-    """Logits of two classes from the mean of the middle, normalised as for ImageNet: the first is for red pictures."""
+    """Logits of two classes from the mean of the middle, normalized as for ImageNet: the first is for red images."""
 
     def run(self, images: Tensor) -> list[Tensor]:
         self.images = images
@@ -266,7 +266,7 @@ class RednessJudge(SpotFinder):
         return [torch.stack((red, -red), dim=1)]
 
 
-def test_a_classifier_gives_probabilities_and_a_box_around_the_picture(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_classifier_gives_probabilities_and_a_box_around_the_image(capsys: pytest.CaptureFixture[str]) -> None:
     model = AutoShape(judge := RednessJudge(task="classify"))
     red, blue = np.zeros((2, 40, 60, 3), np.uint8)
     red[..., 0] = blue[..., 2] = 200
@@ -301,8 +301,8 @@ def test_a_segmenter_gives_masks_beside_the_boxes() -> None:
     torch.nn.init.normal_(network.head.proto.cv3.bn.bias)  # an untrained network gives masks of nearly nothing
     model = AutoShape(network)
     model.conf, model.max_det = 1e-4, 5
-    pictures = [np.random.default_rng(seed).integers(0, 256, (50, 90, 3)).astype(np.uint8) for seed in (0, 1)]
-    results = model(pictures, size=96)
+    images = [np.random.default_rng(seed).integers(0, 256, (50, 90, 3)).astype(np.uint8) for seed in (0, 1)]
+    results = model(images, size=96)
     assert results.masks is not None and [len(masks) for masks in results.masks] == [len(rows) for rows in results.xyxy]
     masks, boxes = results.masks[0], results.xyxy[0]
     assert len(masks) == 5 and masks.size_hw == (50, 90)
@@ -315,7 +315,7 @@ def test_a_segmenter_gives_masks_beside_the_boxes() -> None:
     assert len(coded) == 10 and all(item["segmentation"]["size"] == [50, 90] for item in coded)
     assert results.crop(save=False)[0]["im"].shape[2] == 4
     model.retina_masks = True
-    fine = model(pictures, size=96).masks
+    fine = model(images, size=96).masks
     assert fine is not None and fine[0].size_hw == (50, 90)
 
 
@@ -347,7 +347,7 @@ def test_profile_logs_every_layer(caplog: pytest.LogCaptureFixture, monkeypatch:
 
 
 class Rows(nn.Module):
-    """A network that finds the same things in every picture."""
+    """A network that finds the same things in every image."""
 
     names, nc, stride, yaml = {0: "a", 1: "b"}, 2, torch.tensor([32.0]), {"ch": 3}
 
@@ -425,25 +425,25 @@ def check_golden(found: Tensor, expected: np.ndarray, side: int, *, rounded: boo
     np.testing.assert_allclose(found[:, 4], expected[:, 4], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("picture", ["bus", "zidane"])
-def test_official_checkpoint_gives_the_reference_boxes(shared: Path, official: AutoShape, picture: str) -> None:
-    """The input shape of one picture is that of detect.py, so the golden tolerances hold as they are."""
+@pytest.mark.parametrize("image", ["bus", "zidane"])
+def test_official_checkpoint_gives_the_reference_boxes(shared: Path, official: AutoShape, image: str) -> None:
+    """The input shape of one image is that of detect.py, so the golden tolerances hold as they are."""
     golden = np.load(shared / "reference" / "golden" / "yolov5n_coco.npz")
-    file = shared / "data" / "images" / f"{picture}.jpg"
+    file = shared / "data" / "images" / f"{image}.jpg"
     results = official(file)
-    assert list(results.s) == golden[f"{picture}_input_shape"].tolist()
-    check_golden(results.xyxy[0], golden[f"{picture}_nms_detect"], max(results.ims[0].shape), rounded=True)
+    assert list(results.s) == golden[f"{image}_input_shape"].tolist()
+    check_golden(results.xyxy[0], golden[f"{image}_nms_detect"], max(results.ims[0].shape), rounded=True)
 
 
-@pytest.mark.parametrize("picture", ["bus", "zidane"])
-def test_official_checkpoint_with_augmentation(shared: Path, official: AutoShape, picture: str) -> None:
+@pytest.mark.parametrize("image", ["bus", "zidane"])
+def test_official_checkpoint_with_augmentation(shared: Path, official: AutoShape, image: str) -> None:
     golden = np.load(shared / "reference" / "golden" / "yolov5n_coco.npz")
-    results = official(str(shared / "data" / "images" / f"{picture}.jpg"), augment=True)
-    check_golden(results.xyxy[0], golden[f"{picture}_nms_tta"], max(results.ims[0].shape))
+    results = official(str(shared / "data" / "images" / f"{image}.jpg"), augment=True)
+    check_golden(results.xyxy[0], golden[f"{image}_nms_tta"], max(results.ims[0].shape))
 
 
-def test_a_batch_of_both_pictures(shared: Path, official: AutoShape) -> None:
-    """A batch gives what each picture gives alone in that shape. Wider borders change what nano sees, so only its
+def test_a_batch_of_both_images(shared: Path, official: AutoShape) -> None:
+    """A batch gives what each image gives alone in that shape. Wider borders change what nano sees, so only its
     sure objects (score above 0.6) are held against the golden values of the smaller shapes, to 2 % of the side.
     """
     golden = np.load(shared / "reference" / "golden" / "yolov5n_coco.npz")

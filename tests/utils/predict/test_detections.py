@@ -1,4 +1,4 @@
-"""The results object: every form of the boxes, pictures, files and tables; values worked out by hand."""
+"""The results object: every form of the boxes, images, files and tables; values worked out by hand."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [
         "image 1/2: 100x200 2 persons, 1 bus",
         "image 2/2: 50x40 (no detections)",
-        "1.0 ms preparing, 20.0 ms network, 3.0 ms post-processing per picture; input (2, 3, 320, 640)",
+        "1.0 ms preparing, 20.0 ms network, 3.0 ms post-processing per image; input (2, 3, 320, 640)",
     ]
     assert capsys.readouterr().out.splitlines() == str(found).splitlines() == lines
     assert repr(found).splitlines() == ["Detections", *lines]
@@ -53,8 +53,8 @@ def test_tables() -> None:
     found = detections()
     tables = found.pandas()
     corners = ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
-    centres = ["xcenter", "ycenter", "width", "height", "confidence", "class", "name"]
-    for form, columns in (("xyxy", corners), ("xyxyn", corners), ("xywh", centres), ("xywhn", centres)):
+    centers = ["xcenter", "ycenter", "width", "height", "confidence", "class", "name"]
+    for form, columns in (("xyxy", corners), ("xyxyn", corners), ("xywh", centers), ("xywhn", centers)):
         both = getattr(tables, form)
         assert [list(table.columns) for table in both] == [columns] * 2
         assert [len(table) for table in both] == [3, 0]
@@ -103,14 +103,14 @@ def test_supervision_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
         detections().to_supervision()
 
 
-def test_one_object_per_picture() -> None:
+def test_one_object_per_image() -> None:
     parts = detections().tolist()
     assert [(part.n, len(part.pred), part.files) for part in parts] == [(1, 1, ["000123.jpg"]), (1, 1, ["image1.jpg"])]
     assert parts[0].xywh[0][0].tolist() == pytest.approx([30, 50, 40, 60, 0.9, 0])
     assert parts[0].t == pytest.approx((1, 20, 3))
 
 
-def test_render_draws_in_rgb_and_leaves_the_callers_pictures_alone() -> None:
+def test_render_draws_in_rgb_and_leaves_the_callers_images_alone() -> None:
     found = detections()
     given = list(found.ims)
     drawn = found.render()
@@ -125,7 +125,7 @@ def test_render_draws_in_rgb_and_leaves_the_callers_pictures_alone() -> None:
     assert (without[0] != drawn[0]).any()
 
 
-def test_save_writes_rgb_pictures_into_numbered_folders(tmp_path: Path) -> None:
+def test_save_writes_rgb_images_into_numbered_folders(tmp_path: Path) -> None:
     found = detections()
     assert found.save(save_dir=tmp_path / "exp") == tmp_path / "exp"
     assert found.save(save_dir=tmp_path / "exp") == tmp_path / "exp2"
@@ -185,7 +185,7 @@ def test_show_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [image.size for image in shown] == [(200, 100), (40, 50)]
 
 
-def test_pictures_of_other_channel_counts() -> None:
+def test_images_of_other_channel_counts() -> None:
     ims = [np.zeros((20, 30, 1), np.uint8), np.zeros((20, 30, 5), np.uint8)]
     rows = torch.tensor([[1, 1, 9, 9, 0.5, 7.0]])
     found = Detections(ims, [rows, rows], ["a.jpg", "b.jpg"])

@@ -1,4 +1,4 @@
-"""One picture in every form a program may hold it in."""
+"""One image in every form a program may hold it in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from tests.utils.core.test_remote import send, serving
 from utils.core.errors import InputError
-from utils.predict.inputs import load_pictures
+from utils.predict.inputs import load_images
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (40, 60, 3)).astype(np.uint8)
@@ -26,10 +26,10 @@ ALPHA = np.dstack((RGB, np.full((40, 60), 7, np.uint8)))
 
 
 def one(value: Any, channels: int = 3) -> np.ndarray:
-    (picture,) = load_pictures(value, channels=channels)
-    assert picture.array.dtype == np.uint8
-    assert picture.array.flags.c_contiguous
-    return picture.array
+    (image,) = load_images(value, channels=channels)
+    assert image.array.dtype == np.uint8
+    assert image.array.flags.c_contiguous
+    return image.array
 
 
 def encoded(suffix: str = ".png", array: np.ndarray = RGB) -> bytes:
@@ -67,7 +67,7 @@ def test_arrays_and_tensors(value: Any, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(one(value), expected)
 
 
-def test_a_narrow_picture_is_not_taken_for_planes() -> None:
+def test_a_narrow_image_is_not_taken_for_planes() -> None:
     narrow = RGB[:3]  # (3, 60, 3): three rows of pixels
     np.testing.assert_array_equal(one(narrow), narrow)
     np.testing.assert_array_equal(one(RGB[:, :4].transpose(2, 0, 1)[:, :, :4]), RGB[:, :4].transpose(2, 0, 1)[..., :3])
@@ -105,7 +105,7 @@ def test_pil_modes(image: Image.Image, expected: np.ndarray) -> None:
 def test_pil_modes_that_convert_with_loss(mode: str) -> None:
     gradient = np.dstack([np.tile(np.linspace(40, 200, 64, dtype=np.uint8), (40, 1))] * 3)
     image = Image.fromarray(gradient)
-    if mode == "LAB":  # Pillow converts to it by colour profiles only
+    if mode == "LAB":  # Pillow converts to it by color profiles only
         profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
         image = ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
     np.testing.assert_allclose(one(image if mode == "LAB" else image.convert(mode)), gradient, atol=3)
@@ -130,8 +130,8 @@ def test_files_bytes_and_streams(tmp_path: Path) -> None:
     for value in (str(file), file, file.read_bytes(), bytearray(file.read_bytes()), io.BytesIO(file.read_bytes())):
         np.testing.assert_array_equal(one(value), RGB)
     with file.open("rb") as stream:
-        (picture,) = load_pictures(stream)
-    assert picture.name == str(file)
+        (image,) = load_images(stream)
+    assert image.name == str(file)
     np.save(tmp_path / "a.npy", RGB[..., ::-1])  # arrays in files are BGR, as everywhere in the project
     np.testing.assert_array_equal(one(tmp_path / "a.npy"), RGB)
 
@@ -167,62 +167,62 @@ def test_models_of_other_channel_counts() -> None:
 
 @pytest.mark.parametrize("group", [list, tuple, iter, lambda values: (v for v in values)])
 def test_several_at_once(group: Callable[[list[Any]], Any]) -> None:
-    pictures = load_pictures(group([RGB, Image.fromarray(GRAY), encoded()]))
-    assert [p.name for p in pictures] == ["image0", "image1", "image2"]
-    for picture, expected in zip(pictures, (RGB, GRAY3, RGB), strict=True):
-        np.testing.assert_array_equal(picture.array, expected)
+    images = load_images(group([RGB, Image.fromarray(GRAY), encoded()]))
+    assert [p.name for p in images] == ["image0", "image1", "image2"]
+    for image, expected in zip(images, (RGB, GRAY3, RGB), strict=True):
+        np.testing.assert_array_equal(image.array, expected)
 
 
 def test_a_batch_in_one_array() -> None:
-    assert [p.array.shape for p in load_pictures(np.stack((RGB, RGB)))] == [RGB.shape] * 2
+    assert [p.array.shape for p in load_images(np.stack((RGB, RGB)))] == [RGB.shape] * 2
 
 
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOLOv5_ALLOW_PRIVATE_URLS", "1")
     with serving({"/a%20b.png": send(encoded()), "/page": send(b"<html>")}) as base:
         for value in (f"{base}/a%20b.png?x=1", Path(f"{base}/a%20b.png"), base.replace("http", "HTTP") + "/a%20b.png"):
-            (picture,) = load_pictures(value)
-            np.testing.assert_array_equal(picture.array, RGB)
-            assert picture.name == "a b.png"
-        with pytest.raises(InputError, match="/page: damaged, or not a picture in a known format"):
-            load_pictures(f"{base}/page")
+            (image,) = load_images(value)
+            np.testing.assert_array_equal(image.array, RGB)
+            assert image.name == "a b.png"
+        with pytest.raises(InputError, match="/page: damaged, or not an image in a known format"):
+            load_images(f"{base}/page")
     monkeypatch.delenv("YOLOv5_ALLOW_PRIVATE_URLS")
     with pytest.raises(InputError, match="no public address"):
-        load_pictures(f"{base}/a.png")
+        load_images(f"{base}/a.png")
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        pytest.param({"image": RGB}, "dict is no picture; give a file name", id="mapping"),
-        pytest.param(None, "NoneType is no picture", id="none"),
-        pytest.param("", "an empty text is no picture", id="empty-text"),
-        pytest.param(7, "int is no picture", id="number"),
-        pytest.param([], "no pictures given", id="empty-list"),
+        pytest.param({"image": RGB}, "dict is no image; give a file name", id="mapping"),
+        pytest.param(None, "NoneType is no image", id="none"),
+        pytest.param("", "an empty text is no image", id="empty-text"),
+        pytest.param(7, "int is no image", id="number"),
+        pytest.param([], "no images given", id="empty-list"),
         pytest.param(b"", "empty", id="no-bytes"),
-        pytest.param(b"text", "image0: damaged, or not a picture", id="other-bytes"),
+        pytest.param(b"text", "image0: damaged, or not an image", id="other-bytes"),
         pytest.param("nowhere.jpg", "nowhere.jpg: No such file", id="no-file"),
         pytest.param("ftp://a/b.jpg", "only http and https", id="other-scheme"),
-        pytest.param(np.zeros((0, 4, 3)), r"shape \(0, 4, 3\) is no picture", id="no-pixels"),
-        pytest.param(np.zeros(5), r"shape \(5,\) is no picture", id="one-axis"),
+        pytest.param(np.zeros((0, 4, 3)), r"shape \(0, 4, 3\) is no image", id="no-pixels"),
+        pytest.param(np.zeros(5), r"shape \(5,\) is no image", id="one-axis"),
         pytest.param(np.zeros((9, 9, 2)), "has 2 channels where the model wants 3", id="two-channels"),
-        pytest.param(np.array([["a"]]), "an array of <U1 is no picture", id="text"),
+        pytest.param(np.array([["a"]]), "an array of <U1 is no image", id="text"),
         pytest.param(np.zeros((9, 9), complex), "an array of complex128", id="complex"),
         pytest.param([RGB, "nowhere.jpg"], r"^ims\[1\] \(str\): nowhere.jpg: No such file", id="second"),
-        pytest.param([RGB, RGB, object()], r"^ims\[2\] \(object\): object is no picture", id="third"),
+        pytest.param([RGB, RGB, object()], r"^ims\[2\] \(object\): object is no image", id="third"),
         pytest.param([torch.zeros(1, 3, 8, 8)], r"shape \(1, 3, 8, 8\)", id="batch-in-a-list"),
     ],
 )
-def test_what_is_no_picture_is_named(value: Any, message: str) -> None:
+def test_what_is_no_image_is_named(value: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        load_pictures(value)
+        load_images(value)
 
 
-def test_a_picture_that_breaks_off(tmp_path: Path) -> None:
+def test_an_image_that_breaks_off(tmp_path: Path) -> None:
     data = encoded()
     broken = Image.open(io.BytesIO(data[: len(data) // 2]))
-    with pytest.raises(InputError, match="image0: damaged picture"):
-        load_pictures(broken)
+    with pytest.raises(InputError, match="image0: damaged image"):
+        load_images(broken)
 
 
 def test_what_the_caller_holds_is_not_changed() -> None:

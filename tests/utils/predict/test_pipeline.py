@@ -26,7 +26,7 @@ from utils.predict import results
 from utils.predict.pipeline import BackgroundWriter, Channel, read_ahead
 from utils.predict.predictor import DetectionPostprocess, Predictor
 from utils.predict.results import DrawStyle, Result
-from utils.predict.run import run_pictures
+from utils.predict.run import run_images
 from utils.predict.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, Writer
 
 
@@ -239,7 +239,7 @@ def test_an_error_of_the_last_result_comes_with_the_end() -> None:
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    """Of an untrained network that finds three objects in each picture."""
+    """Of an untrained network that finds three objects in each image."""
     torch.manual_seed(0)
     model: Any = DetectionModel("yolov5n.yaml", nc=2).eval()
     model.names = {0: "cat", 1: "dog"}
@@ -248,7 +248,7 @@ def predictor() -> Predictor:
 
 
 class Finder:
-    """A backend that finds one object in the middle of each picture, at no cost."""
+    """A backend that finds one object in the middle of each image, at no cost."""
 
     task, stride, names, channels, dtype, fixed_hw = "detect", 32, {0: "thing"}, 3, torch.float32, None
     own_threads = False
@@ -279,7 +279,7 @@ def test_an_overlapped_run_leaves_the_files_of_a_sequential_one(predictor: Predi
     files.append(str(tmp_path / "three.png"))
     for overlap, name in ((True, "overlapped"), (False, "sequential")):
         writers = all_writers(tmp_path / name)
-        assert run_pictures(MediaSource(files), predictor, writers, overlap=overlap) == 35
+        assert run_images(MediaSource(files), predictor, writers, overlap=overlap) == 35
     first, second = (
         {p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()}
         for name in ("overlapped", "sequential")
@@ -295,9 +295,9 @@ def test_without_saving_or_viewing_nothing_is_drawn(
     monkeypatch.setattr(results, "to_bgr", lambda frame: drawn.append(1) or frame)
     source = str(clip(tmp_path / "clip.avi", 5))
     text = TextWriter(tmp_path / "labels")
-    assert run_pictures(MediaSource([source]), predictor, [text]) == 5
+    assert run_images(MediaSource([source]), predictor, [text]) == 5
     assert not drawn
-    run_pictures(MediaSource([source]), predictor, [MediaWriter(tmp_path, DrawStyle())])
+    run_images(MediaSource([source]), predictor, [MediaWriter(tmp_path, DrawStyle())])
     assert len(drawn) == 10  # a copy and a drawing of each
 
 
@@ -311,7 +311,7 @@ def test_windows_are_called_in_the_main_thread_and_q_ends_the_run(predictor: Pre
 
     window, written = Window(), Collector()
     source = MediaSource([str(clip(tmp_path / "clip.avi", 50))])
-    assert run_pictures(source, predictor, [written], viewers=[window]) == 4
+    assert run_images(source, predictor, [written], viewers=[window]) == 4
     assert window.numbers == [1, 2, 3, 4]
     assert written.numbers == [1, 2, 3, 4] and written.closed  # what was shown is kept
     assert not threads_called("reader") and not threads_called("writer")
@@ -329,10 +329,10 @@ def test_ctrl_c_ends_all_threads_and_keeps_what_was_found(tmp_path: Path, endles
     viewer, written = Interrupting(), Collector()
     source = MediaSource([str(clip(tmp_path / "clip.avi", 50))], endless=endless)
     if endless:  # the usual end of a watched folder or a stream
-        assert run_pictures(source, finder(), [written], viewers=[viewer]) == 3
+        assert run_images(source, finder(), [written], viewers=[viewer]) == 3
     else:
         with pytest.raises(KeyboardInterrupt):
-            run_pictures(source, finder(), [written], viewers=[viewer])
+            run_images(source, finder(), [written], viewers=[viewer])
     assert written.closed and written.numbers == [1, 2, 3]  # what was counted is kept
     assert not threads_called("reader") and not threads_called("writer")
 
@@ -340,7 +340,7 @@ def test_ctrl_c_ends_all_threads_and_keeps_what_was_found(tmp_path: Path, endles
 def test_a_full_disk_ends_a_run_with_its_threads(tmp_path: Path) -> None:
     source = MediaSource([str(clip(tmp_path / "clip.avi", 200))])
     with pytest.raises(InputError, match=r"cannot be written: .*No space left"):
-        run_pictures(source, finder(), [Refusing(OSError(28, "No space left on device"))])
+        run_images(source, finder(), [Refusing(OSError(28, "No space left on device"))])
     assert not threads_called("reader") and not threads_called("writer")
 
 
@@ -364,7 +364,7 @@ def test_frames_that_fit_go_through_the_network_together(fixed_hw: tuple[int, in
     predictor, seen, written = finder(fixed_hw), [], Collector()
     forward = predictor.backend.forward
     predictor.backend.forward = lambda images, **more: seen.append(len(images)) or forward(images, **more)  # type: ignore[method-assign, func-returns-value]
-    assert run_pictures(Live(), predictor, [written]) == 8
+    assert run_images(Live(), predictor, [written]) == 8
     assert seen == batches
     assert written.numbers == [1] * 4 + [2] * 4
 
@@ -384,6 +384,6 @@ def test_memory_stays_flat_over_two_thousand_frames(tmp_path: Path) -> None:
     clip(tmp_path / "clip.avi", 2000, (144, 192))
     watch = Watch()
     writers = [*all_writers(tmp_path / "run")[1:], watch]  # no crops: thousands of files take time
-    assert run_pictures(MediaSource([str(tmp_path / "clip.avi")]), finder(), writers) == 2000
+    assert run_images(MediaSource([str(tmp_path / "clip.avi")]), finder(), writers) == 2000
     assert len(watch.sizes) == 20
     assert max(watch.sizes) - watch.sizes[3] < 10, watch.sizes  # all frames are 166 MB

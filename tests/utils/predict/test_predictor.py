@@ -17,7 +17,7 @@ GREEN = (0, 255, 0)
 
 
 class SpotFinder:
-    """A backend that reports the bounding box of all pure green pixels of each picture as class 1, score 0.81."""
+    """A backend that reports the bounding box of all pure green pixels of each image as class 1, score 0.81."""
 
     task = "detect"
     stride = 32
@@ -60,7 +60,7 @@ def scene(size_hw: tuple[int, int], box_xyxy: tuple[int, int, int, int]) -> np.n
         pytest.param((640, 640), (320, 640), (320, 320), id="two-sides"),
     ],
 )
-def test_boxes_come_back_in_pixels_of_the_picture(
+def test_boxes_come_back_in_pixels_of_the_image(
     size_hw: tuple[int, int], wanted_hw: tuple[int, int], input_hw: tuple[int, int]
 ) -> None:
     box = (64, 32, 160, 128)
@@ -83,7 +83,7 @@ def test_a_backend_of_one_size_gets_that_size() -> None:
     assert backend.seen[0][0, :, 0, 0].tolist() == pytest.approx([114 / 255] * 3)  # border
 
 
-def test_several_pictures_go_through_at_once_and_an_empty_one_gives_no_rows() -> None:
+def test_several_images_go_through_at_once_and_an_empty_one_gives_no_rows() -> None:
     predictor = Predictor(SpotFinder(), DetectionPostprocess())
     frames = [scene((64, 64), (8, 8, 24, 32)), np.zeros((64, 64, 3), np.uint8)]
     predictions, seen_hw = predictor.predict(frames)
@@ -122,7 +122,7 @@ def official(shared: Path) -> Any:
     return load_backend(shared / "weights" / "yolov5n.pt", device=torch.device("cpu"))
 
 
-@pytest.mark.parametrize("picture", ["bus", "zidane"])
+@pytest.mark.parametrize("image", ["bus", "zidane"])
 @pytest.mark.parametrize(
     ("kind", "settings", "augment"),
     [
@@ -132,15 +132,15 @@ def official(shared: Path) -> Any:
     ],
 )
 def test_official_checkpoint_gives_the_reference_boxes(
-    shared: Path, official: Any, picture: str, kind: str, settings: dict[str, Any], augment: bool
+    shared: Path, official: Any, image: str, kind: str, settings: dict[str, Any], augment: bool
 ) -> None:
     golden = np.load(shared / "reference" / "golden" / "yolov5n_coco.npz")
-    frame = read_image(shared / "data" / "images" / f"{picture}.jpg")
+    frame = read_image(shared / "data" / "images" / f"{image}.jpg")
     predictor = Predictor(official, DetectionPostprocess(**settings), augment=augment)
     (prediction,), input_hw = predictor.predict([frame])
     assert prediction.boxes is not None
-    expected = golden[f"{picture}_nms_{kind}"]
-    assert input_hw == tuple(golden[f"{picture}_input_shape"][2:])
+    expected = golden[f"{image}_nms_{kind}"]
+    assert input_hw == tuple(golden[f"{image}_input_shape"][2:])
     assert prediction.boxes[:, 5].tolist() == expected[:, 5].tolist()
     np.testing.assert_allclose(prediction.boxes[:, :4], expected[:, :4], atol=1e-4 * max(frame.shape), rtol=0)
     np.testing.assert_allclose(prediction.boxes[:, 4], expected[:, 4], atol=1e-4, rtol=0)

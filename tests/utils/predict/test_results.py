@@ -1,4 +1,4 @@
-"""A result as words, text lines, cut-outs and a drawing; values worked out by hand."""
+"""A result as words, text lines, crops and a drawing; values worked out by hand."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_log_line() -> None:
     assert result(ROWS[:1]).log_line() == "image 1/2 dir/street.v1.jpg: 512x640 1 car, 23.4ms"
 
 
-def test_text_lines_are_normalised_to_the_picture() -> None:
+def test_text_lines_are_normalized_to_the_image() -> None:
     assert result(ROWS[:2]).text_lines() == ["2 0.2 0.5 0.2 0.5", "0 0.25 0.15625 0.5 0.3125"]
     assert result(ROWS[:1]).text_lines(with_score=True) == ["2 0.2 0.5 0.2 0.5 0.9"]
     assert result(ROWS[:1]).text_lines(with_score=True, corners=True) == ["2 0.1 0.25 0.3 0.75 0.9"]
@@ -49,20 +49,20 @@ def test_frames_of_a_video_carry_their_number() -> None:
     assert result([], number=12).stem == "street.v1_12"
 
 
-def test_crops_have_a_margin_and_stay_in_the_picture() -> None:
+def test_crops_have_a_margin_and_stay_in_the_image() -> None:
     crops = list(result(ROWS[:2]).crops())
     # 20 x 40 at (20, 40): half sides 15.2 and 25.4 -> 4.8..35.2, 14.6..65.4; 50 x 25: clipped at 0, then 55.5, 30.25
     assert [(label, crop.shape) for label, crop in crops] == [("car", (51, 31, 3)), ("person", (30, 55, 3))]
     assert list(result([]).crops()) == []
 
 
-def test_crops_show_the_picture_without_drawings() -> None:
+def test_crops_show_the_image_without_drawings() -> None:
     found = result(ROWS[:1])
     found.drawing(DrawStyle())
     assert (next(found.crops())[1] == 50).all()
 
 
-def test_drawing_leaves_the_picture_alone_and_is_made_once() -> None:
+def test_drawing_leaves_the_image_alone_and_is_made_once() -> None:
     found = result(ROWS)
     drawing = found.drawing(DrawStyle(line_thickness=2))
     assert (found.source.frame == 50).all()

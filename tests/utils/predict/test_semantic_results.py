@@ -1,4 +1,4 @@
-"""Class maps of pictures: geometry, results, files, the hub's model, ensembles."""
+"""Semantic masks of images: geometry, results, files, the hub's model, ensembles."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from utils.imaging.semantic_classes import SemanticClasses
 from utils.predict.autoshape import AutoShape
 from utils.predict.predictor import DetectionPostprocess, Predictor, postprocess_of
 from utils.predict.results import DrawStyle, Result
-from utils.predict.writers import AlbumWriter, ClassMapWriter, MediaWriter, SubmissionWriter
+from utils.predict.writers import AlbumWriter, MediaWriter, SemanticMaskWriter, SubmissionWriter
 
 CPU = torch.device("cpu")
 SIZES = [(40, 100), (96, 48), (64, 64), (31, 77)]
 
 
-class ColourReader(ExportedBackend):
-    """A runtime whose logits are the picture's own red, green and blue; joint, it finds nothing besides."""
+class ColorReader(ExportedBackend):
+    """A runtime whose logits are the image's own red, green and blue; joint, it finds nothing besides."""
 
     def __init__(self, task: str, fixed_hw: tuple[int, int] | None = None) -> None:
         names = {0: "square", 1: "disc"} if task == "joint" else CLASSES.names
         info = ModelInfo(names=names, task=task, semantic=CLASSES)
-        super().__init__("colours.x", info, device=CPU, fixed_hw=fixed_hw)
+        super().__init__("colors.x", info, device=CPU, fixed_hw=fixed_hw)
 
     def run(self, images: Tensor) -> list[Tensor]:
         rows = [torch.zeros(len(images), 4, 7)] if self.task == "joint" else []
@@ -49,23 +49,23 @@ class ColourReader(ExportedBackend):
 
 @pytest.mark.parametrize("task", ["semantic", "joint"])
 @pytest.mark.parametrize("fixed_hw", [None, (64, 160)])
-def test_classes_lie_where_the_picture_has_them(task: str, fixed_hw: tuple[int, int] | None) -> None:
-    """Whatever border the picture gets on its way into the network."""
-    backend = ColourReader(task, fixed_hw)
+def test_classes_lie_where_the_image_has_them(task: str, fixed_hw: tuple[int, int] | None) -> None:
+    """Whatever border the image gets on its way into the network."""
+    backend = ColorReader(task, fixed_hw)
     predictor = Predictor(backend, postprocess_of(task, DetectionPostprocess()), size_hw=(64, 64))
     for size_hw in SIZES:
         frame, classes = painted(size_hw)
         (found,), _ = predictor.predict([frame])
-        assert found.class_map is not None
-        assert (found.class_map.shape, found.class_map.dtype) == (size_hw, torch.uint8)
+        assert found.semantic_mask is not None
+        assert (found.semantic_mask.shape, found.semantic_mask.dtype) == (size_hw, torch.uint8)
         assert (found.boxes is None) == (task == "semantic")
-        assert (found.class_map.numpy() == classes).mean() > 0.95  # pixels beside edges are between two colours
+        assert (found.semantic_mask.numpy() == classes).mean() > 0.95  # pixels beside edges are between two colors
 
 
 @pytest.mark.parametrize("task", ["semantic", "joint"])
-def test_hub_results_have_maps_of_the_pictures_sizes(task: str) -> None:
+def test_hub_results_have_maps_of_the_images_sizes(task: str) -> None:
     frames, maps = zip(*map(painted, SIZES), strict=True)
-    model = AutoShape(ColourReader(task), verbose=False)
+    model = AutoShape(ColorReader(task), verbose=False)
     found = model([Image.fromarray(frame[..., ::-1]) for frame in frames], size=128)
     assert found.semantic is not None
     for own, expected in zip(found.semantic, maps, strict=True):
@@ -79,8 +79,8 @@ def test_hub_results_have_maps_of_the_pictures_sizes(task: str) -> None:
     assert "röad 38%" in str(first)
     drawn = found.render()[0].astype(int)
     pure = found.semantic[0] == maps[0]
-    colours = np.array(CLASSES.palette)[maps[0]]
-    assert np.abs(drawn - (0.6 * frames[0][..., ::-1] + 0.4 * colours))[pure].max() <= 1
+    colors = np.array(CLASSES.palette)[maps[0]]
+    assert np.abs(drawn - (0.6 * frames[0][..., ::-1] + 0.4 * colors))[pure].max() <= 1
 
 
 @pytest.mark.parametrize("task", ["semantic", "joint"])
@@ -146,7 +146,7 @@ def result(path: str, size_hw: tuple[int, int] = (40, 60), number: int | None = 
     frame, classes = painted(size_hw)
     source = SourceFrame(path, frame // 2, f"image 1/1 {path}", number, 10.0)
     boxes = np.array([[5, 5, 20, 20, 0.9, 1]], np.float32)
-    return Result(source, boxes, {0: "cat", 1: "dog"}, class_map=classes, semantic=CLASSES)
+    return Result(source, boxes, {0: "cat", 1: "dog"}, semantic_mask=classes, semantic=CLASSES)
 
 
 def test_what_a_result_says_and_shows() -> None:
@@ -156,7 +156,7 @@ def test_what_a_result_says_and_shows() -> None:
     drawing = one.drawing(DrawStyle(hide_labels=True))
     far = drawing[35, 55].tolist()  # outside of the box: half red under red
     assert far == [0, 0, round(0.6 * 127 + 0.4 * 255)]
-    few = Result(one.source, one.boxes, one.names, class_map=np.full((40, 60), 255, np.uint8), semantic=CLASSES)
+    few = Result(one.source, one.boxes, one.names, semantic_mask=np.full((40, 60), 255, np.uint8), semantic=CLASSES)
     assert few.summary() == "1 dog"  # pixels of no class are not counted
 
 
@@ -164,9 +164,9 @@ def files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_files_of_class_maps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_of_semantic_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = UniqueNames()
-    writers = [MediaWriter(tmp_path, DrawStyle(), names), ClassMapWriter(tmp_path, names)]
+    writers = [MediaWriter(tmp_path, DrawStyle(), names), SemanticMaskWriter(tmp_path, names)]
     with caplog.at_level(logging.WARNING, logger="openyolov5"):
         for path in ("in/ünï.jpg", "in/ünï_mask.png"):  # the second as the first one's mask is called
             for writer in writers:
@@ -193,9 +193,9 @@ def test_a_submission_has_the_numbers_of_the_data_set(tmp_path: Path) -> None:
     assert np.array_equal(np.array(Image.open(tmp_path / "results/a_pred.png")), np.array([7, 23, 26])[classes])
 
 
-def test_detections_write_no_class_maps(tmp_path: Path) -> None:
+def test_detections_write_no_semantic_masks(tmp_path: Path) -> None:
     plain = Result(SourceFrame("a.png", np.zeros((8, 8, 3), np.uint8), "a"), np.zeros((0, 6), np.float32), {})
-    for writer in (ClassMapWriter(tmp_path), SubmissionWriter(tmp_path)):
+    for writer in (SemanticMaskWriter(tmp_path), SubmissionWriter(tmp_path)):
         writer.write(plain)
         writer.close()
     assert files(tmp_path) == []
@@ -207,7 +207,7 @@ def test_an_album_pads_other_sizes(tmp_path: Path) -> None:
         writer.write(result(path, size_hw))
     writer.write(result("film.mp4", number=1))
     writer.close()
-    capture = cv2.VideoCapture(str(tmp_path / "all_pictures.mp4"))
+    capture = cv2.VideoCapture(str(tmp_path / "all_images.mp4"))
     shown = []
     while (found := capture.read())[0]:
         shown.append(found[1])
@@ -219,13 +219,13 @@ def test_an_album_pads_other_sizes(tmp_path: Path) -> None:
     assert np.abs(shown[0][:, :16].astype(int) - 114).mean() > 30
 
 
-def test_an_album_of_no_picture_is_no_file(tmp_path: Path) -> None:
+def test_an_album_of_no_image_is_no_file(tmp_path: Path) -> None:
     AlbumWriter(tmp_path, DrawStyle()).close()
     assert files(tmp_path) == []
 
 
 def test_an_exported_file_that_names_no_classes_still_shows_them(tmp_path: Path) -> None:
-    class Bare(ColourReader):
+    class Bare(ColorReader):
         def __init__(self) -> None:
             ExportedBackend.__init__(self, "x", ModelInfo(task="semantic"), device=CPU)
 

@@ -37,7 +37,7 @@ def files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_pictures_keep_their_names(tmp_path: Path) -> None:
+def test_images_keep_their_names(tmp_path: Path) -> None:
     writer = MediaWriter(tmp_path, DrawStyle())
     for path in ("a/ünï 图.png", "a/x.jpg", "b/x.jpg", "raw.npy", "photo.MPO", "loop.gif"):
         writer.write(result(path))
@@ -88,7 +88,7 @@ def test_a_long_video_does_not_go_on_without_a_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_a_picture_that_the_disk_did_not_take_leaves_nothing(tmp_path: Path) -> None:
+def test_an_image_that_the_disk_did_not_take_leaves_nothing(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     with pytest.raises(OSError, match="large"):
         imwrite(tmp_path / "a.png", noise)
@@ -187,7 +187,7 @@ def test_crops_are_numbered_within_their_class_and_never_leave_the_folder(tmp_pa
 
 
 def test_crops_of_frames_tell_frame_and_object(tmp_path: Path) -> None:
-    """The second cut-out of frame 1 and the first of frame 12 differ in more than their order of arrival."""
+    """The second crop of frame 1 and the first of frame 12 differ in more than their order of arrival."""
     writer = CropWriter(tmp_path)
     writer.write(result("v.mp4", [ROWS[0], ROWS[0]], number=1))
     writer.write(result("v.mp4", [ROWS[0]], number=12))
@@ -234,7 +234,7 @@ def test_q_in_a_window_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == ["a.png", "b.png"]
 
 
-def test_text_files_of_pictures_with_one_stem_keep_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_text_files_of_images_with_one_stem_keep_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = TextWriter(tmp_path)
     with caplog.at_level("WARNING", logger="openyolov5"):
         for path in ("x/a.jpg", "y/a.png", "x/a.jpg"):
@@ -246,9 +246,7 @@ def test_text_files_of_pictures_with_one_stem_keep_apart(tmp_path: Path, caplog:
     assert "WARNING y/a.png: its output is called a_2, x/a.jpg has a" in caplog.text
 
 
-def test_cut_outs_of_many_pictures_of_one_name_take_one_look_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crops_of_many_images_of_one_name_take_one_look_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer, looks, real = CropWriter(tmp_path), [], Path.exists
     monkeypatch.setattr(Path, "exists", lambda path: looks.append(path) or real(path))
     for number in range(30):

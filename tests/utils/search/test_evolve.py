@@ -110,7 +110,7 @@ def searched(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "search"
 
 
-def test_trainings_become_rows_and_pictures(searched: Path) -> None:
+def test_trainings_become_rows_and_images(searched: Path) -> None:
     names = {file.name for file in searched.iterdir()}
     assert names == {"evolve.csv", "evolve.lock", "evolve.png", "hyp.yaml", "hyp_evolve.yaml", "opt.yaml"}
     header = [cell.strip() for cell in (searched / "evolve.csv").read_text().splitlines()[0].split(",")]
@@ -118,8 +118,8 @@ def test_trainings_become_rows_and_pictures(searched: Path) -> None:
     assert header[4:8] == ["val/box_loss", "val/obj_loss", "val/cls_loss", "lr0"]
     assert header[-2:] == ["fitness", "generation"]
     assert len(header) == 7 + 29 + 2
-    picture = cv2.imread(str(searched / "evolve.png"))
-    assert picture.shape[1] > picture.shape[0] > 500
+    image = cv2.imread(str(searched / "evolve.png"))
+    assert image.shape[1] > image.shape[0] > 500
     assert Hyperparameters.load(searched / "hyp_evolve.yaml").anchors == 3
 
 

@@ -1,4 +1,4 @@
-"""Classification as a task of the engine: loss, normalised input, drawing, exact resume."""
+"""Classification as a task of the engine: loss, normalized input, drawing, exact resume."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def start(class_set: Path, project: Path, **options: Any) -> Trainer:
     return build_trainer(ClassifyTrainConfig.from_kwargs(**{**settings, **project_of_run, **options}))
 
 
-def test_batches_travel_as_bytes_and_are_normalised_once(class_set: Path) -> None:
+def test_batches_travel_as_bytes_and_are_normalized_once(class_set: Path) -> None:
     ((batch, *_), *_) = task_of(class_set).eval_loader("val")
     assert batch.images.dtype == torch.uint8
     assert batch.labels is not None
@@ -52,7 +52,7 @@ def test_batches_travel_as_bytes_and_are_normalised_once(class_set: Path) -> Non
     expected = (batch.images.numpy().transpose(0, 2, 3, 1) / 255 - mean) / deviation
     assert np.allclose(images.numpy().transpose(0, 2, 3, 1), expected, atol=1e-5)
     assert torch.equal(InputBuffer(CPU, pixels=IMAGENET).load(batch.images), images)
-    gray = IMAGENET.normalise_(torch.full((1, 1, 2, 2), float(mean.mean())))
+    gray = IMAGENET.normalize_(torch.full((1, 1, 2, 2), float(mean.mean())))
     assert torch.allclose(gray, torch.zeros(1, 1, 2, 2), atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""The joint task: which batch is for which loss, weights, and class maps where they belong."""
+"""The joint task: which batch is for which loss, weights, and semantic masks where they belong."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GRAPH: dict[str, Any] = {
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data YAML with two pictures (48x32) of a box each and three classes of pixels."""
+    """A data YAML with two images (48x32) of a box each and three classes of pixels."""
     for split in ("train", "val"):
         for kind in ("images", "labels", "masks"):
             (tmp_path / kind / split).mkdir(parents=True)
@@ -71,7 +71,7 @@ def test_weights_of_the_tasks_and_items_without_them(data: Path) -> None:
     batch = batch_of(task)
     preds = model.train()(batch.images.float() / 255)
     both = task.losses(preds, batch)
-    boxes = task.losses(preds, replace(batch, class_maps=None))
+    boxes = task.losses(preds, replace(batch, semantic_masks=None))
     maps = task.losses(preds, replace(batch, kind=SEMANTIC))
     assert both is not None and boxes is not None and maps is not None
     assert (list(both.items), list(boxes.items)) == (["box", "obj", "cls", "sem"], ["box", "obj", "cls"])
@@ -87,12 +87,12 @@ def test_predictions_hold_what_the_batch_can_measure(data: Path) -> None:
     batch = batch_of(task)
     with torch.inference_mode():
         preds = model(batch.images.float() / 255)
-    both, boxes = task.postprocess(preds, batch), task.postprocess(preds, replace(batch, class_maps=None))
+    both, boxes = task.postprocess(preds, batch), task.postprocess(preds, replace(batch, semantic_masks=None))
     maps = task.postprocess(preds, replace(batch, kind=SEMANTIC))
-    assert both[0].class_map is not None and both[0].class_map.shape == (32, 48)  # of the stored picture
-    assert both[0].boxes is not None and boxes[0].class_map is None and maps[0].boxes is None
+    assert both[0].semantic_mask is not None and both[0].semantic_mask.shape == (32, 48)  # of the stored image
+    assert both[0].boxes is not None and boxes[0].semantic_mask is None and maps[0].boxes is None
     exported = task.postprocess((preds.detection[0], preds.semantic), batch)
-    assert torch.equal(exported[1].class_map, both[1].class_map)
+    assert torch.equal(exported[1].semantic_mask, both[1].semantic_mask)
     evaluator = task.build_evaluator()
     evaluator.update(boxes, batch)
     evaluator.update(maps, replace(batch, kind=SEMANTIC))
@@ -107,7 +107,7 @@ def test_fitness_is_weighed(data: Path) -> None:
     batch = batch_of(task)
     assert batch.original_maps is not None
     perfect = [
-        Prediction(boxes=torch.zeros(0, 6), class_map=classes.where(classes < 3, torch.zeros_like(classes)))
+        Prediction(boxes=torch.zeros(0, 6), semantic_mask=classes.where(classes < 3, torch.zeros_like(classes)))
         for classes in batch.original_maps
     ]
     evaluator = task.build_evaluator()
@@ -122,7 +122,7 @@ def test_two_processes_put_together(data: Path) -> None:
     batch = batch_of(task)
     assert batch.original_maps is not None
     evaluators = [task.build_evaluator() for _ in range(3)]
-    predictions = [Prediction(boxes=torch.zeros(0, 6), class_map=m % 3) for m in batch.original_maps]
+    predictions = [Prediction(boxes=torch.zeros(0, 6), semantic_mask=m % 3) for m in batch.original_maps]
     evaluators[0].update(predictions, batch)
     evaluators[1].update(predictions, replace(batch, kind=SEMANTIC))
     evaluators[2].merge([evaluators[0].state(), evaluators[1].state()])
@@ -149,12 +149,12 @@ def test_one_batch_where_sizes_agree(
     assert ("with batches of their own: " in caplog.text) != shared
 
 
-def test_pictures_without_a_class_map_are_counted(data: Path) -> None:
+def test_images_without_a_semantic_mask_are_counted(data: Path) -> None:
     mask = next((data.parent / "masks/train").iterdir())
     mask.unlink()
     task = make_task(data)
-    assert "1 have no usable class map and 0 have one" in str(task.boxes.why_apart("train"))
-    with pytest.raises(InputError, match="--joint-batches shared: of the pictures"):
+    assert "1 have no usable semantic mask and 0 have one" in str(task.boxes.why_apart("train"))
+    with pytest.raises(InputError, match="--joint-batches shared: of the images"):
         make_task(data, joint_batches="shared").boxes.index("train")
 
 
@@ -164,7 +164,7 @@ def test_a_speed_test_has_one_size_for_both(data: Path) -> None:
     assert sizes == {("", (64, 64)), (SEMANTIC, (96, 96))}
 
 
-def test_crops_have_the_shape_of_the_pictures_on_the_grid(data: Path) -> None:
+def test_crops_have_the_shape_of_the_images_on_the_grid(data: Path) -> None:
     task = make_task(data, SemanticTask, imgsz=96, seg_imgsz=130)
     made = task.augmentation(task.index("train"))
     assert (made.base, made.crop_hw) == (160, (64, 96))
@@ -187,14 +187,14 @@ def test_class_weights_are_those_of_the_labels(data: Path) -> None:
     assert make_task(data, SemanticTask).class_weights() is None
 
 
-def test_a_predicted_map_is_drawn_where_the_picture_is() -> None:
+def test_a_predicted_map_is_drawn_where_the_image_is() -> None:
     batch = Batch(
         torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
         torch.zeros(0, 6),
         ["a.jpg"],
         [Letterbox((8, 16), ratio_wh=(0.5, 0.5), pad_wh=(0, 2))],
     )
-    found = [Prediction(class_map=torch.ones(8, 16, dtype=torch.uint8))]
+    found = [Prediction(semantic_mask=torch.ones(8, 16, dtype=torch.uint8))]
     drawn = shown_map(batch, 0, found, 255)
     assert drawn is not None and drawn.shape == (8, 8)
     assert (drawn[2:6] == 1).all() and (drawn[:2] == 255).all() and (drawn[6:] == 255).all()

@@ -27,7 +27,7 @@ GRAPH = {
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> SegmentationTask:
-    """Segmentation of a few pictures of shapes, not augmented."""
+    """Segmentation of a few images of shapes, not augmented."""
     root = tmp_path_factory.mktemp("set")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes, "COUNTS", {"train": 6, "val": 4})
@@ -79,8 +79,8 @@ def perfect(task: SegmentationTask, batch: Batch) -> list[Prediction]:
         masks = shown_masks(batch, number).float() * 40 - 20
         rows = batch.targets[batch.targets[:, 0] == number]
         height, width = batch.images.shape[2:]
-        centre, half = rows[:, 2:4], rows[:, 4:6] / 2
-        boxes = torch.cat((centre - half, centre + half), dim=1) * torch.tensor([width, height, width, height])
+        center, half = rows[:, 2:4], rows[:, 4:6] / 2
+        boxes = torch.cat((center - half, center + half), dim=1) * torch.tensor([width, height, width, height])
         found = torch.cat((boxes, torch.full((len(rows), 1), 0.9), rows[:, 1:2]), dim=1)
         coded = CodedMasks(masks, torch.eye(len(rows)), boxes, (height, width))
         predictions.append(Prediction(boxes=found, masks=coded))
@@ -137,6 +137,6 @@ def test_text_is_the_outline_of_the_largest_part(task: SegmentationTask, tmp_pat
     first, second = ([float(v) for v in line.split()] for line in (tmp_path / "a.txt").read_text().splitlines())
     assert first[0] == 3 and first[-1] == 0.5
     points = np.array(first[1:-1]).reshape(-1, 2) * (80, 40)
-    assert points.min(axis=0).tolist() == pytest.approx([20.5, 12.5], abs=0.02)  # to the pixels' centres
+    assert points.min(axis=0).tolist() == pytest.approx([20.5, 12.5], abs=0.02)  # to the pixels' centers
     assert points.max(axis=0).tolist() == pytest.approx([59.5, 27.5], abs=0.02)
     assert second == [1, 0, 0, 0.1, 0, 0.1, 0, 0, 0, 0.25]  # no pixel: its box, which lies in the padding

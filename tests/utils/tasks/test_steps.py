@@ -12,7 +12,7 @@ import torch
 
 from utils.core.types import Batch
 from utils.datasets.detection import ROUND
-from utils.tasks.base import Steps, picture_file
+from utils.tasks.base import Steps, image_file
 
 EMPTY = Batch(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.zeros(0, 6), ["a.jpg"])
 
@@ -52,7 +52,7 @@ def test_with_the_longest_the_shorter_starts_over_with_another_epoch() -> None:
     assert next(iter(steps)) == [(4, 0), (4, 0)]
 
 
-def test_picture_weights_are_those_of_the_first_loader_in_every_round() -> None:
+def test_image_weights_are_those_of_the_first_loader_in_every_round() -> None:
     boxes, maps = NumberLoader(1), NumberLoader(3)
     steps = Steps(boxes, maps, balance="longest")
     weights = np.ones(4)
@@ -72,7 +72,7 @@ def test_picture_weights_are_those_of_the_first_loader_in_every_round() -> None:
     ],
 )
 def test_files_of_drawn_batches(kind: str, name: str, expected: str) -> None:
-    assert picture_file(name, replace(EMPTY, kind=kind)) == expected
+    assert image_file(name, replace(EMPTY, kind=kind)) == expected
 
 
 @pytest.mark.parametrize("first", range(6))

@@ -1,4 +1,4 @@
-"""Pictures on their way to the device."""
+"""Images on their way to the device."""
 
 from __future__ import annotations
 

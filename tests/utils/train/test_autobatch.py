@@ -51,7 +51,7 @@ def test_a_run_is_built_with_the_number_that_was_found(tiny_data: Path, tmp_path
 
 
 def test_cuda_is_asked_for_the_free_memory(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a mock of CUDA's memory: 100 bytes are free, a step takes 9 and 7 a picture; 12 pictures fill 1..16."""
+    """With a mock of CUDA's memory: 100 bytes are free, a step takes 9 and 7 an image; 12 images fill 1..16."""
     trainer = make_trainer(tiny_data, tmp_path, autobalance=True)
     options, state = trainer.task.options, trainer.task.state_dict()
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60, 200))
@@ -64,7 +64,7 @@ def test_cuda_is_asked_for_the_free_memory(tiny_data: Path, tmp_path: Path, monk
     monkeypatch.setattr(autobatch, "memory_of_step", lambda config, *_: 1)
     assert automatic_batch(config, trainer.task, trainer.model, cuda) == 16
     monkeypatch.setattr(autobatch, "memory_of_step", lambda config, *_: 90)
-    with pytest.raises(InputError, match="one picture of 64 px needs more than 85% of the"):
+    with pytest.raises(InputError, match="one image of 64 px needs more than 85% of the"):
         automatic_batch(config, trainer.task, trainer.model, cuda)
     monkeypatch.setattr(autobatch.distributed, "world_size", lambda: 2)
     with pytest.raises(InputError, match="give a number"):

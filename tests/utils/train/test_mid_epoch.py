@@ -23,7 +23,7 @@ STATE = ("model", "ema", "optimizer", "ema_updates", "epoch", "early_stop", "pos
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     write_data(folder, "detect")
     return folder
 

@@ -97,11 +97,11 @@ def test_it_learns_and_calls_a_closure() -> None:
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
     optimizer = Muon(model.parameters(), lr=0.1)
-    pictures, wanted = torch.randn(32, 3), torch.randn(32, 2)
+    images, wanted = torch.randn(32, 3), torch.randn(32, 2)
 
     def loss() -> float:
         optimizer.zero_grad()
-        value = (model(pictures) - wanted).square().mean()
+        value = (model(images) - wanted).square().mean()
         value.backward()
         return float(value.detach())
 
@@ -112,7 +112,7 @@ def test_it_learns_and_calls_a_closure() -> None:
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
-    """Two steps on pictures of their own; all parameters in one row."""
+    """Two steps on images of their own; all parameters in one row."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(2):
         optimizer.zero_grad()

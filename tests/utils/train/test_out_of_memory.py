@@ -67,7 +67,7 @@ def test_the_nominal_batch_stays(tiny_data: Path, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("options", "epoch"),
     [({"batch_size": 1}, 0), ({}, 1)],
-    ids=["a single picture", "later"],
+    ids=["a single image", "later"],
 )
 def test_what_cannot_start_anew_is_told(
     options: dict[str, object], epoch: int, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

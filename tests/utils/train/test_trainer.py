@@ -35,7 +35,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tiny_data: Pat
 def test_accumulated_gradients_equal_those_of_one_large_batch(tiny_data: Path, tmp_path: Path) -> None:
     """The step over two batches moves the weights by the sum of both gradients."""
     trainer = make_trainer(tiny_data, tmp_path)
-    trainer.model.eval()  # batch norm on running statistics, so that pictures do not influence each other
+    trainer.model.eval()  # batch norm on running statistics, so that images do not influence each other
     batches = [batch for step in trainer.loader for batch in step][:2]
     meter = LossMeter(trainer.task.loss_names)
     single = []
@@ -58,7 +58,7 @@ def test_multi_scale_sides_are_on_the_grid_and_repeat(tiny_data: Path, tmp_path:
 
 
 def test_multi_scale_and_quad_leave_batch_norm_enough(tiny_data: Path, tmp_path: Path) -> None:
-    """Four pictures become one; at the smallest side it still has more than one value a channel."""
+    """Four images become one; at the smallest side it still has more than one value a channel."""
     trainer = make_trainer(tiny_data, tmp_path, multi_scale=True, quad=True)
     sides = [trainer._rescale(torch.rand(1, 3, 128, 128), iteration).shape[-1] for iteration in range(40)]
     assert set(sides) == {64, 96}
@@ -85,7 +85,7 @@ def test_early_stop_after_patience(tiny_data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_any_channel_count_trains(channels: int, tmp_path: Path) -> None:
-    """Pictures from .npy with as many channels as the model YAML names."""
+    """Images from .npy with as many channels as the model YAML names."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -93,8 +93,8 @@ def test_any_channel_count_trains(channels: int, tmp_path: Path) -> None:
         (tmp_path / "images" / split).mkdir(parents=True)
         (tmp_path / "labels" / split).mkdir(parents=True)
         for number in range(4):
-            picture = rng.integers(0, 255, (64, 64, channels)).astype(np.uint8)
-            np.save(tmp_path / "images" / split / f"{number}.npy", picture)
+            image = rng.integers(0, 255, (64, 64, channels)).astype(np.uint8)
+            np.save(tmp_path / "images" / split / f"{number}.npy", image)
             (tmp_path / "labels" / split / f"{number}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
     data = tmp_path / "data.yaml"
     data.write_text("path: .\ntrain: images/train\nval: images/val\nnames: [thing]\n")
@@ -137,7 +137,7 @@ def test_image_weights_count_from_the_first_epoch(tiny_data: Path, tmp_path: Pat
 
 
 def test_validation_takes_two_batches_at_a_time(tiny_data: Path, tmp_path: Path) -> None:
-    assert len(make_trainer(tiny_data, tmp_path, batch_size=2).val_loader) == 2  # 6 pictures by fours
+    assert len(make_trainer(tiny_data, tmp_path, batch_size=2).val_loader) == 2  # 6 images by fours
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt("by hand"), RuntimeError(f"{WORKER_DIED} 7) is killed by hand")])
@@ -159,7 +159,7 @@ def test_what_a_signal_raises_while_a_checkpoint_is_written_is_no_failed_write(
 
 
 def test_every_moment_of_a_run_is_told(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each hook of the public list is called, in the order of a run, with its batches and pictures counted."""
+    """Each hook of the public list is called, in the order of a run, with its batches and images counted."""
     heard: list[str] = []
     tell = Callbacks.run
 
@@ -217,7 +217,7 @@ def test_recomputed_activations_train_to_the_same_weights(tiny_data: Path, tmp_p
     assert not any("drop" in key for key in first["model"])
 
 
-def test_sides_pictures_and_frozen_layers_depend_on_seed_and_time_only(tiny_data: Path, tmp_path: Path) -> None:
+def test_sides_images_and_frozen_layers_depend_on_seed_and_time_only(tiny_data: Path, tmp_path: Path) -> None:
     """As several processes need it: whoever asks, in whatever order, gets the same."""
     options = {"multi_scale": True, "image_weights": True, "freeze": [2], "imgsz": 96, "seed": 3}
     one, other = (make_trainer(tiny_data, tmp_path / name, **options) for name in ("one", "other"))

@@ -30,7 +30,7 @@ LIGHT_SET: tuple[tuple[str, dict[str, Any]], ...] = (  # name and settings, each
     ("ToGray", {}),
     ("CLAHE", {"clip_limit": (1.0, 4.0), "tile_grid_size": (8, 8)}),
 )
-PIXEL_CENTRE = 0.5  # its keypoints count from the centre of the first pixel, ours from its edge
+PIXEL_CENTER = 0.5  # its keypoints count from the center of the first pixel, ours from its edge
 UPDATE_SWITCH = "NO_ALBUMENTATIONS_UPDATE"
 
 
@@ -65,7 +65,7 @@ def is_installed() -> bool:
 
 
 class LightPipeline:
-    """Blur, MedianBlur, ToGray and CLAHE, each on one picture in a hundred; three-channel pictures only."""
+    """Blur, MedianBlur, ToGray and CLAHE, each on one image in a hundred; three-channel images only."""
 
     def __init__(self) -> None:
         self._transforms: list[Any] = self._build()
@@ -87,7 +87,7 @@ class LightPipeline:
 
 
 class UserPipeline:
-    """A pipeline as written by `albumentations.to_dict`; boxes, polygons and class map move with the image.
+    """A pipeline as written by `albumentations.to_dict`; boxes, polygons and semantic mask move with the image.
 
     Args:
         serialized: the value of `albumentations:` in a hyp file. Only transforms of Albumentations itself are
@@ -113,9 +113,9 @@ class UserPipeline:
     def _build(self) -> Any:
         library = import_albumentations()
         pipeline = load_pipeline(library, self.serialized)
-        if only_colours(library, pipeline):
+        if only_colors(library, pipeline):
             return library.Compose([pipeline])
-        suit_class_maps(library, pipeline)
+        suit_semantic_masks(library, pipeline)
         boxes = library.BboxParams(format="pascal_voc", label_fields=["objects"], clip=True, min_width=1, min_height=1)
         points = library.KeypointParams(format="xy", label_fields=["rings"], remove_invisible=False)
         return library.Compose([pipeline], bbox_params=boxes, keypoint_params=points)
@@ -149,20 +149,20 @@ def check_names(library: ModuleType, tree: Mapping[str, Any]) -> None:
         check_names(library, child)
 
 
-def only_colours(library: ModuleType, transform: Any) -> bool:
+def only_colors(library: ModuleType, transform: Any) -> bool:
     """Whether nothing in a pipeline moves pixels."""
     if isinstance(transform, library.BaseCompose):
-        return all(only_colours(library, child) for child in transform.transforms)
+        return all(only_colors(library, child) for child in transform.transforms)
     return isinstance(transform, library.ImageOnlyTransform)
 
 
-def suit_class_maps(library: ModuleType, transform: Any) -> None:
+def suit_semantic_masks(library: ModuleType, transform: Any) -> None:
     """Make a pipeline pick classes instead of mixing them, and ignore what it uncovers instead of calling it class 0.
 
     0 is its own default, so that it cannot be told from a wish. Holes whose masks are not filled keep their classes.
     """
     for child in transform.transforms if isinstance(transform, library.BaseCompose) else ():
-        suit_class_maps(library, child)
+        suit_semantic_masks(library, child)
     if getattr(transform, "fill_mask", None) == 0:
         transform.fill_mask = IGNORE
     if hasattr(transform, "mask_interpolation"):
@@ -170,7 +170,7 @@ def suit_class_maps(library: ModuleType, transform: Any) -> None:
 
 
 def change_image(transform: Any, seed: int, sample: Sample) -> Sample:
-    """Run a transform that only changes colours; three-channel pictures only."""
+    """Run a transform that only changes colors; three-channel images only."""
     if sample.image.shape[2] == 3:
         transform.set_random_seed(seed)
         sample.image = transform(image=sample.image)["image"]
@@ -178,18 +178,18 @@ def change_image(transform: Any, seed: int, sample: Sample) -> Sample:
 
 
 def change_all(compose: Any, seed: int, sample: Sample) -> Sample:
-    """Run a Compose with box and keypoint parameters over all parts of a sample; what leaves the picture is dropped."""
+    """Run a Compose with box and keypoint parameters over all parts of a sample; what leaves the image is dropped."""
     compose.set_random_seed(seed)
     rings = [ring for rings in sample.polygons or [] for ring in rings]
     inputs = {
         "image": sample.image,
         "bboxes": sample.boxes_xyxy.astype(np.float32),
         "objects": list(range(len(sample.classes))),
-        "keypoints": np.concatenate([np.zeros((0, 2)), *rings]).astype(np.float32) - PIXEL_CENTRE,
+        "keypoints": np.concatenate([np.zeros((0, 2)), *rings]).astype(np.float32) - PIXEL_CENTER,
         "rings": [r for r, ring in enumerate(rings) for _ in ring],
     }
-    if sample.class_map is not None:
-        inputs["mask"] = sample.class_map
+    if sample.semantic_mask is not None:
+        inputs["mask"] = sample.semantic_mask
     out = compose(**inputs)
     if out["image"].shape[:2] != sample.image.shape[:2]:
         raise InputError(
@@ -200,7 +200,7 @@ def change_all(compose: Any, seed: int, sample: Sample) -> Sample:
     boxes = np.array(out["bboxes"], np.float32).reshape(-1, 4)
     polygons = None
     if sample.polygons is not None:
-        moved = split_rings(np.asarray(out["keypoints"]).reshape(-1, 2) + PIXEL_CENTRE, [len(ring) for ring in rings])
+        moved = split_rings(np.asarray(out["keypoints"]).reshape(-1, 2) + PIXEL_CENTER, [len(ring) for ring in rings])
         grouped = regroup(moved, [len(rings) for rings in sample.polygons])
         frame = (0.0, 0.0, float(out["image"].shape[1]), float(out["image"].shape[0]))
         polygons = [clip_rings(grouped[k], frame) for k in kept]

@@ -1,8 +1,8 @@
-"""Draw pictures straight into a training sample: placement on a canvas and the transform after it in one step.
+"""Draw images straight into a training sample: placement on a canvas and the transform after it in one step.
 
-A mosaic is a plan (which picture goes where on a canvas) followed by a random transform of that canvas. The transform
-is known before any pixel is touched, so the canvas is never made: each visible picture is cropped and resized, or
-warped where the transform turns it, into its place in the output. Pictures outside the view are not even read.
+A mosaic is a plan (which image goes where on a canvas) followed by a random transform of that canvas. The transform
+is known before any pixel is touched, so the canvas is never made: each visible image is cropped and resized, or
+warped where the transform turns it, into its place in the output. Images outside the view are not even read.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import cv2
 import numpy as np
 
 from utils.core.types import Polygons, Sample
-from utils.imaging.letterbox import GREY
+from utils.imaging.letterbox import GRAY
 from utils.ops.polygons import clip_rings, extents, transform_points
 
-IGNORE = 255  # class map value of pixels that no picture covers
+IGNORE = 255  # semantic mask value of pixels that no image covers
 MIN_DEPTH = 0.1  # perspective: points nearer to the camera plane than this are cut off
 MIN_SIDE, MAX_ASPECT = 2.0, 100.0  # a kept box is wider and higher than two pixels and not thinner than 1:100
 MIN_AREA_BOXES, MIN_AREA_POLYGONS = 0.10, 0.01  # part of its area that a kept object still shows
 
 
-Recolour = Callable[[np.ndarray, np.ndarray], None]  # from (H, W, 3) into (H, W, 3), which may be the same
+Recolor = Callable[[np.ndarray, np.ndarray], None]  # from (H, W, 3) into (H, W, 3), which may be the same
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture and its labels in units of its own width and height, read when it turns out to be visible.
+class Image:
+    """An image and its labels in units of its own width and height, read when it turns out to be visible.
 
     Attributes:
         size_hw: nominal size on the canvas, pixels.
@@ -37,7 +37,7 @@ class Picture:
         classes: (n,) class of each object.
         boxes_xyxyn: (n, 4) corners over width and height.
         polygons: rings of each object over width and height, or None.
-        read_map: gives the (H, W) uint8 class map, or None where there is none.
+        read_map: gives the (H, W) uint8 semantic mask, or None where there is none.
         path: its file.
     """
 
@@ -52,20 +52,20 @@ class Picture:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a picture, or one object cut out of it, lies on the canvas.
+    """Where an image, or one object cut out of it, lies on the canvas.
 
     Attributes:
-        picture: what is placed.
-        to_canvas: (3, 3) from the picture's normalised coordinates to canvas pixels.
-        region_xyxyn: visible part of the picture, normalised; the rest lies outside its place on the canvas.
-        cut_out: rings (normalised) outside of which nothing is drawn, or None for the whole region.
+        image: what is placed.
+        to_canvas: (3, 3) from the image's normalized coordinates to canvas pixels.
+        region_xyxyn: visible part of the image, normalized; the rest lies outside its place on the canvas.
+        crop: rings (normalized) outside of which nothing is drawn, or None for the whole region.
         objects: positions of the labels that come along; None for all.
     """
 
-    picture: Picture
+    image: Image
     to_canvas: np.ndarray
     region_xyxyn: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    cut_out: list[np.ndarray] | None = None
+    crop: list[np.ndarray] | None = None
     objects: np.ndarray | None = None
 
 
@@ -74,7 +74,7 @@ class Drawn:
     """How a placement came out.
 
     Attributes:
-        matrix: (3, 3) from the picture's normalised coordinates to output pixels, as really drawn.
+        matrix: (3, 3) from the image's normalized coordinates to output pixels, as really drawn.
         box_xyxy: whole pixels of the output that were written.
         mask: which of them, (h, w) uint8 of 0 and 255, or None for all.
     """
@@ -107,7 +107,7 @@ def compose(
     out_hw: tuple[int, int],
     *,
     channels: int = 3,
-    recolour: Recolour | None = None,
+    recolor: Recolor | None = None,
 ) -> Sample:
     """The sample that a canvas with these placements gives under a transform.
 
@@ -116,33 +116,33 @@ def compose(
         to_output: (3, 3) from canvas pixels to output pixels.
         out_hw: size of the sample's image.
         channels: of the image.
-        recolour: change of colours of the whole image, done where it touches fewest pixels.
+        recolor: change of colors of the whole image, done where it touches fewest pixels.
 
     Returns:
-        Sample on a border of 114 (class map: 255) with the labels that remain visible, all inside the image.
+        Sample on a border of 114 (semantic mask: 255) with the labels that remain visible, all inside the image.
     """
-    image = np.full((*out_hw, channels), border_value(recolour), np.uint8)
-    first = placements[0].picture
-    class_map = None if first.read_map is None else np.full(out_hw, IGNORE, np.uint8)
+    image = np.full((*out_hw, channels), border_value(recolor), np.uint8)
+    first = placements[0].image
+    semantic_mask = None if first.read_map is None else np.full(out_hw, IGNORE, np.uint8)
     labels = []
     for placement in placements:
         matrix = to_output @ placement.to_canvas
-        upright = placement.cut_out is None and is_upright(matrix)
-        drawn = (draw_upright if upright else draw_warped)(image, placement, matrix, recolour)
+        upright = placement.crop is None and is_upright(matrix)
+        drawn = (draw_upright if upright else draw_warped)(image, placement, matrix, recolor)
         if drawn is None:
             continue
-        if class_map is not None and placement.picture.read_map is not None:
-            draw_map(class_map, placement.picture.read_map(), drawn)
+        if semantic_mask is not None and placement.image.read_map is not None:
+            draw_map(semantic_mask, placement.image.read_map(), drawn)
         labels.append(move_labels(placement, drawn.matrix, out_hw))
     boxes, classes, polygons = keep_visible(labels, with_polygons=first.polygons is not None)
-    return Sample(image, boxes, classes, polygons, class_map, first.path)
+    return Sample(image, boxes, classes, polygons, semantic_mask, first.path)
 
 
-def border_value(recolour: Recolour | None) -> int:
-    """What the border of a sample is filled with, in every channel: grey, and recolouring leaves grey grey."""
-    pixel = np.full((1, 1, 3), GREY, np.uint8)
-    if recolour is not None:
-        recolour(pixel, pixel)
+def border_value(recolor: Recolor | None) -> int:
+    """What the border of a sample is filled with, in every channel: gray, and recoloring leaves gray gray."""
+    pixel = np.full((1, 1, 3), GRAY, np.uint8)
+    if recolor is not None:
+        recolor(pixel, pixel)
     return int(pixel[0, 0, 0])
 
 
@@ -152,10 +152,8 @@ def is_upright(matrix: np.ndarray) -> bool:
     return abs(x_by_y) + abs(y_by_x) + abs(tilt_x) + abs(tilt_y) < 1e-9 and x_by_x > 0 and y_by_y > 0
 
 
-def draw_upright(
-    image: np.ndarray, placement: Placement, matrix: np.ndarray, recolour: Recolour | None
-) -> Drawn | None:
-    """Crop and resize the visible part of a picture into its place; None if nothing is visible.
+def draw_upright(image: np.ndarray, placement: Placement, matrix: np.ndarray, recolor: Recolor | None) -> Drawn | None:
+    """Crop and resize the visible part of an image into its place; None if nothing is visible.
 
     Both rectangles lie on whole pixels; the transform between them is returned, so that labels fit what was drawn.
     """
@@ -165,28 +163,28 @@ def draw_upright(
     y1, y2 = visible_span(top + v1 * height, top + v2 * height, image.shape[0])
     if x1 >= x2 or y1 >= y2:
         return None
-    frame = placement.picture.read(math.ceil(max(width, height)))
+    frame = placement.image.read(math.ceil(max(width, height)))
     rows, columns = frame.shape[:2]
     from_x, to_x = source_span((x1 - left) / width, (x2 - left) / width, columns)
     from_y, to_y = source_span((y1 - top) / height, (y2 - top) / height, rows)
-    paint(image[y1:y2, x1:x2], frame[from_y:to_y, from_x:to_x], recolour)
+    paint(image[y1:y2, x1:x2], frame[from_y:to_y, from_x:to_x], recolor)
     gain_x, gain_y = (x2 - x1) / (to_x - from_x), (y2 - y1) / (to_y - from_y)  # output pixels per source pixel
     as_drawn = [[gain_x * columns, 0.0, x1 - from_x * gain_x], [0.0, gain_y * rows, y1 - from_y * gain_y], [0, 0, 1]]
     return Drawn(np.array(as_drawn), (x1, y1, x2, y2))
 
 
-def paint(target: np.ndarray, source: np.ndarray, recolour: Recolour | None) -> None:
-    """Resize a picture into a view, recoloured before or after, whichever is less work."""
+def paint(target: np.ndarray, source: np.ndarray, recolor: Recolor | None) -> None:
+    """Resize an image into a view, recolored before or after, whichever is less work."""
     enlarges = target.size > source.size
-    if recolour is not None and enlarges:
-        recoloured = np.empty(source.shape, np.uint8)
-        recolour(source, recoloured)
-        source = recoloured
+    if recolor is not None and enlarges:
+        recolored = np.empty(source.shape, np.uint8)
+        recolor(source, recolored)
+        source = recolored
     halves = target.shape[1] * 2 < source.shape[1]
     size_wh = (target.shape[1], target.shape[0])
     cv2.resize(source, size_wh, dst=target, interpolation=cv2.INTER_AREA if halves else cv2.INTER_LINEAR)
-    if recolour is not None and not enlarges:
-        recolour(target, target)
+    if recolor is not None and not enlarges:
+        recolor(target, target)
 
 
 def visible_span(start: float, stop: float, side: int) -> tuple[int, int]:
@@ -195,13 +193,13 @@ def visible_span(start: float, stop: float, side: int) -> tuple[int, int]:
 
 
 def source_span(start: float, stop: float, side: int) -> tuple[int, int]:
-    """The whole pixels of a picture of that `side` between two normalised coordinates, one at least."""
+    """The whole pixels of an image of that `side` between two normalized coordinates, one at least."""
     first = min(max(0, round(start * side)), side - 1)
     return first, max(first + 1, min(side, round(stop * side)))
 
 
-def draw_warped(image: np.ndarray, placement: Placement, matrix: np.ndarray, recolour: Recolour | None) -> Drawn | None:
-    """Warp a picture into the rectangle around its visible part; None if nothing is visible."""
+def draw_warped(image: np.ndarray, placement: Placement, matrix: np.ndarray, recolor: Recolor | None) -> Drawn | None:
+    """Warp an image into the rectangle around its visible part; None if nothing is visible."""
     size_hw = (image.shape[0], image.shape[1])
     outlines = visible_outlines(placement, matrix, size_hw)
     if not outlines:
@@ -211,16 +209,16 @@ def draw_warped(image: np.ndarray, placement: Placement, matrix: np.ndarray, rec
     x2, y2 = np.ceil(points.max(axis=0)).astype(int).tolist()
     if x1 >= x2 or y1 >= y2:
         return None
-    frame = placement.picture.read(wanted_side(matrix, size_hw))
+    frame = placement.image.read(wanted_side(matrix, size_hw))
     to_box = matrix @ np.diag([1 / frame.shape[1], 1 / frame.shape[0], 1.0])
     to_box = shift(-x1, -y1) @ to_box
     mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
-    # Pixel k covers k..k+1, OpenCV draws at pixel centres: hence the half; 1/16 pixel is its finest useful grid here.
+    # Pixel k covers k..k+1, OpenCV draws at pixel centers: hence the half; 1/16 pixel is its finest useful grid here.
     contours = [np.rint((ring - (x1 + 0.5, y1 + 0.5)) * 16).astype(np.int32) for ring in outlines]
     cv2.fillPoly(mask, contours, 255, shift=4)
     warped = warp(frame, to_box, (y2 - y1, x2 - x1), cv2.INTER_LINEAR)
-    if recolour is not None:
-        recolour(warped, warped)
+    if recolor is not None:
+        recolor(warped, warped)
     target = image[y1:y2, x1:x2]
     np.copyto(target, warped, where=mask[..., None] > 0)
     return Drawn(matrix, (x1, y1, x2, y2), mask)
@@ -230,13 +228,13 @@ def visible_outlines(placement: Placement, matrix: np.ndarray, size_hw: tuple[in
     """Rings of what a placement shows, in output pixels, cut at the output's edges."""
     u1, v1, u2, v2 = placement.region_xyxyn
     whole = [np.array([[u1, v1], [u2, v1], [u2, v2], [u1, v2]])]
-    rings = whole if placement.cut_out is None else clip_rings(placement.cut_out, placement.region_xyxyn)
+    rings = whole if placement.crop is None else clip_rings(placement.crop, placement.region_xyxyn)
     projected = [transform_points(ring, matrix, MIN_DEPTH) for ring in rings]
     return clip_rings(projected, (0.0, 0.0, size_hw[1], size_hw[0]))
 
 
 def wanted_side(matrix: np.ndarray, size_hw: tuple[int, int]) -> int:
-    """Longer side in pixels at which a picture under a transform loses no detail (perspective: as large as can be)."""
+    """Longer side in pixels at which an image under a transform loses no detail (perspective: as large as can be)."""
     if np.abs(matrix[2, :2]).sum() > 1e-12:
         return 4 * max(size_hw)
     return int(np.ceil(np.linalg.norm(matrix[:2, :2], axis=0).max()))
@@ -248,36 +246,36 @@ def shift(x: float, y: float) -> np.ndarray:
 
 
 def warp(frame: np.ndarray, matrix: np.ndarray, size_hw: tuple[int, int], interpolation: int) -> np.ndarray:
-    """The picture under a transform given for pixel edges (0 is the left edge of the first pixel); edges repeat."""
-    at_centres = shift(-0.5, -0.5) @ matrix @ shift(0.5, 0.5)
+    """The image under a transform given for pixel edges (0 is the left edge of the first pixel); edges repeat."""
+    at_centers = shift(-0.5, -0.5) @ matrix @ shift(0.5, 0.5)
     size_wh = (size_hw[1], size_hw[0])
     if np.abs(matrix[2, :2]).sum() > 1e-12:
-        out = cv2.warpPerspective(frame, at_centres, size_wh, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
+        out = cv2.warpPerspective(frame, at_centers, size_wh, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
     else:
-        affine = at_centres[:2] / at_centres[2, 2]
+        affine = at_centers[:2] / at_centers[2, 2]
         out = cv2.warpAffine(frame, affine, size_wh, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
     return out.reshape(*size_hw, *frame.shape[2:])
 
 
-def draw_map(class_map: np.ndarray, source: np.ndarray, drawn: Drawn) -> None:
-    """Move a picture's class map as its pixels were moved; classes are picked, never mixed."""
+def draw_map(semantic_mask: np.ndarray, source: np.ndarray, drawn: Drawn) -> None:
+    """Move an image's semantic mask as its pixels were moved; classes are picked, never mixed."""
     x1, y1, x2, y2 = drawn.box_xyxy
     to_box = shift(-x1, -y1) @ drawn.matrix @ np.diag([1 / source.shape[1], 1 / source.shape[0], 1.0])
     if drawn.mask is not None:
         warped = warp(source, to_box, (y2 - y1, x2 - x1), cv2.INTER_NEAREST)
-        np.copyto(class_map[y1:y2, x1:x2], warped, where=drawn.mask > 0)
+        np.copyto(semantic_mask[y1:y2, x1:x2], warped, where=drawn.mask > 0)
         return
     columns = (np.arange(x2 - x1) + 0.5 - to_box[0, 2]) / to_box[0, 0]
     rows = (np.arange(y2 - y1) + 0.5 - to_box[1, 2]) / to_box[1, 1]
     columns = np.clip(columns.astype(int), 0, source.shape[1] - 1)
     rows = np.clip(rows.astype(int), 0, source.shape[0] - 1)
-    class_map[y1:y2, x1:x2] = source[rows][:, columns]  # whole rows first: a quarter of the time of picking pixels
+    semantic_mask[y1:y2, x1:x2] = source[rows][:, columns]  # whole rows first: a quarter of the time of picking pixels
 
 
 def move_labels(placement: Placement, matrix: np.ndarray, size_hw: tuple[int, int]) -> Labels:
     """The placement's objects under the transform as drawn, cut at its region and the output."""
-    picture = placement.picture
-    classes, boxes = picture.classes, picture.boxes_xyxyn
+    image = placement.image
+    classes, boxes = image.classes, image.boxes_xyxyn
     if placement.objects is not None:
         classes, boxes = classes[placement.objects], boxes[placement.objects]
     whole, boxes = boxes, clip_boxes(boxes, placement.region_xyxyn)
@@ -285,9 +283,9 @@ def move_labels(placement: Placement, matrix: np.ndarray, size_hw: tuple[int, in
     frame = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
     hull = hulls(boxes, matrix)
     in_frame = clip_boxes(hull, frame)
-    if picture.polygons is None:
+    if image.polygons is None:
         return Labels(in_frame, areas, classes, None)
-    chosen = range(len(picture.classes)) if placement.objects is None else placement.objects.tolist()
+    chosen = range(len(image.classes)) if placement.objects is None else placement.objects.tolist()
     uncut = (whole == boxes).all(axis=1) & (hull == in_frame).all(axis=1) & (box_areas(hull) > 0)
     flat = not matrix[2, 0] and not matrix[2, 1]  # else an object with a corner behind the camera has no hull
     gone = (box_areas(boxes) <= 0) | (flat & (box_areas(in_frame) <= 0))
@@ -296,7 +294,7 @@ def move_labels(placement: Placement, matrix: np.ndarray, size_hw: tuple[int, in
         if is_gone:
             polygons.append([])
             continue
-        rings = picture.polygons[k] if is_whole else clip_rings(picture.polygons[k], placement.region_xyxyn)
+        rings = image.polygons[k] if is_whole else clip_rings(image.polygons[k], placement.region_xyxyn)
         projected = [transform_points(ring, matrix, MIN_DEPTH) for ring in rings if len(ring) > 2]
         polygons.append(projected if is_whole else clip_rings(projected, frame))
     moved = np.array([extents(rings) for rings in polygons], np.float64).reshape(-1, 4)

@@ -23,7 +23,7 @@ Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole pixels
 def cutmix(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
     """`sample` with a random rectangle of `other`, of the same size, in it.
 
-    The rectangle's share of the picture is uniform (Beta(1, 1) in the paper), its centre too; what would lie outside
+    The rectangle's share of the image is uniform (Beta(1, 1) in the paper), its center too; what would lie outside
     is cut off. Objects of `other` are cut at the rectangle, those of `sample` lose what it hides.
     """
     height, width = sample.image.shape[:2]
@@ -32,7 +32,7 @@ def cutmix(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
 
 
 def draw_rectangle(rng: np.random.Generator, size_hw: tuple[int, int]) -> Rectangle:
-    """A rectangle of the picture's aspect ratio before it is cut at the border."""
+    """A rectangle of the image's aspect ratio before it is cut at the border."""
     side = math.sqrt(1 - rng.random())
     half_w, half_h = side * size_hw[1] / 2, side * size_hw[0] / 2
     x, y = rng.random() * size_hw[1], rng.random() * size_hw[0]
@@ -48,14 +48,14 @@ def paste_rectangle(sample: Sample, other: Sample, hole: Rectangle) -> Sample:
         return sample
     image = sample.image.copy()
     image[y1:y2, x1:x2] = other.image[y1:y2, x1:x2]
-    class_map = sample.class_map
-    if class_map is not None and other.class_map is not None:
-        class_map = class_map.copy()
-        class_map[y1:y2, x1:x2] = other.class_map[y1:y2, x1:x2]
+    semantic_mask = sample.semantic_mask
+    if semantic_mask is not None and other.semantic_mask is not None:
+        semantic_mask = semantic_mask.copy()
+        semantic_mask[y1:y2, x1:x2] = other.semantic_mask[y1:y2, x1:x2]
     with_polygons = sample.polygons is not None
     parts = [outside_of(sample, hole), inside_of(other, hole)]
     boxes, classes, polygons = keep_visible(parts, with_polygons=with_polygons)
-    return Sample(image, boxes, classes, polygons, class_map, sample.path)
+    return Sample(image, boxes, classes, polygons, semantic_mask, sample.path)
 
 
 def inside_of(sample: Sample, frame: Rectangle) -> Labels:
@@ -79,7 +79,7 @@ def outside_of(sample: Sample, hole: Rectangle) -> Labels:
         left = _trimmed(boxes, hole)
         left[areas - hidden <= MIN_AREA_BOXES * areas] = 0
         return Labels(left, areas, sample.classes, None)
-    polygons = [_cut_out(rings, hole, sample.image.shape[:2]) for rings in sample.polygons]
+    polygons = [_crop(rings, hole, sample.image.shape[:2]) for rings in sample.polygons]
     left = _boxes_of(polygons)
     left[areas - hidden <= MIN_AREA_POLYGONS * areas] = 0
     return Labels(left, areas, sample.classes, polygons)
@@ -109,7 +109,7 @@ def _trimmed(boxes: np.ndarray, hole: Rectangle) -> np.ndarray:
     return _rising(trimmed)
 
 
-def _cut_out(rings: list[np.ndarray], hole: Rectangle, size_hw: tuple[int, ...]) -> list[np.ndarray]:
+def _crop(rings: list[np.ndarray], hole: Rectangle, size_hw: tuple[int, ...]) -> list[np.ndarray]:
     """Rings without a rectangle: their parts left and right of it, above and below."""
     x1, y1, x2, y2 = hole
     left, top, right, bottom = extents(rings)

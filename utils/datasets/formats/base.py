@@ -1,4 +1,4 @@
-"""What readers and writers of formats share: objects in pixels, pictures put into place, names of classes."""
+"""What readers and writers of formats share: objects in pixels, images put into place, names of classes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WORKERS = 8
 
 @dataclass
 class PixelObjects:
-    """Gathers the objects of one picture, in pixels of a picture of `size_hw`."""
+    """Gathers the objects of one image, in pixels of an image of `size_hw`."""
 
     size_hw: tuple[int, int]
     rows: list[list[float]] = field(default_factory=list)
@@ -56,25 +56,25 @@ class PixelObjects:
         self.places.append(place)
 
     def labels(self) -> LabelRows:
-        """The rows, normalised, not yet checked."""
+        """The rows, normalized, not yet checked."""
         rows = np.array(self.rows, np.float32).reshape(-1, 5)
         return LabelRows(rows, self.polygons if any(self.polygons) else None, self.places)
 
 
 def verified(pairs: Iterable[tuple[str, LabelRows]], names: Mapping[int, str], split: str) -> ImageIndex:
-    """The index of pictures and their rows, each checked; what is wrong is logged.
+    """The index of images and their rows, each checked; what is wrong is logged.
 
     Raises:
-        InputError: there is no picture, or none can be read.
+        InputError: there is no image, or none can be read.
     """
     found = list(pairs)
     if not found:
-        raise InputError(f"{split}: no annotated pictures found")
+        raise InputError(f"{split}: no annotated images found")
     images, labels = [image for image, _ in found], [rows for _, rows in found]
     index, findings = verify_pairs(images, labels, len(names), split, WORKERS)
     report_findings(split, index, findings, verbose=False)
     if not index.paths:
-        raise InputError(f"{split}: none of the {len(images)} pictures can be read, the first is {images[0]}")
+        raise InputError(f"{split}: none of the {len(images)} images can be read, the first is {images[0]}")
     return replace(index, names=dict(names))
 
 
@@ -116,8 +116,8 @@ def split_folders(source: Path) -> dict[str, Path]:
     return {split: source / split for split in SPLITS if (source / split).is_dir()} or {"train": source}
 
 
-def find_picture(folder: Path, *names: str) -> str:
-    """The first of `names` that lies in the folder, or a picture of the first one's stem; else where it should be."""
+def find_image(folder: Path, *names: str) -> str:
+    """The first of `names` that lies in the folder, or an image of the first one's stem; else where it should be."""
     for name in names:
         if (folder / name).is_file():
             return str(folder / name)
@@ -139,13 +139,13 @@ class PixelObject:
 
 
 def pixel_objects(index: ImageIndex, i: int) -> list[PixelObject]:
-    """The objects of picture i."""
+    """The objects of image i."""
     classes, boxes, polygons = index.labels(i)
     size_wh = index.sizes_hw[i, ::-1].astype(np.float64)
     objects = []
     for k, (label, box) in enumerate(zip(classes.tolist(), boxes, strict=True)):
-        centre, half = box[:2].astype(np.float64) * size_wh, box[2:].astype(np.float64) * size_wh / 2
-        (x1, y1), (x2, y2) = (np.clip(corner, 0, size_wh).tolist() for corner in (centre - half, centre + half))
+        center, half = box[:2].astype(np.float64) * size_wh, box[2:].astype(np.float64) * size_wh / 2
+        (x1, y1), (x2, y2) = (np.clip(corner, 0, size_wh).tolist() for corner in (center - half, center + half))
         rings = polygons[k] if polygons is not None and not _is_box(polygons[k], box) else []
         objects.append(PixelObject(label, (x1, y1, x2, y2), [ring.astype(np.float64) * size_wh for ring in rings]))
     return objects
@@ -165,15 +165,15 @@ def parts_and_holes(rings: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list
     return parts, [rings[k] for k, alike in zip(order, same, strict=True) if not alike]
 
 
-class PicturePlacer:
-    """Puts pictures into a new set, under names that are unique in their folder, labels of the same stem included."""
+class ImagePlacer:
+    """Puts images into a new set, under names that are unique in their folder, labels of the same stem included."""
 
     def __init__(self, *, link: bool) -> None:
         self.link = link
         self._names: dict[Path, UniqueNames] = {}
 
     def place(self, image: str, folder: Path) -> Path:
-        """Copy a picture into the folder, or link it there; where it is now."""
+        """Copy an image into the folder, or link it there; where it is now."""
         folder.mkdir(parents=True, exist_ok=True)
         stem = self._names.setdefault(folder, UniqueNames()).take(image, Path(image).stem, "")
         target = folder / f"{stem}{Path(image).suffix}"
@@ -183,14 +183,14 @@ class PicturePlacer:
                 os.link(source, target)
             except OSError:  # another disk, or a file system without links
                 self.link = False
-                LOGGER.warning(f"WARNING {folder}: pictures cannot be linked there, they are copied")
+                LOGGER.warning(f"WARNING {folder}: images cannot be linked there, they are copied")
         if not target.exists():
             shutil.copyfile(source, target)
         return target
 
 
-def pictures_of(index: ImageIndex) -> Iterator[tuple[int, str, int, int]]:
-    """Number, file, height and width of each picture."""
+def images_of(index: ImageIndex) -> Iterator[tuple[int, str, int, int]]:
+    """Number, file, height and width of each image."""
     for i, path in enumerate(index.paths):
         yield i, path, int(index.sizes_hw[i, 0]), int(index.sizes_hw[i, 1])
 

@@ -16,7 +16,7 @@ CLASSES = (
     *("car", "traffic sign", "rider", "person", "bicycle", "traffic light", "bus", "motorcycle", "truck", "train"),
 )
 LABELLED = ("train", "val")  # what is published of test is empty
-PICTURE, POLYGONS = "leftImg8bit", "gtFine"
+IMAGE, POLYGONS = "leftImg8bit", "gtFine"
 PAGE = "https://www.cityscapes-dataset.com"
 
 
@@ -32,14 +32,14 @@ def read_cityscapes(source: Path, names: Sequence[str], images: Path | None) -> 
     """
     numbered = dict(enumerate(names or CLASSES))
     class_of = {name: number for number, name in numbered.items()}
-    pictures = images or source / PICTURE
+    pictures = images or source / IMAGE
     sets = {}
     for split in LABELLED:
         pairs = []
         for file in sorted((source / POLYGONS / split).glob(f"*/*_{POLYGONS}_polygons.json")):
             stem = file.name.removesuffix(f"_{POLYGONS}_polygons.json")
-            picture = pictures / split / file.parent.name / f"{stem}_{PICTURE}.png"
-            pairs.append((str(picture), cityscapes_rows(read_object(file), class_of, file)))
+            image = pictures / split / file.parent.name / f"{stem}_{IMAGE}.png"
+            pairs.append((str(image), cityscapes_rows(read_object(file), class_of, file)))
         if pairs:
             sets[split] = verified(pairs, numbered, split)
     if not sets:
@@ -61,7 +61,7 @@ def cityscapes_rows(content: Mapping[str, Any], class_of: Mapping[str, int], fil
     try:
         height, width = int(content["imgHeight"]), int(content["imgWidth"])
         if min(height, width) <= 0:
-            raise ValueError("a picture without a size")
+            raise ValueError("an image without a size")
         objects = PixelObjects((height, width))
         for number, thing in enumerate(content["objects"]):
             if thing["label"] in class_of and not thing.get("deleted"):

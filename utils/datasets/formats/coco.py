@@ -8,12 +8,12 @@ from typing import Any
 
 from utils.core.errors import InputError
 from utils.datasets.formats.base import (
-    PicturePlacer,
+    ImagePlacer,
     PixelObject,
     Splits,
     class_names,
+    images_of,
     parts_and_holes,
-    pictures_of,
     pixel_objects,
     verified,
     write_data_yaml,
@@ -23,7 +23,7 @@ from utils.datasets.index.coco_json import categories_of, load_annotations
 from utils.datasets.index.data_yaml import SPLITS
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.labels import list_images
-from utils.ops.masks import rasterise, ring_area
+from utils.ops.masks import rasterize, ring_area
 
 PREFIX = "instances_"
 
@@ -33,7 +33,7 @@ def read_coco(source: Path, names: Sequence[str], images: Path | None) -> Splits
 
     Args:
         names: classes and their order; by default the categories, in the order of their ids.
-        images: folder of the pictures; by default that of the set.
+        images: folder of the images; by default that of the set.
 
     Raises:
         InputError: no JSON of COCO's form there, or two of one split.
@@ -69,7 +69,7 @@ def _files_of_splits(source: Path) -> dict[str, Path]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def write_coco(sets: Splits, out: Path, placer: PicturePlacer) -> Path:
+def write_coco(sets: Splits, out: Path, placer: ImagePlacer) -> Path:
     """images/<split>/, annotations/instances_<split>.json and a data.yaml that names both. Categories start from 1."""
     splits = {}
     for split, index in sets.items():
@@ -80,13 +80,13 @@ def write_coco(sets: Splits, out: Path, placer: PicturePlacer) -> Path:
     return write_data_yaml(out, splits, next(iter(sets.values())).names)
 
 
-def coco_content(index: ImageIndex, split: str, out: Path, placer: PicturePlacer) -> dict[str, Any]:
-    """The JSON of one split, its pictures put into place."""
+def coco_content(index: ImageIndex, split: str, out: Path, placer: ImagePlacer) -> dict[str, Any]:
+    """The JSON of one split, its images put into place."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for i, path, height, width in pictures_of(index):
-        picture = placer.place(path, out / "images" / split)
-        images.append({"id": i + 1, "file_name": picture.name, "width": width, "height": height})
+    for i, path, height, width in images_of(index):
+        image = placer.place(path, out / "images" / split)
+        images.append({"id": i + 1, "file_name": image.name, "width": width, "height": height})
         for thing in pixel_objects(index, i):
             common = {"id": len(annotations) + 1, "image_id": i + 1, "category_id": thing.label + 1, "iscrowd": 0}
             annotations.append(common | coco_shape(thing, (height, width)))
@@ -100,7 +100,7 @@ def coco_shape(thing: PixelObject, size_hw: tuple[int, int]) -> dict[str, Any]:
     shape: dict[str, Any] = {"bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)]}
     parts, holes = parts_and_holes(thing.rings) if thing.rings else ([], [])
     if holes:
-        segmentation: Any = rasterise([thing.rings], size_hw).rles()[0]
+        segmentation: Any = rasterize([thing.rings], size_hw).rles()[0]
     else:
         segmentation = [[round(float(v), 3) for v in ring.flat] for ring in parts]
     rings_area = sum(map(ring_area, parts)) - sum(map(ring_area, holes))

@@ -1,4 +1,4 @@
-"""labelme's JSON files, one beside each picture (github.com/wkentaro/labelme)."""
+"""labelme's JSON files, one beside each image (github.com/wkentaro/labelme)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
-    PicturePlacer,
+    ImagePlacer,
     PixelObject,
     PixelObjects,
     Splits,
     class_names,
-    find_picture,
+    find_image,
+    images_of,
     parts_and_holes,
-    pictures_of,
     pixel_objects,
     read_object,
     split_folders,
@@ -42,7 +42,7 @@ def read_labelme(source: Path, names: Sequence[str], images: Path | None) -> Spl
 
     Args:
         names: classes and their order, others are passed over; by default labels.txt, else all in alphabetical order.
-        images: folder of the pictures; by default where each file says, or beside it.
+        images: folder of the images; by default where each file says, or beside it.
 
     Raises:
         InputError: no annotations there, or one that is not labelme's.
@@ -58,8 +58,7 @@ def read_labelme(source: Path, names: Sequence[str], images: Path | None) -> Spl
     for split, listed in files.items():
         if listed:
             pairs = [
-                (_picture(file, contents[file], images), labelme_rows(contents[file], class_of, file))
-                for file in listed
+                (_image(file, contents[file], images), labelme_rows(contents[file], class_of, file)) for file in listed
             ]
             sets[split] = verified(pairs, numbered, split)
     return sets
@@ -72,10 +71,10 @@ def _shapes(content: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
     return shapes
 
 
-def _picture(file: Path, content: Mapping[str, Any], images: Path | None) -> str:
+def _image(file: Path, content: Mapping[str, Any], images: Path | None) -> str:
     named = str(content.get("imagePath") or f"{file.stem}.jpg").replace("\\", "/")
     last = PureWindowsPath(named).name
-    return find_picture(images, last) if images else find_picture(file.parent, named, last)
+    return find_image(images, last) if images else find_image(file.parent, named, last)
 
 
 def labelme_rows(content: Mapping[str, Any], class_of: Mapping[str, int], file: Path) -> LabelRows:
@@ -140,17 +139,17 @@ def _decode_mask(text: Any, place: str) -> np.ndarray:
         raise InputError(f"{place}: its mask is not a PNG in base64 ({error})") from error
 
 
-def write_labelme(sets: Splits, out: Path, placer: PicturePlacer) -> Path:
-    """<split>/ with pictures and their JSON files. Parts of an object share a group_id, holes are joined to them."""
+def write_labelme(sets: Splits, out: Path, placer: ImagePlacer) -> Path:
+    """<split>/ with images and their JSON files. Parts of an object share a group_id, holes are joined to them."""
     for split, index in sets.items():
-        for i, path, height, width in pictures_of(index):
-            picture = placer.place(path, out / split)
+        for i, path, height, width in images_of(index):
+            image = placer.place(path, out / split)
             shapes: list[dict[str, Any]] = []
             for number, thing in enumerate(pixel_objects(index, i)):
                 shapes += labelme_shapes(thing, index.names[thing.label], number)
-            size = {"imagePath": picture.name, "imageData": None, "imageHeight": height, "imageWidth": width}
+            size = {"imagePath": image.name, "imageData": None, "imageHeight": height, "imageWidth": width}
             content = {"version": VERSION, "flags": {}, "shapes": shapes} | size
-            write_json(picture.with_suffix(".json"), content)
+            write_json(image.with_suffix(".json"), content)
     write_names(out, next(iter(sets.values())).names)
     return out
 

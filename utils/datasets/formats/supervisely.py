@@ -15,14 +15,14 @@ import numpy as np
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
-    PicturePlacer,
+    ImagePlacer,
     PixelObject,
     PixelObjects,
     Splits,
     class_names,
-    find_picture,
+    find_image,
+    images_of,
     parts_and_holes,
-    pictures_of,
     pixel_objects,
     read_object,
     verified,
@@ -32,7 +32,7 @@ from utils.datasets.index.data_yaml import SPLITS
 from utils.datasets.index.verify import LabelRows
 from utils.imaging.draw import palette
 from utils.imaging.read import ImageError, decode
-from utils.ops.masks import bitmap_rings, rasterise
+from utils.ops.masks import bitmap_rings, rasterize
 
 MAX_BITMAP = 1 << 26  # bytes of a compressed bitmap once unpacked, lest a small file fill the memory
 ANNOTATION = "expected objects with classTitle and geometryType"
@@ -43,13 +43,13 @@ def read_supervisely(source: Path, names: Sequence[str], images: Path | None) ->
 
     Args:
         names: classes and their order, others are passed over; by default those of meta.json.
-        images: does not apply, pictures lie in img/ beside ann/.
+        images: does not apply, images lie in img/ beside ann/.
 
     Raises:
         InputError: no project there, data sets of other names, or an annotation of another form.
     """
     if images:
-        raise InputError("--images: a Supervisely project has its pictures in img/ beside ann/; leave it out")
+        raise InputError("--images: a Supervisely project has its images in img/ beside ann/; leave it out")
     meta = read_object(source / "meta.json")
     titles = [item.get("title") for item in meta.get("classes") or [] if isinstance(item, dict)]
     numbered = class_names([], names or [str(title) for title in titles if title], source)
@@ -59,7 +59,7 @@ def read_supervisely(source: Path, names: Sequence[str], images: Path | None) ->
         pairs = []
         for file in sorted((folder / "ann").glob("*.json")):
             content = read_object(file)
-            pairs.append((find_picture(folder / "img", file.stem), supervisely_rows(content, class_of, file)))
+            pairs.append((find_image(folder / "img", file.stem), supervisely_rows(content, class_of, file)))
         sets[split] = verified(pairs, numbered, split)
     return sets
 
@@ -87,7 +87,7 @@ def supervisely_rows(content: Mapping[str, Any], class_of: Mapping[str, int], fi
     try:
         objects = PixelObjects((int(content["size"]["height"]), int(content["size"]["width"])))
         if min(objects.size_hw) <= 0:
-            raise ValueError("a picture without a size")
+            raise ValueError("an image without a size")
         passed = 0
         for number, thing in enumerate(content["objects"]):
             label = class_of.get(str(thing["classTitle"]))
@@ -143,16 +143,16 @@ def encode_bitmap(mask: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(png)).decode("ascii")
 
 
-def write_supervisely(sets: Splits, out: Path, placer: PicturePlacer) -> Path:
+def write_supervisely(sets: Splits, out: Path, placer: ImagePlacer) -> Path:
     """Write meta.json and <split>/img and <split>/ann. Objects of several parts become bitmaps."""
     for split, index in sets.items():
-        for i, path, height, width in pictures_of(index):
-            picture = placer.place(path, out / split / "img")
+        for i, path, height, width in images_of(index):
+            image = placer.place(path, out / split / "img")
             things = pixel_objects(index, i)
             objects = [supervisely_object(thing, index.names[thing.label], (height, width)) for thing in things]
             size = {"height": height, "width": width}
             content = {"description": "", "tags": [], "size": size, "objects": objects}
-            write_json(out / split / "ann" / f"{picture.name}.json", content)
+            write_json(out / split / "ann" / f"{image.name}.json", content)
     names = next(iter(sets.values())).names
     classes = [{"title": name, "shape": "any", "color": _hex(number)} for number, name in names.items()]
     write_json(out / "meta.json", {"classes": classes, "tags": [], "projectType": "images"})
@@ -165,7 +165,7 @@ def supervisely_object(thing: PixelObject, name: str, size_hw: tuple[int, int]) 
     x1, y1, x2, y2 = (round(v, 3) for v in thing.box_xyxy)
     parts, holes = parts_and_holes(thing.rings) if thing.rings else ([], [])
     if len(parts) > 1:
-        masks = rasterise([thing.rings], size_hw)
+        masks = rasterize([thing.rings], size_hw)
         left, top = (int(v) for v in masks.windows_xyxy[0, :2])
         bitmap = {"origin": [left, top], "data": encode_bitmap(masks.bitmaps[0])}
         return common | {"geometryType": "bitmap", "bitmap": bitmap}

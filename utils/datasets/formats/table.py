@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.datasets.formats.base import PicturePlacer, Splits
+from utils.datasets.formats.base import ImagePlacer, Splits
 from utils.datasets.formats.cityscapes import read_cityscapes
 from utils.datasets.formats.coco import read_coco, write_coco
 from utils.datasets.formats.labelme import read_labelme, write_labelme
@@ -20,13 +20,13 @@ class Format:
     """How a format is read and written.
 
     Attributes:
-        read: splits from a source, class names (empty: those of the set) and a folder of pictures (None: the set's).
+        read: splits from a source, class names (empty: those of the set) and a folder of images (None: the set's).
         write: puts splits into an empty folder; gives what to open there. None where it cannot be written.
         polygons: whether outlines survive writing.
     """
 
     read: Callable[[Path, Sequence[str], Path | None], Splits]
-    write: Callable[[Splits, Path, PicturePlacer], Path] | None
+    write: Callable[[Splits, Path, ImagePlacer], Path] | None
     polygons: bool = True
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
-    PicturePlacer,
+    ImagePlacer,
     Splits,
     class_names,
-    find_picture,
-    pictures_of,
+    find_image,
+    images_of,
     pixel_objects,
     verified,
     write_names,
@@ -29,7 +29,7 @@ def read_voc(source: Path, names: Sequence[str], images: Path | None) -> Splits:
 
     Args:
         names: classes and their order, others are passed over; by default labels.txt, else all in alphabetical order.
-        images: folder of the pictures; by default JPEGImages, or beside the annotations.
+        images: folder of the images; by default JPEGImages, or beside the annotations.
 
     Raises:
         InputError: no annotations there, or one that is not VOC's.
@@ -60,7 +60,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _labelled(
-    stems: Sequence[str], files: dict[str, Path], pictures: Path, class_of: dict[str, int]
+    stems: Sequence[str], files: dict[str, Path], images: Path, class_of: dict[str, int]
 ) -> Iterator[tuple[str, LabelRows]]:
     skipped = 0
     for stem in stems:
@@ -69,23 +69,23 @@ def _labelled(
         labels, unused = voc_labels(files[stem], class_of)
         skipped += unused
         named = parse_annotation(files[stem]).findtext("filename", "").strip()
-        yield find_picture(pictures, *dict.fromkeys((f"{stem}.jpg", Path(named).name or f"{stem}.jpg"))), labels
+        yield find_image(images, *dict.fromkeys((f"{stem}.jpg", Path(named).name or f"{stem}.jpg"))), labels
     if skipped:
         LOGGER.info(f"{skipped} difficult or unnamed objects passed over")
 
 
-def write_voc(sets: Splits, out: Path, placer: PicturePlacer) -> Path:
+def write_voc(sets: Splits, out: Path, placer: ImagePlacer) -> Path:
     """Write the set. Corners are whole pixels counted from 1, the last one included, so half a pixel may be lost."""
     lists = out / "ImageSets" / "Main"
     for folder in (lists, out / "Annotations"):
         folder.mkdir(parents=True)
     for split, index in sets.items():
         stems = []
-        for i, path, height, width in pictures_of(index):
-            picture = placer.place(path, out / "JPEGImages")
-            stems.append(picture.stem)
+        for i, path, height, width in images_of(index):
+            image = placer.place(path, out / "JPEGImages")
+            stems.append(image.stem)
             root = ElementTree.Element("annotation")
-            _fill(root, {"folder": "JPEGImages", "filename": picture.name})
+            _fill(root, {"folder": "JPEGImages", "filename": image.name})
             _fill(ElementTree.SubElement(root, "size"), {"width": width, "height": height, "depth": 3})
             _fill(root, {"segmented": 0})
             for thing in pixel_objects(index, i):
@@ -94,7 +94,7 @@ def write_voc(sets: Splits, out: Path, placer: PicturePlacer) -> Path:
                 _fill(ElementTree.SubElement(item, "bndbox"), corners_from_1(thing.box_xyxy))
             ElementTree.indent(root)
             tree = ElementTree.ElementTree(root)
-            tree.write(out / "Annotations" / f"{picture.stem}.xml", encoding="utf-8")
+            tree.write(out / "Annotations" / f"{image.stem}.xml", encoding="utf-8")
         write_list(lists / f"{split}.txt", stems)
     write_names(out, next(iter(sets.values())).names)
     return out

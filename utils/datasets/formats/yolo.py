@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.core.errors import InputError
-from utils.datasets.formats.base import PicturePlacer, Splits, pictures_of, pixel_objects, write_data_yaml
+from utils.datasets.formats.base import ImagePlacer, Splits, images_of, pixel_objects, write_data_yaml
 from utils.datasets.index.data_yaml import find_data_yaml, load_spec
 from utils.datasets.index.label_files import label_text
 from utils.datasets.index.labels import load_index
@@ -28,15 +28,15 @@ def read_yolo(source: Path, names: Sequence[str], images: Path | None) -> Splits
     return {split: load_index(spec, split, require_labels=False) for split in there}
 
 
-def write_yolo(sets: Splits, out: Path, placer: PicturePlacer) -> Path:
+def write_yolo(sets: Splits, out: Path, placer: ImagePlacer) -> Path:
     """Write the set; parts and holes of an object become one outline, joined by lines there and back."""
     for split, index in sets.items():
         (out / "labels" / split).mkdir(parents=True)
-        for i, path, height, width in pictures_of(index):
-            picture = placer.place(path, out / "images" / split)
+        for i, path, height, width in images_of(index):
+            image = placer.place(path, out / "images" / split)
             objects = pixel_objects(index, i)
             rings = [join_rings(thing.rings) / (width, height) if thing.rings else None for thing in objects]
             classes, boxes, _ = index.labels(i)
             rows = np.concatenate([classes[:, None], boxes], axis=1)
-            (out / "labels" / split / f"{picture.stem}.txt").write_text(label_text(rows, rings), encoding="utf-8")
+            (out / "labels" / split / f"{image.stem}.txt").write_text(label_text(rows, rings), encoding="utf-8")
     return write_data_yaml(out, {split: f"images/{split}" for split in sets}, next(iter(sets.values())).names)

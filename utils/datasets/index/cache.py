@@ -24,12 +24,12 @@ class Findings:
     """What the verification of a split found.
 
     Attributes:
-        pictures: usable ones. backgrounds: of these, without any object. unlabelled: without a label file.
-        corrupt: pictures left out. dropped, clipped: label rows left out, or cut at the frame.
+        images: usable ones. backgrounds: of these, without any object. unlabelled: without a label file.
+        corrupt: images left out. dropped, clipped: label rows left out, or cut at the frame.
         messages: one line each, with file and line.
     """
 
-    pictures: int = 0
+    images: int = 0
     backgrounds: int = 0
     unlabelled: int = 0
     corrupt: int = 0
@@ -52,7 +52,7 @@ def fingerprint(files: Iterable[str | None], *settings: object) -> str:
 
 
 def load_cache(path: Path, key: str) -> tuple[ImageIndex, Findings] | None:
-    """The index kept in `path`, without names and class maps; None if there is none, or of other files or formats."""
+    """The index kept in `path`, without names and semantic masks; None if missing or of other files or formats."""
     try:
         parts = map_arrays(path)
         about = json.loads(parts["about"].tobytes())

@@ -1,4 +1,4 @@
-"""Sets of labelled pictures as folders: `<set>/<split>/<class>/picture`, given by folder, known name or data YAML."""
+"""Sets of labelled images as folders: `<set>/<split>/<class>/image`, given by folder, known name or data YAML."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def is_class_data(data: str | Path) -> bool:
 
 
 def read_data(data: str | Path) -> DataSpec:
-    """The set that `--data` of any task means, whether or not its pictures are there; errors as its readers."""
+    """The set that `--data` of any task means, whether or not its images are there; errors as its readers."""
     if is_class_data(data):
         return load_class_data(data, prepare=False)
     return read_spec(data)
@@ -139,37 +139,37 @@ def class_numbers(spec: DataSpec) -> dict[str, int]:
 
 
 def load_class_index(spec: DataSpec, split: str, *, verbose: bool = False, workers: int = 8) -> ImageIndex:
-    """The pictures of a split, each checked, with one whole-picture label; remembered in a cache beside the folder.
+    """The images of a split, each checked, with one whole-image label; remembered in a cache beside the folder.
 
     Raises:
-        InputError: no such split, a folder of an unknown class, or no usable picture.
+        InputError: no such split, a folder of an unknown class, or no usable image.
     """
     index, findings = verify_class_split(spec, split, workers)
     _report(split, index, findings, spec.names, verbose=verbose)
     if not index.paths:
         place = split_places(spec, split)[0]
-        raise InputError(f"{place}: {split}: none of the {findings.corrupt} pictures can be read")
+        raise InputError(f"{place}: {split}: none of the {findings.corrupt} images can be read")
     return ImageIndex(
         index.paths, index.sizes_hw, index.offsets, index.classes, index.boxes_xywhn, names=dict(spec.names)
     )
 
 
 def verify_class_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[ImageIndex, Findings]:
-    """The pictures of a split, each checked now or in an earlier run, and what was found.
+    """The images of a split, each checked now or in an earlier run, and what was found.
 
     Raises:
-        InputError: no such split, a folder of an unknown class, or no picture.
+        InputError: no such split, a folder of an unknown class, or no image.
     """
     places = split_places(spec, split)
     numbers = class_numbers(spec)
-    images, classes = list_class_pictures(places, numbers, split)
+    images, classes = list_class_images(places, numbers, split)
     if not images:
-        raise InputError(f"{places[0]}: {split}: no pictures in folders of classes; {LAYOUT}; {CROPS_HINT}")
+        raise InputError(f"{places[0]}: {split}: no images in folders of classes; {LAYOUT}; {CROPS_HINT}")
     key = fingerprint(images, "classes", sorted(numbers.items()))
     cache_file = places[0].with_name(f"{places[0].name}.cache")
     known = load_cache(cache_file, key)
     if known is None:
-        labels = [whole_picture(image, number) for image, number in zip(images, classes, strict=True)]
+        labels = [whole_image(image, number) for image, number in zip(images, classes, strict=True)]
         known = keep(cache_file, key, verify_pairs(images, labels, len(numbers), split, workers))
     return known
 
@@ -185,8 +185,8 @@ def split_places(spec: DataSpec, split: str) -> tuple[Path, ...]:
     return source.places
 
 
-def list_class_pictures(places: Sequence[Path], numbers: dict[str, int], split: str) -> tuple[list[str], list[int]]:
-    """Picture files below the class folders and their classes; folders without any are named.
+def list_class_images(places: Sequence[Path], numbers: dict[str, int], split: str) -> tuple[list[str], list[int]]:
+    """Image files below the class folders and their classes; folders without any are named.
 
     Raises:
         InputError: a folder of a class that the set does not have, or a place that is no folder.
@@ -204,12 +204,12 @@ def list_class_pictures(places: Sequence[Path], numbers: dict[str, int], split: 
             classes += [numbers[name]] * len(found)
     seen = set(classes)
     if images and (absent := [name for name, number in numbers.items() if number not in seen]):
-        LOGGER.warning(f"WARNING {places[0]}: {split}: no pictures of {_listed(absent)}")
+        LOGGER.warning(f"WARNING {places[0]}: {split}: no images of {_listed(absent)}")
     return images, classes
 
 
-def whole_picture(image: str, number: int) -> LabelRows:
-    """A class as the label of a box around the whole picture."""
+def whole_image(image: str, number: int) -> LabelRows:
+    """A class as the label of a box around the whole image."""
     return LabelRows(np.array([[number, 0.5, 0.5, 1, 1]], np.float32), places=[image])
 
 
@@ -222,4 +222,4 @@ def _report(split: str, index: ImageIndex, findings: Findings, names: dict[int, 
     show_messages(findings.messages, verbose=verbose)
     counts = np.bincount(index.classes, minlength=len(names))
     spread = f", {counts.min()} to {counts.max()} of each" if len(counts) else ""
-    LOGGER.info(f"{split}: {findings.pictures} pictures of {len(names)} classes{spread}; {findings.corrupt} unusable")
+    LOGGER.info(f"{split}: {findings.images} images of {len(names)} classes{spread}; {findings.corrupt} unusable")

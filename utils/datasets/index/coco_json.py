@@ -24,14 +24,14 @@ NEEDED: dict[str, tuple[str, ...]] = {"images": ("id", "file_name"), "annotation
 def load_annotations(
     file: Path, names: Mapping[int, str], listed: Sequence[str], places: Sequence[Path]
 ) -> tuple[list[str], list[LabelRows]]:
-    """Pictures named in an instances JSON and their label rows, normalised, not yet checked.
+    """Images named in an instances JSON and their label rows, normalized, not yet checked.
 
     Categories become classes by name where all their names are in `names`, else in order of their ids. Crowd regions
-    are passed over. A picture that is listed several times has the annotations of all its entries.
+    are passed over. An image that is listed several times has the annotations of all its entries.
 
     Args:
-        listed: picture files known to exist; `file_name` is looked up among them, by the end of the path.
-        places: folders under which a picture not in `listed` is reported as missing.
+        listed: image files known to exist; `file_name` is looked up among them, by the end of the path.
+        places: folders under which an image not in `listed` is reported as missing.
 
     Raises:
         InputError: the file is no instances JSON, or has other categories than the data YAML.
@@ -46,10 +46,10 @@ def load_annotations(
     for image in content["images"]:
         entries[finder.find(str(image["file_name"]))].append(image)
     labels, crowds = [], 0
-    for of_picture in entries.values():
-        rows = [row for number in dict.fromkeys(image["id"] for image in of_picture) for row in by_image[number]]
+    for of_image in entries.values():
+        rows = [row for number in dict.fromkeys(image["id"] for image in of_image) for row in by_image[number]]
         crowds += sum(bool(row.get("iscrowd")) for row in rows)
-        labels.append(_image_rows(of_picture[0], [row for row in rows if not row.get("iscrowd")], classes, file))
+        labels.append(_image_rows(of_image[0], [row for row in rows if not row.get("iscrowd")], classes, file))
     if crowds:
         LOGGER.info(f"{file}: {crowds} crowd regions passed over")
     if again := len(content["images"]) - len(entries):
@@ -58,7 +58,7 @@ def load_annotations(
 
 
 class _PathFinder:
-    """Finds the pictures that a JSON names among those on disk: below a place, else by the end of the path.
+    """Finds the images that a JSON names among those on disk: below a place, else by the end of the path.
 
     By its end a path takes the one file that agrees in most folders with it, unless another entry names that file or
     agrees with it as well; by the name alone, only where no other file has that name.
@@ -78,7 +78,7 @@ class _PathFinder:
             self._find_by_end(astray, sorted(self.known.difference(self.found.values())))
 
     def find(self, file_name: str) -> str:
-        """The picture's file; where it should be if there is none."""
+        """The image's file; where it should be if there is none."""
         return self.found.get(file_name) or os.path.normpath(self.places[0] / file_name)
 
     def _below_a_place(self, name: str) -> str | None:
@@ -172,7 +172,7 @@ def _class_of_category(categories: Sequence[Mapping[str, Any]], names: Mapping[i
 def _image_rows(
     image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], classes: Mapping[Any, int], file: Path
 ) -> LabelRows:
-    """Rows of one picture from its `bbox` (left, top, width, height in pixels) and `segmentation`."""
+    """Rows of one image from its `bbox` (left, top, width, height in pixels) and `segmentation`."""
     labels, rows, polygons = LabelRows(), [], []
     sides = [image.get("width"), image.get("height")]
     size_wh = np.array([side if isinstance(side, int | float) and side > 0 else 0 for side in sides], np.float64)
@@ -187,8 +187,8 @@ def _image_rows(
             labels.drop(place, f"bbox {box!r} is not left, top, width, height")
         else:
             ltwh = np.array(box, np.float64).reshape(2, 2)
-            centre, size = (ltwh[0] + ltwh[1] / 2) / size_wh, ltwh[1] / size_wh
-            rows.append([classes[annotation["category_id"]], *centre, *size])
+            center, size = (ltwh[0] + ltwh[1] / 2) / size_wh, ltwh[1] / size_wh
+            rows.append([classes[annotation["category_id"]], *center, *size])
             polygons.append(_rings(annotation.get("segmentation"), size_wh))
             labels.places.append(place)
     labels.rows = np.array(rows, np.float32).reshape(-1, 5)
@@ -205,7 +205,7 @@ def _is_ring(ring: Any) -> bool:
 
 
 def _rings(segmentation: Any, size_wh: np.ndarray) -> list[np.ndarray]:
-    """Normalised rings of an object; none where its segmentation is absent or not understood (the box then serves).
+    """Normalized rings of an object; none where its segmentation is absent or not understood (the box then serves).
 
     The polygons of a list are parts of the object and made to run the same way; holes, which only run-length codes
     can have, run the other way.

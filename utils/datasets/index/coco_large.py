@@ -22,12 +22,12 @@ class BoxTable:
 
     Attributes:
         file: where it is from.
-        names: `file_name` (or `name`) of each picture.
-        sequences: number of each picture's film (`sid`), -1 where it has none.
+        names: `file_name` (or `name`) of each image.
+        sequences: number of each image's film (`sid`), -1 where it has none.
         folders: the films' folders (`seq_dirs`).
-        sizes_wh: width and height of each picture in turn.
+        sizes_wh: width and height of each image in turn.
         categories: their ids.
-        image_ids, annotation_ids, category_ids: of each box.
+        box_image_ids, annotation_ids, category_ids: of each box.
         boxes_ltwh: left, top, width and height of each box in turn.
         crowds, malformed: annotations passed over.
     """
@@ -38,16 +38,16 @@ class BoxTable:
     folders: list[str] = field(default_factory=list)
     sizes_wh: array[float] = field(default_factory=lambda: array("d"))
     categories: list[int] = field(default_factory=list)
-    picture_ids: array[int] = field(default_factory=lambda: array("q"))
     image_ids: array[int] = field(default_factory=lambda: array("q"))
+    box_image_ids: array[int] = field(default_factory=lambda: array("q"))
     annotation_ids: array[int] = field(default_factory=lambda: array("q"))
     category_ids: array[int] = field(default_factory=lambda: array("q"))
     boxes_ltwh: array[float] = field(default_factory=lambda: array("f"))
     crowds: int = 0
     malformed: int = 0
 
-    def pictures(self, num_classes: int) -> Iterator[tuple[int, LabelRows]]:
-        """Number and rows, not yet checked, of every picture; classes go by the order of the category ids.
+    def images(self, num_classes: int) -> Iterator[tuple[int, LabelRows]]:
+        """Number and rows, not yet checked, of every image; classes go by the order of the category ids.
 
         Raises:
             InputError: there are not as many categories as classes, or a box of no category.
@@ -60,11 +60,11 @@ class BoxTable:
         if (strange := category_ids[ids[classes] != category_ids]).size:
             raise InputError(f"{self.file}: category {strange[0]} of an annotation is not among the categories")
         boxes = np.array(self.boxes_ltwh, np.float32).reshape(-1, 4)
-        owners = np.array(self.image_ids, np.int64)
+        owners = np.array(self.box_image_ids, np.int64)
         order = np.argsort(owners, kind="stable")
         sorted_owners = owners[order]
-        for i, picture in enumerate(self.picture_ids):
-            first, last = np.searchsorted(sorted_owners, (picture, picture + 1))
+        for i, image in enumerate(self.image_ids):
+            first, last = np.searchsorted(sorted_owners, (image, image + 1))
             chosen = order[first:last]
             left_top, sides = boxes[chosen, :2], boxes[chosen, 2:]
             width, height = self.sizes_wh[2 * i : 2 * i + 2]
@@ -74,7 +74,7 @@ class BoxTable:
 
 
 def load_boxes(file: Path) -> BoxTable:
-    """Read pictures and boxes; crowd regions and what is no box are counted and passed over.
+    """Read images and boxes; crowd regions and what is no box are counted and passed over.
 
     Raises:
         InputError: the file cannot be read, or is no annotation file in COCO's form.
@@ -83,7 +83,7 @@ def load_boxes(file: Path) -> BoxTable:
     for key, item in stream_lists(file):
         try:
             if key == "images":
-                _add_picture(table, item)
+                _add_image(table, item)
             elif key == "annotations":
                 _add_box(table, item)
             elif key == "categories":
@@ -93,15 +93,15 @@ def load_boxes(file: Path) -> BoxTable:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{file}: {str(item)[:60]!r} in {key!r} is not COCO's ({error})") from error
     if not table.names:
-        raise InputError(f"{file}: no pictures in the list 'images'; expected COCO annotations")
+        raise InputError(f"{file}: no images in the list 'images'; expected COCO annotations")
     return table
 
 
-def _add_picture(table: BoxTable, image: dict[str, Any]) -> None:
+def _add_image(table: BoxTable, image: dict[str, Any]) -> None:
     width, height = float(image["width"]), float(image["height"])
     if min(width, height) < 1:
         raise ValueError("no usable size")
-    table.picture_ids.append(int(image["id"]))
+    table.image_ids.append(int(image["id"]))
     table.names.append(str(image.get("file_name") or image["name"]))
     table.sequences.append(int(image.get("sid", -1)))
     table.sizes_wh.extend((width, height))
@@ -118,6 +118,6 @@ def _add_box(table: BoxTable, annotation: dict[str, Any]) -> None:
     values = [float(value) for value in box]
     image, category = int(annotation["image_id"]), int(annotation["category_id"])
     table.boxes_ltwh.extend(values)
-    table.image_ids.append(image)
+    table.box_image_ids.append(image)
     table.category_ids.append(category)
     table.annotation_ids.append(int(annotation.get("id", -1)))

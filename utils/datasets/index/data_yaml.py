@@ -1,4 +1,4 @@
-"""The data YAML: where the pictures of each split are and what the classes are called."""
+"""The data YAML: where the images of each split are and what the classes are called."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SplitSource:
 
     Attributes:
         split: its key in the YAML.
-        places: folders, list files, glob patterns or single pictures, absolute where they exist.
+        places: folders, list files, glob patterns or single images, absolute where they exist.
         annotations: COCO instances JSON that replaces the label files, or None.
         missing: the places that do not exist, as written in the YAML.
     """
@@ -50,10 +50,10 @@ class DataSpec:
         names: class names by number, 0 to num_classes - 1.
         splits: the sources of those splits that the YAML names.
         raw: the YAML as read.
-        semantic: classes and places of the class maps, or None.
-        semantic_set: the set that the class maps belong to, where that is another one: the YAML names two by the keys
+        semantic: classes and places of the semantic masks, or None.
+        semantic_set: the set that the semantic masks belong to, if it is another one: the YAML names two by the keys
             `detection` and `semantic`, or the block `semantic` has splits of its own; all else is then of the set for
-            detection. None: the class maps are of the same pictures.
+            detection. None: the semantic masks are of the same images.
     """
 
     path: Path
@@ -86,7 +86,7 @@ def load_spec(data: str | Path, *, prepare: bool = True) -> DataSpec:
 
 
 def _prepared(spec: DataSpec, *, prepare: bool) -> DataSpec:
-    """The set with its pictures in place, see `load_spec`."""
+    """The set with its images in place, see `load_spec`."""
     if not _missing(spec) and not (prepare and is_unfinished(spec.root)):
         return spec
     path, root, raw = spec.path, spec.root, spec.raw
@@ -100,7 +100,7 @@ def _prepared(spec: DataSpec, *, prepare: bool) -> DataSpec:
 
 
 def read_spec(data: str | Path) -> DataSpec:
-    """Read a data YAML whether or not its pictures are there.
+    """Read a data YAML whether or not its images are there.
 
     Raises:
         InputError: what is wrong in which file at which key, and the remedy.
@@ -111,9 +111,9 @@ def read_spec(data: str | Path) -> DataSpec:
 
 
 def _read_one(path: Path, raw: Mapping[str, Any]) -> DataSpec:
-    """The set that a YAML with pictures of its own describes."""
+    """The set that a YAML with images of its own describes."""
     block: Any = raw.get("semantic")
-    own_names = isinstance(block, dict) and block.get("names") is not None  # of a set of class maps without boxes
+    own_names = isinstance(block, dict) and block.get("names") is not None  # of a set of semantic masks without boxes
     for key in ("train", "val", "names"):
         if raw.get(key) is None and not (key == "names" and own_names):
             raise InputError(f"{path}: key {key!r} is missing; a data YAML needs train, val and names")
@@ -124,17 +124,17 @@ def _read_one(path: Path, raw: Mapping[str, Any]) -> DataSpec:
         raise InputError(f"{path}: path: {raw['path']!r} is not a folder; give one, train and val may be lists")
     root = _find_root(raw, path)
     spec = DataSpec(path, root, names, _find_splits(raw, root, path), raw, semantic)
-    return spec if semantic is None else replace(spec, semantic_set=_own_pictures(spec, semantic, block))
+    return spec if semantic is None else replace(spec, semantic_set=_own_images(spec, semantic, block))
 
 
-def _own_pictures(spec: DataSpec, semantic: SemanticSpec, block: Mapping[str, Any]) -> DataSpec | None:
+def _own_images(spec: DataSpec, semantic: SemanticSpec, block: Mapping[str, Any]) -> DataSpec | None:
     """The set that the block `semantic` describes by splits of its own, below the same root; None if it has none."""
     own = {split: block[split] for split in SPLITS if block.get(split) is not None}
     if not own:
         return None
     if missing := [split for split in ("train", "val") if split not in own]:
         raise InputError(
-            f"{spec.path}: semantic: {missing[0]} is missing; class maps of other pictures need both splits"
+            f"{spec.path}: semantic: {missing[0]} is missing; semantic masks of other images need both splits"
         )
     raw = {**{key: value for key, value in spec.raw.items() if key not in SPLITS}, **own}
     splits = _find_splits(own, spec.root, spec.path)

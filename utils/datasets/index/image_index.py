@@ -1,4 +1,4 @@
-"""The index of a split: which pictures it has and what is labelled in them, as flat arrays with offsets."""
+"""The index of a split: which images it has and what is labelled in them, as flat arrays with offsets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PolygonTable(Shared):
     """Polygons of M objects without one Python object per point list.
 
     Attributes:
-        points: (P, 2) float32 x, y over the picture's width and height.
+        points: (P, 2) float32 x, y over the image's width and height.
         ring_offsets: (R+1,) int64, ring r has points[ring_offsets[r]:ring_offsets[r + 1]].
         object_offsets: (M+1,) int64, object m has the rings object_offsets[m]:object_offsets[m + 1].
     """
@@ -77,22 +77,22 @@ class PolygonTable(Shared):
 
 @dataclass(frozen=True)
 class ImageIndex(Shared):
-    """Pictures of one split with their verified labels.
+    """Images of one split with their verified labels.
 
-    It holds arrays, no objects of single pictures: processes that are started from this one share its memory, and
+    It holds arrays, no objects of single images: processes that are started from this one share its memory, and
     arrays that lie in a cache file are shared by all processes of the machine.
 
     Attributes:
-        paths: N picture files, a list or a `TextTable`; broken ones are not listed.
+        paths: N image files, a list or a `TextTable`; broken ones are not listed.
         sizes_hw: (N, 2) int32 height and width in pixels, after EXIF rotation.
-        offsets: (N+1,) int64, picture i has the label rows offsets[i]:offsets[i + 1].
+        offsets: (N+1,) int64, image i has the label rows offsets[i]:offsets[i + 1].
         classes: (M,) int32 class of each row.
-        boxes_xywhn: (M, 4) float32 centre and size over width and height, inside the frame.
+        boxes_xywhn: (M, 4) float32 center and size over width and height, inside the frame.
         names: class names.
         polygons: of all M objects (a box's four corners where a row had only a box), or None in a set of boxes.
-        class_maps: N files with one class per pixel, or None.
+        semantic_masks: N files with one class per pixel, or None.
         id_map: (256,) uint8 class of each value in these files, 255 for none; None if the values are the classes.
-        pixels: (N, num_classes) int64 pixels of each class in each class map, or None.
+        pixels: (N, num_classes) int64 pixels of each class in each semantic mask, or None.
     """
 
     paths: Sequence[str]
@@ -102,7 +102,7 @@ class ImageIndex(Shared):
     boxes_xywhn: np.ndarray
     names: dict[int, str] = field(default_factory=dict)
     polygons: PolygonTable | None = None
-    class_maps: Sequence[str] | None = None
+    semantic_masks: Sequence[str] | None = None
     id_map: np.ndarray | None = None
     pixels: np.ndarray | None = None
 
@@ -111,17 +111,17 @@ class ImageIndex(Shared):
 
     @property
     def num_objects(self) -> int:
-        """M, label rows of all pictures together."""
+        """M, label rows of all images together."""
         return len(self.classes)
 
     def labels(self, i: int) -> tuple[np.ndarray, np.ndarray, Polygons | None]:
-        """Classes (n,), boxes_xywhn (n, 4) and normalised polygons of picture i. Views: copy before writing."""
+        """Classes (n,), boxes_xywhn (n, 4) and normalized polygons of image i. Views: copy before writing."""
         first, last = int(self.offsets[i]), int(self.offsets[i + 1])
         polygons = None if self.polygons is None else [self.polygons.rings(m) for m in range(first, last)]
         return self.classes[first:last], self.boxes_xywhn[first:last], polygons
 
     def subset(self, images: Sequence[int] | np.ndarray) -> ImageIndex:
-        """The index of the given pictures only, in the given order; an integer may occur several times."""
+        """The index of the given images only, in the given order; an integer may occur several times."""
         chosen = np.asarray(images, np.int64).reshape(-1)
         rows = expand_groups(self.offsets, chosen)
         return replace(
@@ -132,7 +132,7 @@ class ImageIndex(Shared):
             classes=self.classes[rows],
             boxes_xywhn=self.boxes_xywhn[rows],
             polygons=None if self.polygons is None else self.polygons.subset(rows),
-            class_maps=None if self.class_maps is None else _chosen(self.class_maps, chosen),
+            semantic_masks=None if self.semantic_masks is None else _chosen(self.semantic_masks, chosen),
             pixels=None if self.pixels is None else self.pixels[chosen],
         )
 

@@ -1,4 +1,4 @@
-"""Label files written: rows in pixels made into normalised ones, checked, and put down as text."""
+"""Label files written: rows in pixels made into normalized ones, checked, and put down as text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pixel_rows(classes: ArrayLike, boxes_xyxy: ArrayLike, size_hw: tuple[int, in
     Args:
         classes: (n,).
         boxes_xyxy: (n, 4) corners; a box without an area is one that the checks will name.
-        size_hw: of the picture, not 0.
+        size_hw: of the image, not 0.
         places: n, where each row stands, for messages.
     """
     boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 2, 2) / size_hw[::-1]
@@ -46,8 +46,8 @@ def label_text(rows: np.ndarray, rings: Sequence[np.ndarray | None] | None = Non
     """Lines of a label file: `class x y w h`, or `class x1 y1 x2 y2 ...` where a row has a ring.
 
     Args:
-        rows: (n, 5) class and box, normalised.
-        rings: n normalised rings (K, 2), None for a row that is a box.
+        rows: (n, 5) class and box, normalized.
+        rings: n normalized rings (K, 2), None for a row that is a box.
     """
     outlines = rings if rings is not None else [None] * len(rows)
     values = (row[1:] if ring is None else np.ravel(ring) for row, ring in zip(rows, outlines, strict=True))
@@ -60,13 +60,13 @@ class LabelWriter:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self.pictures = self.objects = self.dropped = 0
+        self.images = self.objects = self.dropped = 0
         self.messages: list[str] = []
 
     def write(self, file: Path, labels: LabelRows) -> None:
-        """Check rows and write those that can be used as boxes; the file is there also for a picture without any."""
+        """Check rows and write those that can be used as boxes; the file is there also for an image without any."""
         checked = check_rows(labels, self.num_classes)
-        self.pictures += 1
+        self.images += 1
         self.objects += len(checked.rows)
         self.dropped += checked.dropped
         self.messages += checked.messages[: SHOWN - len(self.messages)]
@@ -84,10 +84,10 @@ class LabelWriter:
             LOGGER.warning(f"WARNING {message}")
         more = f"; {passed_over}" if passed_over else ""
         LOGGER.info(
-            f"{name}: labels of {self.pictures} pictures, {self.objects} objects, {self.dropped} rows left out{more}"
+            f"{name}: labels of {self.images} images, {self.objects} objects, {self.dropped} rows left out{more}"
         )
 
 
 def write_list(file: Path, lines: Iterable[str]) -> None:
-    """A list of pictures, a line each."""
+    """A list of images, a line each."""
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -26,13 +26,13 @@ from utils.datasets.index.coco_json import load_annotations
 from utils.datasets.index.data_yaml import DataSpec, SplitSource
 from utils.datasets.index.image_index import ImageIndex, PolygonTable, offsets_of
 from utils.datasets.index.mapped import TextTable
-from utils.datasets.index.verify import LabelRows, Verified, verify_picture
+from utils.datasets.index.verify import LabelRows, Verified, verify_image
 from utils.imaging.read import IMAGE_SUFFIXES
 
 SHOWN_MESSAGES = 10
 LINES_TRIED = 1000  # of a list file, until one of them is there
-AT_A_TIME = 1 << 14  # pictures that are checked before their results become arrays
-PROGRESS_FROM = 1000  # pictures; below, the checks are over before a bar could be read
+AT_A_TIME = 1 << 14  # images that are checked before their results become arrays
+PROGRESS_FROM = 1000  # images; below, the checks are over before a bar could be read
 
 
 def load_index(
@@ -44,7 +44,7 @@ def load_index(
     workers: int = 8,
     require_labels: bool = True,
 ) -> ImageIndex:
-    """The pictures and labels of a split, each checked; problems are logged, with a summary in one line.
+    """The images and labels of a split, each checked; problems are logged, with a summary in one line.
 
     Args:
         single_cls: every object becomes class 0.
@@ -53,12 +53,12 @@ def load_index(
         require_labels: a split without any object is an error.
 
     Raises:
-        InputError: the split is not in the YAML or not on disk, has no usable picture, or no label at all.
+        InputError: the split is not in the YAML or not on disk, has no usable image, or no label at all.
     """
     index, findings = verify_split(spec, split, workers)
     report_findings(split, index, findings, verbose=verbose)
     if not index.paths:
-        raise InputError(f"{spec.path}: {split}: none of the {findings.corrupt} pictures can be read")
+        raise InputError(f"{spec.path}: {split}: none of the {findings.corrupt} images can be read")
     only_background = not (findings.dropped or findings.unlabelled) and split != "train"  # nothing is wrong with it
     if require_labels and not index.num_objects and not only_background:
         expected = spec.splits[split].annotations or label_path(index.paths[0])
@@ -67,7 +67,7 @@ def load_index(
                 f"{spec.path}: {split}: none of the {findings.dropped} label rows can be used, see the warnings above"
             )
         if not findings.unlabelled:
-            raise InputError(f"{spec.path}: {split}: every picture is labelled as empty, there is no object in any")
+            raise InputError(f"{spec.path}: {split}: every image is labelled as empty, there is no object in any")
         raise InputError(f"{spec.path}: {split}: no labels found, the first was expected in {expected}")
     if single_cls:
         names = spec.names if spec.num_classes == 1 else {0: "item"}
@@ -76,15 +76,15 @@ def load_index(
 
 
 def verify_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[ImageIndex, Findings]:
-    """The pictures and labels of a split, each checked now or in an earlier run, and what was found.
+    """The images and labels of a split, each checked now or in an earlier run, and what was found.
 
     Raises:
-        InputError: the split is not in the YAML or not on disk, or has no pictures.
+        InputError: the split is not in the YAML or not on disk, or has no images.
     """
     source = usable_source(spec, split)
     images, labels = _list_pairs(spec, source)
     if not images:
-        raise InputError(f"{spec.path}: {split}: no pictures under {', '.join(map(str, source.places))}")
+        raise InputError(f"{spec.path}: {split}: no images under {', '.join(map(str, source.places))}")
     files = itertools.chain(images, _label_files(source, labels))
     key = fingerprint(files, spec.num_classes, source.annotations, spec.names)
     cache_file = _cache_file(source, images)
@@ -95,7 +95,7 @@ def verify_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[ImageInd
 
 
 def label_path(image: str) -> str:
-    """The label file of a picture: the last folder `images` becomes `labels`, the suffix .txt."""
+    """The label file of an image: the last folder `images` becomes `labels`, the suffix .txt."""
     folder, name = os.path.split(image)
     before, found, after = f"{folder}{os.sep}".rpartition(f"{os.sep}images{os.sep}")
     if found:
@@ -104,7 +104,7 @@ def label_path(image: str) -> str:
 
 
 def list_images(place: Path, root: Path) -> list[str]:
-    """Pictures of a folder (searched to the bottom), list file, glob pattern, or the picture itself; sorted.
+    """Images of a folder (searched to the bottom), list file, glob pattern, or the image itself; sorted.
 
     A line of a list file that starts with ./ counts from that file's folder; another relative one from the working
     folder, `root` or the file's folder, wherever the first line that is there is found. Lines that start with # are
@@ -137,7 +137,7 @@ def usable_source(spec: DataSpec, split: str) -> SplitSource:
 
 
 class LabelPaths(Sequence[str]):
-    """The label files of pictures, worked out when they are asked for."""
+    """The label files of images, worked out when they are asked for."""
 
     def __init__(self, images: Sequence[str]) -> None:
         self.images = images
@@ -146,12 +146,12 @@ class LabelPaths(Sequence[str]):
         return len(self.images)
 
     def __getitem__(self, i: Any) -> Any:
-        """The label file of picture i, or those of a slice."""
+        """The label file of image i, or those of a slice."""
         return [label_path(image) for image in self.images[i]] if isinstance(i, slice) else label_path(self.images[i])
 
 
 def _list_pairs(spec: DataSpec, source: SplitSource) -> tuple[Sequence[str], Sequence[str | LabelRows]]:
-    """Picture files of a split and, for each, its label file or its rows from the COCO JSON."""
+    """Image files of a split and, for each, its label file or its rows from the COCO JSON."""
     listed = [image for place in source.places for image in list_images(place, spec.root)]
     if source.annotations is None:
         _tell_repeats(spec, source, listed)
@@ -161,10 +161,10 @@ def _list_pairs(spec: DataSpec, source: SplitSource) -> tuple[Sequence[str], Seq
 
 
 def _tell_repeats(spec: DataSpec, source: SplitSource, listed: Sequence[str]) -> None:
-    """Warn of pictures that lists or several places name more than once; they may be meant to weigh more."""
+    """Warn of images that lists or several places name more than once; they may be meant to weigh more."""
     if (len(source.places) > 1 or source.places[0].is_file()) and (repeats := len(listed) - len(set(listed))):
         LOGGER.warning(
-            f"WARNING {spec.path}: {source.split}: {repeats} of {len(listed)} pictures are listed again and count each "
+            f"WARNING {spec.path}: {source.split}: {repeats} of {len(listed)} images are listed again and count each "
             "time; list each once unless that is meant"
         )
 
@@ -174,15 +174,15 @@ def _label_files(source: SplitSource, labels: Sequence[str | LabelRows]) -> Iter
 
 
 def _only_images(files: Iterable[str]) -> list[str]:
-    """Sorted pictures, no hidden files; an array beside a picture of the same name is its cache and not listed."""
+    """Sorted images, no hidden files; an array beside an image of the same name is its cache and not listed."""
     kept = [
         file
         for file in files
         if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(file).startswith(".")
     ]
     if any(file.lower().endswith(".npy") for file in kept):
-        pictures = {os.path.splitext(file)[0] for file in kept if not file.lower().endswith(".npy")}
-        kept = [file for file in kept if not file.lower().endswith(".npy") or os.path.splitext(file)[0] not in pictures]
+        images = {os.path.splitext(file)[0] for file in kept if not file.lower().endswith(".npy")}
+        kept = [file for file in kept if not file.lower().endswith(".npy") or os.path.splitext(file)[0] not in images]
     return sorted(kept)
 
 
@@ -190,7 +190,7 @@ def _read_list(file: Path, root: Path) -> list[str]:
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: neither a picture nor a readable list of pictures ({error})") from error
+        raise InputError(f"{file}: neither an image nor a readable list of images ({error})") from error
     lines = [line for line in lines if line and not line.startswith("#")]
     loose = (line for line in lines if not line.startswith("./") and not os.path.isabs(line))
     bases = (Path.cwd(), root, file.parent)
@@ -215,7 +215,7 @@ def _cache_file(source: SplitSource, images: Sequence[str]) -> Path:
 def verify_pairs(
     images: Sequence[str], labels: Sequence[str | LabelRows], num_classes: int, split: str, workers: int
 ) -> tuple[ImageIndex, Findings]:
-    """Check all pictures. Threads serve as well as processes: decoding, which takes the time, frees the interpreter."""
+    """Check all images. Threads serve as well as processes: decoding, which takes the time, frees the interpreter."""
     findings, parts = Findings(), []
     hidden = hidden_bar(len(images) >= PROGRESS_FROM)
     with (
@@ -225,7 +225,7 @@ def verify_pairs(
         for start in range(0, len(images), AT_A_TIME):  # results are objects, which a million of would fill memory
             chosen = slice(start, start + AT_A_TIME)
             results = []
-            for result in pool.map(verify_picture, images[chosen], labels[chosen], itertools.repeat(num_classes)):
+            for result in pool.map(verify_image, images[chosen], labels[chosen], itertools.repeat(num_classes)):
                 results.append(result)
                 bar.update()
             parts.append(_collect(images[chosen], results, findings))
@@ -234,7 +234,7 @@ def verify_pairs(
 
 @dataclass
 class _Part:
-    """Some pictures of an index as arrays: their paths, sizes, numbers of rows, and the rows."""
+    """Some images of an index as arrays: their paths, sizes, numbers of rows, and the rows."""
 
     paths: TextTable
     sizes_hw: np.ndarray
@@ -244,13 +244,13 @@ class _Part:
 
 
 def _collect(images: Sequence[str], results: Sequence[Verified], findings: Findings) -> _Part:
-    """The usable ones of some pictures; what was found is added to the findings."""
+    """The usable ones of some images; what was found is added to the findings."""
     for result in results:
         findings.messages += result.labels.messages
         findings.dropped += result.labels.dropped
         findings.clipped += result.labels.clipped
     usable = [(image, result) for image, result in zip(images, results, strict=True) if result.size_hw is not None]
-    findings.pictures += len(usable)
+    findings.images += len(usable)
     findings.corrupt += len(images) - len(usable)
     findings.backgrounds += sum(len(result.labels.rows) == 0 for _, result in usable)
     findings.unlabelled += sum(not result.labelled for _, result in usable)
@@ -286,21 +286,21 @@ def _join(parts: Sequence[_Part]) -> ImageIndex:
 def _polygon_table(labels: Sequence[LabelRows]) -> PolygonTable:
     """Polygons of all rows, box corners standing in where a row has none."""
     table: Polygons = []
-    for picture in labels:
-        given = picture.polygons if picture.polygons is not None else [[] for _ in picture.rows]
-        table += [rings or [box_corners(row[1:])] for rings, row in zip(given, picture.rows, strict=True)]
+    for image in labels:
+        given = image.polygons if image.polygons is not None else [[] for _ in image.rows]
+        table += [rings or [box_corners(row[1:])] for rings, row in zip(given, image.rows, strict=True)]
     return PolygonTable.from_lists(table)
 
 
 def box_corners(box_xywh: np.ndarray) -> np.ndarray:
-    """(4,) centre and size -> (4, 2) corners, clockwise from top left, in the same unit."""
+    """(4,) center and size -> (4, 2) corners, clockwise from top left, in the same unit."""
     x, y, w, h = box_xywh
     signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float32) / 2
     return np.array([x, y], np.float32) + signs * np.array([w, h], np.float32)
 
 
 def show_messages(messages: Sequence[str], *, verbose: bool) -> None:
-    """Log what was found wrong with pictures and labels, the first few or all."""
+    """Log what was found wrong with images and labels, the first few or all."""
     shown = messages if verbose else messages[:SHOWN_MESSAGES]
     for message in shown:
         LOGGER.warning(f"WARNING {message}")
@@ -312,7 +312,7 @@ def report_findings(split: str, index: ImageIndex, findings: Findings, *, verbos
     """Log the first problems, or all, and one line that sums a split up."""
     show_messages(findings.messages, verbose=verbose)
     LOGGER.info(
-        f"{split}: {findings.pictures} pictures, {findings.backgrounds} without objects "
+        f"{split}: {findings.images} images, {findings.backgrounds} without objects "
         f"({findings.unlabelled} without label file), {findings.corrupt} unusable; {index.num_objects} objects, "
         f"{findings.dropped} rows left out, {findings.clipped} boxes cut at the frame"
     )

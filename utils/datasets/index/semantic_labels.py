@@ -1,4 +1,4 @@
-"""From a split's pictures and their class maps to a verified `ImageIndex`, remembered in a cache beside the maps."""
+"""From a split's images and their semantic masks to a verified `ImageIndex`, remembered in a cache beside the maps."""
 
 # Paths stay text here: os.path handles a hundred thousand of them several times faster than pathlib.
 # ruff: noqa: PTH110, PTH120, PTH122
@@ -23,16 +23,16 @@ from utils.datasets.index.data_yaml import DataSpec, SplitSource
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.labels import PROGRESS_FROM, list_images, show_messages, usable_source
 from utils.datasets.index.semantic_yaml import SemanticSpec
-from utils.datasets.index.verify import verify_picture
+from utils.datasets.index.verify import verify_image
 from utils.imaging.read import ImageError
-from utils.imaging.semantic_files import read_class_map
+from utils.imaging.semantic_files import read_semantic_mask
 
 SHOWN_VALUES = 6
 
 
 @dataclass(frozen=True)
 class CheckedMap:
-    """A picture and its class map after the checks.
+    """An image and its semantic mask after the checks.
 
     Attributes:
         size_hw: of both, None if they cannot be used.
@@ -46,16 +46,16 @@ class CheckedMap:
 
 
 def load_semantic_index(spec: DataSpec, split: str, *, verbose: bool = False, workers: int = 8) -> ImageIndex:
-    """The pictures of a split that have a good class map, without boxes; of the other set where the YAML names two.
+    """The images of a split that have a good semantic mask, without boxes; of the other set where the YAML names two.
 
-    Problems are logged, with a summary in one line; pictures without a good class map are left out.
+    Problems are logged, with a summary in one line; images without a good semantic mask are left out.
 
     Args:
         verbose: list every problem instead of the first few.
         workers: threads for the checks.
 
     Raises:
-        InputError: no class maps are described, the split is not there, or no picture of it can be used.
+        InputError: no semantic masks are described, the split is not there, or no image of it can be used.
     """
     if spec.semantic_set is not None:
         spec = spec.semantic_set
@@ -64,31 +64,31 @@ def load_semantic_index(spec: DataSpec, split: str, *, verbose: bool = False, wo
     index, findings = verify_map_split(spec, split, workers)
     report_maps(split, index, findings, spec.semantic, verbose=verbose)
     if not index.paths:
-        first = mask_of(spec, list_pictures(spec, usable_source(spec, split))[0])
+        first = mask_of(spec, list_split_images(spec, usable_source(spec, split))[0])
         raise InputError(
-            f"{spec.path}: {split}: none of the {findings.corrupt} pictures can be used, see the warnings above; the "
-            f"first class map was expected in {first}"
+            f"{spec.path}: {split}: none of the {findings.corrupt} images can be used, see the warnings above; the "
+            f"first semantic mask was expected in {first}"
         )
     return with_maps(index, spec)
 
 
 def verify_map_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[ImageIndex, Findings]:
-    """The pictures of a split that have a good class map, checked now or in an earlier run, and what was found.
+    """The images of a split that have a good semantic mask, checked now or in an earlier run, and what was found.
 
     Args:
-        spec: a set whose class maps are of its own pictures.
+        spec: a set whose semantic masks are of its own images.
 
     Raises:
-        InputError: the split is not there, or has no pictures.
+        InputError: the split is not there, or has no images.
     """
     assert spec.semantic is not None
     source = usable_source(spec, split)
-    images = list_pictures(spec, source)
+    images = list_split_images(spec, source)
     if not images:
-        raise InputError(f"{spec.path}: {split}: no pictures under {', '.join(map(str, source.places))}")
+        raise InputError(f"{spec.path}: {split}: no images under {', '.join(map(str, source.places))}")
     maps = [mask_of(spec, image) for image in images]
     valid = spec.semantic.valid.tobytes(), None if spec.semantic.id_map is None else spec.semantic.id_map.tobytes()
-    key = fingerprint([*images, *maps], "class maps", valid, spec.semantic.num_classes)
+    key = fingerprint([*images, *maps], "semantic masks", valid, spec.semantic.num_classes)
     cache_file = cache_file_of(maps, source)
     known = load_cache(cache_file, key)
     if known is None:
@@ -97,33 +97,33 @@ def verify_map_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[Imag
 
 
 def with_maps(index: ImageIndex, spec: DataSpec) -> ImageIndex:
-    """The index with the files of its class maps, how to read them, and the names of their classes."""
+    """The index with the files of its semantic masks, how to read them, and the names of their classes."""
     assert spec.semantic is not None
     maps = [mask_of(spec, image) for image in index.paths]
-    return replace(index, names=dict(spec.semantic.classes.names), class_maps=maps, id_map=spec.semantic.id_map)
+    return replace(index, names=dict(spec.semantic.classes.names), semantic_masks=maps, id_map=spec.semantic.id_map)
 
 
-def add_class_maps(index: ImageIndex, maps: ImageIndex) -> ImageIndex:
-    """The pictures with boxes that have a good class map too, with both.
+def add_semantic_masks(index: ImageIndex, maps: ImageIndex) -> ImageIndex:
+    """The images with boxes that have a good semantic mask too, with both.
 
     Args:
-        index: pictures with boxes; its order and names stay.
+        index: images with boxes; its order and names stay.
         maps: what `load_semantic_index` gave for the same split.
     """
-    assert maps.class_maps is not None
+    assert maps.semantic_masks is not None
     number_of = {path: number for number, path in enumerate(maps.paths)}
     kept = [number for number, path in enumerate(index.paths) if path in number_of]
     theirs = [number_of[index.paths[number]] for number in kept]
     return replace(
         index.subset(kept),
-        class_maps=[maps.class_maps[number] for number in theirs],
+        semantic_masks=[maps.semantic_masks[number] for number in theirs],
         id_map=maps.id_map,
         pixels=None if maps.pixels is None else maps.pixels[theirs],
     )
 
 
-def list_pictures(spec: DataSpec, source: SplitSource) -> list[str]:
-    """Picture files of a split. Lists of VOC hold bare names: of the pictures in JPEGImages/."""
+def list_split_images(spec: DataSpec, source: SplitSource) -> list[str]:
+    """Image files of a split. Lists of VOC hold bare names: of the images in JPEGImages/."""
     assert spec.semantic is not None
     listed = [image for place in source.places for image in list_images(place, spec.root)]
     if spec.semantic.rule.images != "JPEGImages" or all(os.path.splitext(image)[1] for image in listed):
@@ -134,23 +134,23 @@ def list_pictures(spec: DataSpec, source: SplitSource) -> list[str]:
 
 
 def mask_of(spec: DataSpec, image: str) -> str:
-    """The class map's file of a picture.
+    """The semantic mask's file of an image.
 
     Raises:
-        InputError: the picture lies elsewhere than the layout says.
+        InputError: the image lies elsewhere than the layout says.
     """
     assert spec.semantic is not None
     path = spec.semantic.rule.mask_path(image)
     if path is None:
         raise InputError(
-            f"{spec.path}: semantic: the class map of {image} cannot be told: expected a picture below a folder "
+            f"{spec.path}: semantic: the semantic mask of {image} cannot be told: expected an image below a folder "
             f"{spec.semantic.rule.images}; set images and masks, or layout, under semantic"
         )
     return path
 
 
 def cache_file_of(maps: Sequence[str], source: SplitSource) -> Path:
-    """Beside the folder that holds all class maps of a split; sets of several places get a name of their own."""
+    """Beside the folder that holds all semantic masks of a split; sets of several places get a name of their own."""
     folder = Path(os.path.commonpath([os.path.dirname(maps[0]), os.path.dirname(maps[-1])]))
     whole = len(source.places) == 1 and source.places[0].is_dir()
     tag = "" if whole else f".{hashlib.sha256(repr(source.places).encode()).hexdigest()[:8]}"
@@ -160,14 +160,14 @@ def cache_file_of(maps: Sequence[str], source: SplitSource) -> Path:
 def verify_maps(
     images: Sequence[str], maps: Sequence[str], semantic: SemanticSpec, split: str, workers: int
 ) -> tuple[ImageIndex, Findings]:
-    """Check all pictures and their class maps, in threads: decoding, which takes the time, frees the interpreter."""
+    """Check all images and their semantic masks, in threads: decoding, which takes the time, frees the interpreter."""
     with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
         results = pool.map(verify_map, images, maps, itertools.repeat(semantic))
         bar = tqdm(results, desc=f"checking {split}", total=len(images), disable=len(images) < PROGRESS_FROM)
         checked = list(bar)
     usable = [n for n, result in enumerate(checked) if result.size_hw is not None]
     findings = Findings(
-        pictures=len(usable),
+        images=len(usable),
         corrupt=len(images) - len(usable),
         messages=[message for result in checked for message in result.messages],
     )
@@ -183,21 +183,23 @@ def verify_maps(
 
 
 def verify_map(image: str, path: str, semantic: SemanticSpec) -> CheckedMap:
-    """Check a picture and its class map. Raises nothing for bad input."""
-    picture = verify_picture(image, None, 0)
+    """Check an image and its semantic mask. Raises nothing for bad input."""
+    picture = verify_image(image, None, 0)
     messages = list(picture.labels.messages)
     none = np.zeros(semantic.num_classes, np.int64)
     if picture.size_hw is None:
         return CheckedMap(None, none, messages)
     if not os.path.exists(path):
-        return CheckedMap(None, none, [*messages, f"{path}: no such class map; {image} is not used for class maps"])
+        return CheckedMap(
+            None, none, [*messages, f"{path}: no such semantic mask; {image} is not used for semantic masks"]
+        )
     try:
-        values = read_class_map(path)
+        values = read_semantic_mask(path)
     except ImageError as error:
-        return CheckedMap(None, none, [*messages, f"{error}; {image} is not used for class maps"])
+        return CheckedMap(None, none, [*messages, f"{error}; {image} is not used for semantic masks"])
     problem = problem_of(values, picture.size_hw, semantic)
     if problem is not None:
-        return CheckedMap(None, none, [*messages, f"{path}: {problem}; {image} is not used for class maps"])
+        return CheckedMap(None, none, [*messages, f"{path}: {problem}; {image} is not used for semantic masks"])
     counts = np.bincount(values.ravel(), minlength=256)
     if semantic.id_map is not None:
         counts = np.bincount(semantic.id_map, weights=counts, minlength=256).astype(np.int64)
@@ -205,10 +207,10 @@ def verify_map(image: str, path: str, semantic: SemanticSpec) -> CheckedMap:
 
 
 def problem_of(values: np.ndarray, size_hw: tuple[int, int], semantic: SemanticSpec) -> str | None:
-    """Why a class map (H, W) cannot be that of a picture of this size, or None."""
+    """Why a semantic mask (H, W) cannot be that of an image of this size, or None."""
     if values.shape != size_hw:
         height, width = values.shape
-        return f"{width}x{height} pixels, its picture has {size_hw[1]}x{size_hw[0]}"
+        return f"{width}x{height} pixels, its image has {size_hw[1]}x{size_hw[0]}"
     found = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     wrong = found[~semantic.valid[found]].tolist()
     if not wrong:
@@ -230,6 +232,6 @@ def report_maps(split: str, index: ImageIndex, findings: Findings, semantic: Sem
     area = int(np.prod(index.sizes_hw.astype(np.int64), axis=1).sum())
     share = f"{totals.sum() / area:.1%} of their pixels labelled" if area else "nothing labelled"
     LOGGER.info(
-        f"{split}: {findings.pictures} pictures with class maps, {findings.corrupt} unusable; {share}"
+        f"{split}: {findings.images} images with semantic masks, {findings.corrupt} unusable; {share}"
         + (f"; no pixel of {', '.join(absent)}" if absent and area else "")
     )

@@ -1,4 +1,4 @@
-"""The key `semantic` of a data YAML: which classes pixels have and where the class map of each picture lies."""
+"""The key `semantic` of a data YAML: which classes pixels have and where the semantic mask of each image lies."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from utils.core.errors import InputError
 from utils.datasets.augment.compose import IGNORE
 from utils.imaging.semantic_classes import SemanticClasses
 
-OWN_SPLITS = ("train", "val", "test")  # of pictures other than those with boxes
+OWN_SPLITS = ("train", "val", "test")  # of images other than those with boxes
 KEYS = ("names", "masks", "images", "image_end", "mask_end", "layout", "ignore", "palette", "id_map", *OWN_SPLITS)
 
 
 @dataclass(frozen=True)
 class MaskRule:
-    """How the file of a class map follows from that of its picture.
+    """How the file of a semantic mask follows from that of its image.
 
     The last folder `images` in the path becomes `masks` (either may be several folders deep), `image_end` at the end
-    of the stem becomes `mask_end`, and the suffix .png. A stem without that end stays, so that pictures of another set
+    of the stem becomes `mask_end`, and the suffix .png. A stem without that end stays, so that images of another set
     may lie in a folder beside, BDD100K's as one more city of Cityscapes.
     """
 
@@ -34,7 +34,7 @@ class MaskRule:
     mask_end: str = ""
 
     def mask_path(self, image: str) -> str | None:
-        """The class map's file; None where the picture lies in no folder `images`."""
+        """The semantic mask's file; None where the image lies in no folder `images`."""
         folder, name = os.path.split(image)
         between = f"{os.sep}{os.path.normpath(self.images)}{os.sep}"
         before, found, after = f"{folder}{os.sep}".rpartition(between)
@@ -62,8 +62,8 @@ class SemanticSpec:
     """The key `semantic`, checked.
 
     Attributes:
-        classes: names, colours, and the label ids behind `id_map`; what is ignored is 255 in memory.
-        rule: where class maps are.
+        classes: names, colors, and the label ids behind `id_map`; what is ignored is 255 in memory.
+        rule: where semantic masks are.
         id_map: (256,) uint8 class of each value in the files, 255 for none; None if the values are the classes.
         valid: (256,) bool, values that the files may hold.
     """
@@ -162,17 +162,17 @@ def _id_map(table: Any, classes: SemanticClasses, where: str) -> tuple[np.ndarra
 
 
 def _palette(given: Any, names: Mapping[int, str], where: str) -> tuple[tuple[int, int, int], ...]:
-    """Colours as tuples, from a list in the order of the classes or a map by class number; none gives ()."""
+    """Colors as tuples, from a list in the order of the classes or a map by class number; none gives ()."""
     if given is None:
         return ()
     if isinstance(given, Mapping):
         if sorted(map(str, given)) != sorted(map(str, names)):
-            raise InputError(f"{where}: has colours for {list(given)[:8]}, but classes are 0 to {len(names) - 1}")
-        by_number = {str(number): colour for number, colour in given.items()}
+            raise InputError(f"{where}: has colors for {list(given)[:8]}, but classes are 0 to {len(names) - 1}")
+        by_number = {str(number): color for number, color in given.items()}
         given = [by_number[str(number)] for number in names]
-    if not isinstance(given, list) or not all(isinstance(colour, list) for colour in given):
+    if not isinstance(given, list) or not all(isinstance(color, list) for color in given):
         raise InputError(f"{where}: {given!r} is not a list of [red, green, blue] for each class")
-    return tuple(tuple(colour) for colour in given)  # type: ignore[misc]
+    return tuple(tuple(color) for color in given)  # type: ignore[misc]
 
 
 def _rule(block: Mapping[str, Any], where: str) -> MaskRule:

@@ -1,4 +1,4 @@
-"""Checks of one picture and its label rows: what is wrong is said, bad rows go, pictures stay wherever they can."""
+"""Checks of one image and its label rows: what is wrong is said, bad rows go, images stay wherever they can."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from utils.core.types import Polygons
 from utils.imaging.read import ImageError, check_image
 
-MIN_SIDE = 10  # pixels, of a picture
-SLACK = 0.05  # of the frame: so far a value may leave 0-1 and is cut off; further out it is no normalised value
+MIN_SIDE = 10  # pixels, of an image
+SLACK = 0.05  # of the frame: so far a value may leave 0-1 and is cut off; further out it is no normalized value
 ROUNDING = 1e-5  # of the frame: so far a box may reach out of it as text with few digits does
 
 
 @dataclass
 class LabelRows:
-    """Label rows of one picture, before or after the checks.
+    """Label rows of one image, before or after the checks.
 
     Attributes:
         rows: (n, 5) float32 class, x, y, w, h over width and height.
-        polygons: rings of each row, normalised, an empty list for a row that is a box; None if all are boxes.
+        polygons: rings of each row, normalized, an empty list for a row that is a box; None if all are boxes.
         places: where each row stands, for messages: `labels/a.txt:3`.
         messages: what was found wrong.
         dropped, clipped: how many rows were left out, or cut at the frame.
@@ -44,24 +44,24 @@ class LabelRows:
 
 @dataclass
 class Verified:
-    """One picture after the checks: `size_hw` None if it cannot be used, `labelled` if it has a label file or entry."""
+    """One image after the checks: `size_hw` None if it cannot be used, `labelled` if it has a label file or entry."""
 
     size_hw: tuple[int, int] | None
     labels: LabelRows
     labelled: bool
 
 
-def verify_picture(image: str, label: str | LabelRows | None, num_classes: int) -> Verified:
-    """Check a picture and its labels, given as a label file or as rows from elsewhere. Raises nothing for bad input."""
+def verify_image(image: str, label: str | LabelRows | None, num_classes: int) -> Verified:
+    """Check an image and its labels, given as a label file or as rows from elsewhere. Raises nothing for bad input."""
     labels = LabelRows()
     try:
         size_hw, warning = check_image(image)
     except ImageError as error:
-        labels.messages.append(f"{error}; picture left out")
+        labels.messages.append(f"{error}; image left out")
         return Verified(None, labels, label is not None)
     if min(size_hw) < MIN_SIDE:
         height, width = size_hw
-        labels.messages.append(f"{image}: {width}x{height} pixels, sides must be {MIN_SIDE} or more; picture left out")
+        labels.messages.append(f"{image}: {width}x{height} pixels, sides must be {MIN_SIDE} or more; image left out")
         return Verified(None, labels, label is not None)
     labelled = True
     if isinstance(label, LabelRows):

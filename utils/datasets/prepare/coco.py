@@ -13,7 +13,7 @@ from utils.datasets.prepare.archives import fetch_and_unpack
 SOURCE = "http://images.cocodataset.org/"
 ANNOTATIONS = "annotations/annotations_trainval2017.zip"
 TEST_INFO = "annotations/image_info_test2017.zip"
-PICTURES = ("zips/val2017.zip", "zips/train2017.zip", "zips/test2017.zip")  # 1, 19 and 7 GB
+IMAGES = ("zips/val2017.zip", "zips/train2017.zip", "zips/test2017.zip")  # 1, 19 and 7 GB
 
 
 def prepare_coco(root: Path, raw: Mapping[str, Any]) -> None:
@@ -28,7 +28,7 @@ def prepare_coco(root: Path, raw: Mapping[str, Any]) -> None:
     source = source_of(raw, SOURCE)
     for archive in (ANNOTATIONS, TEST_INFO):
         fetch_and_unpack(f"{source}/{archive}", root)
-    for archive in PICTURES:
+    for archive in IMAGES:
         fetch_and_unpack(f"{source}/{archive}", root / "images")
     for split in ("train2017", "val2017"):
         write_box_labels(root, split, names_of(raw))

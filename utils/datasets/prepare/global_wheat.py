@@ -1,4 +1,4 @@
-"""Global Wheat Head Detection 2020 (doi.org/10.34133/2020/3521852): pictures of its publisher, labels of a release."""
+"""Global Wheat Head Detection 2020 (doi.org/10.34133/2020/3521852): images of its publisher, labels of a release."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utils.core.logging import LOGGER
 from utils.datasets.index.label_files import source_of
 from utils.datasets.prepare.archives import fetch_and_unpack
 
-PICTURES = "https://zenodo.org/record/4298502/files"
+IMAGES = "https://zenodo.org/record/4298502/files"
 LABELS = "https://github.com/ultralytics/yolov5/releases/download/v1.0"
 SITES = (
     *("arvalis_1", "arvalis_2", "arvalis_3", "ethz_1", "rres_1", "inrae_1", "usask_1"),
@@ -28,7 +28,7 @@ def prepare_global_wheat(root: Path, raw: Mapping[str, Any]) -> None:
     Raises:
         InputError: an archive cannot be fetched, or lacks a site.
     """
-    fetch_and_unpack(f"{source_of(raw, PICTURES)}/global-wheat-codalab-official.zip", root)
+    fetch_and_unpack(f"{source_of(raw, IMAGES)}/global-wheat-codalab-official.zip", root)
     fetch_and_unpack(f"{source_of(raw, LABELS)}/GlobalWheat2020_labels.zip", root)
     inside = root / "GlobalWheat2020" / "labels"  # label files may come with the set's folder around them
     if inside.is_dir() and not (root / "labels").exists():
@@ -44,7 +44,7 @@ def prepare_global_wheat(root: Path, raw: Mapping[str, Any]) -> None:
             if not (root / kind / site).is_dir():
                 raise InputError(f"{root / kind / site}: missing in the archives; remove {root} and try again")
     counts = {kind: sum(1 for file in (root / kind).rglob("*") if file.is_file()) for kind in ("images", "labels")}
-    LOGGER.info(f"{len(SITES)} sites: {counts['images']} pictures, {counts['labels']} label files")
+    LOGGER.info(f"{len(SITES)} sites: {counts['images']} images, {counts['labels']} label files")
 
 
 def _unpacked(root: Path, name: str) -> list[Path]:

@@ -29,7 +29,7 @@ def prepare_imagenet(root: Path, raw: Mapping[str, Any]) -> None:
     _unpack_classes(sorted(work.glob("n*.tar")), root / "train")
     classes = validation_classes(work / KIT.removesuffix(".tar.gz"))
     moved = sort_validation(sorted((work / "val").glob("*.JPEG")), classes, root / "val")
-    LOGGER.info(f"train: {sum(1 for _ in (root / 'train').iterdir())} classes; val: {moved} pictures sorted")
+    LOGGER.info(f"train: {sum(1 for _ in (root / 'train').iterdir())} classes; val: {moved} images sorted")
 
 
 def _unpack_classes(archives: list[Path], train: Path) -> None:
@@ -44,7 +44,7 @@ def _unpack_classes(archives: list[Path], train: Path) -> None:
 
 
 def validation_classes(kit: Path) -> list[str]:
-    """WordNet number of each validation picture, in their order, from the development kit.
+    """WordNet number of each validation image, in their order, from the development kit.
 
     Raises:
         InputError: its files are missing or not as published.
@@ -62,17 +62,17 @@ def validation_classes(kit: Path) -> list[str]:
         raise InputError(f"{kit}: not the development kit of ILSVRC 2012 ({error}); get {KIT} from {PAGE}") from error
 
 
-def sort_validation(pictures: list[Path], classes: list[str], folder: Path) -> int:
-    """Move pictures, called ..._00000001.JPEG and so on, into folders of their classes; how many.
+def sort_validation(images: list[Path], classes: list[str], folder: Path) -> int:
+    """Move images, called ..._00000001.JPEG and so on, into folders of their classes; how many.
 
     Raises:
-        InputError: a picture's number has no class.
+        InputError: an image's number has no class.
     """
-    for picture in pictures:
-        number = picture.stem.rpartition("_")[2]
+    for image in images:
+        number = image.stem.rpartition("_")[2]
         if not number.isdigit() or not 1 <= int(number) <= len(classes):
-            raise InputError(f"{picture}: the development kit has classes for the pictures 1 to {len(classes)}")
+            raise InputError(f"{image}: the development kit has classes for the images 1 to {len(classes)}")
         place = folder / classes[int(number) - 1]
         place.mkdir(parents=True, exist_ok=True)
-        picture.replace(place / picture.name)
-    return len(pictures)
+        image.replace(place / image.name)
+    return len(images)

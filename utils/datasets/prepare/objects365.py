@@ -13,7 +13,7 @@ from utils.datasets.index.label_files import LabelWriter, names_of, source_of
 from utils.datasets.prepare.archives import fetch_and_unpack
 
 SOURCE = "https://dorc.ks3-cn-beijing.ksyun.com/data-set/2020Objects365%E6%95%B0%E6%8D%AE%E9%9B%86"
-PATCHES = {  # archives of pictures of each split
+PATCHES = {  # archives of images of each split
     "train": [f"train/patch{i}.tar.gz" for i in range(51)],
     "val": [f"val/images/{'v1' if i < 16 else 'v2'}/patch{i}.tar.gz" for i in range(44)],
 }
@@ -38,14 +38,14 @@ def prepare_objects365(root: Path, raw: Mapping[str, Any]) -> None:
 
 
 def write_patch_labels(annotations: Path, root: Path, split: str, num_classes: int) -> None:
-    """labels/<split>/ in the folders of the pictures: `patch8/name.jpg`, or all in one where they were unpacked so.
+    """labels/<split>/ in the folders of the images: `patch8/name.jpg`, or all in one where they were unpacked so.
 
     Raises:
         InputError: the file is no Objects365 annotation.
     """
     table, writer, missing = load_boxes(annotations), LabelWriter(num_classes), 0
     images, labels = root / "images" / split, root / "labels" / split
-    for i, rows in tqdm(table.pictures(num_classes), total=len(table.names), desc=f"labels {split}", disable=None):
+    for i, rows in tqdm(table.images(num_classes), total=len(table.names), desc=f"labels {split}", disable=None):
         patch, name = Path(table.names[i]).parent.name, Path(table.names[i]).name
         place = next((place for place in (patch, "") if (images / place / name).is_file()), None)
         if place is None:
@@ -53,4 +53,4 @@ def write_patch_labels(annotations: Path, root: Path, split: str, num_classes: i
             continue
         (labels / place).mkdir(parents=True, exist_ok=True)
         writer.write(labels / place / f"{Path(name).stem}.txt", rows)
-    writer.report(split, f"{table.crowds} crowd regions and {missing} pictures that are not in the archives")
+    writer.report(split, f"{table.crowds} crowd regions and {missing} images that are not in the archives")

@@ -54,7 +54,7 @@ def prepare_data(download: Any, root: Path, raw: Mapping[str, Any], *, source: P
 
 
 def is_unfinished(root: Path) -> bool:
-    """Whether a preparer was stopped below `root`: pictures may be there, labels not yet."""
+    """Whether a preparer was stopped below `root`: images may be there, labels not yet."""
     return (root / UNFINISHED).exists()
 
 

@@ -1,6 +1,6 @@
 """A data set the project draws itself: geometric shapes on textured scenes, overlapping, rotated, partly hidden.
 
-Every picture depends on (SEED, split, number) only. The class shows in the outline alone: colours and textures are
+Every image depends on (SEED, split, number) only. The class shows in the outline alone: colors and textures are
 drawn independently of it. Objects are painted from large to small, each labelled with its full outline cut at the
 frame, whether or not a smaller one covers part of it; so painting the polygons in order of falling area gives back
 what is visible. An object that would leave an earlier one, or be itself, less than MIN_VISIBLE in view is not drawn.
@@ -28,14 +28,14 @@ from utils.imaging.read import imwrite
 CLASSES = ("disc", "rectangle", "triangle", "star", "cross")
 SEED = 20221122
 COUNTS = {"train": 512, "val": 128}
-SIZE = 320  # pixels, pictures are square
+SIZE = 320  # pixels, images are square
 SIDES = (12.0, 200.0)  # pixels, both sides of every box
-OBJECTS = (2, 10)  # drawn per picture, upper end exclusive
-EMPTY_SHARE = 0.08  # of the pictures
+OBJECTS = (2, 10)  # drawn per image, upper end exclusive
+EMPTY_SHARE = 0.08  # of the images
 STACKED_SHARE = 0.65  # of the objects aim at the border of a larger one
 MIN_VISIBLE = 0.35  # of an object's full area, in the frame and not covered
 SHIFT = 4  # fractional bits of points handed to OpenCV
-MIN_CONTRAST = 45.0  # distance in BGR between an object's mean colour and what lies under it
+MIN_CONTRAST = 45.0  # distance in BGR between an object's mean color and what lies under it
 
 
 @dataclass
@@ -59,20 +59,20 @@ class Shape:
 
 @dataclass
 class Scene:
-    """A picture with everything known about it: `frame` BGR, `owner` (SIZE, SIZE) int16 shape number or -1."""
+    """An image with everything known about it: `frame` BGR, `owner` (SIZE, SIZE) int16 shape number or -1."""
 
     frame: np.ndarray
     owner: np.ndarray
     shapes: list[Shape]
 
-    def class_map(self) -> np.ndarray:
+    def semantic_mask(self) -> np.ndarray:
         """(SIZE, SIZE) uint8: 0 background, else 1 + class of what is visible there."""
         labels = np.array([0] + [shape.label + 1 for shape in self.shapes], np.uint8)
         return labels[self.owner + 1]
 
 
 def prepare_shapes(root: Path, raw: Mapping[str, Any]) -> None:
-    """Draw the whole set below `root`: images, polygon labels, class maps, COCO annotations. A few seconds.
+    """Draw the whole set below `root`: images, polygon labels, semantic masks, COCO annotations. A few seconds.
 
     Raises:
         InputError: the folder cannot be written, or holds other files already.
@@ -91,8 +91,8 @@ def draw_set(root: Path, name: str, write: Callable[[Path], None], *, sign: str)
         InputError: the folder cannot be written, or holds other files already.
     """
     if root.exists() and any(root.iterdir()):
-        raise InputError(f"{root}: not empty, but without the pictures of builtin:{name}; remove the folder")
-    LOGGER.info(f"drawing the pictures of builtin:{name} into {root}")
+        raise InputError(f"{root}: not empty, but without the images of builtin:{name}; remove the folder")
+    LOGGER.info(f"drawing the images of builtin:{name} into {root}")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
@@ -105,7 +105,7 @@ def draw_set(root: Path, name: str, write: Callable[[Path], None], *, sign: str)
             root.rmdir()  # empty, see above; Windows does not replace it
         work.replace(root)
     except OSError as error:
-        if not (root / sign).is_dir():  # else another process was faster, with the same pictures
+        if not (root / sign).is_dir():  # else another process was faster, with the same images
             raise InputError(f"{root}: {error.strerror} while drawing builtin:{name}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -137,10 +137,10 @@ def _write_split(root: Path, split: str, split_number: int, count: int) -> None:
 
 
 def _write_scene(root: Path, split: str, i: int, scene: Scene) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Write one picture's files; returns its COCO image and annotations."""
+    """Write one image's files; returns its COCO image and annotations."""
     stem = f"{i:06d}"
     imwrite(root / "images" / split / f"{stem}.jpg", scene.frame, quality=92)
-    imwrite(root / "masks" / split / f"{stem}.png", scene.class_map())
+    imwrite(root / "masks" / split / f"{stem}.png", scene.semantic_mask())
     lines = [f"{s.label} " + " ".join(f"{v:.6f}" for v in (s.outline_xy / SIZE).flat) for s in scene.shapes]
     (root / "labels" / split / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     image = {"id": i, "file_name": f"{stem}.jpg", "height": SIZE, "width": SIZE}
@@ -161,7 +161,7 @@ def _coco_annotation(image_id: int, shape: Shape) -> dict[str, Any]:
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """One picture with its objects, all randomness from `rng`."""
+    """One image with its objects, all randomness from `rng`."""
     scene = Scene(_background(rng), np.full((SIZE, SIZE), -1, np.int16), [])
     if rng.random() >= EMPTY_SHARE:
         low, high = SIDES
@@ -179,14 +179,14 @@ def _add_shape(scene: Scene, side: float, rng: np.random.Generator) -> None:
     unit = _turned(_unit_outline(CLASSES[label], rng), rng.uniform(0, 2 * np.pi))
     outline = (unit - (unit.min(0) + unit.max(0)) / 2) * (side / np.ptp(unit, axis=0).max())
     for _ in range(12):
-        placed = outline + _choose_centre(scene, rng)
+        placed = outline + _choose_center(scene, rng)
         shape = _place(scene, label, placed)
         if shape is not None:
             _paint(scene, shape, placed, rng)
             return
 
 
-def _choose_centre(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def _choose_center(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """A point of the frame, or near the border of one of the last shapes so that the new one covers part of it."""
     if scene.shapes and rng.random() < STACKED_SHARE:
         below = scene.shapes[-int(rng.integers(1, min(len(scene.shapes), 2) + 1))].outline_xy
@@ -214,14 +214,14 @@ def _place(scene: Scene, label: int, outline_xy: np.ndarray) -> Shape | None:
 
 
 def _paint(scene: Scene, shape: Shape, outline_xy: np.ndarray, rng: np.random.Generator) -> None:
-    """Blend the shape's texture into the picture, sometimes with a drawn edge."""
+    """Blend the shape's texture into the image, sometimes with a drawn edge."""
     rows, columns = _window(shape.outline_xy)
     patch, inside = scene.frame[rows, columns], shape.inside[rows, columns]
     under = patch[inside].mean(0)
-    colour = rng.uniform(15, 240, 3)
-    while np.linalg.norm(colour - under) < MIN_CONTRAST:
-        colour = rng.uniform(15, 240, 3)
-    _blend_(patch, _texture(colour, patch.shape[:2], rng), _coverage(outline_xy)[rows, columns])
+    color = rng.uniform(15, 240, 3)
+    while np.linalg.norm(color - under) < MIN_CONTRAST:
+        color = rng.uniform(15, 240, 3)
+    _blend_(patch, _texture(color, patch.shape[:2], rng), _coverage(outline_xy)[rows, columns])
     if rng.random() < 0.4:
         edge = np.zeros((SIZE, SIZE), np.uint8)
         width = max(1, round(np.sqrt(shape.full_area) / 25))
@@ -240,9 +240,9 @@ def _window(outline_xy: np.ndarray) -> tuple[slice, slice]:
     return slice(max(top, 0), min(bottom, SIZE)), slice(max(left, 0), min(right, SIZE))
 
 
-def _blend_(patch: np.ndarray, colours: np.ndarray, coverage: np.ndarray) -> None:
-    """Lay `colours` over the float32 patch, by coverage 0-255, in place."""
-    patch += (colours - patch) * (coverage[..., None].astype(np.float32) / 255)
+def _blend_(patch: np.ndarray, colors: np.ndarray, coverage: np.ndarray) -> None:
+    """Lay `colors` over the float32 patch, by coverage 0-255, in place."""
+    patch += (colors - patch) * (coverage[..., None].astype(np.float32) / 255)
 
 
 def _unit_outline(name: str, rng: np.random.Generator) -> np.ndarray:
@@ -301,12 +301,12 @@ def _coverage(outline_xy: np.ndarray) -> np.ndarray:
 
 
 def _fixed_point(outline_xy: np.ndarray) -> np.ndarray:
-    """Points as OpenCV draws them: int32 with SHIFT fractional bits, whole numbers at the pixels' centres."""
+    """Points as OpenCV draws them: int32 with SHIFT fractional bits, whole numbers at the pixels' centers."""
     return np.rint((outline_xy - 0.5) * (1 << SHIFT)).astype(np.int32)
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """(SIZE, SIZE, 3) float32: two colours mixed by noise of several scales, crossed by a few strokes."""
+    """(SIZE, SIZE, 3) float32: two colors mixed by noise of several scales, crossed by a few strokes."""
     mix = _noise((SIZE, SIZE), rng)[..., None].astype(np.float32)
     first, second = rng.uniform(20, 235, (2, 3)).astype(np.float32)
     frame = first * mix + second * (1 - mix)
@@ -327,8 +327,8 @@ def _noise(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return (total - total.min()) / np.ptp(total)
 
 
-def _texture(colour: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) float32 around a mean colour: plain, striped, chequered, shaded or noisy."""
+def _texture(color: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) float32 around a mean color: plain, striped, chequered, shaded or noisy."""
     height, width = size_hw
     rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     turn, wave = np.float32(rng.uniform(0, np.pi)), np.float32(2 * np.pi / rng.uniform(6, 24))
@@ -345,4 +345,4 @@ def _texture(colour: np.ndarray, size_hw: tuple[int, int], rng: np.random.Genera
         pattern = along / max(size_hw) * 2
     else:
         pattern = _noise(size_hw, rng) * 2 - 1
-    return (colour + pattern[..., None] * rng.uniform(10, 40, 3)).astype(np.float32)
+    return (color + pattern[..., None] * rng.uniform(10, 40, 3)).astype(np.float32)

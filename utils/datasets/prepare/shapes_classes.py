@@ -1,6 +1,6 @@
 """The classification set that the project draws itself: single shapes, cut out of the scenes of `builtin:shapes`.
 
-A shape is taken if most of it is in view; others that overlap its box stay in the picture.
+A shape is taken if most of it is in view; others that overlap its box stay in the image.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _write_splits(root: Path) -> None:
 
 
 def single_shapes(scene: Scene) -> list[tuple[int, np.ndarray]]:
-    """Class and cut-out of each shape that is large enough and not much hidden."""
+    """Class and crop of each shape that is large enough and not much hidden."""
     found = []
     for shape in scene.shapes:
         low, high = shape.outline_xy.min(0), shape.outline_xy.max(0)

@@ -42,7 +42,7 @@ def prepare_sku110k(root: Path, raw: Mapping[str, Any]) -> None:
 
 
 def sku_rows(file: Path) -> dict[str, LabelRows]:
-    """Rows by picture, not yet checked, of a CSV of name, x1, y1, x2, y2, class, picture's width, picture's height.
+    """Rows by image, not yet checked, of a CSV of name, x1, y1, x2, y2, class, image's width, image's height.
 
     All goods are of one class.
 
@@ -59,7 +59,7 @@ def sku_rows(file: Path) -> dict[str, LabelRows]:
                     continue
                 x1, y1, x2, y2, width, height = (float(value) for value in (*row[1:5], *row[6:8]))
                 if min(width, height) <= 0:
-                    raise ValueError("a picture without a size")
+                    raise ValueError("an image without a size")
                 boxes.setdefault(row[0], []).append([x1, y1, x2, y2])
                 places.setdefault(row[0], []).append(f"{file}:{number}")
                 sizes[row[0]] = int(height), int(width)

@@ -41,11 +41,11 @@ def write_part(folder: Path, num_classes: int) -> None:
     annotations, writer, uncounted = sorted((folder / "annotations").glob("*.txt")), LabelWriter(num_classes), 0
     if not annotations:
         raise InputError(f"{folder / 'annotations'}: no annotations in it; remove {folder.parent} and try again")
-    pictures = {file.stem: file for file in (folder / "images").iterdir() if file.suffix.lower() in IMAGE_SUFFIXES}
+    images = {file.stem: file for file in (folder / "images").iterdir() if file.suffix.lower() in IMAGE_SUFFIXES}
     (folder / "labels").mkdir(exist_ok=True)
     for file in annotations:
-        if file.stem in pictures:
-            labels, skipped = visdrone_rows(file, image_size_hw(pictures[file.stem]), num_classes)
+        if file.stem in images:
+            labels, skipped = visdrone_rows(file, image_size_hw(images[file.stem]), num_classes)
             uncounted += skipped
             writer.write(folder / "labels" / file.name, labels)
     writer.report(folder.name, f"{uncounted} regions that the benchmark does not count")

@@ -38,7 +38,7 @@ def prepare_voc(root: Path, raw: Mapping[str, Any]) -> None:
 
 
 def _arrange_set(root: Path, year: str, image_set: str, class_of: Mapping[str, int]) -> None:
-    """Move one set's pictures to images/ and write its labels."""
+    """Move one set's images to images/ and write its labels."""
     kit = root / "VOCdevkit" / f"VOC{year}"
     listing = kit / "ImageSets" / "Main" / f"{image_set}.txt"
     if not listing.is_file():
@@ -52,9 +52,9 @@ def _arrange_set(root: Path, year: str, image_set: str, class_of: Mapping[str, i
         rows, unused = voc_labels(kit / "Annotations" / f"{stem}.xml", class_of)
         skipped += unused
         writer.write(labels / f"{stem}.txt", rows)
-        picture = kit / "JPEGImages" / f"{stem}.jpg"
-        if picture.is_file():
-            picture.replace(images / picture.name)
+        image = kit / "JPEGImages" / f"{stem}.jpg"
+        if image.is_file():
+            image.replace(images / image.name)
     writer.report(f"{image_set}{year}", f"{skipped} difficult or unnamed objects passed over")
 
 
@@ -72,7 +72,7 @@ def voc_labels(annotation: Path, class_of: Mapping[str, int]) -> tuple[LabelRows
     try:
         height, width = (_number(tree, f"size/{side}") for side in ("height", "width"))
         if min(height, width) <= 0:
-            raise ValueError("a picture without a size")
+            raise ValueError("an image without a size")
         for number, item in enumerate(tree.iter("object")):
             name = item.findtext("name", "").strip()
             if name not in class_of or item.findtext("difficult", "0").strip() == "1":

@@ -1,4 +1,4 @@
-"""xView as YOLO labels: objects in satellite pictures (arXiv:1802.07856, xviewdataset.org)."""
+"""xView as YOLO labels: objects in satellite images (arXiv:1802.07856, xviewdataset.org)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TYPE_IDS = (  # of the classes, in the order of the data YAML; 75 and 82 occur t
     *(89, 91, 93, 94),
 )
 
-Objects = dict[str, tuple[list[int], list[list[float]], list[str]]]  # by picture: classes, boxes_xyxy, places
+Objects = dict[str, tuple[list[int], list[list[float]], list[str]]]  # by image: classes, boxes_xyxy, places
 
 
 def prepare_xview(root: Path, raw: Mapping[str, Any]) -> None:
-    """Arrange xView below `root` from the archives that the user has put there; nine in ten pictures are for training.
+    """Arrange xView below `root` from the archives that the user has put there; nine in ten images are for training.
 
     Raises:
         InputError: archives are missing (says which and where they come from), or hold something else.
@@ -37,21 +37,21 @@ def prepare_xview(root: Path, raw: Mapping[str, Any]) -> None:
         nested = root / "images" / split / f"{split}_images"
         for file in nested.iterdir() if nested.is_dir() else ():
             file.replace(nested.parent / file.name)
-    pictures = sorted((root / "images" / "train").glob("*.tif"))
-    if not pictures:
-        raise InputError(f"{root / 'images/train'}: no .tif pictures; get train_images.zip from {PAGE}")
+    images = sorted((root / "images" / "train").glob("*.tif"))
+    if not images:
+        raise InputError(f"{root / 'images/train'}: no .tif images; get train_images.zip from {PAGE}")
     found, unknown = xview_objects(root / LABELS)
     writer, labels = LabelWriter(len(names_of(raw))), root / "labels" / "train"
     labels.mkdir(parents=True, exist_ok=True)
-    for picture in pictures:
-        classes, boxes, places = found.get(picture.name, ([], [], []))
-        writer.write(labels / f"{picture.stem}.txt", pixel_rows(classes, boxes, image_size_hw(picture), places))
+    for image in images:
+        classes, boxes, places = found.get(image.name, ([], [], []))
+        writer.write(labels / f"{image.stem}.txt", pixel_rows(classes, boxes, image_size_hw(image), places))
     writer.report("xView", f"{unknown} objects without a class or a box passed over")
-    write_splits(root / "images", list(map(str, pictures)), SHARES, SEED)
+    write_splits(root / "images", list(map(str, images)), SHARES, SEED)
 
 
 def xview_objects(file: Path) -> tuple[Objects, int]:
-    """Objects of a GeoJSON by picture (`image_id`), and how many have no class or no box.
+    """Objects of a GeoJSON by image (`image_id`), and how many have no class or no box.
 
     Raises:
         InputError: the file is missing, or not xView's.
@@ -67,13 +67,13 @@ def xview_objects(file: Path) -> tuple[Objects, int]:
             bounds = properties["bounds_imcoords"]
             corners = [float(value) for value in bounds.split(",") if value] if bounds else []
             label = class_of.get(int(properties["type_id"]))
-            picture = str(properties["image_id"])
+            image = str(properties["image_id"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{file}: entry {number} of its lists is not an object of xView ({error!r})") from error
         if label is None or len(corners) != 4:
             unknown += 1
             continue
-        classes, boxes, places = found.setdefault(picture, ([], [], []))
+        classes, boxes, places = found.setdefault(image, ([], [], []))
         classes.append(label)
         boxes.append(corners)
         places.append(f"{file}: feature {properties.get('feature_id', number)}")

@@ -1,4 +1,4 @@
-"""One picture to look at, and what a source of such pictures offers."""
+"""One image to look at, and what a source of such images offers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MAX_FPS = 240.0  # above it a number is a clock rate, not a frame rate
 
 @dataclass(frozen=True)
 class SourceFrame:
-    """One picture to look at, and where it comes from.
+    """One image to look at, and where it comes from.
 
     Attributes:
-        path: the picture or video file; the name of a live source.
+        path: the image or video file; the name of a live source.
         frame: (H, W, C) uint8; C = 3 is BGR.
         heading: how the log names it, such as `video 1/2 (7/90) clip.mp4`.
-        number: position in the video or stream, from 1; None for a picture.
-        fps: frames per second that play the taken frames at the video's speed; 0 for a picture.
+        number: position in the video or stream, from 1; None for an image.
+        fps: frames per second that play the taken frames at the video's speed; 0 for an image.
         step: how far `number` goes on from one taken frame to the next where none is missed.
         live: from a stream, where frames that came too fast are missed.
     """
@@ -42,7 +42,7 @@ class SourceFrame:
 
 
 class Source(Protocol):
-    """Where the pictures of a run come from.
+    """Where the images of a run come from.
 
     Attributes:
         live: frames come whether or not they are taken; they are read in the calling thread, the newest first.
@@ -88,6 +88,6 @@ def fit_live(frame: np.ndarray, channels: int, name: str) -> np.ndarray:
 
 
 def known_formats() -> str:
-    """The suffixes of pictures and videos, for messages."""
-    pictures, videos = (" ".join(sorted(s[1:] for s in kinds)) for kinds in (IMAGE_SUFFIXES, VIDEO_SUFFIXES))
-    return f"pictures: {pictures}; videos: {videos}"
+    """The suffixes of images and videos, for messages."""
+    images, videos = (" ".join(sorted(s[1:] for s in kinds)) for kinds in (IMAGE_SUFFIXES, VIDEO_SUFFIXES))
+    return f"images: {images}; videos: {videos}"

@@ -103,7 +103,7 @@ def parse_address(text: str, *, place: str = "--source") -> LiveAddress | None:
 
 
 def is_download(text: str) -> bool:
-    """Whether it is an http(s) address of a picture or video file, by its suffix."""
+    """Whether it is an http(s) address of an image or video file, by its suffix."""
     if not re.match("https?://", text, re.IGNORECASE):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The frames of picture and video files."""
+"""The frames of image and video files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MOST_FAILURES = 200  # in a row, of a video that may go on behind a damaged plac
 
 
 class MediaSource:
-    """The frames of picture and video files, one a batch; a damaged file is named, counted and passed over.
+    """The frames of image and video files, one a batch; a damaged file is named, counted and passed over.
 
     Args:
-        files: pictures and videos, in the order to be read; may come one by one.
+        files: images and videos, in the order to be read; may come one by one.
         vid_stride: take every Nth frame of a video.
         decode_threads: of the video decoder; 0 leaves it the choice.
         endless: `files` never ends by itself.
@@ -51,7 +51,7 @@ class MediaSource:
             self._closing.callback(call)
 
     def batches(self, channels: int = 3) -> Iterator[list[SourceFrame]]:
-        """Each picture and taken video frame by itself."""
+        """Each image and taken video frame by itself."""
         for path in self.files:
             self.inputs += 1
             title = self.titles.get(path, path)
@@ -61,7 +61,7 @@ class MediaSource:
                     for frame in self._video_frames(path, place, title, channels):
                         yield [frame]
                 else:
-                    yield [self._picture(path, place, title, channels)]
+                    yield [self._image(path, place, title, channels)]
             except ImageError as error:
                 self._tell(f"{title}: {error.reason}", "passed over ")
 
@@ -79,9 +79,9 @@ class MediaSource:
         LOGGER.warning(f"WARNING: {outcome}{problem}")
         self.problems.append(problem)
 
-    def _picture(self, path: str, place: str, title: str, channels: int) -> SourceFrame:
+    def _image(self, path: str, place: str, title: str, channels: int) -> SourceFrame:
         if Path(path).suffix.lower() not in MEDIA_SUFFIXES:
-            raise ImageError(path, f"neither a picture nor a video; {known_formats()}")
+            raise ImageError(path, f"neither an image nor a video; {known_formats()}")
 
         def warn(reason: str) -> None:
             self._tell(f"{title}: {reason}", "")

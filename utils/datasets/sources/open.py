@@ -50,7 +50,7 @@ def open_source(source: str, options: SourceOptions | None = None) -> Source:
     Digits, `screen` and `-` are a webcam, the screen and standard input even where a file has that name.
 
     Raises:
-        InputError: nothing there, no picture or video among it, no stream that can be opened, or a package is missing.
+        InputError: nothing there, no image or video among it, no stream that can be opened, or a package is missing.
     """
     options, source = options or SourceOptions(), source.strip()
     if not source:
@@ -82,17 +82,17 @@ def _open(source: str, options: SourceOptions) -> Source:
 
 
 def find_media(source: str) -> list[str]:
-    """Pictures and videos of a file, folder (not its subfolders), glob or list file; sorted within folder and glob.
+    """Images and videos of a file, folder (not its subfolders), glob or list file; sorted within folder and glob.
 
     Raises:
-        InputError: nothing there, or no picture or video among it.
+        InputError: nothing there, or no image or video among it.
     """
     path = Path(source)
     if path.is_dir() or (glob.has_magic(source) and not path.exists()):
         if found := _list_files(source):
             return found
         raise InputError(
-            f"{source}: the {'folder' if path.is_dir() else 'glob'} has no pictures or videos; {known_formats()}"
+            f"{source}: the {'folder' if path.is_dir() else 'glob'} has no images or videos; {known_formats()}"
         )
     if not path.is_file():
         raise InputError(f"--source {source}: there is no such file or folder")
@@ -104,7 +104,7 @@ def find_media(source: str) -> list[str]:
 
 
 def _list_files(source: str) -> list[str]:
-    """Pictures and videos directly in a folder, or of a glob, sorted."""
+    """Images and videos directly in a folder, or of a glob, sorted."""
     path = Path(source)
     if path.is_dir():
         paths = (str(p) for p in path.iterdir() if p.is_file())
@@ -198,8 +198,8 @@ def _read_list(listing: Path) -> list[str]:
         if not path.exists() and parse_address(entry, place=f"{listing}:{number}"):
             raise InputError(f"{listing}:{number}: {entry}: a list names either files or streams, not both")
         if path.suffix.lower() not in MEDIA_SUFFIXES:
-            raise InputError(f"{listing}:{number}: {entry}: neither a picture nor a video; {known_formats()}")
+            raise InputError(f"{listing}:{number}: {entry}: neither an image nor a video; {known_formats()}")
         files.append(str(path))
     if not files:
-        raise InputError(f"{listing}: names no pictures or videos; write one path a line")
+        raise InputError(f"{listing}: names no images or videos; write one path a line")
     return files

@@ -41,7 +41,7 @@ def parse_screen(source: str) -> tuple[int, tuple[int, int, int, int] | None]:
 
 
 class ScreenSource:
-    """Pictures of the screen, taken when they are asked for, at most 30 a second.
+    """Images of the screen, taken when they are asked for, at most 30 a second.
 
     Args:
         source: `screen [N] [left top width height]`; screen 0 is all screens side by side, 1 the first.
@@ -70,7 +70,7 @@ class ScreenSource:
         self._closed = False
 
     def batches(self, channels: int = 3) -> Iterator[list[SourceFrame]]:
-        """One picture at a time; its number counts thirtieths of a second since the start."""
+        """One image at a time; its number counts thirtieths of a second since the start."""
         start, number = time.monotonic(), 0
         while not self._closed:
             due = int((time.monotonic() - start) * DEFAULT_FPS) + 1

@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--gen", type=int, default=1000, help="generations of the genetic search")
     parser.add_argument("--thr", type=float, default=4.0, help="side ratio up to which an anchor suits a box")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal anchors")
-    parser.add_argument("--plot", type=Path, default=Path("anchors.png"), help="picture to write; '' for none")
+    parser.add_argument("--plot", type=Path, default=Path("anchors.png"), help="image to write; '' for none")
     return parser
 
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     _check(args)
     from utils.datasets.index.data_yaml import load_spec
-    from utils.datasets.index.labels import load_index  # reading pictures needs OpenCV: only once the flags are right
+    from utils.datasets.index.labels import load_index  # reading images needs OpenCV: only once the flags are right
 
     index = load_index(load_spec(args.data), args.split)
     if not index.num_objects:

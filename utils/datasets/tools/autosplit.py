@@ -1,4 +1,4 @@
-"""Pictures dealt out to train, val and test by a seed, as list files that a data YAML can name."""
+"""Images dealt out to train, val and test by a seed, as list files that a data YAML can name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def deal_out(count: int, shares: Sequence[float], seed: int) -> list[np.ndarray]
     """Numbers 0 to count - 1 in groups of the given shares, each sorted; the same for the same seed.
 
     Sizes are exact: the parts of a shuffled row, cut where the shares, brought to a sum of 1, say. A share above 0
-    gets a picture where there are enough of them.
+    gets an image where there are enough of them.
 
     Raises:
         InputError: shares that are negative, or all 0.
@@ -43,13 +43,13 @@ def deal_out(count: int, shares: Sequence[float], seed: int) -> list[np.ndarray]
 
 
 def write_splits(folder: Path, images: Sequence[str], shares: Sequence[float], seed: int) -> dict[str, int]:
-    """Write autosplit_train.txt, autosplit_val.txt and, if it has a share, autosplit_test.txt; pictures of each.
+    """Write autosplit_train.txt, autosplit_val.txt and, if it has a share, autosplit_test.txt; images of each.
 
-    Lines count from the lists' folder (`./images/a.jpg`) where the picture lies below it, else they are absolute.
+    Lines count from the lists' folder (`./images/a.jpg`) where the image lies below it, else they are absolute.
 
     Args:
         folder: where the lists go.
-        images: picture files, in an order that does not depend on the machine.
+        images: image files, in an order that does not depend on the machine.
         shares: of train, val and test.
     """
     counts = {}
@@ -61,6 +61,6 @@ def write_splits(folder: Path, images: Sequence[str], shares: Sequence[float], s
 
 
 def list_line(image: str, folder: Path) -> str:
-    """A picture as a line of a list file in `folder`."""
+    """An image as a line of a list file in `folder`."""
     inside = os.path.relpath(os.path.abspath(image), os.path.abspath(folder))  # noqa: PTH100 (links stay)
     return os.path.abspath(image) if inside.startswith("..") else f"./{Path(inside).as_posix()}"  # noqa: PTH100

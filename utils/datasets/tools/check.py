@@ -28,20 +28,20 @@ from utils.datasets.tools.statistics import (
     box_sides,
     class_table,
     pixel_table,
-    repeated_pictures,
+    repeated_images,
     size_lines,
     unknown_classes,
 )
 from utils.imaging.letterbox import letterbox
 from utils.imaging.read import read_image
-from utils.imaging.semantic_files import read_class_map
-from utils.ops.masks import ObjectMasks, rasterise
+from utils.imaging.semantic_files import read_semantic_mask
+from utils.ops.masks import ObjectMasks, rasterize
 from utils.ops.semantic_masks import blended
 from utils.plots.batches import plot_batch, plot_captions
 from utils.plots.data_sets import plot_sizes
 from utils.plots.labels import plot_labels
 
-PICTURES, SIDE = 16, 480  # of the grid of examples
+IMAGES, SIDE = 16, 480  # of the grid of examples
 
 
 @dataclass
@@ -49,7 +49,7 @@ class View:
     """One kind of labels of a set.
 
     Attributes:
-        kind: "boxes" (outlines too), "classes" of whole pictures or class "maps".
+        kind: "boxes" (outlines too), "classes" of whole images or class "maps".
         spec: the set.
         found: index and findings of each split.
     """
@@ -60,12 +60,12 @@ class View:
 
     @property
     def sets(self) -> dict[str, ImageIndex]:
-        """The splits with a usable picture."""
+        """The splits with a usable image."""
         return {split: replace(index, names=self.spec.names) for split, (index, _) in self.found.items() if index.paths}
 
 
 def run(config: CheckConfig) -> int:
-    """Look at every split; 1 where pictures or label rows cannot be used, else 0.
+    """Look at every split; 1 where images or label rows cannot be used, else 0.
 
     Raises:
         InputError: the set cannot be read at all, or lacks a split that was named.
@@ -75,7 +75,7 @@ def run(config: CheckConfig) -> int:
     folder = make_run_folder(increment_path(Path(config.project) / config.name, config.exist_ok))
     facts, doubts, messages = [], [], []
     for view in views:
-        _summarise(view, verbose=config.verbose)
+        _summarize(view, verbose=config.verbose)
         facts += facts_of(view)
         found = [f"{split}: {message}" for split, (_, f) in view.found.items() for message in f.messages]
         doubts += [line for line in (unknown_classes(found, view.spec.names), *doubts_of(view)) if line]
@@ -107,7 +107,7 @@ def _only_yaml(data: str) -> str:
 
 
 def look_at(kind: str, spec: DataSpec, config: CheckConfig) -> View:
-    """Check one kind of labels in the splits asked for, else in those whose pictures are there."""
+    """Check one kind of labels in the splits asked for, else in those whose images are there."""
     if kind == "maps":
         spec = spec.semantic_set or spec
         assert spec.semantic is not None
@@ -127,7 +127,7 @@ def _chosen(spec: DataSpec, wanted: list[str]) -> list[str]:
     return list(dict.fromkeys(wanted)) or there
 
 
-def _summarise(view: View, *, verbose: bool) -> None:
+def _summarize(view: View, *, verbose: bool) -> None:
     """A line for each split, after the first problems."""
     for split, (index, findings) in view.found.items():
         if view.kind == "maps":
@@ -143,7 +143,7 @@ def facts_of(view: View) -> list[str]:
     if not sets:
         return []
     table = pixel_table if view.kind == "maps" else class_table
-    count = 2 if view.kind == "boxes" else 1  # of pictures, and of objects
+    count = 2 if view.kind == "boxes" else 1  # of images, and of objects
     sizes = [line for split, index in sets.items() for line in size_lines(split, index)[:count]]
     return [table(sets, view.spec.names), *sizes]
 
@@ -151,7 +151,7 @@ def facts_of(view: View) -> list[str]:
 def doubts_of(view: View) -> list[str]:
     """What deserves a look, though training would go on."""
     absent = [] if view.kind == "maps" else absent_classes(view.sets, view.spec.names)
-    return [*absent, *repeated_pictures(view.sets)]
+    return [*absent, *repeated_images(view.sets)]
 
 
 def _report(facts: list[str], doubts: list[str], messages: list[str], folder: Path) -> None:
@@ -167,21 +167,21 @@ def _report(facts: list[str], doubts: list[str], messages: list[str], folder: Pa
 
 
 def _count_problems(views: list[View]) -> int:
-    """How many pictures and rows fail, said in a line."""
+    """How many images and rows fail, said in a line."""
     findings = [found for view in views for _, found in view.found.values()]
-    pictures, rows = sum(found.corrupt for found in findings), sum(found.dropped for found in findings)
-    if pictures or rows:
-        LOGGER.warning(f"WARNING {pictures} pictures and {rows} label rows cannot be used")
+    images, rows = sum(found.corrupt for found in findings), sum(found.dropped for found in findings)
+    if images or rows:
+        LOGGER.warning(f"WARNING {images} images and {rows} label rows cannot be used")
     else:
-        LOGGER.info("Nothing is wrong with pictures and labels")
-    return pictures + rows
+        LOGGER.info("Nothing is wrong with images and labels")
+    return images + rows
 
 
 # -- plots ------------------------------------------------------------------------------------------------------------
 
 
 def draw(view: View, folder: Path) -> None:
-    """sizes.png of all splits; of each, labels.jpg, its correlogram and examples in pictures.jpg or maps.jpg."""
+    """sizes.png of all splits; of each, labels.jpg, its correlogram and examples in images.jpg or maps.jpg."""
     sets = view.sets
     if sets and view.kind != "maps":
         plot_sizes(
@@ -193,43 +193,43 @@ def draw(view: View, folder: Path) -> None:
     for split, index in sets.items():
         place = folder / split
         place.mkdir(exist_ok=True)
-        chosen = np.unique(np.linspace(0, len(index) - 1, min(len(index), PICTURES)).astype(int))
+        chosen = np.unique(np.linspace(0, len(index) - 1, min(len(index), IMAGES)).astype(int))
         examples = index.subset(chosen)
         if view.kind == "maps":
             _draw_maps(with_maps(examples, view.spec), view.spec, place / "maps.jpg")
         elif view.kind == "classes":
-            _draw_classes(examples, view.spec.names, place / "pictures.jpg")
+            _draw_classes(examples, view.spec.names, place / "images.jpg")
         else:
             plot_labels(index.classes, index.boxes_xywhn, view.spec.names, place)
-            _draw_boxes(examples, view.spec.names, place / "pictures.jpg")
+            _draw_boxes(examples, view.spec.names, place / "images.jpg")
 
 
 def _draw_boxes(index: ImageIndex, names: Mapping[int, str], file: Path) -> None:
-    """A grid of pictures with their boxes and outlines."""
+    """A grid of images with their boxes and outlines."""
     fitted = DetectionDataset(index, imgsz=SIDE, hyp=Hyperparameters(), augment=False)
     samples = [fitted[i] for i in range(len(index))]
     batch = collate(samples)
 
     def masks(i: int) -> ObjectMasks:
-        return rasterise(samples[i].polygons or [], (SIDE, SIDE))
+        return rasterize(samples[i].polygons or [], (SIDE, SIDE))
 
     outlines = masks if index.polygons is not None else None
     plot_batch(batch.images, batch.targets, batch.paths, names, file, masks=outlines)
 
 
 def _draw_classes(index: ImageIndex, names: Mapping[int, str], file: Path) -> None:
-    """A grid of pictures with their classes."""
+    """A grid of images with their classes."""
     fitted = ClassificationDataset(index, imgsz=SIDE, augment=False)
     batch = collate([fitted[i] for i in range(len(index))])
     plot_captions(batch.images, [names[int(label)] for label in index.classes], file)
 
 
 def _draw_maps(index: ImageIndex, spec: DataSpec, file: Path) -> None:
-    """A grid of pictures under the colours of their class maps."""
-    assert spec.semantic is not None and index.class_maps is not None
+    """A grid of images under the colors of their semantic masks."""
+    assert spec.semantic is not None and index.semantic_masks is not None
     cells = []
-    for path, class_map in zip(index.paths, index.class_maps, strict=True):
-        values = read_class_map(class_map)
+    for path, semantic_mask in zip(index.paths, index.semantic_masks, strict=True):
+        values = read_semantic_mask(semantic_mask)
         values = values if index.id_map is None else index.id_map[values]
         cell, _ = letterbox(blended(read_image(path), values, spec.semantic.classes), (SIDE, SIDE))
         cells.append(np.moveaxis(cell[..., ::-1], -1, 0))

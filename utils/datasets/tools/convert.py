@@ -9,7 +9,7 @@ from utils.config.datasets import ConvertConfig
 from utils.core.errors import InputError
 from utils.core.files import new_folder
 from utils.core.logging import LOGGER
-from utils.datasets.formats.base import PicturePlacer, Splits
+from utils.datasets.formats.base import ImagePlacer, Splits
 from utils.datasets.formats.table import FORMATS
 
 
@@ -30,13 +30,13 @@ def run(config: ConvertConfig) -> Splits:
             sets = {split: replace(index, polygons=None) for split, index in sets.items()}
             if outlines and not config.boxes:
                 LOGGER.warning(f"WARNING --to {config.target_format}: has boxes only, the outlines are left out")
-        written = target.write(sets, work, PicturePlacer(link=config.link))
+        written = target.write(sets, work, ImagePlacer(link=config.link))
     LOGGER.info(summary(sets))
     LOGGER.info(f"Written to {out / written.relative_to(work)}")
     return sets
 
 
 def summary(sets: Splits) -> str:
-    """How many pictures and objects each split has."""
-    parts = (f"{split} {len(index)} pictures with {index.num_objects} objects" for split, index in sets.items())
+    """How many images and objects each split has."""
+    parts = (f"{split} {len(index)} images with {index.num_objects} objects" for split, index in sets.items())
     return ", ".join(parts)

@@ -1,8 +1,8 @@
-"""From a detection set to folders of cut-out objects: `python -m utils.datasets crops --data det.yaml --out folder`.
+"""From a detection set to folders of crop objects: `python -m utils.datasets crops --data det.yaml --out folder`.
 
 `python -m utils.datasets.crops` is the same command.
 
-Each labelled object becomes `<out>/<split>/<class>/<picture>_<number>.jpg`, as classify/train.py takes them.
+Each labelled object becomes `<out>/<split>/<class>/<image>_<number>.jpg`, as classify/train.py takes them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CropsConfig(BaseConfig):
     data: str = option("data/coco128.yaml", "--data", help="data set YAML")
     out: str = option("", "--out", required=True, help="folder to write; it must be empty or new")
     margin: float = option(0.1, "--margin", type=not_negative_float, help="surroundings, over the size of the box")
-    square: bool = switch("--square", help="widen the shorter side to a square as far as the picture goes")
+    square: bool = switch("--square", help="widen the shorter side to a square as far as the image goes")
     min_side: int = option(10, "--min-side", type=positive_int, help="objects with a shorter side, pixels, stay out")
 
 
@@ -70,7 +70,7 @@ def class_folder_names(names: dict[int, str]) -> dict[int, str]:
 def _write_split(
     spec: DataSpec, split: str, folder: Path, folders: dict[int, str], config: CropsConfig
 ) -> Counter[str]:
-    """Write the cut-outs of one split, and a folder for each class even where it has none."""
+    """Write the crops of one split, and a folder for each class even where it has none."""
     from utils.datasets.index.labels import load_index
     from utils.imaging.read import imwrite, read_image
 
@@ -85,24 +85,24 @@ def _write_split(
             continue
         frame = read_image(path)
         stem = Path(path).stem
-        taken[stem] += 1  # pictures of different folders may share a name
+        taken[stem] += 1  # images of different folders may share a name
         stem = stem if taken[stem] == 1 else f"{stem}-{taken[stem]}"
-        for number, (label, crop) in enumerate(cut_out(frame, classes, boxes_xywhn, config)):
+        for number, (label, crop) in enumerate(crop_objects(frame, classes, boxes_xywhn, config)):
             name = folders[label]
             imwrite(folder / name / f"{stem}_{number}.jpg", crop, quality=QUALITY)
             counts[name] += 1
     return counts
 
 
-def cut_out(
+def crop_objects(
     frame: np.ndarray, classes: np.ndarray, boxes_xywhn: np.ndarray, config: CropsConfig
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Class and cut-out (a view) of each object of a picture that is large enough.
+    """Class and crop (a view) of each object of an image that is large enough.
 
     Args:
         frame: (H, W, C).
         classes: (n,).
-        boxes_xywhn: (n, 4) centre and size over width and height.
+        boxes_xywhn: (n, 4) center and size over width and height.
         config: margin, square and min_side.
     """
     height, width = frame.shape[:2]
@@ -116,10 +116,10 @@ def cut_out(
         yield int(label), frame[y1:y2, x1:x2]
 
 
-def _span(centre: float, length: float, limit: int) -> tuple[int, int]:
-    """Whole pixels from start to end around a centre, inside the picture and at least one."""
-    start = max(0, min(round(centre - length / 2), limit - 1))
-    return start, max(start + 1, min(round(centre + length / 2), limit))
+def _span(center: float, length: float, limit: int) -> tuple[int, int]:
+    """Whole pixels from start to end around a center, inside the image and at least one."""
+    start = max(0, min(round(center - length / 2), limit - 1))
+    return start, max(start + 1, min(round(center + length / 2), limit))
 
 
 def describe(counts: dict[str, Counter[str]], folders: dict[int, str]) -> str:

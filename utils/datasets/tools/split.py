@@ -1,4 +1,4 @@
-"""`python -m utils.datasets split`: pictures dealt out to train, val and test."""
+"""`python -m utils.datasets split`: images dealt out to train, val and test."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from utils.datasets.tools.autosplit import LISTS, check_shares, write_splits
 
 
 def run(config: SplitConfig) -> dict[str, int]:
-    """The command `split`; pictures of each list.
+    """The command `split`; images of each list.
 
     Raises:
-        InputError: no pictures there, too few shares, or lists that would be overwritten.
+        InputError: no images there, too few shares, or lists that would be overwritten.
     """
     place = Path(config.images)
     if not place.exists():
@@ -31,7 +31,7 @@ def run(config: SplitConfig) -> dict[str, int]:
     found = [image for image in images if not config.annotated_only or Path(label_path(image)).is_file()]
     if not found:
         wanted = "with a label file " if config.annotated_only and images else ""
-        raise InputError(f"--images {place}: no pictures {wanted}in it")
+        raise InputError(f"--images {place}: no images {wanted}in it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -40,7 +40,7 @@ def run(config: SplitConfig) -> dict[str, int]:
         (folder / name).unlink(missing_ok=True)
     counts = write_splits(folder, found, config.shares, config.seed)
     for split, count in counts.items():
-        LOGGER.info(f"{split}: {count} pictures in {folder / LISTS[split]}")
+        LOGGER.info(f"{split}: {count} images in {folder / LISTS[split]}")
     if len(found) < len(images):
-        LOGGER.info(f"{len(images) - len(found)} pictures without a label file left out")
+        LOGGER.info(f"{len(images) - len(found)} images without a label file left out")
     return counts

@@ -25,20 +25,20 @@ def box_sides(index: ImageIndex) -> np.ndarray:
 
 
 def class_table(sets: Mapping[str, ImageIndex], names: Mapping[int, str]) -> str:
-    """A line for each class, with its objects and the pictures that have some, for each split."""
+    """A line for each class, with its objects and the images that have some, for each split."""
     width = max(12, *(len(name) for name in names.values()))
-    head = f"{'class':>{width}}" + "".join(f"{f'{split}: objects':>18}{'pictures':>10}" for split in sets)
+    head = f"{'class':>{width}}" + "".join(f"{f'{split}: objects':>18}{'images':>10}" for split in sets)
     lines = [head]
     counts = {split: _class_counts(index, len(names)) for split, index in sets.items()}
     for number, name in names.items():
-        cells = (f"{objects[number]:>18}{pictures[number]:>10}" for objects, pictures in counts.values())
+        cells = (f"{objects[number]:>18}{images[number]:>10}" for objects, images in counts.values())
         lines.append(f"{name:>{width}}" + "".join(cells))
     totals = (f"{index.num_objects:>18}{len(index):>10}" for index in sets.values())
     return "\n".join([*lines, f"{'all':>{width}}" + "".join(totals)])
 
 
 def _class_counts(index: ImageIndex, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """(num_classes,) objects, and pictures with at least one."""
+    """(num_classes,) objects, and images with at least one."""
     owners = np.repeat(np.arange(len(index)), np.diff(index.offsets))
     pairs = np.unique(np.stack([owners, index.classes.astype(np.int64)], axis=1), axis=0)
     return (
@@ -48,9 +48,9 @@ def _class_counts(index: ImageIndex, num_classes: int) -> tuple[np.ndarray, np.n
 
 
 def pixel_table(sets: Mapping[str, ImageIndex], names: Mapping[int, str]) -> str:
-    """A line for each class of class maps, with its share of the labelled pixels and its pictures, for each split."""
+    """A line for each class of semantic masks, with its share of the labelled pixels and its images, for each split."""
     width = max(12, *(len(name) for name in names.values()))
-    lines = [f"{'class':>{width}}" + "".join(f"{f'{split}: pixels':>18}{'pictures':>10}" for split in sets)]
+    lines = [f"{'class':>{width}}" + "".join(f"{f'{split}: pixels':>18}{'images':>10}" for split in sets)]
     counts = {split: np.asarray(index.pixels) for split, index in sets.items()}
     shares = {split: pixels.sum(axis=0) / max(pixels.sum(), 1) for split, pixels in counts.items()}
     for number, name in names.items():
@@ -60,20 +60,20 @@ def pixel_table(sets: Mapping[str, ImageIndex], names: Mapping[int, str]) -> str
 
 
 def size_lines(split: str, index: ImageIndex) -> list[str]:
-    """Sizes of pictures and objects of a split, in words."""
+    """Sizes of images and objects of a split, in words."""
     heights, widths = index.sizes_hw[:, 0], index.sizes_hw[:, 1]
     sizes = Counter(zip(widths.tolist(), heights.tolist(), strict=True)).most_common(3)
     common = ", ".join(f"{w}x{h} ({count})" for (w, h), count in sizes)
     kinds = len(np.unique(index.sizes_hw, axis=0))
     extent = f"{widths.min()} to {widths.max()} pixels wide, {heights.min()} to {heights.max()} high"
-    lines = [f"{split}: pictures {extent}; {kinds} {'size' if kinds == 1 else 'sizes'}, most often {common}"]
+    lines = [f"{split}: images {extent}; {kinds} {'size' if kinds == 1 else 'sizes'}, most often {common}"]
     if index.num_objects:
         sides = np.sqrt(box_sides(index).prod(axis=1))
         small, medium = (sides < SMALL).mean(), ((sides >= SMALL) & (sides < MEDIUM)).mean()
-        per_picture = np.diff(index.offsets)
+        per_image = np.diff(index.offsets)
         low, middle, high = np.quantile(sides, (0.01, 0.5, 0.99))
         lines.append(
-            f"{split}: {per_picture.mean():.1f} objects a picture, at most {per_picture.max()}; square roots of areas "
+            f"{split}: {per_image.mean():.1f} objects an image, at most {per_image.max()}; square roots of areas "
             f"mostly {low:.0f} to {high:.0f} pixels, median {middle:.0f}; {small:.0%} small, {medium:.0%} medium, "
             f"{1 - small - medium:.0%} large as COCO divides them"
         )
@@ -101,8 +101,8 @@ def unknown_classes(messages: Iterable[str], names: Mapping[int, str]) -> str:
     return f"classes that do not exist: {rows}{more}; the data YAML names {len(names)} (0-{len(names) - 1}){hint}"
 
 
-def repeated_pictures(sets: Mapping[str, ImageIndex]) -> list[str]:
-    """Lines that say which pictures occur twice, byte for byte, within a split or in two of them."""
+def repeated_images(sets: Mapping[str, ImageIndex]) -> list[str]:
+    """Lines that say which images occur twice, byte for byte, within a split or in two of them."""
     by_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for split, index in sets.items():
         for path in index.paths:
@@ -123,7 +123,7 @@ def _repeated(splits: tuple[str, str], found: Sequence[tuple[str, str]]) -> str:
     examples = ", ".join(f"{first} = {second}" for first, second in found[:2] if first != second)
     shown = f": {examples}{' ...' if len(found) > 2 else ''}" if examples else " (the same files)"
     where = f"twice in {splits[0]}" if splits[0] == splits[1] else f"in {splits[0]} and in {splits[1]}"
-    return f"{len(found)} pictures are {where}{shown}"
+    return f"{len(found)} images are {where}{shown}"
 
 
 def _digest(path: str) -> bytes:

@@ -11,7 +11,7 @@ from utils.core.errors import InputError
 from utils.core.types import Sample
 from utils.datasets.augment.albumentations import LIGHT_SET, LightPipeline, UserPipeline, no_update_check
 from utils.datasets.augment.sample import (
-    draw_recolouring,
+    draw_recoloring,
     flip_horizontal,
     flip_vertical,
     mixup,
@@ -24,12 +24,12 @@ albumentations = pytest.importorskip("albumentations", reason="Albumentations is
 
 
 def sample(size_hw: tuple[int, int] = (20, 30), channels: int = 3) -> Sample:
-    """Noise with one object whose pixels, box, polygon and class map agree: x 4-10, y 2-8."""
+    """Noise with one object whose pixels, box, polygon and semantic mask agree: x 4-10, y 2-8."""
     image = np.random.default_rng(0).integers(0, 200, (*size_hw, channels), dtype=np.uint8)
     image[2:8, 4:10] = 255
-    class_map = (image == 255).all(axis=2).astype(np.uint8)
+    semantic_mask = (image == 255).all(axis=2).astype(np.uint8)
     ring = np.array([[4.0, 2], [10, 2], [10, 8], [4, 8]])
-    return Sample(image, np.array([[4, 2, 10, 8]], np.float32), np.array([3]), [[ring]], class_map, "a.png")
+    return Sample(image, np.array([[4, 2, 10, 8]], np.float32), np.array([3]), [[ring]], semantic_mask, "a.png")
 
 
 def run(pipeline: LightPipeline | UserPipeline, given: Sample, seed: int = 0) -> Sample:
@@ -53,8 +53,8 @@ def test_flips_move_all_parts(flip: object, box: list[int], channels: int) -> No
     out = flip(sample(channels=channels))  # type: ignore[operator]
     assert out.boxes_xyxy.tolist() == [box]
     assert object_box(out.image) == box
-    assert out.class_map[box[1] : box[3], box[0] : box[2]].all()
-    assert out.class_map.sum() == 36
+    assert out.semantic_mask[box[1] : box[3], box[0] : box[2]].all()
+    assert out.semantic_mask.sum() == 36
     ring = out.polygons[0][0]
     assert [*ring.min(axis=0), *ring.max(axis=0)] == box
     assert out.image.shape == (20, 30, channels)
@@ -80,7 +80,7 @@ def test_random_flips_follow_their_chances() -> None:
         pytest.param([100, 100, 200], [1, 2.0, 1], [0, 0, 200], id="purer"),  # saturation 128 of 255 -> 255
         pytest.param([200, 0, 0], [1.25, 1, 1], [200, 0, 200], id="blue, 120 of 180, to magenta, 150"),
         pytest.param([67, 0, 200], [1.4, 1, 1], [0, 200, 13], id="170 to 238, which is 58, green"),
-        pytest.param([90, 90, 90], [1.4, 0.1, 1], [90, 90, 90], id="grey has no hue"),
+        pytest.param([90, 90, 90], [1.4, 0.1, 1], [90, 90, 90], id="gray has no hue"),
     ],
 )
 def test_hsv_gains_by_hand(bgr: list[int], gains: list[float], expected: list[int]) -> None:
@@ -90,9 +90,9 @@ def test_hsv_gains_by_hand(bgr: list[int], gains: list[float], expected: list[in
 
 
 def test_gains_that_round_to_nothing_are_skipped() -> None:
-    assert draw_recolouring(np.random.default_rng(0), Hyperparameters(hsv_h=0.002, hsv_s=0.001, hsv_v=0.001)) is None
-    assert draw_recolouring(np.random.default_rng(0), Hyperparameters(hsv_h=0, hsv_s=0, hsv_v=0)) is None
-    assert draw_recolouring(np.random.default_rng(0), Hyperparameters()) is not None
+    assert draw_recoloring(np.random.default_rng(0), Hyperparameters(hsv_h=0.002, hsv_s=0.001, hsv_v=0.001)) is None
+    assert draw_recoloring(np.random.default_rng(0), Hyperparameters(hsv_h=0, hsv_s=0, hsv_v=0)) is None
+    assert draw_recoloring(np.random.default_rng(0), Hyperparameters()) is not None
 
 
 def test_hue_gain_too_large_for_a_byte_keeps_the_cycle() -> None:
@@ -104,7 +104,7 @@ def test_hue_gain_too_large_for_a_byte_keeps_the_cycle() -> None:
 def test_mixup_blends_and_keeps_all_labels() -> None:
     dark, bright = sample(), sample()
     dark.image[:], bright.image[:] = 0, 200
-    bright.class_map = np.full((20, 30), 7, np.uint8)
+    bright.semantic_mask = np.full((20, 30), 7, np.uint8)
     share = np.random.default_rng(0).beta(32, 32)
     out = mixup(dark, bright, np.random.default_rng(0))
     assert (out.image == round(200 * (1 - share))).all()
@@ -112,10 +112,10 @@ def test_mixup_blends_and_keeps_all_labels() -> None:
     assert out.classes.tolist() == [3, 3]
     assert out.polygons is not None
     assert len(out.polygons) == 2
-    assert out.class_map is (dark.class_map if share >= 0.5 else bright.class_map)
+    assert out.semantic_mask is (dark.semantic_mask if share >= 0.5 else bright.semantic_mask)
 
 
-def test_transform_maps_centre_to_the_drawn_place() -> None:
+def test_transform_maps_center_to_the_drawn_place() -> None:
     hyp = Hyperparameters(degrees=90, scale=0.5, translate=0.1, shear=5)
     for seed in range(20):
         matrix = random_transform(np.random.default_rng(seed), hyp, (100, 200), (50, 60))
@@ -129,13 +129,13 @@ def test_transform_is_the_product_of_its_steps() -> None:
     hyp = Hyperparameters(degrees=20, scale=0.3, translate=0.2, shear=7, perspective=0.001)
     d = np.random.default_rng(4).uniform(-1, 1, 8)
     turn, scale = np.radians(20 * d[2]), 1 + 0.3 * d[3]
-    centre = np.array([[1, 0, -100], [0, 1, -50], [0, 0, 1]])
+    center = np.array([[1, 0, -100], [0, 1, -50], [0, 0, 1]])
     tilt = np.array([[1, 0, 0], [0, 1, 0], [0.001 * d[0], 0.001 * d[1], 1]])
     rotate = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1 / scale]]) * scale
     slant = np.array([[1, np.tan(np.radians(7 * d[4])), 0], [np.tan(np.radians(7 * d[5])), 1, 0], [0, 0, 1]])
     place = np.array([[1, 0, (0.5 + 0.2 * d[6]) * 60], [0, 1, (0.5 + 0.2 * d[7]) * 50], [0, 0, 1]])
     matrix = random_transform(np.random.default_rng(4), hyp, (100, 200), (50, 60))
-    np.testing.assert_allclose(matrix, place @ slant @ rotate @ tilt @ centre, atol=1e-12)
+    np.testing.assert_allclose(matrix, place @ slant @ rotate @ tilt @ center, atol=1e-12)
 
 
 def test_transform_scales_by_hand() -> None:
@@ -152,7 +152,7 @@ class TestAlbumentations:
         assert 5 <= changed <= 45  # 20 expected
 
     @pytest.mark.parametrize("n", range(len(LIGHT_SET)))
-    def test_each_of_the_light_set_changes_the_picture(self, n: int) -> None:
+    def test_each_of_the_light_set_changes_the_image(self, n: int) -> None:
         class Always:
             """Draws that let transform n fire and no other."""
 
@@ -177,13 +177,13 @@ class TestAlbumentations:
         out = run(pipeline, sample())
         assert out.boxes_xyxy.tolist() == [[20, 2, 26, 8]]
         assert object_box(out.image) == [20, 2, 26, 8]
-        assert out.class_map is not None
-        assert out.class_map[2:8, 20:26].all()
+        assert out.semantic_mask is not None
+        assert out.semantic_mask[2:8, 20:26].all()
         assert out.polygons is not None
         np.testing.assert_allclose(out.polygons[0][0].min(axis=0), [20, 2], atol=1e-4)
         assert out.classes.tolist() == [3]
 
-    def test_user_pipeline_drops_what_left_the_picture(self) -> None:
+    def test_user_pipeline_drops_what_left_the_image(self) -> None:
         move = albumentations.Affine(translate_px={"x": -25, "y": 0}, p=1)
         out = run(UserPipeline(albumentations.to_dict(move)), sample())
         assert out.boxes_xyxy.shape == (0, 4)
@@ -196,7 +196,7 @@ class TestAlbumentations:
         assert out.boxes_xyxy.shape == (0, 4)
         assert out.polygons is None
 
-    def test_same_generator_same_picture(self) -> None:
+    def test_same_generator_same_image(self) -> None:
         pipeline = UserPipeline(albumentations.to_dict(albumentations.GaussNoise(p=0.5)))
         first = [run(pipeline, sample(), s).image for s in range(6)]
         second = [run(pipeline, sample(), s).image for s in reversed(range(6))][::-1]

@@ -5,24 +5,24 @@ import pytest
 
 from utils.core.types import Sample
 from utils.datasets.augment.cutmix import cutmix, draw_rectangle, inside_of, outside_of, paste_rectangle
-from utils.ops.masks import rasterise
+from utils.ops.masks import rasterize
 
 SIDE = 100
 
 
 def sample(value: int, *boxes: tuple[int, int, int, int], polygons: bool = False) -> Sample:
-    """A picture of one value and class, whose objects are rectangles."""
+    """An image of one value and class, whose objects are rectangles."""
     corners = np.array(boxes, np.float32).reshape(-1, 4)
     rings = [[np.array([[a, b], [c, b], [c, d], [a, d]], np.float32)] for a, b, c, d in boxes] if polygons else None
-    image, class_map = np.full((SIDE, SIDE, 3), value, np.uint8), np.full((SIDE, SIDE), value, np.uint8)
-    return Sample(image, corners, np.full(len(boxes), value), rings, class_map, f"{value}.jpg")
+    image, semantic_mask = np.full((SIDE, SIDE, 3), value, np.uint8), np.full((SIDE, SIDE), value, np.uint8)
+    return Sample(image, corners, np.full(len(boxes), value), rings, semantic_mask, f"{value}.jpg")
 
 
-def test_pixels_and_class_map_are_cut_together() -> None:
+def test_pixels_and_semantic_mask_are_cut_together() -> None:
     mixed = paste_rectangle(sample(1), sample(2), (10, 20, 50, 70))
     expected = np.ones((SIDE, SIDE), np.uint8)
     expected[20:70, 10:50] = 2
-    assert np.array_equal(mixed.class_map, expected)
+    assert np.array_equal(mixed.semantic_mask, expected)
     assert np.array_equal(mixed.image[..., 1], expected)
     assert mixed.path == "1.jpg"
 
@@ -80,7 +80,7 @@ def test_polygons_cover_what_is_visible() -> None:
 
     assert area(inside[0]) == 40 * 50
     assert area(outside[0]) == 80 * 80 - 40 * 50
-    drawn = rasterise(outside, (SIDE, SIDE), 1).dense()[0]
+    drawn = rasterize(outside, (SIDE, SIDE), 1).dense()[0]
     assert not drawn[32:78, 22:58].any()
     assert drawn[12:28, 12:88].all()
 

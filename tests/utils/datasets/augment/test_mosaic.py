@@ -6,33 +6,33 @@ import numpy as np
 import pytest
 
 from utils.config.hyp import Hyperparameters
-from utils.datasets.augment.compose import Picture, Placement, compose, still_visible
+from utils.datasets.augment.compose import Image, Placement, compose, still_visible
 from utils.datasets.augment.mosaic import covered, in_cell, mosaic9_plan, mosaic_plan, paste_plan, single_plan
 from utils.datasets.augment.sample import random_transform
 from utils.ops.polygons import clip_rings, extents, transform_points
 
 STILL = Hyperparameters(degrees=0, translate=0, scale=0, shear=0, perspective=0)
 WILD = Hyperparameters(degrees=30, translate=0.2, scale=0.5, shear=8, perspective=0.0005)
-GREY = 114
+GRAY = 114
 
 
-def block_picture(
+def block_image(
     value: int, size_hw: tuple[int, int], box_xyxyn: tuple[float, float, float, float], *, scale: float = 1.0
-) -> Picture:
-    """A picture of `value` with one block of value + 100 whose box, polygon and class map are known."""
+) -> Image:
+    """An image of `value` with one block of value + 100 whose box, polygon and semantic mask are known."""
     height, width = (round(side * scale) for side in size_hw)
     frame = np.full((height, width, 3), value, np.uint8)
     x1, y1, x2, y2 = (round(v * side) for v, side in zip(box_xyxyn, (width, height) * 2, strict=True))
     frame[y1:y2, x1:x2] = value + 100
-    class_map = (frame[..., 0] >= 100).astype(np.uint8)
+    semantic_mask = (frame[..., 0] >= 100).astype(np.uint8)
     ring = np.array(box_xyxyn, np.float32)[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
-    return Picture(
+    return Image(
         size_hw,
         lambda wanted: frame,
         np.array([value]),
         np.array([box_xyxyn], np.float32),
         [[ring]],
-        lambda: class_map,
+        lambda: semantic_mask,
         f"{value}.png",
     )
 
@@ -41,9 +41,9 @@ def still(canvas_hw: tuple[int, int], out_hw: tuple[int, int]) -> np.ndarray:
     return random_transform(np.random.default_rng(0), STILL, canvas_hw, out_hw)
 
 
-def four(imgsz: int) -> list[Picture]:
+def four(imgsz: int) -> list[Image]:
     sizes = [(imgsz, imgsz), (imgsz * 3 // 4, imgsz), (imgsz, imgsz // 2), (imgsz // 2, imgsz)]
-    return [block_picture(10 + 10 * n, size, (0.25, 0.25, 0.75, 0.75)) for n, size in enumerate(sizes)]
+    return [block_image(10 + 10 * n, size, (0.25, 0.25, 0.75, 0.75)) for n, size in enumerate(sizes)]
 
 
 def test_still_transform_cuts_the_middle_of_the_canvas() -> None:
@@ -51,16 +51,16 @@ def test_still_transform_cuts_the_middle_of_the_canvas() -> None:
 
 
 def test_single_plan_is_a_letterbox() -> None:
-    picture = block_picture(50, (48, 64), (0.25, 0.25, 0.75, 0.75))
-    sample = compose(single_plan(picture, (64, 64)), np.eye(3), (64, 64))
-    assert (sample.image[:8] == GREY).all()
-    assert (sample.image[56:] == GREY).all()
+    image = block_image(50, (48, 64), (0.25, 0.25, 0.75, 0.75))
+    sample = compose(single_plan(image, (64, 64)), np.eye(3), (64, 64))
+    assert (sample.image[:8] == GRAY).all()
+    assert (sample.image[56:] == GRAY).all()
     assert (sample.image[8, :] == 50).all()
     assert sample.boxes_xyxy.tolist() == [[16, 20, 48, 44]]
-    assert sample.class_map is not None
-    assert (sample.class_map[20:44, 16:48] == 1).all()
-    assert (sample.class_map[:8] == 255).all()
-    assert (sample.class_map == 1).sum() == 24 * 32
+    assert sample.semantic_mask is not None
+    assert (sample.semantic_mask[20:44, 16:48] == 1).all()
+    assert (sample.semantic_mask[:8] == 255).all()
+    assert (sample.semantic_mask == 1).sum() == 24 * 32
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -69,12 +69,12 @@ def test_mosaic_blocks_lie_under_their_boxes(seed: int) -> None:
     hyp = Hyperparameters(scale=0.5, translate=0.1)
     sample = compose(mosaic_plan(four(160), rng, 160), random_transform(rng, hyp, (320, 320), (160, 160)), (160, 160))
     assert sample.polygons is not None
-    assert sample.class_map is not None
+    assert sample.semantic_mask is not None
     for box, value, rings in zip(sample.boxes_xyxy, sample.classes, sample.polygons, strict=True):
         x1, y1, x2, y2 = np.rint(box).astype(int)
         inner = sample.image[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2]  # enlarging blends up to two pixels at an edge
         assert (inner == value + 100).all()
-        assert (sample.class_map[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] == 1).all()
+        assert (sample.semantic_mask[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] == 1).all()
         np.testing.assert_allclose(extents(rings), box, atol=1e-4)
         assert box.min() >= 0
         assert box.max() <= 160
@@ -92,15 +92,15 @@ def test_mosaic_tiles_meet_at_one_point() -> None:
 
 
 def test_mosaic9_fills_nine_cells() -> None:
-    pictures = [block_picture(10 * n, (64, 64), (0.4, 0.4, 0.6, 0.6)) for n in range(9)]
-    sample = compose(mosaic9_plan(pictures, np.random.default_rng(1), 64), np.eye(3), (128, 128))
-    centre = np.random.default_rng(1).uniform(32, 96, 2)
-    x, y = np.rint(centre).astype(int)
+    images = [block_image(10 * n, (64, 64), (0.4, 0.4, 0.6, 0.6)) for n in range(9)]
+    sample = compose(mosaic9_plan(images, np.random.default_rng(1), 64), np.eye(3), (128, 128))
+    center = np.random.default_rng(1).uniform(32, 96, 2)
+    x, y = np.rint(center).astype(int)
     around = [sample.image[int(y + dy), int(x + dx), 0] for dy in (-34, 0, 34) for dx in (-34, 30, 34) if (dx, dy)]
     inside = sample.image[y + 25, x + 25, 0]
     assert inside == 0
     assert len({int(v) for v in around}) >= 4
-    assert sample.image[y, x, 0] == 100  # the first picture's block
+    assert sample.image[y, x, 0] == 100  # the first image's block
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -109,9 +109,9 @@ def test_warped_mosaic_covers_boxes_polygons_and_maps_alike(seed: int) -> None:
     plan = mosaic_plan(four(160), rng, 160)
     sample = compose(plan, random_transform(rng, WILD, (320, 320), (160, 160)), (160, 160))
     assert sample.polygons is not None
-    assert sample.class_map is not None
+    assert sample.semantic_mask is not None
     bright = np.isin(sample.image[..., 0], [110, 120, 130, 140])
-    agree = (sample.class_map == 1)[bright].mean()
+    agree = (sample.semantic_mask == 1)[bright].mean()
     assert agree > 0.97  # the block's own pixels; blended edges have other values
     for box, rings in zip(sample.boxes_xyxy, sample.polygons, strict=True):
         np.testing.assert_allclose(extents(rings), box, atol=1e-4)
@@ -130,18 +130,18 @@ def test_composed_equals_warping_a_drawn_canvas(hyp: Hyperparameters) -> None:
     canvas = compose(plan, np.eye(3), (320, 320)).image
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     plain = cv2.warpPerspective(
-        canvas, np.linalg.inv(half) @ matrix @ half, (160, 160), borderValue=(GREY,) * 3
+        canvas, np.linalg.inv(half) @ matrix @ half, (160, 160), borderValue=(GRAY,) * 3
     ).astype(int)
     ours = compose(plan, matrix, (160, 160)).image.astype(int)
     assert (np.abs(ours - plain).max(axis=2) > 8).mean() < 0.03  # edges of blocks and tiles may shift by half a pixel
 
 
-def test_invisible_pictures_are_not_read() -> None:
+def test_invisible_images_are_not_read() -> None:
     def refuse(wanted: int) -> np.ndarray:
         raise AssertionError("read")
 
-    outside = replace(block_picture(10, (64, 64), (0, 0, 1, 1)), read=refuse)
-    seen = block_picture(20, (64, 64), (0, 0, 1, 1))
+    outside = replace(block_image(10, (64, 64), (0, 0, 1, 1)), read=refuse)
+    seen = block_image(20, (64, 64), (0, 0, 1, 1))
     plan = [in_cell(seen, (0, 0, 64, 64), (0, 0)), in_cell(outside, (64, 0, 128, 64), (0, 0))]
     sample = compose(plan, np.eye(3), (64, 64))
     assert sample.classes.tolist() == [20]
@@ -150,8 +150,8 @@ def test_invisible_pictures_are_not_read() -> None:
 
 
 def test_quarter_turn_by_hand() -> None:
-    picture = block_picture(20, (40, 80), (0.0, 0.0, 0.5, 0.5))  # block 40 x 20 at the upper left
-    plan = [Placement(picture, np.diag([80.0, 40.0, 1.0]))]
+    image = block_image(20, (40, 80), (0.0, 0.0, 0.5, 0.5))  # block 40 x 20 at the upper left
+    plan = [Placement(image, np.diag([80.0, 40.0, 1.0]))]
     turned = np.array([[0.0, -1.0, 40.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # x' = 40 - y, y' = x
     sample = compose(plan, turned, (80, 40))
     np.testing.assert_allclose(sample.boxes_xyxy, [[20, 0, 40, 40]], atol=1e-5)
@@ -159,8 +159,8 @@ def test_quarter_turn_by_hand() -> None:
     assert (sample.image[41:, :] == 20).all()
 
 
-def test_picture_larger_than_its_nominal_size_lands_in_the_same_place() -> None:
-    small, large = (block_picture(20, (64, 64), (0.25, 0.25, 0.5, 0.75), scale=s) for s in (1.0, 4.0))
+def test_image_larger_than_its_nominal_size_lands_in_the_same_place() -> None:
+    small, large = (block_image(20, (64, 64), (0.25, 0.25, 0.5, 0.75), scale=s) for s in (1.0, 4.0))
     one, two = (compose(single_plan(p, (64, 64)), np.eye(3), (64, 64)) for p in (small, large))
     np.testing.assert_allclose(one.boxes_xyxy, two.boxes_xyxy, atol=1e-5)
     assert (one.image == two.image).mean() > 0.95
@@ -168,7 +168,7 @@ def test_picture_larger_than_its_nominal_size_lands_in_the_same_place() -> None:
 
 def test_no_labels() -> None:
     empty = replace(
-        block_picture(20, (64, 64), (0, 0, 1, 1)),
+        block_image(20, (64, 64), (0, 0, 1, 1)),
         classes=np.zeros(0, np.int64),
         boxes_xyxyn=np.zeros((0, 4), np.float32),
         polygons=[],
@@ -185,11 +185,11 @@ def test_no_labels() -> None:
 @pytest.mark.parametrize("channels", [1, 4, 10])
 def test_other_channel_counts(channels: int) -> None:
     frame = np.arange(channels, dtype=np.uint8) * np.ones((32, 32, 1), np.uint8) + 1
-    picture = Picture((32, 32), lambda wanted: frame, np.zeros(0, int), np.zeros((0, 4)))
+    picture = Image((32, 32), lambda wanted: frame, np.zeros(0, int), np.zeros((0, 4)))
     for matrix in (np.diag([0.5, 0.5, 1.0]), np.array([[0.0, -1.0, 32.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])):
         image = compose(single_plan(picture, (32, 32)), matrix, (32, 32), channels=channels).image
         assert image.shape == (32, 32, channels)
-        assert image[4, 4].tolist() in [list(range(1, channels + 1)), [GREY] * channels]
+        assert image[4, 4].tolist() in [list(range(1, channels + 1)), [GRAY] * channels]
         assert (image == frame[0, 0]).all(axis=2).sum() >= 15 * 15
 
 
@@ -209,22 +209,22 @@ def test_still_visible(areas: float, box: list[float], min_area: float, kept: bo
 
 
 def test_paste_mirrors_the_object_across_the_canvas() -> None:
-    picture = block_picture(20, (64, 64), (0.125, 0.25, 0.375, 0.5))  # block at x 8-24, y 16-32
-    plan = single_plan(picture, (64, 64))
+    image = block_image(20, (64, 64), (0.125, 0.25, 0.375, 0.5))  # block at x 8-24, y 16-32
+    plan = single_plan(image, (64, 64))
     pasted = paste_plan(plan, np.random.default_rng(0), share=1.0, canvas_width=64)
     assert len(pasted) == 1
     sample = compose([*plan, *pasted], np.eye(3), (64, 64))
     np.testing.assert_allclose(sample.boxes_xyxy, [[8, 16, 24, 32], [40, 16, 56, 32]], atol=1e-4)
     assert (sample.image[17:31, 41:55] == 120).all()
     assert (sample.image[:, 60:] == 20).all()
-    assert sample.class_map is not None
-    assert (sample.class_map[17:31, 41:55] == 1).all()
+    assert sample.semantic_mask is not None
+    assert (sample.semantic_mask[17:31, 41:55] == 1).all()
     assert sample.classes.tolist() == [20, 20]
 
 
 def test_paste_leaves_covered_objects_alone() -> None:
-    picture = block_picture(20, (64, 64), (0.25, 0.25, 0.75, 0.5))  # its mirror image lies on itself
-    assert paste_plan(single_plan(picture, (64, 64)), np.random.default_rng(0), share=1.0, canvas_width=64) == []
+    image = block_image(20, (64, 64), (0.25, 0.25, 0.75, 0.5))  # its mirror image lies on itself
+    assert paste_plan(single_plan(image, (64, 64)), np.random.default_rng(0), share=1.0, canvas_width=64) == []
     boxes = np.array([[0.0, 0, 10, 10], [20, 0, 30, 10]])
     assert covered(boxes, np.array([5.0, 0, 20, 10])).tolist() == [0.5, 0]
 
@@ -232,8 +232,8 @@ def test_paste_leaves_covered_objects_alone() -> None:
 def test_paste_share_rounds() -> None:
     boxes = np.array([[0.02 + 0.1 * n, 0.1 * n, 0.06 + 0.1 * n, 0.04 + 0.1 * n] for n in range(4)], np.float32)
     rings = [[box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)] for box in boxes]
-    picture = Picture((64, 64), lambda wanted: np.zeros((64, 64, 3), np.uint8), np.arange(4), boxes, rings)
-    plan = single_plan(picture, (64, 64))
+    image = Image((64, 64), lambda wanted: np.zeros((64, 64, 3), np.uint8), np.arange(4), boxes, rings)
+    plan = single_plan(image, (64, 64))
     for share, count in ((0.0, 0), (0.1, 0), (0.25, 1), (0.5, 2), (1.0, 4)):
         assert len(paste_plan(plan, np.random.default_rng(0), share=share, canvas_width=64)) == count
 
@@ -264,14 +264,14 @@ def test_points_behind_the_camera_are_cut_off() -> None:
 
 @pytest.mark.parametrize("scale", [0.6, 1.0, 1.7])
 @pytest.mark.parametrize("turned", [False, True])
-def test_colours_change_wherever_they_are_applied(scale: float, turned: bool) -> None:
+def test_colors_change_wherever_they_are_applied(scale: float, turned: bool) -> None:
     def invert(source: np.ndarray, target: np.ndarray) -> None:
         target[:] = 255 - source
 
     plan = mosaic_plan(four(64), np.random.default_rng(2), 64)
     matrix = np.array([[scale, 0.2 * turned, 5], [0, scale, 3], [0, 0, 1]])
     plain = compose(plan, matrix, (96, 96)).image
-    changed = compose(plan, matrix, (96, 96), recolour=invert).image
+    changed = compose(plan, matrix, (96, 96), recolor=invert).image
     assert np.abs(255 - plain.astype(int) - changed).max() <= 1  # resizing rounds half up, before or after
     again = compose(plan, matrix, (96, 96)).image
-    np.testing.assert_array_equal(plain, again)  # the pictures themselves are untouched
+    np.testing.assert_array_equal(plain, again)  # the images themselves are untouched

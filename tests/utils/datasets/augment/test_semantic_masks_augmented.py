@@ -1,4 +1,4 @@
-"""Every augmentation moves picture, class map, boxes and polygons together: the classes are painted as colours."""
+"""Every augmentation moves image, semantic mask, boxes and polygons together: the classes are painted as colors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from utils.datasets.detection import DetectionDataset
 from utils.datasets.index.image_index import ImageIndex, PolygonTable, offsets_of
 from utils.datasets.loader import QuadDataset
 from utils.datasets.semantic import SemanticAugmentation, SemanticDataset
-from utils.ops.semantic_masks import original_class_map
+from utils.ops.semantic_masks import original_semantic_mask
 
-COLOURS = np.array([[40, 60, 80], [250, 30, 30], [30, 250, 30], [30, 30, 250], [240, 240, 20]], np.uint8)  # BGR
+COLORS = np.array([[40, 60, 80], [250, 30, 30], [30, 250, 30], [30, 30, 250], [240, 240, 20]], np.uint8)  # BGR
 NO_EFFECT = {"transform": {"__class_fullname__": "NoOp", "p": 1.0}}
 STILL = Hyperparameters(
     hsv_h=0, hsv_s=0, hsv_v=0, degrees=0, translate=0, scale=0, fliplr=0, mosaic=0, albumentations=NO_EFFECT
@@ -29,30 +29,30 @@ AGREE = 0.97  # of the pixels away from edges
 
 
 def paint(rng: np.random.Generator, size_hw: tuple[int, int]) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
-    """A class map of three rotated rectangles on background, and their corners in pixels."""
+    """A semantic mask of three rotated rectangles on background, and their corners in pixels."""
     height, width = size_hw
-    class_map, rings, classes = np.zeros(size_hw, np.uint8), [], []
+    semantic_mask, rings, classes = np.zeros(size_hw, np.uint8), [], []
     for n in range(3):
-        centre = (width * (0.2 + 0.3 * n), height * rng.uniform(0.3, 0.7))
-        corners = cv2.boxPoints((centre, (0.18 * width, 0.3 * height), rng.uniform(0, 90)))
-        classes.append(int(rng.integers(1, len(COLOURS))))
+        center = (width * (0.2 + 0.3 * n), height * rng.uniform(0.3, 0.7))
+        corners = cv2.boxPoints((center, (0.18 * width, 0.3 * height), rng.uniform(0, 90)))
+        classes.append(int(rng.integers(1, len(COLORS))))
         rings.append(np.rint(corners).astype(np.float32))
-        cv2.fillPoly(class_map, [rings[-1].astype(np.int32)], classes[-1])
-    return class_map, rings, classes
+        cv2.fillPoly(semantic_mask, [rings[-1].astype(np.int32)], classes[-1])
+    return semantic_mask, rings, classes
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
-    """Six painted pictures of three shapes with boxes, polygons and class maps."""
+    """Six painted images of three shapes with boxes, polygons and semantic masks."""
     folder, rng = tmp_path_factory.mktemp("painted"), np.random.default_rng(0)
     sizes = [(120, 160), (160, 120), (144, 144)] * 2
     paths, maps, classes, boxes, table = [], [], [], [], []
     for n, size_hw in enumerate(sizes):
-        class_map, rings, own = paint(rng, size_hw)
+        semantic_mask, rings, own = paint(rng, size_hw)
         paths.append(str(folder / f"{n}.png"))
         maps.append(str(folder / f"{n}_map.png"))
-        cv2.imwrite(paths[-1], COLOURS[class_map])
-        cv2.imwrite(maps[-1], class_map)
+        cv2.imwrite(paths[-1], COLORS[semantic_mask])
+        cv2.imwrite(maps[-1], semantic_mask)
         for ring, number in zip(rings, own, strict=True):
             shape = np.clip(ring / (size_hw[1], size_hw[0]), 0, 1).astype(np.float32)
             low, high = shape.min(axis=0), shape.max(axis=0)
@@ -65,34 +65,34 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
         offsets_of([3] * len(sizes)),
         np.array(classes, np.int32),
         np.array(boxes, np.float32),
-        {n: str(n) for n in range(len(COLOURS))},
+        {n: str(n) for n in range(len(COLORS))},
         PolygonTable.from_lists(table),
         maps,
     )
 
 
 def seen(image: np.ndarray, *, gains: float = 1.0) -> np.ndarray:
-    """(H, W) the class whose colour each pixel is nearest to; 255 for the grey of borders."""
-    palette = np.concatenate([COLOURS, [[114, 114, 114]]]).astype(np.float32) * gains
+    """(H, W) the class whose color each pixel is nearest to; 255 for the gray of borders."""
+    palette = np.concatenate([COLORS, [[114, 114, 114]]]).astype(np.float32) * gains
     distance = np.abs(image[:, :, None].astype(np.float32) - palette).sum(axis=3)
     nearest = distance.argmin(axis=2)
-    return np.where(nearest == len(COLOURS), 255, nearest).astype(np.uint8)
+    return np.where(nearest == len(COLORS), 255, nearest).astype(np.uint8)
 
 
-def away_from_edges(class_map: np.ndarray) -> np.ndarray:
+def away_from_edges(semantic_mask: np.ndarray) -> np.ndarray:
     """Pixels more than two from one of another class."""
     kernel = np.ones((5, 5), np.uint8)
-    inner = cv2.erode(class_map, kernel) == cv2.dilate(class_map, kernel)
+    inner = cv2.erode(semantic_mask, kernel) == cv2.dilate(semantic_mask, kernel)
     inner[[0, 1, -2, -1]], inner[:, [0, 1, -2, -1]] = False, False
     return inner
 
 
 def check(sample: Sample, *, objects: bool = True) -> None:
-    """The map shows what the picture shows, and objects lie where their class is."""
-    assert sample.class_map is not None
-    inner = away_from_edges(sample.class_map)
+    """The map shows what the image shows, and objects lie where their class is."""
+    assert sample.semantic_mask is not None
+    inner = away_from_edges(sample.semantic_mask)
     assert inner.mean() > 0.4
-    assert (seen(sample.image) == sample.class_map)[inner].mean() > AGREE
+    assert (seen(sample.image) == sample.semantic_mask)[inner].mean() > AGREE
     if not objects:
         return
     assert sample.polygons is not None
@@ -100,12 +100,12 @@ def check(sample: Sample, *, objects: bool = True) -> None:
     for rings, box in zip(sample.polygons, sample.boxes_xyxy, strict=True):
         points = np.concatenate(rings)
         np.testing.assert_allclose([*points.min(axis=0), *points.max(axis=0)], box, atol=1)
-    drawn = [np.zeros(sample.class_map.shape, np.uint8) for _ in COLOURS]
+    drawn = [np.zeros(sample.semantic_mask.shape, np.uint8) for _ in COLORS]
     for rings, number in zip(sample.polygons, sample.classes, strict=True):
         for ring in rings:
             cv2.fillPoly(drawn[number], [np.rint(ring - 0.5).astype(np.int32)], 1)
-    for number in range(1, len(COLOURS)):
-        own = (sample.class_map == number) & inner
+    for number in range(1, len(COLORS)):
+        own = (sample.semantic_mask == number) & inner
         if own.sum() > 100:  # an object of which little is left has lost its label, its pixels keep their class
             assert drawn[number][own].mean() > 0.9
 
@@ -140,21 +140,21 @@ def test_validation_samples(index: ImageIndex, rect: bool) -> None:
         check(sample)
         assert sample.original_map is not None
         assert sample.original_map.shape == tuple(dataset.index.sizes_hw[i])
-        np.testing.assert_array_equal(sample.original_map, cv2.imread(dataset.index.class_maps[i], 0))  # type: ignore[index]
+        np.testing.assert_array_equal(sample.original_map, cv2.imread(dataset.index.semantic_masks[i], 0))  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("imgsz", "rect"), [(192, True), (192, False), (64, True), (320, False)])
-def test_the_way_back_to_the_stored_picture(index: ImageIndex, imgsz: int, rect: bool) -> None:
-    """A network that answers with its label, the border as a class of its own, is right at the picture's own size."""
-    count = len(COLOURS) + 1
+def test_the_way_back_to_the_stored_image(index: ImageIndex, imgsz: int, rect: bool) -> None:
+    """A network that answers with its label, the border as a class of its own, is right at the image's own size."""
+    count = len(COLORS) + 1
     dataset = SemanticDataset(index, imgsz=imgsz, hyp=STILL, augment=False, rect=rect, batch_size=2)
     for i in range(len(index)):
         sample = dataset[i]
         assert sample.letterbox is not None
-        assert sample.class_map is not None
+        assert sample.semantic_mask is not None
         assert sample.original_map is not None
-        shown = torch.from_numpy(np.minimum(sample.class_map, count - 1)).long()
-        found = original_class_map(F.one_hot(shown, count).permute(2, 0, 1).float(), sample.letterbox).numpy()
+        shown = torch.from_numpy(np.minimum(sample.semantic_mask, count - 1)).long()
+        found = original_semantic_mask(F.one_hot(shown, count).permute(2, 0, 1).float(), sample.letterbox).numpy()
         inner = away_from_edges(sample.original_map)
         assert (found == sample.original_map)[inner].mean() > AGREE
         assert (found < count - 1).all()
@@ -200,7 +200,7 @@ def test_albumentations(index: ImageIndex, name: str, kind: type[DetectionDatase
     for i in range(len(index)):
         sample = dataset[1, i]
         check(sample)
-        assert set(np.unique(sample.class_map)) <= {0, 1, 2, 3, 4, 255}
+        assert set(np.unique(sample.semantic_mask)) <= {0, 1, 2, 3, 4, 255}
 
 
 def test_mixup_keeps_the_map_of_what_is_seen_most(index: ImageIndex) -> None:
@@ -213,7 +213,7 @@ def test_mixup_keeps_the_map_of_what_is_seen_most(index: ImageIndex) -> None:
         out = mixup(first, second, rng)
         stronger, weaker, part = (first, second, share) if share >= 0.5 else (second, first, 1 - share)
         rest = (out.image.astype(np.float32) - (1 - part) * weaker.image) / part
-        check(replace(stronger, image=np.clip(np.rint(rest), 0, 255).astype(np.uint8), class_map=out.class_map))
+        check(replace(stronger, image=np.clip(np.rint(rest), 0, 255).astype(np.uint8), semantic_mask=out.semantic_mask))
         kept.add(share >= 0.5)
     assert kept == {True, False}
 
@@ -236,8 +236,8 @@ def test_quads(index: ImageIndex) -> None:
 def test_the_border_is_ignored(index: ImageIndex) -> None:
     small = SemanticAugmentation(64, (160, 192), low=1, high=1, brightness=0, contrast=0, saturation=0)
     sample = SemanticDataset(index, imgsz=160, hyp=STILL, augment=True, augmentation=small)[0, 0]
-    assert sample.class_map is not None
-    assert (sample.class_map[48:] == 255).all()
-    assert (sample.class_map[:, 64:] == 255).all()
-    assert (sample.class_map[:48, :64] != 255).all()
+    assert sample.semantic_mask is not None
+    assert (sample.semantic_mask[48:] == 255).all()
+    assert (sample.semantic_mask[:, 64:] == 255).all()
+    assert (sample.semantic_mask[:48, :64] != 255).all()
     assert (sample.image[48:] == 114).all()

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from loopback import PICTURE, put
+from loopback import IMAGE, put
 
 from utils.config.datasets import READABLE, WRITABLE, ConvertConfig
 from utils.core.errors import InputError
@@ -28,7 +28,7 @@ from utils.datasets.index.data_yaml import load_spec
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.labels import load_index
 from utils.datasets.tools.convert import run
-from utils.ops.masks import rasterise, signed_area
+from utils.ops.masks import rasterize, signed_area
 from utils.ops.polygons import join_rings
 
 SIZE_HW = (50, 100)
@@ -42,7 +42,7 @@ def convert(*flags: object) -> Splits:
 
 
 def corners(index: ImageIndex, i: int = 0) -> np.ndarray:
-    """(n, 4) x1, y1, x2, y2 in pixels of picture i."""
+    """(n, 4) x1, y1, x2, y2 in pixels of image i."""
     boxes, size_wh = index.labels(i)[1].astype(np.float64), index.sizes_hw[i][::-1]
     half = boxes[:, 2:] / 2
     return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1) * np.tile(size_wh, 2)
@@ -50,12 +50,12 @@ def corners(index: ImageIndex, i: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def outlined(tmp_path: Path) -> Path:
-    """A data YAML with train, val and test: outlines, a plain box, an empty picture, equal names in two folders."""
+    """A data YAML with train, val and test: outlines, a plain box, an empty image, equal names in two folders."""
     root = tmp_path / "outlined set"
     polygon = "1 0.1 0.1 0.4 0.1 0.4 0.7 0.25 0.9\n"
     labels = {"train/a": f"{polygon}0 0.5 0.5 0.2 0.4\n", "train/more/a": "0 0.3 0.3 0.2 0.2\n", "val/ü b": polygon}
     for name, text in (labels | {"train/empty": "", "test/c": polygon}).items():
-        put(root / "images" / f"{name}.jpg", PICTURE)
+        put(root / "images" / f"{name}.jpg", IMAGE)
         put(root / "labels" / f"{name}.txt", text.encode())
     lines = [f"{split}: images/{split}" for split in ("train", "val", "test")]
     (root / "set.yaml").write_text("\n".join([*lines, "names: [zebra, ant]"]))
@@ -86,7 +86,7 @@ def test_there_and_back(outlined: Path, tmp_path: Path, name: str) -> None:
 
 
 def _content(index: ImageIndex, i: int) -> int:
-    """What a picture is known by under any name: how many objects it has."""
+    """What an image is known by under any name: how many objects it has."""
     return len(index.labels(i)[0])
 
 
@@ -159,9 +159,9 @@ def voc_xml(filename: str, *objects: tuple[str, str, int]) -> bytes:
     return f"<annotation><filename>{filename}</filename>{size}{items}</annotation>".encode()
 
 
-def test_voc_without_sets_and_beside_the_pictures(tmp_path: Path) -> None:
+def test_voc_without_sets_and_beside_the_images(tmp_path: Path) -> None:
     put(tmp_path / "b.xml", voc_xml("b.png", ("dog", "11 6 30 15", 0), ("cat", "1 1 100 50", 0), ("cat", "1 1 9 9", 1)))
-    put(tmp_path / "b.png", PICTURE)
+    put(tmp_path / "b.png", IMAGE)
     sets = read_voc(tmp_path, [], None)
     assert sets["train"].names == {0: "cat", 1: "dog"}
     assert sets["train"].classes.tolist() == [1, 0]
@@ -189,7 +189,7 @@ def shape(label: str, kind: str, points: Any, **more: Any) -> dict[str, Any]:
 
 
 def labelme_file(file: Path, shapes: list[dict[str, Any]], **more: Any) -> Path:
-    put(file.with_suffix(".jpg"), PICTURE)
+    put(file.with_suffix(".jpg"), IMAGE)
     content = {"version": "5.4.1", "imagePath": f"{file.stem}.jpg", "imageData": None, "imageHeight": 50} | more
     return put(file, json.dumps({"imageWidth": 100, "shapes": shapes} | content).encode())
 
@@ -227,8 +227,8 @@ def test_labelme_parts_and_holes() -> None:
     assert [s["group_id"] for s in shapes] == [3, 3]
     (holed,) = labelme_shapes(PixelObject(0, (10, 5, 40, 35), [SQUARE, HOLE]), "cat", 3)
     assert holed["group_id"] is None
-    one = rasterise([[np.array(holed["points"])]], SIZE_HW).dense()[0]
-    two = rasterise([[SQUARE, HOLE]], SIZE_HW).dense()[0]
+    one = rasterize([[np.array(holed["points"])]], SIZE_HW).dense()[0]
+    two = rasterize([[SQUARE, HOLE]], SIZE_HW).dense()[0]
     assert np.count_nonzero(one ^ two) <= 60  # the line there and back, and the inner border
 
 
@@ -262,7 +262,7 @@ def test_other_files_are_not_labelme(tmp_path: Path, content: str, message: str)
 def supervisely_project(root: Path, objects: list[dict[str, Any]], sets: tuple[str, ...] = ("ds0",)) -> Path:
     put(root / "meta.json", json.dumps({"classes": [{"title": "cat"}, {"title": "ant"}], "tags": []}).encode())
     for name in sets:
-        put(root / name / "img" / "a.jpg", PICTURE)
+        put(root / name / "img" / "a.jpg", IMAGE)
         content = {"description": "", "tags": [], "size": {"height": 50, "width": 100}, "objects": objects}
         put(root / name / "ann" / "a.jpg.json", json.dumps(content).encode())
     return root
@@ -299,7 +299,7 @@ def test_supervisely_parts_and_holes() -> None:
     mask = np.zeros(SIZE_HW, np.uint8)
     (left, top), found = parts["bitmap"]["origin"], decode_bitmap(parts["bitmap"]["data"])
     mask[top : top + found.shape[0], left : left + found.shape[1]] = found
-    assert np.array_equal(mask, rasterise([[SQUARE, SECOND]], SIZE_HW).dense()[0])
+    assert np.array_equal(mask, rasterize([[SQUARE, SECOND]], SIZE_HW).dense()[0])
     assert np.array_equal(decode_bitmap(encode_bitmap(found > 0)), found)
 
 
@@ -344,7 +344,7 @@ def coco_file(file: Path, name: str) -> None:
 def test_coco_with_equal_names_in_two_splits(tmp_path: Path) -> None:
     for split in ("train2017", "val2017"):
         coco_file(tmp_path / "annotations" / f"instances_{split}.json", "0.jpg")
-        put(tmp_path / split / "0.jpg", PICTURE)
+        put(tmp_path / split / "0.jpg", IMAGE)
     sets = read_coco(tmp_path, [], None)
     assert {split: index.paths for split, index in sets.items()} == {
         "train": [str(tmp_path / "train2017" / "0.jpg")],
@@ -354,11 +354,11 @@ def test_coco_with_equal_names_in_two_splits(tmp_path: Path) -> None:
     assert sets["val"].classes.tolist() == [1]
 
 
-def test_coco_pictures_elsewhere(tmp_path: Path) -> None:
+def test_coco_images_elsewhere(tmp_path: Path) -> None:
     coco_file(tmp_path / "some.json", "x/y/0.jpg")
-    put(tmp_path / "elsewhere" / "0.jpg", PICTURE)
+    put(tmp_path / "elsewhere" / "0.jpg", IMAGE)
     assert read_coco(tmp_path / "some.json", [], tmp_path / "elsewhere")["train"].num_objects == 1
-    with pytest.raises(InputError, match="none of the 1 pictures can be read, the first is"):
+    with pytest.raises(InputError, match="none of the 1 images can be read, the first is"):
         read_coco(tmp_path / "some.json", [], put(tmp_path / "empty" / "x", b"").parent)
 
 

@@ -44,7 +44,7 @@ def test_the_index_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert again.classes.tolist() == first.classes.tolist()
 
 
-def test_a_damaged_picture_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_image_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_class_set(tmp_path / "set")
     broken = root / "train" / CLASSES[1] / "0.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\nnothing else")
@@ -53,17 +53,17 @@ def test_a_damaged_picture_is_named_and_passed_over(tmp_path: Path, caplog: pyte
     assert len(index) == 15
     assert str(broken) not in index.paths
     assert f"{broken}: damaged" in caplog.text
-    assert "15 pictures of 2 classes, 7 to 8 of each; 1 unusable" in caplog.text
+    assert "15 images of 2 classes, 7 to 8 of each; 1 unusable" in caplog.text
 
 
-def test_a_folder_without_pictures_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_without_images_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_class_set(tmp_path / "set")
     (root / "train" / "zebra").mkdir()
     spec = load_class_data(root)
     index = load_class_index(spec, "train")
     assert spec.num_classes == 3
     assert set(index.classes.tolist()) == {0, 1}
-    assert "train: no pictures of 'zebra'" in caplog.text
+    assert "train: no images of 'zebra'" in caplog.text
 
 
 def test_broken_sets_are_explained(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from utils.datasets.index.data_yaml import load_spec
 from utils.datasets.index.labels import load_index
 from utils.datasets.prepare import shapes
 from utils.imaging.read import imwrite
-from utils.ops.masks import rasterise, signed_area
+from utils.ops.masks import rasterize, signed_area
 from utils.ops.rle import encode_rle
 
 NAMES = {0: "cat", 1: "dog"}
@@ -32,7 +32,7 @@ def annotation(**parts: Any) -> dict[str, Any]:
     return {"id": 1, "image_id": 5, "category_id": 18, "bbox": [10, 5, 20, 10], "iscrowd": 0} | parts
 
 
-def test_boxes_are_normalised_and_categories_matched_by_name(tmp_path: Path) -> None:
+def test_boxes_are_normalized_and_categories_matched_by_name(tmp_path: Path) -> None:
     path = write(tmp_path, [annotation(), annotation(id=2, category_id=17, bbox=[0, 0, 100, 50])])
     images, labels = load_annotations(path, NAMES, [str(tmp_path / "a.png")], [tmp_path])
     assert images == [str(tmp_path / "a.png")]
@@ -107,7 +107,7 @@ def test_images_without_a_size_lose_their_rows(tmp_path: Path, width: Any) -> No
     assert labels[0].messages == [f"{path}: annotation 1: image 5 has no usable width and height; row left out"]
 
 
-def test_pictures_are_found_by_the_end_of_their_path(tmp_path: Path) -> None:
+def test_images_are_found_by_the_end_of_their_path(tmp_path: Path) -> None:
     images = [IMAGE | {"file_name": name} for name in ("b/a.png", "x/y/c.png", "gone.png")]
     path = write(tmp_path, [], images=images)
     listed = [str(tmp_path / "b" / "a.png"), str(tmp_path / "c.png")]
@@ -115,7 +115,7 @@ def test_pictures_are_found_by_the_end_of_their_path(tmp_path: Path) -> None:
     assert found == [*listed, str(tmp_path / "gone.png")]
 
 
-def test_a_picture_listed_twice_has_the_annotations_of_both_entries(
+def test_an_image_listed_twice_has_the_annotations_of_both_entries(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     again = IMAGE | {"id": 6}
@@ -139,7 +139,7 @@ def test_a_picture_listed_twice_has_the_annotations_of_both_entries(
         pytest.param(["x/a/1.png", "y/1.png"], ["a/1.png"], ["a/1.png", None], id="one agrees in more"),
     ],
 )
-def test_a_missing_picture_is_not_another_of_its_name(
+def test_a_missing_image_is_not_another_of_its_name(
     names: list[str], files: list[str], expected: list[str | None], tmp_path: Path
 ) -> None:
     images = [IMAGE | {"id": number, "file_name": name} for number, name in enumerate(names)]
@@ -179,7 +179,7 @@ def test_holes_of_run_lengths_stay_and_parts_of_polygons_run_one_way(tmp_path: P
     _, labels = load_annotations(write(tmp_path, rows), NAMES, [], [tmp_path])
     assert labels[0].polygons is not None
     holed, parts = ([points * (100, 50) for points in rings] for rings in labels[0].polygons)
-    assert (rasterise([holed], (50, 100)).dense()[0] == ring).all()
+    assert (rasterize([holed], (50, 100)).dense()[0] == ring).all()
     assert len(parts) == 3 and all(signed_area(part) > 0 for part in parts)
 
 
@@ -202,7 +202,7 @@ def test_a_json_as_label_source_equals_the_label_files(tmp_path: Path, monkeypat
     assert (tmp_path / "shapes" / "annotations" / "train.cache").is_file()
 
 
-def test_a_picture_missing_on_disk_is_reported_not_fatal(tmp_path: Path) -> None:
+def test_an_image_missing_on_disk_is_reported_not_fatal(tmp_path: Path) -> None:
     imwrite(tmp_path / "a.png", np.zeros((50, 100, 3), np.uint8))
     write(tmp_path, [annotation()], images=[IMAGE, IMAGE | {"id": 6, "file_name": "gone.png"}])
     source = "{images: ., annotations: instances.json}"

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from loopback import PICTURE, write_zip
+from loopback import IMAGE, write_zip
 
 from utils.config.base import ROOT
 from utils.core.errors import InputError
@@ -134,7 +134,7 @@ def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_archive_by_its_address_is_fetched_once(served: tuple[Path, str], datasets: Path) -> None:
     folder, address = served
     text = (BASE + "names: [a]").encode()
-    write_zip(folder / "my set.zip", {"set.yaml": text, "images/train/a.jpg": PICTURE, "images/val/b.jpg": PICTURE})
+    write_zip(folder / "my set.zip", {"set.yaml": text, "images/train/a.jpg": IMAGE, "images/val/b.jpg": IMAGE})
     url = f"{address}/my%20set.zip?raw=1"
     spec = load_spec(url)
     assert spec.path == datasets / "my set" / "set.yaml"

@@ -10,7 +10,7 @@ def ring(*points: tuple[float, float]) -> np.ndarray:
 
 
 def make_index() -> ImageIndex:
-    """Three pictures with 2, 0 and 1 objects; the first object has two rings."""
+    """Three images with 2, 0 and 1 objects; the first object has two rings."""
     polygons = [[ring((0, 0), (1, 0), (1, 1)), ring((2, 2), (3, 2), (3, 3))], [ring((4, 4), (5, 4), (5, 5))]]
     polygons.append([ring((6, 6), (7, 6), (7, 7), (6, 7))])
     return ImageIndex(
@@ -20,7 +20,7 @@ def make_index() -> ImageIndex:
         classes=np.array([5, 6, 7], np.int32),
         boxes_xywhn=np.arange(12, dtype=np.float32).reshape(3, 4),
         polygons=PolygonTable.from_lists(polygons),
-        class_maps=["A", "B", "C"],
+        semantic_masks=["A", "B", "C"],
     )
 
 
@@ -35,7 +35,7 @@ def test_expand_groups_keeps_order_and_repeats() -> None:
     assert expand_groups(offsets, np.array([], np.int64)).tolist() == []
 
 
-def test_labels_of_a_picture_with_and_without_objects() -> None:
+def test_labels_of_an_image_with_and_without_objects() -> None:
     classes, boxes, polygons = make_index().labels(0)
     assert classes.tolist() == [5, 6]
     assert boxes.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
@@ -51,7 +51,7 @@ def test_subset_moves_every_part_together() -> None:
     assert len(index) == 4
     assert index.num_objects == 4
     assert index.paths == ["c", "b", "a", "c"]
-    assert index.class_maps == ["C", "B", "A", "C"]
+    assert index.semantic_masks == ["C", "B", "A", "C"]
     assert index.sizes_hw[:, 0].tolist() == [50, 30, 10, 50]
     classes, boxes, polygons = index.labels(3)
     assert classes.tolist() == [7]

@@ -23,17 +23,17 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> py
     return caplog
 
 
-def picture(path: Path, size_hw: tuple[int, int] = (20, 30)) -> Path:
+def image(path: Path, size_hw: tuple[int, int] = (20, 30)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     imwrite(path, np.zeros((*size_hw, 3), np.uint8))
     return path
 
 
 def make_set(root: Path, labels: dict[str, str | None], names: str = "[a, b, c]") -> DataSpec:
-    """A data set whose train and val are the same folder of small pictures; None means no label file."""
+    """A data set whose train and val are the same folder of small images; None means no label file."""
     (root / "labels" / "train").mkdir(parents=True, exist_ok=True)
     for stem, text in labels.items():
-        picture(root / "images" / "train" / f"{stem}.png")
+        image(root / "images" / "train" / f"{stem}.png")
         if text is not None:
             (root / "labels" / "train" / f"{stem}.txt").write_text(text)
     (root / "data.yaml").write_text(f"path: .\ntrain: images/train\nval: images/train\nnames: {names}")
@@ -42,8 +42,8 @@ def make_set(root: Path, labels: dict[str, str | None], names: str = "[a, b, c]"
 
 def test_index_of_a_small_set(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     spec = make_set(tmp_path, {"x": "1 .5 .5 .2 .2\n7 .5 .5 .2 .2\n0 .1 .1 .1 .1", "y": None, "z": ""})
-    picture(tmp_path / "images" / "train" / "deep" / "er" / "w.bmp", (40, 50))
-    (tmp_path / "images" / "train" / "notes.md").write_text("not a picture")
+    image(tmp_path / "images" / "train" / "deep" / "er" / "w.bmp", (40, 50))
+    (tmp_path / "images" / "train" / "notes.md").write_text("not an image")
     (tmp_path / "images" / "train" / "broken.jpg").write_text("nothing")
     index = load_index(spec, "train")
     assert [Path(path).name for path in index.paths] == ["w.bmp", "x.png", "y.png", "z.png"]
@@ -54,7 +54,7 @@ def test_index_of_a_small_set(tmp_path: Path, log: pytest.LogCaptureFixture) -> 
     assert (index.names, index.polygons) == ({0: "a", 1: "b", 2: "c"}, None)
     assert f"{tmp_path}/labels/train/x.txt:2: class 7, but the data YAML names 3 classes (0-2)" in log.text
     assert log.messages[-1] == (
-        "train: 4 pictures, 3 without objects (2 without label file), 1 unusable; 2 objects, "
+        "train: 4 images, 3 without objects (2 without label file), 1 unusable; 2 objects, "
         "1 rows left out, 0 boxes cut at the frame"
     )
 
@@ -162,9 +162,9 @@ def test_a_set_without_any_label_names_the_place(tmp_path: Path) -> None:
 
 def test_a_set_of_backgrounds_only_is_told_from_one_without_labels(tmp_path: Path) -> None:
     spec = make_set(tmp_path, {"x": "", "y": "\n"})
-    with pytest.raises(InputError, match="train: every picture is labelled as empty"):
+    with pytest.raises(InputError, match="train: every image is labelled as empty"):
         load_index(spec, "train")
-    assert len(load_index(spec, "val")) == 2  # a model can be measured by what it sees in empty pictures
+    assert len(load_index(spec, "val")) == 2  # a model can be measured by what it sees in empty images
 
 
 def test_a_set_whose_rows_are_all_bad_points_at_the_warnings(tmp_path: Path) -> None:
@@ -178,10 +178,10 @@ def test_splits_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no key 'test'; it names train, val"):
         load_index(spec, "test")
     (tmp_path / "images" / "train" / "x.png").write_text("broken")
-    with pytest.raises(InputError, match="none of the 1 pictures can be read"):
+    with pytest.raises(InputError, match="none of the 1 images can be read"):
         load_index(spec, "train")
     (tmp_path / "images" / "train" / "x.png").unlink()
-    with pytest.raises(InputError, match="train: no pictures under"):
+    with pytest.raises(InputError, match="train: no images under"):
         load_index(spec, "train")
 
 
@@ -200,7 +200,7 @@ def test_label_path(image: str, label: str) -> None:
 
 def test_lists_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    files = [picture(tmp_path / "set" / "images" / name) for name in ("b.png", "a.png", "sub/c.png")]
+    files = [image(tmp_path / "set" / "images" / name) for name in ("b.png", "a.png", "sub/c.png")]
     b, a, c = map(str, files)
     assert list_images(tmp_path / "set", tmp_path) == [a, b, c]
     assert list_images(tmp_path / "set" / "**" / "[ac].png", tmp_path) == [a, c]
@@ -220,20 +220,20 @@ def test_the_first_line_that_is_there_tells_the_folder_of_a_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    b = picture(tmp_path / "set" / "images" / "b.png")
+    b = image(tmp_path / "set" / "images" / "b.png")
     listing = tmp_path / "lists" / "list.txt"
     listing.parent.mkdir()
-    listing.write_text("# pictures\nimages/gone.png\nimages/b.png\n")
+    listing.write_text("# images\nimages/gone.png\nimages/b.png\n")
     assert list_images(listing, tmp_path / "set") == [str(b.with_name("gone.png")), str(b)]
 
 
-def test_pictures_listed_twice_are_told(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_images_listed_twice_are_told(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     make_set(tmp_path, {"x": "1 .5 .5 .2 .2", "y": "0 .5 .5 .2 .2"})
     (tmp_path / "data.yaml").write_text("train: [images/train, images/train]\nval: images/train\nnames: [a, b]")
     spec = load_spec(tmp_path / "data.yaml")
     assert len(load_index(spec, "train").paths) == 4 and len(load_index(spec, "val").paths) == 2
-    assert log.text.count("pictures are listed again") == 1
-    assert "data.yaml: train: 2 of 4 pictures are listed again and count each time" in log.text
+    assert log.text.count("images are listed again") == 1
+    assert "data.yaml: train: 2 of 4 images are listed again and count each time" in log.text
 
 
 def test_caches_of_lists_and_of_several_places_keep_apart(tmp_path: Path) -> None:

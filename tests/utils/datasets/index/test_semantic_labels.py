@@ -17,16 +17,16 @@ from utils.config.hyp import Hyperparameters
 from utils.core.errors import InputError
 from utils.datasets.index.data_yaml import DataSpec, load_spec
 from utils.datasets.index.labels import load_index
-from utils.datasets.index.semantic_labels import add_class_maps, load_semantic_index
+from utils.datasets.index.semantic_labels import add_semantic_masks, load_semantic_index
 from utils.datasets.semantic import SemanticDataset
 from utils.imaging.read import ImageError
-from utils.imaging.semantic_files import read_class_map
+from utils.imaging.semantic_files import read_semantic_mask
 
 SIZE_HW = (20, 30)
 
 
 def write_pair(image: Path, mask: Path, values: np.ndarray | None = None) -> None:
-    """A noise picture and a class map (by default left half 0, right half 1)."""
+    """A noise image and a semantic mask (by default left half 0, right half 1)."""
     if values is None:
         values = np.zeros(SIZE_HW, np.uint8)
         values[:, 15:] = 1
@@ -47,9 +47,9 @@ def test_index_by_hand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     spec = make_set(tmp_path)
     with caplog.at_level(logging.INFO):
         index = load_semantic_index(spec, "train")
-    assert "3 pictures with class maps, 0 unusable; 100.0% of their pixels labelled" in caplog.text
+    assert "3 images with semantic masks, 0 unusable; 100.0% of their pixels labelled" in caplog.text
     assert index.names == {0: "sea", 1: "land"}
-    assert index.class_maps == [str(tmp_path / "masks" / "train" / f"{n}.png") for n in range(3)]
+    assert index.semantic_masks == [str(tmp_path / "masks" / "train" / f"{n}.png") for n in range(3)]
     assert index.num_objects == 0
     assert index.pixels is not None
     assert index.pixels.tolist() == [[300, 300]] * 3
@@ -61,25 +61,25 @@ def test_cache_gives_the_same_and_notices_changes(tmp_path: Path) -> None:
     spec = make_set(tmp_path)
     first, second = (load_semantic_index(spec, "train") for _ in range(2))
     assert first.paths == second.paths
-    assert first.class_maps == second.class_maps
+    assert first.semantic_masks == second.semantic_masks
     np.testing.assert_array_equal(first.pixels, second.pixels)
     write_pair(tmp_path / "new.png", tmp_path / "masks" / "train" / "1.png", np.full(SIZE_HW, 1))
     assert load_semantic_index(spec, "train").pixels.tolist()[1] == [0, 600]  # type: ignore[union-attr]
 
 
 BAD_MASKS = {
-    "missing": (lambda mask: mask.unlink(), r"masks/train/1.png: no such class map; .*images/train/1.png"),
-    "damaged": (lambda mask: mask.write_bytes(b"\x89PNG broken"), r"1.png: class map cannot be read"),
-    "cut short": (lambda mask: mask.write_bytes(mask.read_bytes()[:60]), r"1.png: class map cannot be read"),
+    "missing": (lambda mask: mask.unlink(), r"masks/train/1.png: no such semantic mask; .*images/train/1.png"),
+    "damaged": (lambda mask: mask.write_bytes(b"\x89PNG broken"), r"1.png: semantic mask cannot be read"),
+    "cut short": (lambda mask: mask.write_bytes(mask.read_bytes()[:60]), r"1.png: semantic mask cannot be read"),
     "size": (
         lambda mask: Image.fromarray(np.zeros((30, 20), np.uint8)).save(mask),
-        r"1.png: 20x30 pixels, its picture has 30x20",
+        r"1.png: 20x30 pixels, its image has 30x20",
     ),
     "value": (
         lambda mask: Image.fromarray(np.full(SIZE_HW, 9, np.uint8)).save(mask),
         r"1.png: value 9 is no class \(0-1\) and not ignored \(255\); mend it, or say by an id_map",
     ),
-    "colours": (
+    "colors": (
         lambda mask: Image.new("RGB", SIZE_HW[::-1]).save(mask),
         "one byte a pixel .gray or palette., this is RGB; write the class numbers",
     ),
@@ -88,7 +88,7 @@ BAD_MASKS = {
 
 
 @pytest.mark.parametrize("kind", BAD_MASKS)
-def test_bad_masks_are_named_and_their_pictures_left_out(
+def test_bad_masks_are_named_and_their_images_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     spec = make_set(tmp_path)
@@ -96,37 +96,37 @@ def test_bad_masks_are_named_and_their_pictures_left_out(
     spoil(tmp_path / "masks" / "train" / "1.png")
     index = load_semantic_index(spec, "train")
     assert [Path(path).stem for path in index.paths] == ["0", "2"]
-    assert index.class_maps is not None
-    assert [Path(path).stem for path in index.class_maps] == ["0", "2"]
+    assert index.semantic_masks is not None
+    assert [Path(path).stem for path in index.semantic_masks] == ["0", "2"]
     (warning,) = (record.message for record in caplog.records if record.levelno == logging.WARNING)
     assert re.search(message, warning)
 
 
-def test_a_broken_picture_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_image_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spec = make_set(tmp_path)
-    (tmp_path / "images" / "train" / "0.png").write_bytes(b"no picture")
+    (tmp_path / "images" / "train" / "0.png").write_bytes(b"no image")
     assert len(load_semantic_index(spec, "train")) == 2
-    assert "0.png: damaged, or not a picture" in caplog.text
+    assert "0.png: damaged, or not an image" in caplog.text
 
 
 def test_nothing_usable(tmp_path: Path) -> None:
     spec = make_set(tmp_path)
     shutil.rmtree(tmp_path / "masks" / "train")
-    with pytest.raises(InputError, match=r"none of the 3 pictures can be used.*expected in .*masks/train/0.png"):
+    with pytest.raises(InputError, match=r"none of the 3 images can be used.*expected in .*masks/train/0.png"):
         load_semantic_index(spec, "train")
 
 
-def test_set_without_class_maps(tmp_path: Path) -> None:
+def test_set_without_semantic_masks(tmp_path: Path) -> None:
     make_set(tmp_path)
     (tmp_path / "boxes.yaml").write_text("path: .\ntrain: images/train\nval: images/train\nnames: [a]\n")
     with pytest.raises(InputError, match="key 'semantic' is missing"):
         load_semantic_index(load_spec(tmp_path / "boxes.yaml"), "train")
 
 
-def test_pictures_in_another_folder(tmp_path: Path) -> None:
-    write_pair(tmp_path / "pictures" / "0.png", tmp_path / "masks" / "0.png")
-    (tmp_path / "set.yaml").write_text("path: .\ntrain: pictures\nval: pictures\nsemantic: {names: [a, b]}\n")
-    with pytest.raises(InputError, match="expected a picture below a folder images; set images and masks, or layout"):
+def test_images_in_another_folder(tmp_path: Path) -> None:
+    write_pair(tmp_path / "images" / "0.png", tmp_path / "masks" / "0.png")
+    (tmp_path / "set.yaml").write_text("path: .\ntrain: images\nval: images\nsemantic: {names: [a, b]}\n")
+    with pytest.raises(InputError, match="expected an image below a folder images; set images and masks, or layout"):
         load_semantic_index(load_spec(tmp_path / "set.yaml"), "train")
 
 
@@ -140,25 +140,25 @@ def test_id_map_counts_and_reads(tmp_path: Path) -> None:
         dataset = SemanticDataset(index, imgsz=32, hyp=Hyperparameters(), augment=False, cache=cache)
         swapped, unknown = dataset[1], dataset[0]
         assert (swapped.original_map[:, :15] == 1).all()  # type: ignore[index]
-        assert np.unique(swapped.class_map).tolist() == [0, 1, 255]
+        assert np.unique(swapped.semantic_mask).tolist() == [0, 1, 255]
         assert (unknown.original_map == 255).all()
-        assert (unknown.class_map == 255).all()
+        assert (unknown.semantic_mask == 255).all()
 
 
-def test_palette_and_few_bit_pictures(tmp_path: Path) -> None:
+def test_palette_and_few_bit_images(tmp_path: Path) -> None:
     values = np.array([[0, 1, 2, 3], [3, 2, 1, 0]], np.uint8)
     for bits in (2, 4, 8):
-        picture = Image.fromarray(values, "P")
-        picture.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200])
-        picture.save(tmp_path / f"palette{bits}.png", bits=bits)
-        np.testing.assert_array_equal(read_class_map(str(tmp_path / f"palette{bits}.png")), values)
+        image = Image.fromarray(values, "P")
+        image.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+        image.save(tmp_path / f"palette{bits}.png", bits=bits)
+        np.testing.assert_array_equal(read_semantic_mask(str(tmp_path / f"palette{bits}.png")), values)
     for bits in (2, 4):
         packed = write_gray_png(tmp_path / f"gray{bits}.png", values, bits)
-        np.testing.assert_array_equal(read_class_map(packed), values)
+        np.testing.assert_array_equal(read_semantic_mask(packed), values)
     Image.fromarray(values > 1).save(tmp_path / "one bit.png")
-    np.testing.assert_array_equal(read_class_map(str(tmp_path / "one bit.png")), values > 1)
+    np.testing.assert_array_equal(read_semantic_mask(str(tmp_path / "one bit.png")), values > 1)
     with pytest.raises(ImageError, match="cannot be read"):
-        read_class_map(str(tmp_path))
+        read_semantic_mask(str(tmp_path))
 
 
 def write_gray_png(file: Path, values: np.ndarray, bits: int) -> str:
@@ -188,10 +188,10 @@ def test_boxes_and_maps_together(tmp_path: Path) -> None:
         label.write_text(f"0 0.5 0.5 0.{n + 1} 0.2\n")
     (tmp_path / "masks" / "train" / "2.png").unlink()
     boxes, maps = load_index(load_spec(tmp_path / "both.yaml"), "train"), load_semantic_index(spec, "train")
-    both = add_class_maps(boxes, maps)
+    both = add_semantic_masks(boxes, maps)
     assert [Path(path).stem for path in both.paths] == ["0", "1", "3"]
-    assert both.class_maps is not None
-    assert [Path(path).stem for path in both.class_maps] == ["0", "1", "3"]
+    assert both.semantic_masks is not None
+    assert [Path(path).stem for path in both.semantic_masks] == ["0", "1", "3"]
     np.testing.assert_allclose(both.boxes_xywhn[:, 2], [0.1, 0.4])
     assert both.names == {0: "ship"}
     assert both.pixels is not None
@@ -219,7 +219,7 @@ def test_custom_layout(tmp_path: Path) -> None:
     )
     index = load_semantic_index(load_spec(tmp_path / "custom.yaml"), "val")
     assert index.paths == [str(tmp_path / "segimages" / "val" / "a.jpg")]
-    assert index.class_maps == [str(tmp_path / "seglabels" / "val" / "a.png")]
+    assert index.semantic_masks == [str(tmp_path / "seglabels" / "val" / "a.png")]
 
 
 def test_cityscapes_layout(tmp_path: Path) -> None:
@@ -241,8 +241,8 @@ def test_cityscapes_layout(tmp_path: Path) -> None:
         "road": 150,
         "car": 150,
     }
-    class_map = SemanticDataset(index, imgsz=32, hyp=Hyperparameters(), augment=False).class_map(0)
-    assert np.unique(class_map).tolist() == [0, 13, 255]
+    semantic_mask = SemanticDataset(index, imgsz=32, hyp=Hyperparameters(), augment=False).semantic_mask(0)
+    assert np.unique(semantic_mask).tolist() == [0, 13, 255]
     assert (root / "gtFine" / "train.cache").is_file()
     assert len(load_semantic_index(spec, "val")) == 1
 
@@ -275,7 +275,7 @@ def test_camvid(shared: Path, tmp_path: Path) -> None:
     index = load_semantic_index(spec, "val")
     assert len(index) == 6
     assert list(index.names.values())[:2] == ["sky", "building"]
-    both = add_class_maps(load_index(spec, "val"), index)
+    both = add_semantic_masks(load_index(spec, "val"), index)
     assert both.num_objects > 0
     assert len(both) == 6
-    assert both.class_maps == index.class_maps
+    assert both.semantic_masks == index.semantic_masks

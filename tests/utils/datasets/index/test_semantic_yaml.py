@@ -51,9 +51,9 @@ def test_id_map() -> None:
 
 
 def test_palette_as_list_or_map() -> None:
-    colours = ((1, 2, 3), (4, 5, 6))
+    colors = ((1, 2, 3), (4, 5, 6))
     for given in ([[1, 2, 3], [4, 5, 6]], {1: [4, 5, 6], 0: [1, 2, 3]}, {"0": [1, 2, 3], "1": [4, 5, 6]}):
-        assert parse_semantic({**TWO, "palette": given}, source=HERE).classes.palette == colours
+        assert parse_semantic({**TWO, "palette": given}, source=HERE).classes.palette == colors
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_palette_as_list_or_map() -> None:
         ({"names": ["a", None]}, "class 1 is called None"),
         ({**TWO, "ignore": 1}, "ignore: 1 is not a value of 2 to 255"),
         ({**TWO, "ignore": "x"}, "ignore: 'x' is not a value"),
-        ({**TWO, "palette": [[1, 2, 3]]}, "palette: 1 colours for 2 classes"),
-        ({**TWO, "palette": [[1, 2, 3], [1, 2, 300]]}, "palette: colour .* of class 1 is not red, green, blue"),
+        ({**TWO, "palette": [[1, 2, 3]]}, "palette: 1 colors for 2 classes"),
+        ({**TWO, "palette": [[1, 2, 3], [1, 2, 300]]}, "palette: color .* of class 1 is not red, green, blue"),
         ({**TWO, "palette": "red"}, "palette: 'red' is not a list"),
-        ({**TWO, "palette": {0: [1, 2, 3], 5: [1, 2, 3]}}, r"palette: has colours for \[0, 5\]"),
+        ({**TWO, "palette": {0: [1, 2, 3], 5: [1, 2, 3]}}, r"palette: has colors for \[0, 5\]"),
         ({**TWO, "id_map": [1]}, r"id_map: \[1\] is not a map"),
         ({**TWO, "id_map": {256: 0}}, "id_map: 256 is not a value of 0 to 255"),
         ({**TWO, "id_map": {"road": 0}}, "id_map: 'road' is not a value"),
@@ -104,7 +104,7 @@ def test_mistakes_are_named(block: Any, message: str) -> None:
         ("bdd100k-2018", "b/seg/images/train/00.jpg", "b/seg/labels/train/00_train_id.png"),
         ("custom", "r/segimages/val/x.png", "r/seglabels/val/x.png"),
         ("voc", "VOC2012/JPEGImages/2007_1.jpg", "VOC2012/SegmentationClass/2007_1.png"),
-        ("beside", "pictures/x.jpg", None),
+        ("beside", "images/x.jpg", None),
         ("cityscapes-trainids", "c/leftImg8bit/val/bdd/00.jpg", "c/gtFine/val/bdd/00.png"),
     ],
 )
@@ -128,13 +128,13 @@ def write_set(folder: Path, name: str, text: str) -> Path:
 
 
 class TestDataYaml:
-    def test_a_set_with_class_maps_only(self, tmp_path: Path) -> None:
+    def test_a_set_with_semantic_masks_only(self, tmp_path: Path) -> None:
         spec = load_spec(write_set(tmp_path, "maps.yaml", "semantic: {names: [sea, land]}\n"))
         assert spec.names == {0: "sea", 1: "land"}
         assert spec.semantic is not None
         assert spec.semantic_set is None
 
-    def test_boxes_and_class_maps(self, tmp_path: Path) -> None:
+    def test_boxes_and_semantic_masks(self, tmp_path: Path) -> None:
         spec = load_spec(write_set(tmp_path, "both.yaml", "names: [ship]\nsemantic: {names: [sea, land]}\n"))
         assert spec.names == {0: "ship"}
         assert spec.semantic is not None
@@ -180,7 +180,7 @@ class TestDataYaml:
         with pytest.raises(InputError, match=f"joint.yaml: {message}"):
             load_spec(joint)
 
-    def test_missing_pictures_of_the_second_set(self, tmp_path: Path) -> None:
+    def test_missing_images_of_the_second_set(self, tmp_path: Path) -> None:
         write_set(tmp_path, "boxes.yaml", "names: [ship]\n")
         maps = tmp_path / "maps.yaml"
         maps.write_text("path: gone\ntrain: images/other\nval: images/other\nsemantic: {names: [sea, land]}\n")
@@ -190,7 +190,7 @@ class TestDataYaml:
         with pytest.raises(InputError, match=r"maps.yaml: train: 'images/other' not found"):
             load_spec(joint)
 
-    def test_a_block_with_pictures_of_its_own(self, tmp_path: Path) -> None:
+    def test_a_block_with_images_of_its_own(self, tmp_path: Path) -> None:
         """The layout with segimages/, seglabels/ and detdata/."""
         for folder in ("segimages/train", "segimages/val", "detdata/images/train", "detdata/images/val"):
             (tmp_path / folder).mkdir(parents=True)

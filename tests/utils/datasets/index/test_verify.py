@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.datasets.index.verify import LabelRows, check_rows, parse_label_text, read_label_file, verify_picture
+from utils.datasets.index.verify import LabelRows, check_rows, parse_label_text, read_label_file, verify_image
 from utils.imaging.read import imwrite
 
 
@@ -51,7 +51,7 @@ def test_an_empty_file_has_no_rows(text: str) -> None:
         ("1 .2 .2 .1 .1", "repeats an earlier row"),
     ],
 )
-def test_a_bad_row_goes_and_its_neighbours_stay(row: str, reason: str) -> None:
+def test_a_bad_row_goes_and_its_neighbors_stay(row: str, reason: str) -> None:
     labels = checked(f"1 .2 .2 .1 .1\n{row}\n2 .7 .7 .1 .1\n")
     assert labels.messages == [f"a.txt:2: {reason}; row left out"]
     assert labels.dropped == 1
@@ -111,18 +111,18 @@ def test_label_file_that_is_no_text(tmp_path: Path) -> None:
     assert read_label_file(str(path), 3).rows[:, 0].tolist() == [0, 1]
 
 
-def test_pictures_that_cannot_be_used(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("no picture")
-    found = verify_picture(str(tmp_path / "text.jpg"), None, 3)
+def test_images_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    found = verify_image(str(tmp_path / "text.jpg"), None, 3)
     assert found.size_hw is None
-    assert found.labels.messages[0].endswith("not a picture in a known format; picture left out")
+    assert found.labels.messages[0].endswith("not an image in a known format; image left out")
     imwrite(tmp_path / "thin.png", np.zeros((9, 50, 3), np.uint8))
-    found = verify_picture(str(tmp_path / "thin.png"), None, 3)
+    found = verify_image(str(tmp_path / "thin.png"), None, 3)
     assert found.size_hw is None
     assert "50x9 pixels, sides must be 10 or more" in found.labels.messages[0]
 
 
-def test_a_picture_without_label_file_is_a_background(tmp_path: Path) -> None:
+def test_an_image_without_label_file_is_a_background(tmp_path: Path) -> None:
     imwrite(tmp_path / "a.png", np.zeros((10, 50, 3), np.uint8))
-    found = verify_picture(str(tmp_path / "a.png"), str(tmp_path / "a.txt"), 3)
+    found = verify_image(str(tmp_path / "a.png"), str(tmp_path / "a.txt"), 3)
     assert (found.size_hw, found.labelled, len(found.labels.rows), found.labels.messages) == ((10, 50), False, 0, [])

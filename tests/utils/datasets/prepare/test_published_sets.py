@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from loopback import PICTURE, put, spec_of, tar_bytes, write_tar, write_zip
+from loopback import IMAGE, put, spec_of, tar_bytes, write_tar, write_zip
 from scipy.io import savemat
 
 from utils.config.base import ROOT
@@ -25,7 +25,7 @@ from utils.datasets.prepare.sku110k import sku_rows
 from utils.datasets.prepare.visdrone import visdrone_rows
 from utils.datasets.prepare.xview import TYPE_IDS, xview_objects
 
-BOX = [0.2, 0.2, 0.2, 0.2]  # of left 10, top 5, width 20, height 10 in pictures of 100x50
+BOX = [0.2, 0.2, 0.2, 0.2]  # of left 10, top 5, width 20, height 10 in images of 100x50
 Served = tuple[Path, str]
 
 TABLE = {  # classes and splits, as the reference lists them
@@ -83,9 +83,9 @@ def test_visdrone(tmp_path: Path, served: Served, caplog: pytest.LogCaptureFixtu
     lines = "10,5,20,10,1,4,0,0\n0,0,9,9,0,0,0,0\n0,0,9,9,1,11,0,0\n0,0,100,50,1,1,0,1,\n1,1,0,3,1,2,0,0\n"
     parts = ("VisDrone2019-DET-train", "VisDrone2019-DET-val", "VisDrone2019-DET-test-dev")
     for part in parts:
-        files = {f"{part}/images/0001.jpg": PICTURE, f"{part}/annotations/0001.txt": lines.encode()}
+        files = {f"{part}/images/0001.jpg": IMAGE, f"{part}/annotations/0001.txt": lines.encode()}
         write_zip(folder / f"{part}.zip", files)
-    write_zip(folder / "VisDrone2019-DET-test-challenge.zip", {"VisDrone2019-DET-test-challenge/images/1.jpg": PICTURE})
+    write_zip(folder / "VisDrone2019-DET-test-challenge.zip", {"VisDrone2019-DET-test-challenge/images/1.jpg": IMAGE})
     splits = {key: f"{part}/images" for key, part in zip(("train", "val", "test"), parts, strict=True)}
     names = "[" + ", ".join(read_spec("VisDrone.yaml").names.values()) + "]"
     with caplog.at_level(logging.INFO):
@@ -113,7 +113,7 @@ def test_sku110k(tmp_path: Path, served: Served) -> None:
         rows = f"{split}_0.jpg,10,5,30,15,object,100,50\n{split}_0.jpg,0,0,100,50,object,100,50\n"
         rows += f"{split}_1.jpg,10,5,30,15,object,100,50\n"
         files[f"SKU110K_fixed/annotations/annotations_{split}.csv"] = rows.encode()
-        files |= {f"SKU110K_fixed/images/{split}_{i}.jpg": PICTURE for i in range(2)}
+        files |= {f"SKU110K_fixed/images/{split}_{i}.jpg": IMAGE for i in range(2)}
     write_tar(folder / "SKU110K_fixed.tar.gz", files)
     splits = {split: f"{split}.txt" for split in ("train", "val", "test")}
     spec = spec_of(tmp_path, yaml_text("SKU-110K", splits, "[object]", "sku-110k", address))
@@ -139,10 +139,10 @@ def test_sku110k_lines_that_are_none(tmp_path: Path, line: str) -> None:
 
 
 def argoverse_files(film_prefix: str = "") -> dict[str, bytes]:
-    files = {"Argoverse-1.1/tracking/test/f9/ring_front_center/ring_front_center_9.jpg": PICTURE}
+    files = {"Argoverse-1.1/tracking/test/f9/ring_front_center/ring_front_center_9.jpg": IMAGE}
     for split, film in (("train", "f1"), ("val", "f2")):
         place = f"{split}/{film}/ring_front_center"
-        files[f"Argoverse-1.1/tracking/{place}/ring_front_center_7.jpg"] = PICTURE
+        files[f"Argoverse-1.1/tracking/{place}/ring_front_center_7.jpg"] = IMAGE
         annotation = {"id": 0, "image_id": 0, "category_id": 2, "bbox": [10, 5, 20, 10], "iscrowd": False, "track": 3}
         content = {
             "categories": [{"id": k, "name": str(k)} for k in range(8)],
@@ -186,8 +186,8 @@ def test_global_wheat(tmp_path: Path, served: Served, around: str) -> None:
     sites = [
         place.rpartition("/")[2] for key in ("train", "test") for place in read_spec("GlobalWheat2020.yaml").raw[key]
     ]
-    pictures = {f"{site}/{site}_0.png": PICTURE for site in sites} | {f"{site}.json": b"{}" for site in sites}
-    write_zip(folder / "global-wheat-codalab-official.zip", pictures)
+    images = {f"{site}/{site}_0.png": IMAGE for site in sites} | {f"{site}.json": b"{}" for site in sites}
+    write_zip(folder / "global-wheat-codalab-official.zip", images)
     labels = {f"{around}labels/{site}/{site}_0.txt": b"0 0.2 0.2 0.2 0.2\n" for site in sites}
     write_zip(folder / "GlobalWheat2020_labels.zip", labels)
     splits = {"train": "[images/arvalis_1, images/usask_1]", "val": "[images/ethz_1]", "test": "[images/nau_1]"}
@@ -212,7 +212,7 @@ def test_objects365(
         images, annotations = [], []
         for number, archive in enumerate(archives):
             patch, name = Path(archive).name.removesuffix(".tar.gz"), f"objects365_v2_{number:08d}.jpg"
-            write_tar(folder / archive, {f"{patch}/{name}": PICTURE})
+            write_tar(folder / archive, {f"{patch}/{name}": IMAGE})
             images.append({"id": 900 + number, "file_name": f"images/v2/{patch}/{name}", "width": 100, "height": 50})
             row = {"id": number, "image_id": 900 + number, "category_id": 365, "bbox": [10, 5, 20, 10], "iscrowd": 0}
             annotations += [row, row | {"id": 50 + number, "category_id": 1}, row | {"iscrowd": 1}]
@@ -230,20 +230,20 @@ def test_objects365(
     assert index.classes.tolist() == [0, 364, 0, 364]
     assert index.boxes_xywhn[0].tolist() == pytest.approx(BOX)
     assert load_index(spec, "val").num_objects == 2
-    assert "2 crowd regions and 1 pictures that are not in the archives" in caplog.text
+    assert "2 crowd regions and 1 images that are not in the archives" in caplog.text
 
 
 # -- xView ------------------------------------------------------------------------------------------------------------
 
 
-def xview_archives(root: Path, pictures: int) -> None:
+def xview_archives(root: Path, images: int) -> None:
     tif = cv2.imencode(".tif", np.full((50, 100, 3), 90, np.uint8))[1].tobytes()
     features = []
-    for number in range(pictures):
+    for number in range(images):
         common = {"image_id": f"{number}.tif", "bounds_imcoords": "10,5,30,15", "type_id": 18}
         for change in ({}, {"type_id": 94}, {"type_id": 75}, {"bounds_imcoords": ""}):
             features.append({"type": "Feature", "properties": common | change})
-    write_zip(root / "train_images.zip", {f"train_images/{i}.tif": tif for i in range(pictures)})
+    write_zip(root / "train_images.zip", {f"train_images/{i}.tif": tif for i in range(images)})
     write_zip(root / "val_images.zip", {"val_images/900.tif": tif})
     geojson = json.dumps({"type": "FeatureCollection", "features": features}).encode()
     write_zip(root / "train_labels.zip", {"xView_train.geojson": geojson})
@@ -282,9 +282,9 @@ def test_xview_features_that_are_none(tmp_path: Path, feature: Any) -> None:
 def imagenet_archives(root: Path) -> None:
     """The devkit numbers classes in an order of its own: here 1 is the second in the alphabet."""
     wnids = ["n02000001", "n01000002"]
-    train = {f"{wnid}.tar": tar_bytes({f"{wnid}_{i}.JPEG": PICTURE for i in range(3)}) for wnid in wnids}
+    train = {f"{wnid}.tar": tar_bytes({f"{wnid}_{i}.JPEG": IMAGE for i in range(3)}) for wnid in wnids}
     write_tar(root / "ILSVRC2012_img_train.tar", train)
-    val = {f"ILSVRC2012_val_{i:08d}.JPEG": PICTURE for i in (1, 2, 3)}
+    val = {f"ILSVRC2012_val_{i:08d}.JPEG": IMAGE for i in (1, 2, 3)}
     write_tar(root / "ILSVRC2012_img_val.tar", val)
     synsets = np.zeros(3, [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O")])
     for row, (number, wnid) in enumerate([(1, wnids[0]), (2, wnids[1]), (1001, "n03")]):
@@ -333,7 +333,7 @@ def test_the_yamls_ask_for_their_preparers(tmp_path: Path, served: Served, monke
     folder, address = served
     for part in ("train", "val", "test-dev", "test-challenge"):
         name = f"VisDrone2019-DET-{part}"
-        files = {f"{name}/images/0001.jpg": PICTURE, f"{name}/annotations/0001.txt": b"10,5,20,10,1,10,0,0\n"}
+        files = {f"{name}/images/0001.jpg": IMAGE, f"{name}/annotations/0001.txt": b"10,5,20,10,1,10,0,0\n"}
         write_zip(folder / f"{name}.zip", files)
     monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "sets"))
     text = (ROOT / "data" / "VisDrone.yaml").read_text()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from loopback import PICTURE, put, spec_of, write_tar, write_zip
+from loopback import IMAGE, put, spec_of, write_tar, write_zip
 
 from utils.core.errors import InputError
 from utils.datasets.index.data_yaml import load_spec
@@ -16,7 +16,7 @@ from utils.datasets.index.labels import load_index
 @pytest.mark.parametrize("prefix", ["tiny/", ""], ids=["folder inside", "bare"])
 def test_url_of_an_archive(tmp_path: Path, served: tuple[Path, str], prefix: str) -> None:
     folder, address = served
-    files = {f"{prefix}images/train/a.jpg": PICTURE, f"{prefix}labels/train/a.txt": b"0 .5 .5 .2 .2\n"}
+    files = {f"{prefix}images/train/a.jpg": IMAGE, f"{prefix}labels/train/a.txt": b"0 .5 .5 .2 .2\n"}
     write_zip(folder / "tiny.zip", files)
     text = f"path: sets/tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/tiny.zip\n"
     spec = spec_of(tmp_path, text)
@@ -28,18 +28,18 @@ def test_url_of_an_archive(tmp_path: Path, served: tuple[Path, str], prefix: str
 
 def test_several_urls_fill_one_set(tmp_path: Path, served: tuple[Path, str]) -> None:
     folder, address = served
-    write_zip(folder / "pictures.zip", {"images/train/a.jpg": PICTURE})
+    write_zip(folder / "images.zip", {"images/train/a.jpg": IMAGE})
     write_zip(folder / "labels.zip", {"labels/train/a.txt": b"0 .5 .5 .2 .2\n"})
     text = (
         "path: tiny\ntrain: images/train\nval: images/train\nnames: [a]\n"
-        f"download: ['{address}/pictures.zip', '{address}/labels.zip']\n"
+        f"download: ['{address}/images.zip', '{address}/labels.zip']\n"
     )
     assert load_index(spec_of(tmp_path, text), "val").num_objects == 1
 
 
 def test_an_archive_cannot_write_outside(tmp_path: Path, served: tuple[Path, str]) -> None:
     folder, address = served
-    write_zip(folder / "evil.zip", {"../../evil.txt": b"x", "images/train/a.jpg": PICTURE})
+    write_zip(folder / "evil.zip", {"../../evil.txt": b"x", "images/train/a.jpg": IMAGE})
     text = f"path: tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/evil.zip"
     with pytest.raises(InputError, match=r"evil\.zip"):
         spec_of(tmp_path, text)
@@ -50,9 +50,9 @@ def test_an_archive_cannot_write_outside(tmp_path: Path, served: tuple[Path, str
 def test_an_address_cannot_write_or_remove_outside(tmp_path: Path, served: tuple[Path, str]) -> None:
     """Escaped slashes, and the folder that an earlier download left when it broke off."""
     folder, address = served
-    write_zip(folder / "evil.zip", {"images/train/a.jpg": PICTURE, "labels/train/a.txt": b"0 .5 .5 .2 .2\n"})
+    write_zip(folder / "evil.zip", {"images/train/a.jpg": IMAGE, "labels/train/a.txt": b"0 .5 .5 .2 .2\n"})
     put(tmp_path / "sets" / "tiny" / ".fetched" / "evil.zip.part", b"")
-    other = put(tmp_path / "sets" / "other" / "a.jpg", PICTURE)
+    other = put(tmp_path / "sets" / "other" / "a.jpg", IMAGE)
     text = (
         f"path: sets/tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/..%2F..%2Fevil.zip"
     )
@@ -88,7 +88,7 @@ def voc_files(year: str, sets: dict[str, list[str]]) -> dict[str, bytes]:
     for name, stems in sets.items():
         files[f"{kit}/ImageSets/Main/{name}.txt"] = "".join(f"{stem}\n" for stem in stems).encode()
         for stem in stems:
-            files[f"{kit}/JPEGImages/{stem}.jpg"] = PICTURE
+            files[f"{kit}/JPEGImages/{stem}.jpg"] = IMAGE
             files[f"{kit}/Annotations/{stem}.xml"] = xml.format(int(stem.endswith("9"))).encode()
     return files
 
@@ -135,7 +135,7 @@ def test_coco(tmp_path: Path, served: tuple[Path, str]) -> None:
     test = json.dumps({"images": [{"id": 3, "file_name": "000000000001.jpg"}]}).encode()
     write_zip(folder / "annotations" / "image_info_test2017.zip", {"annotations/image_info_test-dev2017.json": test})
     for split, stem in {**splits, "test2017": "000000000001"}.items():
-        write_zip(folder / "zips" / f"{split}.zip", {f"{split}/{stem}.jpg": PICTURE})
+        write_zip(folder / "zips" / f"{split}.zip", {f"{split}/{stem}.jpg": IMAGE})
     text = (
         "path: coco\ntrain: train2017.txt\nval: val2017.txt\ntest: test-dev2017.txt\nnames: {0: cat, 1: dog}\n"
         f"download: builtin:coco\nsource: {address}\n"
@@ -168,12 +168,12 @@ def test_a_broken_off_set_goes_on_where_it_was(tmp_path: Path, served: tuple[Pat
     assert load_index(spec_of(tmp_path, text), "train").num_objects == 1
 
 
-def test_pictures_without_their_labels_are_not_taken_for_a_whole_set(tmp_path: Path, served: tuple[Path, str]) -> None:
-    """A run that is stopped after unpacking leaves pictures of all splits; the next one must write the labels."""
+def test_images_without_their_labels_are_not_taken_for_a_whole_set(tmp_path: Path, served: tuple[Path, str]) -> None:
+    """A run that is stopped after unpacking leaves images of all splits; the next one must write the labels."""
     folder, address = served
     for part in ("train", "val", "test-dev"):
         name = f"VisDrone2019-DET-{part}"
-        files = {f"{name}/images/1.jpg": PICTURE, f"{name}/annotations/1.txt": b"10,5,20,10,1,1,0,0\n"}
+        files = {f"{name}/images/1.jpg": IMAGE, f"{name}/annotations/1.txt": b"10,5,20,10,1,1,0,0\n"}
         write_zip(folder / f"{name}.zip", files)
     text = (
         "path: v\ntrain: VisDrone2019-DET-train/images\nval: VisDrone2019-DET-val/images\nnames: [walker]\n"
@@ -183,7 +183,7 @@ def test_pictures_without_their_labels_are_not_taken_for_a_whole_set(tmp_path: P
         spec_of(tmp_path, text)
     with pytest.raises(InputError, match="test-challenge"):  # and not "no labels found"
         spec_of(tmp_path, text)
-    write_zip(folder / "VisDrone2019-DET-test-challenge.zip", {"VisDrone2019-DET-test-challenge/images/2.jpg": PICTURE})
+    write_zip(folder / "VisDrone2019-DET-test-challenge.zip", {"VisDrone2019-DET-test-challenge/images/2.jpg": IMAGE})
     assert load_index(spec_of(tmp_path, text), "val").num_objects == 1
     folder.rename(tmp_path / "gone")  # a finished set asks for nothing
     assert load_index(spec_of(tmp_path, text), "val").num_objects == 1
@@ -193,14 +193,14 @@ def test_a_set_put_in_place_by_hand_after_a_vain_try(tmp_path: Path, served: tup
     text = f"path: v\ntrain: images\nval: images\nnames: [a]\ndownload: builtin:visdrone\nsource: {served[1]}\n"
     with pytest.raises(InputError, match="404"):
         spec_of(tmp_path, text)
-    put(tmp_path / "v" / "images" / "a.jpg", PICTURE)
+    put(tmp_path / "v" / "images" / "a.jpg", IMAGE)
     put(tmp_path / "v" / "labels" / "a.txt", b"0 .5 .5 .2 .2\n")
     assert load_index(spec_of(tmp_path, text), "val").num_objects == 1
 
 
 def test_an_archive_as_data_yaml(tmp_path: Path) -> None:
     text = "path: ../datasets/tiny\ntrain: images/train\nval: images/train\nnames: [a]\n"
-    files = {"images/train/a.jpg": PICTURE, "labels/train/a.txt": b"0 .5 .5 .2 .2\n", "tiny.yaml": text.encode()}
+    files = {"images/train/a.jpg": IMAGE, "labels/train/a.txt": b"0 .5 .5 .2 .2\n", "tiny.yaml": text.encode()}
     write_zip(tmp_path / "tiny.zip", files)
     for _ in range(2):
         spec = load_spec(tmp_path / "tiny.zip")

@@ -19,7 +19,7 @@ from utils.imaging.read import read_image
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    """The first 60 training pictures of the set as a user gets it."""
+    """The first 60 training images of the set as a user gets it."""
     return [draw_scene(np.random.default_rng((shapes.SEED, 0, i))) for i in range(60)]
 
 
@@ -42,21 +42,21 @@ def test_the_set_is_as_hard_as_promised(scenes: list[Scene]) -> None:
     assert sum(not scene.shapes for scene in scenes) >= 1
 
 
-def test_counted_visibility_is_what_the_picture_shows(scenes: list[Scene]) -> None:
+def test_counted_visibility_is_what_the_image_shows(scenes: list[Scene]) -> None:
     for scene in scenes:
         shown = np.bincount(scene.owner.ravel() + 1, minlength=len(scene.shapes) + 1)[1:]
         assert shown.tolist() == [shape.visible for shape in scene.shapes]
         assert all(shape.visible >= 0.35 * shape.full_area for shape in scene.shapes)
 
 
-def test_class_map_and_polygons_agree(scenes: list[Scene]) -> None:
-    """Polygons painted from large to small give back the class map, but for pixels on the outlines."""
+def test_semantic_mask_and_polygons_agree(scenes: list[Scene]) -> None:
+    """Polygons painted from large to small give back the semantic mask, but for pixels on the outlines."""
     for scene in scenes:
         painted = np.zeros((SIZE, SIZE), np.uint8)
         for shape in scene.shapes:
             corners = np.rint((shape.outline_xy - 0.5) * 16).astype(np.int32)
             cv2.fillPoly(painted, [corners], shape.label + 1, cv2.LINE_8, 4)
-        assert (painted != scene.class_map()).mean() < 0.02
+        assert (painted != scene.semantic_mask()).mean() < 0.02
 
 
 def test_files_agree_and_nothing_is_left_over(tmp_path: Path, few: None) -> None:
@@ -79,7 +79,7 @@ def test_files_agree_and_nothing_is_left_over(tmp_path: Path, few: None) -> None
                 assert np.array(values, float) * SIZE == pytest.approx(row["segmentation"][0], abs=0.01)
 
 
-def test_pictures_are_the_same_every_time(tmp_path: Path, few: None) -> None:
+def test_images_are_the_same_every_time(tmp_path: Path, few: None) -> None:
     def digest(root: Path) -> str:
         prepare_shapes(root, {})
         files = sorted(p for p in root.rglob("*") if p.is_file())

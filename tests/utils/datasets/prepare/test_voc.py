@@ -18,7 +18,7 @@ XML = """<annotation><size><width>100</width><height>50</height><depth>3</depth>
 
 
 def test_rows_of_an_annotation(tmp_path: Path) -> None:
-    """xmin 11 to xmax 30, counted from 1 and inclusive, are the 20 pixels from 10 to 30: centre 20 of 100."""
+    """xmin 11 to xmax 30, counted from 1 and inclusive, are the 20 pixels from 10 to 30: center 20 of 100."""
     (tmp_path / "a.xml").write_text(XML)
     labels, skipped = voc_labels(tmp_path / "a.xml", {"cat": 0, "dog": 1})
     assert labels.rows.tolist() == np.array([[1, 0.2, 0.2, 0.2, 0.2], [0, 0.5, 0.5, 1, 1]], np.float32).tolist()

@@ -27,14 +27,14 @@ from utils.imaging.read import imwrite
 from utils.predict.run import source_path
 
 
-def picture(path: Path, value: int = 0, size_hw: tuple[int, int] = (6, 8)) -> Path:
+def image(path: Path, value: int = 0, size_hw: tuple[int, int] = (6, 8)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     imwrite(path, np.full((*size_hw, 3), value, np.uint8))
     return path
 
 
 def video(path: Path, frames: int, fps: float = 10.0) -> Path:
-    """A clip whose frame k (from 0) has the grey value 20 k."""
+    """A clip whose frame k (from 0) has the gray value 20 k."""
     codec = cv2.VideoWriter_fourcc(*("mp4v" if path.suffix == ".mp4" else "MJPG"))
     writer = cv2.VideoWriter(str(path), codec, fps, (64, 48))
     for k in range(frames):
@@ -51,29 +51,29 @@ def flat(source: Source, channels: int = 3) -> list[SourceFrame]:
 
 def test_a_folder_gives_its_media_sorted_without_subfolders(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", "inner/c.jpg"):
-        picture(tmp_path / name)
-    (tmp_path / "notes.md").write_text("no picture")
+        image(tmp_path / name)
+    (tmp_path / "notes.md").write_text("no image")
     assert [Path(p).name for p in find_media(str(tmp_path))] == ["a.jpg", "b.PNG"]
 
 
 def test_a_glob_can_walk_subfolders(tmp_path: Path) -> None:
     for name in ("x/b.png", "y/a.png", "y/a.jpg"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     found = find_media(str(tmp_path / "**" / "*.png"))
     assert [Path(p).relative_to(tmp_path).as_posix() for p in found] == ["x/b.png", "y/a.png"]
 
 
 def test_a_file_with_brackets_in_its_name_is_no_glob(tmp_path: Path) -> None:
-    path = picture(tmp_path / "shot[1].png")
+    path = image(tmp_path / "shot[1].png")
     assert find_media(str(path)) == [str(path)]
 
 
 def test_a_list_is_relative_to_itself_or_else_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beside, elsewhere = picture(tmp_path / "lists/a.png"), picture(tmp_path / "run/b.png")
+    beside, elsewhere = image(tmp_path / "lists/a.png"), image(tmp_path / "run/b.png")
     listing = tmp_path / "lists" / "media.txt"
-    listing.write_text("# pictures\na.png\n\nb.png\nmissing.png\n", encoding="utf-8")
+    listing.write_text("# images\na.png\n\nb.png\nmissing.png\n", encoding="utf-8")
     monkeypatch.chdir(elsewhere.parent)
     assert find_media(str(listing)) == [str(beside), "b.png", "missing.png"]
 
@@ -81,7 +81,7 @@ def test_a_list_is_relative_to_itself_or_else_to_the_working_directory(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        pytest.param("nowhere/*.jpg", "the glob has no pictures or videos", id="empty-glob"),
+        pytest.param("nowhere/*.jpg", "the glob has no images or videos", id="empty-glob"),
         pytest.param(" ", "--source is empty; give a file", id="empty"),
         pytest.param("nowhere.jpg", "--source nowhere.jpg: there is no such file or folder", id="missing"),
         pytest.param("no.streams", r"--source no\.streams: there is no such list of streams", id="missing-list"),
@@ -107,13 +107,13 @@ def test_sources_that_give_nothing_say_why(source: str, message: str) -> None:
 
 
 def test_an_empty_folder_a_strange_file_and_an_empty_list_say_why(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"the folder has no pictures or videos; pictures: bmp .*videos: asf"):
+    with pytest.raises(InputError, match=r"the folder has no images or videos; images: bmp .*videos: asf"):
         find_media(str(tmp_path))
     (tmp_path / "model.xyz").write_bytes(b"x")
     with pytest.raises(InputError, match=r"model\.xyz: \.xyz is no format known here"):
         find_media(str(tmp_path / "model.xyz"))
     (tmp_path / "list.txt").write_text("\n# nothing\n")
-    with pytest.raises(InputError, match="names no pictures or videos"):
+    with pytest.raises(InputError, match="names no images or videos"):
         find_media(str(tmp_path / "list.txt"))
 
 
@@ -122,7 +122,7 @@ def test_an_empty_folder_a_strange_file_and_an_empty_list_say_why(tmp_path: Path
     [
         ("rtsp://camera/1", "rtsp://camera/1: a list names either files or streams, not both"),
         ("http://host/a.jpg", "http://host/a.jpg: a list names files; give an address to --source by itself"),
-        ("notes.md", r"notes\.md: neither a picture nor a video"),
+        ("notes.md", r"notes\.md: neither an image nor a video"),
     ],
 )
 def test_a_wrong_line_of_a_list_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -132,8 +132,8 @@ def test_a_wrong_line_of_a_list_is_named(tmp_path: Path, line: str, message: str
         open_source(str(listing))
 
 
-def test_damaged_and_missing_pictures_are_passed_over(tmp_path: Path) -> None:
-    good = picture(tmp_path / "ünïcode 图.png", 7)
+def test_damaged_and_missing_images_are_passed_over(tmp_path: Path) -> None:
+    good = image(tmp_path / "ünïcode 图.png", 7)
     broken, empty, missing = tmp_path / "broken.png", tmp_path / "empty.jpg", tmp_path / "missing.jpg"
     broken.write_bytes(good.read_bytes()[:40])
     empty.write_bytes(b"")
@@ -144,7 +144,7 @@ def test_damaged_and_missing_pictures_are_passed_over(tmp_path: Path) -> None:
     assert [str(Path(p.split(": ")[0]).name) for p in source.problems] == ["broken.png", "empty.jpg", "missing.jpg"]
 
 
-def test_pictures_that_break_off_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_that_break_off_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (320, 240, 3), np.uint8)
     whole = cv2.imencode(".jpg", noise)[1].tobytes()
     little, most, nothing = (tmp_path / f"{name}.jpg" for name in ("little", "most", "nothing"))
@@ -153,9 +153,9 @@ def test_pictures_that_break_off_are_told(tmp_path: Path, caplog: pytest.LogCapt
     source = MediaSource([str(p) for p in (little, most, nothing)])
     assert [Path(item.path).name for item in flat(source)] == ["most.jpg"]
     assert [re.sub(r"\d+%", "N%", problem.removeprefix(f"{tmp_path}/")) for problem in source.problems] == [
-        "little.jpg: cut short, about N% of the picture is missing",
-        "most.jpg: cut short, about N% of the picture is missing and shown gray; used",
-        "nothing.jpg: cut short, about N% of the picture is missing",
+        "little.jpg: cut short, about N% of the image is missing",
+        "most.jpg: cut short, about N% of the image is missing and shown gray; used",
+        "nothing.jpg: cut short, about N% of the image is missing",
     ]
 
 
@@ -231,8 +231,8 @@ def test_a_video_goes_on_behind_a_damaged_place(tmp_path: Path, caplog: pytest.L
     assert "passed over" not in caplog.text
 
 
-def test_gray_networks_get_one_channel_from_pictures_and_videos(tmp_path: Path) -> None:
-    files = [str(picture(tmp_path / "a.png")), str(video(tmp_path / "clip.avi", 1))]
+def test_gray_networks_get_one_channel_from_images_and_videos(tmp_path: Path) -> None:
+    files = [str(image(tmp_path / "a.png")), str(video(tmp_path / "clip.avi", 1))]
     assert [f.frame.shape for f in flat(MediaSource(files), channels=1)] == [(6, 8, 1), (48, 64, 1)]
 
 
@@ -240,16 +240,16 @@ def test_gray_networks_get_one_channel_from_pictures_and_videos(tmp_path: Path) 
 
 
 def test_a_watched_folder_gives_new_and_changed_files(tmp_path: Path) -> None:
-    picture(tmp_path / "b.png", 10)
+    image(tmp_path / "b.png", 10)
     watched = WatchedFiles(partial(_list_files, str(tmp_path)), poll_s=0.02)
     watched.ignored = tmp_path / "runs"
     source = MediaSource(watched, endless=True, on_close=(watched.close,))
     batches = source.batches()
     assert next(batches)[0].heading == f"image 1 {tmp_path / 'b.png'}"
-    picture(tmp_path / "a.png", 20)
-    picture(tmp_path / "runs" / "own.png", 30)
+    image(tmp_path / "a.png", 20)
+    image(tmp_path / "runs" / "own.png", 30)
     assert next(batches)[0].path == str(tmp_path / "a.png")
-    os.utime(picture(tmp_path / "b.png", 40), (1, 1))
+    os.utime(image(tmp_path / "b.png", 40), (1, 1))
     again = next(batches)[0]
     assert (again.path, int(again.frame.mean())) == (str(tmp_path / "b.png"), 40)
     source.close()
@@ -275,7 +275,7 @@ def test_a_watched_file_is_given_once_it_is_complete() -> None:
 
 def test_a_watched_folder_may_go_and_come_back(tmp_path: Path) -> None:
     folder = tmp_path / "in"
-    picture(folder / "a.png")
+    image(folder / "a.png")
     looked = threading.Event()
 
     def listing() -> list[str]:
@@ -291,7 +291,7 @@ def test_a_watched_folder_may_go_and_come_back(tmp_path: Path) -> None:
     thread.start()
     looked.clear()
     assert looked.wait(5)
-    picture(folder / "b.png")
+    image(folder / "b.png")
     thread.join(5)
     assert found == [str(folder / "b.png")]
 
@@ -300,11 +300,11 @@ def test_an_empty_folder_can_be_watched_and_a_file_cannot(tmp_path: Path) -> Non
     with closing(open_source(str(tmp_path), SourceOptions(watch=True))) as source:
         assert source.endless and not source.live
     with pytest.raises(InputError, match=r"--watch: .*a\.png is neither a folder nor a glob"):
-        open_source(str(picture(tmp_path / "a.png")), SourceOptions(watch=True))
+        open_source(str(image(tmp_path / "a.png")), SourceOptions(watch=True))
 
 
 def test_paths_come_from_standard_input_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = picture(tmp_path / "ünï 1.png"), video(tmp_path / "clip.avi", 2)
+    first, second = image(tmp_path / "ünï 1.png"), video(tmp_path / "clip.avi", 2)
     reader, writer = os.pipe()
     with open(reader) as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
@@ -317,7 +317,7 @@ def test_paths_come_from_standard_input_as_they_are_written(tmp_path: Path, monk
             assert [batch[0].path for batch in batches] == [str(second), str(second), str(first)]
             assert source.inputs == 5
             assert [problem.partition(": ")[2].partition(";")[0] for problem in source.problems] == [
-                "No such file or directory", "neither a picture nor a video"
+                "No such file or directory", "neither an image nor a video"
             ]  # fmt: skip
 
 
@@ -360,7 +360,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_the_file_of_an_address_is_fetched_and_removed(web: str, tmp_path: Path) -> None:
-    picture(tmp_path / "web" / "ünï 1.png", 30)
+    image(tmp_path / "web" / "ünï 1.png", 30)
     source = open_source(f"{web}/%C3%BCn%C3%AF%201.png?size=1")
     frame = next(source.batches())[0]
     assert int(frame.frame.mean()) == 30
@@ -378,7 +378,7 @@ def test_a_video_of_an_address_keeps_all_its_frames(web: str, tmp_path: Path) ->
 
 
 def test_addresses_of_files_that_cannot_be_had(web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(tmp_path / "web" / "a.png")
+    image(tmp_path / "web" / "a.png")
     before = set(Path(tempfile.gettempdir()).glob("openyolov5-*"))
     with pytest.raises(InputError, match=r"gone\.png: the server answered 404"):
         open_source(f"{web}/gone.png")

@@ -66,7 +66,7 @@ def test_screenshots_for_other_programs(display: str) -> None:
         LoadScreenshots("screen one")
 
 
-def test_pictures_of_the_whole_screen_and_of_a_part(display: str) -> None:
+def test_images_of_the_whole_screen_and_of_a_part(display: str) -> None:
     with closing(open_source("screen 1")) as source:
         batches = source.batches()
         (first,), (second,) = next(batches), next(batches)

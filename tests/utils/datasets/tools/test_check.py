@@ -8,19 +8,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from loopback import PICTURE, put
+from loopback import IMAGE, put
 
 from utils.config.datasets import CheckConfig
 from utils.core.errors import InputError
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.tools.check import run
-from utils.datasets.tools.statistics import box_sides, class_table, repeated_pictures, size_lines, unknown_classes
+from utils.datasets.tools.statistics import box_sides, class_table, repeated_images, size_lines, unknown_classes
 
 NAMES = {0: "cat", 1: "dog"}
 
 
 def a_set(root: Path, labels: dict[str, str], splits: str = "train: images/train\nval: images/val\n") -> Path:
-    """A data YAML whose pictures differ from each other."""
+    """A data YAML whose images differ from each other."""
     for number, (name, text) in enumerate(labels.items()):
         frame = np.full((50, 100, 3), number, np.uint8)
         put(root / "images" / f"{name}.png", cv2.imencode(".png", frame)[1].tobytes())
@@ -36,18 +36,18 @@ def check(data: Path, project: Path, *flags: str) -> int:
 def test_a_set_without_faults(tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert check(tiny_data, tmp_path) == 0
-    assert "Nothing is wrong with pictures and labels" in caplog.text
-    assert "pictures 96 to 96 pixels wide, 64 to 64 high; 1 size, most often 96x64 (12)" in caplog.text
+    assert "Nothing is wrong with images and labels" in caplog.text
+    assert "images 96 to 96 pixels wide, 64 to 64 high; 1 size, most often 96x64 (12)" in caplog.text
     folder = tmp_path / "exp"
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.*")) == [
         "sizes.png",
         "summary.txt",
         "train/labels.jpg",
         "train/labels_correlogram.jpg",
-        "train/pictures.jpg",
+        "train/images.jpg",
         "val/labels.jpg",
         "val/labels_correlogram.jpg",
-        "val/pictures.jpg",
+        "val/images.jpg",
     ]
     assert "square" in (folder / "summary.txt").read_text()
 
@@ -60,7 +60,7 @@ def test_classes_that_do_not_exist(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "classes that do not exist: 2 (2 rows), 93 (1 row); the data YAML names 2 (0-1)" in caplog.text
     assert "a.txt:2: class 2, but the data YAML names 2 classes (0-1); row left out" in caplog.text
     assert "train: no object of cat" in caplog.text
-    assert "0 pictures and 3 label rows cannot be used" in caplog.text
+    assert "0 images and 3 label rows cannot be used" in caplog.text
     problems = (tmp_path / "runs" / "exp" / "problems.txt").read_text().splitlines()
     assert len(problems) == 3
     assert problems[0].startswith("train: ")
@@ -77,23 +77,23 @@ def test_a_set_in_which_no_row_can_be_used_is_reported_all_the_same(
     assert (tmp_path / "runs" / "exp" / "train" / "labels.jpg").is_file()
 
 
-def test_damaged_pictures_fail_the_check(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_images_fail_the_check(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = a_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "train/b": "", "val/c": "0 .5 .5 .2 .2\n"})
-    put(tmp_path / "images" / "train" / "b.png", b"no picture")
+    put(tmp_path / "images" / "train" / "b.png", b"no image")
     put(tmp_path / "images" / "val" / "c.png", b"nor this")
     with caplog.at_level(logging.INFO):
         assert check(data, tmp_path / "runs") == 1
-    assert "2 pictures and 0 label rows cannot be used" in caplog.text
+    assert "2 images and 0 label rows cannot be used" in caplog.text
     assert not (tmp_path / "runs" / "exp" / "val").exists()
 
 
-def test_equal_pictures_in_two_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_equal_images_in_two_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = a_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "train/x": "0 .5 .5 .2 .2\n", "val/c": "0 .5 .5 .2 .2\n"})
     copy = (tmp_path / "images" / "train" / "a.png").read_bytes()
     put(tmp_path / "images" / "val" / "c.png", copy)
     with caplog.at_level(logging.INFO):
         assert check(data, tmp_path / "runs", "--noplots") == 0
-    assert f"1 pictures are in train and in val: {tmp_path}/images/train/a.png = " in caplog.text
+    assert f"1 images are in train and in val: {tmp_path}/images/train/a.png = " in caplog.text
 
 
 def test_a_split_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -118,19 +118,19 @@ def test_folders_of_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     for number, data in enumerate((tmp_path / "pets", tmp_path / "pets.yaml")):
         with caplog.at_level(logging.INFO):
             assert check(data, tmp_path / "runs", "--name", str(number)) == 0
-        assert (tmp_path / "runs" / str(number) / "train" / "pictures.jpg").is_file()
+        assert (tmp_path / "runs" / str(number) / "train" / "images.jpg").is_file()
         assert not list((tmp_path / "runs").rglob("labels.jpg"))
 
 
 def test_outlines_are_drawn(tmp_path: Path) -> None:
     data = a_set(tmp_path, {"train/a": "1 .1 .1 .9 .1 .9 .9\n", "val/c": "0 .5 .5 .2 .2\n"})
     assert check(data, tmp_path / "runs") == 0
-    frame = cv2.imread(str(tmp_path / "runs" / "exp" / "train" / "pictures.jpg"))
+    frame = cv2.imread(str(tmp_path / "runs" / "exp" / "train" / "images.jpg"))
     corner, inside = frame[300, 60], frame[200, 350]  # below and above the diagonal, in the tinted half
     assert inside.astype(int).max() > corner.astype(int).max() + 20
 
 
-def test_class_maps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_semantic_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = a_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "train/b": "0 .5 .5 .2 .2\n", "val/c": "0 .5 .5 .2 .2\n"})
     for name, value in (("train/a", 1), ("train/b", 9), ("val/c", 255)):
         values = np.zeros((50, 100), np.uint8)
@@ -139,7 +139,7 @@ def test_class_maps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data.write_text(data.read_text() + "semantic: {masks: masks, names: {0: sky, 1: road}}\n")
     with caplog.at_level(logging.INFO):
         assert check(data, tmp_path / "runs") == 1  # 9 is no class
-    assert "1 pictures and 0 label rows cannot be used" in caplog.text
+    assert "1 images and 0 label rows cannot be used" in caplog.text
     table = (tmp_path / "runs" / "exp" / "summary.txt").read_text().splitlines()
     assert ["sky", "80.00%", "1", "100.00%", "1"] in [line.split() for line in table]
     assert sum("pixels wide" in line for line in table) == 3  # one of boxes and one of maps in train, one in val
@@ -147,7 +147,7 @@ def test_class_maps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert (tmp_path / "runs" / "exp" / "train" / "labels.jpg").is_file()
 
 
-def test_maps_of_other_pictures_without_the_split(tmp_path: Path) -> None:
+def test_maps_of_other_images_without_the_split(tmp_path: Path) -> None:
     boxes = a_set(tmp_path / "boxes", {"train/a": "1 .5 .5 .2 .2\n", "val/b": "", "test/c": "0 .5 .5 .2 .2\n"})
     boxes.write_text(boxes.read_text() + "test: images/test\n")
     maps = a_set(tmp_path / "maps", {"train/a": "", "val/c": ""})
@@ -160,7 +160,7 @@ def test_maps_of_other_pictures_without_the_split(tmp_path: Path) -> None:
     assert "sky" not in (tmp_path / "runs" / "exp" / "summary.txt").read_text()
 
 
-def test_class_maps_alone_and_a_folder_with_one_yaml(tmp_path: Path) -> None:
+def test_semantic_masks_alone_and_a_folder_with_one_yaml(tmp_path: Path) -> None:
     data = a_set(tmp_path, {"train/a": "", "val/c": ""})
     for name in ("train/a", "val/c"):
         put(tmp_path / "masks" / f"{name}.png", cv2.imencode(".png", np.zeros((50, 100), np.uint8))[1].tobytes())
@@ -174,7 +174,7 @@ def test_class_maps_alone_and_a_folder_with_one_yaml(tmp_path: Path) -> None:
 
 
 def index_of(sizes_hw: list[list[int]], rows: list[tuple[int, int, float, float]]) -> ImageIndex:
-    """Rows are picture, class, width and height over the picture's."""
+    """Rows are image, class, width and height over the image's."""
     owners = np.array([row[0] for row in rows], int)
     return ImageIndex(
         paths=[f"{k}.jpg" for k in range(len(sizes_hw))],
@@ -190,9 +190,9 @@ def test_counts_and_sizes() -> None:
     assert box_sides(index).tolist() == [pytest.approx([20, 20]), pytest.approx([100, 100]), pytest.approx([50, 50])]
     table = [line.split() for line in class_table({"train": index}, NAMES).splitlines()]
     assert table[1:] == [["cat", "1", "1"], ["dog", "2", "1"], ["all", "3", "3"]]
-    pictures, objects = size_lines("train", index)
-    assert "100 to 200 pixels wide, 100 to 100 high; 2 sizes, most often 200x100 (2), 100x100 (1)" in pictures
-    assert "1.0 objects a picture, at most 2" in objects
+    images, objects = size_lines("train", index)
+    assert "100 to 200 pixels wide, 100 to 100 high; 2 sizes, most often 200x100 (2), 100x100 (1)" in images
+    assert "1.0 objects an image, at most 2" in objects
     assert "33% small, 33% medium, 33% large" in objects
 
 
@@ -210,7 +210,7 @@ def test_unknown_classes_are_counted() -> None:
     assert unknown_classes([], NAMES) == ""
 
 
-def test_one_picture_in_both_splits_is_the_same_file(tmp_path: Path) -> None:
+def test_one_image_in_both_splits_is_the_same_file(tmp_path: Path) -> None:
     index = index_of([[50, 100]], [])
-    index.paths[0] = str(put(tmp_path / "a.jpg", PICTURE))
-    assert repeated_pictures({"train": index, "val": index}) == ["1 pictures are in train and in val (the same files)"]
+    index.paths[0] = str(put(tmp_path / "a.jpg", IMAGE))
+    assert repeated_images({"train": index, "val": index}) == ["1 images are in train and in val (the same files)"]

@@ -1,4 +1,4 @@
-"""Cut-outs of a detection set: folders, margins, squares, names of files and classes."""
+"""Crops of a detection set: folders, margins, squares, names of files and classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from utils.core.errors import InputError
 from utils.datasets.index.class_folders import load_class_data, load_class_index
-from utils.datasets.tools.crops import CropsConfig, class_folder_names, cut_out, write_crops
+from utils.datasets.tools.crops import CropsConfig, class_folder_names, crop_objects, write_crops
 
 FRAME = np.arange(100 * 200 * 3, dtype=np.uint32).reshape(100, 200, 3)  # every pixel differs
 BOX = np.array([[0.5, 0.5, 0.2, 0.2]])  # x 80-120, y 40-60
@@ -19,7 +19,7 @@ BOX = np.array([[0.5, 0.5, 0.2, 0.2]])  # x 80-120, y 40-60
 
 def cut(*flags: str, boxes: np.ndarray = BOX) -> list[np.ndarray]:
     config = CropsConfig.from_args(["--out", "x", *flags])
-    return [crop for _, crop in cut_out(FRAME, np.zeros(len(boxes), np.int64), boxes, config)]
+    return [crop for _, crop in crop_objects(FRAME, np.zeros(len(boxes), np.int64), boxes, config)]
 
 
 def test_the_box_with_and_without_surroundings() -> None:
@@ -40,7 +40,7 @@ def test_a_set_becomes_folders(tiny_data: Path, tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.INFO):
         counts = write_crops(CropsConfig.from_args(["--data", str(tiny_data), "--out", str(out)]))
     index = {split: load_class_index(load_class_data(out), split) for split in ("train", "val")}
-    assert counts["train"].total() == len(index["train"]) == 33  # 11 pictures with 3 objects each
+    assert counts["train"].total() == len(index["train"]) == 33  # 11 images with 3 objects each
     assert index["val"].names == {0: "disc", 1: "square"}
     per_folder = Counter(Path(path).parent.name for path in index["val"].paths)
     assert per_folder == counts["val"]

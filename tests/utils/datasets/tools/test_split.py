@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import PICTURE, put
+from loopback import IMAGE, put
 
 from utils.config.datasets import SplitConfig
 from utils.core.errors import InputError
@@ -45,11 +45,11 @@ def test_shares_that_make_no_sense(shares: tuple[float, ...]) -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Twenty pictures in two folders, half of them with labels."""
+def images(tmp_path: Path) -> Path:
+    """Twenty images in two folders, half of them with labels."""
     for number in range(20):
         place = f"{'a' if number < 7 else 'b'}/{number:02d}"
-        put(tmp_path / "set" / "images" / f"{place}.jpg", PICTURE)
+        put(tmp_path / "set" / "images" / f"{place}.jpg", IMAGE)
         if number % 2:
             put(tmp_path / "set" / "labels" / f"{place}.txt", b"0 .5 .5 .2 .2\n")
     return tmp_path / "set" / "images"
@@ -59,9 +59,9 @@ def split(*flags: object) -> dict[str, int]:
     return run(SplitConfig.from_args([str(flag) for flag in flags]))
 
 
-def test_lists_for_a_data_yaml(pictures: Path) -> None:
-    assert split("--images", pictures, "--shares", 0.7, 0.2, 0.1) == {"train": 14, "val": 4, "test": 2}
-    root = pictures.parent
+def test_lists_for_a_data_yaml(images: Path) -> None:
+    assert split("--images", images, "--shares", 0.7, 0.2, 0.1) == {"train": 14, "val": 4, "test": 2}
+    root = images.parent
     lists = [f"{key}: autosplit_{key}.txt" for key in ("train", "val", "test")]
     (root / "set.yaml").write_text("\n".join([*lists, "names: [cat]"]))
     spec = load_spec(root / "set.yaml")
@@ -71,41 +71,41 @@ def test_lists_for_a_data_yaml(pictures: Path) -> None:
     assert (root / "autosplit_train.txt").read_text().startswith("./images/a/0")
 
 
-def test_annotated_pictures_only_and_lists_elsewhere(pictures: Path, tmp_path: Path) -> None:
+def test_annotated_images_only_and_lists_elsewhere(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "lists"
-    assert split("--images", pictures, "--annotated-only", "--out", out) == {"train": 9, "val": 1}
+    assert split("--images", images, "--annotated-only", "--out", out) == {"train": 9, "val": 1}
     assert not (out / "autosplit_test.txt").exists()
     lines = (out / "autosplit_train.txt").read_text().splitlines()
     assert all(Path(line).is_absolute() and int(Path(line).stem) % 2 for line in lines)
 
 
-def test_lists_are_not_overwritten_unasked(pictures: Path) -> None:
-    split("--images", pictures, "--shares", 1, 1, 1)
-    before = (pictures.parent / "autosplit_val.txt").read_text()
+def test_lists_are_not_overwritten_unasked(images: Path) -> None:
+    split("--images", images, "--shares", 1, 1, 1)
+    before = (images.parent / "autosplit_val.txt").read_text()
     with pytest.raises(InputError, match=r"autosplit_train\.txt.* there already; --exist-ok replaces them"):
-        split("--images", pictures, "--seed", 1)
-    assert (pictures.parent / "autosplit_val.txt").read_text() == before
-    assert split("--images", pictures, "--seed", 1, "--exist-ok") == {"train": 18, "val": 2}
-    assert not (pictures.parent / "autosplit_test.txt").exists()  # the old one would overlap
+        split("--images", images, "--seed", 1)
+    assert (images.parent / "autosplit_val.txt").read_text() == before
+    assert split("--images", images, "--seed", 1, "--exist-ok") == {"train": 18, "val": 2}
+    assert not (images.parent / "autosplit_test.txt").exists()  # the old one would overlap
 
 
-def test_shares_of_nothing_leave_the_old_lists(pictures: Path) -> None:
-    split("--images", pictures)
+def test_shares_of_nothing_leave_the_old_lists(images: Path) -> None:
+    split("--images", images)
     with pytest.raises(InputError, match=r"shares 0\.0 0\.0: must be 0 or more, and one of them above 0"):
-        split("--images", pictures, "--shares", 0, 0, "--exist-ok")
-    assert (pictures.parent / "autosplit_train.txt").exists()
+        split("--images", images, "--shares", 0, 0, "--exist-ok")
+    assert (images.parent / "autosplit_train.txt").exists()
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--images", "{}/none"), "no such folder or list file"),
-        (("--images", "{}/labels"), "no pictures in it"),
+        (("--images", "{}/labels"), "no images in it"),
         (("--images", "{}/images/a/../../images/c", "--annotated-only"), "no such folder"),
         (("--images", "{}/images", "--shares", "1", "1", "1", "1"), "give up to three"),
         (("--images", "{}/images", "--out", "{}/labels/b/07.txt/x"), "--out .*: cannot be made"),
     ],
 )
-def test_one_line_messages(pictures: Path, flags: tuple[str, ...], message: str) -> None:
+def test_one_line_messages(images: Path, flags: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        split(*(flag.format(pictures.parent) for flag in flags))
+        split(*(flag.format(images.parent) for flag in flags))
