@@ -1,1 +1,1 @@
-"""Typed settings of every command, their flags, and hyperparameter files."""
+"""Settings of the commands, their flags, and hyperparameter files."""

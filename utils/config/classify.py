@@ -1,6 +1,6 @@
-"""Settings of the classification commands: those of training and validation with other defaults, and a few more.
+"""Settings of the classification commands.
 
-Settings that mean nothing for whole images lose their flags; who gives one to train.py or val.py is told so.
+They inherit those of train.py, val.py and detect.py; settings that do not apply to classification have no flag.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.config.base import IMG_FLAGS, TrainConfig, ValConfig, option, switch
+from utils.config.base import IMG_FLAGS, option, switch
 from utils.config.detect import DetectConfig
-from utils.config.flag_types import not_negative_float, positive_int, share
+from utils.config.flag_types import fraction, not_negative_float, positive_int
+from utils.config.train import TrainConfig
+from utils.config.val import ValConfig
 
 CROP_AREA = 0.08  # (Szegedy et al. 2015, arXiv:1409.4842, sec. 6)
 JITTER = 0.4
 SMOOTHING = 0.1
-MOMENTUM, LAST_RATE = 0.9, 0.01  # Adam's first beta, and the share of lr0 that the last epoch has
+MOMENTUM, FINAL_LR_FACTOR = 0.9, 0.01  # beta1 of Adam; final learning rate relative to lr0
 YES, NO = ("true", "yes", "1"), ("false", "no", "0")
 
 
-def truth(text: str) -> bool:
-    """argparse type: True or False."""
+def parse_bool(text: str) -> bool:
+    """argparse type of True and False."""
     if text.lower() not in YES + NO:
         raise argparse.ArgumentTypeError("must be True or False")
     return text.lower() in YES
@@ -34,23 +36,23 @@ class ClassifyTrainConfig(TrainConfig):
     """Train a classifier on folders of images."""
 
     model: str = option(
-        "yolov5s-cls.pt", "--model", help="checkpoint (a detector is cut), model YAML or name of a torchvision network"
+        "yolov5s-cls.pt", "--model", help="checkpoint (of a classifier or detector), model YAML or torchvision model"
     )
-    weights: str = option("yolov5s-cls.pt", "--weights", help="checkpoint; --model says the same and more")
+    weights: str = option("yolov5s-cls.pt", "--weights", help="checkpoint; same as --model")
     data: str = option("imagenette160", "--data", help="folder, known name, builtin:shapes-cls or data YAML")
-    hyp: str | Mapping[str, Any] = option("", "--hyp", help="hyperparameter YAML that replaces the recipe")
+    hyp: str | Mapping[str, Any] = option("", "--hyp", help="hyperparameter YAML instead of the default recipe")
     epochs: int = option(10, "--epochs", type=positive_int, help="passes over the training set")
     batch_size: int = option(64, "--batch-size", type=int, help="images per step")
-    imgsz: int = option(224, *IMG_FLAGS, type=positive_int, help="side of the square network input, pixels")
+    imgsz: int = option(224, *IMG_FLAGS, type=positive_int, help="image size in pixels")
     optimizer: str = option(
         "Adam", "--optimizer", choices=("SGD", "Adam", "AdamW", "Muon", "RMSProp"), help="optimizer"
     )
-    project: str = option("runs/train-cls", "--project", help="folder of runs")
+    project: str = option("runs/train-cls", "--project", help="parent folder of runs")
     label_smoothing: float | None = option(
         None,
         "--label-smoothing",
-        type=share,
-        help="class target smoothing (default: that of the hyp file, or 0.1)",
+        type=fraction,
+        help="label smoothing (default: from the hyperparameter file, or 0.1)",
     )
     task: str = option("classify", "--task", choices=("classify",), help="kind of model")
     pretrained: bool = option(
@@ -58,21 +60,24 @@ class ClassifyTrainConfig(TrainConfig):
         "--pretrained",
         nargs="?",
         const=True,
-        type=truth,
-        help="False starts from random weights; given, a torchvision network gets its published ones",
+        type=parse_bool,
+        help="False: random weights; set explicitly, a torchvision model gets its ImageNet weights",
     )
-    lr0: float = option(0.001, "--lr0", type=not_negative_float, help="first learning rate")
+    lr0: float = option(0.001, "--lr0", type=not_negative_float, help="initial learning rate")
     decay: float = option(5e-5, "--decay", type=not_negative_float, help="weight decay")
-    cutoff: int | None = option(None, "--cutoff", type=positive_int, help="layers kept of a detector, 10 by default")
-    dropout: float | None = option(None, "--dropout", type=share, help="chance of every Dropout layer")
+    cutoff: int | None = option(None, "--cutoff", type=positive_int, help="layers to keep of a detector (default: 10)")
+    dropout: float | None = option(None, "--dropout", type=fraction, help="dropout probability")
     crop_area: float = option(
-        CROP_AREA, "--crop-area", type=share, help="least share of an image that is trained at a time; 1 is all of it"
+        CROP_AREA,
+        "--crop-area",
+        type=fraction,
+        help="minimum area of random crops, as a fraction of the image; 1: no crop",
     )
     jitter: float = option(
-        JITTER, "--jitter", type=share, help="random change of brightness, contrast and saturation while training"
+        JITTER, "--jitter", type=fraction, help="strength of brightness, contrast and saturation jitter"
     )
-    class_weights: bool = switch("--class-weights", help="rare classes weigh as much as frequent ones in the loss")
-    verbose: bool = switch("--verbose", help="print the model, and every message about the images")
+    class_weights: bool = switch("--class-weights", help="weight classes in the loss by inverse frequency")
+    verbose: bool = switch("--verbose", help="print the model, and all messages about images")
     mask_ratio: int = field(default=4)
     no_overlap: bool = field(default=False)
     seg_loss: str = field(default="ce")
@@ -94,22 +99,22 @@ class ClassifyTrainConfig(TrainConfig):
 
     @classmethod
     def from_kwargs(cls, **values: Any) -> ClassifyTrainConfig:
-        """As `BaseConfig.from_kwargs`; `model` stands for `weights` or `cfg`, whichever it names."""
+        """As `BaseConfig.from_kwargs`; `model` sets `weights` or `cfg`."""
         model = values.get("model")
         if model is not None and not {"weights", "cfg"} & values.keys():
-            values |= split_model(str(model))
-        elif model is None and (named := values.get("cfg") or values.get("weights")):
-            values["model"] = named
+            values |= parse_model_option(str(model))
+        elif model is None and (source := values.get("cfg") or values.get("weights")):
+            values["model"] = source
         return super().from_kwargs(**values)
 
     @property
     def recipe(self) -> str | Mapping[str, Any]:
-        """The recipe's numbers: no warm-up, no accumulation, linear decay."""
+        """Hyperparameter file, or the default recipe: no warm-up, no accumulation, linear decay."""
         if self.hyp:
             return self.hyp
         return {
             "lr0": self.lr0,
-            "lrf": LAST_RATE,
+            "lrf": FINAL_LR_FACTOR,
             "momentum": MOMENTUM,
             "weight_decay": self.decay,
             "warmup_epochs": 0,
@@ -119,18 +124,18 @@ class ClassifyTrainConfig(TrainConfig):
         }
 
     @property
-    def takes_weights(self) -> bool:
-        """Whether the weights of the starting checkpoint are taken over."""
+    def transfers_weights(self) -> bool:
+        """Whether to transfer the weights of the initial checkpoint."""
         return self.pretrained
 
     @property
-    def published_weights(self) -> bool:
-        """Whether a torchvision network starts from its published weights: only if asked for, they are downloaded."""
-        return self.pretrained and "pretrained" in self.given
+    def uses_torchvision_weights(self) -> bool:
+        """Whether to download the ImageNet weights of a torchvision model."""
+        return self.pretrained and "pretrained" in self.explicit
 
 
-def split_model(model: str) -> dict[str, str]:
-    """What `--model` means: a checkpoint to start from, or a graph without weights."""
+def parse_model_option(model: str) -> dict[str, str]:
+    """The settings of `--model`: a checkpoint, or an architecture without weights."""
     suffix = Path(model).suffix.lower()
     if suffix in (".yaml", ".yml") or (not suffix and not model.startswith("yolov5")):
         return {"weights": "", "cfg": model}
@@ -139,14 +144,14 @@ def split_model(model: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ClassifyValConfig(ValConfig):
-    """Measure a classifier's accuracy on folders of images."""
+    """Validate a classifier on folders of images."""
 
     data: str = option("../datasets/mnist", "--data", help="folder, known name, builtin:shapes-cls or data YAML")
     weights: list[str] = option(["yolov5s-cls.pt"], "--weights", nargs="+", help="model file")
     batch_size: int = option(128, "--batch-size", type=positive_int, help="images per step")
-    imgsz: int = option(224, *IMG_FLAGS, type=positive_int, help="side of the network input, pixels")
-    verbose: bool = option(True, "--verbose", nargs="?", const=True, type=truth, help="a line per class")
-    project: str = option("runs/val-cls", "--project", help="folder of runs")
+    imgsz: int = option(224, *IMG_FLAGS, type=positive_int, help="image size in pixels")
+    verbose: bool = option(True, "--verbose", nargs="?", const=True, type=parse_bool, help="show results per class")
+    project: str = option("runs/val-cls", "--project", help="parent folder of runs")
     seg_imgsz: int | None = field(default=None)
     conf_thres: float = field(default=0.001)
     iou_thres: float = field(default=0.6)
@@ -162,16 +167,16 @@ class ClassifyValConfig(ValConfig):
 
 @dataclass(frozen=True)
 class ClassifyPredictConfig(DetectConfig):
-    """Tell what images, videos and streams show."""
+    """Classify images, videos and streams."""
 
     weights: list[str] = option(["yolov5s-cls.pt"], "--weights", nargs="+", help="model file or Triton URL")
     imgsz: list[int] = option(
-        [224], *IMG_FLAGS, nargs="+", type=positive_int, help="network input in pixels: side, or height and width"
+        [224], *IMG_FLAGS, nargs="+", type=positive_int, help="image size in pixels: one side, or height and width"
     )
-    save_txt: bool = switch("--save-txt", help="write the five most likely classes to labels/*.txt")
-    save_csv: bool = switch("--save-csv", help="write the most likely class to predictions.csv")
-    augment: bool = switch("--augment", help="no effect: there is no test-time augmentation of classifiers")
-    project: str = option("runs/predict-cls", "--project", help="folder of runs")
+    save_txt: bool = switch("--save-txt", help="save the top-5 classes to labels/*.txt")
+    save_csv: bool = switch("--save-csv", help="save the top-1 class to predictions.csv")
+    augment: bool = switch("--augment", help="ignored: classifiers have no test-time augmentation")
+    project: str = option("runs/predict-cls", "--project", help="parent folder of runs")
     conf_thres: float = field(default=0.25)
     iou_thres: float = field(default=0.45)
     max_det: int = field(default=1000)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.config.base import IMG_FLAGS, BaseConfig, option, switch
-from utils.config.flag_types import not_negative_float, positive_int, share
+from utils.config.flag_types import fraction, not_negative_float, positive_int
 from utils.core.errors import InputError
 
 
 @dataclass(frozen=True)
 class DetectConfig(BaseConfig):
-    """Draw the objects that a model finds in images, videos and streams."""
+    """Run a model on images, videos and streams."""
 
     weights: list[str] = option(
         ["yolov5s.pt"], "--weights", nargs="+", help="model file or Triton URL; several .pt files form an ensemble"
@@ -22,72 +22,68 @@ class DetectConfig(BaseConfig):
         "--source",
         help="image, video, folder, glob, list, URL, webcam number, screen, or - (see docs/sources.md)",
     )
-    data: str = option("data/coco128.yaml", "--data", help="data set YAML, for class names of files without any")
+    data: str = option("data/coco128.yaml", "--data", help="data set YAML, for class names if the model file has none")
     imgsz: list[int] = option(
-        [640], *IMG_FLAGS, nargs="+", type=positive_int, help="network input in pixels: side, or height and width"
+        [640], *IMG_FLAGS, nargs="+", type=positive_int, help="image size in pixels: one side, or height and width"
     )
-    conf_thres: float = option(0.25, "--conf-thres", type=share, help="lowest score shown")
-    iou_thres: float = option(0.45, "--iou-thres", type=share, help="overlap limit of non-maximum suppression")
-    max_det: int = option(1000, "--max-det", type=positive_int, help="detections kept per image")
-    device: str = option("", "--device", help="cpu, mps or a CUDA index; empty takes the best there is")
-    view_img: bool = switch("--view-img", help="show the results in windows; q ends the run")
-    save_txt: bool = switch("--save-txt", help="write detections to labels/*.txt")
+    conf_thres: float = option(0.25, "--conf-thres", type=fraction, help="minimum confidence")
+    iou_thres: float = option(0.45, "--iou-thres", type=fraction, help="IoU threshold of NMS")
+    max_det: int = option(1000, "--max-det", type=positive_int, help="maximum detections per image")
+    device: str = option("", "--device", help="cpu, mps or a CUDA index; empty: CUDA if available")
+    view_img: bool = switch("--view-img", help="show results in windows; q ends the run")
+    save_txt: bool = switch("--save-txt", help="save detections to labels/*.txt")
     save_format: int = option(
-        0, "--save-format", type=int, choices=(0, 1), help="boxes of --save-txt: 0 center and size, 1 corners"
+        0, "--save-format", type=int, choices=(0, 1), help="box format of --save-txt: 0 center and size, 1 corners"
     )
-    save_csv: bool = switch("--save-csv", help="write detections to predictions.csv")
-    save_conf: bool = switch("--save-conf", help="append the score to each line of --save-txt")
+    save_csv: bool = switch("--save-csv", help="save detections to predictions.csv")
+    save_conf: bool = switch("--save-conf", help="add the confidence to each line of --save-txt")
     save_crop: bool = switch("--save-crop", help="save a crop of each object to crops/CLASS/")
-    save_as_video: bool = switch(
-        "--save-as-video", help="show the annotated images one after another in all_images.mp4 too"
-    )
+    save_as_video: bool = switch("--save-as-video", help="also save the annotated images as one video, all_images.mp4")
     submit: bool = switch(
-        "--submit", help="write semantic masks with the data set's own label numbers to results/*_pred.png"
+        "--submit", help="save semantic masks with the label IDs of the data set to results/*_pred.png"
     )
-    nosave: bool = switch("--nosave", help="save no annotated images and videos")
+    nosave: bool = switch("--nosave", help="do not save annotated images and videos")
     classes: list[int] | None = option(
-        None, "--classes", nargs="+", type=int, help="keep these class numbers, as in --classes 0 2"
+        None, "--classes", nargs="+", type=int, help="keep only these classes, such as --classes 0 2"
     )
-    agnostic_nms: bool = switch("--agnostic-nms", help="boxes of different classes suppress each other")
+    agnostic_nms: bool = switch("--agnostic-nms", help="class-agnostic NMS")
     augment: bool = switch("--augment", help="test-time augmentation")
-    visualize: bool = switch("--visualize", help="save feature maps of every layer")
-    update: bool = switch("--update", help="afterwards strip the checkpoints of their training state")
-    project: str = option("runs/detect", "--project", help="folder of runs")
-    name: str = option("exp", "--name", help="run folder")
-    exist_ok: bool = switch("--exist-ok", help="write into an existing run folder")
+    visualize: bool = switch("--visualize", help="save the feature maps of each layer")
+    update: bool = switch("--update", help="strip the training state from the checkpoints afterwards")
+    project: str = option("runs/detect", "--project", help="parent folder of runs")
+    name: str = option("exp", "--name", help="name of the run folder")
+    exist_ok: bool = switch("--exist-ok", help="use an existing run folder")
     line_thickness: int | None = option(
-        None, "--line-thickness", type=positive_int, help="width of box lines in pixels (default: suits the image)"
+        None, "--line-thickness", type=positive_int, help="line width of boxes in pixels (default: from the image size)"
     )
-    hide_labels: bool = switch("--hide-labels", help="draw boxes without text")
-    retina_masks: bool = switch("--retina-masks", help="masks as fine as the image, not as the network input")
-    hide_conf: bool = switch("--hide-conf", help="leave the score out of the text")
-    half: bool = switch(
-        "--half", help="half precision: FP16 on CUDA, BF16 on a CPU faster in it, else FP32 with a warning"
-    )
-    dnn: bool = switch("--dnn", help="run ONNX files by OpenCV instead of onnxruntime")
-    vid_stride: int = option(1, "--vid-stride", type=positive_int, help="take every Nth frame of a video or stream")
-    watch: bool = switch("--watch", help="go on with new files of a folder or glob until Ctrl-C")
+    hide_labels: bool = switch("--hide-labels", help="draw boxes without labels")
+    retina_masks: bool = switch("--retina-masks", help="masks at the resolution of the image")
+    hide_conf: bool = switch("--hide-conf", help="draw labels without confidence")
+    half: bool = switch("--half", help="half precision: FP16 on CUDA, BF16 on CPUs that are faster with it")
+    dnn: bool = switch("--dnn", help="run ONNX files with OpenCV DNN instead of onnxruntime")
+    vid_stride: int = option(1, "--vid-stride", type=positive_int, help="use every Nth frame of videos and streams")
+    watch: bool = switch("--watch", help="wait for new files in a folder or glob until Ctrl-C")
     stream_timeout: float = option(
         60.0,
         "--stream-timeout",
         type=not_negative_float,
-        help="end after so many seconds without a frame of any stream; 0: never",
+        help="end after so many seconds without a frame from any stream; 0: never",
     )
 
     def check(self) -> DetectConfig:
-        """The same settings with single values as lists; InputError for one that cannot be used."""
+        """The settings with single values as lists; InputError if one is invalid."""
         weights = [str(self.weights)] if isinstance(self.weights, str | Path) else [str(w) for w in self.weights]
         imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz)
         classes = [self.classes] if isinstance(self.classes, int) else self.classes
         if len(imgsz) not in (1, 2):
-            raise InputError(f"--imgsz {' '.join(map(str, imgsz))}: expected a side, or height and width")
+            raise InputError(f"--imgsz {' '.join(map(str, imgsz))}: expected one side, or height and width")
         if self.visualize and len(weights) > 1:
-            raise InputError("--visualize shows the layers of one model; name one file with --weights")
+            raise InputError("--visualize supports one model; give one file with --weights")
         if self.visualize and self.augment:
-            raise InputError("--visualize shows the layers of one pass, --augment makes three: give one of the two")
+            raise InputError("--visualize and --augment cannot be combined; use one of them")
         return replace(self, weights=weights, imgsz=imgsz, classes=classes, source=str(self.source))
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Wanted height and width of the network input, pixels."""
+        """Requested (height, width) of the network input, pixels."""
         return self.imgsz[0], self.imgsz[-1]

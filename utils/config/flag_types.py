@@ -1,4 +1,4 @@
-"""What the values of flags may be: types for argparse, which take the text and raise for a value out of range."""
+"""Value types of flags, for argparse: they parse the text and check the range."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import math
 from collections.abc import Callable
 
 
-def int_from(least: int) -> Callable[[str], int]:
-    """An integer of at least `least`."""
+def int_at_least(minimum: int) -> Callable[[str], int]:
+    """The type of integers of at least `minimum`."""
 
-    def read(text: str) -> int:
+    def parse(text: str) -> int:
         value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is not at least {least}")
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{value} must be at least {minimum}")
         return value
 
-    read.__name__ = "int"  # what argparse calls it for text that is no integer
-    return read
+    parse.__name__ = "int"  # argparse shows it for text that is not an integer
+    return parse
 
 
-positive_int, not_negative_int = int_from(1), int_from(0)
+positive_int, not_negative_int = int_at_least(1), int_at_least(0)
 
 
-def seed_number(text: str) -> int:
-    """What PyTorch's and NumPy's generators both take."""
+def seed_value(text: str) -> int:
+    """A seed for the generators of PyTorch and NumPy."""
     value = int(text)
     if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{value} is outside 0-{2**32 - 1}")
+        raise argparse.ArgumentTypeError(f"{value} must be between 0 and {2**32 - 1}")
     return value
 
 
-def share(text: str) -> float:
+def fraction(text: str) -> float:
     """A number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{value} is outside 0-1")
+        raise argparse.ArgumentTypeError(f"{value} must be between 0 and 1")
     return value
 
 
@@ -43,7 +43,7 @@ def not_negative_float(text: str) -> float:
     """A finite number of at least 0."""
     value = float(text)
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{value} is not a number of at least 0")
+        raise argparse.ArgumentTypeError(f"{value} must be a finite number of at least 0")
     return value
 
 
@@ -51,5 +51,5 @@ def positive_float(text: str) -> float:
     """A finite number above 0."""
     value = float(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{value:g} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{value:g} must be a finite number above 0")
     return value

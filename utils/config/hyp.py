@@ -1,4 +1,4 @@
-"""The hyperparameter file (`--hyp`) as a typed, frozen object."""
+"""Hyperparameters of training (`--hyp`)."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from utils.core.errors import InputError
 
 PROBABILITIES = ("flipud", "fliplr", "mosaic", "mixup", "cutmix", "copy_paste")
 BELOW_ONE = {
-    "momentum": "earlier gradients have to fade",
-    "warmup_momentum": "earlier gradients have to fade",
-    "scale": "the zoom is 1 less that much at least, which has to stay above 0",
+    "momentum": "gradients would never decay",
+    "warmup_momentum": "gradients would never decay",
+    "scale": "the minimum zoom 1 - scale must be above 0",
 }
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Recipe numbers, named as in the hyp YAML; gains are raw (not yet scaled by layers, classes, image size).
+    """Hyperparameters, named as in the YAML file; loss gains are not yet scaled by levels, classes and image size.
 
     Attributes:
-        anchors: anchors per level to search for, overriding the model's, or None.
-        cutmix: probability of a part of another sample in a rectangle.
-        albumentations: serialized Albumentations pipeline (`A.to_dict(...)`), or None for the light default set.
-        seg_low, seg_high, seg_std, seg_brightness, seg_contrast, seg_saturation, seg_hue: as of `SemanticAugmentation`.
-        warmup_iterations: the warm-up lasts at least so many, also with 0 warmup_epochs.
-        nominal_batch: images whose gradients make one optimizer step; smaller batches are accumulated up to it.
+        anchors: number of anchors per level, which replace those of the model, or None.
+        cutmix: probability of CutMix.
+        albumentations: serialized Albumentations pipeline (`A.to_dict(...)`), or None for the default one.
+        seg_low, seg_high, seg_std, seg_brightness, seg_contrast, seg_saturation, seg_hue: see `SemanticAugmentation`.
+        warmup_iterations: minimum length of the warm-up, also with 0 warmup_epochs.
+        nominal_batch: images per optimizer step; gradients of smaller batches are accumulated.
     """
 
     lr0: float = 0.01
@@ -78,7 +78,7 @@ class Hyperparameters:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, source: str) -> Hyperparameters:
-        """Checked values; InputError names `source`, key, value and remedy."""
+        """Check the values; InputError names `source`, key and value."""
         known = {f.name for f in fields(cls)}
         if unknown := sorted(values.keys() - known):
             raise InputError(
@@ -90,26 +90,26 @@ class Hyperparameters:
 
     @classmethod
     def load(cls, path: str | Path, *, defaults: Mapping[str, Any] | None = None) -> Hyperparameters:
-        """Read a hyp YAML file; `defaults` stand in for what it does not name, before those of this class."""
+        """Read a YAML file; `defaults` for missing keys precede those of this class."""
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
+            reason = getattr(error, "strerror", None) or "not a text file"
             raise InputError(f"{path}: cannot read the hyperparameter file ({reason})") from error
         except yaml.YAMLError as error:
             raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
-            raise InputError(f"{path}: expected `name: number` lines, as in data/hyps/hyp.scratch-low.yaml")
-        named = {str(name): _number(value) for name, value in values.items()}
-        return cls.from_dict({**(defaults or {}), **named}, source=str(path))
+            raise InputError(f"{path}: expected `name: number` lines, see data/hyps/hyp.scratch-low.yaml")
+        parsed = {str(name): _to_number(value) for name, value in values.items()}
+        return cls.from_dict({**(defaults or {}), **parsed}, source=str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for hyp.yaml and checkpoints."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def _number(value: Any) -> Any:
-    """The value, with the text that YAML 1.1 makes of `1e-3` (it wants `1.0e-3`) as the number it is meant as."""
+def _to_number(value: Any) -> Any:
+    """The value as a number: YAML 1.1 parses `1e-3` as a string."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -117,7 +117,7 @@ def _number(value: Any) -> Any:
 
 
 def _check(name: str, value: Any, source: str) -> None:
-    """InputError unless `value` is a usable setting of hyperparameter `name`."""
+    """InputError unless `value` is valid for hyperparameter `name`."""
     if name == "albumentations":
         if value is not None and not isinstance(value, Mapping):
             raise InputError(f"{source}: albumentations: expected a serialized pipeline (A.to_dict), got {value!r}")
@@ -127,14 +127,14 @@ def _check(name: str, value: Any, source: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{source}: {name}: {value!r} is not a finite number")
     if name in (*PROBABILITIES, "mosaic9", "label_smoothing") and not 0 <= value <= 1:
-        raise InputError(f"{source}: {name}: {value} is outside 0-1")
+        raise InputError(f"{source}: {name}: {value} must be between 0 and 1")
     if value < 0:
-        raise InputError(f"{source}: {name}: {value} is negative")
+        raise InputError(f"{source}: {name}: {value} must not be negative")
     if name in BELOW_ONE and value >= 1:
-        raise InputError(f"{source}: {name}: {value} is not below 1 ({BELOW_ONE[name]})")
+        raise InputError(f"{source}: {name}: {value} must be below 1 ({BELOW_ONE[name]})")
     if name == "anchors" and round(value) < 1:
-        raise InputError(f"{source}: anchors: {value} is no number of anchors; give 1 or more, or leave the key out")
+        raise InputError(f"{source}: anchors: {value} must be at least 1; or omit the key")
     if name == "nominal_batch" and value < 1:
-        raise InputError(f"{source}: nominal_batch: {value} is not at least 1")
+        raise InputError(f"{source}: nominal_batch: {value} must be at least 1")
     if name == "anchor_t" and value <= 1:
-        raise InputError(f"{source}: anchor_t: {value} must be above 1 (the largest allowed side ratio)")
+        raise InputError(f"{source}: anchor_t: {value} must be above 1 (maximum side ratio)")

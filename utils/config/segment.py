@@ -1,11 +1,13 @@
-"""Settings of the commands in segment/: those of train.py, val.py and detect.py with other defaults."""
+"""Settings of the commands in segment/."""
 
 from __future__ import annotations
 
-from utils.config.base import TrainConfig, ValConfig, with_defaults
+from utils.config.base import derive_config
 from utils.config.detect import DetectConfig
+from utils.config.train import TrainConfig
+from utils.config.val import ValConfig
 
-SegmentTrainConfig = with_defaults(
+SegmentTrainConfig = derive_config(
     TrainConfig,
     "Train an instance segmentation model on a data set.",
     weights="yolov5s-seg.pt",
@@ -13,16 +15,16 @@ SegmentTrainConfig = with_defaults(
     project="runs/train-seg",
     task="segment",
 )
-SegmentValConfig = with_defaults(
+SegmentValConfig = derive_config(
     ValConfig,
-    "Measure the boxes and masks of an instance segmentation model on a data set.",
+    "Validate an instance segmentation model on a data set.",
     weights=["yolov5s-seg.pt"],
     data="data/coco128-seg.yaml",
     project="runs/val-seg",
 )
-SegmentPredictConfig = with_defaults(
+SegmentPredictConfig = derive_config(
     DetectConfig,
-    "Draw the objects that an instance segmentation model finds in images, videos and streams.",
+    "Run instance segmentation on images, videos and streams.",
     weights=["yolov5s-seg.pt"],
     project="runs/predict-seg",
 )

@@ -1,9 +1,10 @@
-"""Settings of train.py for networks with a semantic head, alone or beside a detector: another recipe by default."""
+"""Settings of train.py for semantic and joint models."""
 
 from __future__ import annotations
 
-from utils.config.base import TrainConfig, with_defaults
+from utils.config.base import derive_config
+from utils.config.train import TrainConfig
 
-RECIPE = "data/hyps/hyp.joint.yaml"
+HYP_FILE = "data/hyps/hyp.joint.yaml"
 
-SemanticTrainConfig = with_defaults(TrainConfig, "Train a semantic segmentation model on a data set.", hyp=RECIPE)
+SemanticTrainConfig = derive_config(TrainConfig, "Train a semantic segmentation model on a data set.", hyp=HYP_FILE)

@@ -1,1 +1,1 @@
-"""Foundations that know nothing of vision: types, errors, logging, files, devices, downloads, locks."""
+"""Foundations without vision: types, errors, logging, files, devices, processes, downloads."""

@@ -1,13 +1,13 @@
-"""The errors that scripts print as one line: what is the user's to mend, and the end that was asked for."""
+"""User errors, which scripts print as one line."""
 
 from __future__ import annotations
 
-WORKER_DIED = "DataLoader worker (pid"  # how PyTorch starts to say that the system ended a loading process
+WORKER_DIED = "DataLoader worker (pid"  # start of the PyTorch message about a killed loader process
 
 
 class InputError(ValueError):
-    """A file, flag or value from outside cannot be used; the message names place, value and remedy."""
+    """A file, flag or value of the user cannot be used; the message names place, value and remedy."""
 
 
 class StoppedError(Exception):
-    """The run was told to end (SIGTERM) and did so where it can be resumed."""
+    """The run ended on SIGTERM, at a point from which it can be resumed."""

@@ -1,7 +1,8 @@
-"""Paths: numbered run folders, files that are whole or absent, and looking names up in known folders."""
+"""Files and folders: run folders, atomic writes, unique names, search."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,18 +14,19 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 
-LEFTOVER_AGE_S = 3600.0  # a temporary file of this age belongs to a process that was killed
+LEFTOVER_AGE_S = 3600.0  # an older temporary file is from a process that was killed
 
 
 def increment_path(path: str | Path, exist_ok: bool = False) -> Path:
-    """The path itself where it is free, else the first free of `exp2`, `exp3`, ...; a file keeps its suffix.
+    """The path if it does not exist, or else the first free one of `exp2`, `exp3`, ...; a file keeps its suffix.
 
     Args:
-        exist_ok: give the path back even where it exists.
+        exist_ok: return the path even if it exists.
     """
     path = Path(path)
     if exist_ok or not path.exists():
@@ -36,10 +38,10 @@ def increment_path(path: str | Path, exist_ok: bool = False) -> Path:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the same folder, which becomes `path` when the block ends well.
+    """A temporary path in the same folder, renamed to `path` after the block.
 
-    The content is on the disk before the rename, so a kill or a power cut leaves the old file or the new one, never a
-    part. If the block raises, the temporary file is removed and `path` stays as it was.
+    The content is flushed to disk before the rename, so that a kill or a power failure leaves the old file or the new
+    one. If the block raises, the temporary file is removed and `path` is unchanged.
     """
     target = Path(os.path.realpath(path))  # a link stays a link
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,20 +59,20 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove temporary files of writers of `target` that were killed."""
+    """Remove temporary files of killed writers of `target`."""
     limit = time.time() - LEFTOVER_AGE_S
-    for leftover in target.parent.glob(f".{_without_magic(target.name)}.*.tmp"):
+    for leftover in target.parent.glob(f".{_escape_glob(target.name)}.*.tmp"):
         with suppress(OSError):
             if leftover.stat().st_mtime < limit:
                 leftover.unlink()
 
 
-def _without_magic(name: str) -> str:
+def _escape_glob(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _flush(path: Path) -> None:
-    """Have a file's content, or a folder's entries, on the disk before going on."""
+    """Flush the content of a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -79,33 +81,33 @@ def _flush(path: Path) -> None:
 
 
 def make_run_folder(folder: Path) -> Path:
-    """`folder`, made with its parents; InputError where that cannot be, or where no file can be written in it."""
-    what = "made"
+    """Create `folder` with its parents; InputError if that fails or the folder is not writable."""
+    action = "created"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        what = "written in"
+        action = "written to"
         probe = folder / f".{uuid.uuid4().hex[:12]}.tmp"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        reason = f"{folder}: the run folder cannot be {what}: {error.strerror}"
+        reason = f"{folder}: the run folder cannot be {action}: {error.strerror}"
         raise InputError(f"{reason}; choose another --project") from error
     return folder
 
 
 def check_space(folder: Path, size: int = 1 << 16) -> None:
-    """OSError where no file of `size` bytes can be written in the folder, as on a full disk."""
+    """OSError if the folder has no space for a file of `size` bytes."""
     probe = folder / f".{uuid.uuid4().hex[:12]}.tmp"
     try:
-        with naming(folder):
+        with add_path_to_errors(folder):
             probe.write_bytes(bytes(size))
     finally:
         probe.unlink(missing_ok=True)
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Give an OSError of the `with` body the name of the file: where a disk is full it has none."""
+def add_path_to_errors(path: str | Path) -> Iterator[None]:
+    """Add the path to an OSError of the context that has none, as on a full disk."""
     try:
         yield
     except OSError as error:
@@ -115,19 +117,19 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def new_folder(folder: Path, flag: str) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place when the block ends well, and is removed if it raises.
+def atomic_folder(folder: Path, flag: str) -> Iterator[Path]:
+    """A temporary folder beside `folder`, renamed to `folder` after the block, and removed if the block raises.
 
     Raises:
-        InputError: `folder`, which `flag` names, has something in it already or cannot be made.
+        InputError: `folder`, the value of `flag`, is not empty or cannot be created.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{flag} {folder}: is there already and not empty; name a new folder")
+        raise InputError(f"{flag} {folder}: is not empty; give a new folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise InputError(f"{flag} {folder}: cannot be made: {error.strerror}; name another folder") from error
+        raise InputError(f"{flag} {folder}: cannot be created: {error.strerror}; give another folder") from error
     try:
         yield work
         work.chmod(0o755)
@@ -139,51 +141,61 @@ def new_folder(folder: Path, flag: str) -> Iterator[Path]:
 
 
 class UniqueNames:
-    """Output names in one folder: the wanted one, or with a number and a warning where another input has it already."""
+    """Unique output names in one folder; a name that another input has gets a number and a warning."""
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
         self._names: dict[str, str] = {}
-        self._last: dict[str, int] = {}  # number of a wanted name, where it is above 1
+        self._last_numbers: dict[str, int] = {}  # of the names that are used more than once
 
-    def take(self, owner: str, stem: str, suffix: str) -> str:
-        """The name for an input file, the same at every call for it."""
+    def assign(self, owner: str, stem: str, suffix: str) -> str:
+        """The output name for an input file, the same on each call."""
         if owner not in self._names:
-            name, wanted = stem + suffix, stem + suffix
-            number = self._last.get(wanted, 1)
+            name = plain_name = stem + suffix
+            number = self._last_numbers.get(plain_name, 1)
             while name in self._owners:
                 number += 1
                 name = f"{stem}_{number}{suffix}"
             if number > 1:
-                self._last[wanted] = number
-                LOGGER.warning(f"WARNING {owner}: its output is called {name}, {self._owners[wanted]} has {wanted}")
+                self._last_numbers[plain_name] = number
+                LOGGER.warning(f"WARNING {owner}: output named {name}, {plain_name} is from {self._owners[plain_name]}")
             self._owners[name] = owner
             self._names[owner] = name
         return self._names[owner]
 
 
-def folder_name(label: str) -> str:
-    """A class name as the name of one folder, whatever characters it has."""
+def to_folder_name(label: str) -> str:
+    """A class name as a valid folder name."""
     return re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", label).strip(" .") or "_"
 
 
 def expand_user(path: str | Path) -> Path:
-    """The path with a leading ~ replaced by the home folder; as it is where there is no such user."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's own raises for an unknown user)
+    """The path with a leading ~ replaced by the home folder; unchanged if there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib raises for an unknown user)
 
 
 def find_file(name: str | Path, folders: Sequence[str | Path] = ()) -> Path:
-    """The file as given, else the one of that name in the first of `folders` that has it.
+    """The file at path `name`, or else in the first of `folders` that has it.
 
     Raises:
-        InputError: there is none; the message lists near misses or the folders searched.
+        InputError: not found; the message lists similar names or the folders searched.
     """
-    given = expand_user(name)
-    for candidate in (given, *(Path(folder) / given for folder in folders)):
+    path = expand_user(name)
+    for candidate in (path, *(Path(folder) / path for folder in folders)):
         if candidate.is_file():
             return candidate
-    known = [p.name for folder in folders for p in sorted(Path(folder).glob(f"*{given.suffix}")) if p.is_file()]
-    near = get_close_matches(given.name, known, n=3)
+    known = [p.name for folder in folders for p in sorted(Path(folder).glob(f"*{path.suffix}")) if p.is_file()]
+    near = get_close_matches(path.name, known, n=3)
     searched = ", ".join(dict.fromkeys(str(folder) for folder in (Path.cwd(), *folders)))
     hint = f"near: {', '.join(near)}" if near else f"searched {searched}"
     raise InputError(f"{name}: no such file; {hint}")
+
+
+def read_json(file: Path) -> Any:
+    """Content of a JSON file; InputError with file and line if it is not valid."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from error
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from error

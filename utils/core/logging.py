@@ -1,4 +1,4 @@
-"""One logger for all commands: plain lines on standard error, and in the log file of a training run."""
+"""Logging: one logger for all commands, with plain lines on standard error and in the log file of a run."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from typing import TextIO
 
 LOGGER = logging.getLogger("openyolov5")
 
-# `extra` of messages that only one kind of reader wants; without it a message is for all
-WATCHED = {"watched": True}  # a terminal, where bars move
-UNWATCHED = {"watched": False}  # files and pipes, read later
+# `extra` of messages for one kind of output only
+TERMINAL_ONLY = {"terminal": True}
+FILE_ONLY = {"terminal": False}  # files and pipes
 
 
-class Audience(logging.Filter):
-    """Passes the messages that are meant for this kind of reader."""
+class OutputFilter(logging.Filter):
+    """Drops messages for the other kind of output."""
 
-    def __init__(self, *, watched: bool) -> None:
+    def __init__(self, *, terminal: bool) -> None:
         super().__init__()
-        self.watched = watched
+        self.terminal = terminal
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is for all or for this reader."""
-        return getattr(record, "watched", self.watched) == self.watched
+        """Whether the record is for this kind of output."""
+        return getattr(record, "terminal", self.terminal) == self.terminal
 
 
 def setup_logging(*, verbose: bool = True) -> None:
-    """Send LOGGER to standard error; called by main(), never on import. YOLOv5_VERBOSE=false leaves warnings only."""
+    """Log to standard error; for main(), never on import. YOLOv5_VERBOSE=false leaves warnings only."""
     verbose = verbose and os.getenv("YOLOv5_VERBOSE", "true").lower() != "false"
     for handler in list(LOGGER.handlers):
         LOGGER.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(Audience(watched=sys.stderr.isatty()))
+    handler.addFilter(OutputFilter(terminal=sys.stderr.isatty()))
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO if verbose else logging.WARNING)
     LOGGER.propagate = False
 
 
-def hidden_bar(shown: bool) -> bool | None:
-    """`disable` of a tqdm bar, which is shown on a terminal only: a file would keep its control characters."""
-    return None if shown else True
+def get_tqdm_disable(progress: bool) -> bool | None:
+    """The value for `disable` of a tqdm bar, which is shown on a terminal only."""
+    return None if progress else True
 
 
 class RunLog(logging.Handler):
-    """Writes what LOGGER says within a `with` block into a file, each message with its time.
+    """Writes the messages of LOGGER to a file, with their times, within a `with` block.
 
-    Messages are kept until `log_to` names the file: a run speaks before it has a folder. A file that cannot be written
-    (any more) is given up with one warning: the run is worth more than its log.
+    Messages are buffered until `open_run_log` names the file, because a run logs before it has a folder. If the file
+    cannot be written, the run continues without it after one warning.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        self.addFilter(Audience(watched=False))
-        self._waiting: list[logging.LogRecord] = []
+        self.addFilter(OutputFilter(terminal=False))
+        self._buffer: list[logging.LogRecord] = []
         self._file: TextIO | None = None
         self._path: Path | None = None
 
@@ -69,7 +69,7 @@ class RunLog(logging.Handler):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Note what ended the run, if it was an error, and close the file."""
+        """Log the error that ended the run, if any, and close the file."""
         if kind is not None:
             text = f"ended by {kind.__name__}: {error}"
             self.handle(logging.LogRecord(LOGGER.name, logging.ERROR, "", 0, text, None, None))
@@ -77,23 +77,23 @@ class RunLog(logging.Handler):
         self.close()
 
     def open(self, path: Path, *, append: bool) -> None:
-        """Write to `path` from now on, what was said before included."""
+        """Write to `path`, starting with the buffered messages."""
         if self._path == path:
-            return  # a run that starts anew within the block
+            return  # the run restarts within the block
         self._path = path
         try:
             self._file = path.open("a" if append else "w", encoding="utf-8")
         except OSError as error:
             self._give_up(error)
-        waiting, self._waiting = self._waiting, []
-        for record in waiting:
+        buffer, self._buffer = self._buffer, []
+        for record in buffer:
             self.emit(record)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message without the blank lines that part it from others on a screen."""
+        """Write a message without blank lines around it."""
         if self._file is None:
             if self._path is None:
-                self._waiting.append(record)
+                self._buffer.append(record)
             return
         record = logging.makeLogRecord({**vars(record), "msg": record.getMessage().strip("\n"), "args": None})
         try:
@@ -104,19 +104,19 @@ class RunLog(logging.Handler):
 
     def _give_up(self, error: OSError) -> None:
         self.close()
-        LOGGER.warning(f"WARNING {self._path}: cannot be written ({error.strerror}); the run goes on without its log")
+        LOGGER.warning(f"WARNING {self._path}: cannot be written ({error.strerror}); the run continues without it")
 
     def close(self) -> None:
         """Close the file, if one is open."""
         file, self._file = self._file, None
         if file is not None:
-            with suppress(OSError):  # what could not be written was told when it was tried
+            with suppress(OSError):  # the failed write has been reported
                 file.close()
         super().close()
 
 
-def log_to(path: Path, *, append: bool) -> None:
-    """Name the file of the `RunLog` that is listening, if one is; `append` to an earlier one of the same run."""
+def open_run_log(path: Path, *, append: bool) -> None:
+    """Set the file of the active `RunLog`, if any; `append` to the log of an earlier part of the run."""
     for handler in LOGGER.handlers:
         if isinstance(handler, RunLog):
             handler.open(path, append=append)

@@ -1,4 +1,4 @@
-"""The objects that travel between data, model, task and engine."""
+"""Data types shared by datasets, models, tasks and evaluation."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from utils.ops.masks import ObjectMasks
-    from utils.ops.prototypes import CodedMasks
+    from utils.ops.prototypes import PrototypeMasks
 
-Polygons = list[list[np.ndarray]]  # one entry per object: its rings, each (K, 2) float32 x, y
+Polygons = list[list[np.ndarray]]  # for each object its rings, each (K, 2) float32 x, y
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How an image was fitted into the network input: x_input = x_original * ratio + pad.
+    """Transform of an image into the network input: x_input = x_original * ratio + pad.
 
     Attributes:
-        original_hw: size of the image as stored (after EXIF rotation), pixels.
+        original_hw: size of the stored image (after EXIF rotation), pixels.
         ratio_wh: network pixels per original pixel along x and y.
-        pad_wh: pixels of padding left of and above the image, as really placed.
+        pad_wh: padding left of and above the image, pixels.
     """
 
     original_hw: tuple[int, int]
@@ -35,19 +35,19 @@ class Letterbox:
 
 @dataclass
 class Sample:
-    """One image with its ground truth; every augmentation moves all parts together.
+    """One image with its ground truth; augmentations transform all parts together.
 
     Attributes:
-        image: (H, W, C) uint8; C = 3 is BGR, other channel counts come from .npy or multi-page TIFF.
+        image: (H, W, C) uint8, BGR if C = 3.
         boxes_xyxy: (N, 4) float32, pixels of `image`.
         classes: (N,) int64.
-        polygons: one list of rings per object in pixels of `image`, or None where the set has boxes only;
-            an object without a polygon in a mixed set has its box's four corners.
-        semantic_mask: (H, W) uint8 class per pixel, 255 = ignore, or None.
+        polygons: pixels of `image`, or None if the data set has boxes only; objects without a polygon have the corners
+            of their box.
+        semantic_mask: (H, W) uint8 class of each pixel, 255 = ignore, or None.
         label: class of the whole image, or None.
-        path: the file the image came from (of the first tile for a mosaic).
-        letterbox: how the image was fitted, for mapping results back; None for composed images.
-        original_map: (H, W) uint8 semantic mask at the size of the image as stored, for validation, or None.
+        path: file of the image, or of the first tile of a mosaic.
+        letterbox: maps results back to the original image; None for mosaics.
+        original_mask: (H, W) uint8 semantic mask at the size of the stored image, for validation, or None.
     """
 
     image: np.ndarray
@@ -58,25 +58,24 @@ class Sample:
     path: str = ""
     letterbox: Letterbox | None = None
     label: int | None = None
-    original_map: np.ndarray | None = None
+    original_mask: np.ndarray | None = None
 
 
 @dataclass
 class Batch:
-    """One step's input.
+    """Input of one step.
 
     Attributes:
-        images: (B, C, H, W) uint8, RGB where C = 3, in channels_last order.
-        targets: (N, 6) float32: image index in the batch, class, x, y, w, h over the input's width and height.
+        images: (B, C, H, W) uint8, RGB if C = 3, in channels_last order.
+        targets: (N, 6) float32: image index in the batch, class, normalized center x, y, width, height.
         paths: B file names.
-        letterboxes: B fits, None for composed training images.
-        masks: of the segmentation task, or None: (N, h, w) bool, row i is that of target i; or (B, h, w) int16, which
-            of an image's targets shows at each pixel, 1 for its first; 0 for none.
-        semantic_masks: (B, H, W) uint8 of the semantic task, 255 = ignore, or None.
-        labels: (B,) int64 of the classification task, or None.
-        original_maps: B semantic masks, each (H, W) uint8 at the size of its image as stored, or None. They stay on the
-            CPU.
-        kind: what the batch is for where a step has several; "" for everything that it has labels of.
+        letterboxes: B transforms, None for mosaics.
+        masks: for instance segmentation, or None: (N, h, w) bool, one per target; or (B, h, w) int16, the number of
+            the visible target of the image at each pixel, from 1; 0 for background.
+        semantic_masks: (B, H, W) uint8 for semantic segmentation, 255 = ignore, or None.
+        labels: (B,) int64 for classification, or None.
+        original_masks: B semantic masks, each (H, W) uint8 at the size of the stored image, or None; on the CPU.
+        kind: purpose of the batch if a step has several; "" for all labels that it has.
     """
 
     images: Tensor
@@ -86,7 +85,7 @@ class Batch:
     masks: Tensor | None = None
     semantic_masks: Tensor | None = None
     labels: Tensor | None = None
-    original_maps: list[Tensor] | None = None
+    original_masks: list[Tensor] | None = None
     kind: str = ""
 
     def __len__(self) -> int:
@@ -94,24 +93,24 @@ class Batch:
 
     @property
     def num_instances(self) -> int:
-        """Labelled objects, or labelled images of the classification task."""
+        """Number of labeled objects, or of labeled images for classification."""
         return len(self.targets) if self.labels is None else len(self.labels)
 
-    def without_images(self) -> Batch:
-        """A batch of no image with everything of this one's form."""
+    def make_empty(self) -> Batch:
+        """A batch of this form without images."""
         empty = self._with_tensors(lambda tensor: tensor[:0])
-        return replace(empty, paths=[], letterboxes=[], original_maps=None if self.original_maps is None else [])
+        return replace(empty, paths=[], letterboxes=[], original_masks=None if self.original_masks is None else [])
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
-        """The same batch with every tensor on `device`."""
+        """The batch with all tensors on `device`."""
         return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory (called by DataLoader's pin thread)."""
+        """The batch in pinned memory; called by DataLoader."""
         return self._with_tensors(lambda tensor: tensor.pin_memory())
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """A copy with `change` applied to every tensor there is."""
+        """A copy with `change` applied to all tensors."""
         changes: dict[str, Any] = {}
         for name in ("images", "targets", "masks", "semantic_masks", "labels"):
             tensor = getattr(self, name)
@@ -129,18 +128,20 @@ class Prediction:
         bitmaps: the masks decoded, in pixels of the original image.
         semantic_mask: (H, W) class per pixel, of an integer type.
         probs: (num_classes,) of a classifier.
+        extra: what a task predicts beyond these, by name.
     """
 
     boxes: Tensor | None = None
-    masks: CodedMasks | None = None
+    masks: PrototypeMasks | None = None
     bitmaps: ObjectMasks | None = None
     semantic_mask: Tensor | None = None
     probs: Tensor | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Suppressed:
-    """Output of a network with NMS inside.
+class NMSOutput:
+    """Output of a network that includes NMS.
 
     Attributes:
         rows: (B, max_det, 6) x1, y1, x2, y2 in pixels of the network input, score, class; unused rows are zero.
@@ -151,14 +152,14 @@ class Suppressed:
 
 @dataclass
 class EvalResult:
-    """What a pass over a split gave.
+    """Result of an evaluation.
 
     Attributes:
         metrics: values by their names in results.csv, `metrics/...`.
-        fitness: the number by which best.pt is chosen, higher is better.
-        per_class: (num_classes,) main metric of each class, for drawing images of weak classes.
-        table: the lines a user reads.
-        details: task-specific arrays, for plots.
+        fitness: selects best.pt, higher is better.
+        per_class: (num_classes,) main metric of each class, for `--image-weights`.
+        table: summary for the log.
+        details: task-specific arrays for plots.
     """
 
     metrics: dict[str, float]

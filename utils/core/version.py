@@ -1,3 +1,3 @@
-"""The project's version, which exported files carry; pyproject.toml says the same."""
+"""Version of the project, also in pyproject.toml and in exported files."""
 
 VERSION = "0.1.0"

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from utils.config.base import TrainConfig, ValConfig
+from utils.config.train import TrainConfig
+from utils.config.val import ValConfig
 from utils.core.errors import InputError
 
 
-def test_defaults_are_those_of_the_interface() -> None:
+def test_defaults() -> None:
     config = TrainConfig.from_args([])
     assert (config.weights, config.data, config.epochs, config.batch_size) == (
         "yolov5s.pt",
@@ -17,20 +18,20 @@ def test_defaults_are_those_of_the_interface() -> None:
         16,
     )
     assert (config.imgsz, config.patience, config.freeze, config.save_period) == (640, 100, [0], -1)
-    assert config.given == frozenset()
+    assert config.explicit == frozenset()
 
 
 def test_prefixes_and_aliases_of_flags() -> None:
     config = TrainConfig.from_args(["--batch", "8", "--img", "320", "--cache", "--resume", "--freeze", "10"])
     assert (config.batch_size, config.imgsz, config.cache, config.resume, config.freeze) == (8, 320, "ram", True, [10])
-    assert config.given == {"batch_size", "imgsz", "cache", "resume", "freeze"}
+    assert config.explicit == {"batch_size", "imgsz", "cache", "resume", "freeze"}
     assert ValConfig.from_args(["--conf", "0.1", "--img-size", "96"]).imgsz == 96
 
 
 @pytest.mark.parametrize("name", ["save_period", "bbox_interval"])
 def test_periods_are_minus_one_or_more(name: str) -> None:
     assert getattr(TrainConfig.from_kwargs(**{name: -1}), name) == -1
-    with pytest.raises(InputError, match="-5: -5 is not at least -1"):
+    with pytest.raises(InputError, match="-5: -5 must be at least -1"):
         TrainConfig.from_kwargs(**{name: -5})
 
 
@@ -43,13 +44,13 @@ def test_keyword_arguments_name_fields() -> None:
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["--bucket", "gs://x"], "--bucket gs://x: no cloud program is started here; leave the flag out"),
-        (["--batch-size", "-2"], "--batch-size -2: give at least 1, or -1 for what the memory holds"),
-        (["--compile", "--checkpoint-activations"], "give it or --checkpoint-activations"),
-        (["--image-weights", "--rect"], "give one of the two"),
+        (["--bucket", "gs://x"], "--bucket gs://x: cloud storage is not supported; omit the flag"),
+        (["--batch-size", "-2"], "--batch-size -2: must be at least 1, or -1 for as many as fit in memory"),
+        (["--compile", "--checkpoint-activations"], "--compile and --checkpoint-activations cannot be combined"),
+        (["--image-weights", "--rect"], "--image-weights and --rect cannot be combined"),
     ],
 )
-def test_what_is_not_offered_is_refused(argv: list[str], text: str) -> None:
+def test_unsupported_settings_are_refused(argv: list[str], text: str) -> None:
     with pytest.raises(InputError, match=text):
         TrainConfig.from_args(argv).check()
 
@@ -58,7 +59,7 @@ def test_what_is_not_offered_is_refused(argv: list[str], text: str) -> None:
     "argv",
     [["--epochs", "0"], ["--label-smoothing", "2"], ["--optimizer", "Lion"], ["--sed", "x"], ["--seed", f"{2**32}"]],
 )
-def test_a_wrong_value_ends_with_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_value_exits_with_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         TrainConfig.from_args(argv)
     assert stopped.value.code == 2
@@ -73,11 +74,11 @@ def test_settings_survive_a_round_trip() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"epochs": 0}, r"--epochs 0: 0 is not at least 1"),
+        ({"epochs": 0}, r"--epochs 0: 0 must be at least 1"),
         ({"imgsz": "large"}, r"--imgsz large"),
         ({"optimizer": "Lion"}, r"--optimizer Lion: must be one of SGD, Adam, AdamW, Muon"),
         ({"label_smoothing": 2}, r"--label-smoothing 2"),
-        ({"rect": "yes"}, r"--rect yes: is a switch"),
+        ({"rect": "yes"}, r"--rect yes: must be True or False"),
         ({"freeze": [1, -1]}, r"--freeze -1"),
     ],
 )
@@ -86,7 +87,7 @@ def test_keyword_arguments_are_checked_like_flags(values: dict[str, object], tex
         TrainConfig.from_kwargs(**values)
 
 
-def test_keyword_arguments_as_programs_give_them() -> None:
+def test_keyword_arguments_are_converted() -> None:
     config = TrainConfig.from_kwargs(freeze=10, hyp={"lr0": 0.1}, cache=None, device=0, project=Path("a"), evolve=None)
     assert (config.freeze, config.hyp, config.cache, config.evolve) == ([10], {"lr0": 0.1}, None, None)
     assert ValConfig.from_kwargs(weights=Path("best.pt")).weights == [Path("best.pt")]
@@ -98,7 +99,7 @@ def test_flags_with_a_number_of_values() -> None:
     assert TrainConfig.from_args(["--class-weights", "1", "2.5"]).class_weights == [1.0, 2.5]
     assert TrainConfig.from_kwargs(class_weights=True).class_weights is True
     assert TrainConfig.from_kwargs(**config.to_dict()).to_dict() == config.to_dict()
-    with pytest.raises(InputError, match=r"--task-weights 0\.5: takes 2 values, not 1"):
+    with pytest.raises(InputError, match=r"--task-weights 0\.5: expected 2 values, got 1"):
         TrainConfig.from_kwargs(task_weights=[0.5])
     with pytest.raises(InputError, match="--balance middle: must be one of longest, shortest"):
         TrainConfig.from_kwargs(balance="middle")

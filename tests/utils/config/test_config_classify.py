@@ -1,4 +1,4 @@
-"""Settings of the classification commands: defaults, what --model means, and flags that are left out."""
+"""Settings of the classification commands: defaults, --model, unsupported flags."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from utils.config.base import TrainConfig, ValConfig
-from utils.config.classify import ClassifyTrainConfig, ClassifyValConfig, split_model
+from utils.config.classify import ClassifyTrainConfig, ClassifyValConfig, parse_model_option
 from utils.config.hyp import Hyperparameters
+from utils.config.train import TrainConfig
+from utils.config.val import ValConfig
 from utils.core.errors import InputError
 from utils.train.setup import load_hyp
 
@@ -23,7 +24,7 @@ def test_defaults() -> None:
         224,
     )
     assert (config.optimizer, config.lr0, config.decay, load_hyp(config).label_smoothing) == ("Adam", 0.001, 5e-5, 0.1)
-    assert (config.project, config.task, config.takes_weights) == ("runs/train-cls", "classify", True)
+    assert (config.project, config.task, config.transfers_weights) == ("runs/train-cls", "classify", True)
     val = ClassifyValConfig.from_args([])
     assert (val.data, val.weights, val.batch_size, val.imgsz) == ("../datasets/mnist", ["yolov5s-cls.pt"], 128, 224)
     assert val.verbose
@@ -31,16 +32,14 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize(("flags", "smoothing"), [([], 0.3), (["--label-smoothing", "0"], 0.0)])
-def test_smoothing_of_a_hyp_file_holds_unless_the_flag_is_given(
-    flags: list[str], smoothing: float, tmp_path: Path
-) -> None:
+def test_label_smoothing_flag_overrides_the_hyp_file(flags: list[str], smoothing: float, tmp_path: Path) -> None:
     file = tmp_path / "hyp.yaml"
     file.write_text("label_smoothing: 0.3")
     for kind in (TrainConfig, ClassifyTrainConfig):
         assert load_hyp(kind.from_args(["--hyp", str(file), *flags])).label_smoothing == smoothing
 
 
-def test_the_recipe() -> None:
+def test_recipe() -> None:
     config = ClassifyTrainConfig.from_args(["--lr0", "0.01", "--label-smoothing", "0", "--batch", "16"])
     hyp = Hyperparameters.from_dict(dict(config.recipe), source="recipe")  # type: ignore[call-overload]
     assert (hyp.lr0, hyp.lrf, hyp.momentum, hyp.weight_decay) == (0.01, 0.01, 0.9, 5e-5)
@@ -58,31 +57,31 @@ def test_the_recipe() -> None:
         ("resnet18", "", "resnet18"),
     ],
 )
-def test_what_model_means(model: str, weights: str, cfg: str) -> None:
-    assert split_model(model) == {"weights": weights, "cfg": cfg}
+def test_model_sets_weights_or_cfg(model: str, weights: str, cfg: str) -> None:
+    assert parse_model_option(model) == {"weights": weights, "cfg": cfg}
     config = ClassifyTrainConfig.from_kwargs(model=model)
     assert (config.weights, config.cfg, config.model) == (weights, cfg, model)
     stored = config.to_dict()
     assert ClassifyTrainConfig.from_kwargs(**stored).to_dict() == stored
 
 
-def test_pretrained_is_a_choice_of_three() -> None:
-    by_default, asked, refused = (
+def test_pretrained_has_three_states() -> None:
+    default, enabled, disabled = (
         ClassifyTrainConfig.from_args(argv) for argv in ([], ["--pretrained"], ["--pretrained", "False"])
     )
-    assert (by_default.takes_weights, by_default.published_weights) == (True, False)
-    assert (asked.takes_weights, asked.published_weights) == (True, True)
-    assert (refused.takes_weights, refused.published_weights) == (False, False)
+    assert (default.transfers_weights, default.uses_torchvision_weights) == (True, False)
+    assert (enabled.transfers_weights, enabled.uses_torchvision_weights) == (True, True)
+    assert (disabled.transfers_weights, disabled.uses_torchvision_weights) == (False, False)
     with pytest.raises(InputError, match="--pretrained perhaps: must be True or False"):
         ClassifyTrainConfig.from_kwargs(pretrained="perhaps")
 
 
-def test_settings_of_train_and_val_are_taken_over() -> None:
-    given = TrainConfig.from_args(["--task", "classify", "--weights", "a.pt", "--data", "x", "--epochs", "3"])
-    config = given.adapted(ClassifyTrainConfig)
+def test_settings_of_train_and_val_are_converted() -> None:
+    train_config = TrainConfig.from_args(["--task", "classify", "--weights", "a.pt", "--data", "x", "--epochs", "3"])
+    config = train_config.adapt_to(ClassifyTrainConfig)
     assert (config.weights, config.model, config.data, config.epochs, config.imgsz) == ("a.pt", "a.pt", "x", 3, 224)
-    assert config.adapted(ClassifyTrainConfig) is config
-    with pytest.raises(InputError, match="--rect: without effect on a model of this kind"):
-        TrainConfig.from_args(["--rect"]).adapted(ClassifyTrainConfig)
-    with pytest.raises(InputError, match="--save-json: without effect on a model of this kind"):
-        ValConfig.from_args(["--save-json"]).adapted(ClassifyValConfig)
+    assert config.adapt_to(ClassifyTrainConfig) is config
+    with pytest.raises(InputError, match="--rect: not supported for this task; omit it"):
+        TrainConfig.from_args(["--rect"]).adapt_to(ClassifyTrainConfig)
+    with pytest.raises(InputError, match="--save-json: not supported for this task; omit it"):
+        ValConfig.from_args(["--save-json"]).adapt_to(ClassifyValConfig)

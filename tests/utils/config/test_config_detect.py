@@ -1,4 +1,4 @@
-"""Settings of detect.py: flags, abbreviations and the values of the Python call."""
+"""Settings of detect.py: flags, prefixes and keyword arguments."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def test_wrong_values_end_with_status_2(flag: str, capsys: pytest.CaptureFixture
     assert flag.split("=")[0] in capsys.readouterr().err
 
 
-def test_python_values_may_be_single() -> None:
-    config = DetectConfig.from_kwargs(weights=Path("a.pt"), imgsz=320, classes=3, source=Path("pics")).check()
-    assert (config.weights, config.size_hw, config.classes, config.source) == (["a.pt"], (320, 320), [3], "pics")
+def test_single_values_become_lists() -> None:
+    config = DetectConfig.from_kwargs(weights=Path("a.pt"), imgsz=320, classes=3, source=Path("photos")).check()
+    assert (config.weights, config.size_hw, config.classes, config.source) == (["a.pt"], (320, 320), [3], "photos")
     assert DetectConfig.from_kwargs(imgsz=(256, 320)).check().size_hw == (256, 320)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"imgsz": [1, 2, 3]}, "--imgsz 1 2 3: expected a side, or height and width"),
-        ({"visualize": True, "weights": ["a.pt", "b.pt"]}, "--visualize shows the layers of one model"),
-        ({"visualize": True, "augment": True}, "--visualize shows the layers of one pass"),
+        ({"imgsz": [1, 2, 3]}, "--imgsz 1 2 3: expected one side, or height and width"),
+        ({"visualize": True, "weights": ["a.pt", "b.pt"]}, "--visualize supports one model"),
+        ({"visualize": True, "augment": True}, "--visualize and --augment cannot be combined"),
     ],
 )
-def test_settings_that_cannot_be_used(values: dict[str, object], message: str) -> None:
+def test_invalid_settings(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DetectConfig.from_kwargs(**values).check()
 

@@ -16,7 +16,7 @@ FLAGS_OF_THE_ORIGINAL = """
 """
 
 
-def test_every_flag_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_flags_are_known(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         ExportConfig.from_args(["--help"])
     text = capsys.readouterr().out
@@ -26,7 +26,7 @@ def test_every_flag_is_known(capsys: pytest.CaptureFixture[str]) -> None:
 def test_defaults() -> None:
     config = ExportConfig.from_args([]).check()
     assert (config.size_hw, config.include, config.device, config.opset) == ((640, 640), ["torchscript"], "cpu", None)
-    assert (config.calibration_data, config.most_detections, config.conf_thres, config.iou_thres) == (
+    assert (config.calibration_data, config.nms_max_det, config.conf_thres, config.iou_thres) == (
         "",
         100,
         0.25,
@@ -34,24 +34,24 @@ def test_defaults() -> None:
     )
 
 
-def test_single_values_stand_for_lists() -> None:
+def test_single_values_become_lists() -> None:
     config = ExportConfig.from_kwargs(weights="a.pt", img=320, include="onnx", data="x.yaml").check()
     assert (config.weights, config.size_hw, config.include) == (["a.pt"], (320, 320), ["onnx"])
     assert config.calibration_data == "x.yaml"
     assert ExportConfig.from_args(["--img", "320", "640"]).size_hw == (320, 640)
-    assert ExportConfig.from_args(["--topk-all", "7"]).most_detections == 7
-    assert ExportConfig.from_args(["--topk-all", "7", "--max-det", "9"]).most_detections == 9
+    assert ExportConfig.from_args(["--topk-all", "7"]).nms_max_det == 7
+    assert ExportConfig.from_args(["--topk-all", "7", "--max-det", "9"]).nms_max_det == 9
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"imgsz": [1, 2, 3]}, "--imgsz 1 2 3: expected a side, or height and width"),
-        ({"half": True, "int8": True}, "--half and --int8: give one of the two"),
-        ({"include": []}, "--include: name at least one format"),
+        ({"imgsz": [1, 2, 3]}, "--imgsz 1 2 3: expected one side, or height and width"),
+        ({"half": True, "int8": True}, "--half and --int8 cannot be combined; use one of them"),
+        ({"include": []}, "--include: give at least one format"),
     ],
 )
-def test_settings_that_contradict_each_other(values: dict[str, Any], message: str) -> None:
+def test_contradicting_settings(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ExportConfig.from_kwargs(**values).check()
 

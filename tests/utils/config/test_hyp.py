@@ -24,15 +24,15 @@ def test_low_is_the_default() -> None:
     ("text", "message"),
     [
         ("lr0: fast", "lr0: 'fast' is not a finite number"),
-        ("mosaic: 1.5", "mosaic: 1.5 is outside 0-1"),
+        ("mosaic: 1.5", "mosaic: 1.5 must be between 0 and 1"),
         ("lr: 0.1", "unknown hyperparameter lr"),
-        ("box: -1", "box: -1 is negative"),
+        ("box: -1", "box: -1 must not be negative"),
         ("anchor_t: 1.0", "must be above 1"),
-        ("anchors: 0", "anchors: 0 is no number of anchors; give 1 or more"),
-        ("anchors: 0.5", "anchors: 0.5 is no number of anchors"),  # rounds to 0
-        ("momentum: 1.0", r"momentum: 1.0 is not below 1 \(earlier gradients"),
-        ("warmup_momentum: 1", "warmup_momentum: 1 is not below 1"),
-        ("scale: 1.5", r"scale: 1.5 is not below 1 \(the zoom"),
+        ("anchors: 0", "anchors: 0 must be at least 1; or omit the key"),
+        ("anchors: 0.5", "anchors: 0.5 must be at least 1"),  # rounds to 0
+        ("momentum: 1.0", r"momentum: 1.0 must be below 1 \(gradients would never decay"),
+        ("warmup_momentum: 1", "warmup_momentum: 1 must be below 1"),
+        ("scale: 1.5", r"scale: 1.5 must be below 1 \(the minimum zoom"),
         ("- 1", "expected `name: number` lines"),
         ("a: [", "not a YAML file"),
         ("box: .nan", "not a finite number"),
@@ -58,19 +58,19 @@ def test_missing_file(tmp_path: Path) -> None:
         Hyperparameters.load(tmp_path / "none.yaml")
 
 
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+def test_a_binary_file(tmp_path: Path) -> None:
     (tmp_path / "hyp.yaml").write_bytes(b"lr0: \xff")
-    with pytest.raises(InputError, match=r"hyp\.yaml: cannot read the hyperparameter file \(it is not text\)"):
+    with pytest.raises(InputError, match=r"hyp\.yaml: cannot read the hyperparameter file \(not a text file\)"):
         Hyperparameters.load(tmp_path / "hyp.yaml")
 
 
-def test_powers_of_ten_without_a_point_are_numbers(tmp_path: Path) -> None:
+def test_powers_of_ten_without_a_decimal_point_are_numbers(tmp_path: Path) -> None:
     (tmp_path / "hyp.yaml").write_text("lr0: 1e-3\nweight_decay: 5E-4")
     hyp = Hyperparameters.load(tmp_path / "hyp.yaml")
     assert (hyp.lr0, hyp.weight_decay) == (0.001, 0.0005)
 
 
-def test_a_task_has_defaults_of_its_own(tmp_path: Path) -> None:
+def test_defaults_of_a_task(tmp_path: Path) -> None:
     file = tmp_path / "hyp.yaml"
     file.write_text("lr0: 0.002\n")
     assert Hyperparameters.load(file, defaults={"warmup_iterations": 800}).warmup_iterations == 800

@@ -6,15 +6,15 @@ import torch
 from process_pairs import BATCH, IMAGES, run_jobs, run_pair, write_data
 
 from utils.core import distributed
-from utils.datasets.loader import Deal, EpochBatches, NoImages
+from utils.datasets.loader import BatchShard, EmptyBatch, EpochBatchSampler
 
-JOBS = "gradients,training,measuring"
+JOBS = "gradients,training,validation"
 
 
-def differ(own: torch.Tensor, other: torch.Tensor) -> float:
+def relative_difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
     """Largest difference over the largest value of the tensor."""
-    scale = max(float(own.abs().max()), 1e-30) if own.numel() else 1.0
-    return float((own.double() - other.double()).abs().max()) / scale if own.numel() else 0.0
+    scale = max(float(expected.abs().max()), 1e-30) if expected.numel() else 1.0
+    return float((expected.double() - actual.double()).abs().max()) / scale if expected.numel() else 0.0
 
 
 @pytest.fixture(scope="module", params=["detect", "segment", "classify", "joint"])
@@ -33,52 +33,52 @@ def test_loss_and_gradients_are_those_of_one_process(results: tuple[dict, list[d
     for key, value in single["gradients"].items():
         limit = 1e-9 if "float64" in key else (1e-5 if "loss" in key else 1e-3)
         for other in pair:
-            assert differ(value, other["gradients"][key]) <= limit, key
+            assert relative_difference(value, other["gradients"][key]) <= limit, key
 
 
-def test_a_run_of_two_processes_ends_with_the_weights_of_one(results: tuple[dict, list[dict]]) -> None:
+def test_two_processes_train_the_weights_of_one(results: tuple[dict, list[dict]]) -> None:
     single, pair = results
     for key, value in single["training"].items():
-        assert differ(value, pair[0]["training"][key]) <= 1e-3, key
+        assert relative_difference(value, pair[0]["training"][key]) <= 1e-3, key
         assert torch.equal(pair[0]["training"][key], pair[1]["training"][key]), key
 
 
 def test_validation_counts_every_image_once(results: tuple[dict, list[dict]]) -> None:
     single, pair = results
-    assert int(single["measuring"]["images"]) == 4 * BATCH + 1
-    assert max(float(value.max()) for key, value in single["measuring"].items() if "metrics" in key) > 0.05
-    for key, value in single["measuring"].items():
+    assert int(single["validation"]["images"]) == 4 * BATCH + 1
+    assert max(float(value.max()) for key, value in single["validation"].items() if "metrics" in key) > 0.05
+    for key, value in single["validation"].items():
         for other in pair:
-            assert float((value - other["measuring"][key]).abs().max()) <= 1e-6, key
+            assert float((value - other["validation"][key]).abs().max()) <= 1e-6, key
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 13])
 @pytest.mark.parametrize("processes", [1, 2, 5])
-def test_every_key_is_dealt_once(size: int, processes: int) -> None:
+def test_every_key_is_in_one_shard(size: int, processes: int) -> None:
     keys = [(0, n) for n in range(size)]
-    parts = [Deal(rank, processes).own(keys) for rank in range(processes)]
+    parts = [BatchShard(rank, processes).select(keys) for rank in range(processes)]
     assert [key for part in parts for key in part] == keys
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    groups = [Deal(rank, processes, group=4).own(keys) for rank in range(processes)]
+    groups = [BatchShard(rank, processes, group=4).select(keys) for rank in range(processes)]
     assert [key for part in groups for key in part] == keys
     assert all(len(part) % 4 == 0 for part in groups if part and part[-1] != keys[-1])
 
 
-def plan(**options: object) -> EpochBatches:
-    return EpochBatches(IMAGES, **{"batch_size": BATCH, "shuffle": True, "seed": 3} | options)  # type: ignore
+def plan(**options: object) -> EpochBatchSampler:
+    return EpochBatchSampler(IMAGES, **{"batch_size": BATCH, "shuffle": True, "seed": 3} | options)  # type: ignore
 
 
-def test_training_deals_images_and_evaluation_batches() -> None:
+def test_training_shards_images_and_evaluation_batches() -> None:
     whole = list(plan())
-    first, second = (list(plan(deal=Deal(rank, 2))) for rank in range(2))
+    first, second = (list(plan(shard=BatchShard(rank, 2))) for rank in range(2))
     assert [a + (b if isinstance(b, list) else []) for a, b in zip(first, second, strict=True)] == whole
-    assert second[-1] == NoImages(whole[-1][:1])
-    measured = [list(plan(deal=Deal(rank, 2, whole=True))) for rank in range(2)]
-    assert measured == [whole[::2], whole[1::2]]
-    assert [len(plan(deal=Deal(rank, 2, whole=True))) for rank in range(2)] == [2, 1]
+    assert second[-1] == EmptyBatch(whole[-1][:1])
+    evaluated = [list(plan(shard=BatchShard(rank, 2, whole=True))) for rank in range(2)]
+    assert evaluated == [whole[::2], whole[1::2]]
+    assert [len(plan(shard=BatchShard(rank, 2, whole=True))) for rank in range(2)] == [2, 1]
 
 
-def test_an_epoch_goes_on_where_it_was_left() -> None:
+def test_an_epoch_resumes_at_its_batch() -> None:
     batches = plan()
     whole = list(batches)
     batches.first = 2
@@ -86,18 +86,18 @@ def test_an_epoch_goes_on_where_it_was_left() -> None:
     assert len(batches) == 3  # the schedule counts whole epochs
 
 
-def test_entries_of_several_processes_come_in_the_order_of_one() -> None:
+def test_interleaved_order_is_that_of_one_process() -> None:
     counts = [np.array([2, 1]), np.array([3])]  # batches 0 and 2, batch 1
     joined = ["a0", "a1", "c0", "b0", "b1", "b2"]
-    assert [joined[i] for i in distributed.in_turns(counts)] == ["a0", "a1", "b0", "b1", "b2", "c0"]
-    assert len(distributed.in_turns([])) == 0
+    assert [joined[i] for i in distributed.compute_interleaved_order(counts)] == ["a0", "a1", "b0", "b1", "b2", "c0"]
+    assert len(distributed.compute_interleaved_order([])) == 0
 
 
-def test_one_process_is_left_alone() -> None:
+def test_a_single_process_needs_no_group() -> None:
     value = torch.ones(2)
-    with distributed.one_batch():
-        assert distributed.shared_sum(value) is value
-    assert distributed.is_main() and not distributed.any_process(False)
-    assert distributed.from_main("häns") == "häns"
-    (own,) = distributed.gather_arrays({"a": np.arange(3)})
-    assert own["a"].tolist() == [0, 1, 2]
+    with distributed.sharded_batch():
+        assert distributed.sum_over_shards(value) is value
+    assert distributed.is_main_process() and not distributed.any_rank(False)
+    assert distributed.broadcast_text("häns") == "häns"
+    (arrays,) = distributed.all_gather_arrays({"a": np.arange(3)})
+    assert arrays["a"].tolist() == [0, 1, 2]

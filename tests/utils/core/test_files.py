@@ -30,12 +30,12 @@ def names_in(folder: Path) -> list[str]:
 
 
 def test_run_folders_are_numbered_from_two(tmp_path: Path) -> None:
-    wanted = tmp_path / "runs" / "exp"
-    assert increment_path(wanted) == wanted
+    folder = tmp_path / "runs" / "exp"
+    assert increment_path(folder) == folder
     for name in ("exp", "exp2", "exp4"):
-        (wanted.parent / name).mkdir(parents=True)
-    assert increment_path(wanted) == wanted.with_name("exp3")
-    assert increment_path(str(wanted), exist_ok=True) == wanted
+        (folder.parent / name).mkdir(parents=True)
+    assert increment_path(folder) == folder.with_name("exp3")
+    assert increment_path(str(folder), exist_ok=True) == folder
 
 
 def test_number_goes_before_a_files_suffix_but_after_a_folders_dots(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert target.read_text() == "old"
 
 
-def test_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+def test_a_block_without_a_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a.txt"):
         pass
     assert not names_in(tmp_path)
@@ -129,23 +129,23 @@ def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expand_user("~nobody-of-this-name/a.pt") == Path("~nobody-of-this-name/a.pt")
 
 
-def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_run_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     assert make_run_folder(tmp_path / "a/b").is_dir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file/run: the run folder cannot be made: .*choose another --project"):
+    with pytest.raises(InputError, match=r"file/run: the run folder cannot be created: .*choose another --project"):
         make_run_folder(tmp_path / "file/run")
 
 
-def test_many_inputs_of_one_name_take_two_looks_each() -> None:
-    class Counted(dict[str, str]):
-        looks = 0
+def test_many_inputs_of_one_name_take_two_lookups_each() -> None:
+    class CountingDict(dict[str, str]):
+        lookups = 0
 
         def __contains__(self, key: object) -> bool:
-            self.looks += 1
+            self.lookups += 1
             return super().__contains__(key)
 
     names = UniqueNames()
-    names._owners = owners = Counted()
-    taken = [names.take(f"{number}/x.jpg", "x", ".jpg") for number in range(30)]
-    assert taken == ["x.jpg", *(f"x_{number}.jpg" for number in range(2, 31))]
-    assert owners.looks <= 2 * 30
+    names._owners = owners = CountingDict()
+    output_names = [names.assign(f"{number}/x.jpg", "x", ".jpg") for number in range(30)]
+    assert output_names == ["x.jpg", *(f"x_{number}.jpg" for number in range(2, 31))]
+    assert owners.lookups <= 2 * 30

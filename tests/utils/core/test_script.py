@@ -26,22 +26,22 @@ def raises(error: BaseException) -> Callable[[], int]:
         (
             raises(PermissionError(errno.EACCES, "Permission denied", "/runs/exp")),
             2,
-            "error: /runs/exp: Permission denied; free the place or name another\n",
+            "error: /runs/exp: Permission denied; free space or choose another path\n",
         ),
         (
             raises(OSError(errno.ENOSPC, "No space left on device")),
             2,
-            "error: No space left on device; free the place or name another\n",
+            "error: No space left on device; free space or choose another path\n",
         ),
         (
             raises(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. \nmore")),
             2,
-            "error: DataLoader worker (pid 7) is killed by signal: Killed. Most often memory is short: "
-            "give fewer --workers or a smaller size\n",
+            "error: DataLoader worker (pid 7) is killed by signal: Killed. Memory may be short: "
+            "use fewer --workers or a smaller image size\n",
         ),
     ],
 )
-def test_how_a_command_ends(
+def test_exit_status_and_message(
     main: Callable[[], int | None], status: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -50,7 +50,7 @@ def test_how_a_command_ends(
     assert capsys.readouterr().err == line
 
 
-def test_mistakes_of_ours_keep_their_traceback() -> None:
+def test_bugs_keep_their_traceback() -> None:
     with pytest.raises(FileNotFoundError):
         run_script(raises(FileNotFoundError(errno.ENOENT, "No such file", "x")))
     with pytest.raises(RuntimeError, match="shapes"):
