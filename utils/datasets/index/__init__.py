@@ -1,1 +1,1 @@
-"""From a data YAML to a verified index of images and labels."""
+"""Data YAML files and the verified index of images and labels that they describe."""

@@ -1,4 +1,4 @@
-"""The result of verifying a split, kept on disk as plain arrays: nothing in it can run."""
+"""Index cache: a verified split on disk, as plain arrays without pickled objects."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ import numpy as np
 from utils.core.files import atomic_write
 from utils.core.logging import LOGGER
 from utils.datasets.index.image_index import ImageIndex, PolygonTable
-from utils.datasets.index.mapped import TextTable, map_arrays, write_arrays
+from utils.datasets.index.shared_arrays import PathTable, map_arrays, write_arrays
 
-FORMAT = 4  # 4: outlines of one box are no repeats; 3: mapped arrays; earlier: holes of COCO's run-length codes
+FORMAT = 5  # part of the key; raise it when the file layout or the checks change, so that older caches are rebuilt
 
 
 @dataclass
 class Findings:
-    """What the verification of a split found.
+    """Statistics and problems from verifying a split.
 
     Attributes:
-        images: usable ones. backgrounds: of these, without any object. unlabelled: without a label file.
-        corrupt: images left out. dropped, clipped: label rows left out, or cut at the frame.
-        messages: one line each, with file and line.
+        images: usable images.
+        backgrounds: usable images without objects.
+        unlabelled: usable images without a label file.
+        corrupt: unusable images.
+        dropped: invalid label rows.
+        clipped: boxes clipped to the image.
+        messages: problems, one line each, with file and line.
     """
 
     images: int = 0
@@ -38,76 +42,74 @@ class Findings:
     messages: list[str] = field(default_factory=list)
 
 
-def fingerprint(files: Iterable[str | None], *settings: object) -> str:
-    """Hash of names, sizes and times of the files, which may be missing, and of the settings."""
+def compute_fingerprint(files: Iterable[str | None], *settings: object) -> str:
+    """Hash of the settings and of the files' names, sizes and modification times; missing files are allowed."""
     digest = hashlib.sha256(repr((FORMAT, *settings)).encode())
     for file in files:
         try:
-            status = os.stat(file) if file is not None else None  # noqa: PTH116 (a Path would cost three times as much)
+            status = os.stat(file) if file is not None else None  # noqa: PTH116 (three times faster than a Path)
         except (OSError, ValueError):
             status = None
-        about = f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n" if status else f"{file}\0-\n"
-        digest.update(about.encode(errors="surrogateescape"))
+        line = f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n" if status else f"{file}\0-\n"
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
 def load_cache(path: Path, key: str) -> tuple[ImageIndex, Findings] | None:
-    """The index kept in `path`, without names and semantic masks; None if missing or of other files or formats."""
+    """The cached index, without class names and semantic masks; None if there is no valid cache for this key."""
     try:
-        parts = map_arrays(path)
-        about = json.loads(parts["about"].tobytes())
-        if about["format"] != FORMAT or about["key"] != key:
+        arrays = map_arrays(path)
+        about = json.loads(arrays["about"].tobytes())
+        if about["key"] != key:
             return None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # among them the pickles that YOLOv5 keeps under the same name
+        return None  # e.g. a pickle that YOLOv5 wrote under the same name
     polygons = None
-    if "points" in parts:
-        polygons = PolygonTable(parts["points"], parts["ring_offsets"], parts["object_offsets"])
+    if "points" in arrays:
+        polygons = PolygonTable(arrays["points"], arrays["ring_offsets"], arrays["object_offsets"])
     index = ImageIndex(
-        TextTable(parts["paths"], parts["path_offsets"]),
-        parts["sizes_hw"],
-        parts["offsets"],
-        parts["classes"],
-        parts["boxes_xywhn"],
+        PathTable(arrays["paths"]),
+        arrays["sizes_hw"],
+        arrays["offsets"],
+        arrays["classes"],
+        arrays["boxes_xywhn"],
         polygons=polygons,
-        pixels=parts.get("pixels"),
+        pixels=arrays.get("pixels"),
     )
     return index, Findings(**about["findings"])
 
 
-def keep(path: Path, key: str, found: tuple[ImageIndex, Findings]) -> tuple[ImageIndex, Findings]:
-    """Write the cache and give back what was found, its arrays mapped to the file where that could be written."""
-    save_cache(path, key, *found)
-    return load_cache(path, key) or found
+def save_and_map(path: Path, key: str, index: ImageIndex, findings: Findings) -> tuple[ImageIndex, Findings]:
+    """Write the cache and return the index memory-mapped from it; the index itself if the cache cannot be written."""
+    save_cache(path, key, index, findings)
+    return load_cache(path, key) or (index, findings)
 
 
 def save_cache(path: Path, key: str, index: ImageIndex, findings: Findings) -> None:
-    """Write the cache under a temporary name and rename it; a folder that cannot be written only costs a warning.
+    """Write the cache atomically; warn if the folder cannot be written.
 
-    A folder without any write permission is left alone even where the system would let us in (root).
+    A folder without write permission is respected even when running as root.
     """
     if not path.parent.is_dir():
-        return _warn(path, "there is no such folder")
+        return _warn(path, "no such folder")
     if not path.parent.stat().st_mode & 0o222:
         return _warn(path, "the folder is read-only")
     try:
         with atomic_write(path) as work, open(work, "wb") as stream:
-            write_arrays(stream, _as_arrays(key, index, findings))
+            write_arrays(stream, _to_arrays(key, index, findings))
     except OSError as error:
         return _warn(path, error.strerror or str(error))
 
 
 def _warn(path: Path, reason: str) -> None:
-    LOGGER.warning(f"WARNING {path}: cannot be written ({reason}); the data are checked anew in each run")
+    LOGGER.warning(f"WARNING {path}: cannot be written ({reason}); the data set will be verified again in every run")
 
 
-def _as_arrays(key: str, index: ImageIndex, findings: Findings) -> dict[str, np.ndarray]:
-    about = {"format": FORMAT, "key": key, "findings": asdict(findings)}
-    paths = TextTable.of(index.paths)
+def _to_arrays(key: str, index: ImageIndex, findings: Findings) -> dict[str, np.ndarray]:
+    about = {"key": key, "findings": asdict(findings)}
     arrays = {
         "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
-        "paths": paths.characters,
-        "path_offsets": paths.offsets,
+        "paths": PathTable.from_paths(index.paths).encoded,
         "sizes_hw": index.sizes_hw,
         "offsets": index.offsets,
         "classes": index.classes,

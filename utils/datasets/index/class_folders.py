@@ -1,4 +1,4 @@
-"""Sets of labelled images as folders: `<set>/<split>/<class>/image`, given by folder, known name or data YAML."""
+"""Classification data sets: one folder per class, `<set>/<split>/<class>/<image>`."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ import numpy as np
 from utils.core.errors import InputError
 from utils.core.files import expand_user
 from utils.core.logging import LOGGER
-from utils.datasets.index.cache import Findings, fingerprint, keep, load_cache
+from utils.datasets.index.cache import Findings, compute_fingerprint, load_cache, save_and_map
 from utils.datasets.index.data_yaml import SPLITS, DataSpec, SplitSource, load_spec, read_spec
 from utils.datasets.index.image_index import ImageIndex
-from utils.datasets.index.labels import list_images, show_messages, verify_pairs
+from utils.datasets.index.labels import list_images, log_messages, verify_images
 from utils.datasets.index.verify import LabelRows
-from utils.datasets.prepare.archives import datasets_folder, fetch_data_set
+from utils.datasets.prepare.archives import datasets_folder, download_dataset
 
 RELEASE = "https://github.com/ultralytics/yolov5/releases/download/v1.0"
-KNOWN_SETS = (  # archives of that release
+KNOWN_SETS = (  # archives in that release
     "caltech101", "caltech256", "cifar10", "cifar100", "fashion-mnist", "imagenette", "imagenette160", "imagenette320",
     "imagewoof", "imagewoof160", "imagewoof320", "mnist", "mnist160",
 )  # fmt: skip
 REGISTERED = ("imagenet", "imagenet1k", "imagenet-1k")
 BUILTIN = "builtin:"
-LAYOUT = "expected train/<class>/*.jpg and test/ or val/ of the same classes"
-CROPS_HINT = "a detection set becomes one by `python -m utils.datasets crops`"
-SHOWN_NAMES = 5
+LAYOUT = "expected train/<class>/*.jpg, and test/ or val/ with the same classes"
+CROPS_HINT = "convert a detection set with `python -m utils.datasets crops`"
+MAX_NAMES = 5  # in messages
 
 
 def load_class_data(data: str | Path, *, prepare: bool = True) -> DataSpec:
-    """The set that `--data` means, as a `DataSpec` whose places hold a folder for each class.
+    """The data set of `--data`; each of its splits is a folder with one folder per class.
 
-    The split `val` is the folder test/ where there is one, else val/; classes are numbered in alphabetical order of
-    the training folders. A data YAML says it all itself: its names are those of the folders, or as many.
+    The split `val` is the folder test/ if it exists, else val/. Classes are numbered in the alphabetical order of the
+    training folders. For a data YAML, `names` must match the folders by name or in number.
 
     Args:
         data: a folder, one of KNOWN_SETS, `imagenet`, `builtin:NAME` or a data YAML.
-        prepare: fetch or draw a set that is not there; without it, the names of one that is not there are empty.
+        prepare: download or generate a missing data set; otherwise its names are empty.
 
     Raises:
-        InputError: no such set, or a folder without splits.
+        InputError: no such data set, or a folder without splits.
     """
     text = str(data)
     if text.startswith(BUILTIN):
@@ -55,26 +55,26 @@ def load_class_data(data: str | Path, *, prepare: bool = True) -> DataSpec:
     if not root.is_dir():
         if not prepare:
             return DataSpec(root, root, {}, {})
-        LOGGER.info(f"{root} is not here: fetching it from {RELEASE}")
-        fetch_data_set(f"{RELEASE}/{root.name}.zip", root)
-    return spec_of_folder(root)
+        LOGGER.info(f"{root} not found: downloading it from {RELEASE}")
+        download_dataset(f"{RELEASE}/{root.name}.zip", root)
+    return build_folder_spec(root)
 
 
 def is_class_data(data: str | Path) -> bool:
-    """Whether `--data` means folders of classes without a YAML: a folder, a known name or `builtin:NAME`."""
+    """Whether `--data` is a classification set without a YAML: a folder, a known name or `builtin:NAME`."""
     given = expand_user(data)
     return given.is_dir() or given.name in (*KNOWN_SETS, *REGISTERED) or str(data).startswith(BUILTIN)
 
 
 def read_data(data: str | Path) -> DataSpec:
-    """The set that `--data` of any task means, whether or not its images are there; errors as its readers."""
+    """The data set of `--data` of any task, whether or not its images exist."""
     if is_class_data(data):
         return load_class_data(data, prepare=False)
     return read_spec(data)
 
 
 def find_class_root(data: str) -> Path:
-    """The folder given, or where the set of a known name is kept; it need not be there.
+    """The root folder of a classification set: an existing folder, or where a known set is stored.
 
     Raises:
         InputError: neither a folder nor a known name.
@@ -85,141 +85,143 @@ def find_class_root(data: str) -> Path:
     if given.name not in KNOWN_SETS:
         if given.name.lower() in REGISTERED:
             raise InputError(
-                f"--data {data}: no such folder; its publisher gives it to registered users only; {LAYOUT}"
+                f"--data {data}: no such folder; download it yourself, which requires registration; {LAYOUT}"
             )
         near = get_close_matches(given.name, KNOWN_SETS, n=3) or KNOWN_SETS
-        raise InputError(f"--data {data}: no such folder; {LAYOUT}; sets known by name: {', '.join(near)}")
+        raise InputError(f"--data {data}: no such folder; {LAYOUT}; known names: {', '.join(near)}")
     if given.name != str(given):
         return Path(os.path.normpath(given.absolute()))
     return datasets_folder() / given.name
 
 
-def spec_of_folder(root: Path) -> DataSpec:
+def build_folder_spec(root: Path) -> DataSpec:
     """The splits and classes of a folder.
 
     Raises:
         InputError: there is no split, or no class.
     """
-    found = {split: root / split for split in SPLITS if (root / split).is_dir()}
-    if not found:
-        raise InputError(f"{root}: neither train, val nor test in it; {LAYOUT}; {CROPS_HINT}")
-    first = found.get("train", next(iter(found.values())))
-    folders = class_folders(first)
+    folders = {split: root / split for split in SPLITS if (root / split).is_dir()}
     if not folders:
-        raise InputError(f"{first}: no folder of a class in it; {LAYOUT}; {CROPS_HINT}")
-    measured = found.get("test", found.get("val"))
-    places = {**found, **({"val": measured} if measured else {})}
-    splits = {split: SplitSource(split, (place,)) for split, place in places.items()}
-    return DataSpec(root, root, dict(enumerate(folders)), splits)
+        raise InputError(f"{root}: no folder train, val or test; {LAYOUT}; {CROPS_HINT}")
+    first = folders.get("train", next(iter(folders.values())))
+    names = list_class_folders(first)
+    if not names:
+        raise InputError(f"{first}: no class folders; {LAYOUT}; {CROPS_HINT}")
+    if val := folders.get("test", folders.get("val")):
+        folders["val"] = val
+    splits = {split: SplitSource(split, (folder,)) for split, folder in folders.items()}
+    return DataSpec(root, root, dict(enumerate(names)), splits)
 
 
-def class_folders(place: Path) -> list[str]:
-    """Names of the folders in a split's folder, sorted; hidden ones are passed over."""
-    return sorted(entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def list_class_folders(folder: Path) -> list[str]:
+    """Names of the class folders of a split, sorted, without hidden ones."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def class_numbers(spec: DataSpec) -> dict[str, int]:
-    """The class of each folder name: by the names of the set, else by alphabetical order where there are as many.
+def match_class_folders(spec: DataSpec) -> dict[str, int]:
+    """Class number of each folder name: by the class names, else in alphabetical order if the numbers agree.
 
     Raises:
-        InputError: the folders are not those classes.
+        InputError: the folders do not match the classes.
     """
     by_name = {name: number for number, name in spec.names.items()}
     source = spec.splits.get("train") or spec.splits["val"]
-    folders = sorted({name for place in source.places if place.is_dir() for name in class_folders(place)})
+    folders = sorted({name for path in source.paths if path.is_dir() for name in list_class_folders(path)})
     if set(folders) <= set(by_name):
         return by_name
     if len(folders) == len(by_name):
         return {name: number for number, name in enumerate(folders)}
-    strange = [name for name in folders if name not in by_name]
+    unknown = [name for name in folders if name not in by_name]
     raise InputError(
-        f"{spec.path}: {len(by_name)} names, but {len(folders)} folders of classes in {source.places[0]}, "
-        f"{_listed(strange)} not among the names; they must agree"
+        f"{spec.path}: {len(by_name)} names, but {len(folders)} class folders in {source.paths[0]}, of which "
+        f"{_format_names(unknown)} are not among the names; make names and folders agree"
     )
 
 
 def load_class_index(spec: DataSpec, split: str, *, verbose: bool = False, workers: int = 8) -> ImageIndex:
-    """The images of a split, each checked, with one whole-image label; remembered in a cache beside the folder.
+    """The verified images of a split with one label each; cached next to the folder.
 
     Raises:
         InputError: no such split, a folder of an unknown class, or no usable image.
     """
     index, findings = verify_class_split(spec, split, workers)
-    _report(split, index, findings, spec.names, verbose=verbose)
+    _log_summary(split, index, findings, spec.names, verbose=verbose)
     if not index.paths:
-        place = split_places(spec, split)[0]
-        raise InputError(f"{place}: {split}: none of the {findings.corrupt} images can be read")
+        folder = get_split_folders(spec, split)[0]
+        raise InputError(f"{folder}: {split}: none of the {findings.corrupt} images can be read")
     return ImageIndex(
         index.paths, index.sizes_hw, index.offsets, index.classes, index.boxes_xywhn, names=dict(spec.names)
     )
 
 
 def verify_class_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[ImageIndex, Findings]:
-    """The images of a split, each checked now or in an earlier run, and what was found.
+    """The verified images of a split, from the cache if it is valid.
 
     Raises:
         InputError: no such split, a folder of an unknown class, or no image.
     """
-    places = split_places(spec, split)
-    numbers = class_numbers(spec)
-    images, classes = list_class_images(places, numbers, split)
+    folders = get_split_folders(spec, split)
+    numbers = match_class_folders(spec)
+    images, classes = list_class_images(folders, numbers, split)
     if not images:
-        raise InputError(f"{places[0]}: {split}: no images in folders of classes; {LAYOUT}; {CROPS_HINT}")
-    key = fingerprint(images, "classes", sorted(numbers.items()))
-    cache_file = places[0].with_name(f"{places[0].name}.cache")
-    known = load_cache(cache_file, key)
-    if known is None:
-        labels = [whole_image(image, number) for image, number in zip(images, classes, strict=True)]
-        known = keep(cache_file, key, verify_pairs(images, labels, len(numbers), split, workers))
-    return known
+        raise InputError(f"{folders[0]}: {split}: no images in class folders; {LAYOUT}; {CROPS_HINT}")
+    key = compute_fingerprint(images, "classes", sorted(numbers.items()))
+    cache_file = folders[0].with_name(f"{folders[0].name}.cache")
+    cached = load_cache(cache_file, key)
+    if cached is not None:
+        return cached
+    labels = [make_image_label(image, number) for image, number in zip(images, classes, strict=True)]
+    return save_and_map(cache_file, key, *verify_images(images, labels, len(numbers), split, workers))
 
 
-def split_places(spec: DataSpec, split: str) -> tuple[Path, ...]:
-    """The folders of a split; InputError where there are none."""
+def get_split_folders(spec: DataSpec, split: str) -> tuple[Path, ...]:
+    """The folders of a split; InputError if the split does not exist."""
     source = spec.splits.get(split)
     if source is None:
-        there = ", ".join(dict.fromkeys(str(s.places[0].name) for s in spec.splits.values()))
-        raise InputError(f"{spec.path}: there is no {split} split, only {there or 'nothing'}; {LAYOUT}")
+        splits = ", ".join(dict.fromkeys(str(s.paths[0].name) for s in spec.splits.values()))
+        raise InputError(f"{spec.path}: no {split} split, only {splits or 'nothing'}; {LAYOUT}")
     if source.missing:
         raise InputError(f"{spec.path}: {split}: {source.missing[0]!r} not found under {spec.root}")
-    return source.places
+    return source.paths
 
 
-def list_class_images(places: Sequence[Path], numbers: dict[str, int], split: str) -> tuple[list[str], list[int]]:
-    """Image files below the class folders and their classes; folders without any are named.
+def list_class_images(folders: Sequence[Path], numbers: dict[str, int], split: str) -> tuple[list[str], list[int]]:
+    """Image files in the class folders and their classes; warns about classes without images.
 
     Raises:
-        InputError: a folder of a class that the set does not have, or a place that is no folder.
+        InputError: a folder of an unknown class, or a path that is not a folder.
     """
     images: list[str] = []
     classes: list[int] = []
-    for place in places:
-        if not place.is_dir():
-            raise InputError(f"{place}: {split}: not a folder; {LAYOUT}; {CROPS_HINT}")
-        for name in class_folders(place):
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: {split}: not a folder; {LAYOUT}; {CROPS_HINT}")
+        for name in list_class_folders(folder):
             if name not in numbers:
-                raise InputError(f"{place / name}: {split}: no class of that name, known are {_listed(list(numbers))}")
-            found = list_images(place / name, place)
-            images += found
-            classes += [numbers[name]] * len(found)
-    seen = set(classes)
-    if images and (absent := [name for name, number in numbers.items() if number not in seen]):
-        LOGGER.warning(f"WARNING {places[0]}: {split}: no images of {_listed(absent)}")
+                raise InputError(
+                    f"{folder / name}: {split}: not the name of a class; classes: {_format_names(list(numbers))}"
+                )
+            class_images = list_images(folder / name, folder)
+            images += class_images
+            classes += [numbers[name]] * len(class_images)
+    present = set(classes)
+    if images and (missing := [name for name, number in numbers.items() if number not in present]):
+        LOGGER.warning(f"WARNING {folders[0]}: {split}: no images of {_format_names(missing)}")
     return images, classes
 
 
-def whole_image(image: str, number: int) -> LabelRows:
-    """A class as the label of a box around the whole image."""
-    return LabelRows(np.array([[number, 0.5, 0.5, 1, 1]], np.float32), places=[image])
+def make_image_label(image: str, number: int) -> LabelRows:
+    """The class of an image as one row with a box around the whole image."""
+    return LabelRows(np.array([[number, 0.5, 0.5, 1, 1]], np.float32), locations=[image])
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(map(repr, names[:SHOWN_NAMES])) + more
+def _format_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(map(repr, names[:MAX_NAMES])) + more
 
 
-def _report(split: str, index: ImageIndex, findings: Findings, names: dict[int, str], *, verbose: bool) -> None:
-    show_messages(findings.messages, verbose=verbose)
+def _log_summary(split: str, index: ImageIndex, findings: Findings, names: dict[int, str], *, verbose: bool) -> None:
+    log_messages(findings.messages, verbose=verbose)
     counts = np.bincount(index.classes, minlength=len(names))
-    spread = f", {counts.min()} to {counts.max()} of each" if len(counts) else ""
-    LOGGER.info(f"{split}: {findings.images} images of {len(names)} classes{spread}; {findings.corrupt} unusable")
+    spread = f", {counts.min()} to {counts.max()} each" if len(counts) else ""
+    LOGGER.info(f"{split}: {findings.images} images of {len(names)} classes{spread}; {findings.corrupt} corrupt")

@@ -1,10 +1,10 @@
-"""COCO instance annotations read as labels, without a conversion on disk (format: cocodataset.org/#format-data)."""
+"""Labels from COCO instance annotations (cocodataset.org/#format-data)."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -12,154 +12,199 @@ from typing import Any
 import numpy as np
 
 from utils.core.errors import InputError
+from utils.core.files import read_json
 from utils.core.logging import LOGGER
-from utils.datasets.index.json_stream import read_json
 from utils.datasets.index.verify import LabelRows
-from utils.ops.masks import bitmap_rings, signed_area
+from utils.ops.masks import signed_area, trace_rings
 from utils.ops.rle import decode_rle
 
-NEEDED: dict[str, tuple[str, ...]] = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
+LISTS = ("images", "annotations", "categories")
 
 
 def load_annotations(
-    file: Path, names: Mapping[int, str], listed: Sequence[str], places: Sequence[Path]
+    file: Path, names: Mapping[int, str], listed: Sequence[str], folders: Sequence[Path]
 ) -> tuple[list[str], list[LabelRows]]:
-    """Images named in an instances JSON and their label rows, normalized, not yet checked.
+    """Images in an instances JSON and their label rows, normalized, not yet checked.
 
-    Categories become classes by name where all their names are in `names`, else in order of their ids. Crowd regions
-    are passed over. An image that is listed several times has the annotations of all its entries.
+    Categories are matched to classes by name if all their names are in `names`, else in the order of their ids. Crowd
+    regions are skipped. An image with several entries gets the annotations of all of them.
 
     Args:
-        listed: image files known to exist; `file_name` is looked up among them, by the end of the path.
-        places: folders under which an image not in `listed` is reported as missing.
+        names: class names by number.
+        listed: existing image files, which `file_name` is matched against.
+        folders: folders that `file_name` may be relative to.
 
     Raises:
-        InputError: the file is no instances JSON, or has other categories than the data YAML.
+        InputError: the file is not an instances JSON, or has other categories than the data YAML.
     """
-    content = _read(file, ("images", "annotations", "categories"))
-    classes = _class_of_category(content["categories"], names, file)
-    by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        by_image[annotation.get("image_id")].append(annotation)
-    finder = _PathFinder(listed, places, (str(image["file_name"]) for image in content["images"]))
+    content = read_coco(file)
+    classes = _match_categories(content["categories"], names, file)
+    by_image = _group_by_image(content["annotations"])
+    finder = _PathFinder(listed, folders, (str(image["file_name"]) for image in content["images"]))
     entries: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for image in content["images"]:
         entries[finder.find(str(image["file_name"]))].append(image)
-    labels, crowds = [], 0
-    for of_image in entries.values():
-        rows = [row for number in dict.fromkeys(image["id"] for image in of_image) for row in by_image[number]]
-        crowds += sum(bool(row.get("iscrowd")) for row in rows)
-        labels.append(_image_rows(of_image[0], [row for row in rows if not row.get("iscrowd")], classes, file))
-    if crowds:
-        LOGGER.info(f"{file}: {crowds} crowd regions passed over")
-    if again := len(content["images"]) - len(entries):
-        LOGGER.warning(f"WARNING {file}: {again} images name a file listed before; their annotations are joined")
+    labels = []
+    for images in entries.values():
+        image_ids = dict.fromkeys(image["id"] for image in images)
+        annotations = [annotation for image_id in image_ids for annotation in by_image[image_id]]
+        labels.append(_image_rows(images[0], annotations, classes, file))
+    if crowds := count_crowds(content):
+        LOGGER.info(f"{file}: {crowds} crowd regions skipped")
+    if duplicates := len(content["images"]) - len(entries):
+        LOGGER.warning(f"WARNING {file}: {duplicates} images have a duplicate file_name; their annotations are merged")
     return list(entries), labels
 
 
-class _PathFinder:
-    """Finds the images that a JSON names among those on disk: below a place, else by the end of the path.
+def iter_image_labels(
+    content: Mapping[str, Any], num_classes: int, file: Path
+) -> Iterator[tuple[dict[str, Any], LabelRows]]:
+    """Each entry of `images` with its label rows, normalized, not yet checked, without crowd regions.
 
-    By its end a path takes the one file that agrees in most folders with it, unless another entry names that file or
-    agrees with it as well; by the name alone, only where no other file has that name.
+    Args:
+        content: from `read_coco`.
+        num_classes: expected number of categories; classes follow the order of the category ids.
+        file: for messages.
+
+    Raises:
+        InputError: another number of categories.
+    """
+    ids = sorted(category["id"] for category in content["categories"])
+    if len(ids) != num_classes:
+        raise InputError(f"{file}: {len(ids)} categories, but the data YAML names {num_classes} classes")
+    classes = {category_id: number for number, category_id in enumerate(ids)}
+    by_image = _group_by_image(content["annotations"])
+    for image in content["images"]:
+        yield image, _image_rows(image, by_image[image["id"]], classes, file)
+
+
+def count_crowds(content: Mapping[str, Any]) -> int:
+    """Number of annotations that are crowd regions."""
+    return sum(bool(annotation.get("iscrowd")) for annotation in content["annotations"])
+
+
+def _group_by_image(annotations: Iterable[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:
+    """Annotations of each image id, without crowd regions."""
+    by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in annotations:
+        if not annotation.get("iscrowd"):
+            by_image[annotation.get("image_id")].append(annotation)
+    return by_image
+
+
+class _PathFinder:
+    """Matches the `file_name`s of a JSON to files on disk: relative to a folder, else by the end of the path.
+
+    By the end of the path, a name gets the file with the longest common end, unless this is ambiguous or the file
+    belongs to another entry. A match of the last part alone counts only if no other file has that name.
     """
 
-    def __init__(self, listed: Sequence[str], places: Sequence[Path], wanted: Iterable[str]) -> None:
-        self.places = places
-        self.known = set(listed)
-        self.found: dict[str, str] = {}
-        astray = []
-        for name in dict.fromkeys(wanted):
-            if path := self._below_a_place(name):
-                self.found[name] = path
+    def __init__(self, listed: Sequence[str], folders: Sequence[Path], file_names: Iterable[str]) -> None:
+        self.folders = folders
+        self.listed = set(listed)
+        self.matches: dict[str, str] = {}
+        unmatched = []
+        for name in dict.fromkeys(file_names):
+            if path := self._find_in_folders(name):
+                self.matches[name] = path
             else:
-                astray.append(name)
-        if astray:
-            self._find_by_end(astray, sorted(self.known.difference(self.found.values())))
+                unmatched.append(name)
+        if unmatched:
+            self._match_by_end(unmatched, sorted(self.listed.difference(self.matches.values())))
 
     def find(self, file_name: str) -> str:
-        """The image's file; where it should be if there is none."""
-        return self.found.get(file_name) or os.path.normpath(self.places[0] / file_name)
+        """The image's file; its expected path if there is none."""
+        return self.matches.get(file_name) or os.path.normpath(self.folders[0] / file_name)
 
-    def _below_a_place(self, name: str) -> str | None:
-        tries = (os.path.normpath(place / name) for place in self.places)
-        return next((path for path in tries if path in self.known), None)
+    def _find_in_folders(self, name: str) -> str | None:
+        candidates = (os.path.normpath(folder / name) for folder in self.folders)
+        return next((path for path in candidates if path in self.listed), None)
 
-    def _find_by_end(self, names: Sequence[str], free: Sequence[str]) -> None:
-        """Note the files of names that lie below no place; `free` are those that no entry names."""
-        alike = Counter(Path(path).name for path in self.known)
+    def _match_by_end(self, names: Sequence[str], files: Sequence[str]) -> None:
+        """Match names that are in no folder to the files that have no entry yet."""
+        counts = Counter(Path(path).name for path in self.listed)
         by_end: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        for path in free:
+        for path in files:
             for length in (1, 2):
                 by_end[Path(path).parts[-length:]].append(path)
-        claims: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        by_file: dict[str, list[tuple[int, str]]] = defaultdict(list)  # candidate names of each file
         for name in names:
             parts = Path(name).parts
-            files = by_end.get(parts[-2:], []) if len(parts) > 1 else []
-            if not files and parts and alike[parts[-1]] == 1:
-                files = by_end.get(parts[-1:], [])
-            if best := _only_longest([(_same_end(name, file), file) for file in files]):
-                claims[best[1]].append((best[0], name))
-        for file, claimants in claims.items():
-            if winner := _only_longest(claimants):
-                self.found[winner[1]] = file
+            candidates = by_end.get(parts[-2:], []) if len(parts) > 1 else []
+            if not candidates and parts and counts[parts[-1]] == 1:
+                candidates = by_end.get(parts[-1:], [])
+            if best := _unique_max([(_common_end(name, path), path) for path in candidates]):
+                by_file[best[1]].append((best[0], name))
+        for path, matches in by_file.items():
+            if best := _unique_max(matches):
+                self.matches[best[1]] = path
 
 
-def _same_end(a: str, b: str) -> int:
-    """Number of last parts in which two paths agree."""
+def _common_end(a: str, b: str) -> int:
+    """Number of last parts that two paths have in common."""
     pairs = zip(reversed(Path(a).parts), reversed(Path(b).parts), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _only_longest(matches: Sequence[tuple[int, str]]) -> tuple[int, str] | None:
-    """The match of greatest length; None where there is none, or several are as long."""
+def _unique_max(matches: Sequence[tuple[int, str]]) -> tuple[int, str] | None:
+    """The match of the greatest length; None if there is none or a tie."""
     best = max(matches, default=None)
     return best if best and sum(length == best[0] for length, _ in matches) == 1 else None
 
 
-def categories_of(file: Path) -> list[str]:
-    """Names of the categories of a COCO JSON, in the order of their ids; InputError where there are none."""
-    categories = _read(file, ("images", "annotations", "categories"))["categories"]
+def read_category_names(file: Path) -> list[str]:
+    """Category names in the order of their ids; InputError if there are none."""
+    categories = read_coco(file)["categories"]
     if not categories:
-        raise InputError(f"{file}: no categories in it; expected COCO annotations")
+        raise InputError(f"{file}: the list 'categories' is empty; expected COCO annotations")
     return [str(category["name"]) for category in sorted(categories, key=lambda category: category["id"])]
 
 
-def image_names(file: Path) -> list[str]:
-    """The `file_name` of every image that a COCO JSON lists, annotated or not."""
-    return [str(image["file_name"]) for image in _read(file, ("images",))["images"]]
+def read_image_names(file: Path) -> list[str]:
+    """The `file_name` of every image, annotated or not."""
+    return [str(image["file_name"]) for image in read_coco(file, ("images",))["images"]]
 
 
-def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
+def read_coco(file: Path, keys: Sequence[str] = LISTS, *, name_key: str = "file_name") -> dict[str, Any]:
+    """Content of a COCO JSON with the entries of its lists checked.
+
+    Args:
+        keys: lists that it must have.
+        name_key: key of an image's file name.
+
+    Raises:
+        InputError: the file is not valid JSON, has no such list, or an entry lacks a required key.
+    """
     content = read_json(file)
+    required = {"images": ("id", name_key), "annotations": (), "categories": ("id", "name")}
     for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise InputError(f"{file}: no list {key!r}; expected COCO annotations")
-        _check_entries(content[key], key, file)
+        _check_entries(content[key], required[key], f"{file}: {key}")
     return content
 
 
-def _check_entries(entries: Sequence[Any], key: str, file: Path) -> None:
-    """Every entry is an object whose ids are numbers or text, and has what its list cannot do without."""
+def _check_entries(entries: Sequence[Any], required: Sequence[str], where: str) -> None:
+    """InputError unless every entry is an object with the required keys whose ids are numbers or text."""
     for number, entry in enumerate(entries):
-        place = f"{file}: {key}[{number}]"
+        place = f"{where}[{number}]"
         if not isinstance(entry, dict):
             raise InputError(f"{place}: {str(entry)[:40]!r} is not an object; expected COCO annotations")
-        for name in NEEDED[key]:
+        for name in required:
             if name not in entry:
-                raise InputError(f"{place}: no {name!r}; COCO's {key} need {' and '.join(NEEDED[key])}")
+                raise InputError(f"{place}: no {name!r}; required keys: {', '.join(required)}")
         for name in ("id", "image_id", "category_id"):
             if isinstance(entry.get(name), list | dict):
                 raise InputError(f"{place}: {name} {str(entry[name])[:40]} is not a number")
 
 
-def _class_of_category(categories: Sequence[Mapping[str, Any]], names: Mapping[int, str], file: Path) -> dict[Any, int]:
+def _match_categories(categories: Sequence[Mapping[str, Any]], names: Mapping[int, str], file: Path) -> dict[Any, int]:
     """Class number of each category id."""
-    number_of = {name: number for number, name in names.items()}
-    if all(category.get("name") in number_of for category in categories):
-        return {category["id"]: number_of[category["name"]] for category in categories}
+    numbers = {name: number for number, name in names.items()}
+    if all(category.get("name") in numbers for category in categories):
+        return {category["id"]: numbers[category["name"]] for category in categories}
     if len(categories) != len(names):
-        unknown = next(category.get("name") for category in categories if category.get("name") not in number_of)
+        unknown = next(category.get("name") for category in categories if category.get("name") not in numbers)
         raise InputError(
             f"{file}: category {unknown!r} is not in the data YAML's names, and {len(categories)} categories cannot be "
             f"matched in order with {len(names)} names"
@@ -172,25 +217,25 @@ def _class_of_category(categories: Sequence[Mapping[str, Any]], names: Mapping[i
 def _image_rows(
     image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], classes: Mapping[Any, int], file: Path
 ) -> LabelRows:
-    """Rows of one image from its `bbox` (left, top, width, height in pixels) and `segmentation`."""
+    """Rows of one image from `bbox` (left, top, width, height in pixels) and `segmentation`."""
     labels, rows, polygons = LabelRows(), [], []
     sides = [image.get("width"), image.get("height")]
     size_wh = np.array([side if isinstance(side, int | float) and side > 0 else 0 for side in sides], np.float64)
     for annotation in annotations:
-        place = f"{file}: annotation {annotation.get('id')}"
+        location = f"{file}: annotation {annotation.get('id')}"
         box = annotation.get("bbox")
         if annotation.get("category_id") not in classes:
-            labels.drop(place, f"category {annotation.get('category_id')} is not among the categories")
+            labels.drop(location, f"category {annotation.get('category_id')} is not in the list 'categories'")
         elif not size_wh.all():
-            labels.drop(place, f"image {image['id']} has no usable width and height")
+            labels.drop(location, f"image {image['id']} has no valid width and height")
         elif not _is_box(box):
-            labels.drop(place, f"bbox {box!r} is not left, top, width, height")
+            labels.drop(location, f"bbox {box!r} is not left, top, width, height")
         else:
             ltwh = np.array(box, np.float64).reshape(2, 2)
             center, size = (ltwh[0] + ltwh[1] / 2) / size_wh, ltwh[1] / size_wh
             rows.append([classes[annotation["category_id"]], *center, *size])
             polygons.append(_rings(annotation.get("segmentation"), size_wh))
-            labels.places.append(place)
+            labels.locations.append(location)
     labels.rows = np.array(rows, np.float32).reshape(-1, 5)
     labels.polygons = polygons if any(polygons) else None
     return labels
@@ -205,15 +250,15 @@ def _is_ring(ring: Any) -> bool:
 
 
 def _rings(segmentation: Any, size_wh: np.ndarray) -> list[np.ndarray]:
-    """Normalized rings of an object; none where its segmentation is absent or not understood (the box then serves).
+    """Normalized rings of an object; none if its segmentation is missing or invalid, so that only its box is used.
 
-    The polygons of a list are parts of the object and made to run the same way; holes, which only run-length codes
-    can have, run the other way.
+    The polygons of a list are parts of the object and get the same orientation. Holes, which only run-length encodings
+    can have, get the opposite one.
     """
     if isinstance(segmentation, dict):
-        fits = segmentation.get("size") == [size_wh[1], size_wh[0]]
-        mask = decode_rle(segmentation) if fits else None
-        rings = [] if mask is None else bitmap_rings(mask)
+        same_size = segmentation.get("size") == [size_wh[1], size_wh[0]]
+        mask = decode_rle(segmentation) if same_size else None
+        rings = [] if mask is None else trace_rings(mask)
     elif isinstance(segmentation, list):
         parts = [np.array(ring, np.float64).reshape(-1, 2) for ring in segmentation if _is_ring(ring)]
         rings = [ring if len(parts) == 1 or signed_area(ring) >= 0 else ring[::-1] for ring in parts]

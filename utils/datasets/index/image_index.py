@@ -1,4 +1,4 @@
-"""The index of a split: which images it has and what is labelled in them, as flat arrays with offsets."""
+"""Image index: the images and labels of a split as flat arrays with offsets."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from itertools import pairwise
 import numpy as np
 
 from utils.core.types import Polygons
-from utils.datasets.index.mapped import Shared, TextTable
+from utils.datasets.index.shared_arrays import PathTable, SharedArrays
 
 
-def offsets_of(counts: Iterable[int]) -> np.ndarray:
+def compute_offsets(counts: Iterable[int]) -> np.ndarray:
     """(N+1,) int64 start of each group in a flat array, from the N group sizes; the last entry is the total."""
     sizes = np.fromiter(counts, dtype=np.int64)
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
 
 
 def expand_groups(offsets: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Flat positions of all members of `groups`, in the order of the groups. (G,) -> (members,) int64."""
+    """Flat positions of all members of the groups, in the order of the groups. (G,) -> (members,) int64."""
     counts = offsets[groups + 1] - offsets[groups]
     new_starts = np.cumsum(counts) - counts
     return np.arange(int(counts.sum()), dtype=np.int64) + np.repeat(offsets[groups] - new_starts, counts)
 
 
 @dataclass(frozen=True)
-class PolygonTable(Shared):
-    """Polygons of M objects without one Python object per point list.
+class PolygonTable(SharedArrays):
+    """Polygons of M objects in three arrays.
 
     Attributes:
         points: (P, 2) float32 x, y over the image's width and height.
@@ -44,53 +44,55 @@ class PolygonTable(Shared):
         """Flatten one list of (K, 2) rings per object."""
         rings = [np.asarray(ring, np.float32).reshape(-1, 2) for rings in polygons for ring in rings]
         points = np.concatenate(rings) if rings else np.zeros((0, 2), np.float32)
-        return cls(points, offsets_of(len(ring) for ring in rings), offsets_of(len(rings) for rings in polygons))
+        return cls(
+            points, compute_offsets(len(ring) for ring in rings), compute_offsets(len(rings) for rings in polygons)
+        )
 
     @classmethod
-    def joined(cls, tables: Sequence[PolygonTable]) -> PolygonTable:
-        """The objects of all tables, one table after the other."""
-        points = np.concatenate([np.zeros((0, 2), np.float32), *(table.points for table in tables)])
-        rings = [np.diff(table.ring_offsets) for table in tables]
-        objects = [np.diff(table.object_offsets) for table in tables]
-        none = np.zeros(0, np.int64)
-        return cls(points, offsets_of(np.concatenate([none, *rings])), offsets_of(np.concatenate([none, *objects])))
+    def concatenate(cls, tables: Sequence[PolygonTable]) -> PolygonTable:
+        """The objects of all tables, at least one, in order."""
+        return cls(
+            np.concatenate([table.points for table in tables]),
+            compute_offsets(np.concatenate([np.diff(table.ring_offsets) for table in tables])),
+            compute_offsets(np.concatenate([np.diff(table.object_offsets) for table in tables])),
+        )
 
     def __len__(self) -> int:
         return len(self.object_offsets) - 1
 
     def rings(self, m: int) -> list[np.ndarray]:
-        """The rings of object m, each (K, 2): views, not copies."""
+        """Rings of object m, each (K, 2): views, not copies."""
         first, last = self.object_offsets[m], self.object_offsets[m + 1]
         starts = self.ring_offsets[first : last + 1]
         return [self.points[a:b] for a, b in pairwise(starts)]
 
     def subset(self, objects: np.ndarray) -> PolygonTable:
-        """The table of the given objects only, in the given order."""
+        """The given objects only, in the given order."""
         rings = expand_groups(self.object_offsets, objects)
         points = expand_groups(self.ring_offsets, rings)
         return PolygonTable(
             self.points[points],
-            offsets_of(np.diff(self.ring_offsets)[rings]),
-            offsets_of(np.diff(self.object_offsets)[objects]),
+            compute_offsets(np.diff(self.ring_offsets)[rings]),
+            compute_offsets(np.diff(self.object_offsets)[objects]),
         )
 
 
 @dataclass(frozen=True)
-class ImageIndex(Shared):
+class ImageIndex(SharedArrays):
     """Images of one split with their verified labels.
 
-    It holds arrays, no objects of single images: processes that are started from this one share its memory, and
-    arrays that lie in a cache file are shared by all processes of the machine.
+    It holds arrays rather than one object per image, so that worker processes share its memory. Arrays mapped from a
+    cache file are shared by all processes of the machine.
 
     Attributes:
-        paths: N image files, a list or a `TextTable`; broken ones are not listed.
+        paths: N image files, a list or a `PathTable`.
         sizes_hw: (N, 2) int32 height and width in pixels, after EXIF rotation.
-        offsets: (N+1,) int64, image i has the label rows offsets[i]:offsets[i + 1].
+        offsets: (N+1,) int64, image i has label rows offsets[i]:offsets[i + 1].
         classes: (M,) int32 class of each row.
-        boxes_xywhn: (M, 4) float32 center and size over width and height, inside the frame.
+        boxes_xywhn: (M, 4) float32 center and size over width and height, inside the image.
         names: class names.
-        polygons: of all M objects (a box's four corners where a row had only a box), or None in a set of boxes.
-        semantic_masks: N files with one class per pixel, or None.
+        polygons: of all M objects (the box's four corners where a row is a box), or None if all rows are boxes.
+        semantic_masks: N semantic mask files, or None.
         id_map: (256,) uint8 class of each value in these files, 255 for none; None if the values are the classes.
         pixels: (N, num_classes) int64 pixels of each class in each semantic mask, or None.
     """
@@ -111,7 +113,7 @@ class ImageIndex(Shared):
 
     @property
     def num_objects(self) -> int:
-        """M, label rows of all images together."""
+        """M, label rows of all images."""
         return len(self.classes)
 
     def labels(self, i: int) -> tuple[np.ndarray, np.ndarray, Polygons | None]:
@@ -121,21 +123,21 @@ class ImageIndex(Shared):
         return self.classes[first:last], self.boxes_xywhn[first:last], polygons
 
     def subset(self, images: Sequence[int] | np.ndarray) -> ImageIndex:
-        """The index of the given images only, in the given order; an integer may occur several times."""
-        chosen = np.asarray(images, np.int64).reshape(-1)
-        rows = expand_groups(self.offsets, chosen)
+        """The given images only, in the given order; an image may occur several times."""
+        positions = np.asarray(images, np.int64).reshape(-1)
+        rows = expand_groups(self.offsets, positions)
         return replace(
             self,
-            paths=_chosen(self.paths, chosen),
-            sizes_hw=self.sizes_hw[chosen],
-            offsets=offsets_of(np.diff(self.offsets)[chosen]),
+            paths=_select(self.paths, positions),
+            sizes_hw=self.sizes_hw[positions],
+            offsets=compute_offsets(np.diff(self.offsets)[positions]),
             classes=self.classes[rows],
             boxes_xywhn=self.boxes_xywhn[rows],
             polygons=None if self.polygons is None else self.polygons.subset(rows),
-            semantic_masks=None if self.semantic_masks is None else _chosen(self.semantic_masks, chosen),
-            pixels=None if self.pixels is None else self.pixels[chosen],
+            semantic_masks=None if self.semantic_masks is None else _select(self.semantic_masks, positions),
+            pixels=None if self.pixels is None else self.pixels[positions],
         )
 
 
-def _chosen(texts: Sequence[str], chosen: np.ndarray) -> Sequence[str]:
-    return texts.take(chosen) if isinstance(texts, TextTable) else [texts[i] for i in chosen]
+def _select(paths: Sequence[str], images: np.ndarray) -> Sequence[str]:
+    return paths.take(images) if isinstance(paths, PathTable) else [paths[i] for i in images]

@@ -1,4 +1,4 @@
-"""Checks of one image and its label rows: what is wrong is said, bad rows go, images stay wherever they can."""
+"""Verification of an image and its labels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from utils.core.types import Polygons
 from utils.imaging.read import ImageError, check_image
 
 MIN_SIDE = 10  # pixels, of an image
-SLACK = 0.05  # of the frame: so far a value may leave 0-1 and is cut off; further out it is no normalized value
-ROUNDING = 1e-5  # of the frame: so far a box may reach out of it as text with few digits does
+SLACK = 0.05  # values outside 0-1 by at most this are clipped; others are not normalized coordinates
+ROUNDING = 1e-5  # boxes outside the image by at most this are kept as they are: text has few digits
 
 
 @dataclass
@@ -23,46 +23,46 @@ class LabelRows:
 
     Attributes:
         rows: (n, 5) float32 class, x, y, w, h over width and height.
-        polygons: rings of each row, normalized, an empty list for a row that is a box; None if all are boxes.
-        places: where each row stands, for messages: `labels/a.txt:3`.
-        messages: what was found wrong.
-        dropped, clipped: how many rows were left out, or cut at the frame.
+        polygons: normalized rings of each row, an empty list for a row that is a box; None if all are boxes.
+        locations: location of each row, for messages: `labels/a.txt:3`.
+        messages: problems.
+        dropped, clipped: number of rows that were dropped, or clipped to the image.
     """
 
     rows: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.float32))
     polygons: Polygons | None = None
-    places: list[str] = field(default_factory=list)
+    locations: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     dropped: int = 0
     clipped: int = 0
 
-    def drop(self, place: str, reason: str) -> None:
-        """Note a row that is left out."""
+    def drop(self, location: str, reason: str) -> None:
+        """Count a dropped row and add a message."""
         self.dropped += 1
-        self.messages.append(f"{place}: {reason}; row left out")
+        self.messages.append(f"{location}: {reason}; row dropped")
 
 
 @dataclass
-class Verified:
-    """One image after the checks: `size_hw` None if it cannot be used, `labelled` if it has a label file or entry."""
+class VerifiedImage:
+    """A verified image: `size_hw` is None if it is unusable, `labelled` if it has a label file or entry."""
 
     size_hw: tuple[int, int] | None
     labels: LabelRows
     labelled: bool
 
 
-def verify_image(image: str, label: str | LabelRows | None, num_classes: int) -> Verified:
-    """Check an image and its labels, given as a label file or as rows from elsewhere. Raises nothing for bad input."""
+def verify_image(image: str, label: str | LabelRows | None, num_classes: int) -> VerifiedImage:
+    """Verify an image and its labels, a label file or rows from elsewhere. Does not raise for invalid input."""
     labels = LabelRows()
     try:
         size_hw, warning = check_image(image)
     except ImageError as error:
-        labels.messages.append(f"{error}; image left out")
-        return Verified(None, labels, label is not None)
+        labels.messages.append(f"{error}; image skipped")
+        return VerifiedImage(None, labels, label is not None)
     if min(size_hw) < MIN_SIDE:
         height, width = size_hw
-        labels.messages.append(f"{image}: {width}x{height} pixels, sides must be {MIN_SIDE} or more; image left out")
-        return Verified(None, labels, label is not None)
+        labels.messages.append(f"{image}: {width}x{height} pixels, sides must be at least {MIN_SIDE}; image skipped")
+        return VerifiedImage(None, labels, label is not None)
     labelled = True
     if isinstance(label, LabelRows):
         labels = check_rows(label, num_classes)
@@ -72,11 +72,11 @@ def verify_image(image: str, label: str | LabelRows | None, num_classes: int) ->
         labelled = False
     if warning:
         labels.messages.insert(0, f"{image}: {warning}")
-    return Verified(size_hw, labels, labelled)
+    return VerifiedImage(size_hw, labels, labelled)
 
 
 def read_label_file(path: str, num_classes: int) -> LabelRows:
-    """The good rows of a label file: `class x y w h`, or `class x1 y1 x2 y2 x3 y3 ...`, whitespace between values."""
+    """Valid rows of a label file: `class x y w h`, or `class x1 y1 x2 y2 x3 y3 ...`, separated by whitespace."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -87,39 +87,39 @@ def read_label_file(path: str, num_classes: int) -> LabelRows:
 
 
 def parse_label_text(text: str, path: str) -> LabelRows:
-    """Numbers from the text of a label file; rows with another number of values than a box or polygon has are dropped.
+    """Rows of a label file, not yet checked.
 
-    Five values are a box and seven or more, oddly many, a polygon: each row counts for itself.
+    A row of five values is a box, one of an odd number from seven on a polygon; others are dropped.
     """
     lines = [(f"{path}:{n}", line.split()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if all(len(tokens) == 5 for _, tokens in lines):
         try:
-            with np.errstate(over="ignore"):  # beyond float32 is infinite, which the checks name
+            with np.errstate(over="ignore"):  # becomes infinite, which `check_rows` reports
                 rows = np.array([tokens for _, tokens in lines], np.float32).reshape(-1, 5)
-            return LabelRows(rows, places=[place for place, _ in lines])
+            return LabelRows(rows, locations=[location for location, _ in lines])
         except ValueError:
-            pass  # one of them is no number: find it below
-    labels, kept, polygons = LabelRows(), [], []
-    for place, tokens in lines:
+            pass  # not a number: reported below
+    labels, valid_rows, polygons = LabelRows(), [], []
+    for location, tokens in lines:
         try:
             values = np.array(tokens, np.float32)
         except ValueError:
-            labels.drop(place, f"{' '.join(tokens)[:60]!r} is not all numbers")
+            labels.drop(location, f"{' '.join(tokens)[:60]!r} has a value that is not a number")
             continue
         if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
-            labels.drop(place, f"{len(values)} values, a box has 5 and a polygon 7, 9, 11 ...")
+            labels.drop(location, f"{len(values)} values, but a box has 5 and a polygon 7, 9, 11 ...")
             continue
         rings = [] if len(values) == 5 else [values[1:].reshape(-1, 2)]
-        kept.append(values if not rings else polygon_row(values[0], rings))
+        valid_rows.append(values if not rings else make_polygon_row(values[0], rings))
         polygons.append(rings)
-        labels.places.append(place)
-    labels.rows = np.array(kept, np.float32).reshape(-1, 5)
+        labels.locations.append(location)
+    labels.rows = np.array(valid_rows, np.float32).reshape(-1, 5)
     labels.polygons = polygons if any(polygons) else None
     return labels
 
 
-def polygon_row(label: float, rings: Sequence[np.ndarray]) -> np.ndarray:
-    """(5,) class and the box around the rings, as far as those lie in the frame or stray beyond all bounds."""
+def make_polygon_row(label: float, rings: Sequence[np.ndarray]) -> np.ndarray:
+    """(5,) class and box around the rings, clipped to the image unless a point is outside by more than the slack."""
     points = np.concatenate(list(rings))
     near = (points >= -SLACK) & (points <= 1 + SLACK)
     points = np.clip(points, 0, 1) if near.all() else points
@@ -128,67 +128,67 @@ def polygon_row(label: float, rings: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def check_rows(labels: LabelRows, num_classes: int) -> LabelRows:
-    """The rows that can be used; the others are named in `messages`. Boxes reaching out of the frame are cut."""
-    reasons = _reasons_against(labels.rows, num_classes)
-    kept: list[int] = []
-    seen: dict[bytes, set[tuple[bytes, ...]]] = defaultdict(set)  # outlines of each class and box, () for a box alone
-    for k, (place, reason) in enumerate(zip(labels.places, reasons, strict=True)):
-        earlier = seen[labels.rows[k].tobytes()]
+    """Drop invalid and duplicate rows and clip boxes to the image; problems are added to `messages`."""
+    errors = _find_row_errors(labels.rows, num_classes)
+    keep: list[int] = []
+    outlines: dict[bytes, set[tuple[bytes, ...]]] = defaultdict(set)  # by class and box; () for a row without polygon
+    for k, (location, error) in enumerate(zip(labels.locations, errors, strict=True)):
+        earlier = outlines[labels.rows[k].tobytes()]
         outline = tuple(ring.tobytes() for ring in labels.polygons[k]) if labels.polygons is not None else ()
-        if reason is None and earlier and (not outline or earlier & {outline, ()}):
-            reason = "repeats an earlier row"
-        if reason is None:
+        if error is None and earlier and (not outline or earlier & {outline, ()}):
+            error = "duplicate row"
+        if error is None:
             earlier.add(outline)
-            kept.append(k)
+            keep.append(k)
         else:
-            labels.drop(place, reason)
-    labels.places = [labels.places[k] for k in kept]
-    labels.rows = labels.rows[kept]
+            labels.drop(location, error)
+    labels.locations = [labels.locations[k] for k in keep]
+    labels.rows = labels.rows[keep]
     if labels.polygons is not None:
-        labels.polygons = [[np.clip(ring, 0, 1) for ring in labels.polygons[k]] for k in kept]
-    _cut_at_frame_(labels)
+        labels.polygons = [[np.clip(ring, 0, 1) for ring in labels.polygons[k]] for k in keep]
+    _clip_boxes_(labels)
     return labels
 
 
-def _reasons_against(rows: np.ndarray, num_classes: int) -> list[str | None]:
-    """For each row (n, 5) why it cannot be used, or None."""
+def _find_row_errors(rows: np.ndarray, num_classes: int) -> list[str | None]:
+    """What is wrong with each of n rows (n, 5), or None."""
     with np.errstate(invalid="ignore"):
         label, box = rows[:, 0], rows[:, 1:]
         low, high = box[:, :2] - box[:, 2:] / 2, box[:, :2] + box[:, 2:] / 2
         finite = np.isfinite(rows).all(axis=1)
-        whole = label == np.floor(label)
+        integer = label == np.floor(label)
         known = (label >= 0) & (label < num_classes)
         sized = (box[:, 2:] > 0).all(1)
         near = ((box >= -SLACK) & (box <= 1 + SLACK)).all(1)
         inside = (np.minimum(high, 1) > np.maximum(low, 0)).all(1)
-    reasons: list[str | None] = [None] * len(rows)
-    for k in np.flatnonzero(~np.stack([finite, whole, known, sized, near, inside]).all(0)):
+    errors: list[str | None] = [None] * len(rows)
+    for k in np.flatnonzero(~np.stack([finite, integer, known, sized, near, inside]).all(0)):
         values = " ".join(f"{v:g}" for v in box[k])
         if not finite[k]:
-            reasons[k] = "a value is not finite"
-        elif not whole[k]:
-            reasons[k] = f"class {label[k]:g} is not a whole number"
+            errors[k] = "a value is not finite"
+        elif not integer[k]:
+            errors[k] = f"class {label[k]:g} is not an integer"
         elif not known[k]:
-            reasons[k] = f"class {label[k]:g}, but the data YAML names {num_classes} classes (0-{num_classes - 1})"
+            errors[k] = f"class {label[k]:g}, but the data YAML names {num_classes} classes (0-{num_classes - 1})"
         elif not (box[k, 2:] > 0).all():
-            reasons[k] = f"box {values} has no or a negative size"
+            errors[k] = f"box {values} has a size that is not positive"
         elif not (high[k] > low[k]).all():
-            reasons[k] = f"box {values} is too small to be told from a point"
+            errors[k] = f"box {values} is too small for float32"
         else:
-            reasons[k] = f"box {values} lies outside the frame (0-1); are these pixels?"
-    return reasons
+            errors[k] = f"box {values} is outside the image (0-1); are these pixels?"
+    return errors
 
 
-def _cut_at_frame_(labels: LabelRows) -> None:
-    """Cut boxes at the frame where they reach out by more than rounding; the others keep their very values."""
+def _clip_boxes_(labels: LabelRows) -> None:
+    """Clip boxes that are outside the image by more than rounding; the others are unchanged."""
     box = labels.rows[:, 1:]
     low, high = box[:, :2] - box[:, 2:] / 2, box[:, :2] + box[:, 2:] / 2
-    out = np.maximum(-low, high - 1).max(1, initial=0)
-    chosen = out > ROUNDING
-    if not chosen.any():
+    excess = np.maximum(-low, high - 1).max(1, initial=0)
+    outside = excess > ROUNDING
+    if not outside.any():
         return
-    low, high = np.maximum(low[chosen], 0), np.minimum(high[chosen], 1)
-    labels.rows[chosen, 1:] = np.concatenate([(low + high) / 2, high - low], 1)
-    labels.clipped += int(chosen.sum())
-    for k in np.flatnonzero(chosen):
-        labels.messages.append(f"{labels.places[k]}: box reaches {out[k]:.2%} of the frame beyond it; cut")
+    low, high = np.maximum(low[outside], 0), np.minimum(high[outside], 1)
+    labels.rows[outside, 1:] = np.concatenate([(low + high) / 2, high - low], 1)
+    labels.clipped += int(outside.sum())
+    for k in np.flatnonzero(outside):
+        labels.messages.append(f"{labels.locations[k]}: box extends {excess[k]:.2%} beyond the image; clipped")

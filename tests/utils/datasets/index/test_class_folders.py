@@ -11,12 +11,12 @@ from tests.class_sets import CLASSES, write_class_set
 from utils.core.errors import InputError
 from utils.datasets.index import class_folders
 from utils.datasets.index.class_folders import (
-    class_numbers,
+    build_folder_spec,
     find_class_root,
     load_class_data,
     load_class_index,
+    match_class_folders,
     read_data,
-    spec_of_folder,
 )
 
 
@@ -24,7 +24,7 @@ def test_splits_and_names_of_a_folder(tmp_path: Path) -> None:
     root = write_class_set(tmp_path / "ein Satz", splits={"train": 3, "val": 2, "test": 1})
     spec = load_class_data(root)
     assert spec.names == dict(enumerate(CLASSES))
-    assert {split: source.places[0].name for split, source in spec.splits.items()} == {
+    assert {split: source.paths[0].name for split, source in spec.splits.items()} == {
         "train": "train",
         "val": "test",  # preferred
         "test": "test",
@@ -35,16 +35,16 @@ def test_splits_and_names_of_a_folder(tmp_path: Path) -> None:
     assert [Path(p).parent.name for p in index.paths] == [CLASSES[c] for c in index.classes]
 
 
-def test_the_index_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = load_class_data(write_class_set(tmp_path / "set"))
     first = load_class_index(spec, "val")
-    monkeypatch.setattr(class_folders, "verify_pairs", lambda *_: pytest.fail("checked anew"))
+    monkeypatch.setattr(class_folders, "verify_images", lambda *_: pytest.fail("verified again"))
     again = load_class_index(spec, "val")
     assert again.paths == first.paths
     assert again.classes.tolist() == first.classes.tolist()
 
 
-def test_a_damaged_image_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_image_is_reported_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_class_set(tmp_path / "set")
     broken = root / "train" / CLASSES[1] / "0.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\nnothing else")
@@ -53,10 +53,10 @@ def test_a_damaged_image_is_named_and_passed_over(tmp_path: Path, caplog: pytest
     assert len(index) == 15
     assert str(broken) not in index.paths
     assert f"{broken}: damaged" in caplog.text
-    assert "15 images of 2 classes, 7 to 8 of each; 1 unusable" in caplog.text
+    assert "15 images of 2 classes, 7 to 8 each; 1 corrupt" in caplog.text
 
 
-def test_a_folder_without_images_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_class_without_images_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_class_set(tmp_path / "set")
     (root / "train" / "zebra").mkdir()
     spec = load_class_data(root)
@@ -68,65 +68,65 @@ def test_a_folder_without_images_is_named(tmp_path: Path, caplog: pytest.LogCapt
 
 def test_broken_sets_are_explained(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"neither train, val nor test in it; expected train/<class>/.*utils\.datasets crops"
+        InputError, match=r"no folder train, val or test; expected train/<class>/.*utils\.datasets crops"
     ):
         load_class_data(tmp_path)
     (tmp_path / "train").mkdir()
-    with pytest.raises(InputError, match="no folder of a class in it"):
+    with pytest.raises(InputError, match="no class folders"):
         load_class_data(tmp_path)
     only_train = load_class_data(write_class_set(tmp_path / "set", splits={"train": 1}))
-    with pytest.raises(InputError, match="there is no val split, only train"):
+    with pytest.raises(InputError, match="no val split, only train"):
         load_class_index(only_train, "val")
     both = write_class_set(tmp_path / "other")
     (both / "val" / "zebra").mkdir()
-    with pytest.raises(InputError, match="zebra: val: no class of that name, known are 'a dark one'"):
+    with pytest.raises(InputError, match="zebra: val: not the name of a class; classes: 'a dark one'"):
         load_class_index(load_class_data(both), "val")
 
 
-def test_names_of_a_yaml_count_by_order_or_by_name(tmp_path: Path) -> None:
+def test_yaml_names_match_folders_by_order_or_by_name(tmp_path: Path) -> None:
     root = write_class_set(tmp_path / "set")
     yaml = root / "set.yaml"
     yaml.write_text("train: train\nval: val\nnames: [dark, bright]\n")
     spec = load_class_data(yaml)
-    assert class_numbers(spec) == {CLASSES[0]: 0, CLASSES[1]: 1}
+    assert match_class_folders(spec) == {CLASSES[0]: 0, CLASSES[1]: 1}
     yaml.write_text(f"train: train\nval: val\nnames: ['{CLASSES[1]}', '{CLASSES[0]}', other]\n", encoding="utf-8")
     index = load_class_index(load_class_data(yaml), "val")
     assert [Path(p).parent.name for p in index.paths] == [CLASSES[1 - c] for c in index.classes]
     yaml.write_text("train: train\nval: val\nnames: [dark, bright, other]\n")
-    with pytest.raises(InputError, match="3 names, but 2 folders of classes"):
+    with pytest.raises(InputError, match="3 names, but 2 class folders"):
         load_class_index(load_class_data(yaml), "train")
 
 
-def test_a_detection_set_is_no_class_set(tiny_data: Path) -> None:
+def test_a_detection_set_is_not_a_class_set(tiny_data: Path) -> None:
     with pytest.raises(InputError, match=r"utils\.datasets crops"):
         load_class_index(load_class_data(tiny_data), "train")
 
 
-def test_known_names_are_fetched_into_the_datasets_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_sets_are_downloaded_into_the_datasets_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path))
-    asked: list[tuple[str, Path]] = []
+    downloads: list[tuple[str, Path]] = []
 
-    def fetch(url: str, root: Path) -> None:
-        asked.append((url, root))
+    def download_dataset(url: str, root: Path) -> None:
+        downloads.append((url, root))
         write_class_set(root)
 
-    monkeypatch.setattr(class_folders, "fetch_data_set", fetch)
+    monkeypatch.setattr(class_folders, "download_dataset", download_dataset)
     assert read_data("imagenette160").names == {}
-    assert not asked
+    assert not downloads
     spec = load_class_data("imagenette160")
-    assert asked == [(f"{class_folders.RELEASE}/imagenette160.zip", tmp_path / "imagenette160")]
+    assert downloads == [(f"{class_folders.RELEASE}/imagenette160.zip", tmp_path / "imagenette160")]
     assert spec.names == dict(enumerate(CLASSES))
     load_class_data("imagenette160")
-    assert len(asked) == 1
+    assert len(downloads) == 1
     assert find_class_root("../datasets/mnist") == Path("../datasets/mnist").resolve()
 
 
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("imagenet", "only people who register"),
-        ("some/imagenet", "registered users only"),
-        ("imagenete", "by name: imagenette"),
+        ("imagenet", "this data set requires registration"),
+        ("some/imagenet", "requires registration"),
+        ("imagenete", "known names: imagenette"),
         ("some/where", "no such folder"),
     ],
 )
@@ -146,4 +146,4 @@ def test_builtin_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (index.sizes_hw.min(axis=0) >= 10).all()
     counts = np.bincount(index.classes, minlength=5)
     assert counts.sum() == len(index)
-    assert spec_of_folder(spec.root).names == spec.names
+    assert build_folder_spec(spec.root).names == spec.names

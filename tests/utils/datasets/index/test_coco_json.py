@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from utils.core.errors import InputError
-from utils.datasets.index.coco_json import load_annotations
+from utils.datasets.index.coco_json import iter_image_labels, load_annotations, read_coco
 from utils.datasets.index.data_yaml import load_spec
 from utils.datasets.index.labels import load_index
 from utils.datasets.prepare import shapes
@@ -39,10 +39,10 @@ def test_boxes_are_normalized_and_categories_matched_by_name(tmp_path: Path) -> 
     expected = np.array([[1, 0.2, 0.2, 0.2, 0.2], [0, 0.5, 0.5, 1, 1]], np.float32)
     assert labels[0].rows.tolist() == expected.tolist()
     assert labels[0].polygons is None
-    assert labels[0].places == [f"{path}: annotation 1", f"{path}: annotation 2"]
+    assert labels[0].locations == [f"{path}: annotation 1", f"{path}: annotation 2"]
 
 
-def test_categories_of_other_names_go_by_their_ids(tmp_path: Path) -> None:
+def test_categories_with_other_names_are_matched_by_their_ids(tmp_path: Path) -> None:
     path = write(tmp_path, [annotation(), annotation(category_id=17, bbox=[0, 0, 1, 1])])
     _, labels = load_annotations(path, {0: "Katze", 1: "Hund"}, [], [tmp_path])
     assert labels[0].rows[:, 0].tolist() == [1, 0]
@@ -68,7 +68,7 @@ def test_polygons_run_lengths_and_plain_boxes(tmp_path: Path) -> None:
     assert np.concatenate([low, high]).tolist() == pytest.approx([10.5, 5.5, 29.5, 14.5])
 
 
-def test_crowds_and_broken_annotations_are_passed_over(tmp_path: Path) -> None:
+def test_crowds_and_invalid_annotations_are_skipped(tmp_path: Path) -> None:
     rows = [
         annotation(iscrowd=1),
         annotation(id=2, bbox=[1, 2, 3]),
@@ -81,7 +81,7 @@ def test_crowds_and_broken_annotations_are_passed_over(tmp_path: Path) -> None:
     assert len(labels[0].rows) == 1
     assert labels[0].dropped == 3
     assert labels[0].messages[0] == (
-        f"{path}: annotation 2: bbox [1, 2, 3] is not left, top, width, height; row left out"
+        f"{path}: annotation 2: bbox [1, 2, 3] is not left, top, width, height; row dropped"
     )
 
 
@@ -94,7 +94,7 @@ def test_crowds_and_broken_annotations_are_passed_over(tmp_path: Path) -> None:
         pytest.param({"size": [10**6, 10**6], "counts": [10**12]}, id="mask beyond memory"),
     ],
 )
-def test_segmentations_that_make_no_sense_leave_the_box(tmp_path: Path, segmentation: Any) -> None:
+def test_invalid_segmentations_keep_the_box(tmp_path: Path, segmentation: Any) -> None:
     _, labels = load_annotations(write(tmp_path, [annotation(segmentation=segmentation)]), NAMES, [], [tmp_path])
     assert labels[0].rows.shape == (1, 5)
     assert labels[0].polygons is None
@@ -104,7 +104,16 @@ def test_segmentations_that_make_no_sense_leave_the_box(tmp_path: Path, segmenta
 def test_images_without_a_size_lose_their_rows(tmp_path: Path, width: Any) -> None:
     path = write(tmp_path, [annotation()], images=[IMAGE | {"width": width}])
     _, labels = load_annotations(path, NAMES, [], [tmp_path])
-    assert labels[0].messages == [f"{path}: annotation 1: image 5 has no usable width and height; row left out"]
+    assert labels[0].messages == [f"{path}: annotation 1: image 5 has no valid width and height; row dropped"]
+
+
+def test_labels_by_the_order_of_the_category_ids(tmp_path: Path) -> None:
+    path = write(tmp_path, [annotation(), annotation(iscrowd=1), annotation(category_id=17)])
+    ((image, labels),) = iter_image_labels(read_coco(path), 2, path)
+    assert image == IMAGE
+    assert labels.rows[:, 0].tolist() == [1, 0]
+    with pytest.raises(InputError, match="2 categories, but the data YAML names 3 classes"):
+        next(iter_image_labels(read_coco(path), 3, path))
 
 
 def test_images_are_found_by_the_end_of_their_path(tmp_path: Path) -> None:
@@ -115,16 +124,14 @@ def test_images_are_found_by_the_end_of_their_path(tmp_path: Path) -> None:
     assert found == [*listed, str(tmp_path / "gone.png")]
 
 
-def test_an_image_listed_twice_has_the_annotations_of_both_entries(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_annotations_of_duplicate_images_are_merged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     again = IMAGE | {"id": 6}
     rows = [annotation(), annotation(id=2, image_id=6, category_id=17)]
     path = write(tmp_path, rows, images=[IMAGE, IMAGE | {"id": 7, "file_name": "b.png"}, again])
     images, labels = load_annotations(path, NAMES, [], [tmp_path])
     assert [Path(image).name for image in images] == ["a.png", "b.png"]
     assert [label.rows[:, 0].tolist() for label in labels] == [[1, 0], []]
-    assert f"{path}: 1 images name a file listed before" in caplog.text
+    assert f"{path}: 1 images have a duplicate file_name" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -139,7 +146,7 @@ def test_an_image_listed_twice_has_the_annotations_of_both_entries(
         pytest.param(["x/a/1.png", "y/1.png"], ["a/1.png"], ["a/1.png", None], id="one agrees in more"),
     ],
 )
-def test_a_missing_image_is_not_another_of_its_name(
+def test_a_missing_image_is_not_matched_to_another_of_its_name(
     names: list[str], files: list[str], expected: list[str | None], tmp_path: Path
 ) -> None:
     images = [IMAGE | {"id": number, "file_name": name} for number, name in enumerate(names)]
@@ -168,7 +175,7 @@ def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
         load_annotations(tmp_path / "instances.json", NAMES, [], [tmp_path])
 
 
-def test_holes_of_run_lengths_stay_and_parts_of_polygons_run_one_way(tmp_path: Path) -> None:
+def test_holes_and_orientation_of_polygons(tmp_path: Path) -> None:
     ring = np.zeros((50, 100), bool)
     ring[10:40, 20:60] = True
     ring[20:30, 30:50] = False
@@ -183,7 +190,7 @@ def test_holes_of_run_lengths_stay_and_parts_of_polygons_run_one_way(tmp_path: P
     assert len(parts) == 3 and all(signed_area(part) > 0 for part in parts)
 
 
-def test_a_json_as_label_source_equals_the_label_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_json_gives_the_same_labels_as_label_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "COUNTS", {"train": 5, "val": 2})
     shapes.prepare_shapes(tmp_path / "shapes", {})
     names = f"names: {list(shapes.CLASSES)}\n"

@@ -40,7 +40,7 @@ def test_names_as_list_or_map(root: Path, names: str) -> None:
     assert list(spec.names) == [0, 1]
     assert spec.num_classes == 2
     assert spec.root == root
-    assert spec.splits["train"].places == (root / "images" / "train",)
+    assert spec.splits["train"].paths == (root / "images" / "train",)
     assert set(spec.splits) == {"train", "val"}
 
 
@@ -50,27 +50,27 @@ def test_names_as_list_or_map(root: Path, names: str) -> None:
         ("train: images/train\nnames: [a]", "key 'val' is missing"),
         (BASE, "key 'names' is missing"),
         (BASE + "names: [a]\nnc: 2", "nc: 2 contradicts the 1 names"),
-        (BASE + "names: {0: a, 2: b}", r"must run from 0 to 1, found \[0, 2\]"),
+        (BASE + "names: {0: a, 2: b}", r"must run from 0 to 1, got \[0, 2\]"),
         (BASE + "names: {a: b}", "keys must be class numbers"),
         (BASE + "names: a", "neither a list nor a map"),
         (BASE + "names: []", "neither a list nor a map"),
         ("train: 3\nval: images/val\nnames: [a]", "train: 3 is neither a path nor a list of paths"),
         ("train: {images: images/train}\nval: images/val\nnames: [a]", "needs the keys images and annotations"),
-        ("- a\n- b", "expected keys such as train"),
+        ("- a\n- b", "expected a mapping with train"),
         ("", "the file is empty"),
         ("train: []\nval: images/val\nnames: [a]", r"train: \[\] is neither a path nor a list of paths"),
-        ("train: {1: a, b: c}\nval: images/val\nnames: [a]", "needs the keys images and annotations, found 1, b"),
+        ("train: {1: a, b: c}\nval: images/val\nnames: [a]", "needs the keys images and annotations, got 1, b"),
         ("train: ~nobody-of-this-name/x\nval: images/val\nnames: [a]", "train: '~nobody-of-this-name/x' not found"),
         ("path: [a]\n" + BASE + "names: [a]", r"path: \['a'\] is not a folder"),
-        (BASE + "names: [a, null]", "names: class 1 is called None"),
-        (BASE + "names: [[a, b]]", r"names: class 0 is called \['a', 'b'\]"),
+        (BASE + "names: [a, null]", "names: the name of class 1 is None"),
+        (BASE + "names: [[a, b]]", r"names: the name of class 0 is \['a', 'b'\]"),
         (BASE + "names: {0.5: a, 1: b}", "keys must be class numbers"),
         ("path: 2020-99-99\n" + BASE + "names: [a]", "not a readable YAML file: month must be in"),
         ("train: [a\nval: b", r"data\.yaml:2: not valid YAML"),
-        ("train: images/nowhere\nval: images/val\nnames: [a]", "train: 'images/nowhere' not found under .*add a key"),
+        ("train: images/nowhere\nval: images/val\nnames: [a]", "train: 'images/nowhere' not found under .*add the key"),
     ],
 )
-def test_mistakes_are_named_with_their_place(root: Path, text: str, message: str) -> None:
+def test_mistakes_are_reported_with_their_location(root: Path, text: str, message: str) -> None:
     path = write(root, text)
     with pytest.raises(InputError, match=message) as caught:
         load_spec(path)
@@ -78,7 +78,7 @@ def test_mistakes_are_named_with_their_place(root: Path, text: str, message: str
     assert "\n" not in str(caught.value)
 
 
-def test_path_counts_from_the_yaml_first(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_is_relative_to_the_yaml_first(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = tmp_path / "cwd"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -101,7 +101,7 @@ def test_environment_moves_the_datasets_folder(tmp_path: Path, monkeypatch: pyte
 
 def test_a_leading_dotdot_is_tried_without_it(root: Path) -> None:
     spec = load_spec(write(root, "train: ../images/train\nval: ../images/val\nnames: [a]"))
-    assert spec.splits["val"].places == (root / "images" / "val",)
+    assert spec.splits["val"].paths == (root / "images" / "val",)
 
 
 def test_lists_patterns_and_annotations(root: Path) -> None:
@@ -112,14 +112,14 @@ def test_lists_patterns_and_annotations(root: Path) -> None:
         "val: images/v*/*.jpg\ntest: images/absent\nnames: [a]"
     )
     spec = load_spec(write(root, text))
-    assert spec.splits["train"].places == (root / "images" / "train", root / "images" / "val")
+    assert spec.splits["train"].paths == (root / "images" / "train", root / "images" / "val")
     assert spec.splits["train"].annotations == root / "instances.json"
-    assert spec.splits["val"].places == (root / "images" / "v*" / "*.jpg",)
+    assert spec.splits["val"].paths == (root / "images" / "v*" / "*.jpg",)
     assert spec.splits["test"].missing == ("images/absent",)
 
 
 @pytest.mark.parametrize("name", ["hyps", "", "nowhere.yaml"])
-def test_what_is_no_data_yaml(name: str) -> None:
+def test_missing_data_yamls(name: str) -> None:
     with pytest.raises(InputError, match=f"--data {name}: no such file"):
         find_data_yaml(name)
 
@@ -131,21 +131,21 @@ def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "datasets"
 
 
-def test_an_archive_by_its_address_is_fetched_once(served: tuple[Path, str], datasets: Path) -> None:
+def test_an_archive_url_is_downloaded_once(served: tuple[Path, str], datasets: Path) -> None:
     folder, address = served
     text = (BASE + "names: [a]").encode()
     write_zip(folder / "my set.zip", {"set.yaml": text, "images/train/a.jpg": IMAGE, "images/val/b.jpg": IMAGE})
     url = f"{address}/my%20set.zip?raw=1"
     spec = load_spec(url)
     assert spec.path == datasets / "my set" / "set.yaml"
-    assert spec.splits["val"].places == (datasets / "my set" / "images/val",)
+    assert spec.splits["val"].paths == (datasets / "my set" / "images/val",)
     (folder / "my set.zip").unlink()
     assert load_spec(url) == spec
-    with pytest.raises(InputError, match=r"my set\.zip is there already, from http.*raw=1; remove it, or give --data"):
+    with pytest.raises(InputError, match=r"my set\.zip exists and is from http.*raw=1; remove it, or use --data"):
         load_spec(f"{address}/my%20set.zip")
 
 
-def test_a_yaml_by_its_address(served: tuple[Path, str], datasets: Path) -> None:
+def test_a_yaml_url(served: tuple[Path, str], datasets: Path) -> None:
     (served[0] / "far.yaml").write_text("path: ../datasets/far\n" + BASE + "names: [a]")
     for split in ("train", "val"):
         (datasets / "far/images" / split).mkdir(parents=True)
@@ -157,17 +157,17 @@ def test_a_yaml_by_its_address(served: tuple[Path, str], datasets: Path) -> None
     ("path", "message"),
     [
         ("none.zip", r"none\.zip: the server answered 404"),
-        ("set.txt", "set.txt: names neither a YAML nor an"),
+        ("set.txt", "set.txt: neither a YAML file nor an"),
     ],
 )
-def test_addresses_that_give_no_set(served: tuple[Path, str], datasets: Path, path: str, message: str) -> None:
+def test_invalid_urls(served: tuple[Path, str], datasets: Path, path: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         find_data_yaml(f"{served[1]}/{path}")
     assert not (datasets / path).exists()
 
 
-def test_sets_of_clearml_are_named_as_such() -> None:
-    with pytest.raises(InputError, match=r"--data clearml://1f: ClearML's sets are not fetched here; get it by"):
+def test_clearml_data_sets_are_not_supported() -> None:
+    with pytest.raises(InputError, match=r"--data clearml://1f: ClearML data sets are not supported; get it with"):
         find_data_yaml("clearml://1f")
 
 
@@ -200,7 +200,7 @@ def test_commands_and_code_are_refused(
     assert [p.name for p in tmp_path.iterdir()] == ["data.yaml"]
 
 
-def test_download_is_ignored_where_the_data_is_there(root: Path) -> None:
+def test_download_is_ignored_if_the_data_exists(root: Path) -> None:
     assert load_spec(write(root, BASE + "names: [a]\ndownload: bash x.sh")).num_classes == 1
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.datasets.index.image_index import ImageIndex, PolygonTable, expand_groups, offsets_of
+from utils.datasets.index.image_index import ImageIndex, PolygonTable, compute_offsets, expand_groups
 
 
 def ring(*points: tuple[float, float]) -> np.ndarray:
@@ -16,7 +16,7 @@ def make_index() -> ImageIndex:
     return ImageIndex(
         paths=["a", "b", "c"],
         sizes_hw=np.array([[10, 20], [30, 40], [50, 60]], np.int32),
-        offsets=offsets_of([2, 0, 1]),
+        offsets=compute_offsets([2, 0, 1]),
         classes=np.array([5, 6, 7], np.int32),
         boxes_xywhn=np.arange(12, dtype=np.float32).reshape(3, 4),
         polygons=PolygonTable.from_lists(polygons),
@@ -24,13 +24,13 @@ def make_index() -> ImageIndex:
     )
 
 
-def test_offsets_of_no_groups_is_a_single_zero() -> None:
-    assert offsets_of([]).tolist() == [0]
-    assert offsets_of([2, 0, 1]).tolist() == [0, 2, 2, 3]
+def test_compute_offsets() -> None:
+    assert compute_offsets([]).tolist() == [0]
+    assert compute_offsets([2, 0, 1]).tolist() == [0, 2, 2, 3]
 
 
 def test_expand_groups_keeps_order_and_repeats() -> None:
-    offsets = offsets_of([2, 0, 3])
+    offsets = compute_offsets([2, 0, 3])
     assert expand_groups(offsets, np.array([2, 1, 0, 2])).tolist() == [2, 3, 4, 0, 1, 2, 3, 4]
     assert expand_groups(offsets, np.array([], np.int64)).tolist() == []
 
@@ -46,7 +46,7 @@ def test_labels_of_an_image_with_and_without_objects() -> None:
     assert (classes.shape, boxes.shape, polygons) == ((0,), (0, 4), [])
 
 
-def test_subset_moves_every_part_together() -> None:
+def test_subset() -> None:
     index = make_index().subset([2, 1, 0, 2])
     assert len(index) == 4
     assert index.num_objects == 4

@@ -11,8 +11,8 @@ import pytest
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.datasets.index.data_yaml import DataSpec, load_spec
-from utils.datasets.index.labels import box_corners, label_path, list_images, load_index
-from utils.datasets.index.mapped import map_arrays
+from utils.datasets.index.labels import box_to_polygon, get_label_path, list_images, load_index
+from utils.datasets.index.shared_arrays import map_arrays
 from utils.imaging.read import imwrite
 
 
@@ -54,8 +54,7 @@ def test_index_of_a_small_set(tmp_path: Path, log: pytest.LogCaptureFixture) -> 
     assert (index.names, index.polygons) == ({0: "a", 1: "b", 2: "c"}, None)
     assert f"{tmp_path}/labels/train/x.txt:2: class 7, but the data YAML names 3 classes (0-2)" in log.text
     assert log.messages[-1] == (
-        "train: 4 images, 3 without objects (2 without label file), 1 unusable; 2 objects, "
-        "1 rows left out, 0 boxes cut at the frame"
+        "train: 4 images, 3 backgrounds (2 without a label file), 1 corrupt; 2 objects, 1 rows dropped, 0 boxes clipped"
     )
 
 
@@ -77,7 +76,7 @@ def test_the_cache_gives_the_same_index_and_findings(tmp_path: Path, log: pytest
     assert first.polygons is not None
     assert second.polygons is not None
     assert (first.polygons.points == second.polygons.points).all()
-    assert second.labels(1)[2][0][0].tolist() == box_corners(np.array([0.5, 0.5, 0.2, 0.2])).tolist()  # type: ignore[index]
+    assert second.labels(1)[2][0][0].tolist() == box_to_polygon(np.array([0.5, 0.5, 0.2, 0.2])).tolist()  # type: ignore[index]
 
 
 def test_the_cache_notices_changes(tmp_path: Path) -> None:
@@ -103,7 +102,7 @@ class Malicious:
         return os.mkdir, (str(self.target),)
 
 
-@pytest.mark.parametrize("kind", ["pickle", "npy", "text", "npz"])
+@pytest.mark.parametrize("kind", ["pickle", "npy", "text", "npz", "earlier format"])
 def test_foreign_files_named_like_the_cache_are_never_unpickled(tmp_path: Path, kind: str) -> None:
     spec = make_set(tmp_path, {"x": "1 .5 .5 .2 .2"})
     cache, target = tmp_path / "labels" / "train.cache", tmp_path / "pwned"
@@ -114,6 +113,8 @@ def test_foreign_files_named_like_the_cache_are_never_unpickled(tmp_path: Path, 
             np.save(stream, np.array({"hash": Malicious(target)}, dtype=object), allow_pickle=True)
         elif kind == "npz":
             np.savez(stream, about=np.array([Malicious(target)], dtype=object))
+        elif kind == "earlier format":
+            stream.write(b"openyolov5 arrays\n" + (2).to_bytes(8, "little") + b"{}" + bytes(64))
         else:
             stream.write(b"PK\x03\x04 but no archive")
     assert load_index(spec, "train").num_objects == 1
@@ -132,11 +133,11 @@ def test_a_read_only_folder_costs_one_warning(tmp_path: Path, log: pytest.LogCap
     assert sum("cannot be written (the folder is read-only)" in message for message in log.messages) == 1
 
 
-def test_many_messages_are_cut_unless_verbose(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_messages_are_limited_unless_verbose(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     spec = make_set(tmp_path, {"x": "0 .5 .5 .2 .2\n" + "8 .5 .5 .2 .2\n" * 15})
     load_index(spec, "train")
     assert sum("class 8" in message for message in log.messages) == 10
-    assert "... and 5 more (--verbose lists all)" in log.text
+    assert "... and 5 more (--verbose shows all)" in log.text
     log.clear()
     load_index(spec, "train", verbose=True)
     assert sum("class 8" in message for message in log.messages) == 15
@@ -153,29 +154,29 @@ def test_single_cls_with_polygons(tmp_path: Path) -> None:
     assert load_index(one, "train", single_cls=True).names == {0: "cell"}
 
 
-def test_a_set_without_any_label_names_the_place(tmp_path: Path) -> None:
+def test_no_labels(tmp_path: Path) -> None:
     spec = make_set(tmp_path, {"x": None, "y": None})
-    with pytest.raises(InputError, match=r"no labels found, the first was expected in .*labels/train/x\.txt"):
+    with pytest.raises(InputError, match=r"no labels found; expected the first in .*labels/train/x\.txt"):
         load_index(spec, "train")
     assert len(load_index(spec, "train", require_labels=False)) == 2
 
 
-def test_a_set_of_backgrounds_only_is_told_from_one_without_labels(tmp_path: Path) -> None:
+def test_backgrounds_only(tmp_path: Path) -> None:
     spec = make_set(tmp_path, {"x": "", "y": "\n"})
-    with pytest.raises(InputError, match="train: every image is labelled as empty"):
+    with pytest.raises(InputError, match="train: all label files are empty"):
         load_index(spec, "train")
-    assert len(load_index(spec, "val")) == 2  # a model can be measured by what it sees in empty images
+    assert len(load_index(spec, "val")) == 2  # valid: counts false positives
 
 
-def test_a_set_whose_rows_are_all_bad_points_at_the_warnings(tmp_path: Path) -> None:
+def test_no_valid_rows(tmp_path: Path) -> None:
     spec = make_set(tmp_path, {"x": "0 .5 .5 0 0", "y": "7 .5 .5 .1 .1"})
-    with pytest.raises(InputError, match="train: none of the 2 label rows can be used, see the warnings above"):
+    with pytest.raises(InputError, match="train: all 2 label rows are invalid, see the warnings above"):
         load_index(spec, "train")
 
 
-def test_splits_that_cannot_be_loaded(tmp_path: Path) -> None:
+def test_split_errors(tmp_path: Path) -> None:
     spec = make_set(tmp_path, {"x": None})
-    with pytest.raises(InputError, match="there is no key 'test'; it names train, val"):
+    with pytest.raises(InputError, match="no key 'test', only train, val"):
         load_index(spec, "test")
     (tmp_path / "images" / "train" / "x.png").write_text("broken")
     with pytest.raises(InputError, match="none of the 1 images can be read"):
@@ -195,7 +196,7 @@ def test_splits_that_cannot_be_loaded(tmp_path: Path) -> None:
     ],
 )
 def test_label_path(image: str, label: str) -> None:
-    assert label_path(image) == label
+    assert get_label_path(image) == label
 
 
 def test_lists_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +217,7 @@ def test_lists_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list_images(tmp_path / "set", tmp_path) == [a, b, str(tmp_path / "set" / "images" / "d.npy"), c]
 
 
-def test_the_first_line_that_is_there_tells_the_folder_of_a_list(
+def test_lines_of_a_list_are_relative_to_the_folder_of_the_first_existing_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -227,16 +228,16 @@ def test_the_first_line_that_is_there_tells_the_folder_of_a_list(
     assert list_images(listing, tmp_path / "set") == [str(b.with_name("gone.png")), str(b)]
 
 
-def test_images_listed_twice_are_told(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_duplicate_images_are_reported(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     make_set(tmp_path, {"x": "1 .5 .5 .2 .2", "y": "0 .5 .5 .2 .2"})
     (tmp_path / "data.yaml").write_text("train: [images/train, images/train]\nval: images/train\nnames: [a, b]")
     spec = load_spec(tmp_path / "data.yaml")
     assert len(load_index(spec, "train").paths) == 4 and len(load_index(spec, "val").paths) == 2
-    assert log.text.count("images are listed again") == 1
-    assert "data.yaml: train: 2 of 4 images are listed again and count each time" in log.text
+    assert log.text.count("images are duplicates") == 1
+    assert "data.yaml: train: 2 of 4 images are duplicates and are used each time" in log.text
 
 
-def test_caches_of_lists_and_of_several_places_keep_apart(tmp_path: Path) -> None:
+def test_lists_and_several_paths_have_their_own_caches(tmp_path: Path) -> None:
     make_set(tmp_path, {"x": "1 .5 .5 .2 .2", "y": "0 .5 .5 .2 .2"})
     (tmp_path / "list.txt").write_text("./images/train/y.png\n")
     (tmp_path / "data.yaml").write_text("train: [list.txt, images/train]\nval: list.txt\nnames: [a, b]")

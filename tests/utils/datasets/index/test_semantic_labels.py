@@ -43,11 +43,11 @@ def make_set(folder: Path, count: int = 3, extra: str = "") -> DataSpec:
     return load_spec(file)
 
 
-def test_index_by_hand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_index_of_a_small_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spec = make_set(tmp_path)
     with caplog.at_level(logging.INFO):
         index = load_semantic_index(spec, "train")
-    assert "3 images with semantic masks, 0 unusable; 100.0% of their pixels labelled" in caplog.text
+    assert "3 images with semantic masks, 0 corrupt; 100.0% of pixels labelled" in caplog.text
     assert index.names == {0: "sea", 1: "land"}
     assert index.semantic_masks == [str(tmp_path / "masks" / "train" / f"{n}.png") for n in range(3)]
     assert index.num_objects == 0
@@ -69,28 +69,26 @@ def test_cache_gives_the_same_and_notices_changes(tmp_path: Path) -> None:
 
 BAD_MASKS = {
     "missing": (lambda mask: mask.unlink(), r"masks/train/1.png: no such semantic mask; .*images/train/1.png"),
-    "damaged": (lambda mask: mask.write_bytes(b"\x89PNG broken"), r"1.png: semantic mask cannot be read"),
-    "cut short": (lambda mask: mask.write_bytes(mask.read_bytes()[:60]), r"1.png: semantic mask cannot be read"),
+    "damaged": (lambda mask: mask.write_bytes(b"\x89PNG broken"), r"1.png: cannot read the semantic mask"),
+    "cut short": (lambda mask: mask.write_bytes(mask.read_bytes()[:60]), r"1.png: cannot read the semantic mask"),
     "size": (
         lambda mask: Image.fromarray(np.zeros((30, 20), np.uint8)).save(mask),
-        r"1.png: 20x30 pixels, its image has 30x20",
+        r"1.png: 20x30 pixels, but its image has 30x20",
     ),
     "value": (
         lambda mask: Image.fromarray(np.full(SIZE_HW, 9, np.uint8)).save(mask),
-        r"1.png: value 9 is no class \(0-1\) and not ignored \(255\); mend it, or say by an id_map",
+        r"1.png: value 9 is neither a class \(0-1\) nor ignored \(255\); fix the mask, or map",
     ),
     "colors": (
         lambda mask: Image.new("RGB", SIZE_HW[::-1]).save(mask),
-        "one byte a pixel .gray or palette., this is RGB; write the class numbers",
+        "one byte per pixel .gray or palette., but the mode is RGB; save class numbers",
     ),
-    "16 bits": (lambda mask: Image.fromarray(np.zeros(SIZE_HW, np.uint16)).save(mask), "one byte a pixel"),
+    "16 bits": (lambda mask: Image.fromarray(np.zeros(SIZE_HW, np.uint16)).save(mask), "one byte per pixel"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_MASKS)
-def test_bad_masks_are_named_and_their_images_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
-) -> None:
+def test_invalid_masks_are_reported_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     spec = make_set(tmp_path)
     spoil, message = BAD_MASKS[kind]
     spoil(tmp_path / "masks" / "train" / "1.png")
@@ -102,7 +100,7 @@ def test_bad_masks_are_named_and_their_images_left_out(
     assert re.search(message, warning)
 
 
-def test_a_broken_image_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_image_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spec = make_set(tmp_path)
     (tmp_path / "images" / "train" / "0.png").write_bytes(b"no image")
     assert len(load_semantic_index(spec, "train")) == 2
@@ -112,7 +110,9 @@ def test_a_broken_image_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFix
 def test_nothing_usable(tmp_path: Path) -> None:
     spec = make_set(tmp_path)
     shutil.rmtree(tmp_path / "masks" / "train")
-    with pytest.raises(InputError, match=r"none of the 3 images can be used.*expected in .*masks/train/0.png"):
+    with pytest.raises(
+        InputError, match=r"none of the 3 images is usable.*expected the first semantic mask in .*masks/train/0.png"
+    ):
         load_semantic_index(spec, "train")
 
 
@@ -124,9 +124,9 @@ def test_set_without_semantic_masks(tmp_path: Path) -> None:
 
 
 def test_images_in_another_folder(tmp_path: Path) -> None:
-    write_pair(tmp_path / "images" / "0.png", tmp_path / "masks" / "0.png")
-    (tmp_path / "set.yaml").write_text("path: .\ntrain: images\nval: images\nsemantic: {names: [a, b]}\n")
-    with pytest.raises(InputError, match="expected an image below a folder images; set images and masks, or layout"):
+    write_pair(tmp_path / "photos" / "0.png", tmp_path / "masks" / "0.png")
+    (tmp_path / "set.yaml").write_text("path: .\ntrain: photos\nval: photos\nsemantic: {names: [a, b]}\n")
+    with pytest.raises(InputError, match="not below a folder images; set images and masks, or layout"):
         load_semantic_index(load_spec(tmp_path / "set.yaml"), "train")
 
 
@@ -139,9 +139,9 @@ def test_id_map_counts_and_reads(tmp_path: Path) -> None:
     for cache in (None, "ram", "disk"):
         dataset = SemanticDataset(index, imgsz=32, hyp=Hyperparameters(), augment=False, cache=cache)
         swapped, unknown = dataset[1], dataset[0]
-        assert (swapped.original_map[:, :15] == 1).all()  # type: ignore[index]
+        assert (swapped.original_mask[:, :15] == 1).all()  # type: ignore[index]
         assert np.unique(swapped.semantic_mask).tolist() == [0, 1, 255]
-        assert (unknown.original_map == 255).all()
+        assert (unknown.original_mask == 255).all()
         assert (unknown.semantic_mask == 255).all()
 
 
@@ -157,7 +157,7 @@ def test_palette_and_few_bit_images(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_semantic_mask(packed), values)
     Image.fromarray(values > 1).save(tmp_path / "one bit.png")
     np.testing.assert_array_equal(read_semantic_mask(str(tmp_path / "one bit.png")), values > 1)
-    with pytest.raises(ImageError, match="cannot be read"):
+    with pytest.raises(ImageError, match="cannot read the semantic mask"):
         read_semantic_mask(str(tmp_path))
 
 
@@ -179,7 +179,7 @@ def write_gray_png(file: Path, values: np.ndarray, bits: int) -> str:
     return str(file)
 
 
-def test_boxes_and_maps_together(tmp_path: Path) -> None:
+def test_boxes_and_semantic_masks_together(tmp_path: Path) -> None:
     spec = make_set(tmp_path, 4)
     (tmp_path / "both.yaml").write_text((tmp_path / "set.yaml").read_text() + "names: [ship]\n")
     for n in (0, 2, 3):
@@ -241,13 +241,13 @@ def test_cityscapes_layout(tmp_path: Path) -> None:
         "road": 150,
         "car": 150,
     }
-    semantic_mask = SemanticDataset(index, imgsz=32, hyp=Hyperparameters(), augment=False).semantic_mask(0)
+    semantic_mask = SemanticDataset(index, imgsz=32, hyp=Hyperparameters(), augment=False).load_semantic_mask(0)
     assert np.unique(semantic_mask).tolist() == [0, 13, 255]
     assert (root / "gtFine" / "train.cache").is_file()
     assert len(load_semantic_index(spec, "val")) == 1
 
 
-def test_voc_lists_of_bare_names(tmp_path: Path) -> None:
+def test_voc_lists(tmp_path: Path) -> None:
     root = tmp_path / "VOC2012"
     for name in ("2007_1", "2007_2", "2007_3"):
         write_pair(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")

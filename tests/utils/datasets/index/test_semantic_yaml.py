@@ -26,7 +26,7 @@ def test_defaults() -> None:
     assert spec.rule == MaskRule("images", "masks")
 
 
-def test_names_of_the_set_serve_where_the_block_has_none() -> None:
+def test_the_class_names_are_the_default() -> None:
     assert parse_semantic({"masks": "m"}, source=HERE, names={0: "a"}).classes.names == {0: "a"}
     with pytest.raises(InputError, match=r"set.yaml: semantic: key 'names' is missing"):
         parse_semantic({"masks": "m"}, source=HERE)
@@ -62,25 +62,25 @@ def test_palette_as_list_or_map() -> None:
         ([1], r"semantic: \[1\] is not a map"),
         ({**TWO, "mask": "m"}, "unknown key 'mask', did you mean masks"),
         ({"names": {0: "a", 2: "b"}}, "semantic: names: class numbers must run from 0 to 1"),
-        ({"names": ["a", None]}, "class 1 is called None"),
-        ({**TWO, "ignore": 1}, "ignore: 1 is not a value of 2 to 255"),
-        ({**TWO, "ignore": "x"}, "ignore: 'x' is not a value"),
+        ({"names": ["a", None]}, "the name of class 1 is None"),
+        ({**TWO, "ignore": 1}, "ignore: 1 must be between 2 and 255"),
+        ({**TWO, "ignore": "x"}, "ignore: 'x' must be between"),
         ({**TWO, "palette": [[1, 2, 3]]}, "palette: 1 colors for 2 classes"),
-        ({**TWO, "palette": [[1, 2, 3], [1, 2, 300]]}, "palette: color .* of class 1 is not red, green, blue"),
+        ({**TWO, "palette": [[1, 2, 3], [1, 2, 300]]}, "palette: color .* of class 1 is not an RGB triple"),
         ({**TWO, "palette": "red"}, "palette: 'red' is not a list"),
         ({**TWO, "palette": {0: [1, 2, 3], 5: [1, 2, 3]}}, r"palette: has colors for \[0, 5\]"),
         ({**TWO, "id_map": [1]}, r"id_map: \[1\] is not a map"),
         ({**TWO, "id_map": {256: 0}}, "id_map: 256 is not a value of 0 to 255"),
         ({**TWO, "id_map": {"road": 0}}, "id_map: 'road' is not a value"),
-        ({**TWO, "id_map": {7: 2}}, "id_map: 7 becomes 2, but classes are 0 to 1"),
-        ({**TWO, "id_map": {7: 0}}, r"id_map: no value becomes class 1 \(land\)"),
-        ({**TWO, "layout": "kitti"}, "layout: 'kitti' is none of beside, cityscapes"),
+        ({**TWO, "id_map": {7: 2}}, "id_map: 7 is mapped to 2, but classes are 0 to 1"),
+        ({**TWO, "id_map": {7: 0}}, r"id_map: no value is mapped to class 1 \(land\)"),
+        ({**TWO, "layout": "kitti"}, "layout: 'kitti' is not one of beside, cityscapes"),
         ({**TWO, "masks": 3}, "masks: 3 is not the name of a folder"),
         ({**TWO, "images": "/"}, "images: '/' is not the name of a folder"),
-        ({"names": [str(n) for n in range(256)]}, "names: classes .* below 255"),
+        ({"names": [str(n) for n in range(256)]}, "names: number the classes .* up to 254"),
     ],
 )
-def test_mistakes_are_named(block: Any, message: str) -> None:
+def test_mistakes_are_reported(block: Any, message: str) -> None:
     with pytest.raises(InputError, match=f"set.yaml: semantic.*{message}|set.yaml: {message}"):
         parse_semantic(block, source=HERE)
 
@@ -167,9 +167,9 @@ class TestDataYaml:
         [
             ("detection: boxes.yaml\n", "semantic: None; a joint data YAML names two others"),
             ("detection: boxes.yaml\nsemantic: {names: [a]}\n", "semantic: {.*} ?; a joint data YAML names two"),
-            ("detection: nowhere.yaml\nsemantic: maps.yaml\n", "detection: 'nowhere.yaml' is not beside it"),
+            ("detection: nowhere.yaml\nsemantic: maps.yaml\n", "detection: 'nowhere.yaml' not found next to it"),
             ("detection: boxes.yaml\nsemantic: boxes.yaml\n", "semantic: .*boxes.yaml has no key semantic"),
-            ("detection: joint.yaml\nsemantic: maps.yaml\n", "detection: .*joint.yaml names two sets itself"),
+            ("detection: joint.yaml\nsemantic: maps.yaml\n", "detection: .*joint.yaml is a joint data YAML itself"),
         ],
     )
     def test_joint_mistakes(self, tmp_path: Path, text: str, message: str) -> None:
@@ -190,7 +190,7 @@ class TestDataYaml:
         with pytest.raises(InputError, match=r"maps.yaml: train: 'images/other' not found"):
             load_spec(joint)
 
-    def test_a_block_with_images_of_its_own(self, tmp_path: Path) -> None:
+    def test_a_block_with_its_own_splits(self, tmp_path: Path) -> None:
         """The layout with segimages/, seglabels/ and detdata/."""
         for folder in ("segimages/train", "segimages/val", "detdata/images/train", "detdata/images/val"):
             (tmp_path / folder).mkdir(parents=True)
@@ -201,9 +201,9 @@ class TestDataYaml:
         )
         file.write_text(text + "  val: segimages/val\n")
         spec = load_spec(file)
-        assert spec.splits["train"].places == (tmp_path / "detdata/images/train",)
+        assert spec.splits["train"].paths == (tmp_path / "detdata/images/train",)
         assert spec.semantic_set is not None
-        assert spec.semantic_set.splits["train"].places == (tmp_path / "segimages/train",)
+        assert spec.semantic_set.splits["train"].paths == (tmp_path / "segimages/train",)
         assert spec.semantic_set.names == {0: "background", 1: "crack"}
         file.write_text(text)
         with pytest.raises(InputError, match="semantic: val is missing"):

@@ -13,12 +13,12 @@ def checked(text: str, num_classes: int = 3) -> LabelRows:
     return check_rows(parse_label_text(text, "a.txt"), num_classes)
 
 
-def test_boxes_keep_their_very_values() -> None:
+def test_boxes_are_unchanged() -> None:
     labels = checked("0 0.5 0.5 0.25 0.125\n\n2.0 0.1 0.9 0.2 0.2\n")
     assert labels.rows.dtype == np.float32
     assert labels.rows.tolist() == np.array([[0, 0.5, 0.5, 0.25, 0.125], [2, 0.1, 0.9, 0.2, 0.2]], np.float32).tolist()
     assert (labels.polygons, labels.messages, labels.dropped, labels.clipped) == (None, [], 0, 0)
-    assert labels.places == ["a.txt:1", "a.txt:3"]
+    assert labels.locations == ["a.txt:1", "a.txt:3"]
 
 
 @pytest.mark.parametrize("text", ["", "\n \n"])
@@ -28,46 +28,46 @@ def test_an_empty_file_has_no_rows(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"),
+    ("row", "error"),
     [
         ("3 .5 .5 .1 .1", "class 3, but the data YAML names 3 classes (0-2)"),
         ("-1 .5 .5 .1 .1", "class -1, but the data YAML names 3 classes (0-2)"),
-        ("1.5 .5 .5 .1 .1", "class 1.5 is not a whole number"),
+        ("1.5 .5 .5 .1 .1", "class 1.5 is not an integer"),
         ("0 nan .5 .1 .1", "a value is not finite"),
         ("0 .5 .5 inf .1", "a value is not finite"),
         ("1e40 .5 .5 .1 .1", "a value is not finite"),
-        ("0 .5 .5 1e-9 .1", "box 0.5 0.5 1e-09 0.1 is too small to be told from a point"),
-        ("0 .5 .5 0 .1", "box 0.5 0.5 0 0.1 has no or a negative size"),
-        ("0 .5 .5 .1 -.1", "box 0.5 0.5 0.1 -0.1 has no or a negative size"),
-        ("0 320 240 50 60", "box 320 240 50 60 lies outside the frame (0-1); are these pixels?"),
-        ("0 1.04 .5 .05 .1", "box 1.04 0.5 0.05 0.1 lies outside the frame (0-1); are these pixels?"),
-        ("0 .5 .5 .1", "4 values, a box has 5 and a polygon 7, 9, 11 ..."),
-        ("0 .5 .5 .1 .1 .9", "6 values, a box has 5 and a polygon 7, 9, 11 ..."),
-        ("0 .1 .1 .2 .1 .2 .2 .3", "8 values, a box has 5 and a polygon 7, 9, 11 ..."),
-        ("0,.5,.5,.1,.1", "'0,.5,.5,.1,.1' is not all numbers"),
-        ("0 .5 .5 .1 x", "'0 .5 .5 .1 x' is not all numbers"),
-        ("0 .1 .1 .2 .1 .3 .1", "box 0.2 0.1 0.2 0 has no or a negative size"),
-        ("0 10 10 20 10 20 20", "box 15 15 10 10 lies outside the frame (0-1); are these pixels?"),
-        ("1 .2 .2 .1 .1", "repeats an earlier row"),
+        ("0 .5 .5 1e-9 .1", "box 0.5 0.5 1e-09 0.1 is too small for float32"),
+        ("0 .5 .5 0 .1", "box 0.5 0.5 0 0.1 has a size that is not positive"),
+        ("0 .5 .5 .1 -.1", "box 0.5 0.5 0.1 -0.1 has a size that is not positive"),
+        ("0 320 240 50 60", "box 320 240 50 60 is outside the image (0-1); are these pixels?"),
+        ("0 1.04 .5 .05 .1", "box 1.04 0.5 0.05 0.1 is outside the image (0-1); are these pixels?"),
+        ("0 .5 .5 .1", "4 values, but a box has 5 and a polygon 7, 9, 11 ..."),
+        ("0 .5 .5 .1 .1 .9", "6 values, but a box has 5 and a polygon 7, 9, 11 ..."),
+        ("0 .1 .1 .2 .1 .2 .2 .3", "8 values, but a box has 5 and a polygon 7, 9, 11 ..."),
+        ("0,.5,.5,.1,.1", "'0,.5,.5,.1,.1' has a value that is not a number"),
+        ("0 .5 .5 .1 x", "'0 .5 .5 .1 x' has a value that is not a number"),
+        ("0 .1 .1 .2 .1 .3 .1", "box 0.2 0.1 0.2 0 has a size that is not positive"),
+        ("0 10 10 20 10 20 20", "box 15 15 10 10 is outside the image (0-1); are these pixels?"),
+        ("1 .2 .2 .1 .1", "duplicate row"),
     ],
 )
-def test_a_bad_row_goes_and_its_neighbors_stay(row: str, reason: str) -> None:
+def test_an_invalid_row_is_dropped_and_its_neighbors_are_kept(row: str, error: str) -> None:
     labels = checked(f"1 .2 .2 .1 .1\n{row}\n2 .7 .7 .1 .1\n")
-    assert labels.messages == [f"a.txt:2: {reason}; row left out"]
+    assert labels.messages == [f"a.txt:2: {error}; row dropped"]
     assert labels.dropped == 1
     assert labels.rows[:, 0].tolist() == [1, 2]
-    assert labels.places == ["a.txt:1", "a.txt:3"]
+    assert labels.locations == ["a.txt:1", "a.txt:3"]
 
 
-def test_boxes_reaching_out_are_cut_at_the_frame() -> None:
+def test_boxes_beyond_the_image_are_clipped() -> None:
     labels = checked("0 0.9 0.5 0.4 0.2\n1 0.5 1.02 0.2 0.1\n")
     assert labels.rows[0].tolist() == pytest.approx([0, 0.85, 0.5, 0.3, 0.2], abs=1e-6)
     assert labels.rows[1].tolist() == pytest.approx([1, 0.5, 0.985, 0.2, 0.03], abs=1e-6)
     assert (labels.clipped, labels.dropped) == (2, 0)
-    assert labels.messages[0] == "a.txt:1: box reaches 10.00% of the frame beyond it; cut"
+    assert labels.messages[0] == "a.txt:1: box extends 10.00% beyond the image; clipped"
 
 
-def test_rounding_beyond_the_frame_is_no_finding() -> None:
+def test_rounding_beyond_the_image_is_accepted() -> None:
     labels = checked("0 0.950001 0.5 0.100000 0.2")
     assert labels.rows[0].tolist() == np.array([0, 0.950001, 0.5, 0.1, 0.2], np.float32).tolist()
     assert (labels.clipped, labels.messages) == (0, [])
@@ -82,7 +82,7 @@ def test_polygons_and_boxes_may_share_a_file() -> None:
     assert labels.polygons[0][0].tolist() == [[0, 0], [0.5, 0], [0.5, 0.25], [0, 0.25]]
 
 
-def test_polygons_slightly_outside_are_cut_and_stay_with_their_rows() -> None:
+def test_polygons_slightly_outside_are_clipped() -> None:
     labels = checked("9 .1 .1 .3 .1 .2 .4\n1 0.8 0.5 1.03 0.5 0.9 0.9\n")
     assert labels.dropped == 1
     assert labels.rows.tolist() == [pytest.approx([1, 0.9, 0.7, 0.2, 0.4])]
@@ -90,18 +90,18 @@ def test_polygons_slightly_outside_are_cut_and_stay_with_their_rows() -> None:
     assert labels.polygons[0][0].tolist() == np.array([[0.8, 0.5], [1, 0.5], [0.9, 0.9]], np.float32).tolist()
 
 
-def test_two_classes_on_one_box_are_no_repetition() -> None:
+def test_two_classes_on_one_box_are_not_duplicates() -> None:
     assert len(checked("0 .5 .5 .2 .2\n1 .5 .5 .2 .2\n").rows) == 2
 
 
-def test_two_outlines_in_one_box_are_no_repetition() -> None:
+def test_two_outlines_in_one_box_are_not_duplicates() -> None:
     upper, lower = "0 .2 .2 .4 .2 .2 .4", "0 .4 .2 .4 .4 .2 .4"  # the two halves of a square
     labels = checked("\n".join([upper, lower, upper, "0 .3 .3 .2 .2"]))
-    assert labels.messages == [f"a.txt:{line}: repeats an earlier row; row left out" for line in (3, 4)]
+    assert labels.messages == [f"a.txt:{line}: duplicate row; row dropped" for line in (3, 4)]
     assert labels.polygons is not None and [len(rings[0]) for rings in labels.polygons] == [3, 3]
 
 
-def test_label_file_that_is_no_text(tmp_path: Path) -> None:
+def test_a_label_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xff\xfe\x00\x81")
     labels = read_label_file(str(path), 3)
@@ -111,18 +111,23 @@ def test_label_file_that_is_no_text(tmp_path: Path) -> None:
     assert read_label_file(str(path), 3).rows[:, 0].tolist() == [0, 1]
 
 
-def test_images_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_images(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
-    found = verify_image(str(tmp_path / "text.jpg"), None, 3)
-    assert found.size_hw is None
-    assert found.labels.messages[0].endswith("not an image in a known format; image left out")
+    result = verify_image(str(tmp_path / "text.jpg"), None, 3)
+    assert result.size_hw is None
+    assert result.labels.messages[0].endswith("not an image in a known format; image skipped")
     imwrite(tmp_path / "thin.png", np.zeros((9, 50, 3), np.uint8))
-    found = verify_image(str(tmp_path / "thin.png"), None, 3)
-    assert found.size_hw is None
-    assert "50x9 pixels, sides must be 10 or more" in found.labels.messages[0]
+    result = verify_image(str(tmp_path / "thin.png"), None, 3)
+    assert result.size_hw is None
+    assert "50x9 pixels, sides must be at least 10" in result.labels.messages[0]
 
 
 def test_an_image_without_label_file_is_a_background(tmp_path: Path) -> None:
     imwrite(tmp_path / "a.png", np.zeros((10, 50, 3), np.uint8))
-    found = verify_image(str(tmp_path / "a.png"), str(tmp_path / "a.txt"), 3)
-    assert (found.size_hw, found.labelled, len(found.labels.rows), found.labels.messages) == ((10, 50), False, 0, [])
+    result = verify_image(str(tmp_path / "a.png"), str(tmp_path / "a.txt"), 3)
+    assert (result.size_hw, result.labelled, len(result.labels.rows), result.labels.messages) == (
+        (10, 50),
+        False,
+        0,
+        [],
+    )
