@@ -1,1 +1,1 @@
-"""From a data YAML to batches: spec, labels, images, augmentation, loaders and inference sources."""
+"""Data sets: index, augmentation, loaders and inference sources."""

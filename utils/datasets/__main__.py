@@ -1,4 +1,4 @@
-"""`python -m utils.datasets`: look at, divide, convert and cut up data sets."""
+"""Data set commands: `python -m utils.datasets check|split|convert|crops|fetch`."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from utils.core.script import run_script
 from utils.datasets.tools.crops import CropsConfig
 
 PROGRAM = "python -m utils.datasets"
-# settings; module and function that do the work, imported once the flags are right
-COMMANDS: dict[str, tuple[type[BaseConfig], str, str]] = {
-    "check": (CheckConfig, "utils.datasets.tools.check", "run"),
-    "split": (SplitConfig, "utils.datasets.tools.split", "run"),
-    "convert": (ConvertConfig, "utils.datasets.tools.convert", "run"),
-    "crops": (CropsConfig, "utils.datasets.tools.crops", "write_crops"),
-    "fetch": (FetchConfig, "utils.datasets.tools.fetch", "run"),
+COMMANDS: dict[str, type[BaseConfig]] = {
+    "check": CheckConfig,
+    "split": SplitConfig,
+    "convert": ConvertConfig,
+    "crops": CropsConfig,
+    "fetch": FetchConfig,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line entry: the first word is the command, the rest its flags."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    if not given or given[0] in ("-h", "--help"):
-        print(usage())
+    """Run a command; its module is imported only once the flags are checked."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(format_usage())
         return 0
-    if given[0] not in COMMANDS:
-        raise InputError(f"{PROGRAM} {given[0]}: no such command; there are {', '.join(COMMANDS)}")
-    kind, module, function = COMMANDS[given[0]]
-    config = kind.from_kwargs(**vars(kind.parser(f"{PROGRAM} {given[0]}").parse_args(given[1:])))
-    result = getattr(import_module(module), function)(config)
+    command, *flags = args
+    if command not in COMMANDS:
+        raise InputError(f"{PROGRAM} {command}: no such command; choose from {', '.join(COMMANDS)}")
+    config_class = COMMANDS[command]
+    config = config_class.from_kwargs(**vars(config_class.parser(f"{PROGRAM} {command}").parse_args(flags)))
+    result = import_module(f"utils.datasets.tools.{command}").run(config)
     return result if isinstance(result, int) else 0
 
 
-def usage() -> str:
-    """The commands, a line each."""
-    lines = (f"  {name:9}{(kind.__doc__ or '').splitlines()[0]}" for name, (kind, *_) in COMMANDS.items())
+def format_usage() -> str:
+    """Usage text with one line per command."""
+    lines = (f"  {name:9}{(config.__doc__ or '').splitlines()[0]}" for name, config in COMMANDS.items())
     return "\n".join([f"usage: {PROGRAM} COMMAND [flags]    (COMMAND --help lists its flags)\n", *lines])
 
 

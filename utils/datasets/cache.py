@@ -1,4 +1,4 @@
-"""Decoded images kept between epochs: in memory that all workers share, or as array files beside the images."""
+"""Cache of decoded images: in memory shared by all workers, or as array files next to the images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from utils.core.logging import LOGGER
-from utils.imaging.letterbox import load_size
+from utils.imaging.letterbox import fit_longest_side
 
-MARGIN = 1.1  # room that must be there for each byte of images
+MARGIN = 1.1  # required free space over the size of the images
 SHARED_MEMORY = Path("/dev/shm")
 CGROUP = Path("/sys/fs/cgroup")
 THREADS = 8
@@ -25,42 +25,42 @@ Loader = Callable[[int], np.ndarray]
 
 
 class ImageCache(Protocol):
-    """Images at their load size, by position."""
+    """Images at their load size."""
 
     def get(self, i: int) -> np.ndarray:
-        """(H, W, C) uint8; a view that must not be written to."""
+        """(H, W, C) uint8 image i; must not be written to."""
         ...
 
 
 class MemoryCache:
-    """All images in one block of shared memory; worker processes map it, however they are started."""
+    """All images in one block of shared memory, which workers map for any start method."""
 
     def __init__(self, shapes: np.ndarray, load: Loader) -> None:
         self.shapes = shapes  # (N, 3)
         self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(shapes.prod(axis=1))])
         self.block = torch.empty(int(self.starts[-1]), dtype=torch.uint8).share_memory_()
-        in_threads(lambda i: np.copyto(self.get(i), load(i)), len(shapes))
+        run_threaded(lambda i: np.copyto(self.get(i), load(i)), len(shapes))
 
     def get(self, i: int) -> np.ndarray:
-        """(H, W, C) uint8 view of the block."""
+        """(H, W, C) uint8 view of image i."""
         return self.block.numpy()[self.starts[i] : self.starts[i + 1]].reshape(self.shapes[i])
 
 
 class DiskCache:
-    """One array file (.npy format) beside each image, named after the image and the longer side."""
+    """One array file (.npy format) next to each image, named after the image and its longer side."""
 
     def __init__(self, paths: Sequence[str], shapes: np.ndarray, longest: int, load: Loader) -> None:
-        self.files = [cache_file(path, longest) for path in paths]
+        self.files = [get_cache_path(path, longest) for path in paths]
         self.shapes = shapes
 
         def fill(i: int) -> None:
             if not is_fresh(self.files[i], Path(paths[i]), tuple(shapes[i])):
                 write_array(self.files[i], load(i))
 
-        in_threads(fill, len(paths))
+        run_threaded(fill, len(paths))
 
     def get(self, i: int) -> np.ndarray:
-        """(H, W, C) uint8, mapped: only the parts that are used are read."""
+        """(H, W, C) uint8 image i, memory-mapped."""
         return np.load(self.files[i], mmap_mode="r", allow_pickle=False)
 
 
@@ -73,55 +73,55 @@ def build_cache(
     longest: int,
     channels: int,
     as_is: bool = False,
-    what: str = "images",
+    label: str = "images",
 ) -> ImageCache | None:
-    """The cache asked for, filled; None, with a message, where it does not fit or cannot be written.
+    """Build and fill a cache; log a message and return None if it does not fit or cannot be written.
 
     Args:
         kind: "ram", "disk" or None.
         paths: N image files.
         sizes_hw: (N, 2) their sizes, pixels.
-        load: gives image i at its load size, (H, W, channels).
+        load: loads image i at its load size, (H, W, channels).
         longest: longer side of the load size.
         channels: of each image.
-        as_is: the sizes are the load sizes themselves; `longest` only tells files of different runs apart.
-        what: what messages call them.
+        as_is: the sizes are the load sizes; `longest` is used only in file names.
+        label: name of the images in messages.
     """
     if not kind or not len(paths):
         return None
-    loaded = sizes_hw if as_is else [load_size((int(h), int(w)), longest) for h, w in sizes_hw]
-    shapes = np.array([(*size_hw, channels) for size_hw in loaded], np.int64)
+    load_sizes_hw = sizes_hw if as_is else [fit_longest_side((int(h), int(w)), longest) for h, w in sizes_hw]
+    shapes = np.array([(*size_hw, channels) for size_hw in load_sizes_hw], np.int64)
     total = int(shapes.prod(axis=1).sum())
-    room, place = (free_memory(), "memory") if kind == "ram" else (free_disk(paths), "disk space")
-    if total * MARGIN > room:
+    free, medium = (get_free_memory(), "memory") if kind == "ram" else (get_free_disk(paths), "disk space")
+    if total * MARGIN > free:
         LOGGER.warning(
-            f"--cache {kind}: {len(paths)} {what} take {total / 2**30:.1f} GiB and {room / 2**30:.1f} GiB of {place} "
-            "are free: reading from the files instead"
+            f"--cache {kind}: {len(paths)} {label} take {total / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB of "
+            f"{medium} are free: not caching"
         )
         return None
     try:
         cache = MemoryCache(shapes, load) if kind == "ram" else DiskCache(paths, shapes, longest, load)
     except OSError as error:
-        LOGGER.warning(f"--cache {kind}: {error}: reading from the files instead")
+        LOGGER.warning(f"--cache {kind}: {error}: not caching")
         return None
-    LOGGER.info(f"Cached {len(paths)} {what}, {total / 2**30:.2f} GiB, {'in memory' if kind == 'ram' else 'on disk'}")
+    LOGGER.info(f"Cached {len(paths)} {label}, {total / 2**30:.2f} GiB, {'in memory' if kind == 'ram' else 'on disk'}")
     return cache
 
 
-def in_threads(work: Callable[[int], None], count: int) -> None:
-    """Call `work` for 0 to count - 1, a few at a time; the first error is raised."""
+def run_threaded(function: Callable[[int], None], count: int) -> None:
+    """Call `function` for 0 to count - 1 in threads; raise the first error."""
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(work, range(count)):
+        for _ in pool.map(function, range(count)):
             pass
 
 
-def cache_file(path: str | Path, longest: int) -> Path:
-    """`photo.jpg` at 640 px is kept in `photo.jpg.640.cache`; its suffix keeps it from being taken for an image."""
+def get_cache_path(path: str | Path, longest: int) -> Path:
+    """`photo.jpg` at 640 px is cached in `photo.jpg.640.cache`, which has no suffix of an image."""
     return Path(f"{path}.{longest}.cache")
 
 
 def is_fresh(file: Path, image: Path, shape: tuple[int, ...]) -> bool:
-    """Whether an array file is newer than its image and of the expected shape."""
+    """Whether an array file is newer than its image and has the expected shape."""
     try:
         if file.stat().st_mtime_ns < image.stat().st_mtime_ns:
             return False
@@ -132,7 +132,7 @@ def is_fresh(file: Path, image: Path, shape: tuple[int, ...]) -> bool:
 
 
 def write_array(file: Path, array: np.ndarray) -> None:
-    """Write under a temporary name, then rename, so that a broken run leaves no half file."""
+    """Write under a temporary name, then rename, so that an interrupted run leaves no partial file."""
     temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as stream:
@@ -142,14 +142,14 @@ def write_array(file: Path, array: np.ndarray) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def free_disk(paths: Sequence[str]) -> int:
-    """Bytes free where the first image lies."""
+def get_free_disk(paths: Sequence[str]) -> int:
+    """Free bytes on the disk of the first image."""
     return shutil.disk_usage(Path(paths[0]).parent).free
 
 
-def free_memory() -> int:
-    """Bytes that may still be taken: of the machine, of this container and of the shared memory file system."""
-    limits = [available_memory()]
+def get_free_memory() -> int:
+    """Free bytes: the minimum over the machine, this container and the shared memory file system."""
+    limits = [get_available_memory()]
     with suppress(OSError, ValueError):  # no container, or no limit ("max")
         limits.append(int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text()))
     if SHARED_MEMORY.is_dir():
@@ -157,8 +157,8 @@ def free_memory() -> int:
     return max(0, min(limits))
 
 
-def available_memory() -> int:
-    """Bytes the machine can give without swapping; without a way to tell, half a GiB."""
+def get_available_memory() -> int:
+    """Bytes of memory available without swapping; half a GiB if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

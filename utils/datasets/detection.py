@@ -1,4 +1,4 @@
-"""Training and validation samples of images with boxes: what the loader asks for, one image or mosaic at a time."""
+"""Detection and segmentation data set: training and validation samples of images with boxes or polygons."""
 
 from __future__ import annotations
 
@@ -11,42 +11,44 @@ from torch.utils.data import Dataset
 from utils.config.hyp import Hyperparameters
 from utils.core.types import Sample
 from utils.datasets.augment.albumentations import LightPipeline, UserPipeline, is_installed
-from utils.datasets.augment.compose import IGNORE, Drawn, Image, Recolor, compose, draw_map
+from utils.datasets.augment.compose import IGNORE, DrawnRegion, Recolor, SourceImage, compose, draw_semantic_mask
 from utils.datasets.augment.cutmix import cutmix
-from utils.datasets.augment.mosaic import mosaic9_plan, mosaic_plan, paste_plan, single_plan
-from utils.datasets.augment.sample import draw_recoloring, mixup, random_flips, random_transform
+from utils.datasets.augment.mosaic import plan_copy_paste, plan_mosaic, plan_mosaic9, plan_single
+from utils.datasets.augment.transforms import mixup, random_flips, random_recolor, random_transform
 from utils.datasets.cache import ImageCache, build_cache
 from utils.datasets.index.image_index import ImageIndex
-from utils.imaging.letterbox import fitted_size, load_size, pad_to, rect_shapes, resize
+from utils.imaging.letterbox import compute_rect_shapes, fit_longest_side, fit_size, pad_to, resize
 from utils.imaging.read import read_image
 from utils.imaging.semantic_files import read_semantic_mask
 
-ROUND = 1 << 20  # a set that is gone through again within epoch e is asked for epoch e + ROUND, e + 2 ROUND, ...
-Key = int | tuple[int, int] | tuple[int, int, tuple[int, ...]]
+EPOCH_REPEAT = 1 << 20  # the n-th repetition of a data set within epoch e has the epoch number e + n * EPOCH_REPEAT
+SampleKey = (
+    int | tuple[int, int] | tuple[int, int, tuple[int, ...]]
+)  # position; epoch, position; and mosaic pool  # position; epoch, position; and mosaic pool
 
 
 class DetectionDataset(Dataset[Sample]):
-    """Samples of an `ImageIndex`, augmented or just fitted into the network input.
+    """Samples of an `ImageIndex`, augmented or letterboxed.
 
     Args:
-        index: images and labels; with `rect` the data set holds them sorted by height over width.
-        imgsz: longer side of the network input.
+        index: images and labels; sorted by aspect ratio if `rect`.
+        imgsz: image size, longer side in pixels.
         hyp: strengths of the augmentations.
-        augment: mosaic, affine, colors and flips; False fits each image and keeps its `Letterbox`.
-        rect: give each batch the smallest input that fits its images; no mosaic.
-        batch_size: images that share an input size with `rect`.
+        augment: mosaic, affine, colors and flips; False letterboxes each image and keeps its `Letterbox`.
+        rect: give each batch the smallest input that fits its images; disables mosaic.
+        batch_size: images per batch, for `rect`.
         stride: input sizes are multiples of it.
         pad: extra border of rect batches, in strides.
-        seed: of the augmentations; a sample depends on (seed, epoch, position) and nothing else.
-        cache: "ram" or "disk" keeps decoded images.
+        seed: of the augmentations; a sample depends only on (seed, epoch, position).
+        cache: "ram" or "disk" caches decoded images.
         channels: of the network input.
-        fixed_hw: fit every image into this size instead of a square of `imgsz` (not with `rect`).
-        longest: longer side at which images are read for training at most; None for `imgsz`.
-        mosaic_epochs: epochs with mosaics, the first ones; None for all.
+        fixed_hw: input size instead of a square of `imgsz` (not with `rect`).
+        longest: maximum longer side of images read for training; None for `imgsz`.
+        mosaic_epochs: number of epochs with mosaic, from the first; None for all.
 
     Attributes:
-        index: the images in the order of the positions.
-        order: (N,) position of each of them in the index that was given.
+        index: images and labels in the order of the positions.
+        order: (N,) position of each image in the original index.
     """
 
     def __init__(
@@ -76,37 +78,37 @@ class DetectionDataset(Dataset[Sample]):
         self.mosaic_epochs = mosaic_epochs
         self.shapes_hw: np.ndarray | None = None
         if rect:
-            self.shapes_hw = rect_shapes(index.sizes_hw, batch_size, imgsz=imgsz, stride=stride, pad=pad)
+            self.shapes_hw = compute_rect_shapes(index.sizes_hw, batch_size, imgsz=imgsz, stride=stride, pad=pad)
         self.pipeline = build_pipeline(hyp) if augment else None
         self.cache = build_cache(
-            cache, index.paths, index.sizes_hw, self.load_file, longest=self.longest, channels=channels
+            cache, index.paths, index.sizes_hw, self.load_image, longest=self.longest, channels=channels
         )
-        self.map_cache: ImageCache | None = None
+        self.mask_cache: ImageCache | None = None
         if index.semantic_masks is not None:
-            self.map_cache = build_cache(
+            self.mask_cache = build_cache(
                 cache,
                 index.semantic_masks,
                 index.sizes_hw,
-                self.load_map,
+                self.read_mask_file,
                 longest=0,
                 channels=1,
                 as_is=True,
-                what="semantic masks",
+                label="semantic masks",
             )
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: Key) -> Sample:
-        """Sample of (epoch, position) or of a position in epoch 0; a third entry names the partners of a mosaic."""
+    def __getitem__(self, key: SampleKey) -> Sample:
+        """Sample of (epoch, position), or of a position in epoch 0; a third entry limits the images of a mosaic."""
         epoch, i, *pool = (0, key) if isinstance(key, int | np.integer) else key
         if not self.augment:
-            return self.fitted(i)
-        rng, partners = np.random.default_rng([self.seed, epoch, i]), np.array(pool[0]) if pool else None
-        closed = self.mosaic_epochs is not None and epoch % ROUND >= self.mosaic_epochs
-        return self.augmented(i, rng, partners, mosaics=not closed)
+            return self.load_letterboxed(i)
+        rng, candidates = np.random.default_rng([self.seed, epoch, i]), np.array(pool[0]) if pool else None
+        allow_mosaic = self.mosaic_epochs is None or epoch % EPOCH_REPEAT < self.mosaic_epochs
+        return self.load_augmented(i, rng, candidates, allow_mosaic=allow_mosaic)
 
-    def input_hw(self, i: int) -> tuple[int, int]:
+    def get_input_hw(self, i: int) -> tuple[int, int]:
         """Network input size of image i, pixels."""
         if self.shapes_hw is None:
             return self.square_hw
@@ -115,139 +117,141 @@ class DetectionDataset(Dataset[Sample]):
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def augmented(
-        self, i: int, rng: np.random.Generator, pool: np.ndarray | None = None, *, mosaics: bool = True
+    def load_augmented(
+        self, i: int, rng: np.random.Generator, pool: np.ndarray | None = None, *, allow_mosaic: bool = True
     ) -> Sample:
-        """Image i in a mosaic or alone, transformed, perhaps mixed with another such, recolored, flipped.
+        """Training sample of image i: mosaic or single image, random transform, MixUp, CutMix, colors and flips.
 
         Args:
-            pool: positions that the other images of a mosaic are drawn from; None for all.
-            mosaics: False gives no mosaic, and nothing that is done to mosaics only.
+            pool: positions of candidates for the other images; None for all.
+            allow_mosaic: False disables mosaic and MixUp.
         """
         hyp = self.hyp
-        recolor = draw_recoloring(rng, hyp) if self.channels == 3 else None
-        effects = [] if self.pipeline is None else self.pipeline.pick(rng)
-        in_mosaic = self.shapes_hw is None and rng.random() < hyp.mosaic and mosaics
-        blended = in_mosaic and rng.random() < hyp.mixup
-        cut = hyp.cutmix > 0 and self.shapes_hw is None and rng.random() < hyp.cutmix
-        in_order = (
-            bool(effects) or blended or cut
-        )  # else colors may change while the images are drawn, which is less work
-        draw = partial(self.mosaic if in_mosaic else self.single, recolor=None if in_order else recolor)
-        sample = draw(i, rng, pool)
-        if blended:
-            sample = mixup(sample, draw(self.partners(1, rng, pool)[0], rng, pool), rng)
-        if cut:
-            sample = cutmix(sample, draw(self.partners(1, rng, pool)[0], rng, pool), rng)
+        recolor = random_recolor(rng, hyp) if self.channels == 3 else None
+        effects = [] if self.pipeline is None else self.pipeline.select(rng)
+        in_mosaic = self.shapes_hw is None and rng.random() < hyp.mosaic and allow_mosaic
+        use_mixup = in_mosaic and rng.random() < hyp.mixup
+        use_cutmix = hyp.cutmix > 0 and self.shapes_hw is None and rng.random() < hyp.cutmix
+        recolor_last = bool(effects) or use_mixup or use_cutmix  # otherwise while drawing, which is faster
+        build = partial(
+            self.build_mosaic if in_mosaic else self.build_single, recolor=None if recolor_last else recolor
+        )
+        sample = build(i, rng, pool)
+        if use_mixup:
+            sample = mixup(sample, build(self.draw_partners(1, rng, pool)[0], rng, pool), rng)
+        if use_cutmix:
+            sample = cutmix(sample, build(self.draw_partners(1, rng, pool)[0], rng, pool), rng)
         for effect in effects:
             sample = effect(sample)
-        if in_order and recolor is not None:
+        if recolor_last and recolor is not None:
             recolor(sample.image, sample.image)
         return random_flips(sample, rng, hyp)
 
-    def single(
+    def build_single(
         self, i: int, rng: np.random.Generator, pool: np.ndarray | None, recolor: Recolor | None = None
     ) -> Sample:
-        """Image i alone, fitted into the input, under a random transform."""
-        size_hw = self.input_hw(i)
-        plan = single_plan(self.image(i), size_hw)
+        """Image i, letterboxed, under a random transform."""
+        size_hw = self.get_input_hw(i)
+        plan = plan_single(self.get_source(i), size_hw)
         to_output = random_transform(rng, self.hyp, size_hw, size_hw)
         return compose(plan, to_output, size_hw, channels=self.channels, recolor=recolor)
 
-    def mosaic(
+    def build_mosaic(
         self, i: int, rng: np.random.Generator, pool: np.ndarray | None, recolor: Recolor | None = None
     ) -> Sample:
-        """Image i with three or eight others, under one random transform."""
+        """Mosaic of image i and three or eight others, under a random transform."""
         hyp, side = self.hyp, self.imgsz
         nine = rng.random() < hyp.mosaic9
-        members = rng.permutation([i, *self.partners(8 if nine else 3, rng, pool)])
-        plan = (mosaic9_plan if nine else mosaic_plan)([self.image(k) for k in members.tolist()], rng, side)
+        members = rng.permutation([i, *self.draw_partners(8 if nine else 3, rng, pool)])
+        plan = (plan_mosaic9 if nine else plan_mosaic)([self.get_source(k) for k in members.tolist()], rng, side)
         if hyp.copy_paste and self.index.polygons is not None:
-            plan += paste_plan(plan, rng, share=hyp.copy_paste, canvas_width=2 * side)
+            plan += plan_copy_paste(plan, rng, share=hyp.copy_paste, canvas_width=2 * side)
         to_output = random_transform(rng, hyp, (2 * side, 2 * side), (side, side))
         sample = compose(plan, to_output, (side, side), channels=self.channels, recolor=recolor)
         sample.path = self.index.paths[i]
         return sample
 
-    def partners(self, count: int, rng: np.random.Generator, pool: np.ndarray | None) -> list[int]:
+    def draw_partners(self, count: int, rng: np.random.Generator, pool: np.ndarray | None) -> list[int]:
         """Positions of `count` random images."""
-        drawn = rng.integers(len(self) if pool is None else len(pool), size=count)
-        return [int(k) for k in (drawn if pool is None else pool[drawn])]
+        numbers = rng.integers(len(self) if pool is None else len(pool), size=count)
+        return [int(k) for k in (numbers if pool is None else pool[numbers])]
 
-    def image(self, i: int, longest: int | None = None) -> Image:
-        """Image i for placing on a canvas, its longer side `longest` or `imgsz` pixels; nothing is read yet."""
+    def get_source(self, i: int, longest: int | None = None) -> SourceImage:
+        """Image i for a canvas, its longer side `longest` or `imgsz` pixels; its pixels are read later."""
         classes, boxes_xywhn, polygons = self.index.labels(i)
         height, width = self.index.sizes_hw[i].tolist()
-        return Image(
-            load_size((height, width), longest or self.imgsz),
-            partial(self.read, i),
+        return SourceImage(
+            fit_longest_side((height, width), longest or self.imgsz),
+            partial(self.load_pixels, i),
             classes,
-            corners_of(boxes_xywhn),
+            xywh_to_xyxy(boxes_xywhn),
             polygons,
-            None if self.index.semantic_masks is None else partial(self.semantic_mask, i),
+            None if self.index.semantic_masks is None else partial(self.load_semantic_mask, i),
             self.index.paths[i],
         )
 
-    def read(self, i: int, wanted: int) -> np.ndarray:
-        """Image i with a longer side of at least `wanted` pixels, as far as there is need and detail."""
+    def load_pixels(self, i: int, longest: int) -> np.ndarray:
+        """Image i with a longer side of at least `longest` pixels, unless the file or `self.longest` is smaller."""
         if self.cache is not None:
             return self.cache.get(i)
-        wanted = min(wanted, self.longest)
-        shrinks = 2 * wanted <= max(self.index.sizes_hw[i].tolist())
-        return read_image(self.index.paths[i], channels=self.channels, reduce_to=wanted if shrinks else None)
+        longest = min(longest, self.longest)
+        reduce = 2 * longest <= max(self.index.sizes_hw[i].tolist())
+        return read_image(self.index.paths[i], channels=self.channels, reduce_to=longest if reduce else None)
 
     # -- validation -----------------------------------------------------------------------------------------------
 
-    def fitted(self, i: int) -> Sample:
-        """Image i as it is validated: longer side `imgsz`, centered on gray, with the way back."""
-        out_hw = self.input_hw(i)
-        frame = self.load_file(i) if self.cache is None else self.cache.get(i)
-        inner = resize(frame, fitted_size(frame.shape[:2], out_hw, scale_up=False), cv2.INTER_LINEAR)
+    def load_letterboxed(self, i: int) -> Sample:
+        """Validation sample of image i, with its `Letterbox`."""
+        out_hw = self.get_input_hw(i)
+        frame = self.load_image(i) if self.cache is None else self.cache.get(i)
+        resized = resize(frame, fit_size(frame.shape[:2], out_hw, scale_up=False), cv2.INTER_LINEAR)
         height, width = (int(side) for side in self.index.sizes_hw[i])
-        image, fit = pad_to(inner, out_hw, original_hw=(height, width))
-        scale_wh, offset_wh = np.array([inner.shape[1], inner.shape[0]], np.float32), np.array(fit.pad_wh, np.float32)
+        image, letterbox = pad_to(resized, out_hw, original_hw=(height, width))
+        scale_wh = np.array([resized.shape[1], resized.shape[0]], np.float32)
+        offset_wh = np.array(letterbox.pad_wh, np.float32)
         classes, boxes_xywhn, polygons = self.index.labels(i)
         if polygons is not None:
             polygons = [[ring * scale_wh + offset_wh for ring in rings] for rings in polygons]
-        boxes = corners_of(boxes_xywhn) * np.tile(scale_wh, 2) + np.tile(offset_wh, 2)
-        sample = Sample(image, boxes, classes.astype(np.int64), polygons, path=self.index.paths[i], letterbox=fit)
+        boxes = xywh_to_xyxy(boxes_xywhn) * np.tile(scale_wh, 2) + np.tile(offset_wh, 2)
+        sample = Sample(image, boxes, classes.astype(np.int64), polygons, path=self.index.paths[i], letterbox=letterbox)
         if self.index.semantic_masks is not None:
             sample.semantic_mask = np.full(out_hw, IGNORE, np.uint8)
             matrix = np.diag([*scale_wh, 1.0])
             matrix[:2, 2] = offset_wh
-            box = (*fit.pad_wh, fit.pad_wh[0] + inner.shape[1], fit.pad_wh[1] + inner.shape[0])
-            sample.original_map = self.semantic_mask(i)
-            draw_map(sample.semantic_mask, sample.original_map, Drawn(matrix, box))
+            left, top = letterbox.pad_wh
+            box = (left, top, left + resized.shape[1], top + resized.shape[0])
+            sample.original_mask = self.load_semantic_mask(i)
+            draw_semantic_mask(sample.semantic_mask, sample.original_mask, DrawnRegion(matrix, box))
         return sample
 
-    def semantic_mask(self, i: int) -> np.ndarray:
-        """(H, W) uint8 semantic mask of image i, of the image's size."""
-        values = (self.load_map(i) if self.map_cache is None else self.map_cache.get(i))[..., 0]
+    def load_semantic_mask(self, i: int) -> np.ndarray:
+        """(H, W) uint8 semantic mask of image i, at the size of the image."""
+        values = (self.read_mask_file(i) if self.mask_cache is None else self.mask_cache.get(i))[..., 0]
         return np.array(values) if self.index.id_map is None else cv2.LUT(np.asarray(values), self.index.id_map)
 
-    def load_map(self, i: int) -> np.ndarray:
-        """(H, W, 1) semantic mask of image i as in its file."""
+    def read_mask_file(self, i: int) -> np.ndarray:
+        """(H, W, 1) semantic mask of image i as in the file, before `id_map`."""
         assert self.index.semantic_masks is not None
         return read_semantic_mask(self.index.semantic_masks[i])[..., None]
 
-    def load_file(self, i: int) -> np.ndarray:
-        """Image i from its file, its longer side `longest`."""
+    def load_image(self, i: int) -> np.ndarray:
+        """Image i from the file, resized so that its longer side is `self.longest`."""
         frame = read_image(
             self.index.paths[i], channels=self.channels, reduce_to=self.longest if self.augment else None
         )
-        size_hw = load_size((int(self.index.sizes_hw[i, 0]), int(self.index.sizes_hw[i, 1])), self.longest)
-        smooth = not self.augment and max(size_hw) < max(frame.shape[:2])
-        return resize(frame, size_hw, cv2.INTER_AREA if smooth else cv2.INTER_LINEAR)
+        size_hw = fit_longest_side((int(self.index.sizes_hw[i, 0]), int(self.index.sizes_hw[i, 1])), self.longest)
+        use_area = not self.augment and max(size_hw) < max(frame.shape[:2])
+        return resize(frame, size_hw, cv2.INTER_AREA if use_area else cv2.INTER_LINEAR)
 
 
 def build_pipeline(hyp: Hyperparameters) -> LightPipeline | UserPipeline | None:
-    """The hyp file's pipeline, else the light default set where Albumentations is installed."""
+    """The pipeline of the hyp file, else the light default set if Albumentations is installed."""
     if hyp.albumentations is not None:
         return UserPipeline(hyp.albumentations)
     return LightPipeline() if is_installed() else None
 
 
-def corners_of(boxes_xywh: np.ndarray) -> np.ndarray:
-    """(n, 4) corners of boxes given by center and size, in the same unit."""
+def xywh_to_xyxy(boxes_xywh: np.ndarray) -> np.ndarray:
+    """(n, 4) center and size -> (n, 4) corners, in the same unit."""
     half = boxes_xywh[:, 2:] / 2
     return np.concatenate([boxes_xywh[:, :2] - half, boxes_xywh[:, :2] + half], axis=1)

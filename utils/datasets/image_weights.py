@@ -1,4 +1,4 @@
-"""Chances for `--image-weights`: images with rare or badly found classes are drawn more often."""
+"""Sampling weights of `--image-weights`: images of rare and weak classes are drawn more often."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from utils.datasets.index.image_index import ImageIndex
 
 
 def class_weights(index: ImageIndex, num_classes: int) -> np.ndarray:
-    """(num_classes,) inverse frequency of each class among the labels, summing to 1; an absent class counts as one."""
+    """(num_classes,) inverse frequency of each class among the labels, summing to 1; an absent class counts as 1."""
     counts = np.bincount(index.classes, minlength=num_classes).astype(np.float64)
     inverse = 1 / np.maximum(counts, 1)
     return inverse / inverse.sum()
 
 
 def image_weights(index: ImageIndex, weights: np.ndarray) -> np.ndarray:
-    """(N,) sum of `weights` (num_classes,) over each image's labels; 0 for an image without any."""
-    running = np.concatenate([np.zeros(1), np.cumsum(weights[index.classes])])
-    return np.maximum(running[index.offsets[1:]] - running[index.offsets[:-1]], 0)
+    """(N,) sum of `weights` (num_classes,) over each image's labels; 0 for an image without labels."""
+    cumulative = np.concatenate([np.zeros(1), np.cumsum(weights[index.classes])])
+    return np.maximum(cumulative[index.offsets[1:]] - cumulative[index.offsets[:-1]], 0)

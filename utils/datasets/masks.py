@@ -1,4 +1,4 @@
-"""Polygons of a batch's samples as the masks that segmentation trains and measures with."""
+"""Instance masks of a batch from the polygons of its samples."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from utils.ops.masks import rasterize
 
 
 @dataclass(frozen=True)
-class MaskForm:
-    """Makes `Batch.masks`.
+class MaskBuilder:
+    """Builds `Batch.masks`.
 
     Attributes:
-        ratio: pixels of the image per pixel of a mask, along each axis.
-        overlap: an index map per image in place of a mask per object; small objects hide large ones.
+        ratio: image pixels per mask pixel, along each axis.
+        overlap: build an index map per image instead of a mask per object; small objects are in front of large ones.
     """
 
     ratio: int = 4
     overlap: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
-        """The masks of samples of one size."""
-        drawn = [rasterize(s.polygons or [], (s.image.shape[0], s.image.shape[1]), self.ratio) for s in samples]
+        """Masks of samples of the same size."""
+        masks = [rasterize(s.polygons or [], (s.image.shape[0], s.image.shape[1]), self.ratio) for s in samples]
         if self.overlap:
-            return torch.from_numpy(np.stack([masks.index_map() for masks in drawn]))
-        return torch.from_numpy(np.concatenate([masks.dense() for masks in drawn]))
+            return torch.from_numpy(np.stack([m.index_map() for m in masks]))
+        return torch.from_numpy(np.concatenate([m.dense() for m in masks]))

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback import served_folder
+from loopback import serve_folder
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder and the address under which it is served."""
-    with served_folder(tmp_path / "served") as place:
+    with serve_folder(tmp_path / "served") as place:
         yield place

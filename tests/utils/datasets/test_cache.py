@@ -10,9 +10,9 @@ import torch.multiprocessing as mp
 
 from utils.config.hyp import Hyperparameters
 from utils.datasets import cache as cache_module
-from utils.datasets.cache import MemoryCache, build_cache, cache_file, free_memory
+from utils.datasets.cache import MemoryCache, build_cache, get_cache_path, get_free_memory
 from utils.datasets.detection import DetectionDataset
-from utils.datasets.index.image_index import ImageIndex, offsets_of
+from utils.datasets.index.image_index import ImageIndex, compute_offsets
 
 SIZES = [(60, 80), (80, 60), (5, 40)]
 
@@ -23,7 +23,7 @@ def make_index(folder: Path) -> ImageIndex:
     for path, size in zip(paths, SIZES, strict=True):
         cv2.imwrite(path, rng.integers(0, 255, (*size, 3), dtype=np.uint8))
     none = np.zeros((0, 4), np.float32)
-    return ImageIndex(paths, np.array(SIZES, np.int32), offsets_of([0, 0, 0]), np.zeros(0, np.int32), none)
+    return ImageIndex(paths, np.array(SIZES, np.int32), compute_offsets([0, 0, 0]), np.zeros(0, np.int32), none)
 
 
 def load(i: int) -> np.ndarray:
@@ -78,12 +78,12 @@ def test_cache_is_not_changed_by_augmentation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_too_large_falls_back(kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(cache_module, "free_memory", lambda: 10)
-    monkeypatch.setattr(cache_module, "free_disk", lambda paths: 10)
+    monkeypatch.setattr(cache_module, "get_free_memory", lambda: 10)
+    monkeypatch.setattr(cache_module, "get_free_disk", lambda paths: 10)
     with caplog.at_level("WARNING", logger="openyolov5"):
         assert build_cache(kind, ["a.png"], np.array([[4, 4]]), load, longest=4, channels=1) is None
     assert f"--cache {kind}: 1 images take" in caplog.text
-    assert "reading from the files instead" in caplog.text
+    assert "not caching" in caplog.text
 
 
 def test_unwritable_folder_falls_back(
@@ -102,11 +102,11 @@ def test_unwritable_folder_falls_back(
     assert dataset[0].image.shape == (80, 80, 3)
 
 
-def test_changed_image_is_cached_anew(tmp_path: Path) -> None:
+def test_changed_image_is_cached_again(tmp_path: Path) -> None:
     index = make_index(tmp_path)
     settings = {"imgsz": 80, "hyp": Hyperparameters(), "augment": False, "cache": "disk"}
     DetectionDataset(index, **settings)  # type: ignore[arg-type]
-    file = cache_file(index.paths[0], 80)
+    file = get_cache_path(index.paths[0], 80)
     assert file.name == "0.png.80.cache"
     written = file.stat().st_mtime_ns
     DetectionDataset(index, **settings)  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def test_changed_image_is_cached_anew(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_no_cache_asked_for_or_no_images() -> None:
+def test_no_cache() -> None:
     assert build_cache(None, ["a.png"], np.array([[4, 4]]), load, longest=4, channels=1) is None
     assert build_cache("ram", [], np.zeros((0, 2)), load, longest=4, channels=1) is None
 
@@ -128,6 +128,6 @@ def test_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
     monkeypatch.setattr(cache_module, "CGROUP", tmp_path)
-    assert free_memory() == 600
+    assert get_free_memory() == 600
     (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory() > 1000
+    assert get_free_memory() > 1000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.class_sets import write_class_set
-from utils.datasets.classification import ClassificationDataset, fit_center, jitter_colors, random_crop
+from utils.datasets.classification import ClassificationDataset, crop_center, jitter_colors, random_crop
 from utils.datasets.index.class_folders import load_class_data, load_class_index
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.loader import build_loader
@@ -45,17 +45,17 @@ def test_workers_change_nothing(index: ImageIndex) -> None:
         assert a.num_instances == 4
 
 
-def test_validation_takes_the_center(tmp_path: Path) -> None:
+def test_validation_uses_the_center_crop(tmp_path: Path) -> None:
     frame = np.zeros((20, 40, 3), np.uint8)
     frame[:, 10:30] = 200
-    image, fit = fit_center(frame, (40, 40))
+    image, fit = crop_center(frame, (40, 40))
     assert (image == 200).all()
     assert fit.original_hw == (20, 40)
     assert fit.ratio_wh == (2.0, 2.0)
     assert fit.pad_wh == (-20, 0)
-    tall, _ = fit_center(np.ascontiguousarray(frame.transpose(1, 0, 2)), (20, 20))
+    tall, _ = crop_center(np.ascontiguousarray(frame.transpose(1, 0, 2)), (20, 20))
     assert (tall == 200).all()
-    wide, fit = fit_center(frame, (20, 40))
+    wide, fit = crop_center(frame, (20, 40))
     assert np.array_equal(wide, frame)
     assert fit.pad_wh == (0, 0)
 
@@ -73,19 +73,19 @@ def test_random_crops_keep_their_bounds() -> None:
             assert 3 / 4 - 1e-9 <= w / h <= 4 / 3 + 1e-9
 
 
-def test_large_crops_and_colors_as_they_are_on_request(index: ImageIndex) -> None:
+def test_crop_area_and_jitter_options(index: ImageIndex) -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
-        x1, y1, x2, y2 = random_crop((100, 100), rng, least_area=0.7)
+        x1, y1, x2, y2 = random_crop((100, 100), rng, min_area=0.7)
         assert (x2 - x1) * (y2 - y1) >= 0.7 - 1e-9
-    assert random_crop((100, 120), rng, least_area=1.0) == pytest.approx((0, 0, 1, 1))
+    assert random_crop((100, 120), rng, min_area=1.0) == pytest.approx((0, 0, 1, 1))
     dataset = ClassificationDataset(index, imgsz=32, augment=True, crop_area=1.0, jitter=0.0)
     whole = resize(read_image(index.paths[0]), (32, 32), cv2.INTER_LINEAR)
     seen = dataset[0].image
     assert np.array_equal(seen, whole) or np.array_equal(seen, cv2.flip(whole, 1))
 
 
-def test_a_strip_falls_back_to_its_middle() -> None:
+def test_a_strip_falls_back_to_its_center() -> None:
     x1, y1, x2, y2 = random_crop((10, 1000), np.random.default_rng(0))
     assert (y1, y2) == (0, 1)
     assert (x2 - x1) * 1000 == pytest.approx(10 * 4 / 3)

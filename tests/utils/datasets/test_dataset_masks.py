@@ -15,7 +15,7 @@ from utils.datasets.index.data_yaml import load_spec
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.labels import load_index
 from utils.datasets.loader import build_loader, collate
-from utils.datasets.masks import MaskForm
+from utils.datasets.masks import MaskBuilder
 from utils.imaging.read import imwrite
 from utils.ops.rle import encode_rle
 
@@ -58,7 +58,7 @@ def test_masks_move_with_the_pixels(index: ImageIndex, strengths: dict[str, floa
     lit = wrong = 0
     for epoch in range(12):
         sample = data[(epoch, 0)]
-        mask, bright = MaskForm(1, overlap=True)([sample])[0].numpy() > 0, sample.image[..., 0] > 180
+        mask, bright = MaskBuilder(1, overlap=True)([sample])[0].numpy() > 0, sample.image[..., 0] > 180
         lit += bright.sum()
         wrong += (mask != bright).sum()
     assert lit > 10000 and wrong < 0.06 * lit  # pixels of edges, which are blended in the image
@@ -74,16 +74,16 @@ def sample_of(*polygons: list[np.ndarray]) -> Sample:
     return Sample(np.zeros((32, 64, 3), np.uint8), boxes, np.zeros(len(polygons), np.int64), list(polygons))
 
 
-def test_both_forms_of_a_batch() -> None:
+def test_dense_masks_and_index_maps() -> None:
     samples = [sample_of(square(4, 8), square(0, 24)), sample_of(), sample_of(square(8, 16))]
-    apart = collate(samples, masks=MaskForm(4)).masks
-    packed = collate(samples, masks=MaskForm(4, overlap=True)).masks
+    apart = collate(samples, masks=MaskBuilder(4)).masks
+    packed = collate(samples, masks=MaskBuilder(4, overlap=True)).masks
     assert apart is not None and apart.dtype == torch.bool and apart.shape == (3, 8, 16)
     assert packed is not None and packed.dtype == torch.int16 and packed.shape == (3, 8, 16)
     assert torch.equal(packed[0] == 1, apart[0]) and torch.equal(packed[0] > 0, apart[0] | apart[1])
     assert packed[1].max() == 0 and torch.equal(packed[2] == 1, apart[2])
     assert collate(samples).masks is None
-    assert collate([sample_of()], masks=MaskForm(4)).masks.shape == (0, 8, 16)  # type: ignore[union-attr]
+    assert collate([sample_of()], masks=MaskBuilder(4)).masks.shape == (0, 8, 16)  # type: ignore[union-attr]
 
 
 def test_workers_draw_the_same_masks(index: ImageIndex) -> None:
@@ -91,7 +91,7 @@ def test_workers_draw_the_same_masks(index: ImageIndex) -> None:
     batches = []
     for workers in (0, 2):
         data = DetectionDataset(images, imgsz=64, hyp=Hyperparameters(), augment=True)
-        (batch,) = build_loader(data, batch_size=4, workers=workers, masks=MaskForm(4, overlap=True))
+        (batch,) = build_loader(data, batch_size=4, workers=workers, masks=MaskBuilder(4, overlap=True))
         assert batch.masks is not None
         batches.append(batch.masks)
     assert torch.equal(*batches)

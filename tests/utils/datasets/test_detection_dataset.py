@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from utils.config.hyp import Hyperparameters
-from utils.datasets.detection import ROUND, DetectionDataset, read_semantic_mask
-from utils.datasets.index.image_index import ImageIndex, PolygonTable, offsets_of
+from utils.datasets.detection import EPOCH_REPEAT, DetectionDataset, read_semantic_mask
+from utils.datasets.index.image_index import ImageIndex, PolygonTable, compute_offsets
 from utils.imaging.read import ImageError
 
 PLAIN = Hyperparameters(
@@ -47,7 +47,7 @@ def make_index(
     return ImageIndex(
         paths,
         np.array(sizes_hw, np.int32),
-        offsets_of([1] * objects + [0]),
+        compute_offsets([1] * objects + [0]),
         np.arange(objects, dtype=np.int32),
         np.full((objects, 4), 0.5, np.float32),
         {n: str(n) for n in range(objects)},
@@ -78,7 +78,7 @@ def test_validation_sample_by_hand(tmp_path: Path) -> None:
     assert sample.path == index.paths[0]
 
 
-def test_an_input_of_one_size_that_is_not_square(tmp_path: Path) -> None:
+def test_fixed_non_square_input(tmp_path: Path) -> None:
     dataset = DetectionDataset(make_index(tmp_path, SIZES), imgsz=96, hyp=PLAIN, augment=False, fixed_hw=(32, 96))
     for i, (height, width) in enumerate(SIZES[:-1]):
         sample = dataset[i]
@@ -97,10 +97,10 @@ def test_rect_batches_are_sorted_and_share_a_size(tmp_path: Path) -> None:
     dataset = DetectionDataset(index, imgsz=96, hyp=PLAIN, augment=False, rect=True, batch_size=2, stride=32, pad=0.5)
     assert dataset.order.tolist() == [3, 0, 4, 2, 1]  # h/w: 1/3, 3/4, 3/4, 1, 4/3
     # (1/3, 3/4): 3/4 * 3 + 0.5 = 2.75 -> 3 strides high; (3/4, 1) square: 3.5 -> 4; (4/3): 3/4 wide
-    assert [dataset.input_hw(i) for i in range(5)] == [(96, 128)] * 2 + [(128, 128)] * 2 + [(128, 96)]
+    assert [dataset.get_input_hw(i) for i in range(5)] == [(96, 128)] * 2 + [(128, 128)] * 2 + [(128, 96)]
     for i in range(5):
         sample = dataset[i]
-        assert sample.image.shape[:2] == dataset.input_hw(i)
+        assert sample.image.shape[:2] == dataset.get_input_hw(i)
         assert sample.path == index.paths[dataset.order[i]]
         fit = sample.letterbox
         assert fit is not None
@@ -117,7 +117,7 @@ def test_thin_image_is_not_lost(tmp_path: Path) -> None:
         assert (sample.image != 114).any()
 
 
-def test_single_training_sample_equals_the_fitted_one(tmp_path: Path) -> None:
+def test_single_training_sample_equals_the_letterboxed_one(tmp_path: Path) -> None:
     index = make_index(tmp_path, SIZES, polygons=True, maps=True)
     for i in range(len(SIZES)):
         trained = DetectionDataset(index, imgsz=96, hyp=PLAIN, augment=True)[i]
@@ -162,7 +162,7 @@ def test_sample_depends_on_seed_epoch_and_position_only(tmp_path: Path) -> None:
 
 def test_partners_come_from_the_pool(tmp_path: Path) -> None:
     dataset = DetectionDataset(make_index(tmp_path, SIZES), imgsz=64, hyp=Hyperparameters(), augment=True)
-    drawn = {k for epoch in range(20) for k in dataset.partners(3, np.random.default_rng(epoch), np.array([1, 3]))}
+    drawn = {k for epoch in range(20) for k in dataset.draw_partners(3, np.random.default_rng(epoch), np.array([1, 3]))}
     assert drawn == {1, 3}
     classes = {int(c) for epoch in range(20) for c in dataset[epoch, 0, (1, 3)].classes}
     assert classes <= {0, 1, 3}
@@ -189,13 +189,13 @@ def test_semantic_mask_of_a_palette_image_holds_its_numbers(tmp_path: Path) -> N
     image.save(tmp_path / "palette.png")
     np.testing.assert_array_equal(read_semantic_mask(str(tmp_path / "palette.png")), classes)
     Image.new("RGB", (2, 2)).save(tmp_path / "color.png")
-    with pytest.raises(ImageError, match="one byte a pixel"):
+    with pytest.raises(ImageError, match="one byte per pixel"):
         read_semantic_mask(str(tmp_path / "color.png"))
-    with pytest.raises(ImageError, match="cannot be read"):
+    with pytest.raises(ImageError, match="cannot read the semantic mask"):
         read_semantic_mask(str(tmp_path / "missing.png"))
 
 
-def test_copies_as_sent_to_workers_give_the_same_samples(tmp_path: Path) -> None:
+def test_pickled_data_sets_give_the_same_samples(tmp_path: Path) -> None:
     index = make_index(tmp_path, SIZES)
     blur = {"transform": {"__class_fullname__": "Blur", "p": 1.0, "blur_limit": (3, 3)}}
     for hyp in (Hyperparameters(), Hyperparameters(albumentations=blur)):
@@ -205,15 +205,15 @@ def test_copies_as_sent_to_workers_give_the_same_samples(tmp_path: Path) -> None
             np.testing.assert_array_equal(dataset[3, i].image, sent[3, i].image)
 
 
-def test_large_jpeg_is_decoded_small_and_lands_in_the_same_place(tmp_path: Path) -> None:
+def test_reduced_jpeg_has_the_same_placement(tmp_path: Path) -> None:
     ramp = np.linspace(0, 250, 1600)[None] * np.ones((1200, 1))
     frame = np.dstack([ramp, ramp[:, ::-1], np.full((1200, 1600), 90)]).astype(np.uint8)
     path = str(tmp_path / "ramp.jpg")
     cv2.imwrite(path, frame)
     box = np.array([[0.5, 0.5, 0.5, 0.5]], np.float32)
-    index = ImageIndex([path], np.array([[1200, 1600]], np.int32), offsets_of([1]), np.zeros(1, np.int32), box)
+    index = ImageIndex([path], np.array([[1200, 1600]], np.int32), compute_offsets([1]), np.zeros(1, np.int32), box)
     train = DetectionDataset(index, imgsz=200, hyp=PLAIN, augment=True)
-    assert train.read(0, 200).shape == (150, 200, 3)
+    assert train.load_pixels(0, 200).shape == (150, 200, 3)
     fitted = DetectionDataset(index, imgsz=200, hyp=PLAIN, augment=False)[0]
     assert np.abs(train[0].image.astype(int) - fitted.image).mean() < 1
     np.testing.assert_allclose(train[0].boxes_xyxy, [[50, 62.5, 150, 137.5]], atol=1e-3)
@@ -226,14 +226,15 @@ def test_the_last_epochs_have_no_mosaics(tmp_path: Path) -> None:
     usual = DetectionDataset(index, imgsz=64, hyp=hyp, augment=True)
     closing = DetectionDataset(index, imgsz=64, hyp=hyp, augment=True, mosaic_epochs=2)
     alone = DetectionDataset(index, imgsz=64, hyp=replace(hyp, mosaic=0.0), augment=True)
-    for epoch, same in ((0, usual), (1, usual), (2, alone), (5, alone), (ROUND + 1, usual), (ROUND + 2, alone)):
+    repeat = EPOCH_REPEAT
+    for epoch, same in ((0, usual), (1, usual), (2, alone), (5, alone), (repeat + 1, usual), (repeat + 2, alone)):
         for i in range(len(SIZES)):
             assert np.array_equal(closing[epoch, i].image, same[epoch, i].image)
             assert np.array_equal(closing[epoch, i].boxes_xyxy, same[epoch, i].boxes_xyxy)
 
 
 @pytest.mark.parametrize("mosaic", [0.0, 1.0])
-def test_cutmix_is_repeatable_and_draws_nothing_where_it_is_off(tmp_path: Path, mosaic: float) -> None:
+def test_cutmix_is_reproducible_and_draws_nothing_if_disabled(tmp_path: Path, mosaic: float) -> None:
     index, hyp = make_index(tmp_path, SIZES, polygons=True, maps=True), replace(PLAIN, mosaic=mosaic, fliplr=0.5)
     plain = DetectionDataset(index, imgsz=64, hyp=hyp, augment=True)
     cut = DetectionDataset(index, imgsz=64, hyp=replace(hyp, cutmix=1.0), augment=True)
@@ -248,7 +249,7 @@ def test_cutmix_is_repeatable_and_draws_nothing_where_it_is_off(tmp_path: Path, 
         assert np.mean(white == (sample.semantic_mask == 1)) > 0.9
 
 
-def test_rect_batches_are_not_cut(tmp_path: Path) -> None:
+def test_rect_disables_cutmix(tmp_path: Path) -> None:
     """Partners have other sizes there."""
     index = make_index(tmp_path, SIZES)
     plain, cut = (

@@ -14,8 +14,8 @@ from utils.core.errors import InputError
 from utils.core.types import Batch, Sample
 from utils.datasets.detection import DetectionDataset
 from utils.datasets.image_weights import class_weights, image_weights
-from utils.datasets.index.image_index import ImageIndex, PolygonTable, offsets_of
-from utils.datasets.loader import EpochBatches, QuadDataset, batch_targets, build_loader, collate, enlarged, tiled
+from utils.datasets.index.image_index import ImageIndex, PolygonTable, compute_offsets
+from utils.datasets.loader import EpochBatchSampler, QuadDataset, build_loader, build_targets, collate, tile, upscale
 
 PIPELINE = {
     "__class_fullname__": "Compose",
@@ -42,7 +42,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
     return ImageIndex(
         paths,
         np.array([[48 if n % 2 else 64, 64] for n in range(10)], np.int32),
-        offsets_of([2] * 10),
+        compute_offsets([2] * 10),
         np.arange(20, dtype=np.int32) % 3,
         boxes,
         {0: "a", 1: "b", 2: "c"},
@@ -96,8 +96,8 @@ def test_order_without_shuffle_and_the_last_batch(index: ImageIndex) -> None:
     assert [len(b) for b in build_loader(dataset(index), batch_size=64, workers=0, drop_last=True)] == [10]
 
 
-def test_shuffle_holds_every_image_once() -> None:
-    batches = EpochBatches(50, batch_size=8, shuffle=True, seed=0, drop_last=False)
+def test_shuffle_has_every_image_once() -> None:
+    batches = EpochBatchSampler(50, batch_size=8, shuffle=True, seed=0, drop_last=False)
     orders = []
     for epoch in (0, 1, 0):
         batches.epoch = epoch
@@ -135,7 +135,7 @@ def test_collate_by_hand() -> None:
     assert batch.paths == ["a", "b", "c"]
     assert batch.letterboxes == [None] * 3
     assert batch.semantic_masks is None
-    assert batch_targets([empty]).shape == (0, 6)
+    assert build_targets([empty]).shape == (0, 6)
 
 
 @pytest.mark.parametrize("channels", [1, 4, 10])
@@ -160,14 +160,14 @@ def test_quad_by_hand() -> None:
         image = np.full((4, 6, 3), value, np.uint8)
         return Sample(image, np.array([[1, 1, 3, 3]], np.float32), np.array([value]), [[ring]], semantic_mask)
 
-    square = tiled([plain(n) for n in range(3)])
+    square = tile([plain(n) for n in range(3)])
     assert square.image[::4, ::6, 0].tolist() == [[0, 1], [2, 114]]
     assert square.semantic_mask is not None
     assert square.semantic_mask[::4, ::6].tolist() == [[0, 1], [2, 255]]
     assert square.boxes_xyxy.tolist() == [[1, 1, 3, 3], [7, 1, 9, 3], [1, 5, 3, 7]]
     assert square.polygons is not None
     assert square.polygons[2][0].tolist() == [[1, 5], [3, 5], [3, 7]]
-    double = enlarged(plain(9))
+    double = upscale(plain(9))
     assert double.image.shape == (8, 12, 3)
     assert double.boxes_xyxy.tolist() == [[2, 2, 6, 6]]
     assert double.semantic_mask is not None
@@ -215,11 +215,11 @@ def test_weights_are_ignored_with_rect(index: ImageIndex, caplog: pytest.LogCapt
     with caplog.at_level("WARNING", logger="openyolov5"):
         for epoch in range(2):
             loader.set_epoch(epoch, np.ones(10))
-    assert caplog.text.count("--image-weights has no effect with --rect") == 1
+    assert caplog.text.count("--image-weights is ignored with --rect") == 1
     assert sorted(path for batch in loader for path in batch.paths) == index.paths
 
 
-def test_loading_leaves_the_global_generator_alone(index: ImageIndex) -> None:
+def test_loading_does_not_change_the_global_generator(index: ImageIndex) -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
@@ -233,15 +233,15 @@ def test_no_images(index: ImageIndex) -> None:
 
 @pytest.mark.parametrize("quad", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_that_vanishes_ends_in_one_line(
+def test_a_vanished_image_is_a_one_line_error(
     index: ImageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, quad: bool
 ) -> None:
     monkeypatch.setattr("utils.datasets.loader.available_cpus", lambda: 2)
     gone = replace(index, paths=[*index.paths[:9], str(tmp_path / "gone.png")])
     loader = build_loader(dataset(gone, augment=False), batch_size=5, workers=workers, quad=quad)
-    if quad:  # whether the last image of a batch is looked at is drawn there
-        monkeypatch.setattr("utils.datasets.loader.enlarged", lambda sample: sample)
+    if quad:  # which may not load the last image of a batch
+        monkeypatch.setattr("utils.datasets.loader.upscale", lambda sample: sample)
         gone.paths[5:] = gone.paths[9:] * 5
-    with pytest.raises(InputError, match=r"gone\.png: No such file or directory; it could be read before.*again$"):
+    with pytest.raises(InputError, match=r"gone\.png: No such file or directory; it was readable before.*restart$"):
         list(loader)
     assert isinstance(loader.dataset, QuadDataset if quad else DetectionDataset)

@@ -10,9 +10,9 @@ import pytest
 
 from utils.config.hyp import Hyperparameters
 from utils.core.types import Sample
-from utils.datasets.index.image_index import ImageIndex, offsets_of
+from utils.datasets.index.image_index import ImageIndex, compute_offsets
 from utils.datasets.loader import build_loader
-from utils.datasets.semantic import SemanticAugmentation, SemanticDataset, draw_colors, turn_hue
+from utils.datasets.semantic import SemanticAugmentation, SemanticDataset, random_color_matrix, rotate_hue
 
 HYP = Hyperparameters()
 PLAIN = SemanticAugmentation(96, (64, 96), low=0.4, brightness=0, contrast=0, saturation=0)
@@ -36,19 +36,19 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
         cv2.imwrite(maps[-1], semantic_mask)
     none = np.zeros((0, 4), np.float32)
     return ImageIndex(
-        paths, np.array(sizes, np.int32), offsets_of([0] * 8), np.zeros(0, np.int32), none, semantic_masks=maps
+        paths, np.array(sizes, np.int32), compute_offsets([0] * 8), np.zeros(0, np.int32), none, semantic_masks=maps
     )
 
 
 def test_sizes_by_hand() -> None:
     """Base 1024: steps of 32 from ceil(20.8) = 21 to 96, center 32 - 4 = 28; the mean of these is about 1380 px."""
-    sides, chances = SemanticAugmentation(1024, (512, 1024), low=0.65, high=3.0, std=25.0).sizes()
+    sides, chances = SemanticAugmentation(1024, (512, 1024), low=0.65, high=3.0, std=25.0).compute_sizes()
     assert (sides[0], sides[-1], len(sides)) == (672, 3072, 76)
     assert chances.sum() == pytest.approx(1)
     assert sides[chances.argmax()] == 28 * 32
     assert chances[(28 - 21) + 25] / chances[28 - 21] == pytest.approx(np.exp(-0.5))
     assert (sides * chances).sum() == pytest.approx(1380, abs=20)
-    one, _ = SemanticAugmentation(480, (480, 480), low=1, high=1).sizes()
+    one, _ = SemanticAugmentation(480, (480, 480), low=1, high=1).compute_sizes()
     assert one.tolist() == [480]
 
 
@@ -63,7 +63,7 @@ def test_sizes_by_hand() -> None:
     ],
 )
 def test_crops_have_the_shape_of_the_images(sizes: list[tuple[int, int]], crop: tuple[int, int]) -> None:
-    suited = SemanticAugmentation.for_images(np.array(sizes), 512, hue=0.1)
+    suited = SemanticAugmentation.from_images(np.array(sizes), 512, hue=0.1)
     assert suited.crop_hw == crop
     assert (suited.base, suited.hue) == (512, 0.1)
 
@@ -94,7 +94,7 @@ def test_training_samples(index: ImageIndex) -> None:
             assert sample.semantic_mask.shape == (64, 96)
             assert sample.semantic_mask.dtype == np.uint8
             assert sample.letterbox is None
-            assert sample.original_map is None
+            assert sample.original_mask is None
             assert sample.boxes_xyxy.shape == (0, 4)
             shown = sample.semantic_mask != 255
             sides.add(int(shown.sum()))
@@ -104,7 +104,7 @@ def test_training_samples(index: ImageIndex) -> None:
     assert len(sides) >= 4  # small images leave borders of several sizes
 
 
-def test_validation_samples_are_fitted_and_come_with_their_own_map(index: ImageIndex) -> None:
+def test_validation_samples_have_their_original_mask(index: ImageIndex) -> None:
     dataset = SemanticDataset(index, imgsz=96, hyp=HYP, augment=False, rect=True, batch_size=2)
     assert dataset.shapes_hw is not None
     assert dataset.shapes_hw.tolist() == [[64, 96], [96, 96], [96, 96], [96, 96]]  # 72 px of 96 round up to 96
@@ -114,8 +114,8 @@ def test_validation_samples_are_fitted_and_come_with_their_own_map(index: ImageI
         assert sample.letterbox is not None
         assert sample.letterbox.original_hw == (height, width)
         assert max(height, width) * max(sample.letterbox.ratio_wh) == pytest.approx(96, abs=1)
-        assert sample.original_map is not None
-        assert sample.original_map.shape == (height, width)
+        assert sample.original_mask is not None
+        assert sample.original_mask.shape == (height, width)
         assert sample.semantic_mask is not None
         assert sample.semantic_mask.shape == sample.image.shape[:2]
         left, top = sample.letterbox.pad_wh
@@ -146,20 +146,20 @@ def test_batches_do_not_depend_on_the_number_of_workers(index: ImageIndex, mosai
         assert first.paths == second.paths
         np.testing.assert_array_equal(first.images, second.images)
         np.testing.assert_array_equal(first.semantic_masks, second.semantic_masks)
-        assert first.original_maps is None
+        assert first.original_masks is None
     assert len({path for batch in runs[0] for path in batch.paths}) == 8
 
 
-def test_validation_batches_carry_original_maps(index: ImageIndex) -> None:
+def test_validation_batches_have_original_masks(index: ImageIndex) -> None:
     dataset = SemanticDataset(index, imgsz=96, hyp=HYP, augment=False, rect=True, batch_size=3)
     for workers in (0, 2):
         batches = list(build_loader(dataset, batch_size=3, workers=workers))
         assert sum(len(batch) for batch in batches) == 8
         for batch in batches:
-            assert batch.original_maps is not None
+            assert batch.original_masks is not None
             assert batch.semantic_masks is not None
             assert batch.semantic_masks.shape == (len(batch), *batch.images.shape[2:])
-            for path, semantic_mask, fit in zip(batch.paths, batch.original_maps, batch.letterboxes, strict=True):
+            for path, semantic_mask, fit in zip(batch.paths, batch.original_masks, batch.letterboxes, strict=True):
                 assert fit is not None
                 assert tuple(semantic_mask.shape) == fit.original_hw
                 np.testing.assert_array_equal(
@@ -188,8 +188,8 @@ def test_mosaic_shows_several_images(index: ImageIndex) -> None:
     alone = SemanticDataset(index, imgsz=96, hyp=hyp, augment=True, augmentation=PLAIN)
     reads: list[int] = []
     for made in (dataset, never, alone):
-        original = made.read
-        made.read = lambda i, wanted, original=original: (reads.append(i), original(i, wanted))[1]  # type: ignore[method-assign]
+        original = made.load_pixels
+        made.load_pixels = lambda i, longest, original=original: (reads.append(i), original(i, longest))[1]  # type: ignore[method-assign]
     for i in range(8):
         assert dataset[1, i].semantic_mask.shape == (64, 96)  # type: ignore[union-attr]
     assert len(reads) > 16
@@ -209,14 +209,14 @@ def test_the_last_epochs_may_be_without_mosaics(index: ImageIndex) -> None:
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])
-def test_cached_images_agree_with_their_maps(index: ImageIndex, cache: str) -> None:
+def test_cached_images_match_their_masks(index: ImageIndex, cache: str) -> None:
     dataset = SemanticDataset(index, imgsz=96, hyp=HYP, augment=True, augmentation=PLAIN, cache=cache)
     assert dataset.cache is not None
     for i in range(8):
         assert agreement(dataset[0, i]) > 0.6
 
 
-def test_images_are_read_with_the_detail_that_is_shown(index: ImageIndex) -> None:
+def test_images_are_read_at_the_required_size(index: ImageIndex) -> None:
     large = SemanticAugmentation(96, (64, 96), low=2, high=2)
     assert SemanticDataset(index, imgsz=96, hyp=HYP, augment=True, augmentation=large).longest == 160  # none is larger
     assert SemanticDataset(index, imgsz=96, hyp=HYP, augment=False).longest == 96
@@ -224,12 +224,12 @@ def test_images_are_read_with_the_detail_that_is_shown(index: ImageIndex) -> Non
 
 class TestColors:
     def test_no_change(self) -> None:
-        assert draw_colors(np.random.default_rng(0), PLAIN, np.zeros((2, 2, 3), np.uint8)) is None
+        assert random_color_matrix(np.random.default_rng(0), PLAIN, np.zeros((2, 2, 3), np.uint8)) is None
 
     def test_each_by_hand(self) -> None:
         image = np.full((2, 2, 3), (40, 80, 120), np.uint8)  # luma 4.56 + 46.96 + 35.88 = 87.4
         draws = np.random.default_rng(5).uniform(-1, 1, 3)
-        make = lambda **strength: draw_colors(np.random.default_rng(5), replace(PLAIN, **strength), image)  # noqa: E731
+        make = lambda **strength: random_color_matrix(np.random.default_rng(5), replace(PLAIN, **strength), image)  # noqa: E731
         values = np.array([40, 80, 120, 1.0])
         np.testing.assert_allclose(make(brightness=0.5) @ values, values[:3] * (1 + 0.5 * draws[0]))
         around_mean = 87.4 + (1 + 0.5 * draws[1]) * (values[:3] - 87.4)
@@ -237,15 +237,15 @@ class TestColors:
         around_own = 87.4 + (1 + 0.5 * draws[2]) * (values[:3] - 87.4)
         np.testing.assert_allclose(make(saturation=0.5) @ values, around_own)
 
-    def test_a_turn_of_hue_keeps_gray_and_luma_and_comes_back(self) -> None:
+    def test_hue_rotation_keeps_gray_and_luma_and_is_cyclic(self) -> None:
         color = np.array([30.0, 90.0, 200.0])
         luma = np.array([0.114, 0.587, 0.299])
         for angle in (0.3, -1.0, np.pi):
-            np.testing.assert_allclose(turn_hue(angle) @ [77.0, 77.0, 77.0], [77.0] * 3)
-            assert luma @ turn_hue(angle) @ color == pytest.approx(luma @ color)
-            np.testing.assert_allclose(turn_hue(-angle) @ turn_hue(angle) @ color, color)
+            np.testing.assert_allclose(rotate_hue(angle) @ [77.0, 77.0, 77.0], [77.0] * 3)
+            assert luma @ rotate_hue(angle) @ color == pytest.approx(luma @ color)
+            np.testing.assert_allclose(rotate_hue(-angle) @ rotate_hue(angle) @ color, color)
         red, green, blue = (np.array(c, float) for c in ([0, 0, 200], [0, 200, 0], [200, 0, 0]))
-        third = turn_hue(2 * np.pi / 3)
+        third = rotate_hue(2 * np.pi / 3)
         for start, end in ((red, green), (green, blue), (blue, red)):
             assert (third @ start).argmax() == end.argmax()
 
@@ -266,12 +266,12 @@ class TestColors:
                 elif number == 2:
                     out = gray + gains[2] * (out - gray)
                 else:
-                    out = out @ turn_hue(turn).T
-            matrix = draw_colors(np.random.default_rng(seed), strengths, image)
+                    out = out @ rotate_hue(turn).T
+            matrix = random_color_matrix(np.random.default_rng(seed), strengths, image)
             ours = image.astype(float) @ matrix[:, :3].T + matrix[:, 3]
             np.testing.assert_allclose(ours, out, atol=1e-6)
 
-    def test_samples_change_color_and_keep_their_maps(self, index: ImageIndex) -> None:
+    def test_samples_change_color_and_keep_their_masks(self, index: ImageIndex) -> None:
         strong = replace(PLAIN, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
         plain, changed = (
             SemanticDataset(index, imgsz=96, hyp=replace(HYP, fliplr=0), augment=True, augmentation=a)

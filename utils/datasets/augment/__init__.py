@@ -1,1 +1,1 @@
-"""Augmentations of samples: mosaic, CutMix, random transforms, color."""
+"""Training augmentations."""

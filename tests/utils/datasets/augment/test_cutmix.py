@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.core.types import Sample
-from utils.datasets.augment.cutmix import cutmix, draw_rectangle, inside_of, outside_of, paste_rectangle
+from utils.datasets.augment.cutmix import clip_labels, cut_labels, cutmix, paste_rectangle, random_rectangle
 from utils.ops.masks import rasterize
 
 SIDE = 100
@@ -42,7 +42,7 @@ def test_pixels_and_semantic_mask_are_cut_together() -> None:
         pytest.param((5, 5, 95, 95), (5, 5, 95, 95), id="hole in the middle"),
     ],
 )
-def test_boxes_lose_what_is_hidden(
+def test_boxes_lose_hidden_parts(
     polygons: bool, box: tuple[int, int, int, int], left: tuple[int, int, int, int] | None
 ) -> None:
     mixed = paste_rectangle(sample(1, box, polygons=polygons), sample(2, polygons=polygons), (20, 20, 80, 80))
@@ -51,7 +51,7 @@ def test_boxes_lose_what_is_hidden(
 
 
 @pytest.mark.parametrize("polygons", [False, True])
-def test_objects_of_the_other_are_cut_at_the_rectangle(polygons: bool) -> None:
+def test_objects_of_the_other_are_clipped_to_the_rectangle(polygons: bool) -> None:
     other = sample(2, (0, 0, 50, 50), (90, 90, 95, 95), (18, 40, 22, 80), polygons=polygons)
     mixed = paste_rectangle(sample(1, polygons=polygons), other, (20, 20, 80, 80))
     kept = [[20, 20, 50, 50]]  # the last one is a hair line of two pixels
@@ -60,7 +60,7 @@ def test_objects_of_the_other_are_cut_at_the_rectangle(polygons: bool) -> None:
 
 
 @pytest.mark.parametrize(("polygons", "count"), [(False, 0), (True, 1)])
-def test_too_little_left_is_no_object(polygons: bool, count: int) -> None:
+def test_hardly_visible_objects_are_dropped(polygons: bool, count: int) -> None:
     """Of 30x30 pixels 3x30 are left: not more than a tenth, as boxes must have, but more than a hundredth."""
     first, second = sample(1, (50, 30, 80, 60), polygons=polygons), sample(2, polygons=polygons)
     assert len(paste_rectangle(first, second, (53, 20, 99, 80)).classes) == count
@@ -70,8 +70,8 @@ def test_polygons_cover_what_is_visible() -> None:
     """The area of the parts left around a hole, and of the part inside it."""
     hole = (20, 30, 60, 80)
     whole = sample(1, (10, 10, 90, 90), polygons=True)
-    outside = outside_of(whole, hole).polygons
-    inside = inside_of(whole, hole).polygons
+    outside = cut_labels(whole, hole).polygons
+    inside = clip_labels(whole, hole).polygons
     assert outside is not None and inside is not None
 
     def area(rings: list[np.ndarray]) -> float:
@@ -85,15 +85,15 @@ def test_polygons_cover_what_is_visible() -> None:
     assert drawn[12:28, 12:88].all()
 
 
-def test_rectangles_are_repeatable_inside_and_of_any_share() -> None:
-    drawn = [draw_rectangle(np.random.default_rng(seed), (60, 120)) for seed in range(300)]
-    assert drawn == [draw_rectangle(np.random.default_rng(seed), (60, 120)) for seed in range(300)]
+def test_rectangles_are_reproducible_and_inside() -> None:
+    drawn = [random_rectangle(np.random.default_rng(seed), (60, 120)) for seed in range(300)]
+    assert drawn == [random_rectangle(np.random.default_rng(seed), (60, 120)) for seed in range(300)]
     shares = np.array([(x2 - x1) * (y2 - y1) / 7200 for x1, y1, x2, y2 in drawn])
     assert all(0 <= x1 <= x2 <= 120 and 0 <= y1 <= y2 <= 60 for x1, y1, x2, y2 in drawn)
     assert shares.min() < 0.05 and shares.max() > 0.6
 
 
-def test_the_samples_themselves_stay() -> None:
+def test_inputs_are_unchanged() -> None:
     first, second = sample(1, (10, 10, 90, 90), polygons=True), sample(2, (0, 0, 50, 50), polygons=True)
     cutmix(first, second, np.random.default_rng(0))
     assert (first.image == 1).all() and (second.image == 2).all()

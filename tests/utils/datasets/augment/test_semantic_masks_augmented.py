@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from utils.config.hyp import Hyperparameters
 from utils.core.types import Sample
-from utils.datasets.augment.sample import flip_horizontal, flip_vertical, mixup
+from utils.datasets.augment.transforms import flip_horizontal, flip_vertical, mixup
 from utils.datasets.detection import DetectionDataset
-from utils.datasets.index.image_index import ImageIndex, PolygonTable, offsets_of
+from utils.datasets.index.image_index import ImageIndex, PolygonTable, compute_offsets
 from utils.datasets.loader import QuadDataset
 from utils.datasets.semantic import SemanticAugmentation, SemanticDataset
-from utils.ops.semantic_masks import original_semantic_mask
+from utils.ops.semantic_masks import decode_semantic_mask
 
 COLORS = np.array([[40, 60, 80], [250, 30, 30], [30, 250, 30], [30, 30, 250], [240, 240, 20]], np.uint8)  # BGR
 NO_EFFECT = {"transform": {"__class_fullname__": "NoOp", "p": 1.0}}
@@ -62,7 +62,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
     return ImageIndex(
         paths,
         np.array(sizes, np.int32),
-        offsets_of([3] * len(sizes)),
+        compute_offsets([3] * len(sizes)),
         np.array(classes, np.int32),
         np.array(boxes, np.float32),
         {n: str(n) for n in range(len(COLORS))},
@@ -138,13 +138,13 @@ def test_validation_samples(index: ImageIndex, rect: bool) -> None:
     for i in range(len(index)):
         sample = dataset[i]
         check(sample)
-        assert sample.original_map is not None
-        assert sample.original_map.shape == tuple(dataset.index.sizes_hw[i])
-        np.testing.assert_array_equal(sample.original_map, cv2.imread(dataset.index.semantic_masks[i], 0))  # type: ignore[index]
+        assert sample.original_mask is not None
+        assert sample.original_mask.shape == tuple(dataset.index.sizes_hw[i])
+        np.testing.assert_array_equal(sample.original_mask, cv2.imread(dataset.index.semantic_masks[i], 0))  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("imgsz", "rect"), [(192, True), (192, False), (64, True), (320, False)])
-def test_the_way_back_to_the_stored_image(index: ImageIndex, imgsz: int, rect: bool) -> None:
+def test_inverse_letterbox_restores_the_original_mask(index: ImageIndex, imgsz: int, rect: bool) -> None:
     """A network that answers with its label, the border as a class of its own, is right at the image's own size."""
     count = len(COLORS) + 1
     dataset = SemanticDataset(index, imgsz=imgsz, hyp=STILL, augment=False, rect=rect, batch_size=2)
@@ -152,11 +152,11 @@ def test_the_way_back_to_the_stored_image(index: ImageIndex, imgsz: int, rect: b
         sample = dataset[i]
         assert sample.letterbox is not None
         assert sample.semantic_mask is not None
-        assert sample.original_map is not None
+        assert sample.original_mask is not None
         shown = torch.from_numpy(np.minimum(sample.semantic_mask, count - 1)).long()
-        found = original_semantic_mask(F.one_hot(shown, count).permute(2, 0, 1).float(), sample.letterbox).numpy()
-        inner = away_from_edges(sample.original_map)
-        assert (found == sample.original_map)[inner].mean() > AGREE
+        found = decode_semantic_mask(F.one_hot(shown, count).permute(2, 0, 1).float(), sample.letterbox).numpy()
+        inner = away_from_edges(sample.original_mask)
+        assert (found == sample.original_mask)[inner].mean() > AGREE
         assert (found < count - 1).all()
 
 
@@ -203,7 +203,7 @@ def test_albumentations(index: ImageIndex, name: str, kind: type[DetectionDatase
         assert set(np.unique(sample.semantic_mask)) <= {0, 1, 2, 3, 4, 255}
 
 
-def test_mixup_keeps_the_map_of_what_is_seen_most(index: ImageIndex) -> None:
+def test_mixup_keeps_the_mask_of_the_larger_share(index: ImageIndex) -> None:
     dataset = DetectionDataset(index, imgsz=160, hyp=STILL, augment=True)
     first, second = dataset[0, 0], dataset[0, 3]
     kept = set()

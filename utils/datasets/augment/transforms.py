@@ -1,4 +1,4 @@
-"""Augmentations of a whole sample: colors, flips, blending of two, and the random transform of a canvas."""
+"""Transforms of a sample: random affine and perspective, HSV, flips and MixUp."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from utils.config.hyp import Hyperparameters
 from utils.core.types import Polygons, Sample
 from utils.datasets.augment.compose import Recolor
 
-MIXUP_BETA = 32.0  # both parameters of the Beta distribution that the share of a blended image comes from
-HUES = 180  # OpenCV keeps hue in steps of two degrees
+MIXUP_BETA = 32.0  # both parameters of the Beta distribution of the mixing ratio
+HUES = 180  # OpenCV stores hue in steps of two degrees
 
 
 def random_transform(
     rng: np.random.Generator, hyp: Hyperparameters, canvas_hw: tuple[int, int], out_hw: tuple[int, int]
 ) -> np.ndarray:
-    """(3, 3) from canvas to output pixels: center, perspective, rotation and scale, shear, translation.
+    """(3, 3) matrix from canvas to output pixels: centering, perspective, rotation and scale, shear, translation.
 
-    With all strengths at 0 the canvas center maps to the output center at scale 1.
+    If all strengths are 0, the canvas center maps to the output center at scale 1.
     """
     draws = rng.uniform(-1, 1, 8).tolist()
     tilt_x, tilt_y = hyp.perspective * draws[0], hyp.perspective * draws[1]
-    turn, scale = math.radians(hyp.degrees * draws[2]), 1 + hyp.scale * draws[3]
-    cos, sin = scale * math.cos(turn), scale * math.sin(turn)
-    slant_x, slant_y = (math.tan(math.radians(hyp.shear * draw)) for draw in draws[4:6])
+    angle, scale = math.radians(hyp.degrees * draws[2]), 1 + hyp.scale * draws[3]
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    shear_x, shear_y = (math.tan(math.radians(hyp.shear * draw)) for draw in draws[4:6])
     x, y = ((0.5 + hyp.translate * draw) * side for draw, side in zip(draws[6:], (out_hw[1], out_hw[0]), strict=True))
-    linear = np.array([[1.0, slant_x], [slant_y, 1.0]]) @ np.array([[cos, sin], [-sin, cos]])
-    # Points relative to the canvas center, as (x, y, depth) before division; the output place is added after it.
-    around_center = np.array([[1.0, 0.0, -canvas_hw[1] / 2], [0.0, 1.0, -canvas_hw[0] / 2], [0.0, 0.0, 1.0]])
+    linear = np.array([[1.0, shear_x], [shear_y, 1.0]]) @ np.array([[cos, sin], [-sin, cos]])
+    # Points are relative to the canvas center, (x, y, depth) before the division; the translation is added after it.
+    centering = np.array([[1.0, 0.0, -canvas_hw[1] / 2], [0.0, 1.0, -canvas_hw[0] / 2], [0.0, 0.0, 1.0]])
     depth = np.array([[tilt_x, tilt_y, 1.0]])
-    moved = np.concatenate([np.concatenate([linear, np.zeros((2, 1))], axis=1) + np.array([[x], [y]]) * depth, depth])
-    return moved @ around_center
+    affine = np.concatenate([linear, np.zeros((2, 1))], axis=1) + np.array([[x], [y]]) * depth
+    return np.concatenate([affine, depth]) @ centering
 
 
-def draw_recoloring(rng: np.random.Generator, hyp: Hyperparameters) -> Recolor | None:
-    """A random change of hue, saturation and value for `compose` or a finished image; None for no change.
+def random_recolor(rng: np.random.Generator, hyp: Hyperparameters) -> Recolor | None:
+    """A random change of hue, saturation and value, for `compose` or a finished image.
 
-    The gains are uniform in 1 +- `hsv_h`, `hsv_s`, `hsv_v`; those that would not change any byte give None.
+    The gains are uniform in 1 +- `hsv_h`, `hsv_s`, `hsv_v`. None if they would not change any pixel.
     """
     gains = 1 + rng.uniform(-1, 1, 3) * (hyp.hsv_h, hyp.hsv_s, hyp.hsv_v)
     unchanged = (np.abs(gains - 1) * (HUES - 1, 255, 255) < 0.5).all()
@@ -48,10 +48,10 @@ def draw_recoloring(rng: np.random.Generator, hyp: Hyperparameters) -> Recolor |
 
 
 def multiply_hsv(source: np.ndarray, target: np.ndarray, *, gains: np.ndarray) -> None:
-    """Write a BGR image with hue (cyclic), saturation and value (saturating) multiplied by `gains` to `target`.
+    """Multiply hue (cyclic), saturation and value (saturating) of a BGR image and write the result to `target`.
 
-    A hue product may pass OpenCV's 180 steps, the way back takes it modulo 180; beyond 255 it would saturate, so
-    its gain ends there. `target` may be `source`.
+    Hue may exceed OpenCV's 180 steps, since the conversion back to BGR takes it modulo 180. It must not exceed 255,
+    where it would saturate, so its gain is limited. `target` may be `source`.
     """
     factors = np.diag(np.minimum(gains, (255 / (HUES - 1), np.inf, np.inf)))
     hsv = cv2.cvtColor(source, cv2.COLOR_BGR2HSV)
@@ -59,24 +59,24 @@ def multiply_hsv(source: np.ndarray, target: np.ndarray, *, gains: np.ndarray) -
 
 
 def random_flips(sample: Sample, rng: np.random.Generator, hyp: Hyperparameters) -> Sample:
-    """Turn upside down with probability `flipud`, then mirror with probability `fliplr`."""
-    upside_down, mirrored = rng.random(2) < (hyp.flipud, hyp.fliplr)
-    sample = flip_vertical(sample) if upside_down else sample
-    return flip_horizontal(sample) if mirrored else sample
+    """Flip vertically with probability `flipud` and horizontally with probability `fliplr`."""
+    vertical, horizontal = rng.random(2) < (hyp.flipud, hyp.fliplr)
+    sample = flip_vertical(sample) if vertical else sample
+    return flip_horizontal(sample) if horizontal else sample
 
 
 def flip_horizontal(sample: Sample) -> Sample:
-    """The sample mirrored left to right."""
+    """Flip a sample left to right."""
     return _flip(sample, axis=0)
 
 
 def flip_vertical(sample: Sample) -> Sample:
-    """The sample mirrored top to bottom."""
+    """Flip a sample top to bottom."""
     return _flip(sample, axis=1)
 
 
 def _flip(sample: Sample, *, axis: int) -> Sample:
-    """Mirror x (axis 0) or y (axis 1)."""
+    """Flip x (axis 0) or y (axis 1)."""
     height, width, channels = sample.image.shape
     side, code = (width, 1) if axis == 0 else (height, 0)
     boxes = sample.boxes_xyxy.copy()
@@ -92,20 +92,20 @@ def _flip(sample: Sample, *, axis: int) -> Sample:
 
 
 def _flip_rings(polygons: Polygons, axis: int, side: int) -> Polygons:
-    """Rings with their x (axis 0) or y (axis 1) mirrored in an image of that `side`."""
+    """Flip x (axis 0) or y (axis 1) of rings in an image of length `side`."""
     offset, sign = np.zeros(2), np.ones(2)
     offset[axis], sign[axis] = side, -1
     return [[offset + sign * ring for ring in rings] for rings in polygons]
 
 
 def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
-    """Blend two samples of one size (Zhang et al. 2018, arXiv:1710.09412); the labels of both count in full.
+    """Blend two samples of the same size, with the labels of both (Zhang et al. 2018, arXiv:1710.09412).
 
-    A pixel has one class, so the semantic mask is that of the image with the larger share.
+    The semantic mask is that of the image with the larger ratio.
     """
-    share = rng.beta(MIXUP_BETA, MIXUP_BETA)
+    ratio = rng.beta(MIXUP_BETA, MIXUP_BETA)
     height, width, channels = sample.image.shape
-    blended = cv2.addWeighted(sample.image, share, other.image, 1 - share, 0)
+    blended = cv2.addWeighted(sample.image, ratio, other.image, 1 - ratio, 0)
     polygons = None
     if sample.polygons is not None:
         polygons = sample.polygons + (other.polygons or [])
@@ -114,6 +114,6 @@ def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
         np.concatenate([sample.boxes_xyxy, other.boxes_xyxy]),
         np.concatenate([sample.classes, other.classes]),
         polygons,
-        sample.semantic_mask if share >= 0.5 else other.semantic_mask,
+        sample.semantic_mask if ratio >= 0.5 else other.semantic_mask,
         sample.path,
     )

@@ -10,13 +10,13 @@ from utils.config.hyp import Hyperparameters
 from utils.core.errors import InputError
 from utils.core.types import Sample
 from utils.datasets.augment.albumentations import LIGHT_SET, LightPipeline, UserPipeline, no_update_check
-from utils.datasets.augment.sample import (
-    draw_recoloring,
+from utils.datasets.augment.transforms import (
     flip_horizontal,
     flip_vertical,
     mixup,
     multiply_hsv,
     random_flips,
+    random_recolor,
     random_transform,
 )
 
@@ -33,7 +33,7 @@ def sample(size_hw: tuple[int, int] = (20, 30), channels: int = 3) -> Sample:
 
 
 def run(pipeline: LightPipeline | UserPipeline, given: Sample, seed: int = 0) -> Sample:
-    for effect in pipeline.pick(np.random.default_rng(seed)):
+    for effect in pipeline.select(np.random.default_rng(seed)):
         given = effect(given)
     return given
 
@@ -65,7 +65,7 @@ def test_flips_of_an_empty_sample() -> None:
     assert flip_horizontal(empty).boxes_xyxy.shape == (0, 4)
 
 
-def test_random_flips_follow_their_chances() -> None:
+def test_random_flips_follow_their_probabilities() -> None:
     both = Hyperparameters(flipud=1.0, fliplr=1.0)
     assert random_flips(sample(), np.random.default_rng(0), both).boxes_xyxy.tolist() == [[20, 12, 26, 18]]
     none = Hyperparameters(flipud=0.0, fliplr=0.0)
@@ -89,10 +89,10 @@ def test_hsv_gains_by_hand(bgr: list[int], gains: list[float], expected: list[in
     np.testing.assert_allclose(image, np.full((3, 5, 3), expected), atol=1)
 
 
-def test_gains_that_round_to_nothing_are_skipped() -> None:
-    assert draw_recoloring(np.random.default_rng(0), Hyperparameters(hsv_h=0.002, hsv_s=0.001, hsv_v=0.001)) is None
-    assert draw_recoloring(np.random.default_rng(0), Hyperparameters(hsv_h=0, hsv_s=0, hsv_v=0)) is None
-    assert draw_recoloring(np.random.default_rng(0), Hyperparameters()) is not None
+def test_gains_without_visible_change_are_skipped() -> None:
+    assert random_recolor(np.random.default_rng(0), Hyperparameters(hsv_h=0.002, hsv_s=0.001, hsv_v=0.001)) is None
+    assert random_recolor(np.random.default_rng(0), Hyperparameters(hsv_h=0, hsv_s=0, hsv_v=0)) is None
+    assert random_recolor(np.random.default_rng(0), Hyperparameters()) is not None
 
 
 def test_hue_gain_too_large_for_a_byte_keeps_the_cycle() -> None:
@@ -115,7 +115,7 @@ def test_mixup_blends_and_keeps_all_labels() -> None:
     assert out.semantic_mask is (dark.semantic_mask if share >= 0.5 else bright.semantic_mask)
 
 
-def test_transform_maps_center_to_the_drawn_place() -> None:
+def test_transform_maps_center_to_random_translation() -> None:
     hyp = Hyperparameters(degrees=90, scale=0.5, translate=0.1, shear=5)
     for seed in range(20):
         matrix = random_transform(np.random.default_rng(seed), hyp, (100, 200), (50, 60))
@@ -146,7 +146,7 @@ def test_transform_scales_by_hand() -> None:
 
 
 class TestAlbumentations:
-    def test_light_set_fires_on_one_in_a_hundred(self) -> None:
+    def test_light_set_probability(self) -> None:
         pipeline, original = LightPipeline(), sample()
         changed = sum(bool((run(pipeline, sample(), seed).image != original.image).any()) for seed in range(500))
         assert 5 <= changed <= 45  # 20 expected
@@ -167,12 +167,12 @@ class TestAlbumentations:
         image[::5, ::5] = 255
         given = Sample(image.copy(), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
         out = given
-        for effect in LightPipeline().pick(Always()):  # type: ignore[arg-type]
+        for effect in LightPipeline().select(Always()):  # type: ignore[arg-type]
             out = effect(out)
         assert out.image.shape == image.shape
         assert (out.image != image).any()
 
-    def test_user_pipeline_moves_everything(self) -> None:
+    def test_user_pipeline_transforms_all_labels(self) -> None:
         pipeline = UserPipeline(albumentations.to_dict(albumentations.Compose([albumentations.HorizontalFlip(p=1)])))
         out = run(pipeline, sample())
         assert out.boxes_xyxy.tolist() == [[20, 2, 26, 8]]
@@ -183,7 +183,7 @@ class TestAlbumentations:
         np.testing.assert_allclose(out.polygons[0][0].min(axis=0), [20, 2], atol=1e-4)
         assert out.classes.tolist() == [3]
 
-    def test_user_pipeline_drops_what_left_the_image(self) -> None:
+    def test_user_pipeline_drops_objects_outside_the_image(self) -> None:
         move = albumentations.Affine(translate_px={"x": -25, "y": 0}, p=1)
         out = run(UserPipeline(albumentations.to_dict(move)), sample())
         assert out.boxes_xyxy.shape == (0, 4)
@@ -206,9 +206,9 @@ class TestAlbumentations:
     @pytest.mark.parametrize(
         ("serialized", "message"),
         [
-            ({}, "expected the mapping that albumentations.to_dict gives"),
-            ({"transform": {"__class_fullname__": "os.system"}}, "'os.system' is no transform"),
-            ({"transform": {"__class_fullname__": "Flipp", "p": 1}}, "'Flipp' is no transform"),
+            ({}, "expected a mapping from albumentations.to_dict"),
+            ({"transform": {"__class_fullname__": "os.system"}}, "has no transform 'os.system'"),
+            ({"transform": {"__class_fullname__": "Flipp", "p": 1}}, "has no transform 'Flipp'"),
             ({"transform": {"__class_fullname__": "Compose", "transforms": [3]}}, "3 is not a serialized transform"),
             ({"transform": {"__class_fullname__": "Compose", "transforms": 3}}, "must be a list"),
             (
@@ -218,17 +218,17 @@ class TestAlbumentations:
                         "transforms": [{"__class_fullname__": "load", "p": 1}],
                     }
                 },
-                "'load' is no transform",
+                "has no transform 'load'",
             ),
         ],
     )
-    def test_other_things_than_transforms_are_refused(self, serialized: dict, message: str) -> None:
+    def test_invalid_pipelines_are_refused(self, serialized: dict, message: str) -> None:
         with pytest.raises(InputError, match=message):
             UserPipeline(serialized)
 
     def test_change_of_size_is_refused(self) -> None:
         pipeline = UserPipeline(albumentations.to_dict(albumentations.Resize(8, 8, p=1)))
-        with pytest.raises(InputError, match=r"turns \(20, 30\) into \(8, 8\)"):
+        with pytest.raises(InputError, match=r"changes the image size from \(20, 30\) to \(8, 8\)"):
             run(pipeline, sample())
 
     def test_update_check_is_off_only_while_importing(self, monkeypatch: pytest.MonkeyPatch) -> None:
