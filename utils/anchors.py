@@ -1,4 +1,4 @@
-"""`python -m utils.anchors`: anchors that suit a data set; the command is in utils/datasets/tools/anchors.py."""
+"""Anchor search for a data set: `python -m utils.anchors` (see utils/datasets/tools/anchors.py)."""
 
 from __future__ import annotations
 

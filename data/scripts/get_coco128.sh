@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Put the data set of data/coco128.yaml in place (docs/data.md).
+# Download the data set of data/coco128.yaml (docs/data.md).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 exec "${PYTHON:-python}" -m utils.datasets fetch --data coco128.yaml

@@ -1,1 +1,1 @@
-"""Annotation formats of other programs, read into an `ImageIndex` for each split and written from them."""
+"""Readers and writers of annotation formats."""

@@ -1,4 +1,4 @@
-"""Boxes and outlines from the polygons of Cityscapes (arXiv:1604.01685; github.com/mcordts/cityscapesScripts)."""
+"""Cityscapes polygons (arXiv:1604.01685; github.com/mcordts/cityscapesScripts)."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ from typing import Any
 import numpy as np
 
 from utils.core.errors import InputError
-from utils.datasets.formats.base import PixelObjects, Splits, read_object, verified
+from utils.datasets.formats.base import PixelObjects, Splits, build_index, read_json_object
 from utils.datasets.index.verify import LabelRows
 
 CLASSES = (
     *("car", "traffic sign", "rider", "person", "bicycle", "traffic light", "bus", "motorcycle", "truck", "train"),
 )
-LABELLED = ("train", "val")  # what is published of test is empty
+LABELED_SPLITS = ("train", "val")  # the public files of test are empty
 IMAGE, POLYGONS = "leftImg8bit", "gtFine"
 PAGE = "https://www.cityscapes-dataset.com"
 
 
 def read_cityscapes(source: Path, names: Sequence[str], images: Path | None) -> Splits:
-    """Train and val of <source>/gtFine and <source>/leftImg8bit, with ten classes of things.
+    """Read train and val from <source>/gtFine and <source>/leftImg8bit, with ten object classes.
 
     Args:
         names: other classes of the polygons, or another order.
-        images: folder to take for <source>/leftImg8bit.
+        images: folder to use instead of <source>/leftImg8bit.
 
     Raises:
-        InputError: the folders are not there, or a file is not Cityscapes'.
+        InputError: the folders are missing, or a file is not in the format of Cityscapes.
     """
-    numbered = dict(enumerate(names or CLASSES))
-    class_of = {name: number for number, name in numbered.items()}
-    pictures = images or source / IMAGE
+    class_names = dict(enumerate(names or CLASSES))
+    class_ids = {name: number for number, name in class_names.items()}
+    image_folder = images or source / IMAGE
     sets = {}
-    for split in LABELLED:
+    for split in LABELED_SPLITS:
         pairs = []
         for file in sorted((source / POLYGONS / split).glob(f"*/*_{POLYGONS}_polygons.json")):
             stem = file.name.removesuffix(f"_{POLYGONS}_polygons.json")
-            image = pictures / split / file.parent.name / f"{stem}_{IMAGE}.png"
-            pairs.append((str(image), cityscapes_rows(read_object(file), class_of, file)))
+            image = image_folder / split / file.parent.name / f"{stem}_{IMAGE}.png"
+            pairs.append((str(image), parse_cityscapes(read_json_object(file), class_ids, file)))
         if pairs:
-            sets[split] = verified(pairs, numbered, split)
+            sets[split] = build_index(pairs, class_names, split)
     if not sets:
         raise InputError(
-            f"--source {source}: no {POLYGONS}/train/*/*_polygons.json in it; only people who register get this set: "
+            f"--source {source}: no {POLYGONS}/train/*/*_polygons.json in it; this data set requires registration: "
             f"download gtFine_trainvaltest.zip and leftImg8bit_trainvaltest.zip from {PAGE} and unpack both there"
         )
     return sets
 
 
-def cityscapes_rows(content: Mapping[str, Any], class_of: Mapping[str, int], file: Path) -> LabelRows:
-    """Rows of one file, not yet checked: the box around each polygon, cut at the frame, and the polygon.
+def parse_cityscapes(content: Mapping[str, Any], class_ids: Mapping[str, int], file: Path) -> LabelRows:
+    """Unchecked rows of one file: each polygon, clipped to the image, and its bounding box.
 
-    Groups that could not be told apart (`cargroup`), and all other classes, are passed over.
+    Groups of indistinguishable objects (`cargroup`) and all other classes are skipped.
 
     Raises:
-        InputError: it is not of that form.
+        InputError: unexpected content.
     """
     try:
         height, width = int(content["imgHeight"]), int(content["imgWidth"])
         if min(height, width) <= 0:
-            raise ValueError("an image without a size")
+            raise ValueError("image size is not positive")
         objects = PixelObjects((height, width))
-        for number, thing in enumerate(content["objects"]):
-            if thing["label"] in class_of and not thing.get("deleted"):
-                ring = np.clip(np.array(thing["polygon"], np.float64).reshape(-1, 2), 0, (width, height))
-                objects.add(class_of[thing["label"]], f"{file}: object {number}", rings=[ring])
+        for number, item in enumerate(content["objects"]):
+            if item["label"] in class_ids and not item.get("deleted"):
+                ring = np.clip(np.array(item["polygon"], np.float64).reshape(-1, 2), 0, (width, height))
+                objects.add(class_ids[item["label"]], f"{file}: object {number}", rings=[ring])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file}: not a polygon file of Cityscapes ({error!r})") from error
-    return objects.labels()
+    return objects.to_rows()

@@ -1,4 +1,4 @@
-"""labelme's JSON files, one beside each image (github.com/wkentaro/labelme)."""
+"""labelme annotations, one JSON file per image (github.com/wkentaro/labelme)."""
 
 from __future__ import annotations
 
@@ -13,103 +13,111 @@ import numpy as np
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
-    ImagePlacer,
+    ImageCopier,
     PixelObject,
     PixelObjects,
     Splits,
-    class_names,
+    build_index,
     find_image,
-    images_of,
-    parts_and_holes,
-    pixel_objects,
-    read_object,
-    split_folders,
-    verified,
+    get_pixel_objects,
+    iter_images,
+    read_json_object,
+    resolve_class_names,
+    separate_holes,
     write_json,
     write_names,
 )
+from utils.datasets.index.data_yaml import SPLITS
 from utils.datasets.index.verify import LabelRows
 from utils.imaging.read import ImageError, decode_image
-from utils.ops.masks import bitmap_rings
+from utils.ops.masks import trace_rings
 from utils.ops.polygons import join_rings
 
 CIRCLE_CORNERS = 64
-VERSION = "5.4.1"  # whose form is written
+VERSION = "5.4.1"  # of the written files
 
 
 def read_labelme(source: Path, names: Sequence[str], images: Path | None) -> Splits:
-    """The JSON files of a folder, or of its folders train, val and test.
+    """Read the JSON files of a folder, or of its subfolders train, val and test.
 
     Args:
-        names: classes and their order, others are passed over; by default labels.txt, else all in alphabetical order.
-        images: folder of the images; by default where each file says, or beside it.
+        names: classes and their order, others are skipped; by default labels.txt, else all in alphabetical order.
+        images: image folder; by default as in each file, or beside it.
 
     Raises:
-        InputError: no annotations there, or one that is not labelme's.
+        InputError: no annotations, or a file that is not in labelme's format.
     """
-    files = {split: sorted(folder.glob("**/*.json")) for split, folder in split_folders(source).items()}
-    contents = {file: read_object(file) for listed in files.values() for file in listed}
+    files = {split: sorted(folder.glob("**/*.json")) for split, folder in _find_split_folders(source).items()}
+    contents = {file: read_json_object(file) for split_files in files.values() for file in split_files}
     if not contents:
         raise InputError(f"--source {source}: no labelme files (*.json) in it")
-    found = {str(shape.get("label")) for file, content in contents.items() for shape in _shapes(content, file)}
-    numbered = class_names(found, names, source)
-    class_of = {name: number for number, name in numbered.items()}
+    labels = {str(shape.get("label")) for file, content in contents.items() for shape in _get_shapes(content, file)}
+    class_names = resolve_class_names(labels, names, source)
+    class_ids = {name: number for number, name in class_names.items()}
     sets = {}
-    for split, listed in files.items():
-        if listed:
+    for split, split_files in files.items():
+        if split_files:
             pairs = [
-                (_image(file, contents[file], images), labelme_rows(contents[file], class_of, file)) for file in listed
+                (_find_image(file, contents[file], images), parse_labelme(contents[file], class_ids, file))
+                for file in split_files
             ]
-            sets[split] = verified(pairs, numbered, split)
+            sets[split] = build_index(pairs, class_names, split)
     return sets
 
 
-def _shapes(content: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
+def _find_split_folders(source: Path) -> dict[str, Path]:
+    """The subfolders train, val and test if there are any, else the folder itself for training."""
+    if not source.is_dir():
+        raise InputError(f"--source {source}: no such folder")
+    return {split: source / split for split in SPLITS if (source / split).is_dir()} or {"train": source}
+
+
+def _get_shapes(content: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
     shapes = content.get("shapes")
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
-        raise InputError(f"{file}: no list 'shapes'; expected labelme's annotations")
+        raise InputError(f"{file}: no list 'shapes'; expected labelme annotations")
     return shapes
 
 
-def _image(file: Path, content: Mapping[str, Any], images: Path | None) -> str:
-    named = str(content.get("imagePath") or f"{file.stem}.jpg").replace("\\", "/")
-    last = PureWindowsPath(named).name
-    return find_image(images, last) if images else find_image(file.parent, named, last)
+def _find_image(file: Path, content: Mapping[str, Any], images: Path | None) -> str:
+    path = str(content.get("imagePath") or f"{file.stem}.jpg").replace("\\", "/")
+    name = PureWindowsPath(path).name
+    return find_image(images, name) if images else find_image(file.parent, path, name)
 
 
-def labelme_rows(content: Mapping[str, Any], class_of: Mapping[str, int], file: Path) -> LabelRows:
-    """Rows of one file, not yet checked; outlines of one label and `group_id` are parts of one object.
+def parse_labelme(content: Mapping[str, Any], class_ids: Mapping[str, int], file: Path) -> LabelRows:
+    """Unchecked rows of one file; polygons with the same label and `group_id` are parts of one object.
 
     Raises:
-        InputError: it has no size, or a shape without its points.
+        InputError: the image size or the points of a shape are missing.
     """
     height, width = content.get("imageHeight"), content.get("imageWidth")
     if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
-        raise InputError(f"{file}: imageHeight {height!r} and imageWidth {width!r} are no size; save it again")
-    objects, passed = PixelObjects((height, width)), 0
+        raise InputError(f"{file}: invalid imageHeight {height!r} or imageWidth {width!r}; save the file again")
+    objects, skipped = PixelObjects((height, width)), 0
     groups: dict[tuple[int, str], tuple[str, list[np.ndarray]]] = {}
-    for number, shape in enumerate(_shapes(content, file)):
+    for number, shape in enumerate(_get_shapes(content, file)):
         place = f"{file}: shape {number}"
-        if str(shape.get("label")) not in class_of:
-            passed += 1
+        if str(shape.get("label")) not in class_ids:
+            skipped += 1
             continue
-        label = class_of[str(shape["label"])]
-        box, rings = _outline(shape, place)
+        label = class_ids[str(shape["label"])]
+        box, rings = _parse_shape(shape, place)
         if not len(box) and not rings:
-            passed += 1
+            skipped += 1
         elif shape.get("group_id") is not None and rings:
             groups.setdefault((label, str(shape["group_id"])), (place, []))[1].extend(rings)
         else:
             objects.add(label, place, box_xyxy=box, rings=rings)
     for (label, _), (place, rings) in groups.items():
         objects.add(label, place, rings=rings)
-    if passed:
-        LOGGER.info(f"{file}: {passed} shapes of other kinds or classes passed over")
-    return objects.labels()
+    if skipped:
+        LOGGER.info(f"{file}: {skipped} shapes of other kinds or classes skipped")
+    return objects.to_rows()
 
 
-def _outline(shape: Mapping[str, Any], place: str) -> tuple[Sequence[float], list[np.ndarray]]:
-    """Box and rings of a shape; neither for points and lines."""
+def _parse_shape(shape: Mapping[str, Any], place: str) -> tuple[Sequence[float], list[np.ndarray]]:
+    """Box and rings of a shape; both empty for points and lines."""
     kind = shape.get("shape_type") or "polygon"
     try:
         points = np.array(shape["points"], np.float64).reshape(-1, 2)
@@ -120,7 +128,7 @@ def _outline(shape: Mapping[str, Any], place: str) -> tuple[Sequence[float], lis
         if kind == "rectangle":
             return [*low, *high], []
         mask = _decode_mask(shape.get("mask"), place)
-        return [*low, *(low + mask.shape[::-1])], [ring + low for ring in bitmap_rings(mask)]
+        return [*low, *(low + mask.shape[::-1])], [ring + low for ring in trace_rings(mask)]
     if kind == "circle" and len(points) == 2:
         radius = float(np.hypot(*(points[1] - points[0])))
         angles = np.linspace(0, 2 * np.pi, CIRCLE_CORNERS, endpoint=False)
@@ -136,17 +144,17 @@ def _decode_mask(text: Any, place: str) -> np.ndarray:
         data = np.frombuffer(base64.b64decode(str(text), validate=True), np.uint8)
         return (decode_image(data, place, channels=1)[..., 0] > 0).astype(np.uint8)
     except (binascii.Error, ImageError, ValueError) as error:
-        raise InputError(f"{place}: its mask is not a PNG in base64 ({error})") from error
+        raise InputError(f"{place}: the mask is not a base64-encoded PNG ({error})") from error
 
 
-def write_labelme(sets: Splits, out: Path, placer: ImagePlacer) -> Path:
-    """<split>/ with images and their JSON files. Parts of an object share a group_id, holes are joined to them."""
+def write_labelme(sets: Splits, out: Path, copier: ImageCopier) -> Path:
+    """Write images and JSON files to <split>/. Parts of an object share a group_id, holes are joined to them."""
     for split, index in sets.items():
-        for i, path, height, width in images_of(index):
-            image = placer.place(path, out / split)
+        for i, path, height, width in iter_images(index):
+            image = copier.copy(path, out / split)
             shapes: list[dict[str, Any]] = []
-            for number, thing in enumerate(pixel_objects(index, i)):
-                shapes += labelme_shapes(thing, index.names[thing.label], number)
+            for number, item in enumerate(get_pixel_objects(index, i)):
+                shapes += to_labelme_shapes(item, index.names[item.label], number)
             size = {"imagePath": image.name, "imageData": None, "imageHeight": height, "imageWidth": width}
             content = {"version": VERSION, "flags": {}, "shapes": shapes} | size
             write_json(image.with_suffix(".json"), content)
@@ -154,13 +162,13 @@ def write_labelme(sets: Splits, out: Path, placer: ImagePlacer) -> Path:
     return out
 
 
-def labelme_shapes(thing: PixelObject, name: str, number: int) -> list[dict[str, Any]]:
-    """One shape, or several of the group `number` for an object of several parts."""
-    x1, y1, x2, y2 = thing.box_xyxy
+def to_labelme_shapes(item: PixelObject, name: str, number: int) -> list[dict[str, Any]]:
+    """One shape, or a group of shapes with the id `number` for an object of several parts."""
+    x1, y1, x2, y2 = item.box_xyxy
     kind, outlines = "rectangle", [np.array([[x1, y1], [x2, y2]])]
-    if thing.rings:
-        parts, holes = parts_and_holes(thing.rings)
-        kind, outlines = "polygon", [join_rings(thing.rings)] if holes else parts
+    if item.rings:
+        parts, holes = separate_holes(item.rings)
+        kind, outlines = "polygon", [join_rings(item.rings)] if holes else parts
     group = number if len(outlines) > 1 else None
     common: dict[str, Any] = {
         "label": name,

@@ -15,157 +15,154 @@ import numpy as np
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
-    ImagePlacer,
+    ImageCopier,
     PixelObject,
     PixelObjects,
     Splits,
-    class_names,
+    build_index,
     find_image,
-    images_of,
-    parts_and_holes,
-    pixel_objects,
-    read_object,
-    verified,
+    get_pixel_objects,
+    iter_images,
+    read_json_object,
+    resolve_class_names,
+    separate_holes,
     write_json,
 )
 from utils.datasets.index.data_yaml import SPLITS
 from utils.datasets.index.verify import LabelRows
-from utils.imaging.draw import palette
+from utils.imaging.draw import class_color_bgr
 from utils.imaging.read import ImageError, decode
-from utils.ops.masks import bitmap_rings, rasterize
+from utils.ops.masks import rasterize, trace_rings
 
-MAX_BITMAP = 1 << 26  # bytes of a compressed bitmap once unpacked, lest a small file fill the memory
+MAX_BITMAP = 1 << 26  # bytes of a decompressed bitmap, so that a small file cannot fill the memory
 ANNOTATION = "expected objects with classTitle and geometryType"
 
 
 def read_supervisely(source: Path, names: Sequence[str], images: Path | None) -> Splits:
-    """The data sets of a project as splits: those called train, val and test, or a single one of any name.
+    """Read the data sets train, val and test of a project as splits, or a single data set of any name.
 
     Args:
-        names: classes and their order, others are passed over; by default those of meta.json.
-        images: does not apply, images lie in img/ beside ann/.
+        names: classes and their order, others are skipped; by default those of meta.json.
+        images: not supported, images are in img/ beside ann/.
 
     Raises:
-        InputError: no project there, data sets of other names, or an annotation of another form.
+        InputError: not a project, data sets with other names, or an invalid annotation.
     """
     if images:
-        raise InputError("--images: a Supervisely project has its images in img/ beside ann/; leave it out")
-    meta = read_object(source / "meta.json")
+        raise InputError("--images: a Supervisely project has its images in img/ beside ann/; remove the flag")
+    meta = read_json_object(source / "meta.json")
     titles = [item.get("title") for item in meta.get("classes") or [] if isinstance(item, dict)]
-    numbered = class_names([], names or [str(title) for title in titles if title], source)
-    class_of = {name: number for number, name in numbered.items()}
+    class_names = resolve_class_names([], names or [str(title) for title in titles if title], source)
+    class_ids = {name: number for number, name in class_names.items()}
     sets = {}
-    for split, folder in _data_sets(source).items():
+    for split, folder in _find_split_folders(source).items():
         pairs = []
         for file in sorted((folder / "ann").glob("*.json")):
-            content = read_object(file)
-            pairs.append((find_image(folder / "img", file.stem), supervisely_rows(content, class_of, file)))
-        sets[split] = verified(pairs, numbered, split)
+            content = read_json_object(file)
+            pairs.append((find_image(folder / "img", file.stem), parse_supervisely(content, class_ids, file)))
+        sets[split] = build_index(pairs, class_names, split)
     return sets
 
 
-def _data_sets(source: Path) -> dict[str, Path]:
-    folders = sorted(place.parent for place in source.rglob("ann") if place.is_dir())
+def _find_split_folders(source: Path) -> dict[str, Path]:
+    folders = sorted(path.parent for path in source.rglob("ann") if path.is_dir())
     if len(folders) == 1:
         return {folders[0].name if folders[0].name in SPLITS else "train": folders[0]}
-    found = {folder.name: folder for folder in folders}
-    if strange := [name for name in found if name not in SPLITS]:
-        raise InputError(
-            f"{source}: the data sets {', '.join(strange)} are not called {', '.join(SPLITS)}; rename them"
-        )
-    if not found:
+    data_sets = {folder.name: folder for folder in folders}
+    if unknown := [name for name in data_sets if name not in SPLITS]:
+        raise InputError(f"{source}: the data sets {', '.join(unknown)} are not named {', '.join(SPLITS)}; rename them")
+    if not data_sets:
         raise InputError(f"{source}: no data set (a folder with ann/ and img/) in it")
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: data_sets[split] for split in SPLITS if split in data_sets}
 
 
-def supervisely_rows(content: Mapping[str, Any], class_of: Mapping[str, int], file: Path) -> LabelRows:
-    """Rows of one annotation, not yet checked: rectangles, polygons with their holes and bitmaps.
+def parse_supervisely(content: Mapping[str, Any], class_ids: Mapping[str, int], file: Path) -> LabelRows:
+    """Unchecked rows of one annotation: rectangles, polygons with holes, and bitmaps.
 
     Raises:
-        InputError: it is not of that form.
+        InputError: unexpected content.
     """
     try:
         objects = PixelObjects((int(content["size"]["height"]), int(content["size"]["width"])))
         if min(objects.size_hw) <= 0:
-            raise ValueError("an image without a size")
-        passed = 0
-        for number, thing in enumerate(content["objects"]):
-            label = class_of.get(str(thing["classTitle"]))
-            if label is None or thing.get("geometryType") not in ("rectangle", "polygon", "bitmap"):
-                passed += 1
+            raise ValueError("image size is not positive")
+        skipped = 0
+        for number, item in enumerate(content["objects"]):
+            label = class_ids.get(str(item["classTitle"]))
+            if label is None or item.get("geometryType") not in ("rectangle", "polygon", "bitmap"):
+                skipped += 1
                 continue
-            _add_object(objects, label, thing, f"{file}: object {number}")
+            _add_object(objects, label, item, f"{file}: object {number}")
     except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
         raise InputError(f"{file}: not a Supervisely annotation ({error!r}); {ANNOTATION}") from error
-    if passed:
-        LOGGER.info(f"{file}: {passed} objects of other kinds or classes passed over")
-    return objects.labels()
+    if skipped:
+        LOGGER.info(f"{file}: {skipped} objects of other kinds or classes skipped")
+    return objects.to_rows()
 
 
-def _add_object(objects: PixelObjects, label: int, thing: Mapping[str, Any], place: str) -> None:
-    if thing["geometryType"] == "bitmap":
-        mask = decode_bitmap(thing["bitmap"]["data"])
-        left_top = np.array(thing["bitmap"]["origin"], np.float64)
+def _add_object(objects: PixelObjects, label: int, item: Mapping[str, Any], place: str) -> None:
+    if item["geometryType"] == "bitmap":
+        mask = decode_bitmap(item["bitmap"]["data"])
+        left_top = np.array(item["bitmap"]["origin"], np.float64)
         left, top, width, height = cv2.boundingRect(mask)
         low = left_top + np.array([left, top])
-        rings = [ring + left_top for ring in bitmap_rings(mask)]
+        rings = [ring + left_top for ring in trace_rings(mask)]
         objects.add(label, place, box_xyxy=[*low, *(low + np.array([width, height]))], rings=rings)
         return
-    exterior = np.array(thing["points"]["exterior"], np.float64).reshape(-1, 2)
-    if thing["geometryType"] == "rectangle":
+    exterior = np.array(item["points"]["exterior"], np.float64).reshape(-1, 2)
+    if item["geometryType"] == "rectangle":
         objects.add(label, place, box_xyxy=[*exterior.min(0), *exterior.max(0)])
         return
-    holes = [np.array(ring, np.float64).reshape(-1, 2) for ring in thing["points"].get("interior") or []]
-    parts, _ = parts_and_holes([exterior])
-    objects.add(label, place, rings=[*parts, *(_against(parts[0], hole) for hole in holes)])
+    holes = [np.array(ring, np.float64).reshape(-1, 2) for ring in item["points"].get("interior") or []]
+    objects.add(label, place, rings=[exterior, *(_orient_hole(exterior, hole) for hole in holes)])
 
 
-def _against(part: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """A hole, running the other way than its part."""
-    return hole if parts_and_holes([part, hole])[1] else hole[::-1]
+def _orient_hole(part: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The hole with the orientation opposite to its part."""
+    return hole if separate_holes([part, hole])[1] else hole[::-1]
 
 
 def decode_bitmap(text: str) -> np.ndarray:
-    """(H, W) uint8, 1 where the object is: a PNG, compressed once more, in base64. ValueError for anything else."""
+    """Decode a base64-encoded, zlib-compressed PNG to (H, W) uint8, 1 for the object; ValueError for anything else."""
     unpacker = zlib.decompressobj()
     data = unpacker.decompress(base64.b64decode(text, validate=True), MAX_BITMAP)
     try:
         frame, _ = decode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED, "bitmap")
     except ImageError as error:
-        raise ValueError("its bitmap is not a PNG") from error
+        raise ValueError("the bitmap is not a PNG") from error
     channels = frame.reshape(*frame.shape[:2], -1)
-    return (channels[..., 3 if channels.shape[2] == 4 else 0] > 0).astype(np.uint8)  # the alpha channel tells
+    return (channels[..., 3 if channels.shape[2] == 4 else 0] > 0).astype(np.uint8)  # alpha channel
 
 
 def encode_bitmap(mask: np.ndarray) -> str:
-    """The text of a bitmap (H, W) bool."""
+    """Encode a bitmap (H, W) bool as a base64-encoded, zlib-compressed PNG."""
     png = cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes()
     return base64.b64encode(zlib.compress(png)).decode("ascii")
 
 
-def write_supervisely(sets: Splits, out: Path, placer: ImagePlacer) -> Path:
-    """Write meta.json and <split>/img and <split>/ann. Objects of several parts become bitmaps."""
+def write_supervisely(sets: Splits, out: Path, copier: ImageCopier) -> Path:
+    """Write meta.json, <split>/img and <split>/ann. Objects of several parts become bitmaps."""
     for split, index in sets.items():
-        for i, path, height, width in images_of(index):
-            image = placer.place(path, out / split / "img")
-            things = pixel_objects(index, i)
-            objects = [supervisely_object(thing, index.names[thing.label], (height, width)) for thing in things]
+        for i, path, height, width in iter_images(index):
+            image = copier.copy(path, out / split / "img")
+            items = get_pixel_objects(index, i)
+            objects = [to_supervisely_object(item, index.names[item.label], (height, width)) for item in items]
             size = {"height": height, "width": width}
             content = {"description": "", "tags": [], "size": size, "objects": objects}
             write_json(out / split / "ann" / f"{image.name}.json", content)
     names = next(iter(sets.values())).names
-    classes = [{"title": name, "shape": "any", "color": _hex(number)} for number, name in names.items()]
+    classes = [{"title": name, "shape": "any", "color": _get_hex_color(number)} for number, name in names.items()]
     write_json(out / "meta.json", {"classes": classes, "tags": [], "projectType": "images"})
     return out
 
 
-def supervisely_object(thing: PixelObject, name: str, size_hw: tuple[int, int]) -> dict[str, Any]:
+def to_supervisely_object(item: PixelObject, name: str, size_hw: tuple[int, int]) -> dict[str, Any]:
     """A rectangle, a polygon with its holes, or a bitmap."""
     common = {"description": "", "tags": [], "classTitle": name}
-    x1, y1, x2, y2 = (round(v, 3) for v in thing.box_xyxy)
-    parts, holes = parts_and_holes(thing.rings) if thing.rings else ([], [])
+    x1, y1, x2, y2 = (round(v, 3) for v in item.box_xyxy)
+    parts, holes = separate_holes(item.rings) if item.rings else ([], [])
     if len(parts) > 1:
-        masks = rasterize([thing.rings], size_hw)
+        masks = rasterize([item.rings], size_hw)
         left, top = (int(v) for v in masks.windows_xyxy[0, :2])
         bitmap = {"origin": [left, top], "data": encode_bitmap(masks.bitmaps[0])}
         return common | {"geometryType": "bitmap", "bitmap": bitmap}
@@ -178,6 +175,6 @@ def supervisely_object(thing: PixelObject, name: str, size_hw: tuple[int, int]) 
     return common | {"geometryType": "rectangle", "points": {"exterior": [[x1, y1], [x2, y2]], "interior": []}}
 
 
-def _hex(number: int) -> str:
-    blue, green, red = palette(number)
+def _get_hex_color(number: int) -> str:
+    blue, green, red = class_color_bgr(number)
     return f"#{red:02X}{green:02X}{blue:02X}"

@@ -1,1 +1,1 @@
-"""Published data sets and generated ones: fetch, unpack, convert."""
+"""Preparation of published and generated data sets."""

@@ -1,4 +1,4 @@
-"""Argoverse-HD as YOLO labels: street scenes from the front camera (arXiv:2005.10420, format: github.com/mtli/sAP)."""
+"""Argoverse-HD (arXiv:2005.10420, format: github.com/mtli/sAP), converted to YOLO labels."""
 
 from __future__ import annotations
 
@@ -7,48 +7,51 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import InputError
-from utils.datasets.index.coco_large import load_boxes
-from utils.datasets.index.label_files import LabelWriter, names_of, source_of
-from utils.datasets.prepare.archives import fetch_and_unpack
+from utils.datasets.index.coco_json import count_crowds, iter_image_labels, read_coco
+from utils.datasets.index.label_files import LabelWriter, get_class_names, get_source_url
+from utils.datasets.prepare.archives import download_archive
 
 SOURCE = "https://argoverse-hd.s3.us-east-2.amazonaws.com"
 ARCHIVE = "Argoverse-HD-Full.zip"
-LABELLED = ("train", "val")  # what is annotated of test/ is not published
-FILMS = "tracking/"  # folder of the images in the archive; here it is called images/
+LABELED_SPLITS = ("train", "val")  # the annotations of test/ are not public
+TRACKING = "tracking/"  # image folder in the archive, renamed to images/
 
 
 def prepare_argoverse(root: Path, raw: Mapping[str, Any]) -> None:
-    """Fetch Argoverse-HD below `root` and write Argoverse-1.1/labels/ beside Argoverse-1.1/images/.
+    """Download Argoverse-HD into `root` and write Argoverse-1.1/labels/ beside Argoverse-1.1/images/.
 
     Args:
-        raw: the data YAML; `source`, if given, replaces the official address.
+        raw: the data YAML; its `source` overrides the official address.
 
     Raises:
-        InputError: the archive cannot be fetched, or holds something else.
+        InputError: the archive cannot be downloaded or has unexpected content.
     """
-    fetch_and_unpack(f"{source_of(raw, SOURCE)}/{ARCHIVE}", root)
-    films, images = root / "Argoverse-1.1" / FILMS, root / "Argoverse-1.1" / "images"
-    if films.is_dir() and not images.exists():
-        films.replace(images)
-    for split in LABELLED:
+    download_archive(f"{get_source_url(raw, SOURCE)}/{ARCHIVE}", root)
+    tracking, images = root / "Argoverse-1.1" / TRACKING, root / "Argoverse-1.1" / "images"
+    if tracking.is_dir() and not images.exists():
+        tracking.replace(images)
+    for split in LABELED_SPLITS:
         annotations = root / "Argoverse-HD" / "annotations" / f"{split}.json"
-        write_film_labels(annotations, root / "Argoverse-1.1" / "labels", len(names_of(raw)))
+        write_sequence_labels(annotations, root / "Argoverse-1.1" / "labels", len(get_class_names(raw)))
 
 
-def write_film_labels(annotations: Path, folder: Path, num_classes: int) -> None:
-    """A label file below `folder` for each image, in the folder of its film.
+def write_sequence_labels(annotations: Path, folder: Path, num_classes: int) -> None:
+    """Write a label file for each image, in a subfolder of `folder` for its sequence.
 
     Raises:
-        InputError: the file is no Argoverse-HD annotation.
+        InputError: not a file of Argoverse-HD annotations.
     """
-    table, writer = load_boxes(annotations), LabelWriter(num_classes)
-    places = [folder / film.rpartition(FILMS)[2].strip("/") for film in table.folders]
-    for place in places:
-        if not place.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{annotations}: seq_dirs: {place} lies outside the data set")
-        place.mkdir(parents=True, exist_ok=True)
-    for i, labels in table.images(num_classes):
-        if not 0 <= table.sequences[i] < len(places):
-            raise InputError(f"{annotations}: image {table.names[i]!r}: no film of number {table.sequences[i]}")
-        writer.write(places[table.sequences[i]] / f"{Path(table.names[i]).stem}.txt", labels)
-    writer.report(annotations.stem, f"{table.crowds} crowd regions and {table.malformed} malformed boxes passed over")
+    content, writer = read_coco(annotations, name_key="name"), LabelWriter(num_classes)
+    if not isinstance(content.get("seq_dirs"), list):
+        raise InputError(f"{annotations}: no list 'seq_dirs'; expected Argoverse-HD annotations")
+    sequences = [folder / str(name).rpartition(TRACKING)[2].strip("/") for name in content["seq_dirs"]]
+    for sequence in sequences:
+        if not sequence.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{annotations}: seq_dirs: {sequence} is outside the data set")
+        sequence.mkdir(parents=True, exist_ok=True)
+    for image, labels in iter_image_labels(content, num_classes, annotations):
+        number = image.get("sid")
+        if not isinstance(number, int) or number not in range(len(sequences)):
+            raise InputError(f"{annotations}: image {image['name']!r}: no sequence {number}")
+        writer.write(sequences[number] / f"{Path(str(image['name'])).stem}.txt", labels)
+    writer.report(annotations.stem, f"{count_crowds(content)} crowd regions skipped")

@@ -1,4 +1,4 @@
-"""COCO 2017 as YOLO labels, made from the annotations that cocodataset.org publishes."""
+"""COCO 2017 (cocodataset.org), converted to YOLO labels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.index.coco_json import image_names, load_annotations
-from utils.datasets.index.label_files import LabelWriter, names_of, source_of, write_list
-from utils.datasets.prepare.archives import fetch_and_unpack
+from utils.datasets.index.coco_json import load_annotations, read_image_names
+from utils.datasets.index.label_files import LabelWriter, get_class_names, get_source_url, write_image_list
+from utils.datasets.prepare.archives import download_archive
 
 SOURCE = "http://images.cocodataset.org/"
 ANNOTATIONS = "annotations/annotations_trainval2017.zip"
@@ -17,27 +17,27 @@ IMAGES = ("zips/val2017.zip", "zips/train2017.zip", "zips/test2017.zip")  # 1, 1
 
 
 def prepare_coco(root: Path, raw: Mapping[str, Any]) -> None:
-    """Fetch COCO 2017 below `root`: images/, box labels in labels/, and the lists train2017.txt, val2017.txt, ...
+    """Download COCO 2017 into `root`: images/, box labels in labels/, and the lists train2017.txt, val2017.txt, ...
 
     Args:
-        raw: the data YAML; `names` number the classes, `source`, if given, replaces the official address.
+        raw: the data YAML; its `names` define the classes, its `source` overrides the official address.
 
     Raises:
-        InputError: an archive cannot be fetched, or holds something else.
+        InputError: an archive cannot be downloaded or has unexpected content.
     """
-    source = source_of(raw, SOURCE)
+    source = get_source_url(raw, SOURCE)
     for archive in (ANNOTATIONS, TEST_INFO):
-        fetch_and_unpack(f"{source}/{archive}", root)
+        download_archive(f"{source}/{archive}", root)
     for archive in IMAGES:
-        fetch_and_unpack(f"{source}/{archive}", root / "images")
+        download_archive(f"{source}/{archive}", root / "images")
     for split in ("train2017", "val2017"):
-        write_box_labels(root, split, names_of(raw))
-    test = image_names(root / "annotations" / "image_info_test-dev2017.json")
+        write_box_labels(root, split, get_class_names(raw))
+    test = read_image_names(root / "annotations" / "image_info_test-dev2017.json")
     _write_list(root / "test-dev2017.txt", "test2017", test)
 
 
 def write_box_labels(root: Path, split: str, names: Mapping[int, str]) -> None:
-    """Turn annotations/instances_SPLIT.json into labels/SPLIT/*.txt and the list SPLIT.txt. Crowds are left out."""
+    """Convert annotations/instances_SPLIT.json to labels/SPLIT/*.txt and the list SPLIT.txt, without crowds."""
     annotations = root / "annotations" / f"instances_{split}.json"
     images, labels = load_annotations(annotations, names, [], [root / "images" / split])
     writer = LabelWriter(len(names))
@@ -47,4 +47,4 @@ def write_box_labels(root: Path, split: str, names: Mapping[int, str]) -> None:
 
 
 def _write_list(file: Path, split: str, names: list[str]) -> None:
-    write_list(file, (f"./images/{split}/{name}" for name in sorted(names)))
+    write_image_list(file, (f"./images/{split}/{name}" for name in sorted(names)))

@@ -1,4 +1,4 @@
-"""Global Wheat Head Detection 2020 (doi.org/10.34133/2020/3521852): images of its publisher, labels of a release."""
+"""Global Wheat Head Detection 2020 (doi.org/10.34133/2020/3521852)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
-from utils.datasets.index.label_files import source_of
-from utils.datasets.prepare.archives import fetch_and_unpack
+from utils.datasets.index.label_files import get_source_url
+from utils.datasets.prepare.archives import download_archive
 
 IMAGES = "https://zenodo.org/record/4298502/files"
 LABELS = "https://github.com/ultralytics/yolov5/releases/download/v1.0"
@@ -20,26 +20,26 @@ SITES = (
 
 
 def prepare_global_wheat(root: Path, raw: Mapping[str, Any]) -> None:
-    """Fetch the set below `root`: images/<site>/, labels/<site>/, and annotations/ with the publisher's own files.
+    """Download the set into `root`: images/<site>/, labels/<site>/, and the original files in annotations/.
 
     Args:
-        raw: the data YAML; `source`, if given, replaces both official addresses.
+        raw: the data YAML; its `source` overrides both official addresses.
 
     Raises:
-        InputError: an archive cannot be fetched, or lacks a site.
+        InputError: an archive cannot be downloaded or lacks a site.
     """
-    fetch_and_unpack(f"{source_of(raw, IMAGES)}/global-wheat-codalab-official.zip", root)
-    fetch_and_unpack(f"{source_of(raw, LABELS)}/GlobalWheat2020_labels.zip", root)
-    inside = root / "GlobalWheat2020" / "labels"  # label files may come with the set's folder around them
-    if inside.is_dir() and not (root / "labels").exists():
-        inside.replace(root / "labels")
+    download_archive(f"{get_source_url(raw, IMAGES)}/global-wheat-codalab-official.zip", root)
+    download_archive(f"{get_source_url(raw, LABELS)}/GlobalWheat2020_labels.zip", root)
+    nested = root / "GlobalWheat2020" / "labels"  # the archive may wrap the labels in a folder of the set's name
+    if nested.is_dir() and not (root / "labels").exists():
+        nested.replace(root / "labels")
     for kind in ("images", "labels", "annotations"):
         (root / kind).mkdir(exist_ok=True)
     for site in SITES:
-        for found in _unpacked(root, site):
-            found.replace(root / "images" / site)
-        for found in _unpacked(root, f"{site}.json"):
-            found.replace(root / "annotations" / found.name)
+        for folder in _find_unpacked(root, site):
+            folder.replace(root / "images" / site)
+        for file in _find_unpacked(root, f"{site}.json"):
+            file.replace(root / "annotations" / file.name)
         for kind in ("images", "labels"):
             if not (root / kind / site).is_dir():
                 raise InputError(f"{root / kind / site}: missing in the archives; remove {root} and try again")
@@ -47,8 +47,8 @@ def prepare_global_wheat(root: Path, raw: Mapping[str, Any]) -> None:
     LOGGER.info(f"{len(SITES)} sites: {counts['images']} images, {counts['labels']} label files")
 
 
-def _unpacked(root: Path, name: str) -> list[Path]:
-    """Where a site's folder or file came out of the archive: at its top or one folder below."""
-    places = [root / name, *(folder / name for folder in sorted(root.iterdir()) if folder.is_dir())]
-    kept = {root / kind / name for kind in ("images", "labels", "annotations")}
-    return [place for place in places if place.exists() and place not in kept][:1]
+def _find_unpacked(root: Path, name: str) -> list[Path]:
+    """Find a site's unpacked folder or file, at the top or one folder below."""
+    candidates = [root / name, *(folder / name for folder in sorted(root.iterdir()) if folder.is_dir())]
+    targets = {root / kind / name for kind in ("images", "labels", "annotations")}
+    return [path for path in candidates if path.exists() and path not in targets][:1]

@@ -1,33 +1,33 @@
-"""Sets that their publishers give only to people who register: archives that the user has put in place."""
+"""Data sets that you download by hand because their publishers require registration."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from utils.core.downloads import unpack
 from utils.core.errors import InputError
+from utils.datasets.prepare.archives import unpack_archive
 
 
-def unpack_given(root: Path, archives: Mapping[str, str], page: str) -> None:
-    """Unpack archives that lie in `root`, each once; they stay where they are.
+def unpack_local_archives(root: Path, archives: Mapping[str, str], page: str) -> None:
+    """Unpack archives in `root`, each once, without removing them.
 
     Args:
-        archives: file names, and the folder below `root` for the content of each.
-        page: where they come from.
+        archives: file name -> folder below `root` for its content.
+        page: download page, for messages.
 
     Raises:
-        InputError: some are missing, or damaged.
+        InputError: some are missing or damaged.
     """
     marks = {name: root / ".fetched" / f"{name}.done" for name in archives}
     missing = [name for name, mark in marks.items() if not mark.exists() and not (root / name).is_file()]
     if missing:
         raise InputError(
-            f"{root}: {', '.join(missing)} not there; only people who register get this set: download from {page}, "
-            f"put the archives into {root} as they are and run the command again"
+            f"{root}: {', '.join(missing)} not found; this data set requires registration: download from {page}, "
+            f"put the archives into {root} unchanged and run the command again"
         )
     for name, mark in marks.items():
         if not mark.exists():
-            unpack(root / name, root / archives[name])
+            unpack_archive(root / name, root / archives[name])
             mark.parent.mkdir(exist_ok=True)
             mark.touch()

@@ -1,4 +1,4 @@
-"""Objects365 (version 2, 2020) as YOLO labels (Shao et al., ICCV 2019; www.objects365.org)."""
+"""Objects365 version 2 (Shao et al., ICCV 2019; www.objects365.org), converted to YOLO labels."""
 
 from __future__ import annotations
 
@@ -8,49 +8,53 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.datasets.index.coco_large import load_boxes
-from utils.datasets.index.label_files import LabelWriter, names_of, source_of
-from utils.datasets.prepare.archives import fetch_and_unpack
+from utils.datasets.index.coco_json import count_crowds, iter_image_labels, read_coco
+from utils.datasets.index.label_files import LabelWriter, get_class_names, get_source_url
+from utils.datasets.prepare.archives import download_archive
 
 SOURCE = "https://dorc.ks3-cn-beijing.ksyun.com/data-set/2020Objects365%E6%95%B0%E6%8D%AE%E9%9B%86"
-PATCHES = {  # archives of images of each split
+PATCHES = {  # image archives of each split
     "train": [f"train/patch{i}.tar.gz" for i in range(51)],
     "val": [f"val/images/{'v1' if i < 16 else 'v2'}/patch{i}.tar.gz" for i in range(44)],
 }
 
 
 def prepare_objects365(root: Path, raw: Mapping[str, Any]) -> None:
-    """Fetch Objects365 below `root`: images/<split>/, labels/<split>/; some 350 GB to fetch, as much again unpacked.
+    """Download Objects365 into `root`: images/<split>/ and labels/<split>/; 350 GB of archives, as much unpacked.
+
+    Reading the training annotations (25 million boxes) takes about 21 GB of memory.
 
     Args:
-        raw: the data YAML; `source`, if given, replaces the official address.
+        raw: the data YAML; its `source` overrides the official address.
 
     Raises:
-        InputError: an archive cannot be fetched, or holds something else.
+        InputError: an archive cannot be downloaded or has unexpected content.
     """
-    source = source_of(raw, SOURCE)
+    source = get_source_url(raw, SOURCE)
     for split, patches in PATCHES.items():
-        fetch_and_unpack(f"{source}/{split}/zhiyuan_objv2_{split}.tar.gz", root)
+        download_archive(f"{source}/{split}/zhiyuan_objv2_{split}.tar.gz", root)
         for patch in patches:
-            fetch_and_unpack(f"{source}/{patch}", root / "images" / split)
+            download_archive(f"{source}/{patch}", root / "images" / split)
         annotations = next(iter(sorted(root.rglob(f"zhiyuan_objv2_{split}.json"))), root / f"{split}.json")
-        write_patch_labels(annotations, root, split, len(names_of(raw)))
+        write_patch_labels(annotations, root, split, len(get_class_names(raw)))
 
 
 def write_patch_labels(annotations: Path, root: Path, split: str, num_classes: int) -> None:
-    """labels/<split>/ in the folders of the images: `patch8/name.jpg`, or all in one where they were unpacked so.
+    """Write labels/<split>/ in the layout of the images: subfolders (`patch8/name.jpg`) or a single folder.
 
     Raises:
-        InputError: the file is no Objects365 annotation.
+        InputError: not a file of Objects365 annotations.
     """
-    table, writer, missing = load_boxes(annotations), LabelWriter(num_classes), 0
+    content, writer, missing = read_coco(annotations), LabelWriter(num_classes), 0
     images, labels = root / "images" / split, root / "labels" / split
-    for i, rows in tqdm(table.images(num_classes), total=len(table.names), desc=f"labels {split}", disable=None):
-        patch, name = Path(table.names[i]).parent.name, Path(table.names[i]).name
-        place = next((place for place in (patch, "") if (images / place / name).is_file()), None)
-        if place is None:
+    image_labels = iter_image_labels(content, num_classes, annotations)
+    for image, rows in tqdm(image_labels, total=len(content["images"]), desc=f"labels {split}", disable=None):
+        path = Path(str(image["file_name"]))
+        patch, name = path.parent.name, path.name
+        folder = next((folder for folder in (patch, "") if (images / folder / name).is_file()), None)
+        if folder is None:
             missing += 1
             continue
-        (labels / place).mkdir(parents=True, exist_ok=True)
-        writer.write(labels / place / f"{Path(name).stem}.txt", rows)
-    writer.report(split, f"{table.crowds} crowd regions and {missing} images that are not in the archives")
+        (labels / folder).mkdir(parents=True, exist_ok=True)
+        writer.write(labels / folder / f"{Path(name).stem}.txt", rows)
+    writer.report(split, f"{count_crowds(content)} crowd regions and {missing} images missing in the archives skipped")

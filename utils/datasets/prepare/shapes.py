@@ -1,9 +1,9 @@
-"""A data set the project draws itself: geometric shapes on textured scenes, overlapping, rotated, partly hidden.
+"""Generated data set of geometric shapes on textured scenes, overlapping, rotated and partly hidden.
 
-Every image depends on (SEED, split, number) only. The class shows in the outline alone: colors and textures are
-drawn independently of it. Objects are painted from large to small, each labelled with its full outline cut at the
-frame, whether or not a smaller one covers part of it; so painting the polygons in order of falling area gives back
-what is visible. An object that would leave an earlier one, or be itself, less than MIN_VISIBLE in view is not drawn.
+Every image depends on (SEED, split, number) only. Only the outline shows the class: colors and textures are
+independent of it. Objects are painted from large to small and labeled with their full outline, clipped to the image,
+even if smaller ones cover them; painting the polygons by decreasing area therefore reproduces the visible parts. An
+object is not drawn if less than MIN_VISIBLE of it, or of an earlier object, would remain visible.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ SIDES = (12.0, 200.0)  # pixels, both sides of every box
 OBJECTS = (2, 10)  # drawn per image, upper end exclusive
 EMPTY_SHARE = 0.08  # of the images
 STACKED_SHARE = 0.65  # of the objects aim at the border of a larger one
-MIN_VISIBLE = 0.35  # of an object's full area, in the frame and not covered
-SHIFT = 4  # fractional bits of points handed to OpenCV
-MIN_CONTRAST = 45.0  # distance in BGR between an object's mean color and what lies under it
+MIN_VISIBLE = 0.35  # of an object's full area, inside the image and not covered
+SHIFT = 4  # fractional bits of points passed to OpenCV
+MIN_CONTRAST = 45.0  # BGR distance between an object's mean color and the pixels under it
 
 
 @dataclass
@@ -43,11 +43,11 @@ class Shape:
     """One drawn object.
 
     Attributes:
-        label: position in CLASSES.
-        outline_xy: (K, 2) float64 corner points in pixels, cut at the frame.
-        full_area: pixels of the uncut outline.
-        inside: (SIZE, SIZE) bool, pixels in the frame.
-        visible: how many of them no later object covers.
+        label: index in CLASSES.
+        outline_xy: (K, 2) float64 corner points in pixels, clipped to the image.
+        full_area: area of the unclipped outline in pixels.
+        inside: (SIZE, SIZE) bool, pixels of the shape.
+        visible: number of pixels that no later object covers.
     """
 
     label: int
@@ -59,40 +59,40 @@ class Shape:
 
 @dataclass
 class Scene:
-    """An image with everything known about it: `frame` BGR, `owner` (SIZE, SIZE) int16 shape number or -1."""
+    """An image and its ground truth: `frame` BGR, `owner` (SIZE, SIZE) int16 shape number or -1."""
 
     frame: np.ndarray
     owner: np.ndarray
     shapes: list[Shape]
 
     def semantic_mask(self) -> np.ndarray:
-        """(SIZE, SIZE) uint8: 0 background, else 1 + class of what is visible there."""
+        """(SIZE, SIZE) uint8: 0 for background, else 1 + class of the visible shape."""
         labels = np.array([0] + [shape.label + 1 for shape in self.shapes], np.uint8)
         return labels[self.owner + 1]
 
 
 def prepare_shapes(root: Path, raw: Mapping[str, Any]) -> None:
-    """Draw the whole set below `root`: images, polygon labels, semantic masks, COCO annotations. A few seconds.
+    """Generate the set in `root`: images, polygon labels, semantic masks, COCO annotations; takes a few seconds.
 
     Raises:
-        InputError: the folder cannot be written, or holds other files already.
+        InputError: the folder cannot be written or contains other files.
     """
-    draw_set(root, "shapes", _write_splits, sign="images")
+    generate_set(root, "shapes", _write_splits, expected_folder="images")
 
 
-def draw_set(root: Path, name: str, write: Callable[[Path], None], *, sign: str) -> None:
-    """Let `write` fill a folder that becomes `root` once it is whole.
+def generate_set(root: Path, name: str, write: Callable[[Path], None], *, expected_folder: str) -> None:
+    """Call `write` on a temporary folder that becomes `root` once it is complete.
 
     Args:
-        name: what `builtin:` calls the set.
-        sign: a folder that it has.
+        name: of the set in `builtin:NAME`.
+        expected_folder: a folder of the complete set.
 
     Raises:
-        InputError: the folder cannot be written, or holds other files already.
+        InputError: the folder cannot be written or contains other files.
     """
     if root.exists() and any(root.iterdir()):
         raise InputError(f"{root}: not empty, but without the images of builtin:{name}; remove the folder")
-    LOGGER.info(f"drawing the images of builtin:{name} into {root}")
+    LOGGER.info(f"Generating builtin:{name} in {root}")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
@@ -105,8 +105,8 @@ def draw_set(root: Path, name: str, write: Callable[[Path], None], *, sign: str)
             root.rmdir()  # empty, see above; Windows does not replace it
         work.replace(root)
     except OSError as error:
-        if not (root / sign).is_dir():  # else another process was faster, with the same images
-            raise InputError(f"{root}: {error.strerror} while drawing builtin:{name}") from error
+        if not (root / expected_folder).is_dir():  # else another process generated the same images first
+            raise InputError(f"{root}: {error.strerror} while generating builtin:{name}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -116,8 +116,8 @@ def _write_splits(root: Path) -> None:
         _write_split(root, split, number, count)
 
 
-def draw_in_threads(seeds: Iterable[tuple[int, ...]]) -> Iterator[Scene]:
-    """The scenes of these seeds, in their order."""
+def draw_scenes(seeds: Iterable[tuple[int, ...]]) -> Iterator[Scene]:
+    """Draw the scenes of these seeds with a thread per core, in order."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(lambda seed: draw_scene(np.random.default_rng(seed)), seeds)
 
@@ -125,7 +125,7 @@ def draw_in_threads(seeds: Iterable[tuple[int, ...]]) -> Iterator[Scene]:
 def _write_split(root: Path, split: str, split_number: int, count: int) -> None:
     for kind in ("images", "labels", "masks"):
         (root / kind / split).mkdir(parents=True)
-    scenes = draw_in_threads((SEED, split_number, i) for i in range(count))
+    scenes = draw_scenes((SEED, split_number, i) for i in range(count))
     records = [_write_scene(root, split, i, scene) for i, scene in enumerate(scenes)]
     annotations = {
         "images": [image for image, _ in records],
@@ -137,7 +137,7 @@ def _write_split(root: Path, split: str, split_number: int, count: int) -> None:
 
 
 def _write_scene(root: Path, split: str, i: int, scene: Scene) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Write one image's files; returns its COCO image and annotations."""
+    """Write the files of one image; returns its COCO image and annotations."""
     stem = f"{i:06d}"
     imwrite(root / "images" / split / f"{stem}.jpg", scene.frame, quality=92)
     imwrite(root / "masks" / split / f"{stem}.png", scene.semantic_mask())
@@ -156,13 +156,13 @@ def _coco_annotation(image_id: int, shape: Shape) -> dict[str, Any]:
         "segmentation": [[round(float(v), 3) for v in shape.outline_xy.flat]],
         "area": int(shape.inside.sum()),
         "iscrowd": 0,
-        "visible_fraction": round(shape.visible / int(shape.inside.sum()), 4),  # 1: nothing covers it
+        "visible_fraction": round(shape.visible / int(shape.inside.sum()), 4),  # 1: not covered
     }
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """One image with its objects, all randomness from `rng`."""
-    scene = Scene(_background(rng), np.full((SIZE, SIZE), -1, np.int16), [])
+    """Draw one image with its objects; all randomness comes from `rng`."""
+    scene = Scene(_draw_background(rng), np.full((SIZE, SIZE), -1, np.int16), [])
     if rng.random() >= EMPTY_SHARE:
         low, high = SIDES
         sides = np.exp(rng.uniform(np.log(low + 1), np.log(high), rng.integers(*OBJECTS)))
@@ -174,9 +174,9 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def _add_shape(scene: Scene, side: float, rng: np.random.Generator) -> None:
-    """Draw a shape of random class, outline and turn where it hides nothing entirely; gives up after some tries."""
+    """Draw a shape of random class, outline and rotation at a valid position; gives up after 12 attempts."""
     label = int(rng.integers(len(CLASSES)))
-    unit = _turned(_unit_outline(CLASSES[label], rng), rng.uniform(0, 2 * np.pi))
+    unit = _rotate(_draw_unit_outline(CLASSES[label], rng), rng.uniform(0, 2 * np.pi))
     outline = (unit - (unit.min(0) + unit.max(0)) / 2) * (side / np.ptp(unit, axis=0).max())
     for _ in range(12):
         placed = outline + _choose_center(scene, rng)
@@ -187,7 +187,7 @@ def _add_shape(scene: Scene, side: float, rng: np.random.Generator) -> None:
 
 
 def _choose_center(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A point of the frame, or near the border of one of the last shapes so that the new one covers part of it."""
+    """A random point of the image, or one near the border of a recent shape, so that the new one covers part of it."""
     if scene.shapes and rng.random() < STACKED_SHARE:
         below = scene.shapes[-int(rng.integers(1, min(len(scene.shapes), 2) + 1))].outline_xy
         corner = below[rng.integers(len(below))]
@@ -196,7 +196,7 @@ def _choose_center(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _place(scene: Scene, label: int, outline_xy: np.ndarray) -> Shape | None:
-    """The shape as it would lie in the scene, or None if it breaks a rule on sides or visibility."""
+    """Place a shape in the scene; None if its size or a visibility would be out of range."""
     cut = clip_polygon(outline_xy, SIZE)
     if len(cut) < 3 or np.ptp(cut, axis=0).min() < SIDES[0] or np.ptp(cut, axis=0).max() > SIDES[1]:
         return None
@@ -205,34 +205,34 @@ def _place(scene: Scene, label: int, outline_xy: np.ndarray) -> Shape | None:
     if shape.visible < MIN_VISIBLE * shape.full_area:
         return None
     hidden = np.bincount(scene.owner[inside] + 1, minlength=len(scene.shapes) + 1)[1:]
-    left = [(below, below.visible - int(n)) for below, n in zip(scene.shapes, hidden, strict=True)]
-    if any(visible < MIN_VISIBLE * below.full_area for below, visible in left):
+    remaining = [(below, below.visible - int(n)) for below, n in zip(scene.shapes, hidden, strict=True)]
+    if any(visible < MIN_VISIBLE * below.full_area for below, visible in remaining):
         return None
-    for below, visible in left:
+    for below, visible in remaining:
         below.visible = visible
     return shape
 
 
 def _paint(scene: Scene, shape: Shape, outline_xy: np.ndarray, rng: np.random.Generator) -> None:
-    """Blend the shape's texture into the image, sometimes with a drawn edge."""
-    rows, columns = _window(shape.outline_xy)
+    """Blend the shape's texture into the image, sometimes with an edge."""
+    rows, columns = _get_window(shape.outline_xy)
     patch, inside = scene.frame[rows, columns], shape.inside[rows, columns]
     under = patch[inside].mean(0)
     color = rng.uniform(15, 240, 3)
     while np.linalg.norm(color - under) < MIN_CONTRAST:
         color = rng.uniform(15, 240, 3)
-    _blend_(patch, _texture(color, patch.shape[:2], rng), _coverage(outline_xy)[rows, columns])
+    _blend_(patch, _draw_texture(color, patch.shape[:2], rng), _coverage(outline_xy)[rows, columns])
     if rng.random() < 0.4:
         edge = np.zeros((SIZE, SIZE), np.uint8)
         width = max(1, round(np.sqrt(shape.full_area) / 25))
-        cv2.polylines(edge, [_fixed_point(outline_xy)], True, 255, width, cv2.LINE_AA, SHIFT)
+        cv2.polylines(edge, [_to_fixed_point(outline_xy)], True, 255, width, cv2.LINE_AA, SHIFT)
         _blend_(patch, rng.uniform(0, 255, 3).astype(np.float32), np.where(inside, edge[rows, columns], 0))
     scene.owner[shape.inside] = len(scene.shapes)
     scene.shapes.append(shape)
 
 
-def _window(outline_xy: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the pixels that an outline can touch."""
+def _get_window(outline_xy: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns that an outline can touch."""
     (left, top), (right, bottom) = (
         np.floor(outline_xy.min(0)).astype(int) - 1,
         np.ceil(outline_xy.max(0)).astype(int) + 1,
@@ -241,12 +241,12 @@ def _window(outline_xy: np.ndarray) -> tuple[slice, slice]:
 
 
 def _blend_(patch: np.ndarray, colors: np.ndarray, coverage: np.ndarray) -> None:
-    """Lay `colors` over the float32 patch, by coverage 0-255, in place."""
+    """Blend `colors` over the float32 patch in place, with coverage 0-255 as the weight."""
     patch += (colors - patch) * (coverage[..., None].astype(np.float32) / 255)
 
 
-def _unit_outline(name: str, rng: np.random.Generator) -> np.ndarray:
-    """(K, 2) corner points of a shape around the origin, proportions varied."""
+def _draw_unit_outline(name: str, rng: np.random.Generator) -> np.ndarray:
+    """(K, 2) corner points of a shape around the origin, with random proportions."""
     if name == "disc":
         angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
         return np.stack([np.cos(angles), np.sin(angles) * rng.uniform(0.6, 1)], 1)
@@ -262,28 +262,28 @@ def _unit_outline(name: str, rng: np.random.Generator) -> np.ndarray:
         return np.stack([np.cos(angles) * radii, np.sin(angles) * radii], 1)
     arm = rng.uniform(0.26, 0.42)
     quarter = np.array([[arm, -1], [arm, -arm], [1, -arm]])
-    return np.concatenate([_turned(quarter, turn * np.pi / 2) for turn in range(4)])
+    return np.concatenate([_rotate(quarter, turn * np.pi / 2) for turn in range(4)])
 
 
-def _turned(points: np.ndarray, angle: float) -> np.ndarray:
+def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
     cos, sin = np.cos(angle), np.sin(angle)
     return points @ np.array([[cos, sin], [-sin, cos]])
 
 
 def clip_polygon(points: np.ndarray, size: float) -> np.ndarray:
-    """The part of a polygon inside the square [0, size]² (Sutherland and Hodgman 1974). (K, 2) -> (K', 2)."""
+    """Clip a polygon to the square [0, size]² (Sutherland and Hodgman 1974). (K, 2) -> (K', 2)."""
     for axis in (0, 1):
         for sign, bound in ((1.0, 0.0), (-1.0, -size)):
             depth = sign * points[:, axis] - bound  # >= 0 inside
-            kept: list[np.ndarray] = []
+            clipped: list[np.ndarray] = []
             for k in range(len(points)):
                 before = k - 1
                 if (depth[k] >= 0) != (depth[before] >= 0):
                     share = depth[before] / (depth[before] - depth[k])
-                    kept.append(points[before] + share * (points[k] - points[before]))
+                    clipped.append(points[before] + share * (points[k] - points[before]))
                 if depth[k] >= 0:
-                    kept.append(points[k])
-            points = np.array(kept).reshape(-1, 2)
+                    clipped.append(points[k])
+            points = np.array(clipped).reshape(-1, 2)
     return np.clip(points, 0, size)
 
 
@@ -294,20 +294,20 @@ def _area(points: np.ndarray) -> float:
 
 
 def _coverage(outline_xy: np.ndarray) -> np.ndarray:
-    """(SIZE, SIZE) uint8: how much of each pixel lies inside, 255 = all."""
+    """(SIZE, SIZE) uint8: share of each pixel inside the outline, 255 for all of it."""
     mask = np.zeros((SIZE, SIZE), np.uint8)
-    cv2.fillPoly(mask, [_fixed_point(outline_xy)], 255, cv2.LINE_AA, SHIFT)
+    cv2.fillPoly(mask, [_to_fixed_point(outline_xy)], 255, cv2.LINE_AA, SHIFT)
     return mask
 
 
-def _fixed_point(outline_xy: np.ndarray) -> np.ndarray:
-    """Points as OpenCV draws them: int32 with SHIFT fractional bits, whole numbers at the pixels' centers."""
+def _to_fixed_point(outline_xy: np.ndarray) -> np.ndarray:
+    """Points in OpenCV's convention: int32 with SHIFT fractional bits, integers at pixel centers."""
     return np.rint((outline_xy - 0.5) * (1 << SHIFT)).astype(np.int32)
 
 
-def _background(rng: np.random.Generator) -> np.ndarray:
-    """(SIZE, SIZE, 3) float32: two colors mixed by noise of several scales, crossed by a few strokes."""
-    mix = _noise((SIZE, SIZE), rng)[..., None].astype(np.float32)
+def _draw_background(rng: np.random.Generator) -> np.ndarray:
+    """(SIZE, SIZE, 3) float32: two colors mixed by noise of several scales, with a few strokes."""
+    mix = _draw_noise((SIZE, SIZE), rng)[..., None].astype(np.float32)
     first, second = rng.uniform(20, 235, (2, 3)).astype(np.float32)
     frame = first * mix + second * (1 - mix)
     for _ in range(rng.integers(0, 7)):
@@ -317,8 +317,8 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     return cv2.GaussianBlur(frame, (0, 0), 0.8)
 
 
-def _noise(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(H, W) float32 in [0, 1]: random grids of growing fineness, smoothly enlarged and added up."""
+def _draw_noise(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """(H, W) float32 in [0, 1]: sum of ever finer random grids, upsampled smoothly."""
     total = np.zeros(size_hw, np.float32)
     roughness = rng.uniform(0.35, 0.75)
     for octave, cells in enumerate((3, 7, 17, 41, 97)):
@@ -327,8 +327,8 @@ def _noise(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return (total - total.min()) / np.ptp(total)
 
 
-def _texture(color: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) float32 around a mean color: plain, striped, chequered, shaded or noisy."""
+def _draw_texture(color: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) float32 around a mean color: plain, striped, checkered, shaded or noisy."""
     height, width = size_hw
     rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     turn, wave = np.float32(rng.uniform(0, np.pi)), np.float32(2 * np.pi / rng.uniform(6, 24))
@@ -344,5 +344,5 @@ def _texture(color: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generat
     elif kind == 3:
         pattern = along / max(size_hw) * 2
     else:
-        pattern = _noise(size_hw, rng) * 2 - 1
+        pattern = _draw_noise(size_hw, rng) * 2 - 1
     return (color + pattern[..., None] * rng.uniform(10, 40, 3)).astype(np.float32)

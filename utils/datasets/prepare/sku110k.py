@@ -1,4 +1,4 @@
-"""SKU-110K as YOLO labels: densely packed goods on shelves (arXiv:1904.00853, github.com/eg4000/SKU110K_CVPR19)."""
+"""SKU-110K (arXiv:1904.00853, github.com/eg4000/SKU110K_CVPR19), converted to YOLO labels."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import InputError
-from utils.datasets.index.label_files import LabelWriter, names_of, pixel_rows, source_of, write_list
+from utils.datasets.index.label_files import (
+    LabelWriter,
+    get_class_names,
+    get_source_url,
+    make_label_rows,
+    write_image_list,
+)
 from utils.datasets.index.verify import LabelRows
-from utils.datasets.prepare.archives import fetch_and_unpack
+from utils.datasets.prepare.archives import download_archive
 
 SOURCE = "http://trax-geometry.s3.amazonaws.com/cvpr_challenge"
 ARCHIVE = "SKU110K_fixed.tar.gz"
@@ -18,36 +24,36 @@ SPLITS = ("train", "val", "test")
 
 
 def prepare_sku110k(root: Path, raw: Mapping[str, Any]) -> None:
-    """Fetch SKU-110K below `root`: images/, labels/, annotations/ and the lists train.txt, val.txt and test.txt.
+    """Download SKU-110K into `root`: images/, labels/, annotations/ and the lists train.txt, val.txt and test.txt.
 
     Args:
-        raw: the data YAML; `source`, if given, replaces the official address.
+        raw: the data YAML; its `source` overrides the official address.
 
     Raises:
-        InputError: the archive cannot be fetched, or holds something else.
+        InputError: the archive cannot be downloaded or has unexpected content.
     """
-    fetch_and_unpack(f"{source_of(raw, SOURCE)}/{ARCHIVE}", root)
-    inside = root / ARCHIVE.removesuffix(".tar.gz")
+    download_archive(f"{get_source_url(raw, SOURCE)}/{ARCHIVE}", root)
+    unpacked = root / ARCHIVE.removesuffix(".tar.gz")
     for name in ("images", "annotations"):
-        if (inside / name).is_dir() and not (root / name).exists():
-            (inside / name).replace(root / name)
-    if inside.is_dir() and not any(inside.iterdir()):
-        inside.rmdir()
+        if (unpacked / name).is_dir() and not (root / name).exists():
+            (unpacked / name).replace(root / name)
+    if unpacked.is_dir() and not any(unpacked.iterdir()):
+        unpacked.rmdir()
     for split in SPLITS:
-        writer = LabelWriter(len(names_of(raw)))
-        labels = sku_rows(root / "annotations" / f"annotations_{split}.csv")
+        writer = LabelWriter(len(get_class_names(raw)))
+        labels = read_sku110k_annotations(root / "annotations" / f"annotations_{split}.csv")
         writer.write_all(root / "labels", ((Path(name).stem, rows) for name, rows in labels.items()))
-        write_list(root / f"{split}.txt", (f"./images/{name}" for name in sorted(labels)))
+        write_image_list(root / f"{split}.txt", (f"./images/{name}" for name in sorted(labels)))
         writer.report(split)
 
 
-def sku_rows(file: Path) -> dict[str, LabelRows]:
-    """Rows by image, not yet checked, of a CSV of name, x1, y1, x2, y2, class, image's width, image's height.
+def read_sku110k_annotations(file: Path) -> dict[str, LabelRows]:
+    """Read unchecked rows by image from a CSV of name, x1, y1, x2, y2, class, image width, image height.
 
-    All goods are of one class.
+    All objects belong to one class.
 
     Raises:
-        InputError: the file is missing or a line is not of that form.
+        InputError: the file is missing or a line has another form.
     """
     boxes: dict[str, list[list[float]]] = {}
     places: dict[str, list[str]] = {}
@@ -59,7 +65,7 @@ def sku_rows(file: Path) -> dict[str, LabelRows]:
                     continue
                 x1, y1, x2, y2, width, height = (float(value) for value in (*row[1:5], *row[6:8]))
                 if min(width, height) <= 0:
-                    raise ValueError("an image without a size")
+                    raise ValueError("image size is not positive")
                 boxes.setdefault(row[0], []).append([x1, y1, x2, y2])
                 places.setdefault(row[0], []).append(f"{file}:{number}")
                 sizes[row[0]] = int(height), int(width)
@@ -68,4 +74,4 @@ def sku_rows(file: Path) -> dict[str, LabelRows]:
     except ValueError as error:
         reason = f"{file}:{number}: not name, x1, y1, x2, y2, class, width, height ({error})"
         raise InputError(reason) from error
-    return {name: pixel_rows([0] * len(rows), rows, sizes[name], places[name]) for name, rows in boxes.items()}
+    return {name: make_label_rows([0] * len(rows), rows, sizes[name], places[name]) for name, rows in boxes.items()}

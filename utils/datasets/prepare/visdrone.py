@@ -1,7 +1,7 @@
-"""VisDrone2019-DET as YOLO labels (arXiv:2001.06303; format of the annotations: github.com/VisDrone).
+"""VisDrone2019-DET (arXiv:2001.06303; annotation format: github.com/VisDrone), converted to YOLO labels.
 
-A line of annotations is left, top, width, height, score, category, truncation, occlusion. A score of 0 marks what the
-benchmark does not count. Categories are 0 for ignored regions, 1 to 10 for the classes in their order, 11 for others.
+An annotation line is left, top, width, height, score, category, truncation, occlusion. A score of 0 marks a region that
+the benchmark ignores. Category 0 is ignored regions, 1 to 10 are the classes in their order, 11 is others.
 """
 
 from __future__ import annotations
@@ -11,53 +11,53 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import InputError
-from utils.datasets.index.label_files import LabelWriter, names_of, pixel_rows, source_of
+from utils.datasets.index.label_files import LabelWriter, get_class_names, get_source_url, make_label_rows
 from utils.datasets.index.verify import LabelRows
-from utils.datasets.prepare.archives import fetch_and_unpack
-from utils.imaging.read import IMAGE_SUFFIXES, image_size_hw
+from utils.datasets.prepare.archives import download_archive
+from utils.imaging.read import IMAGE_SUFFIXES, read_image_size_hw
 
 SOURCE = "https://github.com/ultralytics/yolov5/releases/download/v1.0"
-LABELLED = ("VisDrone2019-DET-train", "VisDrone2019-DET-val", "VisDrone2019-DET-test-dev")
-PARTS = (*LABELLED, "VisDrone2019-DET-test-challenge")
+LABELED_PARTS = ("VisDrone2019-DET-train", "VisDrone2019-DET-val", "VisDrone2019-DET-test-dev")
+PARTS = (*LABELED_PARTS, "VisDrone2019-DET-test-challenge")
 
 
 def prepare_visdrone(root: Path, raw: Mapping[str, Any]) -> None:
-    """Fetch VisDrone2019-DET below `root` and write labels/ beside images/ and annotations/ of each part.
+    """Download VisDrone2019-DET into `root` and write labels/ beside images/ and annotations/ of each part.
 
     Args:
-        raw: the data YAML; `source`, if given, replaces the official address.
+        raw: the data YAML; its `source` overrides the official address.
 
     Raises:
-        InputError: an archive cannot be fetched, or holds something else.
+        InputError: an archive cannot be downloaded or has unexpected content.
     """
     for part in PARTS:
-        fetch_and_unpack(f"{source_of(raw, SOURCE)}/{part}.zip", root)
-    for part in LABELLED:
-        write_part(root / part, len(names_of(raw)))
+        download_archive(f"{get_source_url(raw, SOURCE)}/{part}.zip", root)
+    for part in LABELED_PARTS:
+        write_part_labels(root / part, len(get_class_names(raw)))
 
 
-def write_part(folder: Path, num_classes: int) -> None:
-    """labels/ of one part from its annotations/; InputError where there are none."""
-    annotations, writer, uncounted = sorted((folder / "annotations").glob("*.txt")), LabelWriter(num_classes), 0
+def write_part_labels(folder: Path, num_classes: int) -> None:
+    """Convert annotations/ of one part to labels/; InputError if there are none."""
+    annotations, writer, num_ignored = sorted((folder / "annotations").glob("*.txt")), LabelWriter(num_classes), 0
     if not annotations:
-        raise InputError(f"{folder / 'annotations'}: no annotations in it; remove {folder.parent} and try again")
+        raise InputError(f"{folder / 'annotations'}: no annotations found; remove {folder.parent} and try again")
     images = {file.stem: file for file in (folder / "images").iterdir() if file.suffix.lower() in IMAGE_SUFFIXES}
     (folder / "labels").mkdir(exist_ok=True)
     for file in annotations:
         if file.stem in images:
-            labels, skipped = visdrone_rows(file, image_size_hw(images[file.stem]), num_classes)
-            uncounted += skipped
+            labels, ignored = read_visdrone_annotation(file, read_image_size_hw(images[file.stem]), num_classes)
+            num_ignored += ignored
             writer.write(folder / "labels" / file.name, labels)
-    writer.report(folder.name, f"{uncounted} regions that the benchmark does not count")
+    writer.report(folder.name, f"{num_ignored} regions ignored by the benchmark skipped")
 
 
-def visdrone_rows(file: Path, size_hw: tuple[int, int], num_classes: int) -> tuple[LabelRows, int]:
-    """Rows of one annotation file, not yet checked, and how many of its lines do not count.
+def read_visdrone_annotation(file: Path, size_hw: tuple[int, int], num_classes: int) -> tuple[LabelRows, int]:
+    """Read unchecked rows of one annotation file, and count the regions that the benchmark ignores.
 
     Raises:
-        InputError: a line is no annotation.
+        InputError: a line is not an annotation.
     """
-    classes, boxes, places, skipped = [], [], [], 0
+    classes, boxes, places, ignored = [], [], [], 0
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
         fields = line.strip().rstrip(",").split(",")
         if fields == [""]:
@@ -67,9 +67,9 @@ def visdrone_rows(file: Path, size_hw: tuple[int, int], num_classes: int) -> tup
         except ValueError as error:
             raise InputError(f"{file}:{number}: {line[:60]!r} is not a VisDrone annotation of 8 numbers") from error
         if score == 0 or not 1 <= category <= num_classes:
-            skipped += 1
+            ignored += 1
             continue
         classes.append(category - 1)
         boxes.append([left, top, left + width, top + height])
         places.append(f"{file}:{number}")
-    return pixel_rows(classes, boxes, size_hw, places), skipped
+    return make_label_rows(classes, boxes, size_hw, places), ignored

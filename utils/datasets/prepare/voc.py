@@ -1,4 +1,4 @@
-"""PASCAL VOC as YOLO labels (annotation format: host.robots.ox.ac.uk/pascal/VOC, development kit, section 2)."""
+"""PASCAL VOC (host.robots.ox.ac.uk/pascal/VOC, development kit, section 2), converted to YOLO labels."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import InputError
-from utils.datasets.index.label_files import LabelWriter, names_of, pixel_rows, source_of
+from utils.datasets.index.label_files import LabelWriter, get_class_names, get_source_url, make_label_rows
 from utils.datasets.index.verify import LabelRows
-from utils.datasets.prepare.archives import fetch_and_unpack
+from utils.datasets.prepare.archives import download_archive
 
 SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/"
 ARCHIVES = (
@@ -22,23 +22,23 @@ SETS = (("2007", "train"), ("2007", "val"), ("2007", "test"), ("2012", "train"),
 
 
 def prepare_voc(root: Path, raw: Mapping[str, Any]) -> None:
-    """Fetch VOC 2007 and 2012 below `root` and lay them out as images/train2012, labels/train2012 and so on.
+    """Download VOC 2007 and 2012 into `root`, arranged as images/train2012, labels/train2012 and so on.
 
     Args:
-        raw: the data YAML: `names` number the classes; `source`, if given, replaces the official address.
+        raw: the data YAML; its `names` define the classes, its `source` overrides the official address.
 
     Raises:
-        InputError: an archive cannot be fetched, or an annotation is not VOC's.
+        InputError: an archive cannot be downloaded or an annotation is invalid.
     """
     for archive in ARCHIVES:
-        fetch_and_unpack(f"{source_of(raw, SOURCE)}/{archive}", root)
-    class_of = {name: number for number, name in names_of(raw).items()}
+        download_archive(f"{get_source_url(raw, SOURCE)}/{archive}", root)
+    class_ids = {name: number for number, name in get_class_names(raw).items()}
     for year, image_set in SETS:
-        _arrange_set(root, year, image_set, class_of)
+        _arrange_set(root, year, image_set, class_ids)
 
 
-def _arrange_set(root: Path, year: str, image_set: str, class_of: Mapping[str, int]) -> None:
-    """Move one set's images to images/ and write its labels."""
+def _arrange_set(root: Path, year: str, image_set: str, class_ids: Mapping[str, int]) -> None:
+    """Move the images of one set to images/ and write its labels."""
     kit = root / "VOCdevkit" / f"VOC{year}"
     listing = kit / "ImageSets" / "Main" / f"{image_set}.txt"
     if not listing.is_file():
@@ -47,48 +47,48 @@ def _arrange_set(root: Path, year: str, image_set: str, class_of: Mapping[str, i
     images.mkdir(parents=True, exist_ok=True)
     labels.mkdir(parents=True, exist_ok=True)
     stems = listing.read_text(encoding="utf-8").split()
-    writer, skipped = LabelWriter(len(class_of)), 0
+    writer, num_skipped = LabelWriter(len(class_ids)), 0
     for stem in stems:
-        rows, unused = voc_labels(kit / "Annotations" / f"{stem}.xml", class_of)
-        skipped += unused
+        rows, skipped = read_voc_annotation(kit / "Annotations" / f"{stem}.xml", class_ids)
+        num_skipped += skipped
         writer.write(labels / f"{stem}.txt", rows)
         image = kit / "JPEGImages" / f"{stem}.jpg"
         if image.is_file():
             image.replace(images / image.name)
-    writer.report(f"{image_set}{year}", f"{skipped} difficult or unnamed objects passed over")
+    writer.report(f"{image_set}{year}", f"{num_skipped} objects that are difficult or of other classes skipped")
 
 
-def voc_labels(annotation: Path, class_of: Mapping[str, int]) -> tuple[LabelRows, int]:
-    """Rows of one annotation, not yet checked, and how many of its objects were passed over.
+def read_voc_annotation(annotation: Path, class_ids: Mapping[str, int]) -> tuple[LabelRows, int]:
+    """Read unchecked rows of one annotation file, and count the skipped objects.
 
-    Objects marked difficult are left out, as VOC's own evaluation does. VOC counts pixels from 1 and includes the last
-    one, so a box spans [xmin - 1, xmax].
+    Objects marked difficult are skipped, as in VOC's evaluation. VOC counts pixels from 1 and includes the last one, so
+    a box spans [xmin - 1, xmax].
 
     Raises:
-        InputError: the file is no VOC annotation.
+        InputError: not a VOC annotation.
     """
-    tree = parse_annotation(annotation)
+    tree = parse_xml(annotation)
     classes, boxes, places, skipped = [], [], [], 0
     try:
         height, width = (_number(tree, f"size/{side}") for side in ("height", "width"))
         if min(height, width) <= 0:
-            raise ValueError("an image without a size")
+            raise ValueError("image size is not positive")
         for number, item in enumerate(tree.iter("object")):
             name = item.findtext("name", "").strip()
-            if name not in class_of or item.findtext("difficult", "0").strip() == "1":
+            if name not in class_ids or item.findtext("difficult", "0").strip() == "1":
                 skipped += 1
                 continue
             xmin, ymin, xmax, ymax = (_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
-            classes.append(class_of[name])
+            classes.append(class_ids[name])
             boxes.append([xmin - 1, ymin - 1, xmax, ymax])
             places.append(f"{annotation}: object {number}")
     except ValueError as error:
         raise InputError(f"{annotation}: not a VOC annotation ({error})") from error
-    return pixel_rows(classes, boxes, (int(height), int(width)), places), skipped
+    return make_label_rows(classes, boxes, (int(height), int(width)), places), skipped
 
 
-def parse_annotation(file: Path) -> ElementTree.Element:
-    """The root of an XML file; InputError where it is none."""
+def parse_xml(file: Path) -> ElementTree.Element:
+    """The root element of an XML file; InputError if it is invalid."""
     try:
         return ElementTree.parse(file).getroot()
     except ElementTree.ParseError as error:

@@ -1,4 +1,4 @@
-"""The frames of image and video files."""
+"""Image and video files."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 import cv2
 
 from utils.core.logging import LOGGER
-from utils.datasets.sources.frames import MEDIA_SUFFIXES, SourceFrame, frame_rate, is_video, known_formats
+from utils.datasets.sources.frames import MEDIA_SUFFIXES, SourceFrame, describe_formats, is_video, sanitize_fps
 from utils.datasets.sources.watch import WatchedFiles
 from utils.imaging.read import ImageError, fit_channels, read_image
 
-COMPLETE_SHARE = 0.9  # containers give the number of frames as an estimate, so a few missing ones mean nothing
-MOST_FAILURES = 200  # in a row, of a video that may go on behind a damaged place
+COMPLETE_SHARE = 0.9  # containers only estimate the number of frames, so a few missing ones are no problem
+MAX_FAILURES = 200  # frames in a row that cannot be read before a damaged video counts as ended
 
 
 class MediaSource:
-    """The frames of image and video files, one a batch; a damaged file is named, counted and passed over.
+    """Frames of image and video files, one per batch; damaged files are logged, counted and skipped.
 
     Args:
-        files: images and videos, in the order to be read; may come one by one.
-        vid_stride: take every Nth frame of a video.
-        decode_threads: of the video decoder; 0 leaves it the choice.
-        endless: `files` never ends by itself.
-        titles: how the log names a file that is not known by its path.
-        on_close: called by `close`, last one first.
+        files: images and videos in reading order; may be a generator.
+        vid_stride: sample every Nth frame of a video.
+        decode_threads: threads of the video decoder; 0 lets it choose.
+        endless: `files` does not end by itself.
+        titles: log names of files that are not known by their path.
+        on_close: called by `close`, in reverse order.
     """
 
     live = False
@@ -45,80 +45,80 @@ class MediaSource:
         self.total = len(files) if isinstance(files, Sized) else None
         self.titles = titles or {}
         self.problems: list[str] = []
-        self.inputs = 0
+        self.num_inputs = 0
         self._closing = ExitStack()
         for call in on_close:
             self._closing.callback(call)
 
     def batches(self, channels: int = 3) -> Iterator[list[SourceFrame]]:
-        """Each image and taken video frame by itself."""
+        """Each image and sampled video frame as a batch of one."""
         for path in self.files:
-            self.inputs += 1
+            self.num_inputs += 1
             title = self.titles.get(path, path)
-            place = f"{self.inputs}/{self.total}" if self.total else str(self.inputs)
+            position = f"{self.num_inputs}/{self.total}" if self.total else str(self.num_inputs)
             try:
                 if is_video(path):
-                    for frame in self._video_frames(path, place, title, channels):
+                    for frame in self._read_video(path, position, title, channels):
                         yield [frame]
                 else:
-                    yield [self._image(path, place, title, channels)]
+                    yield [self._read_image(path, position, title, channels)]
             except ImageError as error:
-                self._tell(f"{title}: {error.reason}", "passed over ")
+                self._add_problem(f"{title}: {error.reason}", "skipped ")
 
-    def leave_out(self, folder: Path) -> None:
-        """Watch for no files below a folder, such as the one that the run writes to."""
+    def ignore_folder(self, folder: Path) -> None:
+        """Ignore new files below a folder, such as the run folder, when watching for files."""
         if isinstance(self.files, WatchedFiles):
-            self.files.ignored = folder
+            self.files.ignored_folder = folder
 
     def close(self) -> None:
-        """Wake whoever waits for further files, and remove temporary ones."""
+        """Stop waiting for further files and remove temporary ones."""
         self._closing.close()
 
-    def _tell(self, problem: str, outcome: str) -> None:
-        """Log a problem and keep it: it makes the exit status 1."""
+    def _add_problem(self, problem: str, outcome: str) -> None:
+        """Log a problem and record it, so that the exit status becomes 1."""
         LOGGER.warning(f"WARNING: {outcome}{problem}")
         self.problems.append(problem)
 
-    def _image(self, path: str, place: str, title: str, channels: int) -> SourceFrame:
+    def _read_image(self, path: str, position: str, title: str, channels: int) -> SourceFrame:
         if Path(path).suffix.lower() not in MEDIA_SUFFIXES:
-            raise ImageError(path, f"neither an image nor a video; {known_formats()}")
+            raise ImageError(path, f"neither an image nor a video; {describe_formats()}")
 
         def warn(reason: str) -> None:
-            self._tell(f"{title}: {reason}", "")
+            self._add_problem(f"{title}: {reason}", "")
 
-        return SourceFrame(path, read_image(path, channels=channels, warn=warn), f"image {place} {title}")
+        return SourceFrame(path, read_image(path, channels=channels, warn=warn), f"image {position} {title}")
 
-    def _video_frames(self, path: str, place: str, title: str, channels: int) -> Iterator[SourceFrame]:
-        """Every `vid_stride`-th frame from the first; ImageError where there is none, what is missing is told."""
+    def _read_video(self, path: str, position: str, title: str, channels: int) -> Iterator[SourceFrame]:
+        """Every `vid_stride`-th frame from the first; ImageError if there is none, a problem if some are missing."""
         if not Path(path).is_file():
             raise ImageError(path, "No such file")
         capture = cv2.VideoCapture(path, cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, self.decode_threads])
         try:
             if not capture.isOpened():
-                raise ImageError(path, "damaged, or not a video in a known format")
+                raise ImageError(path, "damaged, or not a video in a supported format")
             total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-            fps = frame_rate(capture.get(cv2.CAP_PROP_FPS)) / self.vid_stride
+            fps = sanitize_fps(capture.get(cv2.CAP_PROP_FPS)) / self.vid_stride
             number = gaps = 0
-            while (failures := _grab(capture, MOST_FAILURES if number < total else 0)) is not None:
+            while (failures := _grab(capture, MAX_FAILURES if number < total else 0)) is not None:
                 number += 1
                 gaps += failures > 0
                 if (number - 1) % self.vid_stride:
                     continue
                 decoded, frame = capture.retrieve()
                 if decoded:
-                    heading = f"video {place} ({number}/{total or '?'}) {title}"
+                    heading = f"video {position} ({number}/{total or '?'}) {title}"
                     frame = fit_channels(frame, channels, path)
                     yield SourceFrame(path, frame, heading, number, fps, self.vid_stride)
         finally:
             capture.release()
         if not number:
-            raise ImageError(path, "damaged, no frame of it can be read")
+            raise ImageError(path, "damaged, no frame can be read")
         if gaps:
-            self._tell(f"{title}: damaged, {number} of {total} frames can be read", "")
+            self._add_problem(f"{title}: damaged, {number} of {total} frames can be read", "")
         elif number < total * COMPLETE_SHARE:
-            self._tell(f"{title}: breaks off after frame {number} of {total}", "")
+            self._add_problem(f"{title}: truncated after frame {number} of {total}", "")
 
 
 def _grab(capture: cv2.VideoCapture, patience: int) -> int | None:
-    """Go on to the next frame, over at most `patience` that cannot be read: how many these were, None at the end."""
+    """Advance to the next readable frame; the number of unreadable ones before it, None beyond `patience`."""
     return next((failures for failures in range(patience + 1) if capture.grab()), None)

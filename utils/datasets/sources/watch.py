@@ -1,4 +1,4 @@
-"""Paths of files that arrive while a run goes on: in a watched folder, or on standard input."""
+"""Watch folders and paths from standard input."""
 
 from __future__ import annotations
 
@@ -8,76 +8,76 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-POLL_S = 0.5  # between two looks at a folder
-WAKE_S = 0.2  # between two looks at whether to go on waiting for input
+POLL_S = 0.5  # between two listings of a folder
+WAKE_S = 0.2  # between two checks for `close` while waiting for input
 
 Signature = tuple[int, int]  # modification time in ns, size
 
 
 class WatchedFiles:
-    """Files that a listing gives, first those there are, then each new or changed one once it has come to rest.
+    """Iterator over the files of a listing, then over each new or changed file once it is complete.
 
     Args:
-        listing: the files there are now, in order.
-        poll_s: seconds between two listings; a file is at rest if two in a row find the same size and time.
+        listing: returns the present files, in order.
+        poll_s: seconds between two listings; a file is complete if two in a row show the same size and time.
 
     Attributes:
-        ignored: a folder whose files are left out, such as the one that the run writes to.
+        ignored_folder: its files are ignored; for the folder that the run writes to.
     """
 
     def __init__(self, listing: Callable[[], list[str]], *, poll_s: float = POLL_S) -> None:
         self.listing, self.poll_s = listing, poll_s
-        self.ignored: Path | None = None
+        self.ignored_folder: Path | None = None
         self._closed = threading.Event()
 
     def __iter__(self) -> Iterator[str]:
-        given: dict[str, Signature] = {}
-        before = self._look()
-        yield from self._new(before, before, given)
+        history: dict[str, Signature] = {}
+        previous = self._scan()
+        yield from self._find_complete(previous, previous, history)
         while not self._closed.wait(self.poll_s):
-            now = self._look()
-            given = {path: signature for path, signature in given.items() if path in now}
-            yield from self._new(now, before, given)
-            before = now
+            current = self._scan()
+            history = {path: signature for path, signature in history.items() if path in current}
+            yield from self._find_complete(current, previous, history)
+            previous = current
 
     def close(self) -> None:
         """End the iteration."""
         self._closed.set()
 
-    def _new(
-        self, now: dict[str, Signature], before: dict[str, Signature], given: dict[str, Signature]
+    def _find_complete(
+        self, current: dict[str, Signature], previous: dict[str, Signature], history: dict[str, Signature]
     ) -> Iterator[str]:
-        """Files at rest that were not given as they are; they are entered in `given`."""
-        for path, signature in now.items():
-            if signature == before.get(path) != given.get(path):
+        """Complete files that `history` does not have in this state; adds them to it."""
+        for path, signature in current.items():
+            if signature == previous.get(path) != history.get(path):
                 if self._closed.is_set():
                     return
-                given[path] = signature
+                history[path] = signature
                 yield path
 
-    def _look(self) -> dict[str, Signature]:
-        """Time and size of each file there is."""
-        found: dict[str, Signature] = {}
+    def _scan(self) -> dict[str, Signature]:
+        """Modification time and size of each present file."""
+        signatures: dict[str, Signature] = {}
         try:
-            listed = self.listing()
+            paths = self.listing()
         except OSError:
-            return found  # the folder is gone; it may come back
-        for path in listed:
-            if self.ignored is not None and Path(path).absolute().is_relative_to(self.ignored.absolute()):
+            return signatures  # the folder is gone; it may come back
+        for path in paths:
+            if self.ignored_folder is not None and Path(path).absolute().is_relative_to(self.ignored_folder.absolute()):
                 continue
             try:
-                status = os.stat(path)  # noqa: PTH116 - a listing is looked through twice a second
+                status = os.stat(path)  # noqa: PTH116 - runs for every file, twice a second
             except OSError:
-                continue  # gone since the listing
-            found[path] = (status.st_mtime_ns, status.st_size)
-        return found
+                continue  # removed since the listing
+            signatures[path] = (status.st_mtime_ns, status.st_size)
+        return signatures
 
 
 class PathLines:
-    """Paths read line by line from an open file as they come; empty lines are left out.
+    """Iterator over the paths in an open file, one per line, as they are written; empty lines are skipped.
 
     Args:
-        descriptor: of the file, that of standard input for instance.
+        descriptor: of the file, such as standard input.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -85,12 +85,12 @@ class PathLines:
         self._closed = threading.Event()
 
     def __iter__(self) -> Iterator[str]:
-        left = b""
+        rest = b""
         while not self._closed.is_set():
-            if not self._ready():
+            if not self._has_input():
                 continue
-            chunk = os.read(self.descriptor, 1 << 16)  # sys.stdin would hold a lock that Python needs when it ends
-            *lines, left = (left + chunk).split(b"\n") if chunk else (left, b"")
+            chunk = os.read(self.descriptor, 1 << 16)  # sys.stdin would hold a lock that Python needs at exit
+            *lines, rest = (rest + chunk).split(b"\n") if chunk else (rest, b"")
             for line in lines:
                 if path := os.fsdecode(line).strip():
                     yield path
@@ -98,9 +98,9 @@ class PathLines:
                 return
 
     def close(self) -> None:
-        """End the iteration; on Windows after the next line only."""
+        """End the iteration; on Windows only after the next line."""
         self._closed.set()
 
-    def _ready(self) -> bool:
-        """Whether there is something to read, after at most WAKE_S; Windows cannot tell, there reading waits."""
+    def _has_input(self) -> bool:
+        """Wait up to WAKE_S for input; always True on Windows, where the read itself waits."""
         return os.name != "posix" or bool(select.select([self.descriptor], [], [], WAKE_S)[0])

@@ -1,4 +1,4 @@
-"""Images dealt out to train, val and test by a seed, as list files that a data YAML can name."""
+"""Random train, val and test splits as list files."""
 
 from __future__ import annotations
 
@@ -10,57 +10,56 @@ from pathlib import Path
 import numpy as np
 
 from utils.core.errors import InputError
-from utils.datasets.index.label_files import write_list
+from utils.datasets.index.label_files import write_image_list
 
 LISTS = {split: f"autosplit_{split}.txt" for split in ("train", "val", "test")}
 
 
 def check_shares(shares: Sequence[float]) -> None:
-    """InputError unless all are 0 or more, and one of them above 0."""
+    """InputError unless all shares are 0 or more and one is above 0."""
     parts = np.asarray(shares, np.float64)
     if not np.isfinite(parts).all() or (parts < 0).any() or not parts.sum():
         raise InputError(f"shares {' '.join(map(str, shares))}: must be 0 or more, and one of them above 0")
 
 
-def deal_out(count: int, shares: Sequence[float], seed: int) -> list[np.ndarray]:
-    """Numbers 0 to count - 1 in groups of the given shares, each sorted; the same for the same seed.
+def split_indices(count: int, shares: Sequence[float], seed: int) -> list[np.ndarray]:
+    """Split the indices 0 to count - 1 at random into groups with the given shares; each group is sorted.
 
-    Sizes are exact: the parts of a shuffled row, cut where the shares, brought to a sum of 1, say. A share above 0
-    gets an image where there are enough of them.
+    Group sizes match the shares exactly, up to rounding; a share above 0 gets at least one image if there are enough.
 
     Raises:
-        InputError: shares that are negative, or all 0.
+        InputError: a negative share, or only zeros.
     """
     check_shares(shares)
     parts = np.asarray(shares, np.float64)
     sizes = np.diff(np.rint(np.cumsum([0, *parts]) / parts.sum() * count).astype(int))
-    for poor in np.flatnonzero((parts > 0) & (sizes == 0)):
+    for empty in np.flatnonzero((parts > 0) & (sizes == 0)):
         if sizes.max() > 1:
             sizes[sizes.argmax()] -= 1
-            sizes[poor] += 1
+            sizes[empty] += 1
     order = np.random.default_rng(seed).permutation(count)
     return [np.sort(order[a:b]) for a, b in pairwise(np.cumsum([0, *sizes]))]
 
 
 def write_splits(folder: Path, images: Sequence[str], shares: Sequence[float], seed: int) -> dict[str, int]:
-    """Write autosplit_train.txt, autosplit_val.txt and, if it has a share, autosplit_test.txt; images of each.
+    """Write autosplit_train.txt, autosplit_val.txt and autosplit_test.txt; returns the number of images in each.
 
-    Lines count from the lists' folder (`./images/a.jpg`) where the image lies below it, else they are absolute.
+    Lines are relative to the folder (`./images/a.jpg`) for images below it, else absolute. Empty splits have no list.
 
     Args:
-        folder: where the lists go.
-        images: image files, in an order that does not depend on the machine.
+        folder: folder for the lists.
+        images: image paths, in an order that does not depend on the machine.
         shares: of train, val and test.
     """
     counts = {}
-    for (split, name), numbers in zip(LISTS.items(), deal_out(len(images), shares, seed), strict=False):
-        if len(numbers):
-            write_list(folder / name, (list_line(images[i], folder) for i in numbers))
-            counts[split] = len(numbers)
+    for (split, name), indices in zip(LISTS.items(), split_indices(len(images), shares, seed), strict=False):
+        if len(indices):
+            write_image_list(folder / name, (format_list_line(images[i], folder) for i in indices))
+            counts[split] = len(indices)
     return counts
 
 
-def list_line(image: str, folder: Path) -> str:
-    """An image as a line of a list file in `folder`."""
-    inside = os.path.relpath(os.path.abspath(image), os.path.abspath(folder))  # noqa: PTH100 (links stay)
-    return os.path.abspath(image) if inside.startswith("..") else f"./{Path(inside).as_posix()}"  # noqa: PTH100
+def format_list_line(image: str, folder: Path) -> str:
+    """The line for an image in a list file in `folder`."""
+    path = os.path.relpath(os.path.abspath(image), os.path.abspath(folder))  # noqa: PTH100 (links stay)
+    return os.path.abspath(image) if path.startswith("..") else f"./{Path(path).as_posix()}"  # noqa: PTH100

@@ -1,4 +1,4 @@
-"""`python -m utils.datasets fetch`: a data set put in place as its YAML says, without training."""
+"""Download or generation of a data set without training: `python -m utils.datasets fetch`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from utils.datasets.index.data_yaml import DataSpec, load_spec
 
 
 def run(config: FetchConfig) -> DataSpec:
-    """The set, fetched or drawn where it is not there yet; InputError where that cannot be."""
+    """Download or generate the data set unless it is present; InputError if that fails."""
     spec = load_class_data(config.data) if is_class_data(config.data) else load_spec(config.data)
-    there = [split for split, source in spec.splits.items() if not source.missing]
-    LOGGER.info(f"{config.data}: {', '.join(there)} in {spec.root}, {spec.num_classes} classes")
+    available = [split for split, source in spec.splits.items() if not source.missing]
+    LOGGER.info(f"{config.data}: {', '.join(available)} in {spec.root}, {spec.num_classes} classes")
     return spec

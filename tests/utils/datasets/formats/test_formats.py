@@ -1,4 +1,4 @@
-"""Every annotation format read from files as their programs write them, and written and read back."""
+"""Annotation formats: reading files as written by the original programs, and round trips."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from loopback import IMAGE, put
 from utils.config.datasets import READABLE, WRITABLE, ConvertConfig
 from utils.core.errors import InputError
 from utils.datasets.formats.base import PixelObject, Splits
-from utils.datasets.formats.cityscapes import CLASSES, cityscapes_rows, read_cityscapes
-from utils.datasets.formats.coco import coco_shape, read_coco
-from utils.datasets.formats.labelme import labelme_shapes, read_labelme
-from utils.datasets.formats.supervisely import decode_bitmap, encode_bitmap, read_supervisely, supervisely_object
-from utils.datasets.formats.table import FORMATS
-from utils.datasets.formats.voc import corners_from_1, read_voc
+from utils.datasets.formats.cityscapes import CLASSES, parse_cityscapes, read_cityscapes
+from utils.datasets.formats.coco import read_coco, to_coco_shape
+from utils.datasets.formats.labelme import read_labelme, to_labelme_shapes
+from utils.datasets.formats.registry import FORMATS
+from utils.datasets.formats.supervisely import decode_bitmap, encode_bitmap, read_supervisely, to_supervisely_object
+from utils.datasets.formats.voc import read_voc, to_voc_box
 from utils.datasets.index.data_yaml import load_spec
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.labels import load_index
@@ -33,7 +33,7 @@ from utils.ops.polygons import join_rings
 
 SIZE_HW = (50, 100)
 SQUARE = np.array([[10, 5], [40, 5], [40, 35], [10, 35]], np.float64)
-HOLE = np.array([[20, 15], [20, 25], [30, 25], [30, 15]], np.float64)  # the other way round
+HOLE = np.array([[20, 15], [20, 25], [30, 25], [30, 15]], np.float64)  # opposite orientation
 SECOND = SQUARE + np.array([50, 10])
 
 
@@ -41,7 +41,7 @@ def convert(*flags: object) -> Splits:
     return run(ConvertConfig.from_args([str(flag) for flag in flags]))
 
 
-def corners(index: ImageIndex, i: int = 0) -> np.ndarray:
+def get_corners(index: ImageIndex, i: int = 0) -> np.ndarray:
     """(n, 4) x1, y1, x2, y2 in pixels of image i."""
     boxes, size_wh = index.labels(i)[1].astype(np.float64), index.sizes_hw[i][::-1]
     half = boxes[:, 2:] / 2
@@ -49,8 +49,8 @@ def corners(index: ImageIndex, i: int = 0) -> np.ndarray:
 
 
 @pytest.fixture
-def outlined(tmp_path: Path) -> Path:
-    """A data YAML with train, val and test: outlines, a plain box, an empty image, equal names in two folders."""
+def polygon_data(tmp_path: Path) -> Path:
+    """A data YAML with train, val and test: polygons, a plain box, an empty image, equal names in two folders."""
     root = tmp_path / "outlined set"
     polygon = "1 0.1 0.1 0.4 0.1 0.4 0.7 0.25 0.9\n"
     labels = {"train/a": f"{polygon}0 0.5 0.5 0.2 0.4\n", "train/more/a": "0 0.3 0.3 0.2 0.2\n", "val/ü b": polygon}
@@ -62,65 +62,65 @@ def outlined(tmp_path: Path) -> Path:
     return root / "set.yaml"
 
 
-# -- there and back ---------------------------------------------------------------------------------------------------
+# -- round trips ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", WRITABLE)
-def test_there_and_back(outlined: Path, tmp_path: Path, name: str) -> None:
-    written = convert("--source", outlined, "--to", name, "--out", tmp_path / "there")
-    source = tmp_path / "there" / "data.yaml" if name == "yolo" else tmp_path / "there"
+def test_round_trip(polygon_data: Path, tmp_path: Path, name: str) -> None:
+    written = convert("--source", polygon_data, "--to", name, "--out", tmp_path / "converted")
+    source = tmp_path / "converted" / "data.yaml" if name == "yolo" else tmp_path / "converted"
     convert("--from", name, "--source", source, "--out", tmp_path / "back")
-    spec, origin = load_spec(tmp_path / "back" / "data.yaml"), load_spec(outlined)
+    spec, origin = load_spec(tmp_path / "back" / "data.yaml"), load_spec(polygon_data)
     assert spec.names == origin.names == {0: "zebra", 1: "ant"}
-    tolerance = 0.51 if name == "voc" else 0.01  # pixels; VOC has whole ones
+    tolerance = 0.51 if name == "voc" else 0.01  # pixels; VOC rounds to integers
     for split in ("train", "val", "test"):
         before, after = load_index(origin, split), load_index(spec, split, require_labels=False)
         assert len(before) == len(after) == len(written[split])
         assert sorted(before.classes) == sorted(after.classes)
-        place_of = {_content(after, k): k for k in range(len(after))}
+        by_content = {_get_content(after, k): k for k in range(len(after))}
         for i in range(len(before)):
-            k = place_of[_content(before, i)]
-            assert np.abs(corners(before, i) - corners(after, k)).max(initial=0) < tolerance
+            k = by_content[_get_content(before, i)]
+            assert np.abs(get_corners(before, i) - get_corners(after, k)).max(initial=0) < tolerance
         assert (after.polygons is not None) == FORMATS[name].polygons
     assert sorted(p.stem for p in (tmp_path / "back" / "images" / "train").iterdir()) == ["a", "a_2", "empty"]
 
 
-def _content(index: ImageIndex, i: int) -> int:
-    """What an image is known by under any name: how many objects it has."""
+def _get_content(index: ImageIndex, i: int) -> int:
+    """Number of objects, which identifies an image under any name."""
     return len(index.labels(i)[0])
 
 
 @pytest.mark.parametrize("name", ["yolo", "coco", "labelme", "supervisely"])
-def test_outlines_survive(outlined: Path, tmp_path: Path, name: str) -> None:
-    convert("--source", outlined, "--to", name, "--out", tmp_path / "there")
-    source = tmp_path / "there" / "data.yaml" if name == "yolo" else tmp_path / "there"
-    found = FORMATS[name].read(source, [], None)["val"].polygons
-    assert found is not None
+def test_polygons_survive(polygon_data: Path, tmp_path: Path, name: str) -> None:
+    convert("--source", polygon_data, "--to", name, "--out", tmp_path / "converted")
+    source = tmp_path / "converted" / "data.yaml" if name == "yolo" else tmp_path / "converted"
+    polygons = FORMATS[name].read(source, [], None)["val"].polygons
+    assert polygons is not None
     expected = [[0.1, 0.1], [0.4, 0.1], [0.4, 0.7], [0.25, 0.9]]
-    assert np.abs(found.rings(0)[0] - expected).max() < 1e-5
+    assert np.abs(polygons.rings(0)[0] - expected).max() < 1e-5
 
 
-def test_every_reader_and_writer_is_offered() -> None:
+def test_formats_match_the_flags() -> None:
     assert tuple(FORMATS) == READABLE
-    assert tuple(name for name, found in FORMATS.items() if found.write) == WRITABLE
+    assert tuple(name for name, entry in FORMATS.items() if entry.write) == WRITABLE
 
 
-def test_boxes_only_and_links(outlined: Path, tmp_path: Path) -> None:
-    convert("--source", outlined, "--boxes", "--link", "--out", tmp_path / "boxes")
+def test_boxes_only_and_links(polygon_data: Path, tmp_path: Path) -> None:
+    convert("--source", polygon_data, "--boxes", "--link", "--out", tmp_path / "boxes")
     label = (tmp_path / "boxes" / "labels" / "val" / "ü b.txt").read_text()
     assert label == "1 0.250000 0.500000 0.300000 0.800000\n"
     assert (tmp_path / "boxes" / "images" / "val" / "ü b.jpg").stat().st_nlink == 2
     assert (tmp_path / "boxes").stat().st_mode & 0o777 == 0o755
 
 
-def test_a_split_that_is_not_on_the_disk_is_passed_over(outlined: Path, tmp_path: Path) -> None:
-    text = outlined.read_text().replace("test: images/test", "test: images/nowhere")
-    outlined.write_text(text)
-    assert sorted(convert("--source", outlined, "--out", tmp_path / "out")) == ["train", "val"]
+def test_missing_split_is_skipped(polygon_data: Path, tmp_path: Path) -> None:
+    text = polygon_data.read_text().replace("test: images/test", "test: images/nowhere")
+    polygon_data.write_text(text)
+    assert sorted(convert("--source", polygon_data, "--out", tmp_path / "out")) == ["train", "val"]
 
 
-def test_a_coco_set_is_trained_from_as_it_is(outlined: Path, tmp_path: Path) -> None:
-    convert("--source", outlined, "--to", "coco", "--out", tmp_path / "coco")
+def test_written_coco_set_can_be_trained(polygon_data: Path, tmp_path: Path) -> None:
+    convert("--source", polygon_data, "--to", "coco", "--out", tmp_path / "coco")
     index = load_index(load_spec(tmp_path / "coco" / "data.yaml"), "train")
     assert index.num_objects == 3
     content = json.loads((tmp_path / "coco" / "annotations" / "instances_train.json").read_text())
@@ -128,21 +128,21 @@ def test_a_coco_set_is_trained_from_as_it_is(outlined: Path, tmp_path: Path) -> 
     assert all(a["segmentation"] == [] for a in content["annotations"] if a["category_id"] == 1)
 
 
-def test_a_set_without_val_says_so(tmp_path: Path) -> None:
+def test_set_without_val(tmp_path: Path) -> None:
     labelme_file(tmp_path / "flat" / "a.json", [shape("cat", "rectangle", [[10, 5], [30, 15]])])
     convert("--from", "labelme", "--source", tmp_path / "flat", "--out", tmp_path / "out")
-    assert "there is no val split" in (tmp_path / "out" / "data.yaml").read_text()
+    assert "no val split" in (tmp_path / "out" / "data.yaml").read_text()
     spec = load_spec(tmp_path / "out" / "data.yaml")
-    assert spec.splits["val"].places == spec.splits["train"].places
+    assert spec.splits["val"].paths == spec.splits["train"].paths
 
 
-def test_nothing_is_left_where_a_conversion_fails(outlined: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="leave them out with --from yolo"):
-        convert("--source", outlined, "--names", "cat", "--out", tmp_path / "x" / "out")
+def test_failed_conversion_leaves_no_files(polygon_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="remove them with --from yolo"):
+        convert("--source", polygon_data, "--names", "cat", "--out", tmp_path / "x" / "out")
     assert not list((tmp_path / "x").iterdir())
     put(tmp_path / "full" / "precious.txt", b"1")
-    with pytest.raises(InputError, match=r"--out .*full: is there already and not empty; name a new folder"):
-        convert("--source", outlined, "--out", tmp_path / "full")
+    with pytest.raises(InputError, match=r"--out .*full: is not empty; give a new folder"):
+        convert("--source", polygon_data, "--out", tmp_path / "full")
 
 
 # -- VOC --------------------------------------------------------------------------------------------------------------
@@ -159,25 +159,25 @@ def voc_xml(filename: str, *objects: tuple[str, str, int]) -> bytes:
     return f"<annotation><filename>{filename}</filename>{size}{items}</annotation>".encode()
 
 
-def test_voc_without_sets_and_beside_the_images(tmp_path: Path) -> None:
+def test_voc_annotations_beside_the_images(tmp_path: Path) -> None:
     put(tmp_path / "b.xml", voc_xml("b.png", ("dog", "11 6 30 15", 0), ("cat", "1 1 100 50", 0), ("cat", "1 1 9 9", 1)))
     put(tmp_path / "b.png", IMAGE)
     sets = read_voc(tmp_path, [], None)
     assert sets["train"].names == {0: "cat", 1: "dog"}
     assert sets["train"].classes.tolist() == [1, 0]
-    assert corners(sets["train"]).tolist() == [pytest.approx([10, 5, 30, 15]), pytest.approx([0, 0, 100, 50])]
+    assert get_corners(sets["train"]).tolist() == [pytest.approx([10, 5, 30, 15]), pytest.approx([0, 0, 100, 50])]
     assert read_voc(tmp_path, ["dog"], None)["train"].classes.tolist() == [0]
 
 
-def test_voc_corners_are_whole_pixels_from_1() -> None:
-    assert corners_from_1((10.2, 5.4, 29.6, 15)) == {"xmin": 11, "ymin": 6, "xmax": 30, "ymax": 15}
-    assert corners_from_1((10.1, 5.1, 10.2, 5.2)) == {"xmin": 11, "ymin": 6, "xmax": 11, "ymax": 6}
+def test_voc_boxes_are_integer_pixels_from_1() -> None:
+    assert to_voc_box((10.2, 5.4, 29.6, 15)) == {"xmin": 11, "ymin": 6, "xmax": 30, "ymax": 15}
+    assert to_voc_box((10.1, 5.1, 10.2, 5.2)) == {"xmin": 11, "ymin": 6, "xmax": 11, "ymax": 6}
 
 
-def test_voc_lists_name_what_is_missing(tmp_path: Path) -> None:
+def test_voc_list_with_a_missing_annotation(tmp_path: Path) -> None:
     put(tmp_path / "Annotations" / "a.xml", voc_xml("a.jpg", ("dog", "1 1 9 9", 0)))
     put(tmp_path / "ImageSets" / "Main" / "train.txt", b"a\nb\n")
-    with pytest.raises(InputError, match=r"b: listed in ImageSets/Main, but it has no annotation b\.xml"):
+    with pytest.raises(InputError, match=r"b: listed in ImageSets/Main, but the annotation b\.xml is missing"):
         read_voc(tmp_path, [], None)
 
 
@@ -213,23 +213,23 @@ def test_labelme_shapes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
         index = read_labelme(tmp_path, [], None)["train"]
     assert index.classes.tolist() == [0, 0, 1, 1, 1]
     expected = [[10, 5, 30, 15], [10, 5, 40, 35], [45, 20, 55, 30], [40, 10, 60, 20], [10, 5, 90, 45]]
-    assert np.abs(corners(index) - expected).max() < 1e-3
+    assert np.abs(get_corners(index) - expected).max() < 1e-3
     assert index.polygons is not None
     assert [len(index.polygons.rings(k)) for k in range(5)] == [1, 1, 1, 1, 2]
     ring = index.polygons.rings(3)[0] * (100, 50)
     assert np.concatenate([ring.min(0), ring.max(0)]).tolist() == pytest.approx([43.5, 12.5, 57.5, 17.5])
-    assert "2 shapes of other kinds or classes passed over" in caplog.text
+    assert "2 shapes of other kinds or classes skipped" in caplog.text
 
 
 def test_labelme_parts_and_holes() -> None:
-    thing = PixelObject(0, (10, 5, 90, 45), [SQUARE, SECOND])
-    shapes = labelme_shapes(thing, "cat", 3)
+    item = PixelObject(0, (10, 5, 90, 45), [SQUARE, SECOND])
+    shapes = to_labelme_shapes(item, "cat", 3)
     assert [s["group_id"] for s in shapes] == [3, 3]
-    (holed,) = labelme_shapes(PixelObject(0, (10, 5, 40, 35), [SQUARE, HOLE]), "cat", 3)
+    (holed,) = to_labelme_shapes(PixelObject(0, (10, 5, 40, 35), [SQUARE, HOLE]), "cat", 3)
     assert holed["group_id"] is None
     one = rasterize([[np.array(holed["points"])]], SIZE_HW).dense()[0]
     two = rasterize([[SQUARE, HOLE]], SIZE_HW).dense()[0]
-    assert np.count_nonzero(one ^ two) <= 60  # the line there and back, and the inner border
+    assert np.count_nonzero(one ^ two) <= 60  # the connecting line and the inner border
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_labelme_parts_and_holes() -> None:
         ("{", r"a\.json:1: not valid JSON"),
         ("[]", "expected an object with annotations, found list"),
         ('{"shapes": 5}', "no list 'shapes'"),
-        ('{"shapes": [{"label": "a"}]}', "imageHeight None and imageWidth None are no size"),
+        ('{"shapes": [{"label": "a"}]}', "invalid imageHeight None or imageWidth None"),
         (
             '{"shapes": [{"label": "a", "points": "x"}], "imageHeight": 9, "imageWidth": 9}',
             "shape 0: points 'x' are not",
@@ -246,11 +246,11 @@ def test_labelme_parts_and_holes() -> None:
         (
             '{"shapes": [{"label": "a", "shape_type": "mask", "points": [[0, 0], [1, 1]], "mask": "?"}],'
             '"imageHeight": 9, "imageWidth": 9}',
-            "shape 0: its mask is not a PNG",
+            "shape 0: the mask is not a base64-encoded PNG",
         ),
     ],
 )
-def test_other_files_are_not_labelme(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_labelme_files(tmp_path: Path, content: str, message: str) -> None:
     put(tmp_path / "a.json", content.encode())
     with pytest.raises(InputError, match=message):
         read_labelme(tmp_path, [], None)
@@ -285,28 +285,28 @@ def test_supervisely_objects(tmp_path: Path) -> None:
     index = read_supervisely(supervisely_project(tmp_path, objects), [], None)["train"]
     assert index.names == {0: "cat", 1: "ant"}
     assert index.classes.tolist() == [1, 0, 0]
-    assert np.abs(corners(index) - [[10, 5, 30, 15], [10, 5, 40, 35], [43, 12, 58, 18]]).max() < 1e-3
+    assert np.abs(get_corners(index) - [[10, 5, 30, 15], [10, 5, 40, 35], [43, 12, 58, 18]]).max() < 1e-3
     assert index.polygons is not None
     holed = [ring * (100, 50) for ring in index.polygons.rings(1)]
     assert [round(signed_area(ring)) for ring in holed] == [900, -100]
 
 
 def test_supervisely_parts_and_holes() -> None:
-    holed = supervisely_object(PixelObject(0, (10, 5, 40, 35), [SQUARE, HOLE]), "cat", SIZE_HW)
+    holed = to_supervisely_object(PixelObject(0, (10, 5, 40, 35), [SQUARE, HOLE]), "cat", SIZE_HW)
     assert holed["geometryType"] == "polygon"
     assert len(holed["points"]["interior"]) == 1
-    parts = supervisely_object(PixelObject(0, (10, 5, 90, 45), [SQUARE, SECOND]), "cat", SIZE_HW)
+    parts = to_supervisely_object(PixelObject(0, (10, 5, 90, 45), [SQUARE, SECOND]), "cat", SIZE_HW)
     mask = np.zeros(SIZE_HW, np.uint8)
-    (left, top), found = parts["bitmap"]["origin"], decode_bitmap(parts["bitmap"]["data"])
-    mask[top : top + found.shape[0], left : left + found.shape[1]] = found
+    (left, top), bitmap = parts["bitmap"]["origin"], decode_bitmap(parts["bitmap"]["data"])
+    mask[top : top + bitmap.shape[0], left : left + bitmap.shape[1]] = bitmap
     assert np.array_equal(mask, rasterize([[SQUARE, SECOND]], SIZE_HW).dense()[0])
-    assert np.array_equal(decode_bitmap(encode_bitmap(found > 0)), found)
+    assert np.array_equal(decode_bitmap(encode_bitmap(bitmap > 0)), bitmap)
 
 
-def test_supervisely_data_sets_need_names_of_splits(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the data sets one, two are not called train, val, test"):
+def test_supervisely_data_sets_must_be_named_after_splits(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the data sets one, two are not named train, val, test"):
         read_supervisely(supervisely_project(tmp_path, [], ("one", "two")), [], None)
-    with pytest.raises(InputError, match="leave it out"):
+    with pytest.raises(InputError, match="remove the flag"):
         read_supervisely(tmp_path, [], tmp_path)
 
 
@@ -320,12 +320,12 @@ def test_supervisely_data_sets_need_names_of_splits(tmp_path: Path) -> None:
         5,
     ],
 )
-def test_other_objects_are_not_supervisely(tmp_path: Path, change: Any) -> None:
+def test_invalid_supervisely_objects(tmp_path: Path, change: Any) -> None:
     with pytest.raises(InputError, match=r"a\.jpg\.json: not a Supervisely annotation"):
         read_supervisely(supervisely_project(tmp_path, [change]), [], None)
 
 
-def test_a_bitmap_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bitmap_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("utils.datasets.formats.supervisely.MAX_BITMAP", 100)
     with pytest.raises(ValueError, match="not a PNG"):
         decode_bitmap(base64.b64encode(zlib.compress(bytes(10**6))).decode())
@@ -341,7 +341,7 @@ def coco_file(file: Path, name: str) -> None:
     put(file, json.dumps({"images": [image], "annotations": [row], "categories": categories}).encode())
 
 
-def test_coco_with_equal_names_in_two_splits(tmp_path: Path) -> None:
+def test_coco_same_names_in_two_splits(tmp_path: Path) -> None:
     for split in ("train2017", "val2017"):
         coco_file(tmp_path / "annotations" / f"instances_{split}.json", "0.jpg")
         put(tmp_path / split / "0.jpg", IMAGE)
@@ -354,7 +354,7 @@ def test_coco_with_equal_names_in_two_splits(tmp_path: Path) -> None:
     assert sets["val"].classes.tolist() == [1]
 
 
-def test_coco_images_elsewhere(tmp_path: Path) -> None:
+def test_coco_image_folder(tmp_path: Path) -> None:
     coco_file(tmp_path / "some.json", "x/y/0.jpg")
     put(tmp_path / "elsewhere" / "0.jpg", IMAGE)
     assert read_coco(tmp_path / "some.json", [], tmp_path / "elsewhere")["train"].num_objects == 1
@@ -362,19 +362,19 @@ def test_coco_images_elsewhere(tmp_path: Path) -> None:
         read_coco(tmp_path / "some.json", [], put(tmp_path / "empty" / "x", b"").parent)
 
 
-def test_coco_files_of_one_split(tmp_path: Path) -> None:
+def test_two_coco_files_of_one_split(tmp_path: Path) -> None:
     for name in ("instances_train_a.json", "instances_train_b.json"):
         coco_file(tmp_path / name, "0.jpg")
-    with pytest.raises(InputError, match=r"instances_train_a\.json and instances_train_b\.json would both be train"):
+    with pytest.raises(InputError, match=r"instances_train_a\.json and instances_train_b\.json are both for train"):
         read_coco(tmp_path, [], None)
 
 
 def test_coco_areas_and_holes() -> None:
-    plain = coco_shape(PixelObject(0, (10, 5, 30, 15), []), SIZE_HW)
+    plain = to_coco_shape(PixelObject(0, (10, 5, 30, 15), []), SIZE_HW)
     assert plain == {"bbox": [10, 5, 20, 10], "area": 200, "segmentation": []}
-    parts = coco_shape(PixelObject(0, (10, 5, 90, 45), [SQUARE, SECOND]), SIZE_HW)
+    parts = to_coco_shape(PixelObject(0, (10, 5, 90, 45), [SQUARE, SECOND]), SIZE_HW)
     assert (len(parts["segmentation"]), parts["area"]) == (2, 1800)
-    holed = coco_shape(PixelObject(0, (10, 5, 40, 35), [SQUARE, HOLE]), SIZE_HW)
+    holed = to_coco_shape(PixelObject(0, (10, 5, 40, 35), [SQUARE, HOLE]), SIZE_HW)
     assert holed["segmentation"]["size"] == [50, 100]
     assert holed["area"] == 800
 
@@ -408,15 +408,15 @@ def test_cityscapes(tmp_path: Path) -> None:
     assert sorted(spec.splits) == ["train", "val"]
     index = load_index(spec, "val")
     assert index.classes.tolist() == [0, 3]
-    assert np.abs(corners(index) - [[10, 5, 40, 35], [90, 40, 100, 50]]).max() < 1e-3
+    assert np.abs(get_corners(index) - [[10, 5, 40, 35], [90, 40, 100, 50]]).max() < 1e-3
     assert index.polygons is None
 
 
-def test_cityscapes_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"only people who register .*gtFine_trainvaltest\.zip"):
+def test_missing_or_invalid_cityscapes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"requires registration: .*gtFine_trainvaltest\.zip"):
         read_cityscapes(tmp_path, [], None)
     with pytest.raises(InputError, match=r"a\.json: not a polygon file of Cityscapes"):
-        cityscapes_rows({"imgHeight": 5, "imgWidth": 5, "objects": [{"label": "car"}]}, {"car": 0}, Path("a.json"))
+        parse_cityscapes({"imgHeight": 5, "imgWidth": 5, "objects": [{"label": "car"}]}, {"car": 0}, Path("a.json"))
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------
@@ -431,7 +431,7 @@ def test_cityscapes_that_is_not_there(tmp_path: Path) -> None:
         (read_supervisely, r"meta\.json: cannot be read"),
     ],
 )
-def test_an_empty_folder(tmp_path: Path, read: Callable[..., Splits], message: str) -> None:
+def test_empty_folder(tmp_path: Path, read: Callable[..., Splits], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path, [], None)
 
@@ -439,8 +439,8 @@ def test_an_empty_folder(tmp_path: Path, read: Callable[..., Splits], message: s
 # -- rings ------------------------------------------------------------------------------------------------------------
 
 
-def test_rings_joined_cover_the_same() -> None:
-    """An even-odd filler sees the area of the parts less that of the holes: the bridges have none."""
+def test_joined_rings_cover_the_same_area() -> None:
+    """With even-odd filling: the area of the parts minus the holes; the bridges have no area."""
     far = SQUARE / 4 + np.array([90, 40])
     joined = join_rings([SQUARE, HOLE, far])
     assert len(joined) == 4 + 4 + 4 + 2 * 2

@@ -1,4 +1,4 @@
-"""Every published set: its data YAML, and its preparer on a tiny archive of the real layout, served on loopback."""
+"""Published data sets: data YAML files, and preparers on tiny archives of the real layout served on loopback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from loopback import IMAGE, put, spec_of, tar_bytes, write_tar, write_zip
+from loopback import IMAGE, put, make_spec, tar_bytes, write_tar, write_zip
 from scipy.io import savemat
 
 from utils.config.base import ROOT
@@ -21,14 +21,14 @@ from utils.datasets.index.class_folders import load_class_data, load_class_index
 from utils.datasets.index.data_yaml import load_spec, read_spec
 from utils.datasets.index.labels import load_index
 from utils.datasets.prepare import objects365
-from utils.datasets.prepare.sku110k import sku_rows
-from utils.datasets.prepare.visdrone import visdrone_rows
-from utils.datasets.prepare.xview import TYPE_IDS, xview_objects
+from utils.datasets.prepare.sku110k import read_sku110k_annotations
+from utils.datasets.prepare.visdrone import read_visdrone_annotation
+from utils.datasets.prepare.xview import TYPE_IDS, read_xview_objects
 
 BOX = [0.2, 0.2, 0.2, 0.2]  # of left 10, top 5, width 20, height 10 in images of 100x50
 Served = tuple[Path, str]
 
-TABLE = {  # classes and splits, as the reference lists them
+TABLE = {  # classes and splits
     "coco.yaml": (80, "train2017.txt", "val2017.txt", "test-dev2017.txt"),
     "coco128.yaml": (80, "images/train2017", "images/train2017", None),
     "coco128-seg.yaml": (80, "images/train2017", "images/train2017", None),
@@ -64,7 +64,7 @@ def test_data_yaml(name: str) -> None:
     assert str(spec.raw["path"]).startswith("../datasets/")
 
 
-def test_global_wheat_sites_are_apart() -> None:
+def test_global_wheat_splits_share_no_site() -> None:
     spec = read_spec("GlobalWheat2020.yaml")
     assert [len(spec.raw[split]) for split in ("train", "val", "test")] == [7, 1, 4]
     assert not set(spec.raw["train"]) & set(spec.raw["test"])
@@ -89,18 +89,18 @@ def test_visdrone(tmp_path: Path, served: Served, caplog: pytest.LogCaptureFixtu
     splits = {key: f"{part}/images" for key, part in zip(("train", "val", "test"), parts, strict=True)}
     names = "[" + ", ".join(read_spec("VisDrone.yaml").names.values()) + "]"
     with caplog.at_level(logging.INFO):
-        spec = spec_of(tmp_path, yaml_text("VisDrone", splits, names, "visdrone", address))
+        spec = make_spec(tmp_path, yaml_text("VisDrone", splits, names, "visdrone", address))
     for split in splits:
         index = load_index(spec, split)
         assert index.classes.tolist() == [3, 0]  # categories start from 1
         assert index.boxes_xywhn.tolist() == [pytest.approx(BOX), pytest.approx([0.5, 0.5, 1, 1])]
-    assert "1 rows left out; 2 regions that the benchmark does not count" in caplog.text
-    assert "0001.txt:5: box" in caplog.text  # the one without width
+    assert "1 rows dropped; 2 regions ignored by the benchmark skipped" in caplog.text
+    assert "0001.txt:5: box" in caplog.text  # has no width
 
 
-def test_visdrone_lines_that_are_none(tmp_path: Path) -> None:
+def test_bad_visdrone_lines(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.txt:1: '1,2,x' is not a VisDrone annotation"):
-        visdrone_rows(put(tmp_path / "a.txt", b"1,2,x\n"), (50, 100), 10)
+        read_visdrone_annotation(put(tmp_path / "a.txt", b"1,2,x\n"), (50, 100), 10)
 
 
 # -- SKU-110K ---------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_sku110k(tmp_path: Path, served: Served) -> None:
         files |= {f"SKU110K_fixed/images/{split}_{i}.jpg": IMAGE for i in range(2)}
     write_tar(folder / "SKU110K_fixed.tar.gz", files)
     splits = {split: f"{split}.txt" for split in ("train", "val", "test")}
-    spec = spec_of(tmp_path, yaml_text("SKU-110K", splits, "[object]", "sku-110k", address))
+    spec = make_spec(tmp_path, yaml_text("SKU-110K", splits, "[object]", "sku-110k", address))
     for split in splits:
         index = load_index(spec, split)
         assert [Path(path).name for path in index.paths] == [f"{split}_0.jpg", f"{split}_1.jpg"]
@@ -130,26 +130,26 @@ def test_sku110k(tmp_path: Path, served: Served) -> None:
 
 
 @pytest.mark.parametrize("line", ["a.jpg,1,2,3", "a.jpg,x,2,3,4,object,10,10", "a.jpg,1,2,3,4,object,0,10"])
-def test_sku110k_lines_that_are_none(tmp_path: Path, line: str) -> None:
+def test_bad_sku110k_lines(tmp_path: Path, line: str) -> None:
     with pytest.raises(InputError, match=r"a\.csv:2: not name, x1, y1, x2, y2, class, width, height"):
-        sku_rows(put(tmp_path / "a.csv", f"b.jpg,1,2,3,4,object,10,10\n{line}\n".encode()))
+        read_sku110k_annotations(put(tmp_path / "a.csv", f"b.jpg,1,2,3,4,object,10,10\n{line}\n".encode()))
 
 
 # -- Argoverse --------------------------------------------------------------------------------------------------------
 
 
-def argoverse_files(film_prefix: str = "") -> dict[str, bytes]:
+def argoverse_files(sequence_prefix: str = "") -> dict[str, bytes]:
     files = {"Argoverse-1.1/tracking/test/f9/ring_front_center/ring_front_center_9.jpg": IMAGE}
-    for split, film in (("train", "f1"), ("val", "f2")):
-        place = f"{split}/{film}/ring_front_center"
+    for split, sequence in (("train", "f1"), ("val", "f2")):
+        place = f"{split}/{sequence}/ring_front_center"
         files[f"Argoverse-1.1/tracking/{place}/ring_front_center_7.jpg"] = IMAGE
         annotation = {"id": 0, "image_id": 0, "category_id": 2, "bbox": [10, 5, 20, 10], "iscrowd": False, "track": 3}
         content = {
             "categories": [{"id": k, "name": str(k)} for k in range(8)],
             "images": [{"id": 0, "sid": 0, "fid": 0, "name": "ring_front_center_7.jpg", "width": 100, "height": 50}],
             "annotations": [annotation, annotation | {"id": 1, "iscrowd": True}],
-            "sequences": [film],
-            "seq_dirs": [film_prefix + place],
+            "sequences": [sequence],
+            "seq_dirs": [sequence_prefix + place],
             "coco_mapping": [0, 1, 2, 3, 5, 7, 9, 11],
         }
         files[f"Argoverse-HD/annotations/{split}.json"] = json.dumps(content).encode()
@@ -161,10 +161,10 @@ def test_argoverse(tmp_path: Path, served: Served, prefix: str) -> None:
     folder, address = served
     write_zip(folder / "Argoverse-HD-Full.zip", argoverse_files(prefix))
     splits = {split: f"Argoverse-1.1/images/{split}/" for split in ("train", "val", "test")}
-    spec = spec_of(tmp_path, yaml_text("Argoverse", splits, "[a, b, c, d, e, f, g, h]", "argoverse", address))
+    spec = make_spec(tmp_path, yaml_text("Argoverse", splits, "[a, b, c, d, e, f, g, h]", "argoverse", address))
     for split in ("train", "val"):
         index = load_index(spec, split)
-        assert index.classes.tolist() == [2]  # the crowd is passed over
+        assert index.classes.tolist() == [2]  # the crowd is skipped
         assert index.boxes_xywhn[0].tolist() == pytest.approx(BOX)
     assert len(load_index(spec, "test", require_labels=False)) == 1
 
@@ -173,8 +173,8 @@ def test_argoverse_cannot_write_outside(tmp_path: Path, served: Served) -> None:
     folder, address = served
     write_zip(folder / "Argoverse-HD-Full.zip", argoverse_files("../../../../"))
     splits = {"train": "Argoverse-1.1/images/train/", "val": "x"}
-    with pytest.raises(InputError, match="lies outside the data set"):
-        spec_of(tmp_path, yaml_text("Argoverse", splits, "[a, b, c, d, e, f, g, h]", "argoverse", address))
+    with pytest.raises(InputError, match="is outside the data set"):
+        make_spec(tmp_path, yaml_text("Argoverse", splits, "[a, b, c, d, e, f, g, h]", "argoverse", address))
 
 
 # -- Global Wheat -----------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_global_wheat(tmp_path: Path, served: Served, around: str) -> None:
     labels = {f"{around}labels/{site}/{site}_0.txt": b"0 0.2 0.2 0.2 0.2\n" for site in sites}
     write_zip(folder / "GlobalWheat2020_labels.zip", labels)
     splits = {"train": "[images/arvalis_1, images/usask_1]", "val": "[images/ethz_1]", "test": "[images/nau_1]"}
-    spec = spec_of(tmp_path, yaml_text("GlobalWheat2020", splits, "[wheat_head]", "global-wheat", address))
+    spec = make_spec(tmp_path, yaml_text("GlobalWheat2020", splits, "[wheat_head]", "global-wheat", address))
     assert load_index(spec, "train").num_objects == 2
     assert load_index(spec, "test").boxes_xywhn[0].tolist() == pytest.approx(BOX)
     assert len(list((spec.root / "annotations").iterdir())) == len(sites) == 11
@@ -224,13 +224,13 @@ def test_objects365(
     names = json.dumps([f"c{k}" for k in range(365)])
     splits = {"train": "images/train", "val": "images/val"}
     with caplog.at_level(logging.INFO):
-        spec = spec_of(tmp_path, yaml_text("Objects365", splits, names, "objects365", address))
+        spec = make_spec(tmp_path, yaml_text("Objects365", splits, names, "objects365", address))
     index = load_index(spec, "train")
     assert [Path(path).parent.name for path in index.paths] == ["patch0", "patch1"]
     assert index.classes.tolist() == [0, 364, 0, 364]
     assert index.boxes_xywhn[0].tolist() == pytest.approx(BOX)
     assert load_index(spec, "val").num_objects == 2
-    assert "2 crowd regions and 1 images that are not in the archives" in caplog.text
+    assert "2 crowd regions and 1 images missing in the archives skipped" in caplog.text
 
 
 # -- xView ------------------------------------------------------------------------------------------------------------
@@ -257,30 +257,30 @@ def test_xview(tmp_path: Path) -> None:
     splits = {"train": "images/autosplit_train.txt", "val": "images/autosplit_val.txt"}
     text = yaml_text("xView", splits, json.dumps(list(names.values())), "xview")
     with pytest.raises(
-        InputError, match=r"train_images\.zip, val_images\.zip, train_labels\.zip not there; .*register"
+        InputError, match=r"train_images\.zip, val_images\.zip, train_labels\.zip not found; .*registration"
     ):
-        spec_of(tmp_path, text)
+        make_spec(tmp_path, text)
     xview_archives(tmp_path / "xView", 10)
-    spec = spec_of(tmp_path, text)
+    spec = make_spec(tmp_path, text)
     train, val = load_index(spec, "train"), load_index(spec, "val")
     assert (len(train), len(val)) == (9, 1)
     assert not {*train.paths} & {*val.paths}
-    assert val.classes.tolist() == [5, 59]  # type 75 and the one without a box are passed over
+    assert val.classes.tolist() == [5, 59]  # type 75 and the object without a box are skipped
     assert val.boxes_xywhn[0].tolist() == pytest.approx(BOX)
 
 
 @pytest.mark.parametrize("feature", [{"properties": {"type_id": 18}}, {"properties": None}, 5])
-def test_xview_features_that_are_none(tmp_path: Path, feature: Any) -> None:
+def test_bad_xview_features(tmp_path: Path, feature: Any) -> None:
     file = put(tmp_path / "a.geojson", json.dumps({"features": [feature]}).encode())
-    with pytest.raises(InputError, match=r"a\.geojson: entry 0 of its lists is not an object of xView"):
-        xview_objects(file)
+    with pytest.raises(InputError, match=r"a\.geojson: features\[0\] is not an object of xView"):
+        read_xview_objects(file)
 
 
 # -- ImageNet ---------------------------------------------------------------------------------------------------------
 
 
 def imagenet_archives(root: Path) -> None:
-    """The devkit numbers classes in an order of its own: here 1 is the second in the alphabet."""
+    """The development kit does not number classes alphabetically: here class 1 is the second by name."""
     wnids = ["n02000001", "n01000002"]
     train = {f"{wnid}.tar": tar_bytes({f"{wnid}_{i}.JPEG": IMAGE for i in range(3)}) for wnid in wnids}
     write_tar(root / "ILSVRC2012_img_train.tar", train)
@@ -301,16 +301,18 @@ def test_imagenet(tmp_path: Path) -> None:
     (tmp_path / "set.yaml").write_text(
         yaml_text("imagenet", {"train": "train", "val": "val"}, "[hen, dog]", "imagenet")
     )
-    with pytest.raises(InputError, match=r"ILSVRC2012_img_train\.tar, .* not there; only people who register"):
+    with pytest.raises(
+        InputError, match=r"ILSVRC2012_img_train\.tar, .* not found; this data set requires registration"
+    ):
         load_class_data(tmp_path / "set.yaml")
     imagenet_archives(tmp_path / "imagenet")
     spec = load_class_data(tmp_path / "set.yaml")
     index = load_class_index(spec, "val")
-    found = {
+    labels = {
         Path(path).stem: (int(number), Path(path).parent.name)
         for path, number in zip(index.paths, index.classes, strict=True)
     }
-    assert found == {
+    assert labels == {
         "ILSVRC2012_val_00000001": (0, "n01000002"),
         "ILSVRC2012_val_00000002": (1, "n02000001"),
         "ILSVRC2012_val_00000003": (0, "n01000002"),
@@ -319,7 +321,7 @@ def test_imagenet(tmp_path: Path) -> None:
     assert not list((tmp_path / "imagenet").rglob("n*.tar"))
 
 
-def test_imagenet_by_name_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_by_name_names_the_download_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path))
     with pytest.raises(InputError, match=r"image-net\.org.* put the archives into"):
         load_class_data("imagenet")
@@ -328,8 +330,8 @@ def test_imagenet_by_name_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mo
 # -- all together -----------------------------------------------------------------------------------------------------
 
 
-def test_the_yamls_ask_for_their_preparers(tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A YAML of data/ itself, with its own names: VisDrone's from a mirror."""
+def test_bundled_yaml_with_a_mirror(tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VisDrone.yaml of data/ with a `source`."""
     folder, address = served
     for part in ("train", "val", "test-dev", "test-challenge"):
         name = f"VisDrone2019-DET-{part}"

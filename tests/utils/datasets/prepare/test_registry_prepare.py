@@ -1,4 +1,4 @@
-"""Downloads of whole data sets, served on loopback from small archives of the real layout."""
+"""Downloads of whole data sets from small archives of the real layout served on loopback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from loopback import IMAGE, put, spec_of, write_tar, write_zip
+from loopback import IMAGE, put, make_spec, write_tar, write_zip
 
 from utils.core.errors import InputError
 from utils.datasets.index.data_yaml import load_spec
@@ -19,14 +19,14 @@ def test_url_of_an_archive(tmp_path: Path, served: tuple[Path, str], prefix: str
     files = {f"{prefix}images/train/a.jpg": IMAGE, f"{prefix}labels/train/a.txt": b"0 .5 .5 .2 .2\n"}
     write_zip(folder / "tiny.zip", files)
     text = f"path: sets/tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/tiny.zip\n"
-    spec = spec_of(tmp_path, text)
+    spec = make_spec(tmp_path, text)
     assert spec.root == tmp_path / "sets" / "tiny"
     assert sorted(p.name for p in spec.root.iterdir()) == ["images", "labels"]
     assert load_index(spec, "train").num_objects == 1
     assert [p.name for p in (tmp_path / "sets").iterdir()] == ["tiny"]
 
 
-def test_several_urls_fill_one_set(tmp_path: Path, served: tuple[Path, str]) -> None:
+def test_several_urls_for_one_set(tmp_path: Path, served: tuple[Path, str]) -> None:
     folder, address = served
     write_zip(folder / "images.zip", {"images/train/a.jpg": IMAGE})
     write_zip(folder / "labels.zip", {"labels/train/a.txt": b"0 .5 .5 .2 .2\n"})
@@ -34,21 +34,21 @@ def test_several_urls_fill_one_set(tmp_path: Path, served: tuple[Path, str]) -> 
         "path: tiny\ntrain: images/train\nval: images/train\nnames: [a]\n"
         f"download: ['{address}/images.zip', '{address}/labels.zip']\n"
     )
-    assert load_index(spec_of(tmp_path, text), "val").num_objects == 1
+    assert load_index(make_spec(tmp_path, text), "val").num_objects == 1
 
 
-def test_an_archive_cannot_write_outside(tmp_path: Path, served: tuple[Path, str]) -> None:
+def test_archive_cannot_write_outside(tmp_path: Path, served: tuple[Path, str]) -> None:
     folder, address = served
     write_zip(folder / "evil.zip", {"../../evil.txt": b"x", "images/train/a.jpg": IMAGE})
     text = f"path: tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/evil.zip"
     with pytest.raises(InputError, match=r"evil\.zip"):
-        spec_of(tmp_path, text)
+        make_spec(tmp_path, text)
     assert not list(tmp_path.rglob("evil.txt"))
     assert not list(tmp_path.rglob(".unpacked-*"))
 
 
-def test_an_address_cannot_write_or_remove_outside(tmp_path: Path, served: tuple[Path, str]) -> None:
-    """Escaped slashes, and the folder that an earlier download left when it broke off."""
+def test_url_cannot_write_or_remove_outside(tmp_path: Path, served: tuple[Path, str]) -> None:
+    """Escaped slashes, and the folder of an interrupted earlier download."""
     folder, address = served
     write_zip(folder / "evil.zip", {"images/train/a.jpg": IMAGE, "labels/train/a.txt": b"0 .5 .5 .2 .2\n"})
     put(tmp_path / "sets" / "tiny" / ".fetched" / "evil.zip.part", b"")
@@ -56,7 +56,7 @@ def test_an_address_cannot_write_or_remove_outside(tmp_path: Path, served: tuple
     text = (
         f"path: sets/tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/..%2F..%2Fevil.zip"
     )
-    assert load_index(spec_of(tmp_path, text), "train").num_objects == 1
+    assert load_index(make_spec(tmp_path, text), "train").num_objects == 1
     assert other.exists()
     assert sorted(p.name for p in (tmp_path / "sets").iterdir()) == ["other", "tiny"]
 
@@ -65,18 +65,18 @@ def test_an_address_cannot_write_or_remove_outside(tmp_path: Path, served: tuple
     ("name", "message"),
     [("absent.zip", "absent.zip: the server answered 404"), ("page.html", "not an archive")],
 )
-def test_addresses_that_give_nothing(tmp_path: Path, served: tuple[Path, str], name: str, message: str) -> None:
+def test_unusable_urls(tmp_path: Path, served: tuple[Path, str], name: str, message: str) -> None:
     text = f"path: tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {served[1]}/{name}"
     with pytest.raises(InputError, match=message):
-        spec_of(tmp_path, text)
+        make_spec(tmp_path, text)
 
 
-def test_an_archive_without_the_split_is_an_error(tmp_path: Path, served: tuple[Path, str]) -> None:
+def test_archive_without_the_split(tmp_path: Path, served: tuple[Path, str]) -> None:
     folder, address = served
     write_zip(folder / "tiny.zip", {"readme.txt": b"nothing"})
     text = f"path: tiny\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/tiny.zip"
     with pytest.raises(InputError, match="train: 'images/train' not found under"):
-        spec_of(tmp_path, text)
+        make_spec(tmp_path, text)
 
 
 def voc_files(year: str, sets: dict[str, list[str]]) -> dict[str, bytes]:
@@ -104,7 +104,7 @@ def test_voc(tmp_path: Path, served: tuple[Path, str]) -> None:
         "path: VOC\ntrain: [images/train2012, images/train2007, images/val2012, images/val2007]\nval: images/test2007\n"
         f"names: {{0: cat, 1: dog}}\ndownload: builtin:voc\nsource: {address}/\n"
     )
-    spec = spec_of(tmp_path, text)
+    spec = make_spec(tmp_path, text)
     train = load_index(spec, "train")
     assert sorted(Path(path).stem for path in train.paths) == [
         "000001",
@@ -140,7 +140,7 @@ def test_coco(tmp_path: Path, served: tuple[Path, str]) -> None:
         "path: coco\ntrain: train2017.txt\nval: val2017.txt\ntest: test-dev2017.txt\nnames: {0: cat, 1: dog}\n"
         f"download: builtin:coco\nsource: {address}\n"
     )
-    spec = spec_of(tmp_path, text)
+    spec = make_spec(tmp_path, text)
     for split, stem in (("train", "000000000009"), ("val", "000000000139")):
         index = load_index(spec, split)
         assert [Path(path).stem for path in index.paths] == [stem]
@@ -151,7 +151,7 @@ def test_coco(tmp_path: Path, served: tuple[Path, str]) -> None:
     assert not list((tmp_path / "coco").rglob("*.zip"))
 
 
-def test_a_broken_off_set_goes_on_where_it_was(tmp_path: Path, served: tuple[Path, str]) -> None:
+def test_interrupted_download_resumes(tmp_path: Path, served: tuple[Path, str]) -> None:
     folder, address = served
     trainval = {"train": ["000001"], "val": ["000003"]}
     first = folder / "voc2007" / "VOCtrainval_06-Nov-2007.tar"
@@ -161,15 +161,15 @@ def test_a_broken_off_set_goes_on_where_it_was(tmp_path: Path, served: tuple[Pat
         f"download: builtin:voc\nsource: {address}/\n"
     )
     with pytest.raises(InputError, match=r"VOCtest_06-Nov-2007\.tar: the server answered 404"):
-        spec_of(tmp_path, text)
-    first.unlink()  # must not be asked for again
+        make_spec(tmp_path, text)
+    first.unlink()  # must not be requested again
     write_tar(folder / "voc2007" / "VOCtest_06-Nov-2007.tar", voc_files("2007", {"test": ["000005"]}))
     write_tar(folder / "voc2012" / "VOCtrainval_11-May-2012.tar", voc_files("2012", {"train": ["a"], "val": ["b"]}))
-    assert load_index(spec_of(tmp_path, text), "train").num_objects == 1
+    assert load_index(make_spec(tmp_path, text), "train").num_objects == 1
 
 
-def test_images_without_their_labels_are_not_taken_for_a_whole_set(tmp_path: Path, served: tuple[Path, str]) -> None:
-    """A run that is stopped after unpacking leaves images of all splits; the next one must write the labels."""
+def test_images_without_labels_are_not_a_complete_set(tmp_path: Path, served: tuple[Path, str]) -> None:
+    """A run that is stopped after unpacking leaves images of all splits; the next run must write the labels."""
     folder, address = served
     for part in ("train", "val", "test-dev"):
         name = f"VisDrone2019-DET-{part}"
@@ -180,25 +180,25 @@ def test_images_without_their_labels_are_not_taken_for_a_whole_set(tmp_path: Pat
         f"download: builtin:visdrone\nsource: {address}\n"
     )
     with pytest.raises(InputError, match=r"VisDrone2019-DET-test-challenge\.zip: the server answered 404"):
-        spec_of(tmp_path, text)
+        make_spec(tmp_path, text)
     with pytest.raises(InputError, match="test-challenge"):  # and not "no labels found"
-        spec_of(tmp_path, text)
+        make_spec(tmp_path, text)
     write_zip(folder / "VisDrone2019-DET-test-challenge.zip", {"VisDrone2019-DET-test-challenge/images/2.jpg": IMAGE})
-    assert load_index(spec_of(tmp_path, text), "val").num_objects == 1
-    folder.rename(tmp_path / "gone")  # a finished set asks for nothing
-    assert load_index(spec_of(tmp_path, text), "val").num_objects == 1
+    assert load_index(make_spec(tmp_path, text), "val").num_objects == 1
+    folder.rename(tmp_path / "gone")  # a complete set needs no downloads
+    assert load_index(make_spec(tmp_path, text), "val").num_objects == 1
 
 
-def test_a_set_put_in_place_by_hand_after_a_vain_try(tmp_path: Path, served: tuple[Path, str]) -> None:
+def test_manual_set_after_a_failed_download(tmp_path: Path, served: tuple[Path, str]) -> None:
     text = f"path: v\ntrain: images\nval: images\nnames: [a]\ndownload: builtin:visdrone\nsource: {served[1]}\n"
     with pytest.raises(InputError, match="404"):
-        spec_of(tmp_path, text)
+        make_spec(tmp_path, text)
     put(tmp_path / "v" / "images" / "a.jpg", IMAGE)
     put(tmp_path / "v" / "labels" / "a.txt", b"0 .5 .5 .2 .2\n")
-    assert load_index(spec_of(tmp_path, text), "val").num_objects == 1
+    assert load_index(make_spec(tmp_path, text), "val").num_objects == 1
 
 
-def test_an_archive_as_data_yaml(tmp_path: Path) -> None:
+def test_archive_as_data_yaml(tmp_path: Path) -> None:
     text = "path: ../datasets/tiny\ntrain: images/train\nval: images/train\nnames: [a]\n"
     files = {"images/train/a.jpg": IMAGE, "labels/train/a.txt": b"0 .5 .5 .2 .2\n", "tiny.yaml": text.encode()}
     write_zip(tmp_path / "tiny.zip", files)

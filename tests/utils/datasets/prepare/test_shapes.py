@@ -19,7 +19,7 @@ from utils.imaging.read import read_image
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    """The first 60 training images of the set as a user gets it."""
+    """The first 60 training images."""
     return [draw_scene(np.random.default_rng((shapes.SEED, 0, i))) for i in range(60)]
 
 
@@ -28,7 +28,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "COUNTS", {"train": 4, "val": 2})
 
 
-def test_the_set_is_as_hard_as_promised(scenes: list[Scene]) -> None:
+def test_difficulty(scenes: list[Scene]) -> None:
     objects = [shape for scene in scenes for shape in scene.shapes]
     sides = np.array([np.ptp(shape.outline_xy, axis=0) for shape in objects])
     covered = np.array([1 - shape.visible / shape.inside.sum() for shape in objects])
@@ -42,15 +42,15 @@ def test_the_set_is_as_hard_as_promised(scenes: list[Scene]) -> None:
     assert sum(not scene.shapes for scene in scenes) >= 1
 
 
-def test_counted_visibility_is_what_the_image_shows(scenes: list[Scene]) -> None:
+def test_visible_counts_match_the_owner_map(scenes: list[Scene]) -> None:
     for scene in scenes:
         shown = np.bincount(scene.owner.ravel() + 1, minlength=len(scene.shapes) + 1)[1:]
         assert shown.tolist() == [shape.visible for shape in scene.shapes]
         assert all(shape.visible >= 0.35 * shape.full_area for shape in scene.shapes)
 
 
-def test_semantic_mask_and_polygons_agree(scenes: list[Scene]) -> None:
-    """Polygons painted from large to small give back the semantic mask, but for pixels on the outlines."""
+def test_semantic_masks_match_polygons(scenes: list[Scene]) -> None:
+    """Painting polygons from large to small reproduces the semantic mask, except for pixels on the outlines."""
     for scene in scenes:
         painted = np.zeros((SIZE, SIZE), np.uint8)
         for shape in scene.shapes:
@@ -59,7 +59,7 @@ def test_semantic_mask_and_polygons_agree(scenes: list[Scene]) -> None:
         assert (painted != scene.semantic_mask()).mean() < 0.02
 
 
-def test_files_agree_and_nothing_is_left_over(tmp_path: Path, few: None) -> None:
+def test_files_are_consistent(tmp_path: Path, few: None) -> None:
     root = tmp_path / "sets" / "shapes"
     prepare_shapes(root, {})
     assert [p.name for p in root.parent.iterdir()] == ["shapes"]
@@ -79,7 +79,7 @@ def test_files_agree_and_nothing_is_left_over(tmp_path: Path, few: None) -> None
                 assert np.array(values, float) * SIZE == pytest.approx(row["segmentation"][0], abs=0.01)
 
 
-def test_images_are_the_same_every_time(tmp_path: Path, few: None) -> None:
+def test_images_are_reproducible(tmp_path: Path, few: None) -> None:
     def digest(root: Path) -> str:
         prepare_shapes(root, {})
         files = sorted(p for p in root.rglob("*") if p.is_file())
@@ -88,9 +88,9 @@ def test_images_are_the_same_every_time(tmp_path: Path, few: None) -> None:
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
 
 
-def test_shapes_yaml_makes_the_set_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None) -> None:
+def test_shapes_yaml_generates_the_set_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None) -> None:
     monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path))
-    (tmp_path / "clone/data").mkdir(parents=True)  # the set may lie beside this one already
+    (tmp_path / "clone/data").mkdir(parents=True)  # the real one may have the set already
     copyfile(ROOT / "data/shapes.yaml", tmp_path / "clone/data/shapes.yaml")
     monkeypatch.setattr("utils.datasets.index.data_yaml.ROOT", tmp_path / "clone")
     monkeypatch.chdir(tmp_path)
@@ -101,20 +101,20 @@ def test_shapes_yaml_makes_the_set_on_first_use(tmp_path: Path, monkeypatch: pyt
     assert load_spec("shapes.yaml").splits == spec.splits
 
 
-def test_a_folder_with_other_files_is_not_touched(tmp_path: Path, few: None) -> None:
+def test_folder_with_other_files_is_unchanged(tmp_path: Path, few: None) -> None:
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(InputError, match="not empty"):
         prepare_shapes(tmp_path, {})
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_two_processes_may_draw_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None) -> None:
+def test_two_processes_may_generate_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None) -> None:
     write_split, root = shapes._write_split, tmp_path / "shapes"
 
     def slower(work: Path, split: str, number: int, count: int) -> None:
         if split == "val" and not root.exists():
             monkeypatch.setattr(shapes, "_write_split", write_split)
-            prepare_shapes(root, {})  # the other process, done before this one
+            prepare_shapes(root, {})  # another process that finishes first
         write_split(work, split, number, count)
 
     monkeypatch.setattr(shapes, "_write_split", slower)
@@ -123,7 +123,7 @@ def test_two_processes_may_draw_at_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(list((root / "images" / "train").iterdir())) == 4
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, few: None) -> None:
+def test_unwritable_folder(tmp_path: Path, few: None) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="set YOLOv5_DATASETS_DIR to a writable folder"):
         prepare_shapes(tmp_path / "file" / "shapes", {})

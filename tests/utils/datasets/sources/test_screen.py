@@ -1,4 +1,4 @@
-"""Captures of a real (virtual) screen where Xvfb is installed; what goes wrong without one."""
+"""Screen capture from a virtual screen (Xvfb), and errors without one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from utils.core.errors import InputError
 from utils.dataloaders import LoadScreenshots
 from utils.datasets.sources import screen
-from utils.datasets.sources.open import open_source
+from utils.datasets.sources.factory import open_source
 from utils.datasets.sources.screen import ScreenSource, is_screen, parse_screen
 
 
 @pytest.fixture
 def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A virtual screen of 320x200 pixels; skips where there is none to be had."""
+    """A virtual screen of 320x200 pixels; skips if unavailable."""
     pytest.importorskip("mss", reason="screen captures need the package mss")
     if (program := shutil.which("Xvfb")) is None:
         pytest.skip("the program Xvfb is not installed")
@@ -29,7 +29,7 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = subprocess.Popen(command, pass_fds=(writer,), stderr=subprocess.DEVNULL)
     os.close(writer)
     with os.fdopen(reader) as numbers:
-        number = numbers.readline().strip()  # it comes once the screen can be used
+        number = numbers.readline().strip()  # printed once the screen is ready
     monkeypatch.setenv("DISPLAY", f":{number}")
     yield f":{number}"
     server.terminate()
@@ -45,16 +45,16 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         ("screen 1 10 20 300 40", (1, (10, 20, 300, 40))),
     ],
 )
-def test_the_words_of_a_screen(source: str, expected: object) -> None:
+def test_parse_screen(source: str, expected: object) -> None:
     assert is_screen(source)
     assert parse_screen(source) == expected
 
 
-def test_a_folder_called_screenshots_is_no_screen() -> None:
+def test_folder_named_screenshots_is_not_a_screen() -> None:
     assert not is_screen("screenshots") and not is_screen("screen/a.png")
 
 
-def test_screenshots_for_other_programs(display: str) -> None:
+def test_load_screenshots(display: str) -> None:
     dataset = LoadScreenshots("screen 1", img_size=64)
     frames = iter(dataset)
     for number in range(2):
@@ -66,7 +66,7 @@ def test_screenshots_for_other_programs(display: str) -> None:
         LoadScreenshots("screen one")
 
 
-def test_images_of_the_whole_screen_and_of_a_part(display: str) -> None:
+def test_captures_of_the_screen_and_of_a_region(display: str) -> None:
     with closing(open_source("screen 1")) as source:
         batches = source.batches()
         (first,), (second,) = next(batches), next(batches)
@@ -82,11 +82,11 @@ def test_images_of_the_whole_screen_and_of_a_part(display: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("screen 5", r"screen 5: there are screens 1 to 1, and 0 for all of them"),
-        ("screen 1 300 0 100 50", r"reaches beyond the screen, which has 320x200 pixels"),
+        ("screen 5", r"screen 5: choose a screen from 1 to 1, or 0 for all of them"),
+        ("screen 1 300 0 100 50", r"the region exceeds the screen of 320x200 pixels"),
     ],
 )
-def test_parts_that_are_not_there(display: str, source: str, message: str) -> None:
+def test_screens_and_regions_that_do_not_exist(display: str, source: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         ScreenSource(source)
 
@@ -94,9 +94,9 @@ def test_parts_that_are_not_there(display: str, source: str, message: str) -> No
 def test_without_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mss", reason="screen captures need the package mss")
     if not sys.platform.startswith("linux"):
-        pytest.skip("only X11 can be without a display")
+        pytest.skip("only X11 can lack a display")
     monkeypatch.delenv("DISPLAY", raising=False)
-    with pytest.raises(InputError, match=r"--source screen: the screen cannot be seen \(.*DISPLAY"):
+    with pytest.raises(InputError, match=r"--source screen: the screen cannot be captured \(.*DISPLAY"):
         ScreenSource("screen")
 
 
@@ -106,7 +106,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
         ScreenSource("screen")
 
 
-def test_mock_a_screen_that_goes_away_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mock_screen_that_disappears_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     class ScreenShotError(Exception):
         pass
 
@@ -122,4 +122,4 @@ def test_mock_a_screen_that_goes_away_is_a_problem(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(screen, "import_runtime", lambda *_, **__: module)
     with closing(ScreenSource("screen")) as source:
         assert list(source.batches()) == []
-        assert source.problems == ["screen0: no longer seen (gone)"]
+        assert source.problems == ["screen0: capture failed (gone)"]

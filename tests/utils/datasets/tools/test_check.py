@@ -1,4 +1,4 @@
-"""`python -m utils.datasets check`: what it finds, says and draws."""
+"""`python -m utils.datasets check`: problems, tables and plots."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ from utils.config.datasets import CheckConfig
 from utils.core.errors import InputError
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.tools.check import run
-from utils.datasets.tools.statistics import box_sides, class_table, repeated_images, size_lines, unknown_classes
+from utils.datasets.tools.summary import (
+    describe_sizes,
+    describe_unknown_classes,
+    find_duplicate_images,
+    format_class_table,
+    get_box_sizes,
+)
 
 NAMES = {0: "cat", 1: "dog"}
 
 
-def a_set(root: Path, labels: dict[str, str], splits: str = "train: images/train\nval: images/val\n") -> Path:
+def write_data_set(root: Path, labels: dict[str, str], splits: str = "train: images/train\nval: images/val\n") -> Path:
     """A data YAML whose images differ from each other."""
     for number, (name, text) in enumerate(labels.items()):
         frame = np.full((50, 100, 3), number, np.uint8)
@@ -33,33 +39,33 @@ def check(data: Path, project: Path, *flags: str) -> int:
     return run(CheckConfig.from_args(["--data", str(data), "--project", str(project), *flags]))
 
 
-def test_a_set_without_faults(tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_set_without_problems(tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert check(tiny_data, tmp_path) == 0
-    assert "Nothing is wrong with images and labels" in caplog.text
-    assert "images 96 to 96 pixels wide, 64 to 64 high; 1 size, most often 96x64 (12)" in caplog.text
+    assert "No problems found in images and labels" in caplog.text
+    assert "image width 96 to 96, height 64 to 64 pixels; 1 size, most common 96x64 (12)" in caplog.text
     folder = tmp_path / "exp"
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.*")) == [
         "sizes.png",
         "summary.txt",
+        "train/images.jpg",
         "train/labels.jpg",
         "train/labels_correlogram.jpg",
-        "train/images.jpg",
+        "val/images.jpg",
         "val/labels.jpg",
         "val/labels_correlogram.jpg",
-        "val/images.jpg",
     ]
     assert "square" in (folder / "summary.txt").read_text()
 
 
-def test_classes_that_do_not_exist(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     good = "1 .5 .5 .2 .2\n"
     labels = {"train/a": f"{good}2 .5 .5 .2 .2\n93 .2 .2 .1 .1\n", "train/b": "2 .1 .1 .1 .1\n", "val/c": good}
     with caplog.at_level(logging.INFO):
-        assert check(a_set(tmp_path, labels), tmp_path / "runs", "--noplots") == 1
+        assert check(write_data_set(tmp_path, labels), tmp_path / "runs", "--noplots") == 1
     assert "classes that do not exist: 2 (2 rows), 93 (1 row); the data YAML names 2 (0-1)" in caplog.text
-    assert "a.txt:2: class 2, but the data YAML names 2 classes (0-1); row left out" in caplog.text
-    assert "train: no object of cat" in caplog.text
+    assert "a.txt:2: class 2, but the data YAML names 2 classes (0-1); row dropped" in caplog.text
+    assert "train: no objects of cat" in caplog.text
     assert "0 images and 3 label rows cannot be used" in caplog.text
     problems = (tmp_path / "runs" / "exp" / "problems.txt").read_text().splitlines()
     assert len(problems) == 3
@@ -67,18 +73,16 @@ def test_classes_that_do_not_exist(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert not list((tmp_path / "runs").rglob("*.jpg"))
 
 
-def test_a_set_in_which_no_row_can_be_used_is_reported_all_the_same(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_set_without_usable_rows_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     labels = {"train/a": "2 .5 .5 .2 .2\n", "val/b": "2 .5 .5 .2 .2\n"}
     with caplog.at_level(logging.INFO):
-        assert check(a_set(tmp_path, labels), tmp_path / "runs") == 1
-    assert "2 (2 rows); the data YAML names 2 (0-1); do the labels count classes from 1?" in caplog.text
+        assert check(write_data_set(tmp_path, labels), tmp_path / "runs") == 1
+    assert "2 (2 rows); the data YAML names 2 (0-1); do the class numbers start at 1?" in caplog.text
     assert (tmp_path / "runs" / "exp" / "train" / "labels.jpg").is_file()
 
 
 def test_damaged_images_fail_the_check(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = a_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "train/b": "", "val/c": "0 .5 .5 .2 .2\n"})
+    data = write_data_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "train/b": "", "val/c": "0 .5 .5 .2 .2\n"})
     put(tmp_path / "images" / "train" / "b.png", b"no image")
     put(tmp_path / "images" / "val" / "c.png", b"nor this")
     with caplog.at_level(logging.INFO):
@@ -87,8 +91,10 @@ def test_damaged_images_fail_the_check(tmp_path: Path, caplog: pytest.LogCapture
     assert not (tmp_path / "runs" / "exp" / "val").exists()
 
 
-def test_equal_images_in_two_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = a_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "train/x": "0 .5 .5 .2 .2\n", "val/c": "0 .5 .5 .2 .2\n"})
+def test_duplicate_images_in_two_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = write_data_set(
+        tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "train/x": "0 .5 .5 .2 .2\n", "val/c": "0 .5 .5 .2 .2\n"}
+    )
     copy = (tmp_path / "images" / "train" / "a.png").read_bytes()
     put(tmp_path / "images" / "val" / "c.png", copy)
     with caplog.at_level(logging.INFO):
@@ -96,9 +102,9 @@ def test_equal_images_in_two_splits(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert f"1 images are in train and in val: {tmp_path}/images/train/a.png = " in caplog.text
 
 
-def test_a_split_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     splits = "train: images/train\nval: images/val\ntest: images/test\n"
-    data = a_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "val/c": "0 .5 .5 .2 .2\n"}, splits)
+    data = write_data_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "val/c": "0 .5 .5 .2 .2\n"}, splits)
     with caplog.at_level(logging.INFO):
         check(data, tmp_path / "runs", "--noplots", "--split", "val")
     assert "train" not in (tmp_path / "runs" / "exp" / "summary.txt").read_text()
@@ -106,11 +112,11 @@ def test_a_split_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "test: 'images/test' not found" in caplog.text
     with pytest.raises(InputError, match=r"test: 'images/test' not found"):
         check(data, tmp_path / "runs", "--split", "test")
-    with pytest.raises(InputError, match=r"--split other: .*set\.yaml names train, val, test"):
+    with pytest.raises(InputError, match=r"--split other: .*set\.yaml has the splits train, val, test"):
         check(data, tmp_path / "runs", "--split", "other")
 
 
-def test_folders_of_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_class_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number, name in enumerate(("train/hen", "train/dog", "val/hen", "val/dog")):
         frame = np.full((40, 60, 3), number, np.uint8)
         put(tmp_path / "pets" / name / "a.png", cv2.imencode(".png", frame)[1].tobytes())
@@ -122,8 +128,8 @@ def test_folders_of_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         assert not list((tmp_path / "runs").rglob("labels.jpg"))
 
 
-def test_outlines_are_drawn(tmp_path: Path) -> None:
-    data = a_set(tmp_path, {"train/a": "1 .1 .1 .9 .1 .9 .9\n", "val/c": "0 .5 .5 .2 .2\n"})
+def test_polygons_are_drawn(tmp_path: Path) -> None:
+    data = write_data_set(tmp_path, {"train/a": "1 .1 .1 .9 .1 .9 .9\n", "val/c": "0 .5 .5 .2 .2\n"})
     assert check(data, tmp_path / "runs") == 0
     frame = cv2.imread(str(tmp_path / "runs" / "exp" / "train" / "images.jpg"))
     corner, inside = frame[300, 60], frame[200, 350]  # below and above the diagonal, in the tinted half
@@ -131,37 +137,39 @@ def test_outlines_are_drawn(tmp_path: Path) -> None:
 
 
 def test_semantic_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = a_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "train/b": "0 .5 .5 .2 .2\n", "val/c": "0 .5 .5 .2 .2\n"})
+    data = write_data_set(
+        tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "train/b": "0 .5 .5 .2 .2\n", "val/c": "0 .5 .5 .2 .2\n"}
+    )
     for name, value in (("train/a", 1), ("train/b", 9), ("val/c", 255)):
         values = np.zeros((50, 100), np.uint8)
         values[:10] = value
         put(tmp_path / "masks" / f"{name}.png", cv2.imencode(".png", values)[1].tobytes())
     data.write_text(data.read_text() + "semantic: {masks: masks, names: {0: sky, 1: road}}\n")
     with caplog.at_level(logging.INFO):
-        assert check(data, tmp_path / "runs") == 1  # 9 is no class
+        assert check(data, tmp_path / "runs") == 1  # 9 is not a class
     assert "1 images and 0 label rows cannot be used" in caplog.text
     table = (tmp_path / "runs" / "exp" / "summary.txt").read_text().splitlines()
     assert ["sky", "80.00%", "1", "100.00%", "1"] in [line.split() for line in table]
-    assert sum("pixels wide" in line for line in table) == 3  # one of boxes and one of maps in train, one in val
+    assert sum("image width" in line for line in table) == 3  # one of boxes and one of masks in train, one in val
     assert (tmp_path / "runs" / "exp" / "train" / "maps.jpg").is_file()
     assert (tmp_path / "runs" / "exp" / "train" / "labels.jpg").is_file()
 
 
-def test_maps_of_other_images_without_the_split(tmp_path: Path) -> None:
-    boxes = a_set(tmp_path / "boxes", {"train/a": "1 .5 .5 .2 .2\n", "val/b": "", "test/c": "0 .5 .5 .2 .2\n"})
+def test_semantic_set_that_lacks_the_split(tmp_path: Path) -> None:
+    boxes = write_data_set(tmp_path / "boxes", {"train/a": "1 .5 .5 .2 .2\n", "val/b": "", "test/c": "0 .5 .5 .2 .2\n"})
     boxes.write_text(boxes.read_text() + "test: images/test\n")
-    maps = a_set(tmp_path / "maps", {"train/a": "", "val/c": ""})
+    semantic = write_data_set(tmp_path / "semantic", {"train/a": "", "val/c": ""})
     for name in ("train/a", "val/c"):
-        file = tmp_path / "maps" / "masks" / f"{name}.png"
+        file = tmp_path / "semantic" / "masks" / f"{name}.png"
         put(file, cv2.imencode(".png", np.zeros((50, 100), np.uint8))[1].tobytes())
-    maps.write_text(maps.read_text() + "semantic: {masks: masks, names: {0: sky}}\n")
-    (tmp_path / "joint.yaml").write_text(f"detection: {boxes}\nsemantic: {maps}\n")
+    semantic.write_text(semantic.read_text() + "semantic: {masks: masks, names: {0: sky}}\n")
+    (tmp_path / "joint.yaml").write_text(f"detection: {boxes}\nsemantic: {semantic}\n")
     assert check(tmp_path / "joint.yaml", tmp_path / "runs", "--split", "test", "--noplots") == 0
     assert "sky" not in (tmp_path / "runs" / "exp" / "summary.txt").read_text()
 
 
-def test_semantic_masks_alone_and_a_folder_with_one_yaml(tmp_path: Path) -> None:
-    data = a_set(tmp_path, {"train/a": "", "val/c": ""})
+def test_semantic_masks_only_and_folder_with_one_yaml(tmp_path: Path) -> None:
+    data = write_data_set(tmp_path, {"train/a": "", "val/c": ""})
     for name in ("train/a", "val/c"):
         put(tmp_path / "masks" / f"{name}.png", cv2.imencode(".png", np.zeros((50, 100), np.uint8))[1].tobytes())
     data.write_text("train: images/train\nval: images/val\nsemantic: {masks: masks, names: {0: sky, 1: road}}\n")
@@ -170,11 +178,11 @@ def test_semantic_masks_alone_and_a_folder_with_one_yaml(tmp_path: Path) -> None
     assert len(list((tmp_path / "runs").rglob("maps.jpg"))) == 2
 
 
-# -- the numbers ------------------------------------------------------------------------------------------------------
+# -- statistics -------------------------------------------------------------------------------------------------------
 
 
-def index_of(sizes_hw: list[list[int]], rows: list[tuple[int, int, float, float]]) -> ImageIndex:
-    """Rows are image, class, width and height over the image's."""
+def make_index(sizes_hw: list[list[int]], rows: list[tuple[int, int, float, float]]) -> ImageIndex:
+    """An index from rows of image, class, normalized width and height."""
     owners = np.array([row[0] for row in rows], int)
     return ImageIndex(
         paths=[f"{k}.jpg" for k in range(len(sizes_hw))],
@@ -186,31 +194,37 @@ def index_of(sizes_hw: list[list[int]], rows: list[tuple[int, int, float, float]
 
 
 def test_counts_and_sizes() -> None:
-    index = index_of([[100, 200], [100, 100], [100, 200]], [(0, 1, 0.1, 0.2), (0, 1, 0.5, 1.0), (2, 0, 0.25, 0.5)])
-    assert box_sides(index).tolist() == [pytest.approx([20, 20]), pytest.approx([100, 100]), pytest.approx([50, 50])]
-    table = [line.split() for line in class_table({"train": index}, NAMES).splitlines()]
+    index = make_index([[100, 200], [100, 100], [100, 200]], [(0, 1, 0.1, 0.2), (0, 1, 0.5, 1.0), (2, 0, 0.25, 0.5)])
+    assert get_box_sizes(index).tolist() == [
+        pytest.approx([20, 20]),
+        pytest.approx([100, 100]),
+        pytest.approx([50, 50]),
+    ]
+    table = [line.split() for line in format_class_table({"train": index}, NAMES).splitlines()]
     assert table[1:] == [["cat", "1", "1"], ["dog", "2", "1"], ["all", "3", "3"]]
-    images, objects = size_lines("train", index)
-    assert "100 to 200 pixels wide, 100 to 100 high; 2 sizes, most often 200x100 (2), 100x100 (1)" in images
-    assert "1.0 objects an image, at most 2" in objects
+    images, objects = describe_sizes("train", index)
+    assert "width 100 to 200, height 100 to 100 pixels; 2 sizes, most common 200x100 (2), 100x100 (1)" in images
+    assert "1.0 objects per image, at most 2" in objects
     assert "33% small, 33% medium, 33% large" in objects
 
 
-def test_a_split_without_objects_has_sizes_all_the_same() -> None:
-    assert len(size_lines("val", index_of([[10, 20]], []))) == 1
+def test_sizes_of_a_split_without_objects() -> None:
+    assert len(describe_sizes("val", make_index([[10, 20]], []))) == 1
 
 
 def test_unknown_classes_are_counted() -> None:
-    text = "labels/a.txt:{}: class {}, but the data YAML names 2 classes (0-1); row left out"
-    assert unknown_classes([text.format(1, -1), "labels/b.txt:1: repeats an earlier row; row left out"], NAMES) == (
+    text = "labels/a.txt:{}: class {}, but the data YAML names 2 classes (0-1); row dropped"
+    assert describe_unknown_classes([text.format(1, -1), "labels/b.txt:1: duplicate row; row dropped"], NAMES) == (
         "classes that do not exist: -1 (1 row); the data YAML names 2 (0-1)"
     )
-    many = unknown_classes([text.format(k, k) for k in range(2, 15)], NAMES)
+    many = describe_unknown_classes([text.format(k, k) for k in range(2, 15)], NAMES)
     assert "and 3 others" in many
-    assert unknown_classes([], NAMES) == ""
+    assert describe_unknown_classes([], NAMES) == ""
 
 
-def test_one_image_in_both_splits_is_the_same_file(tmp_path: Path) -> None:
-    index = index_of([[50, 100]], [])
+def test_one_file_in_both_splits(tmp_path: Path) -> None:
+    index = make_index([[50, 100]], [])
     index.paths[0] = str(put(tmp_path / "a.jpg", IMAGE))
-    assert repeated_images({"train": index, "val": index}) == ["1 images are in train and in val (the same files)"]
+    assert find_duplicate_images({"train": index, "val": index}) == [
+        "1 images are in train and in val (the same files)"
+    ]

@@ -1,4 +1,4 @@
-"""`python -m utils.datasets split`: exact shares, by a seed, as lists that a data YAML can name."""
+"""`python -m utils.datasets split`: exact shares, reproducible lists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.config.datasets import SplitConfig
 from utils.core.errors import InputError
 from utils.datasets.index.data_yaml import load_spec
 from utils.datasets.index.labels import load_index
-from utils.datasets.tools.autosplit import deal_out
+from utils.datasets.tools.autosplit import split_indices
 from utils.datasets.tools.split import run
 
 
@@ -27,21 +27,21 @@ from utils.datasets.tools.split import run
         (0, (0.9, 0.1), [0, 0]),
     ],
 )
-def test_sizes_are_exact_and_nothing_is_lost(count: int, shares: tuple[float, ...], sizes: list[int]) -> None:
-    groups = deal_out(count, shares, seed=3)
+def test_exact_sizes(count: int, shares: tuple[float, ...], sizes: list[int]) -> None:
+    groups = split_indices(count, shares, seed=3)
     assert [len(group) for group in groups] == sizes
     assert sorted(np.concatenate(groups).tolist()) == list(range(count))
 
 
-def test_the_seed_decides() -> None:
-    assert [g.tolist() for g in deal_out(50, (1, 1), 4)] == [g.tolist() for g in deal_out(50, (1, 1), 4)]
-    assert deal_out(50, (1, 1), 4)[0].tolist() != deal_out(50, (1, 1), 5)[0].tolist()
+def test_seed() -> None:
+    assert [g.tolist() for g in split_indices(50, (1, 1), 4)] == [g.tolist() for g in split_indices(50, (1, 1), 4)]
+    assert split_indices(50, (1, 1), 4)[0].tolist() != split_indices(50, (1, 1), 5)[0].tolist()
 
 
 @pytest.mark.parametrize("shares", [(0.0, 0.0), (-1, 2), (float("nan"), 1)])
-def test_shares_that_make_no_sense(shares: tuple[float, ...]) -> None:
+def test_invalid_shares(shares: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="must be 0 or more, and one of them above 0"):
-        deal_out(5, shares, 0)
+        split_indices(5, shares, 0)
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ def test_lists_for_a_data_yaml(images: Path) -> None:
     lists = [f"{key}: autosplit_{key}.txt" for key in ("train", "val", "test")]
     (root / "set.yaml").write_text("\n".join([*lists, "names: [cat]"]))
     spec = load_spec(root / "set.yaml")
-    found = [set(load_index(spec, key, require_labels=False).paths) for key in ("train", "val", "test")]
-    assert [len(paths) for paths in found] == [14, 4, 2]
-    assert len(set.union(*found)) == 20
+    splits = [set(load_index(spec, key, require_labels=False).paths) for key in ("train", "val", "test")]
+    assert [len(paths) for paths in splits] == [14, 4, 2]
+    assert len(set.union(*splits)) == 20
     assert (root / "autosplit_train.txt").read_text().startswith("./images/a/0")
 
 
-def test_annotated_images_only_and_lists_elsewhere(images: Path, tmp_path: Path) -> None:
+def test_annotated_only_and_out(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "lists"
     assert split("--images", images, "--annotated-only", "--out", out) == {"train": 9, "val": 1}
     assert not (out / "autosplit_test.txt").exists()
@@ -79,17 +79,17 @@ def test_annotated_images_only_and_lists_elsewhere(images: Path, tmp_path: Path)
     assert all(Path(line).is_absolute() and int(Path(line).stem) % 2 for line in lines)
 
 
-def test_lists_are_not_overwritten_unasked(images: Path) -> None:
+def test_existing_lists_are_not_overwritten(images: Path) -> None:
     split("--images", images, "--shares", 1, 1, 1)
     before = (images.parent / "autosplit_val.txt").read_text()
-    with pytest.raises(InputError, match=r"autosplit_train\.txt.* there already; --exist-ok replaces them"):
+    with pytest.raises(InputError, match=r"autosplit_train\.txt.* already exists; replace with --exist-ok"):
         split("--images", images, "--seed", 1)
     assert (images.parent / "autosplit_val.txt").read_text() == before
     assert split("--images", images, "--seed", 1, "--exist-ok") == {"train": 18, "val": 2}
-    assert not (images.parent / "autosplit_test.txt").exists()  # the old one would overlap
+    assert not (images.parent / "autosplit_test.txt").exists()  # it would overlap with the new lists
 
 
-def test_shares_of_nothing_leave_the_old_lists(images: Path) -> None:
+def test_invalid_shares_keep_the_existing_lists(images: Path) -> None:
     split("--images", images)
     with pytest.raises(InputError, match=r"shares 0\.0 0\.0: must be 0 or more, and one of them above 0"):
         split("--images", images, "--shares", 0, 0, "--exist-ok")
@@ -102,8 +102,8 @@ def test_shares_of_nothing_leave_the_old_lists(images: Path) -> None:
         (("--images", "{}/none"), "no such folder or list file"),
         (("--images", "{}/labels"), "no images in it"),
         (("--images", "{}/images/a/../../images/c", "--annotated-only"), "no such folder"),
-        (("--images", "{}/images", "--shares", "1", "1", "1", "1"), "give up to three"),
-        (("--images", "{}/images", "--out", "{}/labels/b/07.txt/x"), "--out .*: cannot be made"),
+        (("--images", "{}/images", "--shares", "1", "1", "1", "1"), "pass up to three"),
+        (("--images", "{}/images", "--out", "{}/labels/b/07.txt/x"), "--out .*: cannot be created"),
     ],
 )
 def test_one_line_messages(images: Path, flags: tuple[str, ...], message: str) -> None:

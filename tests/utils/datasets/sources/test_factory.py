@@ -1,4 +1,4 @@
-"""Sources of detect.py: what is found, in which order, and what happens to files that cannot be read."""
+"""Sources of detect.py: files, order, unreadable files, watch folders, standard input and downloads."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 from utils.core.errors import InputError
-from utils.datasets.sources import open as sources
+from utils.datasets.sources import factory
+from utils.datasets.sources.factory import SourceOptions, _list_files, find_media, open_source
 from utils.datasets.sources.frames import Source, SourceFrame
 from utils.datasets.sources.media import MediaSource
-from utils.datasets.sources.open import SourceOptions, _list_files, find_media, open_source
 from utils.datasets.sources.watch import PathLines, WatchedFiles
 from utils.imaging.read import imwrite
-from utils.predict.run import source_path
+from utils.predict.run import find_source
 
 
 def image(path: Path, value: int = 0, size_hw: tuple[int, int] = (6, 8)) -> Path:
@@ -43,34 +43,32 @@ def video(path: Path, frames: int, fps: float = 10.0) -> Path:
     return path
 
 
-def flat(source: Source, channels: int = 3) -> list[SourceFrame]:
-    """All frames of a source that ends."""
+def read_all(source: Source, channels: int = 3) -> list[SourceFrame]:
+    """All frames of a finite source."""
     with closing(source):
         return [frame for batch in source.batches(channels) for frame in batch]
 
 
-def test_a_folder_gives_its_media_sorted_without_subfolders(tmp_path: Path) -> None:
+def test_folder_is_sorted_without_subfolders(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", "inner/c.jpg"):
         image(tmp_path / name)
     (tmp_path / "notes.md").write_text("no image")
     assert [Path(p).name for p in find_media(str(tmp_path))] == ["a.jpg", "b.PNG"]
 
 
-def test_a_glob_can_walk_subfolders(tmp_path: Path) -> None:
+def test_glob_walks_subfolders(tmp_path: Path) -> None:
     for name in ("x/b.png", "y/a.png", "y/a.jpg"):
         image(tmp_path / name)
-    found = find_media(str(tmp_path / "**" / "*.png"))
-    assert [Path(p).relative_to(tmp_path).as_posix() for p in found] == ["x/b.png", "y/a.png"]
+    paths = find_media(str(tmp_path / "**" / "*.png"))
+    assert [Path(p).relative_to(tmp_path).as_posix() for p in paths] == ["x/b.png", "y/a.png"]
 
 
-def test_a_file_with_brackets_in_its_name_is_no_glob(tmp_path: Path) -> None:
+def test_file_with_brackets_is_not_a_glob(tmp_path: Path) -> None:
     path = image(tmp_path / "shot[1].png")
     assert find_media(str(path)) == [str(path)]
 
 
-def test_a_list_is_relative_to_itself_or_else_to_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_list_is_relative_to_itself_or_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beside, elsewhere = image(tmp_path / "lists/a.png"), image(tmp_path / "run/b.png")
     listing = tmp_path / "lists" / "media.txt"
     listing.write_text("# images\na.png\n\nb.png\nmissing.png\n", encoding="utf-8")
@@ -82,88 +80,90 @@ def test_a_list_is_relative_to_itself_or_else_to_the_working_directory(
     ("source", "message"),
     [
         pytest.param("nowhere/*.jpg", "the glob has no images or videos", id="empty-glob"),
-        pytest.param(" ", "--source is empty; give a file", id="empty"),
-        pytest.param("nowhere.jpg", "--source nowhere.jpg: there is no such file or folder", id="missing"),
-        pytest.param("no.streams", r"--source no\.streams: there is no such list of streams", id="missing-list"),
-        pytest.param("no.txt", r"--source no\.txt: there is no such file", id="missing-text"),
-        pytest.param("ftp://host/live", "no stream is known that starts with ftp://; known: rtsp://", id="scheme"),
-        pytest.param("rtsp://host:x/live", r"rtsp://host:x/live: not an address \(its port is no number\)", id="port"),
+        pytest.param(" ", "--source is empty; pass a file", id="empty"),
+        pytest.param("nowhere.jpg", "--source nowhere.jpg: no such file or folder", id="missing"),
+        pytest.param("no.streams", r"--source no\.streams: no such stream list", id="missing-list"),
+        pytest.param("no.txt", r"--source no\.txt: no such file", id="missing-text"),
+        pytest.param("ftp://host/live", "unsupported stream scheme ftp://; supported: rtsp://", id="scheme"),
         pytest.param(
-            "rtsp://me:pass/word@host/1?k=2", r"^--source: rtsp://host/1: not an address \(its", id="password"
+            "rtsp://host:x/live", r"rtsp://host:x/live: invalid address \(the port is not a number\)", id="port"
         ),
-        pytest.param("ftp://me:word@host/1", "^--source: ftp://host/1: no stream is known that", id="scheme-password"),
         pytest.param(
-            "http://me:word@host/a.jpg?k=2", "^http://host/a.jpg: user names in addresses", id="file-password"
+            "rtsp://me:pass/word@host/1?k=2", r"^--source: rtsp://host/1: invalid address \(the", id="password"
         ),
-        pytest.param("http://[::1/a.jpg", r"http://\[::1/a\.jpg: not an address \(Invalid IPv6", id="file-of-no-host"),
+        pytest.param(
+            "ftp://me:word@host/1", "^--source: ftp://host/1: unsupported stream scheme", id="scheme-password"
+        ),
+        pytest.param("http://me:word@host/a.jpg?k=2", "^http://host/a.jpg: user names in URLs", id="file-password"),
+        pytest.param("http://[::1/a.jpg", r"http://\[::1/a\.jpg: invalid address \(Invalid IPv6", id="file-of-no-host"),
         pytest.param("screen 1 2", r"expected screen \[N\] \[left top width height\]", id="screen-numbers"),
         pytest.param("screen a", "expected screen", id="screen-words"),
         pytest.param("screen 0 0 0 0 5", "width and height must be at least 1", id="screen-size"),
     ],
 )
-def test_sources_that_give_nothing_say_why(source: str, message: str) -> None:
+def test_unusable_sources(source: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_source(source)
 
 
-def test_an_empty_folder_a_strange_file_and_an_empty_list_say_why(tmp_path: Path) -> None:
+def test_empty_folder_unknown_format_and_empty_list(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the folder has no images or videos; images: bmp .*videos: asf"):
         find_media(str(tmp_path))
     (tmp_path / "model.xyz").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"model\.xyz: \.xyz is no format known here"):
+    with pytest.raises(InputError, match=r"model\.xyz: \.xyz is not a supported format"):
         find_media(str(tmp_path / "model.xyz"))
     (tmp_path / "list.txt").write_text("\n# nothing\n")
-    with pytest.raises(InputError, match="names no images or videos"):
+    with pytest.raises(InputError, match="contains no images or videos"):
         find_media(str(tmp_path / "list.txt"))
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("rtsp://camera/1", "rtsp://camera/1: a list names either files or streams, not both"),
-        ("http://host/a.jpg", "http://host/a.jpg: a list names files; give an address to --source by itself"),
+        ("rtsp://camera/1", "rtsp://camera/1: a list contains either files or streams, not both"),
+        ("http://host/a.jpg", "http://host/a.jpg: a list contains files; pass a URL to --source directly"),
         ("notes.md", r"notes\.md: neither an image nor a video"),
     ],
 )
-def test_a_wrong_line_of_a_list_is_named(tmp_path: Path, line: str, message: str) -> None:
+def test_bad_line_of_a_list_is_reported(tmp_path: Path, line: str, message: str) -> None:
     listing = tmp_path / "list.txt"
     listing.write_text(f"# media\na.png\n{line}\n")
     with pytest.raises(InputError, match=rf"list\.txt:3: {message}"):
         open_source(str(listing))
 
 
-def test_damaged_and_missing_images_are_passed_over(tmp_path: Path) -> None:
+def test_damaged_and_missing_images_are_skipped(tmp_path: Path) -> None:
     good = image(tmp_path / "ünïcode 图.png", 7)
     broken, empty, missing = tmp_path / "broken.png", tmp_path / "empty.jpg", tmp_path / "missing.jpg"
     broken.write_bytes(good.read_bytes()[:40])
     empty.write_bytes(b"")
     source = MediaSource([str(p) for p in (broken, good, empty, missing)])
-    frames = flat(source)
+    frames = read_all(source)
     assert [(f.path, f.heading, f.number) for f in frames] == [(str(good), f"image 2/4 {good}", None)]
     assert frames[0].frame.shape == (6, 8, 3)
     assert [str(Path(p.split(": ")[0]).name) for p in source.problems] == ["broken.png", "empty.jpg", "missing.jpg"]
 
 
-def test_images_that_break_off_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_truncated_images_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (320, 240, 3), np.uint8)
     whole = cv2.imencode(".jpg", noise)[1].tobytes()
-    little, most, nothing = (tmp_path / f"{name}.jpg" for name in ("little", "most", "nothing"))
-    for path, kept in ((little, 0.3), (most, 0.7), (nothing, 0.0)):
-        path.write_bytes(whole[: max(int(kept * len(whole)), 700)])
-    source = MediaSource([str(p) for p in (little, most, nothing)])
-    assert [Path(item.path).name for item in flat(source)] == ["most.jpg"]
+    little, most, empty = (tmp_path / f"{name}.jpg" for name in ("little", "most", "empty"))
+    for path, share in ((little, 0.3), (most, 0.7), (empty, 0.0)):
+        path.write_bytes(whole[: max(int(share * len(whole)), 700)])
+    source = MediaSource([str(p) for p in (little, most, empty)])
+    assert [Path(item.path).name for item in read_all(source)] == ["most.jpg"]
     assert [re.sub(r"\d+%", "N%", problem.removeprefix(f"{tmp_path}/")) for problem in source.problems] == [
-        "little.jpg: cut short, about N% of the image is missing",
-        "most.jpg: cut short, about N% of the image is missing and shown gray; used",
-        "nothing.jpg: cut short, about N% of the image is missing",
+        "little.jpg: truncated, about N% of the image is missing",
+        "most.jpg: truncated, about N% of the image is missing and shown gray; used",
+        "empty.jpg: truncated, about N% of the image is missing",
     ]
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
-def test_video_frames_carry_number_and_speed(tmp_path: Path, name: str) -> None:
+def test_video_frames_have_number_and_fps(tmp_path: Path, name: str) -> None:
     path = video(tmp_path / name, 7)
     source = open_source(str(path))
-    frames = flat(source)
+    frames = read_all(source)
     assert [f.number for f in frames] == [1, 2, 3, 4, 5, 6, 7]
     assert [round(float(f.frame.mean()) / 20) for f in frames] == [0, 1, 2, 3, 4, 5, 6]
     assert frames[2].heading == f"video 1/1 (3/7) {path}"
@@ -171,40 +171,40 @@ def test_video_frames_carry_number_and_speed(tmp_path: Path, name: str) -> None:
     assert not source.problems
 
 
-def test_stride_takes_every_nth_frame_and_keeps_the_playing_time(tmp_path: Path) -> None:
+def test_stride_samples_every_nth_frame_and_keeps_the_duration(tmp_path: Path) -> None:
     options = SourceOptions(vid_stride=3)
-    frames = flat(open_source(str(video(tmp_path / "clip.avi", 7)), options))
+    frames = read_all(open_source(str(video(tmp_path / "clip.avi", 7)), options))
     assert [(f.number, round(float(f.frame.mean()) / 20)) for f in frames] == [(1, 0), (4, 3), (7, 6)]
     assert frames[0].fps == pytest.approx(10 / 3)
 
 
-def test_a_video_that_breaks_off_gives_what_it_has_and_is_named(tmp_path: Path) -> None:
+def test_truncated_video_is_read_as_far_as_possible(tmp_path: Path) -> None:
     whole = video(tmp_path / "clip.mkv", 12).read_bytes()
     junk, cut = tmp_path / "junk.mp4", tmp_path / "cut.mkv"
     junk.write_bytes(b"no video at all")
     cut.write_bytes(whole[: len(whole) // 2])
     source = MediaSource([str(junk), str(cut)])
-    numbers = [f.number for f in flat(source)]
+    numbers = [f.number for f in read_all(source)]
     assert 1 <= len(numbers) < 11
     assert len(source.problems) == 2
     assert "junk.mp4: damaged, or not a video" in source.problems[0]
-    assert f"cut.mkv: breaks off after frame {numbers[-1]} of 12" in source.problems[1]
+    assert f"cut.mkv: truncated after frame {numbers[-1]} of 12" in source.problems[1]
 
 
-def test_a_download_that_fails_does_not_name_the_temporary_folder() -> None:
+def test_failed_download_does_not_name_the_temporary_folder() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # nobody listens
-        with pytest.raises(InputError, match=r"cannot be reached .*; check the address, or download it another way"):
+        with pytest.raises(InputError, match=r"cannot be reached .*; check the address, or download the file yourself"):
             open_source(f"http://127.0.0.1:{unused.getsockname()[1]}/a.jpg")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the limits are those of Linux and macOS")
-def test_a_source_that_cannot_be_looked_at_is_named() -> None:
+def test_source_with_a_name_that_is_too_long() -> None:
     with pytest.raises(InputError, match=r"--source a+: cannot be read: File name too long$"):
-        open_source(source_path("a" * 300))
+        open_source(find_source("a" * 300))
 
 
-def test_a_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path) -> Iterator[Path]:
         raise PermissionError(13, "Permission denied", str(self))
 
@@ -213,7 +213,7 @@ def test_a_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytes
         open_source(str(tmp_path))
 
 
-def test_a_video_goes_on_behind_a_damaged_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_video_continues_after_a_damaged_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, noise = tmp_path / "clip.mp4", np.random.default_rng(0)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
     for _ in range(60):
@@ -225,24 +225,24 @@ def test_a_video_goes_on_behind_a_damaged_place(tmp_path: Path, caplog: pytest.L
     content[start + quarter : start + 2 * quarter] = bytes(quarter)
     path.write_bytes(content)
     source = MediaSource([str(path)])
-    frames = flat(source)
-    assert 40 < len(frames) < 60  # 5 of them before the place
+    frames = read_all(source)
+    assert 40 < len(frames) < 60  # 5 of them before the damaged part
     assert source.problems == [f"{path}: damaged, {len(frames)} of 60 frames can be read"]
-    assert "passed over" not in caplog.text
+    assert "skipped" not in caplog.text
 
 
-def test_gray_networks_get_one_channel_from_images_and_videos(tmp_path: Path) -> None:
+def test_gray_networks_get_one_channel(tmp_path: Path) -> None:
     files = [str(image(tmp_path / "a.png")), str(video(tmp_path / "clip.avi", 1))]
-    assert [f.frame.shape for f in flat(MediaSource(files), channels=1)] == [(6, 8, 1), (48, 64, 1)]
+    assert [f.frame.shape for f in read_all(MediaSource(files), channels=1)] == [(6, 8, 1), (48, 64, 1)]
 
 
-# -- files that arrive ------------------------------------------------------------------------------------------------
+# -- watch folders and standard input ---------------------------------------------------------------------------------
 
 
-def test_a_watched_folder_gives_new_and_changed_files(tmp_path: Path) -> None:
+def test_watch_folder_yields_new_and_changed_files(tmp_path: Path) -> None:
     image(tmp_path / "b.png", 10)
     watched = WatchedFiles(partial(_list_files, str(tmp_path)), poll_s=0.02)
-    watched.ignored = tmp_path / "runs"
+    watched.ignored_folder = tmp_path / "runs"
     source = MediaSource(watched, endless=True, on_close=(watched.close,))
     batches = source.batches()
     assert next(batches)[0].heading == f"image 1 {tmp_path / 'b.png'}"
@@ -254,56 +254,56 @@ def test_a_watched_folder_gives_new_and_changed_files(tmp_path: Path) -> None:
     assert (again.path, int(again.frame.mean())) == (str(tmp_path / "b.png"), 40)
     source.close()
     assert list(batches) == []
-    assert source.inputs == 3
+    assert source.num_inputs == 3
 
 
-def test_a_watched_file_is_given_once_it_is_complete() -> None:
-    looks = iter([{}, {"a": (1, 10)}, {"a": (2, 20)}, {"a": (2, 20)}, {"a": (2, 20)}])
+def test_watched_file_is_yielded_once_complete() -> None:
+    scans = iter([{}, {"a": (1, 10)}, {"a": (2, 20)}, {"a": (2, 20)}, {"a": (2, 20)}])
     watched = WatchedFiles(list, poll_s=0.001)
-    now: dict[str, tuple[int, int]] = {}
-    seen: list[dict[str, tuple[int, int]]] = []
+    current: dict[str, tuple[int, int]] = {}
+    history: list[dict[str, tuple[int, int]]] = []
 
-    def look() -> dict[str, tuple[int, int]]:
-        now.update(next(looks, now))
-        seen.append(dict(now))
-        return dict(now)
+    def scan() -> dict[str, tuple[int, int]]:
+        current.update(next(scans, current))
+        history.append(dict(current))
+        return dict(current)
 
-    watched._look = look  # type: ignore[method-assign]
+    watched._scan = scan  # type: ignore[method-assign]
     assert next(iter(watched)) == "a"
-    assert seen == [{}, {"a": (1, 10)}, {"a": (2, 20)}, {"a": (2, 20)}]
+    assert history == [{}, {"a": (1, 10)}, {"a": (2, 20)}, {"a": (2, 20)}]
 
 
-def test_a_watched_folder_may_go_and_come_back(tmp_path: Path) -> None:
+def test_watch_folder_may_disappear_and_return(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     image(folder / "a.png")
-    looked = threading.Event()
+    listed = threading.Event()
 
     def listing() -> list[str]:
-        looked.set()
+        listed.set()
         return sorted(str(p) for p in folder.iterdir())
 
     watched = WatchedFiles(listing, poll_s=0.01)
     paths = iter(watched)
     assert next(paths) == str(folder / "a.png")
     folder.rename(tmp_path / "away")
-    found: list[str] = []
-    thread = threading.Thread(target=lambda: found.append(next(paths)))
+    new: list[str] = []
+    thread = threading.Thread(target=lambda: new.append(next(paths)))
     thread.start()
-    looked.clear()
-    assert looked.wait(5)
+    listed.clear()
+    assert listed.wait(5)
     image(folder / "b.png")
     thread.join(5)
-    assert found == [str(folder / "b.png")]
+    assert new == [str(folder / "b.png")]
 
 
-def test_an_empty_folder_can_be_watched_and_a_file_cannot(tmp_path: Path) -> None:
+def test_watch_needs_a_folder_or_glob(tmp_path: Path) -> None:
     with closing(open_source(str(tmp_path), SourceOptions(watch=True))) as source:
         assert source.endless and not source.live
     with pytest.raises(InputError, match=r"--watch: .*a\.png is neither a folder nor a glob"):
         open_source(str(image(tmp_path / "a.png")), SourceOptions(watch=True))
 
 
-def test_paths_come_from_standard_input_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_from_standard_input_arrive_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = image(tmp_path / "ünï 1.png"), video(tmp_path / "clip.avi", 2)
     reader, writer = os.pipe()
     with open(reader) as stdin:
@@ -315,14 +315,14 @@ def test_paths_come_from_standard_input_as_they_are_written(tmp_path: Path, monk
             os.write(writer, f".avi\n{tmp_path}/gone.png\nnotes.md\n{first}".encode())
             os.close(writer)
             assert [batch[0].path for batch in batches] == [str(second), str(second), str(first)]
-            assert source.inputs == 5
+            assert source.num_inputs == 5
             assert [problem.partition(": ")[2].partition(";")[0] for problem in source.problems] == [
                 "No such file or directory", "neither an image nor a video"
             ]  # fmt: skip
 
 
-@pytest.mark.skipif(os.name != "posix", reason="Windows cannot wait for input and the end at once")
-def test_waiting_for_standard_input_can_be_ended() -> None:
+@pytest.mark.skipif(os.name != "posix", reason="Windows cannot wait for input and for close at once")
+def test_close_ends_waiting_for_standard_input() -> None:
     reader, writer = os.pipe()
     lines = PathLines(reader)
     done: list[list[str]] = []
@@ -337,16 +337,16 @@ def test_waiting_for_standard_input_can_be_ended() -> None:
 
 def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
-    with pytest.raises(InputError, match="--source -: there is no standard input"):
+    with pytest.raises(InputError, match="--source -: standard input is not available"):
         open_source("-")
 
 
-# -- addresses of files -----------------------------------------------------------------------------------------------
+# -- downloads --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Address of a server of the folder `tmp_path/web`."""
+    """URL of a server of the folder `tmp_path/web`."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -359,30 +359,30 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.shutdown()
 
 
-def test_the_file_of_an_address_is_fetched_and_removed(web: str, tmp_path: Path) -> None:
+def test_file_of_a_url_is_downloaded_and_removed(web: str, tmp_path: Path) -> None:
     image(tmp_path / "web" / "ünï 1.png", 30)
     source = open_source(f"{web}/%C3%BCn%C3%AF%201.png?size=1")
     frame = next(source.batches())[0]
     assert int(frame.frame.mean()) == 30
-    assert frame.heading == f"image 1/1 {web}/%C3%BCn%C3%AF%201.png"  # a query may hold a key
+    assert frame.heading == f"image 1/1 {web}/%C3%BCn%C3%AF%201.png"  # a query may contain a key
     file = Path(frame.path)
     assert file.name == "ünï 1.png" and file.is_file()
     source.close()
     assert not file.parent.exists()
 
 
-def test_a_video_of_an_address_keeps_all_its_frames(web: str, tmp_path: Path) -> None:
+def test_video_of_a_url_has_all_frames(web: str, tmp_path: Path) -> None:
     (tmp_path / "web").mkdir()
     video(tmp_path / "web" / "clip.mp4", 7)
-    assert [frame.number for frame in flat(open_source(f"{web}/clip.mp4"))] == [1, 2, 3, 4, 5, 6, 7]
+    assert [frame.number for frame in read_all(open_source(f"{web}/clip.mp4"))] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_addresses_of_files_that_cannot_be_had(web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_urls(web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image(tmp_path / "web" / "a.png")
     before = set(Path(tempfile.gettempdir()).glob("openyolov5-*"))
     with pytest.raises(InputError, match=r"gone\.png: the server answered 404"):
         open_source(f"{web}/gone.png")
-    monkeypatch.setattr(sources, "DOWNLOAD_BYTES", 10)
+    monkeypatch.setattr(factory, "DOWNLOAD_BYTES", 10)
     with pytest.raises(InputError, match=r"a\.png: larger than 0 MB"):
         open_source(f"{web}/a.png")
     assert set(Path(tempfile.gettempdir()).glob("openyolov5-*")) == before

@@ -1,4 +1,4 @@
-"""Live sources by name: webcams, network streams and YouTube videos, and how OpenCV opens each."""
+"""Video capture from webcams, network streams and YouTube."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ SCHEMES = {
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 YOUTUBE_HOSTS = ("youtube.com", "youtu.be")
 YOUTUBE_FORMAT = "bestvideo[vcodec^=avc1][height<=1080]/best[height<=1080]/best"
-URL = re.compile(r"([a-z][a-z0-9+.-]+)://\S*", re.IGNORECASE)  # one letter is a drive of Windows
-DIAGNOSE_S = 3.0  # for a connection that only serves to say why there is no stream
+URL = re.compile(r"([a-z][a-z0-9+.-]+)://\S*", re.IGNORECASE)  # a single letter is a Windows drive
+DIAGNOSE_TIMEOUT_S = 3.0
 
 
 class StreamError(Exception):
-    """A live source gives no frames at present; the text says why."""
+    """A live source has no frames at present; the text says why."""
 
 
 class Capture(Protocol):
-    """What is used of cv2.VideoCapture."""
+    """The part of cv2.VideoCapture that is used."""
 
     def grab(self) -> bool: ...
     def retrieve(self) -> tuple[bool, np.ndarray | None]: ...
@@ -50,32 +50,32 @@ class Capture(Protocol):
 
 @dataclass(frozen=True)
 class LiveAddress:
-    """A live source as a user named it.
+    """Address of a live source.
 
     Attributes:
-        text: as given; may hold a password.
+        text: as the user wrote it; may contain a password.
         kind: "webcam", "RTSP stream" and so on, for messages.
-        shown: as messages name it, without user, password and query.
-        name: as files are called after it.
+        display: for messages, without user, password and query.
+        name: for file names.
     """
 
     text: str
     kind: str
-    shown: str
+    display: str
     name: str
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.shown}"
+        return f"{self.kind} {self.display}"
 
 
 def parse_address(text: str, *, place: str = "--source") -> LiveAddress | None:
-    """The webcam, stream or YouTube video of this name; None where it is not the name of one.
+    """Parse a webcam number, a stream address or a YouTube link; None if the text is none of them.
 
     Args:
-        place: where the name stands, for messages.
+        place: flag or file and line of the text, for messages.
 
     Raises:
-        InputError: an address of a kind that is not known.
+        InputError: a malformed address or an unsupported scheme.
     """
     if text.isdecimal():
         return LiveAddress(text, WEBCAM, text, f"webcam{int(text)}")
@@ -84,40 +84,40 @@ def parse_address(text: str, *, place: str = "--source") -> LiveAddress | None:
     match = URL.fullmatch(text)
     if match is None:
         return None
-    scheme, parts = match[1].lower(), _split(text, place)
+    scheme, parts = match[1].lower(), _split_url(text, place)
     if scheme not in SCHEMES:
-        known = ", ".join(f"{name}://" for name in SCHEMES)
+        supported = ", ".join(f"{name}://" for name in SCHEMES)
         raise InputError(
-            f"{place}: {_without_user(text)}: no stream is known that starts with {scheme}://; known: {known}"
+            f"{place}: {_strip_secrets(text)}: unsupported stream scheme {scheme}://; supported: {supported}"
         )
-    host = _host(parts)
-    shown = f"{scheme}://{host}{parts.path}"
+    host = _get_host(parts)
+    display = f"{scheme}://{host}{parts.path}"
     kind = SCHEMES[scheme]
     if scheme in ("http", "https"):
         kind = YOUTUBE if _is_youtube(parts) else HLS if parts.path.lower().endswith(".m3u8") else kind
     name = re.sub(r"[^\w-]+", "_", f"{host}{parts.path}").strip("_")
     if kind == YOUTUBE:
-        shown = text
+        display = text
         name = "youtube_" + (re.sub(r"[^\w-]+", "", parts.query.partition("v=")[2].partition("&")[0]) or name)
-    return LiveAddress(text, kind, shown, name)
+    return LiveAddress(text, kind, display, name)
 
 
-def is_download(text: str) -> bool:
-    """Whether it is an http(s) address of an image or video file, by its suffix."""
+def is_media_url(text: str) -> bool:
+    """Whether the text is an http(s) address with the suffix of an image or video."""
     if not re.match("https?://", text, re.IGNORECASE):
         return False
     try:
         path = urlsplit(text).path
-    except ValueError:  # `parse_address` says what is wrong with it
+    except ValueError:  # reported by `parse_address`
         return False
     return PurePosixPath(path).suffix.lower() in MEDIA_SUFFIXES
 
 
-def open_live(address: LiveAddress, *, open_ms: int, read_ms: int) -> Capture:
-    """The source, opened.
+def open_capture(address: LiveAddress, *, open_ms: int, read_ms: int) -> Capture:
+    """Open a live source.
 
     Args:
-        open_ms, read_ms: longest wait for a connection, and for a frame.
+        open_ms, read_ms: timeouts for the connection and for a frame.
 
     Raises:
         StreamError: it cannot be opened at present.
@@ -127,56 +127,62 @@ def open_live(address: LiveAddress, *, open_ms: int, read_ms: int) -> Capture:
         capture = cv2.VideoCapture(int(address.text))
         if not capture.isOpened():
             capture.release()
-            raise StreamError("there is no such camera, or another program has it")
+            raise StreamError("no such camera, or another program is using it")
         return capture
     url = resolve_youtube(address.text) if address.kind == YOUTUBE else address.text
     options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
-    one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # several decode frames in parallel, each one frame later
+    one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # each further thread delays the video by one frame
     capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, options + one_thread)
     if not capture.isOpened():
         capture.release()
-        raise StreamError(diagnose(url))
+        raise StreamError(diagnose_connection(url))
     return capture
 
 
-def diagnose(url: str) -> str:
-    """Why an address gives no stream, as far as a connection to its server tells."""
+def diagnose_connection(url: str) -> str:
+    """Connect to the server of an address that has no stream, to find out why."""
     parts = urlsplit(url)
     port = parts.port or PORTS.get(parts.scheme.lower())
     if parts.hostname is None or port is None:
-        return "nothing arrives there"
-    place = f"{_host(parts, with_port=False)}:{port}"
+        return "no data arrives"
+    server = f"{_get_host(parts, with_port=False)}:{port}"
     try:
-        socket.create_connection((parts.hostname, port), timeout=DIAGNOSE_S).close()
+        socket.create_connection((parts.hostname, port), timeout=DIAGNOSE_TIMEOUT_S).close()
     except socket.gaierror:
-        return f"the name {parts.hostname} is not known"
+        return f"unknown host {parts.hostname}"
     except TimeoutError:
-        return f"{place} does not answer"
+        return f"{server} does not answer"
     except OSError as error:
-        return f"{place}: {error.strerror or error}"
-    return f"{place} answers, but sends no video there"
+        return f"{server}: {error.strerror or error}"
+    return f"{server} answers but sends no video"
 
 
 def resolve_youtube(page: str) -> str:
-    """Address of a page's video, from yt-dlp.
+    """Look up the video address of a YouTube page with yt-dlp.
 
     Raises:
-        StreamError: there is none, or the site cannot be reached.
+        StreamError: the page has no video or cannot be reached.
         InputError: yt-dlp is not installed.
     """
     package = import_runtime("yt_dlp", needed_for="YouTube videos", install="yt-dlp")
-    options = {"format": YOUTUBE_FORMAT, "quiet": True, "no_warnings": True, "noplaylist": True, "logger": _Silent()}
+    options = {
+        "format": YOUTUBE_FORMAT,
+        "quiet": True,
+        "no_warnings": True,
+        "noplaylist": True,
+        "logger": _SilentLogger(),
+    }
     try:
         with package.YoutubeDL(options) as resolver:
             return str(resolver.extract_info(page, download=False)["url"])
     except package.utils.YoutubeDLError as error:
         raise StreamError(" ".join(str(error).removeprefix("ERROR: ").split())[:200]) from error
     except (KeyError, TypeError) as error:
-        raise StreamError("the page has no video that can be played") from error
+        raise StreamError("the page has no playable video") from error
 
 
-class _Silent:
-    """Takes what yt-dlp would print; what matters comes as an exception."""
+class _SilentLogger:
+    """Discards the output of yt-dlp; errors arrive as exceptions."""
 
     def debug(self, message: str) -> None: ...
     def info(self, message: str) -> None: ...
@@ -184,23 +190,24 @@ class _Silent:
     def error(self, message: str) -> None: ...
 
 
-def _split(text: str, place: str) -> SplitResult:
+def _split_url(text: str, place: str) -> SplitResult:
     try:
         parts = urlsplit(text)
         _ = parts.port
     except ValueError as error:
-        reason = "its port is no number" if "port" in str(error).lower() else str(error)  # may be part of a password
-        raise InputError(f"{place}: {_without_user(text)}: not an address ({reason})") from error
+        # the text of a port error may contain part of a password
+        reason = "the port is not a number" if "port" in str(error).lower() else str(error)
+        raise InputError(f"{place}: {_strip_secrets(text)}: invalid address ({reason})") from error
     return parts
 
 
-def _without_user(text: str) -> str:
-    """A malformed address without what may be user and password: all from `://` to the last `@`, and the query."""
+def _strip_secrets(text: str) -> str:
+    """Remove the query and everything from `://` to the last `@`, even from a malformed address."""
     return re.sub(r"://\S*@", "://", text).partition("?")[0]
 
 
-def _host(parts: SplitResult, *, with_port: bool = True) -> str:
-    """Host and port without user and password."""
+def _get_host(parts: SplitResult, *, with_port: bool = True) -> str:
+    """Host and port, without user and password."""
     host = parts.netloc.rpartition("@")[2]
     return host if with_port else re.sub(r":\d+$", "", host)
 

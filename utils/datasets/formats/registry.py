@@ -1,4 +1,4 @@
-"""The formats by name."""
+"""Registry of annotation formats."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.datasets.formats.base import ImagePlacer, Splits
+from utils.datasets.formats.base import ImageCopier, Splits
 from utils.datasets.formats.cityscapes import read_cityscapes
 from utils.datasets.formats.coco import read_coco, write_coco
 from utils.datasets.formats.labelme import read_labelme, write_labelme
@@ -17,16 +17,16 @@ from utils.datasets.formats.yolo import read_yolo, write_yolo
 
 @dataclass(frozen=True)
 class Format:
-    """How a format is read and written.
+    """Reader and writer of a format.
 
     Attributes:
-        read: splits from a source, class names (empty: those of the set) and a folder of images (None: the set's).
-        write: puts splits into an empty folder; gives what to open there. None where it cannot be written.
-        polygons: whether outlines survive writing.
+        read: source, class names (empty: those of the set), image folder (None: that of the set) -> splits.
+        write: writes splits into an empty folder and returns the path to open; None if not supported.
+        polygons: whether the format can store polygons.
     """
 
     read: Callable[[Path, Sequence[str], Path | None], Splits]
-    write: Callable[[Splits, Path, ImagePlacer], Path] | None
+    write: Callable[[Splits, Path, ImageCopier], Path] | None
     polygons: bool = True
 
 

@@ -1,0 +1,196 @@
+"""Sources from a `--source` value: files, folders, globs, lists, URLs, webcams, streams, screen, standard input."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from utils.core.downloads import download_file, hide_secrets
+from utils.core.errors import InputError
+from utils.datasets.sources.capture import LiveAddress, is_media_url, parse_address
+from utils.datasets.sources.frames import MEDIA_SUFFIXES, Source, describe_formats
+from utils.datasets.sources.media import MediaSource
+from utils.datasets.sources.screen import ScreenSource, is_screen
+from utils.datasets.sources.streams import StreamSource, StreamTiming
+from utils.datasets.sources.watch import PathLines, WatchedFiles
+
+STDIN = "-"
+DOWNLOAD_BYTES, DOWNLOAD_SECONDS = 2e9, 1800.0  # limits of a file that is downloaded first
+DOWNLOAD_REMEDY = "check the address, or download the file yourself and pass its path"
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Options of a source.
+
+    Attributes:
+        vid_stride: sample every Nth frame of videos and streams.
+        watch: wait for new files in a folder or glob until the user stops the run.
+        timing: timeouts of streams.
+    """
+
+    vid_stride: int = 1
+    watch: bool = False
+    timing: StreamTiming = StreamTiming()
+
+
+def open_source(source: str, options: SourceOptions | None = None) -> Source:
+    """Open the source that a `--source` value names; the caller closes it.
+
+    A number, `screen` and `-` mean a webcam, the screen and standard input even if a file has that name.
+
+    Raises:
+        InputError: no such file, no image or video in it, no stream that can be opened, or a missing package.
+    """
+    options, source = options or SourceOptions(), source.strip()
+    if not source:
+        raise InputError("--source is empty; pass a file, a folder, a glob, a stream or a .txt list")
+    try:
+        return _open(source, options)
+    except OSError as error:
+        raise InputError(f"--source {source}: cannot be read: {error.strerror or error}") from error
+
+
+def _open(source: str, options: SourceOptions) -> Source:
+    if options.watch and not (Path(source).is_dir() or glob.has_magic(source)):
+        raise InputError(f"--watch: {source} is neither a folder nor a glob; remove the flag")
+    if is_screen(source):
+        return ScreenSource(source)
+    if source == STDIN:
+        lines = PathLines(_get_stdin_descriptor())
+        return MediaSource(lines, vid_stride=options.vid_stride, on_close=(lines.close,))
+    if not Path(source).exists() and is_media_url(source):
+        return _download_media(source, options.vid_stride)
+    address = parse_address(source) if source.isdecimal() or not Path(source).exists() else None
+    addresses = [address] if address else _read_stream_list(Path(source))
+    if addresses:
+        return StreamSource(addresses, vid_stride=options.vid_stride, timing=options.timing)
+    if options.watch:
+        watched = WatchedFiles(partial(_list_files, source))
+        return MediaSource(watched, vid_stride=options.vid_stride, endless=True, on_close=(watched.close,))
+    return MediaSource(find_media(source), vid_stride=options.vid_stride)
+
+
+def find_media(source: str) -> list[str]:
+    """Find the images and videos of a file, folder (without subfolders), glob or list file.
+
+    Folders and globs are sorted, a list file keeps its order.
+
+    Raises:
+        InputError: no such file, or no image or video in it.
+    """
+    path = Path(source)
+    if path.is_dir() or (glob.has_magic(source) and not path.exists()):
+        if paths := _list_files(source):
+            return paths
+        raise InputError(
+            f"{source}: the {'folder' if path.is_dir() else 'glob'} has no images or videos; {describe_formats()}"
+        )
+    if not path.is_file():
+        raise InputError(f"--source {source}: no such file or folder")
+    if path.suffix.lower() == ".txt":
+        return _read_media_list(path)
+    if path.suffix.lower() not in MEDIA_SUFFIXES:
+        raise InputError(f"{source}: {path.suffix or 'no suffix'} is not a supported format; {describe_formats()}")
+    return [source]
+
+
+def _list_files(source: str) -> list[str]:
+    """Sorted images and videos of a glob, or directly in a folder."""
+    path = Path(source)
+    if path.is_dir():
+        paths = (str(p) for p in path.iterdir() if p.is_file())
+    else:
+        matches = glob.glob(source, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
+        paths = (p for p in matches if Path(p).is_file())
+    return sorted(p for p in paths if Path(p).suffix.lower() in MEDIA_SUFFIXES)
+
+
+def _download_media(url: str, vid_stride: int) -> MediaSource:
+    """Download a file into a temporary folder that the source removes when it closes."""
+    folder = tempfile.TemporaryDirectory(prefix="openyolov5-")
+    name = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", unquote(PurePosixPath(urlsplit(url).path).name))
+    try:
+        file = download_file(
+            url,
+            Path(folder.name) / name,
+            max_bytes=DOWNLOAD_BYTES,
+            max_seconds=DOWNLOAD_SECONDS,
+            remedy=DOWNLOAD_REMEDY,
+        )
+    except BaseException:
+        folder.cleanup()
+        raise
+    titles = {str(file): hide_secrets(url)}
+    return MediaSource([str(file)], vid_stride=vid_stride, titles=titles, on_close=(folder.cleanup,))
+
+
+def _get_stdin_descriptor() -> int:
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError) as error:
+        raise InputError("--source -: standard input is not available") from error
+
+
+def _read_stream_list(path: Path) -> list[LiveAddress]:
+    """Addresses in a .streams file, or in a .txt file that contains streams only; [] for everything else.
+
+    Entries are separated by white space; lines that start with `#` are comments.
+
+    Raises:
+        InputError: a .streams file that is missing, empty or contains something else.
+    """
+    is_stream_list = path.suffix.lower() == ".streams"
+    if not is_stream_list and path.suffix.lower() != ".txt":
+        return []
+    if not path.is_file():
+        if not is_stream_list:
+            return []
+        raise InputError(f"--source {path}: no such stream list")
+    words = [(f"{path}:{n}", word) for n, line in _read_lines(path) for word in line.split()]
+    entries = [(place, word, parse_address(word, place=place)) for place, word in words]
+    if not is_stream_list and not (entries and all(address and not is_media_url(word) for _, word, address in entries)):
+        return []
+    if wrong := next(((place, word) for place, word, address in entries if address is None), None):
+        raise InputError(f"{wrong[0]}: {wrong[1]}: neither a webcam number nor a stream address")
+    if not entries:
+        raise InputError(f"{path}: contains no streams; write one address per line")
+    return [address for _, _, address in entries if address is not None]
+
+
+def _read_lines(listing: Path) -> list[tuple[int, str]]:
+    """Number and text of the lines of a list, without empty lines and comments."""
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{listing}: cannot be read as a list: {error}") from error
+    numbered = enumerate((line.strip() for line in lines), start=1)
+    return [(n, line) for n, line in numbered if line and not line.startswith("#")]
+
+
+def _read_media_list(listing: Path) -> list[str]:
+    """Paths in a list file, one per line, relative to the list's folder or else to the working directory.
+
+    Missing files are reported later, when they are read.
+    """
+    files = []
+    for number, entry in _read_lines(listing):
+        beside = listing.parent / entry
+        path = beside if os.path.exists(beside) else Path(entry)  # noqa: PTH110 - no error for a URL
+        if not path.exists() and is_media_url(entry):
+            raise InputError(f"{listing}:{number}: {entry}: a list contains files; pass a URL to --source directly")
+        if not path.exists() and parse_address(entry, place=f"{listing}:{number}"):
+            raise InputError(f"{listing}:{number}: {entry}: a list contains either files or streams, not both")
+        if path.suffix.lower() not in MEDIA_SUFFIXES:
+            raise InputError(f"{listing}:{number}: {entry}: neither an image nor a video; {describe_formats()}")
+        files.append(str(path))
+    if not files:
+        raise InputError(f"{listing}: contains no images or videos; write one path per line")
+    return files
