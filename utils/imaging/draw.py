@@ -1,4 +1,4 @@
-"""Boxes with their labels on images, legible at any image size and in any script."""
+"""Draw boxes, masks and labels on images, legible at any image size and in any script."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ Color = tuple[int, int, int]  # blue, green, red, 0-255
 Rect = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 MIN_TEXT, MAX_TEXT = 9, 160  # pixels
-MASK_SHARE = 0.45  # of the object's color in what is seen of the object
+MASK_ALPHA = 0.45  # opacity of the mask color
 
 
-def palette(i: int) -> Color:
+def class_color_bgr(i: int) -> Color:
     """BGR color of class `i`."""
     red, green, blue = class_color(i)
     return blue, green, red
 
 
-def contrasting(color: Color) -> Color:
-    """Black or white, whichever reads better on `color` (luma of ITU-R BT.601)."""
-    blue, green, red = color
+def text_color(background: Color) -> Color:
+    """Black or white, whichever reads better on `background` (luma of ITU-R BT.601)."""
+    blue, green, red = background
     return BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 140 else WHITE
 
 
 def text_height(size_hw: tuple[int, int]) -> int:
-    """Height of label text in pixels for an image of this size: 1/40 of its mean side, never unreadably small."""
+    """Height of label text in pixels for an image of this size: 1/40 of its mean side, within readable limits."""
     return int(np.clip(round(sum(size_hw) / 80), MIN_TEXT, MAX_TEXT))
 
 
 def to_bgr(frame: np.ndarray) -> np.ndarray:
-    """A (H, W, 3) uint8 image to draw on, from (H, W) or (H, W, C) uint8 with any number of channels.
+    """Convert (H, W) or (H, W, C) uint8 to a (H, W, 3) uint8 image to draw on, always a contiguous copy.
 
-    Always a contiguous copy; one or two channels are shown gray, of more than three the first three.
+    One or two channels become gray; of more than three, the first three are used.
     """
     frame = frame[..., None] if frame.ndim == 2 else frame
     channels = frame[..., :3] if frame.shape[2] >= 3 else np.repeat(frame[..., :1], 3, axis=2)
@@ -58,15 +58,15 @@ def draw_boxes(
 ) -> np.ndarray:
     """Draw boxes and their labels on the image, in place.
 
-    Every label stays inside the image, next to its box and, where there is room, clear of the labels before it.
+    Labels stay inside the image, next to their boxes, and do not cover earlier labels if there is room.
 
     Args:
-        frame_bgr: (H, W, 3) uint8, writable and contiguous; `to_bgr` makes one.
-        boxes_xyxy: (N, 4) pixels of the image; parts outside are not drawn.
-        labels: N texts; an empty one draws the box alone.
-        colors: N BGR colors, `palette(class)` for instance.
-        line_thickness: pixels; by default it grows with the image.
-        avoid: places that labels should leave free, where there is room elsewhere.
+        frame_bgr: (H, W, 3) uint8, writable and contiguous, for example from `to_bgr`.
+        boxes_xyxy: (N, 4) in pixels of the image, to which they are clipped.
+        labels: N texts; empty for a box without a label.
+        colors: N BGR colors, for example from `class_color_bgr`.
+        line_thickness: in pixels; by default proportional to the image size.
+        avoid: rectangles that labels should not cover if there is room elsewhere.
 
     Returns:
         `frame_bgr` itself.
@@ -82,25 +82,25 @@ def draw_boxes(
     corners = np.rint(np.clip(boxes, 0, [width - 1, height - 1] * 2)).astype(int).tolist()
     for (x1, y1, x2, y2), color in zip(corners, colors, strict=True):
         cv2.rectangle(frame_bgr, (x1, y1), (x2, y2), color, thickness)
-    taken = list(avoid)
+    occupied = list(avoid)
     for box, label, color in zip(corners, labels, colors, strict=True):
         if label and (plate := _plate(label, (height, width))).size:
-            place = _find_place(box, plate.shape, (height, width), thickness, taken)
-            taken.append(place)
-            _stamp(frame_bgr, plate, place, color)
+            place = _find_place(box, plate.shape, (height, width), thickness, occupied)
+            occupied.append(place)
+            _draw_plate(frame_bgr, plate, place, color)
     return frame_bgr
 
 
 def draw_masks(
     frame_bgr: np.ndarray, masks: ObjectMasks, colors: Sequence[Color], *, line_thickness: int | None = None
 ) -> np.ndarray:
-    """Tint objects and draw their outlines on the image, in place, small objects above large ones.
+    """Blend masks into the image and draw their outlines, in place, small objects over large ones.
 
     Args:
         frame_bgr: (H, W, 3) uint8, writable and contiguous.
-        masks: N, of the image's size.
+        masks: N masks of the image's size.
         colors: N BGR colors.
-        line_thickness: pixels of the outlines; by default half of that of boxes, 0 draws none.
+        line_thickness: of the outlines in pixels; by default half of that of boxes, 0 for none.
 
     Returns:
         `frame_bgr` itself.
@@ -119,7 +119,7 @@ def draw_masks(
             continue
         mask = np.ascontiguousarray(bitmap).view(np.uint8)
         tint = np.full_like(region, color)
-        cv2.copyTo(cv2.addWeighted(region, 1 - MASK_SHARE, tint, MASK_SHARE, 0), mask, region)
+        cv2.copyTo(cv2.addWeighted(region, 1 - MASK_ALPHA, tint, MASK_ALPHA, 0), mask, region)
         if thickness:
             contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
             cv2.drawContours(region, contours, -1, color, thickness)
@@ -128,11 +128,14 @@ def draw_masks(
 
 
 def draw_text(frame_bgr: np.ndarray, text: str, top_left_xy: tuple[int, int], height: int, color: Color) -> Rect:
-    """Write text in place on a plate of `color`, cut off at the image's edge; where the plate lies."""
+    """Draw text on a background of `color`, in place; return the rectangle of the background.
+
+    Parts outside the image are not drawn.
+    """
     plate = np.pad(text_mask(text, height), _margin(height))
     x, y = top_left_xy
     place = (x, y, x + plate.shape[1], y + plate.shape[0])
-    _stamp(frame_bgr, plate, place, color)
+    _draw_plate(frame_bgr, plate, place, color)
     return place
 
 
@@ -141,7 +144,7 @@ def _margin(height: int) -> int:
 
 
 def _plate(label: str, size_hw: tuple[int, int]) -> np.ndarray:
-    """Mask of the label with a margin around it, in smaller text if it would be wider than the image."""
+    """Text mask of a label with a margin, in smaller text if it would be wider than the image."""
     height = text_height(size_hw)
     mask = text_mask(label, height)
     room = size_hw[1] - 2 * _margin(height)
@@ -152,11 +155,11 @@ def _plate(label: str, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def _find_place(
-    box: Rect, plate_hw: tuple[int, ...], size_hw: tuple[int, int], thickness: int, taken: list[Rect]
+    box: Rect, plate_hw: tuple[int, ...], size_hw: tuple[int, int], thickness: int, occupied: list[Rect]
 ) -> Rect:
-    """x1, y1, x2, y2 of the label: above the box, inside its top, below or inside its bottom; the first that is free.
+    """Rectangle for the label of a box: the first free place of above, inside the top, below, inside the bottom.
 
-    Where none is free the first that lies in the image is used.
+    If no place is free, the first one inside the image.
     """
     (plate_h, plate_w), (height, width) = plate_hw, size_hw
     x1, y1, x2, y2 = box
@@ -165,26 +168,26 @@ def _find_place(
     tops_inside = [top for top in tops if 0 <= top <= height - plate_h] or [max(0, min(y1, height - plate_h))]
     lefts = [max(0, min(left, width - plate_w)) for left in (x1 - edge, x2 + edge + 1 - plate_w)]
     places = [(left, top, left + plate_w, top + plate_h) for top in tops_inside for left in lefts]
-    free = (place for place in places if all(_apart(place, other) for other in taken))
+    free = (place for place in places if not any(_overlap(place, other) for other in occupied))
     return next(free, places[0])
 
 
-def _apart(a: Rect, b: Rect) -> bool:
-    return a[0] >= b[2] or a[2] <= b[0] or a[1] >= b[3] or a[3] <= b[1]
+def _overlap(a: Rect, b: Rect) -> bool:
+    return a[0] < b[2] and a[2] > b[0] and a[1] < b[3] and a[3] > b[1]
 
 
-def _stamp(frame_bgr: np.ndarray, plate: np.ndarray, place: Rect, color: Color) -> None:
-    """Fill the place with `color` and the text of `plate` in a contrasting one."""
+def _draw_plate(frame_bgr: np.ndarray, plate: np.ndarray, place: Rect, color: Color) -> None:
+    """Fill the rectangle `place` with `color` and draw the text mask `plate` on it."""
     x1, y1 = max(0, place[0]), max(0, place[1])
     region = frame_bgr[y1 : place[3], x1 : place[2]]
     if not region.size:
         return
-    cover = plate[y1 - place[1] :, x1 - place[0] :][: region.shape[0], : region.shape[1]]
-    region[:] = _shades(color)[cover]
+    coverage = plate[y1 - place[1] :, x1 - place[0] :][: region.shape[0], : region.shape[1]]
+    region[:] = _color_ramp(color)[coverage]
 
 
 @lru_cache(maxsize=1024)
-def _shades(color: Color) -> np.ndarray:
-    """(256, 3) uint8 colors from `color` to the one that contrasts with it, by coverage."""
-    cover = np.linspace(0, 1, 256)[:, None]
-    return np.rint((1 - cover) * np.array(color) + cover * np.array(contrasting(color))).astype(np.uint8)
+def _color_ramp(color: Color) -> np.ndarray:
+    """(256, 3) uint8 colors from `color` to its text color, by coverage."""
+    coverage = np.linspace(0, 1, 256)[:, None]
+    return np.rint((1 - coverage) * np.array(color) + coverage * np.array(text_color(color))).astype(np.uint8)

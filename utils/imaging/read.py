@@ -1,4 +1,4 @@
-"""Decoding and encoding of any image: what comes out is always uint8, upright, with the channels asked for."""
+"""Read and write image files; images are always uint8, upright and of the requested number of channels."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from utils.core.errors import InputError
 
 Warn = Callable[[str], object]
 IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".npy", ".pfm", ".png", ".tif", ".tiff", ".webp"})
-MOST_MISSING = 0.5  # of an image that is cut short and used all the same
+MAX_MISSING = 0.5  # share of a truncated image that may be missing
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
-FLOAT_STARTS = (b"PF", b"Pf", b"II*\0", b"MM\0*")  # PFM and TIFF, whose pixels may be floats
+FLOAT_STARTS = (b"PF", b"Pf", b"II*\0", b"MM\0*")  # PFM and TIFF: pixels may be floats
 _REDUCED = (  # divisor, color flag, gray flag
     (8, cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
     (4, cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
@@ -27,7 +27,7 @@ _REDUCED = (  # divisor, color flag, gray flag
 
 
 class ImageError(ValueError):
-    """An image cannot be used; `path` names it and `reason` says why."""
+    """The image at `path` cannot be used, for this `reason`."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -35,25 +35,25 @@ class ImageError(ValueError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
-        return type(self), (self.path, self.reason)  # crosses process borders with both parts
+        return type(self), (self.path, self.reason)  # for exceptions from worker processes
 
 
 def read_image(
     path: str | Path, *, channels: int = 3, reduce_to: int | None = None, warn: Warn | None = None
 ) -> np.ndarray:
-    """The image as (H, W, channels) uint8, BGR for three channels, turned upright by its EXIF tag.
+    """Read an image as (H, W, channels) uint8, BGR for three channels, rotated as its EXIF tag says.
 
-    Palettes are resolved, transparency is dropped, 16-bit values keep their upper byte, floats are taken as 0-1
-    (0-255 if any exceeds 1). One and three channels convert into each other; other counts come from .npy, multi-page
-    TIFF (a page per channel) or a file that stores that many.
+    Palettes are resolved, transparency is dropped, 16-bit values keep their upper byte, floats are scaled from 0-1
+    (from 0-255 if any exceeds 1). One and three channels convert into each other; other numbers need a .npy file, a
+    multi-page TIFF (a page per channel) or a file that stores that many.
 
     Args:
-        reduce_to: lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size while its longest side stays at least this
-            many pixels, which saves most of the inverse transform.
-        warn: called with the reason where a part of the image is missing.
+        reduce_to: decode a JPEG at 1/2, 1/4 or 1/8 of its size, if its longer side keeps at least this many pixels;
+            saves most of the inverse transform.
+        warn: called with a message if a part of the image is missing.
 
     Raises:
-        ImageError: unreadable, empty, not an image, most of it is missing, or another number of channels.
+        ImageError: the file is unreadable, empty, not an image, mostly missing, or has another number of channels.
     """
     if str(path).lower().endswith(".npy"):
         return fit_channels(_read_npy(path), channels, path)
@@ -68,23 +68,23 @@ def decode_image(
     reduce_to: int | None = None,
     warn: Warn | None = None,
 ) -> np.ndarray:
-    """As `read_image`, from the (bytes,) uint8 content of a file; `path` names it in messages."""
+    """As `read_image`, from the content (bytes,) uint8 of a file; `path` is for messages."""
     if channels not in (1, 3):
         return fit_channels(_decode_many_channels(data, path), channels, path)
     flags = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
     if reduce_to is not None and is_jpeg(data):
         flags = _reduced_flags(data, reduce_to, channels)
-    frame, warning = decode(data, flags, path, most_missing=MOST_MISSING + 0.05)  # verified at an eighth of the size
+    frame, warning = decode(data, flags, path, max_missing=MAX_MISSING + 0.05)  # `check_image` measures coarsely
     if warning and warn is not None:
         warn(warning)
     return frame if frame.ndim == channels == 3 else fit_channels(frame, channels, path)
 
 
 def read_bytes(path: str | Path) -> np.ndarray:
-    """(bytes,) uint8 content of a file that is not empty; works for every file name, unlike cv2.imread on Windows."""
+    """Read a non-empty file as (bytes,) uint8. Takes any file name, unlike `cv2.imread` on Windows."""
     try:
         data = np.fromfile(path, np.uint8)
-    except (OSError, ValueError) as error:  # a ValueError of a name that holds a zero byte
+    except (OSError, ValueError) as error:  # ValueError: the name has a null byte
         raise ImageError(path, getattr(error, "strerror", None) or f"cannot be read ({error})") from error
     if not data.size:
         raise ImageError(path, "empty file (0 bytes)")
@@ -92,12 +92,12 @@ def read_bytes(path: str | Path) -> np.ndarray:
 
 
 def decode(
-    data: np.ndarray, flags: int, path: str | Path, *, most_missing: float = MOST_MISSING
+    data: np.ndarray, flags: int, path: str | Path, *, max_missing: float = MAX_MISSING
 ) -> tuple[np.ndarray, str | None]:
-    """The decoded image, uint8, and a warning or None: a JPEG that breaks off is decoded as far as it goes.
+    """Decode an image to uint8; a truncated JPEG as far as its data go, with a warning (else None).
 
     Raises:
-        ImageError: not an image, or more than a share of `most_missing` is missing.
+        ImageError: not an image, or a share of more than `max_missing` is missing.
     """
     frame = _imdecode(data, flags)
     if frame is not None:
@@ -105,29 +105,29 @@ def decode(
     frame = _imdecode(_with_end_marker(data), flags) if is_jpeg(data) else None
     if frame is None:
         raise ImageError(path, "damaged, or not an image in a known format")
-    missing = _blank_share(frame)
-    if missing > most_missing:
-        raise ImageError(path, f"cut short, about {missing:.0%} of the image is missing")
-    return frame, f"cut short, about {missing:.0%} of the image is missing and shown gray; used"
+    missing = _blank_fraction(frame)
+    if missing > max_missing:
+        raise ImageError(path, f"truncated, about {missing:.0%} of the image is missing")
+    return frame, f"truncated, about {missing:.0%} of the image is missing and shown gray; used"
 
 
 def check_image(path: str | Path) -> tuple[tuple[int, int], str | None]:
-    """Decode an image, cheaply for a JPEG, to see that training can: its upright size_hw and a warning or None.
+    """Decode an image (a JPEG at 1/8 of its size) to verify it; return its upright size_hw and a warning or None.
 
     Raises:
-        ImageError: it cannot be used, or more than half of it is missing.
+        ImageError: the image cannot be used, or more than half of it is missing.
     """
     if str(path).lower().endswith(".npy"):
-        return image_size_hw(path), None
+        return read_image_size_hw(path), None
     data = read_bytes(path)
-    size_hw = header_size_hw(io.BytesIO(data.data)) if is_jpeg(data) else None
+    size_hw = parse_header_size_hw(io.BytesIO(data.data)) if is_jpeg(data) else None
     flags = cv2.IMREAD_COLOR if size_hw is None else cv2.IMREAD_REDUCED_GRAYSCALE_8
     frame, warning = decode(data, flags, path)
     return size_hw or frame.shape[:2], warning
 
 
 def to_uint8(array: np.ndarray) -> np.ndarray:
-    """Values brought to 0-255: the upper byte of 16 bits, floats times 255 if none exceeds 1, others clipped."""
+    """Convert values to 0-255: upper byte of 16 bits, floats times 255 if none exceeds 1, others clipped."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.uint16:
@@ -141,33 +141,33 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
 
 
 def fit_channels(frame: np.ndarray, channels: int, path: str | Path) -> np.ndarray:
-    """(H, W) or (H, W, C) -> (H, W, channels); gray and color convert, an alpha channel may go.
+    """Convert (H, W) or (H, W, C) to (H, W, channels): gray to color or back, without an alpha channel.
 
     Raises:
-        ImageError: any other difference in the number of channels.
+        ImageError: the numbers of channels differ in another way.
     """
     frame = frame[..., None] if frame.ndim == 2 else frame
     if frame.ndim != 3:
         raise ImageError(path, f"array of shape {frame.shape}, expected (height, width) or (height, width, channels)")
-    found = frame.shape[2]
-    if found == channels:
+    current = frame.shape[2]
+    if current == channels:
         return np.ascontiguousarray(frame)
-    if channels == 3 and found in (1, 4):
-        return cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) if found == 1 else np.ascontiguousarray(frame[..., :3])
-    if channels == 1 and found in (3, 4):
+    if channels == 3 and current in (1, 4):
+        return cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) if current == 1 else np.ascontiguousarray(frame[..., :3])
+    if channels == 1 and current in (3, 4):
         return cv2.cvtColor(np.ascontiguousarray(frame[..., :3]), cv2.COLOR_BGR2GRAY)[..., None]
-    raise ImageError(path, f"has {found} channels where the model wants {channels}")
+    raise ImageError(path, f"has {current} channels, but the model expects {channels}")
 
 
-def image_size_hw(path: str | Path) -> tuple[int, int]:
-    """Height and width in pixels as `read_image` returns them, from the header alone for JPEG and PNG.
+def read_image_size_hw(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image as `read_image` returns it; reads only the header of a JPEG or PNG.
 
     Raises:
         ImageError: as `read_image`.
     """
     try:
         with open(path, "rb") as stream:
-            size_hw = header_size_hw(stream)
+            size_hw = parse_header_size_hw(stream)
     except OSError as error:
         raise ImageError(path, error.strerror or "cannot be read") from error
     if size_hw is not None:
@@ -179,8 +179,8 @@ def image_size_hw(path: str | Path) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def header_size_hw(stream: BinaryIO) -> tuple[int, int] | None:
-    """Upright height and width of a JPEG, or of a PNG without EXIF tag; None where only decoding tells."""
+def parse_header_size_hw(stream: BinaryIO) -> tuple[int, int] | None:
+    """Upright height and width of a JPEG, or of a PNG without EXIF tag; None if the image must be decoded."""
     start = stream.read(26)
     if start.startswith(PNG_START) and start[12:16] == b"IHDR" and len(start) >= 24:
         width, height = struct.unpack(">II", start[16:24])
@@ -192,14 +192,14 @@ def header_size_hw(stream: BinaryIO) -> tuple[int, int] | None:
 
 
 def imwrite(path: str | Path, frame: np.ndarray, *, quality: int | None = None) -> None:
-    """Write a BGR or gray uint8 image in the format of the suffix; any file name works.
+    """Write a BGR or gray uint8 image in the format of the suffix. Takes any file name.
 
     Args:
-        quality: of a JPEG or WebP, 1-100; None for the encoder's own.
+        quality: of a JPEG or WebP, 1-100; None for the encoder's default.
 
     Raises:
-        InputError: the suffix is no image format that can be written, or one that holds no image of this size.
-        OSError: the disk refuses; nothing is left of the file.
+        InputError: the format cannot be written, or not at this size.
+        OSError: the file cannot be written; no partial file remains.
     """
     suffix = Path(path).suffix
     flags = {".webp": cv2.IMWRITE_WEBP_QUALITY}.get(suffix.lower(), cv2.IMWRITE_JPEG_QUALITY)
@@ -209,7 +209,7 @@ def imwrite(path: str | Path, frame: np.ndarray, *, quality: int | None = None) 
         raise InputError(f"{path}: cannot write images of type {suffix!r}; choose jpg, png or tif") from error
     if not written:
         height, width = frame.shape[:2]
-        raise InputError(f"{path}: a {suffix} file holds no image of {width}x{height} pixels; cut the image up")
+        raise InputError(f"{path}: a {suffix} file cannot hold an image of {width}x{height} pixels; split the image")
     try:
         Path(path).write_bytes(data.data)
     except OSError:
@@ -218,13 +218,13 @@ def imwrite(path: str | Path, frame: np.ndarray, *, quality: int | None = None) 
 
 
 def is_jpeg(data: np.ndarray) -> bool:
-    """Whether a file's bytes start like a JPEG's."""
+    """Whether the content of a file is a JPEG."""
     return data[:2].tobytes() == JPEG_START
 
 
 def _imdecode(data: np.ndarray, flags: int) -> np.ndarray | None:
     if data[:4].tobytes().startswith(FLOAT_STARTS):
-        flags |= cv2.IMREAD_ANYDEPTH  # else OpenCV casts 0.7 to 0
+        flags |= cv2.IMREAD_ANYDEPTH  # otherwise OpenCV casts 0.7 to 0
     try:
         frame = cv2.imdecode(data, flags)
     except cv2.error:
@@ -236,12 +236,12 @@ def _with_end_marker(data: np.ndarray) -> np.ndarray:
     return np.append(data, np.frombuffer(JPEG_END, np.uint8))
 
 
-def _blank_share(frame: np.ndarray) -> float:
-    """Share of the rows, from the longest run at one of the four sides, that are all of one value."""
+def _blank_fraction(frame: np.ndarray) -> float:
+    """Fraction of the image that the longest run of blank rows or columns at one of its borders covers."""
     gray = frame if frame.ndim == 2 else frame[..., 0]
     runs = []
-    for turned in (gray, gray[::-1], gray.T, gray.T[::-1]):  # EXIF may have turned the missing part anywhere
-        blank = (turned == turned[0, 0]).all(axis=1)
+    for rotated in (gray, gray[::-1], gray.T, gray.T[::-1]):  # EXIF rotation may move the missing part
+        blank = (rotated == rotated[0, 0]).all(axis=1)
         runs.append((len(blank) if blank.all() else int(blank.argmin())) / len(blank))
     return max(runs)
 
@@ -257,7 +257,7 @@ def _read_npy(path: str | Path) -> np.ndarray:
 
 
 def _decode_many_channels(data: np.ndarray, path: str | Path) -> np.ndarray:
-    """All pages of a file stacked along the channels, as stored."""
+    """All pages of a file, stacked along the channels."""
     try:
         decoded, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -270,7 +270,7 @@ def _decode_many_channels(data: np.ndarray, path: str | Path) -> np.ndarray:
 
 
 def _reduced_flags(data: np.ndarray, reduce_to: int, channels: int) -> int:
-    size_hw = header_size_hw(io.BytesIO(data[: 1 << 17].data))
+    size_hw = parse_header_size_hw(io.BytesIO(data[: 1 << 17].data))
     for divisor, color, gray in _REDUCED:
         if size_hw is not None and max(size_hw) // divisor >= reduce_to:
             return int(color if channels == 3 else gray)
@@ -278,8 +278,8 @@ def _reduced_flags(data: np.ndarray, reduce_to: int, channels: int) -> int:
 
 
 def _jpeg_size_hw(stream: BinaryIO) -> tuple[int, int] | None:
-    """Walk the segments behind the start marker up to the frame header (ITU-T T.81, annex B)."""
-    turned = False
+    """Parse the segments after the start marker up to the frame header (ITU-T T.81, annex B)."""
+    swapped = False
     while True:
         marker = stream.read(2)
         while marker == b"\xff\xff":  # fill bytes
@@ -294,16 +294,16 @@ def _jpeg_size_hw(stream: BinaryIO) -> tuple[int, int] | None:
             if len(frame_header) < 5:
                 return None
             height, width = struct.unpack(">HH", frame_header[1:])
-            return (width, height) if turned else (height, width)
+            return (width, height) if swapped else (height, width)
         if code == 0xE1:
-            turned = turned or _exif_turns(stream.read(length))
+            swapped = swapped or _exif_swaps_sides(stream.read(length))
         elif code == 0xDA or length < 0:
             return None
         else:
             stream.seek(length, io.SEEK_CUR)
 
 
-def _exif_turns(segment: bytes) -> bool:
+def _exif_swaps_sides(segment: bytes) -> bool:
     """Whether the orientation tag (0x0112) of an EXIF segment swaps height and width (values 5-8)."""
     if not segment.startswith(b"Exif\0\0"):
         return False
@@ -324,7 +324,7 @@ def _exif_turns(segment: bytes) -> bool:
 
 
 def _png_has_exif(stream: BinaryIO) -> bool:
-    """Whether a chunk eXIf precedes or follows the pixels; also true where the chunks cannot be walked."""
+    """Whether there is an eXIf chunk; also true if the chunks cannot be parsed."""
     stream.seek(8)
     while len(head := stream.read(8)) == 8:
         length, kind = int.from_bytes(head[:4], "big"), head[4:]

@@ -1,4 +1,4 @@
-"""Semantic masks as images on disk: one byte a pixel, gray or with a palette whose colors do not matter."""
+"""Read semantic masks from image files."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from PIL import Image, UnidentifiedImageError
 
 from utils.imaging.read import ImageError
 
-FEW_BITS = {"L;2": 85, "L;4": 17}  # gray with 2 or 4 bits a pixel is spread over 0-255 on reading, in these steps
+GRAY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow scales gray of 2 or 4 bits to 0-255 by these factors
 
 
 def read_semantic_mask(path: str) -> np.ndarray:
-    """(H, W) uint8 value of each pixel, the palette's numbers where there is one.
+    """Class values (H, W) uint8 of a gray or palette image; a palette's indices count, not its colors.
 
     Raises:
-        ImageError: unreadable, or not of one byte a pixel.
+        ImageError: the file is unreadable, or its pixels are not one byte.
     """
     try:
         with Image.open(path) as image:
             if image.mode not in ("L", "P", "1"):
                 raise ImageError(
                     path,
-                    f"a semantic mask has one byte a pixel (gray or palette), this is {image.mode}; write the class "
-                    "numbers, not their colors",
+                    f"a semantic mask needs one byte per pixel (gray or palette), but the mode is {image.mode}; "
+                    "save class numbers instead of colors",
                 )
-            steps = FEW_BITS.get(str(image.tile[0][3])) if image.tile else None
+            steps = GRAY_STEPS.get(str(image.tile[0][3])) if image.tile else None
             values = np.array(image, np.uint8)
     except UnidentifiedImageError as error:
-        raise ImageError(path, "semantic mask cannot be read (damaged, or not an image in a known format)") from error
+        raise ImageError(path, "cannot read the semantic mask (damaged, or an unknown image format)") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError(path, f"semantic mask cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise ImageError(
+            path, f"cannot read the semantic mask ({getattr(error, 'strerror', None) or error})"
+        ) from error
     if steps is not None:
         values //= steps
     return values

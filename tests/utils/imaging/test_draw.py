@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.imaging import draw as drawing
-from utils.imaging.draw import contrasting, draw_boxes, draw_masks, draw_text, palette, text_height, to_bgr
+from utils.imaging.draw import class_color_bgr, draw_boxes, draw_masks, draw_text, text_color, text_height, to_bgr
 from utils.ops.masks import ObjectMasks
 
 RED = (0, 0, 255)
@@ -18,10 +18,10 @@ def changed(frame: np.ndarray) -> np.ndarray:
     return (frame != 90).any(axis=2)
 
 
-def test_palette_is_stable_and_distinct() -> None:
-    colors = [palette(i) for i in range(200)]
+def test_class_colors_are_stable_and_distinct() -> None:
+    colors = [class_color_bgr(i) for i in range(200)]
     assert len(set(colors)) == 200
-    assert palette(0) == (36, 36, 242)  # hue 0, saturation 0.85, value 0.95: 242 * 0.15 = 36
+    assert class_color_bgr(0) == (36, 36, 242)  # hue 0, saturation 0.85, value 0.95: 242 * 0.15 = 36
     assert all(0 <= x <= 255 for color in colors for x in color)
 
 
@@ -29,8 +29,8 @@ def test_palette_is_stable_and_distinct() -> None:
     ("color", "expected"),
     [((255, 255, 255), (0, 0, 0)), ((0, 0, 0), (255, 255, 255)), ((0, 255, 0), (0, 0, 0)), ((255, 0, 0), (255,) * 3)],
 )
-def test_text_color_contrasts(color: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
-    assert contrasting(color) == expected
+def test_text_color(color: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+    assert text_color(color) == expected
 
 
 def test_box_without_label_is_its_outline() -> None:
@@ -59,7 +59,7 @@ def label_place(
     monkeypatch: pytest.MonkeyPatch, size_hw: tuple[int, int], boxes: list[list[float]], labels: list[str]
 ) -> list[tuple[int, int, int, int]]:
     places: list[tuple[int, int, int, int]] = []
-    monkeypatch.setattr(drawing, "_stamp", lambda frame, plate, place, color: places.append(place))
+    monkeypatch.setattr(drawing, "_draw_plate", lambda frame, plate, place, color: places.append(place))
     draw_boxes(gray(*size_hw), boxes, labels, [RED] * len(boxes))
     return places
 
@@ -121,7 +121,7 @@ def test_draw_text_outside_changes_nothing() -> None:
     assert not changed(frame).any()
 
 
-def test_draw_text_tells_where_it_is() -> None:
+def test_draw_text_returns_its_place() -> None:
     frame = gray(60, 200)
     x1, y1, x2, y2 = draw_text(frame, "name.jpg", (5, 7), 12, RED)
     rows, columns = np.nonzero(changed(frame))

@@ -14,10 +14,10 @@ from utils.imaging.read import (
     ImageError,
     check_image,
     fit_channels,
-    header_size_hw,
-    image_size_hw,
     imwrite,
+    parse_header_size_hw,
     read_image,
+    read_image_size_hw,
     to_uint8,
 )
 
@@ -32,7 +32,7 @@ def gradient() -> np.ndarray:
 
 
 def with_orientation(jpeg: bytes, value: int, order: str = "<") -> bytes:
-    """The JPEG with an EXIF segment that holds nothing but the orientation tag."""
+    """The JPEG with an EXIF segment that has only the orientation tag."""
     mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
     tiff = mark + struct.pack(order + "IHHHIHHI", 8, 1, 0x0112, 3, 1, value, 0, 0)
     segment = b"Exif\0\0" + tiff
@@ -52,31 +52,31 @@ def test_written_images_are_read_back(tmp_path: Path, gradient: np.ndarray, suff
     assert frame.dtype == np.uint8
     tolerance = 12 if suffix in (".jpg", ".webp") else 0
     assert np.abs(frame.astype(int) - gradient).max() <= tolerance
-    assert image_size_hw(path) == (40, 60)
+    assert read_image_size_hw(path) == (40, 60)
     assert check_image(path) == ((40, 60), None)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize(("value", "size_hw"), [(1, (40, 60)), (3, (40, 60)), (6, (60, 40)), (8, (60, 40))])
-def test_exif_orientation_is_applied_and_its_size_told(
+def test_exif_orientation_swaps_sizes(
     tmp_path: Path, gradient: np.ndarray, value: int, size_hw: tuple[int, int], order: str
 ) -> None:
-    path = tmp_path / "turned.jpg"
+    path = tmp_path / "rotated.jpg"
     path.write_bytes(with_orientation(encode(gradient, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 100), value, order))
     frame = read_image(path)
     expected = np.rot90(gradient, {1: 0, 3: 2, 6: 3, 8: 1}[value])
     assert frame.shape[:2] == size_hw
     assert np.abs(frame.astype(int) - expected).max() <= 12
-    assert image_size_hw(path) == size_hw
+    assert read_image_size_hw(path) == size_hw
     assert check_image(path)[0] == size_hw
 
 
 def test_size_comes_from_the_header_of_jpeg_and_png(gradient: np.ndarray) -> None:
-    assert header_size_hw(io.BytesIO(encode(gradient, ".jpg")[:700])) == (40, 60)
-    assert header_size_hw(io.BytesIO(encode(gradient, ".png"))) == (40, 60)
-    assert header_size_hw(io.BytesIO(encode(gradient, ".bmp"))) is None
-    assert header_size_hw(io.BytesIO(b"\xff\xd8\xff")) is None
-    assert header_size_hw(io.BytesIO(b"")) is None
+    assert parse_header_size_hw(io.BytesIO(encode(gradient, ".jpg")[:700])) == (40, 60)
+    assert parse_header_size_hw(io.BytesIO(encode(gradient, ".png"))) == (40, 60)
+    assert parse_header_size_hw(io.BytesIO(encode(gradient, ".bmp"))) is None
+    assert parse_header_size_hw(io.BytesIO(b"\xff\xd8\xff")) is None
+    assert parse_header_size_hw(io.BytesIO(b"")) is None
 
 
 def test_unusual_pixels_become_bgr(tmp_path: Path, gradient: np.ndarray) -> None:
@@ -116,11 +116,11 @@ def test_one_channel_and_many(tmp_path: Path, gradient: np.ndarray) -> None:
     (tmp_path / "five.tiff").write_bytes(cv2.imencodemulti(".tiff", pages)[1].tobytes())
     frame = read_image(tmp_path / "five.tiff", channels=5)
     assert frame[3, 3].tolist() == [0, 20, 40, 60, 80]
-    with pytest.raises(ImageError, match="has 10 channels where the model wants 3"):
+    with pytest.raises(ImageError, match="has 10 channels, but the model expects 3"):
         read_image(tmp_path / "ten.npy")
 
 
-def test_values_become_bytes() -> None:
+def test_to_uint8() -> None:
     assert to_uint8(np.array([0, 256, 65535], np.uint16)).tolist() == [0, 1, 255]
     assert to_uint8(np.array([0, 0.5, 1])).tolist() == [0, 128, 255]
     assert to_uint8(np.array([-3, 7, 300.0, np.nan])).tolist() == [0, 7, 255, 0]
@@ -128,7 +128,7 @@ def test_values_become_bytes() -> None:
     assert to_uint8(np.zeros((0, 4), np.float32)).shape == (0, 4)
 
 
-def test_fit_channels_refuses_other_shapes() -> None:
+def test_fit_channels_rejects_other_shapes() -> None:
     with pytest.raises(ImageError, match="array of shape"):
         fit_channels(np.zeros((2, 3, 4, 5), np.uint8), 3, "x.npy")
 
@@ -152,17 +152,17 @@ def test_reduction_is_for_jpeg_only(tmp_path: Path) -> None:
 def test_unreadable_files_are_named(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "bad.jpg"
     path.write_bytes(content)
-    for function in (read_image, check_image, image_size_hw):
+    for function in (read_image, check_image, read_image_size_hw):
         with pytest.raises(ImageError, match=reason) as caught:
             function(path)
         assert str(caught.value).startswith(str(path))
     with pytest.raises(ImageError, match="No such file"):
         read_image(tmp_path / "absent.jpg")
     with pytest.raises(ImageError, match="cannot be read"):
-        read_image("a\0.jpg")  # what a list in UTF-16 looks like
+        read_image("a\0.jpg")  # a name from a list in UTF-16
 
 
-def test_a_jpeg_that_breaks_off_is_used_while_half_is_there(tmp_path: Path) -> None:
+def test_truncated_jpeg_is_used_if_half_is_there(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (400, 300, 3), np.uint8)
     whole = encode(noise, ".jpg")
     path = tmp_path / "cut.jpg"
@@ -172,15 +172,15 @@ def test_a_jpeg_that_breaks_off_is_used_while_half_is_there(tmp_path: Path) -> N
     assert warning is not None
     missing = int(warning.split("about ")[1].split("%")[0])
     assert 24 <= missing <= 26
-    told: list[str] = []
-    frame = read_image(path, warn=told.append)
-    assert len(told) == 1 and "missing and shown gray; used" in told[0]
+    warnings: list[str] = []
+    frame = read_image(path, warn=warnings.append)
+    assert len(warnings) == 1 and "missing and shown gray; used" in warnings[0]
     assert frame[:250].std() > 30
     assert frame[-20:].std() == 0
-    assert path.read_bytes() == whole[: len(whole) * 3 // 4]  # the user's file is left alone
+    assert path.read_bytes() == whole[: len(whole) * 3 // 4]  # the file on disk is unchanged
     path.write_bytes(whole[: len(whole) // 4])
     for function in (check_image, read_image):
-        with pytest.raises(ImageError, match=r"cut short, about 7.% of the image is missing"):
+        with pytest.raises(ImageError, match=r"truncated, about 7.% of the image is missing"):
             function(path)
     (tmp_path / "cut.png").write_bytes(encode(noise, ".png")[:5000])
     with pytest.raises(ImageError, match="damaged"):
@@ -188,15 +188,15 @@ def test_a_jpeg_that_breaks_off_is_used_while_half_is_there(tmp_path: Path) -> N
 
 
 def test_image_error_survives_pickling() -> None:
-    error = pickle.loads(pickle.dumps(ImageError("a.jpg", "broken")))  # as a worker process hands it over
+    error = pickle.loads(pickle.dumps(ImageError("a.jpg", "broken")))  # as from a worker process
     assert (error.path, error.reason, str(error)) == ("a.jpg", "broken", "a.jpg: broken")
 
 
-def test_imwrite_refuses_an_unknown_suffix(tmp_path: Path) -> None:
+def test_imwrite_rejects_an_unknown_suffix(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot write images of type '\.xyz'; choose jpg"):
         imwrite(tmp_path / "a.xyz", np.zeros((4, 4, 3), np.uint8))
 
 
-def test_imwrite_refuses_what_the_format_cannot_hold(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"wide\.jpg: a \.jpg file holds no image of 65501x1 pixels"):
+def test_imwrite_rejects_sizes_that_the_format_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"wide\.jpg: a \.jpg file cannot hold an image of 65501x1 pixels"):
         imwrite(tmp_path / "wide.jpg", np.zeros((1, 65501, 3), np.uint8))

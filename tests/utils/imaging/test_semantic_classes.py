@@ -1,4 +1,4 @@
-"""The classes of a semantic mask: defaults, checks, and the way to plain data and back."""
+"""Classes of semantic masks: defaults, checks, conversion to plain data and back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from utils.imaging.semantic_classes import SemanticClasses
 
 
-def test_colors_are_distinct_where_none_are_given() -> None:
-    classes = SemanticClasses.numbered(150)
+def test_default_colors_are_distinct() -> None:
+    classes = SemanticClasses.from_count(150)
     assert len(classes) == len(set(classes.palette)) == 150
     assert classes.names[149] == "149"
     assert (classes.ignore, classes.source_ids) == (255, None)
@@ -20,7 +20,7 @@ def test_colors_are_distinct_where_none_are_given() -> None:
 def test_plain_data_and_back() -> None:
     classes = SemanticClasses({0: "road", 1: "car"}, ((128, 64, 128), (0, 0, 142)), 254, (7, 26))
     assert SemanticClasses.from_dict(classes.to_dict()) == classes
-    text = json.loads(json.dumps(classes.to_dict()))  # JSON turns numbers of classes into strings
+    text = json.loads(json.dumps(classes.to_dict()))  # JSON keys are strings
     assert SemanticClasses.from_dict(text) == classes
     assert SemanticClasses.from_dict({"names": {0: "a"}}) == SemanticClasses({0: "a"})
 
@@ -36,10 +36,10 @@ def test_plain_data_and_back() -> None:
         ({"names": {0: "a"}, "ignore": 0}, "ignore: 0"),
         ({"names": {0: "a"}, "source_ids": [256]}, "source_ids"),
         ({"names": {0: "a"}, "source_ids": [1, 2]}, "source_ids"),
-        ({"palette": []}, "no description"),
-        ({"names": ["a"]}, "no description"),
+        ({"palette": []}, "not a description"),
+        ({"names": ["a"]}, "not a description"),
     ],
 )
-def test_impossible_values_are_told(values: dict[str, Any], message: str) -> None:
+def test_impossible_values_raise(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SemanticClasses.from_dict(values)
