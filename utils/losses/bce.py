@@ -1,4 +1,4 @@
-"""Binary cross-entropy on logits, its focal variant, and smoothed class targets."""
+"""Binary cross-entropy on logits, focal loss and label smoothing."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ from torch import Tensor
 FOCAL_ALPHA = 0.25
 
 
-def binary_loss(logits: Tensor, targets: Tensor, *, pos_weight: Tensor, gamma: float = 0.0) -> Tensor:
-    """Binary cross-entropy of each element; with gamma > 0 its focal variant (Lin et al. 2017, arXiv:1708.02002).
+def bce_loss(logits: Tensor, targets: Tensor, *, pos_weight: Tensor, gamma: float = 0.0) -> Tensor:
+    """Element-wise binary cross-entropy; with gamma > 0 the focal loss (Lin et al. 2017, arXiv:1708.02002).
 
-    The focal factor of soft targets t follows from the expected probability of the right answer,
-    p_t = t p + (1 - t)(1 - p), and from the expected alpha.
+    For soft targets t the focal factor uses p_t = t p + (1 - t)(1 - p) and alpha_t likewise.
 
     Args:
         logits, targets: same shape, targets in [0, 1].
-        pos_weight: factor on the positive part, a scalar tensor.
-        gamma: 0 for the plain loss.
+        pos_weight: factor of the positive term, a scalar tensor.
+        gamma: focal exponent, 0 for plain cross-entropy.
 
     Returns:
-        Losses in the shape of `logits`, not reduced.
+        Losses of the shape of `logits`, not reduced.
     """
     loss = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=pos_weight, reduction="none")
     if gamma <= 0:
         return loss
     probability = logits.sigmoid()
-    miss = 1 - (targets * probability + (1 - targets) * (1 - probability))  # 1 - p_t
+    one_minus_p_t = 1 - (targets * probability + (1 - targets) * (1 - probability))
     alpha = targets * FOCAL_ALPHA + (1 - targets) * (1 - FOCAL_ALPHA)
-    return alpha * miss.pow(gamma) * loss
+    return alpha * one_minus_p_t.pow(gamma) * loss
 
 
-def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision as float32, all else as it is."""
+def upcast_half(values: Tensor) -> Tensor:
+    """Convert half precision to float32; keep other types."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def smooth_one_hot(classes: Tensor, num_classes: int, epsilon: float = 0.0) -> Tensor:
-    """(R,) class numbers -> (R, num_classes) float32 targets: 1 - epsilon / 2 at the class, epsilon / 2 elsewhere."""
+    """Targets (R, num_classes) float32 of classes (R,): 1 - epsilon / 2 at the class, epsilon / 2 elsewhere."""
     targets = torch.full((len(classes), num_classes), epsilon / 2, device=classes.device)
     return targets.scatter_(1, classes[:, None], 1 - epsilon / 2)

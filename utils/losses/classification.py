@@ -1,4 +1,4 @@
-"""The loss of classifiers: cross-entropy with smoothed targets and weights for rare classes."""
+"""Classification loss: cross-entropy with label smoothing and class weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.core.distributed import shared_sum
-from utils.losses.bce import at_least_float32
+from utils.core.distributed import sum_over_shards
+from utils.losses.bce import upcast_half
 
 
 def classification_loss(
@@ -19,24 +19,24 @@ def classification_loss(
     Args:
         logits: (B, num_classes).
         labels: (B,) int64.
-        smoothing: share of each target that is spread over all classes.
-        class_weights: (num_classes,) factor of each class; the mean is the weighted one.
+        smoothing: fraction of each target that is spread over all classes.
+        class_weights: (num_classes,) weights of a weighted mean.
 
     Returns:
-        A scalar; of a batch that several processes share, this one's part of it.
+        A scalar; with a batch sharded over several processes, the contribution of this one.
     """
-    logits = at_least_float32(logits)
-    factors = None if class_weights is None else class_weights.to(logits)
-    total = F.cross_entropy(logits, labels, weight=factors, label_smoothing=smoothing, reduction="sum")
-    weights = logits.new_ones(()).expand(len(labels)) if factors is None else factors[labels]
-    return total / shared_sum(weights.sum())
+    logits = upcast_half(logits)
+    class_weights = None if class_weights is None else class_weights.to(logits)
+    total = F.cross_entropy(logits, labels, weight=class_weights, label_smoothing=smoothing, reduction="sum")
+    weights = logits.new_ones(()).expand(len(labels)) if class_weights is None else class_weights[labels]
+    return total / sum_over_shards(weights.sum())
 
 
-def balanced_weights(counts: np.ndarray) -> Tensor:
-    """(num_classes,) weights by which every class that has images costs the same in sum; their mean per image is 1.
+def compute_class_weights(counts: np.ndarray) -> Tensor:
+    """Weights (num_classes,) that give all classes the same total weight; their mean per image is 1.
 
     Args:
-        counts: (num_classes,) images of each class; a class without any gets weight 0.
+        counts: (num_classes,) images of each class; a class without images gets weight 0.
     """
     present = counts > 0
     weights = np.where(present, counts.sum() / (max(int(present.sum()), 1) * np.maximum(counts, 1)), 0.0)

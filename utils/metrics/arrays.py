@@ -1,4 +1,4 @@
-"""Metrics are worked out in NumPy, whatever their input comes in."""
+"""Conversion to NumPy arrays."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import numpy as np
 from torch import Tensor
 
 
-def as_array(values: Any) -> np.ndarray:
-    """A NumPy view of an array or list, or of a tensor on any device."""
+def to_numpy(values: Any) -> np.ndarray:
+    """Convert a list, an array or a tensor on any device to NumPy, without a copy where possible."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

@@ -1,4 +1,4 @@
-"""Metrics with the names and arguments that other programs import from `utils.metrics`."""
+"""Metrics under the names and with the arguments that other programs import from `utils.metrics`."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def bbox_iou(
     box1: Tensor, box2: Tensor, xywh: bool = True, GIoU: bool = False, DIoU: bool = False, CIoU: bool = False,
     eps: float = geometry.EPS,
 ) -> Tensor:  # fmt: skip
-    """(N, 1) overlaps of box pairs, or of one box with N, as center and size or corners (`utils.ops.boxes.box_iou`)."""
+    """IoU (N, 1) of box pairs, or of one box with N, as center and size or corners (see `utils.ops.boxes.box_iou`)."""
     if xywh:
         box1, box2 = geometry.xywh_to_xyxy(box1), geometry.xywh_to_xyxy(box2)
-    kind: geometry.OverlapKind = "ciou" if CIoU else "diou" if DIoU else "giou" if GIoU else "iou"
+    kind: geometry.IoUKind = "ciou" if CIoU else "diou" if DIoU else "giou" if GIoU else "iou"
     return geometry.box_iou(box1, box2, kind, eps)[..., None]
 
 
 def box_iou(box1: Tensor, box2: Tensor, eps: float = geometry.EPS) -> Tensor:
-    """(N, M) IoU of every box with every other one, given by corners."""
+    """Pairwise IoU (N, M) of boxes given by corners."""
     return geometry.box_iou_matrix(box1, box2, eps)
 
 
 def fitness(x: np.ndarray) -> np.ndarray:
-    """(n,) fitness of rows precision, recall, mAP50, mAP50-95, ...; further columns play no part."""
+    """Fitness (n,) of rows precision, recall, mAP50, mAP50-95, ...; further columns are ignored."""
     return MAP50_WEIGHT * x[:, 2] + MAP_WEIGHT * x[:, 3]
 
 
@@ -41,15 +41,16 @@ def ap_per_class(
     tp: np.ndarray, conf: np.ndarray, pred_cls: np.ndarray, target_cls: np.ndarray, plot: bool = False,
     save_dir: str | Path = ".", names: Mapping[int, str] | Sequence[str] = (), eps: float = 1e-16, prefix: str = "",
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
-    """tp, fp, p, r, f1, ap (classes, thresholds) and classes, as `utils.metrics.ap.average_precision` finds them.
+    """tp, fp, p, r, f1, ap (classes, thresholds) and classes of `utils.metrics.ap.average_precision`.
 
     Args:
-        plot: write the curves into `save_dir`, `prefix` before their names. eps: plays no part.
+        plot: plot curves to `save_dir`, with `prefix` before the file names.
+        eps: ignored.
     """
-    found = average_precision(tp, conf, pred_cls, target_cls)
+    result = average_precision(tp, conf, pred_cls, target_cls)
     if plot:
-        _plots().plot_curves(found, _by_number(names), Path(save_dir), prefix=prefix)
-    return found.tp, found.fp, found.p, found.r, found.f1, found.ap, found.classes
+        _import_plots().plot_curves(result, _to_dict(names), Path(save_dir), prefix=prefix)
+    return result.tp, result.fp, result.p, result.r, result.f1, result.ap, result.classes
 
 
 class ConfusionMatrix(confusion.ConfusionMatrix):
@@ -70,19 +71,19 @@ class ConfusionMatrix(confusion.ConfusionMatrix):
     def plot(
         self, normalize: bool = True, save_dir: str | Path = "", names: Mapping[int, str] | Sequence[str] = ()
     ) -> None:
-        """Write `confusion_matrix.png`, always as shares of the true class."""
-        _plots().plot_confusion_matrix(self.matrix, _by_number(names), Path(save_dir) / "confusion_matrix.png")
+        """Plot `confusion_matrix.png`, always normalized by true class."""
+        _import_plots().plot_confusion_matrix(self.matrix, _to_dict(names), Path(save_dir) / "confusion_matrix.png")
 
     def print(self) -> None:
-        """Print the counts, a line for each predicted class."""
+        """Print the counts, one line per predicted class."""
         for row in self.matrix:
             print(" ".join(f"{count:g}" for count in row))
 
 
-def _plots() -> Any:
-    """`utils.plots`, which takes half a second to import."""
+def _import_plots() -> Any:
+    """Import `utils.plots`, which takes half a second."""
     return importlib.import_module("utils.plots")
 
 
-def _by_number(names: Mapping[int, str] | Sequence[str]) -> dict[int, str]:
+def _to_dict(names: Mapping[int, str] | Sequence[str]) -> dict[int, str]:
     return dict(names.items() if isinstance(names, Mapping) else enumerate(names))

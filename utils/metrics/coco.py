@@ -1,4 +1,4 @@
-"""COCO's own metrics for any data set: labels and detections as COCO JSON, measured by COCO's program."""
+"""COCO metrics of any data set by faster-coco-eval or pycocotools."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from utils.ops.boxes import xywhn_to_xyxy, xyxy_to_ltwh
 from utils.ops.masks import rasterize, signed_area
 
 UNUSED_COCO_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-COCO_IDS = [number for number in range(1, 91) if number not in UNUSED_COCO_IDS]  # of the 80 classes in use
-OverlapOf = Literal["bbox", "segm"]
-STATS = ("map", "map50", "map75", "map_small", "map_medium", "map_large")  # the first six COCO reports
+COCO_IDS = [number for number in range(1, 91) if number not in UNUSED_COCO_IDS]  # of the 80 classes
+IoUType = Literal["bbox", "segm"]
+STATS = ("map", "map50", "map75", "map_small", "map_medium", "map_large")  # the first six statistics of COCO
 
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """What COCO's program found; 0 where there was nothing to measure.
+    """COCO metrics; 0 if undefined.
 
     Attributes:
-        map: mean over IoU 0.5:0.05:0.95 of the average precision.
-        map50, map75: at one IoU.
-        map_small, map_medium, map_large: of boxes up to 32², up to 96² and above, square pixels.
-        summary: text for the user.
+        map: mean AP over IoU 0.5:0.05:0.95.
+        map50, map75: mAP at one IoU.
+        map_small, map_medium, map_large: mAP of objects up to 32², up to 96² and above, in square pixels.
+        summary: one-line summary.
     """
 
     map: float
@@ -46,26 +46,26 @@ class CocoMetrics:
 
 
 def image_id(path: str | Path) -> int | str:
-    """COCO's number of an image: its file name without suffix, as an int where that is one."""
+    """COCO image id: the file name without suffix, as an int if it is a number."""
     stem = Path(path).stem
     return int(stem) if stem.isdecimal() else stem
 
 
 def category_id(class_number: int, *, coco_ids: bool) -> int:
-    """The class number, or with `coco_ids` the number that the COCO set gives the class."""
+    """COCO category id: the class number, or with `coco_ids` the id of the class in the COCO data set."""
     return COCO_IDS[class_number] if coco_ids else class_number
 
 
 def index_to_coco(index: ImageIndex, *, coco_ids: bool = False, masks: bool = False) -> dict[str, Any]:
-    """A split's labels as COCO ground truth (`images`, `annotations`, `categories`), boxes in original pixels.
+    """Convert the labels of a split to COCO ground truth (`images`, `annotations`, `categories`).
 
     Args:
-        coco_ids: number the classes as the COCO set does.
-        masks: with the `segmentation` of each object, from whose polygons its area is then taken.
+        coco_ids: use the category ids of the COCO data set.
+        masks: add the `segmentation` of each object and take its area from the polygons.
     """
     ids = [image_id(path) for path in index.paths]
-    if clashes := len(ids) - len(set(ids)):
-        LOGGER.warning(f"COCO JSON: {clashes} images share their file name with others and cannot be told apart")
+    if duplicates := len(ids) - len(set(ids)):
+        LOGGER.warning(f"COCO JSON: {duplicates} images have the same file name as others, so their ids are not unique")
     images = [
         {"id": number, "file_name": Path(path).name, "height": int(height), "width": int(width)}
         for number, path, (height, width) in zip(ids, index.paths, index.sizes_hw, strict=True)
@@ -75,7 +75,7 @@ def index_to_coco(index: ImageIndex, *, coco_ids: bool = False, masks: bool = Fa
     boxes_ltwh = xyxy_to_ltwh(xywhn_to_xyxy(index.boxes_xywhn.astype(np.float64), (1, 1))) * np.tile(sizes_wh, 2)
     annotations = [
         {
-            "id": number,  # from 1: the program takes 0 for "no match"
+            "id": number,  # from 1: COCO treats 0 as "no match"
             "image_id": ids[i],
             "category_id": category_id(int(c), coco_ids=coco_ids),
             "bbox": box,
@@ -92,22 +92,22 @@ def index_to_coco(index: ImageIndex, *, coco_ids: bool = False, masks: bool = Fa
 
 
 def _segmentation(rings: Sequence[np.ndarray], size_hw: np.ndarray) -> dict[str, Any]:
-    """Polygons of an object in pixels, or a run-length code where there are holes, and its area."""
+    """Polygons in pixels, or RLE for an object with holes, and the area."""
     height, width = size_hw.tolist()
-    moved = [ring.astype(np.float64) * (width, height) for ring in rings]
-    areas = [signed_area(ring) for ring in moved]
+    rings_px = [ring.astype(np.float64) * (width, height) for ring in rings]
+    areas = [signed_area(ring) for ring in rings_px]
     if min(areas, default=0.0) < 0 < max(areas, default=0.0):
-        masks = rasterize([moved], (height, width))
+        masks = rasterize([rings_px], (height, width))
         return {"segmentation": masks.rles()[0], "area": int(masks.areas[0])}
-    return {"segmentation": [ring.ravel().tolist() for ring in moved], "area": abs(sum(areas))}
+    return {"segmentation": [ring.ravel().tolist() for ring in rings_px], "area": abs(sum(areas))}
 
 
 def predictions_to_coco(detections: Tensor, path: str | Path, *, coco_ids: bool = False) -> list[dict[str, Any]]:
-    """Detections of one image as items of a COCO results file.
+    """Convert the detections of one image to items of a COCO results file.
 
     Args:
         detections: (n, 6+) x1, y1, x2, y2, score, class in original pixels.
-        path: the image's file.
+        path: image file.
     """
     rows = detections.detach().cpu().to(torch.float64)
     number = image_id(path)
@@ -123,48 +123,47 @@ def predictions_to_coco(detections: Tensor, path: str | Path, *, coco_ids: bool 
 
 
 def evaluate_coco(
-    ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], *, of: OverlapOf = "bbox"
+    ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], *, iou_type: IoUType = "bbox"
 ) -> CocoMetrics:
-    """Measure predictions with faster-coco-eval, or else pycocotools, whichever is installed.
+    """Evaluate predictions with faster-coco-eval or, if it is not installed, pycocotools.
 
-    The mAP differs a little from that of `utils.metrics.ap`: 0.4581 against 0.4597 on BCCD's val split with a
-    fine-tuned yolov5n at a score threshold of 0.001. Our program with the changes below gives COCO's value to four
-    digits. The causes, with their share there:
+    The mAP differs slightly from `utils.metrics.ap`: 0.4581 instead of 0.4597 on the val split of BCCD with a
+    fine-tuned yolov5n at a score threshold of 0.001. The differences, with their size in this case:
 
-    - The end of the curve (0.0013). Ours falls in a straight line from the last recall reached to precision 0 at
-      recall 1 and counts the triangle under it; COCO counts nothing past the last recall. With a higher score
-      threshold the curve ends early at high precision, the triangle grows, and the two differ by much more.
-    - COCO looks at the best 100 detections of a class in an image, ours at all that NMS leaves (0.0002).
-    - Between recalls ours joins precisions by straight lines and integrates; COCO averages 101 steps (0.0001).
-    - Matching (less than 0.0001). A detection of ours stands for the label it overlaps best and for no other; COCO's
-      takes the next best label that is still free. It matters where objects of a class overlap each other much.
+    - End of the curve (0.0013). `utils.metrics.ap` adds the triangle from the last recall to precision 0 at recall 1,
+      COCO nothing. With a higher score threshold the curve ends earlier and the difference is much larger.
+    - COCO evaluates the best 100 detections per class and image, `utils.metrics.ap` all (0.0002).
+    - Between recalls `utils.metrics.ap` interpolates linearly and integrates; COCO averages 101 steps (0.0001).
+    - Matching (below 0.0001). In `utils.metrics.ap` a detection can only match the label of highest IoU; in COCO also
+      the next best label that is still unmatched, which matters for strongly overlapping objects of a class.
 
     Args:
-        ground_truth: what `index_to_coco` gives.
-        predictions: items of `predictions_to_coco`; those of images that the ground truth lacks are left out.
-        of: what has to overlap: "bbox", or "segm" for masks, which then both must have.
+        ground_truth: from `index_to_coco`.
+        predictions: items of `predictions_to_coco`; images that are not in the ground truth are ignored.
+        iou_type: "bbox", or "segm" for masks, which both inputs must have then.
 
     Raises:
-        InputError: neither program is installed.
+        InputError: neither package is installed.
     """
-    name, make_coco, make_evaluator = _find_program()
+    package, coco_class, evaluator_class = _import_coco()
     numbers = {image["id"]: number for number, image in enumerate(ground_truth["images"], start=1)}
     items = [{**item, "image_id": numbers[item["image_id"]]} for item in predictions if item["image_id"] in numbers]
     if not items or not ground_truth["annotations"]:
-        return _metrics(name, [0.0] * len(STATS), len(numbers), of)
-    with contextlib.redirect_stdout(io.StringIO()):  # both programs print their progress
-        truth = make_coco()
-        truth.dataset = _with_numbers(ground_truth, numbers)
+        return _build_metrics(package, [0.0] * len(STATS), len(numbers), iou_type)
+    with contextlib.redirect_stdout(io.StringIO()):  # both packages print their progress
+        truth = coco_class()
+        truth.dataset = _number_images(ground_truth, numbers)
         truth.createIndex()
-        evaluator = make_evaluator(truth, truth.loadRes(items), of)
+        evaluator = evaluator_class(truth, truth.loadRes(items), iou_type)
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    return _metrics(name, [max(float(value), 0.0) for value in evaluator.stats[: len(STATS)]], len(numbers), of)
+    stats = [max(float(value), 0.0) for value in evaluator.stats[: len(STATS)]]
+    return _build_metrics(package, stats, len(numbers), iou_type)
 
 
-def _with_numbers(ground_truth: Mapping[str, Any], numbers: Mapping[int | str, int]) -> dict[str, Any]:
-    """Ground truth whose images are numbered; the programs fail on names and on names mixed with numbers."""
+def _number_images(ground_truth: Mapping[str, Any], numbers: Mapping[int | str, int]) -> dict[str, Any]:
+    """Replace image ids by numbers: the packages do not support strings."""
     return {
         "info": {},
         "images": [{**image, "id": numbers[image["id"]]} for image in ground_truth["images"]],
@@ -173,27 +172,27 @@ def _with_numbers(ground_truth: Mapping[str, Any], numbers: Mapping[int | str, i
     }
 
 
-def _find_program() -> tuple[str, Any, Any]:
-    """Name, COCO class and evaluator class of the program at hand."""
+def _import_coco() -> tuple[str, Any, Any]:
+    """Name, COCO class and evaluator class of the installed package."""
     with contextlib.suppress(ImportError):
         from faster_coco_eval import COCO, COCOeval_faster
 
         return "faster-coco-eval", COCO, COCOeval_faster
     with contextlib.suppress(ImportError):
-        import pycocotools.coco as plain
+        import pycocotools.coco as pycoco
         from pycocotools.cocoeval import COCOeval
 
-        return "pycocotools", plain.COCO, COCOeval
-    raise InputError("COCO metrics need a program that is not installed: pip install faster-coco-eval")
+        return "pycocotools", pycoco.COCO, COCOeval
+    raise InputError("COCO metrics need a package that is not installed: pip install faster-coco-eval")
 
 
-def _metrics(name: str, stats: Sequence[float], num_images: int, of: OverlapOf) -> CocoMetrics:
-    """Named values and the summary line."""
+def _build_metrics(package: str, stats: Sequence[float], num_images: int, iou_type: IoUType) -> CocoMetrics:
+    """Metrics with a summary line."""
     values = dict(zip(STATS, stats, strict=True))
-    subject = "mask metrics" if of == "segm" else "metrics"
+    subject = "mask metrics" if iou_type == "segm" else "metrics"
     summary = (
-        f"COCO {subject} of {num_images} images ({name}): mAP50-95 {values['map']:.4f}, mAP50 {values['map50']:.4f}, "
-        f"mAP75 {values['map75']:.4f}; small {values['map_small']:.3f}, medium {values['map_medium']:.3f}, "
-        f"large {values['map_large']:.3f}"
+        f"COCO {subject} of {num_images} images ({package}): "
+        f"mAP50-95 {values['map']:.4f}, mAP50 {values['map50']:.4f}, mAP75 {values['map75']:.4f}; "
+        f"small {values['map_small']:.3f}, medium {values['map_medium']:.3f}, large {values['map_large']:.3f}"
     )
     return CocoMetrics(summary=summary, **values)

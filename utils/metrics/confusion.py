@@ -1,28 +1,28 @@
-"""Which classes a detector takes for which."""
+"""Confusion matrix of detections."""
 
 from __future__ import annotations
 
 import numpy as np
 from torch import Tensor
 
-from utils.metrics.arrays import as_array
+from utils.metrics.arrays import to_numpy
 from utils.ops.boxes import box_iou_matrix
 
 
 class ConfusionMatrix:
-    """Counts of predicted against true class over images, with background as an extra class.
+    """Counts of predicted and true classes, with background as an extra class.
 
-    Classes play no part in matching: of the detections above the score threshold each stands for the label that it
-    overlaps best, if by more than the IoU threshold, and a label goes to the detection of highest IoU. Labels left
-    over count as taken for background, detections left over as made of background, in empty images too.
+    Matching ignores classes: each detection above the score threshold can match the label with which it has the highest
+    IoU, and each label is matched with the detection of highest IoU above the threshold. Unmatched labels count as
+    predicted background, unmatched detections as true background.
 
     Args:
-        num_classes: nc.
-        conf: score that a detection must exceed.
-        iou_thres: overlap that a match must exceed.
+        num_classes: number of classes nc.
+        conf: minimum score, exclusive.
+        iou_thres: minimum IoU of a match, exclusive.
 
     Attributes:
-        matrix: (nc + 1, nc + 1) float64, rows predicted, columns true, the last of each is background.
+        matrix: (nc + 1, nc + 1) float64, rows predicted, columns true, background last.
     """
 
     def __init__(self, num_classes: int, conf: float = 0.25, iou_thres: float = 0.45) -> None:
@@ -33,42 +33,42 @@ class ConfusionMatrix:
         """Count one image.
 
         Args:
-            detections: (n, 6+) x1, y1, x2, y2, score, class; None is as good as none.
+            detections: (n, 6+) x1, y1, x2, y2, score, class; None for no detections.
             labels: (m, 5) class, x1, y1, x2, y2 in the same frame.
         """
-        known = as_array(labels)
-        found = np.zeros((0, 6), known.dtype) if detections is None else as_array(detections)
-        found = found[found[:, 4] > self.conf]
-        predicted, true = found[:, 5].astype(np.int64), known[:, 0].astype(np.int64)
-        detection, label = self._match(found, known)
+        labels = to_numpy(labels)
+        detections = np.zeros((0, 6), labels.dtype) if detections is None else to_numpy(detections)
+        detections = detections[detections[:, 4] > self.conf]
+        pred_classes, true_classes = detections[:, 5].astype(np.int64), labels[:, 0].astype(np.int64)
+        matched_preds, matched_labels = self._match(detections, labels)
         background = self.num_classes
-        alone, missed = np.delete(predicted, detection), np.delete(true, label)
-        rows = np.concatenate((predicted[detection], alone, np.full_like(missed, background)))
-        columns = np.concatenate((true[label], np.full_like(alone, background), missed))
+        unmatched, missed = np.delete(pred_classes, matched_preds), np.delete(true_classes, matched_labels)
+        rows = np.concatenate((pred_classes[matched_preds], unmatched, np.full_like(missed, background)))
+        columns = np.concatenate((true_classes[matched_labels], np.full_like(unmatched, background), missed))
         np.add.at(self.matrix, (rows, columns), 1)
 
-    def _match(self, found: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of detections and the rows of their labels."""
-        if not len(found) or not len(known):
+    def _match(self, detections: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of matched detections and of their labels."""
+        if not len(detections) or not len(labels):
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        overlaps = box_iou_matrix(found[:, :4], known[:, 1:5])  # (n, m)
-        label = overlaps.argmax(axis=1)
-        best = overlaps[np.arange(len(found)), label]
-        order = np.lexsort((-best, label))  # label by label, best overlap first
-        order = order[best[order] > self.iou_thres]
-        taken, first = np.unique(label[order], return_index=True)
-        return order[first], taken
+        ious = box_iou_matrix(detections[:, :4], labels[:, 1:5])  # (n, m)
+        label = ious.argmax(axis=1)
+        best_iou = ious[np.arange(len(detections)), label]
+        order = np.lexsort((-best_iou, label))  # by label, then by falling IoU
+        order = order[best_iou[order] > self.iou_thres]
+        matched_labels, first = np.unique(label[order], return_index=True)
+        return order[first], matched_labels
 
     @property
     def true_positives(self) -> np.ndarray:
-        """(nc,) detections of the right class."""
+        """True positives (nc,)."""
         return self.matrix.diagonal()[:-1].copy()
 
     @property
     def false_positives(self) -> np.ndarray:
-        """(nc,) detections of a wrong class or of background."""
+        """False positives (nc,): wrong class or background."""
         return self.matrix.sum(axis=1)[:-1] - self.true_positives
 
-    def normalized(self) -> np.ndarray:
-        """Shares of each true class: columns sum to 1, or to 0 for a class that never came up."""
+    def normalize(self) -> np.ndarray:
+        """Fractions of each true class: columns sum to 1, or to 0 for classes that do not occur."""
         return self.matrix / np.maximum(self.matrix.sum(axis=0, keepdims=True), 1)

@@ -1,4 +1,4 @@
-"""Metrics of boxes and semantic masks together."""
+"""Metrics of joint detection and semantic segmentation."""
 
 from __future__ import annotations
 
@@ -11,57 +11,57 @@ from utils.core.types import Batch, EvalResult, Prediction
 from utils.metrics.detection import DetectionEvaluator
 from utils.metrics.semantic import SemanticEvaluator
 
-WEIGHED = ("metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "metrics/mIoU")
+FITNESS_METRICS = ("metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "metrics/mIoU")
 
 
 class JointEvaluator:
-    """Hands each prediction to the evaluators of what it holds.
+    """Evaluates boxes and semantic masks.
 
     Args:
-        boxes, maps: measure the two parts.
+        boxes, semantic: the evaluators of the two parts.
         weights: of mAP50, mAP50-95 and mIoU in the fitness.
     """
 
-    def __init__(self, boxes: DetectionEvaluator, maps: SemanticEvaluator, *, weights: Sequence[float]) -> None:
-        self.boxes, self.maps, self.weights = boxes, maps, tuple(weights)
+    def __init__(self, boxes: DetectionEvaluator, semantic: SemanticEvaluator, *, weights: Sequence[float]) -> None:
+        self.boxes, self.semantic, self.weights = boxes, semantic, tuple(weights)
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Take in a batch; a part that its first prediction lacks is not measured on it."""
+        """Add a batch, for the parts that its first prediction has."""
         if predictions[0].boxes is not None:
             self.boxes.update(predictions, batch)
         if predictions[0].semantic_mask is not None:
-            self.maps.update(predictions, batch)
+            self.semantic.update(predictions, batch)
 
     def state(self) -> dict[str, np.ndarray]:
-        """What both have taken in."""
-        boxes, maps = self.boxes.state(), self.maps.state()
+        """State of both evaluators."""
+        boxes, semantic = self.boxes.state(), self.semantic.state()
         return {f"boxes/{key}": value for key, value in boxes.items()} | {
-            f"maps/{key}": value for key, value in maps.items()
+            f"semantic/{key}": value for key, value in semantic.items()
         }
 
     def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Have taken in what the states hold."""
-        self.boxes.merge([_part(state, "boxes/") for state in states])
-        self.maps.merge([_part(state, "maps/") for state in states])
+        """Replace the state by several merged ones."""
+        self.boxes.merge([_remove_prefix(state, "boxes/") for state in states])
+        self.semantic.merge([_remove_prefix(state, "semantic/") for state in states])
 
     def compute(self) -> EvalResult:
-        """Metrics of both, with the per-class numbers of the boxes."""
-        boxes, maps = self.boxes.compute(), self.maps.compute()
-        metrics = boxes.metrics | maps.metrics
+        """Metrics of both, with the per-class values of the boxes."""
+        boxes, semantic = self.boxes.compute(), self.semantic.compute()
+        metrics = boxes.metrics | semantic.metrics
         return EvalResult(
             metrics=metrics,
-            fitness=sum(weight * metrics[name] for weight, name in zip(self.weights, WEIGHED, strict=True)),
+            fitness=sum(weight * metrics[name] for weight, name in zip(self.weights, FITNESS_METRICS, strict=True)),
             per_class=boxes.per_class,
-            table=f"{boxes.table}\n\n{maps.table}",
-            details=boxes.details | maps.details,
+            table=f"{boxes.table}\n\n{semantic.table}",
+            details=boxes.details | semantic.details,
         )
 
     def plot(self, save_dir: Path) -> None:
-        """The images of both."""
+        """Plots of both evaluators."""
         self.boxes.plot(save_dir)
-        self.maps.plot(save_dir)
+        self.semantic.plot(save_dir)
 
 
-def _part(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays under a prefix, without it."""
+def _remove_prefix(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose keys have a prefix, without the prefix."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

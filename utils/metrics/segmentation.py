@@ -1,4 +1,4 @@
-"""Precision, recall and mAP of boxes and of masks, and the confusion of an instance segmenter over a split."""
+"""Instance segmentation metrics: precision, recall and mAP of boxes and masks."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.core.types import Batch, Prediction
-from utils.metrics.detection import DetectionEvaluator, Kind
+from utils.metrics.detection import DetectionEvaluator, MetricGroup
 from utils.ops.boxes import box_iou_matrix
 from utils.ops.prototypes import mask_iou_matrix
 
 
 class SegmentationEvaluator(DetectionEvaluator):
-    """As `DetectionEvaluator`, with masks matched beside the boxes, at the resolution of the prototypes.
+    """`DetectionEvaluator` that also matches masks, at the resolution of the prototypes.
 
-    A detection may stand for one label by its box and for another by its mask.
+    Boxes and masks are matched independently.
     """
 
-    kinds = (Kind("(B)", "Box"), Kind("(M)", "Mask"))
+    groups = (MetricGroup("(B)", "Box"), MetricGroup("(M)", "Mask"))
 
-    def overlaps(
-        self, prediction: Prediction, batch: Batch, number: int, found: np.ndarray, known: np.ndarray
+    def compute_ious(
+        self, prediction: Prediction, batch: Batch, number: int, detections: np.ndarray, labels: np.ndarray
     ) -> Sequence[np.ndarray]:
-        """(n, m) IoU of boxes and of masks.
+        """IoU (n, m) of boxes and of masks.
 
-        Masks end at their boxes, so that of detections only those are decoded whose box meets a label of their class.
+        Masks are inside their boxes, so only detections are decoded whose box overlaps a label of their class.
         """
-        boxes = box_iou_matrix(found[:, :4], known[:, 1:5])
-        masks = np.zeros_like(boxes)
-        meets = ((boxes > 0) & (found[:, 5:6] == known[None, :, 0])).any(axis=1)
-        if meets.any():
+        box_ious = box_iou_matrix(detections[:, :4], labels[:, 1:5])
+        mask_ious = np.zeros_like(box_ious)
+        has_overlap = ((box_ious > 0) & (detections[:, 5:6] == labels[None, :, 0])).any(axis=1)
+        if has_overlap.any():
             assert prediction.masks is not None
-            shown = prediction.masks.select(meets).at_prototypes()
-            wanted = label_masks(batch, number, shown.shape[1:]).to(shown.device)
-            masks[meets] = mask_iou_matrix(shown, wanted).cpu().numpy()
-        return boxes, masks
+            pred_masks = prediction.masks.select(has_overlap).to_prototype_size()
+            label_masks = get_label_masks(batch, number, pred_masks.shape[1:]).to(pred_masks.device)
+            mask_ious[has_overlap] = mask_iou_matrix(pred_masks, label_masks).cpu().numpy()
+        return box_ious, mask_ious
 
 
-def label_masks(batch: Batch, number: int, size_hw: Sequence[int]) -> Tensor:
-    """(m, h, w) bool masks of the labels of one image; `Batch.masks` must have one for each."""
+def get_label_masks(batch: Batch, number: int, size_hw: Sequence[int]) -> Tensor:
+    """Label masks (m, h, w) bool of one image; `Batch.masks` must have one mask per label."""
     assert batch.masks is not None and batch.masks.dtype == torch.bool
-    own = batch.masks[batch.targets[:, 0] == number]
-    if own.shape[1:] == tuple(size_hw):
-        return own
-    return F.interpolate(own[:, None].float(), tuple(size_hw), mode="bilinear", align_corners=False)[:, 0] > 0.5
+    masks = batch.masks[batch.targets[:, 0] == number]
+    if masks.shape[1:] == tuple(size_hw):
+        return masks
+    return F.interpolate(masks[:, None].float(), tuple(size_hw), mode="bilinear", align_corners=False)[:, 0] > 0.5

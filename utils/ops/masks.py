@@ -1,7 +1,7 @@
-"""Geometry of instance masks: polygons to bitmaps and back.
+"""Instance masks: rasterize polygons and trace bitmaps.
 
-A bitmap is kept inside a rectangle of its own, so that work and memory grow with the objects and not with the frame
-times their number. Pixel k of an axis covers k to k + 1; corners are floored onto it and outlines belong to the object.
+Each bitmap covers only the object's window, so work and memory grow with the objects, not with frame size times their
+number. Pixel k of an axis covers k to k + 1; corners are floored and outlines belong to the object.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class ObjectMasks:
     """Bitmaps of n objects in one frame.
 
     Attributes:
-        size_hw: of the frame.
-        windows_xyxy: (n, 4) int64, the part of the frame that each bitmap covers; nothing of the object lies outside.
-        bitmaps: n arrays (h, w) bool, one for each window.
+        size_hw: frame size.
+        windows_xyxy: (n, 4) int64, the part of the frame that each bitmap covers; it contains the whole object.
+        bitmaps: n arrays (h, w) bool, one per window.
     """
 
     size_hw: tuple[int, int]
@@ -33,7 +33,7 @@ class ObjectMasks:
 
     @classmethod
     def from_dense(cls, masks: np.ndarray) -> ObjectMasks:
-        """Bitmaps of whole masks (n, H, W) bool, each cut to its object."""
+        """From masks (n, H, W) bool of the whole frame, each cropped to its object."""
         windows, bitmaps = np.zeros((len(masks), 4), np.int64), []
         for window, mask in zip(windows, masks, strict=True):
             (x, y), (w, h) = np.split(np.array(cv2.boundingRect(mask.view(np.uint8))), 2)
@@ -45,69 +45,69 @@ class ObjectMasks:
         return len(self.bitmaps)
 
     def __iter__(self) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-        """Rows and columns of the frame, and the bitmap that lies there, for each object."""
+        """Rows and columns in the frame, and the bitmap, of each object."""
         for (x1, y1, x2, y2), bitmap in zip(self.windows_xyxy.tolist(), self.bitmaps, strict=True):
             yield (slice(y1, y2), slice(x1, x2)), bitmap
 
     @property
     def areas(self) -> np.ndarray:
-        """(n,) pixels of each object."""
+        """Areas (n,) in pixels."""
         return np.array([np.count_nonzero(bitmap) for bitmap in self.bitmaps], np.int64)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> ObjectMasks:
-        """The masks of some objects, in the given order."""
-        chosen = np.asarray(rows, np.int64)
-        return replace(self, windows_xyxy=self.windows_xyxy[chosen], bitmaps=[self.bitmaps[i] for i in chosen])
+        """The masks of the objects `rows`, in this order."""
+        indices = np.asarray(rows, np.int64)
+        return replace(self, windows_xyxy=self.windows_xyxy[indices], bitmaps=[self.bitmaps[i] for i in indices])
 
     def dense(self) -> np.ndarray:
-        """(n, H, W) bool: every mask in the whole frame."""
+        """Masks (n, H, W) bool of the whole frame."""
         masks = np.zeros((len(self), *self.size_hw), bool)
-        for mask, (place, bitmap) in zip(masks, self, strict=True):
-            mask[place] = bitmap
+        for mask, (window, bitmap) in zip(masks, self, strict=True):
+            mask[window] = bitmap
         return masks
 
-    def opacity(self, number: int, place_xyxy: Sequence[int]) -> np.ndarray:
-        """(h, w) uint8 of a place in the frame: 255 where object `number` is, else 0."""
-        x1, y1, x2, y2 = place_xyxy
+    def opacity(self, number: int, region_xyxy: Sequence[int]) -> np.ndarray:
+        """Alpha channel (h, w) uint8 of a region of the frame: 255 where object `number` is, else 0."""
+        x1, y1, x2, y2 = region_xyxy
         (left, top, right, bottom), alpha = self.windows_xyxy[number], np.zeros((y2 - y1, x2 - x1), np.uint8)
         start, end = np.maximum((x1, y1), (left, top)), np.minimum((x2, y2), (right, bottom))
         if (start < end).all():
             (x3, y3), (x4, y4) = start, end
-            seen = self.bitmaps[number][y3 - top : y4 - top, x3 - left : x4 - left]
-            alpha[y3 - y1 : y4 - y1, x3 - x1 : x4 - x1] = seen * np.uint8(255)
+            visible = self.bitmaps[number][y3 - top : y4 - top, x3 - left : x4 - left]
+            alpha[y3 - y1 : y4 - y1, x3 - x1 : x4 - x1] = visible * np.uint8(255)
         return alpha
 
     def index_map(self) -> np.ndarray:
-        """(H, W) int16: number of the object + 1 that shows at each pixel, small ones before large ones; 0 for none."""
-        shown = np.zeros(self.size_hw, np.int16)
+        """Index (H, W) int16 + 1 of the object at each pixel, small objects over large ones; 0 for none."""
+        index_map = np.zeros(self.size_hw, np.int16)
         objects = list(self)
         for number in np.argsort(-self.areas, kind="stable"):
-            place, bitmap = objects[number]
-            shown[place][bitmap] = number + 1
-        return shown
+            window, bitmap = objects[number]
+            index_map[window][bitmap] = number + 1
+        return index_map
 
     def rles(self) -> list[dict[str, Any]]:
-        """COCO's run-length code of each mask."""
+        """COCO run-length encoding of each mask."""
         corners = self.windows_xyxy[:, :2].tolist()
         return [encode_rle(b, (x, y), self.size_hw) for (x, y), b in zip(corners, self.bitmaps, strict=True)]
 
     def polygons(self) -> Polygons:
-        """Rings of each object in pixels of the frame, as `bitmap_rings` gives them."""
+        """Rings of each object in pixels of the frame (see `trace_rings`)."""
         corners = self.windows_xyxy[:, :2].astype(np.float32)
-        return [[ring + xy for ring in bitmap_rings(b)] for xy, b in zip(corners, self.bitmaps, strict=True)]
+        return [[ring + xy for ring in trace_rings(b)] for xy, b in zip(corners, self.bitmaps, strict=True)]
 
     def outlines(self) -> list[np.ndarray]:
-        """(K, 2) the largest outer ring of each object; of an object without any, the corners of its window."""
+        """Largest outer ring (K, 2) of each object; the corners of its window if there is none."""
         corners = self.windows_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2).astype(np.float32)
         return [max(rings, key=ring_area, default=box) for rings, box in zip(self.polygons(), corners, strict=True)]
 
-    def resized(self, size_hw: tuple[int, int]) -> ObjectMasks:
-        """The masks in the frame enlarged or shrunk to another size."""
+    def resize(self, size_hw: tuple[int, int]) -> ObjectMasks:
+        """The masks in the frame scaled to another size."""
         gain_wh = (self.size_hw[1] / size_hw[1], self.size_hw[0] / size_hw[0])
-        return self.in_original(Letterbox(size_hw, gain_wh))
+        return self.to_original(Letterbox(size_hw, gain_wh))
 
-    def in_original(self, fit: Letterbox) -> ObjectMasks:
-        """Masks of the network input in the original image: each pixel has the value that lies under its center."""
+    def to_original(self, fit: Letterbox) -> ObjectMasks:
+        """Convert masks of the network input to the original image (nearest neighbor)."""
         height, width = fit.original_hw
         (gain_x, gain_y), (pad_x, pad_y) = fit.ratio_wh, fit.pad_wh
         columns = np.clip(((np.arange(width) + 0.5) * gain_x + pad_x).astype(int), 0, self.size_hw[1] - 1)
@@ -122,21 +122,21 @@ class ObjectMasks:
 
 
 def signed_area(ring: np.ndarray) -> float:
-    """Area of a ring (shoelace formula), negative where it runs the other way round."""
+    """Area of a ring by the shoelace formula, negative for the opposite direction."""
     x, y = np.asarray(ring, np.float64).T
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
 
 
 def ring_area(ring: np.ndarray) -> float:
-    """Area of a ring, not negative."""
+    """Absolute area of a ring."""
     return abs(signed_area(ring))
 
 
 def fill_rings(canvas: np.ndarray, rings: Sequence[np.ndarray]) -> None:
-    """Draw an object of one or several rings as 1 into (H, W) uint8.
+    """Draw an object of one or several rings as 1 into (H, W) uint8, in place.
 
-    Rings that run as the largest does are parts, those that run the other way are holes; smaller ones lie above larger
-    ones, so that there may be parts within holes. The direction survives flips, as it is compared within the object.
+    Rings in the direction of the largest are parts, those in the other direction holes; smaller rings are drawn over
+    larger ones, so holes may contain parts. Flips do not matter, as directions are compared within the object.
     """
     if len(rings) > 1:
         rings = sorted(rings, key=ring_area, reverse=True)
@@ -146,25 +146,25 @@ def fill_rings(canvas: np.ndarray, rings: Sequence[np.ndarray]) -> None:
 
 
 def rasterize(polygons: Polygons, size_hw: tuple[int, int], ratio: int = 1) -> ObjectMasks:
-    """Bitmaps of polygons at 1/`ratio` of the frame: filled at full size, then resized with bilinear weights.
+    """Rasterize polygons at 1/`ratio` of the frame: filled at full size, then resized bilinearly.
 
     Args:
-        polygons: rings of each object, in pixels of the frame, inside it.
-        size_hw: of the frame; the masks are (h // ratio, w // ratio).
+        polygons: rings of each object, in pixels, inside the frame.
+        size_hw: frame size; the masks have (h // ratio, w // ratio).
     """
     height, width = size_hw
     small_hw = (height // ratio, width // ratio)
     divides = height % ratio == 0 and width % ratio == 0
     windows, bitmaps = np.zeros((len(polygons), 4), np.int64), []
     for number, rings in enumerate(polygons):
-        window = _window_of(rings, size_hw, ratio) if divides else (0, 0, *small_hw[::-1])
+        window = _get_window(rings, size_hw, ratio) if divides else (0, 0, *small_hw[::-1])
         bitmaps.append(_draw_window(rings, window, size_hw, ratio if divides else None))
         windows[number] = window
     return ObjectMasks(small_hw, windows, bitmaps)
 
 
-def _window_of(rings: Sequence[np.ndarray], size_hw: tuple[int, int], ratio: int) -> tuple[int, int, int, int]:
-    """The whole cells of `ratio` pixels that rings touch; no cell for no rings."""
+def _get_window(rings: Sequence[np.ndarray], size_hw: tuple[int, int], ratio: int) -> tuple[int, int, int, int]:
+    """Window of the cells of `ratio` pixels that the rings touch; empty without rings."""
     if not rings:
         return 0, 0, 0, 0
     points = np.concatenate(rings)
@@ -178,7 +178,7 @@ def _window_of(rings: Sequence[np.ndarray], size_hw: tuple[int, int], ratio: int
 def _draw_window(
     rings: Sequence[np.ndarray], window: tuple[int, int, int, int], size_hw: tuple[int, int], ratio: int | None
 ) -> np.ndarray:
-    """(h, w) bool: the window of the reduced frame; `ratio` None resizes the whole frame, which it does not divide."""
+    """Bitmap (h, w) bool of a window of the reduced frame; with `ratio` None the whole frame is resized."""
     x1, y1, x2, y2 = window
     if x1 >= x2 or y1 >= y2:
         return np.zeros((max(y2 - y1, 0), max(x2 - x1, 0)), bool)
@@ -191,11 +191,11 @@ def _draw_window(
     return canvas.view(bool) if canvas.max(initial=0) <= 1 else canvas > 0
 
 
-def bitmap_rings(bitmap: np.ndarray) -> list[np.ndarray]:
-    """Rings (K, 2) float32 of a bitmap through the centers of its outermost pixels, without points on straight lines.
+def trace_rings(bitmap: np.ndarray) -> list[np.ndarray]:
+    """Trace a bitmap: rings (K, 2) float32 through the centers of its border pixels, corners only.
 
-    Parts run one way, holes the other (around the hole's own pixels), so that `fill_rings` gives the bitmap back.
-    Parts of one pixel, or one pixel wide, have no area and are left out.
+    Parts and holes have opposite directions, so `fill_rings` restores the bitmap. Parts of one pixel, or one pixel
+    wide, have no area and are omitted.
     """
     rings: list[np.ndarray] = []
     remaining: np.ndarray = np.ascontiguousarray(bitmap, np.uint8)
@@ -208,5 +208,5 @@ def bitmap_rings(bitmap: np.ndarray) -> list[np.ndarray]:
             ring = contour.reshape(-1, 2).astype(np.float32) + 0.5
             if len(ring) > 2 and (area := signed_area(ring)):
                 rings.append(ring if area * sign > 0 else ring[::-1])
-        remaining, sign = np.where(remaining > 0, 0, filled), -sign  # holes, then the parts inside them, and so on
+        remaining, sign = np.where(remaining > 0, 0, filled), -sign  # holes, then parts inside them, ...
     return rings

@@ -1,4 +1,4 @@
-"""Instance masks as a network gives them, prototypes and coefficients, decoded as finely as they are wanted."""
+"""Instance masks as prototypes and mask coefficients, and their decoding."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from utils.core.types import Letterbox
 from utils.ops.boxes import undo_letterbox
 from utils.ops.masks import ObjectMasks
 
-DENSE_PIXELS = 1 << 24  # pixels of all masks together that are worked on at a time
+DENSE_PIXELS = 1 << 24  # total pixels of the masks that are processed at a time
 
 
 @dataclass(frozen=True)
-class CodedMasks:
-    """Masks of one image's n detections as a network gives them: decoded where, and as fine as, they are wanted.
+class PrototypeMasks:
+    """Masks of n detections of one image as prototypes and mask coefficients, decoded on request.
 
-    A mask is sigmoid(coefficients x prototypes) above one half, inside the detection's box (YOLACT, arXiv:1904.02689).
+    A mask is sigmoid(coefficients @ prototypes) > 0.5 inside the detection's box (YOLACT, arXiv:1904.02689).
 
     Attributes:
-        prototypes: (C, h, w) over the whole network input.
+        prototypes: (C, h, w), covering the whole network input.
         coefficients: (n, C).
         boxes_xyxy: (n, 4) in pixels of the network input.
         input_hw: size of the network input.
@@ -39,11 +39,11 @@ class CodedMasks:
     def __len__(self) -> int:
         return len(self.coefficients)
 
-    def select(self, rows: Tensor | np.ndarray) -> CodedMasks:
-        """The masks of some detections: positions, or a bool for each."""
-        chosen = torch.as_tensor(rows).to(self.coefficients.device)
-        boxes = self.boxes_xyxy[chosen.to(self.boxes_xyxy.device)]
-        return replace(self, coefficients=self.coefficients[chosen], boxes_xyxy=boxes)
+    def select(self, rows: Tensor | np.ndarray) -> PrototypeMasks:
+        """The masks of some detections, selected by indices or a bool mask."""
+        rows = torch.as_tensor(rows).to(self.coefficients.device)
+        boxes = self.boxes_xyxy[rows.to(self.boxes_xyxy.device)]
+        return replace(self, coefficients=self.coefficients[rows], boxes_xyxy=boxes)
 
     @property
     def gain_wh(self) -> tuple[float, float]:
@@ -51,8 +51,8 @@ class CodedMasks:
         height, width = self.prototypes.shape[1:]
         return width / self.input_hw[1], height / self.input_hw[0]
 
-    def at_prototypes(self) -> Tensor:
-        """(n, h, w) bool at the resolution of the prototypes, on their device."""
+    def to_prototype_size(self) -> Tensor:
+        """Masks (n, h, w) bool at the resolution of the prototypes, on their device."""
         height, width = self.prototypes.shape[1:]
         flat = self.prototypes.float().flatten(1)
         masks = torch.zeros(len(self), height, width, dtype=torch.bool, device=flat.device)
@@ -67,21 +67,21 @@ class CodedMasks:
             torch.logical_and(logits > 0, inside, out=masks[rows])
         return masks
 
-    def in_input(self) -> ObjectMasks:
-        """Masks in pixels of the network input: cut at the box in the prototypes, then enlarged, then thresholded."""
+    def to_input(self) -> ObjectMasks:
+        """Masks in pixels of the network input: cropped to the box at prototype size, upsampled, thresholded."""
         gain = np.array(self.gain_wh * 2)
         limits = np.array(self.prototypes.shape[:0:-1])
-        cells = _covered(self._boxes() * gain, limits)
-        places = np.rint(cells / gain).astype(np.int64)
-        return self._decode(self.input_hw, places, self.gain_wh, (0.0, 0.0), cells)
+        crops = _covered_pixels(self._boxes() * gain, limits)
+        windows = np.rint(crops / gain).astype(np.int64)
+        return self._decode(self.input_hw, windows, self.gain_wh, (0.0, 0.0), crops)
 
-    def in_original(self, fit: Letterbox) -> ObjectMasks:
-        """Masks in pixels of the original image: enlarged first, then thresholded and cut at the box."""
+    def to_original(self, fit: Letterbox) -> ObjectMasks:
+        """Masks in pixels of the original image: upsampled, thresholded, cropped to the box."""
         boxes = undo_letterbox(self._boxes(), fit)
-        places = _covered(boxes, np.array(fit.original_hw[::-1]))
+        windows = _covered_pixels(boxes, np.array(fit.original_hw[::-1]))
         gain_x, gain_y = self.gain_wh
         gains = (fit.ratio_wh[0] * gain_x, fit.ratio_wh[1] * gain_y)
-        return self._decode(fit.original_hw, places, gains, (fit.pad_wh[0] * gain_x, fit.pad_wh[1] * gain_y), None)
+        return self._decode(fit.original_hw, windows, gains, (fit.pad_wh[0] * gain_x, fit.pad_wh[1] * gain_y), None)
 
     def _boxes(self) -> np.ndarray:
         return self.boxes_xyxy.detach().cpu().double().numpy()
@@ -89,83 +89,83 @@ class CodedMasks:
     def _decode(
         self,
         size_hw: tuple[int, int],
-        places: np.ndarray,
+        windows: np.ndarray,
         gain_wh: tuple[float, float],
         shift_wh: tuple[float, float],
-        cells: np.ndarray | None,
+        crops: np.ndarray | None,
     ) -> ObjectMasks:
-        """Masks in a frame whose x and y times the gains plus the shifts are those of the prototypes.
+        """Masks in a frame; frame coordinates times gain plus shift are prototype coordinates.
 
         Args:
-            places: (n, 4) whole pixels of the frame to decode.
-            cells: (n, 4) whole cells of the prototypes outside of which a mask is empty, or None.
+            windows: (n, 4) xyxy in whole pixels of the frame, to decode.
+            crops: (n, 4) xyxy in whole prototype cells, outside of which masks are empty; or None.
         """
         prototypes = self.prototypes.detach().float().cpu().numpy()
         coefficients = self.coefficients.detach().float().cpu().numpy()
         limits_wh = prototypes.shape[:0:-1]
         bitmaps = []
-        for number, (place, code) in enumerate(zip(places.tolist(), coefficients, strict=True)):
-            x1, y1, x2, y2 = place
+        for number, (window, mask_coefficients) in enumerate(zip(windows.tolist(), coefficients, strict=True)):
+            x1, y1, x2, y2 = window
             if x1 >= x2 or y1 >= y2:
                 bitmaps.append(np.zeros((max(y2 - y1, 0), max(x2 - x1, 0)), bool))
                 continue
             (left, right), (top, bottom) = (
-                _cells_under(place[axis], place[axis + 2], gain_wh[axis], shift_wh[axis], limits_wh[axis])
+                _cells_below(window[axis], window[axis + 2], gain_wh[axis], shift_wh[axis], limits_wh[axis])
                 for axis in (0, 1)
             )
-            patch = code @ prototypes[:, top:bottom, left:right].reshape(len(code), -1)
+            patch = mask_coefficients @ prototypes[:, top:bottom, left:right].reshape(len(prototypes), -1)
             patch = _sigmoid(patch).reshape(bottom - top, right - left)
-            if cells is not None:
-                patch = _cut(patch, cells[number] - (left, top, left, top))
-            shares = _resample(patch, place, gain_wh, (shift_wh[0] - left, shift_wh[1] - top))
-            bitmaps.append(shares > 0.5)
-        return ObjectMasks(size_hw, places, bitmaps)
+            if crops is not None:
+                patch = _zero_outside(patch, crops[number] - (left, top, left, top))
+            probabilities = _resample(patch, window, gain_wh, (shift_wh[0] - left, shift_wh[1] - top))
+            bitmaps.append(probabilities > 0.5)
+        return ObjectMasks(size_hw, windows, bitmaps)
 
 
-def split_masks(rows: Tensor, prototypes: Tensor, input_hw: tuple[int, int]) -> tuple[Tensor, CodedMasks]:
-    """Boxes (n, 6) and masks of one image from what NMS leaves of it.
+def split_masks(rows: Tensor, prototypes: Tensor, input_hw: tuple[int, int]) -> tuple[Tensor, PrototypeMasks]:
+    """Split the detections of one image into boxes (n, 6) and masks.
 
     Args:
-        rows: (n, 6 + C) x1, y1, x2, y2 in pixels of the network input, score, class, coefficients.
+        rows: (n, 6 + C) from NMS: x1, y1, x2, y2 in pixels of the network input, score, class, coefficients.
         prototypes: (C, h, w).
         input_hw: size of the network input.
     """
-    return rows[:, :6], CodedMasks(prototypes.float(), rows[:, 6:], rows[:, :4], input_hw)
+    return rows[:, :6], PrototypeMasks(prototypes.float(), rows[:, 6:], rows[:, :4], input_hw)
 
 
-def prototypes_of(preds: Any) -> Tensor | None:
-    """(B, C, h, w) of the output of a network in evaluation mode, which follow the decoded rows; None without masks."""
+def get_prototypes(preds: Any) -> Tensor | None:
+    """Prototypes (B, C, h, w) in the output of a network in evaluation mode, (rows, prototypes, ...); None without."""
     second = preds[1] if isinstance(preds, list | tuple) and len(preds) > 1 else None
     return second if isinstance(second, Tensor) and second.ndim == 4 else None
 
 
-def _covered(boxes_xyxy: np.ndarray, limits_wh: np.ndarray) -> np.ndarray:
-    """(n, 4) int64: the pixels k with start <= k < end along both axes, inside the frame."""
+def _covered_pixels(boxes_xyxy: np.ndarray, limits_wh: np.ndarray) -> np.ndarray:
+    """Whole pixels (n, 4) int64 xyxy of boxes: start <= k < end along both axes, inside the frame."""
     corners = np.ceil(boxes_xyxy).reshape(-1, 2, 2)
     return np.clip(corners, 0, limits_wh).reshape(-1, 4).astype(np.int64)
 
 
-def _cells_under(start: int, end: int, gain: float, shift: float, limit: int) -> tuple[int, int]:
-    """The cells of an axis between whose centers the pixels of an interval lie, one more on each side."""
+def _cells_below(start: int, end: int, gain: float, shift: float, limit: int) -> tuple[int, int]:
+    """Range of the cells along an axis that bilinear sampling of a pixel interval needs."""
     first = int(np.floor((start + 0.5) * gain + shift - 0.5))
     last = int(np.ceil((end - 0.5) * gain + shift - 0.5))
     first = min(max(first, 0), limit - 1)
     return first, max(first, min(last, limit - 1)) + 1
 
 
-def _cut(patch: np.ndarray, cells_xyxy: np.ndarray) -> np.ndarray:
-    """The patch with all but a rectangle set to 0."""
-    x1, y1, x2, y2 = np.maximum(cells_xyxy, 0).tolist()
-    kept = np.zeros_like(patch)
-    kept[y1:y2, x1:x2] = patch[y1:y2, x1:x2]
-    return kept
+def _zero_outside(patch: np.ndarray, crop_xyxy: np.ndarray) -> np.ndarray:
+    """Set all but a rectangle of the patch to 0."""
+    x1, y1, x2, y2 = np.maximum(crop_xyxy, 0).tolist()
+    result = np.zeros_like(patch)
+    result[y1:y2, x1:x2] = patch[y1:y2, x1:x2]
+    return result
 
 
 def _resample(
-    patch: np.ndarray, place_xyxy: Sequence[int], gain_wh: tuple[float, float], shift_wh: tuple[float, float]
+    patch: np.ndarray, window_xyxy: Sequence[int], gain_wh: tuple[float, float], shift_wh: tuple[float, float]
 ) -> np.ndarray:
-    """Bilinear values at the pixel centers of a place; x in the patch is x gain + shift, its edges repeat."""
-    x1, y1, x2, y2 = place_xyxy
+    """Sample a patch bilinearly at the pixel centers of a window; edges repeat. x in the patch is x * gain + shift."""
+    x1, y1, x2, y2 = window_xyxy
     (gain_x, gain_y), (shift_x, shift_y) = gain_wh, shift_wh
     to_patch = np.array(
         [
@@ -178,12 +178,12 @@ def _resample(
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)) without overflow: the hyperbolic tangent in another scale."""
+    """1 / (1 + exp(-x)) without overflow."""
     return 0.5 + 0.5 * np.tanh(0.5 * logits)
 
 
 def mask_iou_matrix(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
-    """IoU of every mask of `a` with every mask of `b`: (n, h, w), (m, h, w) bool -> (n, m) float32."""
+    """Pairwise IoU (n, m) float32 of masks (n, h, w) and (m, h, w), both bool."""
     flat_b = b.flatten(1).float()
     areas_b = flat_b.sum(dim=1)
     count = max(1, DENSE_PIXELS // max(flat_b.shape[1], 1))

@@ -1,4 +1,4 @@
-"""Images of data, training and results; drawn from arrays, written to files."""
+"""Plots of data sets, batches, training and evaluation, drawn from arrays and written to files."""
 
 from __future__ import annotations
 

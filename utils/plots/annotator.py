@@ -1,4 +1,4 @@
-"""Drawing with the names and arguments that other programs import from `utils.plots`."""
+"""Drawing functions under the names and with the arguments that other programs import from `utils.plots`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from utils.core.files import increment_path
-from utils.imaging.draw import Color, draw_boxes, draw_text, palette, text_height, to_bgr
+from utils.imaging.draw import Color, class_color_bgr, draw_boxes, draw_text, text_height, to_bgr
 from utils.imaging.read import imwrite
 from utils.ops.boxes import clip_boxes_, xywh_to_xyxy, xyxy_to_xywh
 
@@ -18,19 +18,19 @@ JPEG_QUALITY = 95
 
 
 def colors(i: int, bgr: bool = False) -> Color:
-    """The color of class `i`: red, green, blue, or in OpenCV's order with `bgr`."""
-    blue, green, red = palette(int(i))
+    """Color of class `i`, RGB or with `bgr` BGR."""
+    blue, green, red = class_color_bgr(int(i))
     return (blue, green, red) if bgr else (red, green, blue)
 
 
 class Annotator:
-    """Draws boxes one by one onto an image, in place where it is a writable (H, W, 3) uint8 array.
+    """Draws boxes and text on an image, in place if it is a writable (H, W, 3) uint8 array.
 
     Args:
-        im: array or PIL image; colors are given in the order of its channels.
-        line_width: of boxes in pixels; suits the image by default.
-        font_size: height of `text` in pixels; suits the image by default.
-        font, pil, example: play no part: one font covers all scripts.
+        im: array or PIL image; colors are in the order of its channels.
+        line_width: of boxes in pixels; by default proportional to the image size.
+        font_size: height of `text` in pixels; by default proportional to the image size.
+        font, pil, example: ignored; fonts are chosen by script.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class Annotator:
         pil: bool = False, example: str = "abc",
     ) -> None:  # fmt: skip
         array = np.asarray(im)
-        usable = array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8
-        self.im = array if usable and array.flags.c_contiguous and array.flags.writeable else to_bgr(array)
+        is_bgr_array = array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8
+        self.im = array if is_bgr_array and array.flags.c_contiguous and array.flags.writeable else to_bgr(array)
         self.lw, self._font_size = line_width, font_size
 
     def box_label(
@@ -50,14 +50,14 @@ class Annotator:
         color: Sequence[int] = (128, 128, 128),
         txt_color: Sequence[int] = (255, 255, 255),
     ) -> None:
-        """Draw a box (x1, y1, x2, y2) with its label, whose text is black or white, whichever reads better."""
+        """Draw a box (x1, y1, x2, y2) with its label in black or white; `txt_color` is ignored."""
         corners = [float(value) for value in box]
         draw_boxes(self.im, [corners], [label], [_color(color)], line_thickness=self.lw)
 
     def text(
         self, xy: Sequence[float], text: str, txt_color: Sequence[int] = (255, 255, 255), anchor: str = "top"
     ) -> None:
-        """Write text on a plate of `txt_color`, its top (or bottom) left corner at `xy`."""
+        """Draw text on a background of `txt_color` with its top (or bottom) left corner at `xy`."""
         height = self._font_size or text_height((self.im.shape[0], self.im.shape[1]))
         top = int(xy[1]) - (height if anchor == "bottom" else 0)
         draw_text(self.im, text, (int(xy[0]), top), height, _color(txt_color))
@@ -77,18 +77,18 @@ def save_one_box(
     BGR: bool = False,
     save: bool = True,
 ) -> np.ndarray:
-    """The BGR crop of a box, its sides times `gain` plus `pad` pixels; saved as a numbered .jpg.
+    """Crop a box from an image, with its sides times `gain` plus `pad` pixels, and save it as a numbered .jpg.
 
     Args:
-        square: a square of the longer side.
-        BGR: `im` is BGR, else RGB.
+        square: extend the box to a square of its longer side.
+        BGR: `im` is BGR, else RGB. The returned crop is BGR.
     """
-    center_size = xyxy_to_xywh(torch.as_tensor(xyxy, dtype=torch.float32).reshape(-1, 4)[:1].cpu())
+    boxes_xywh = xyxy_to_xywh(torch.as_tensor(xyxy, dtype=torch.float32).reshape(-1, 4)[:1].cpu())
     if square:
-        center_size[:, 2:] = center_size[:, 2:].max()
-    center_size[:, 2:] = center_size[:, 2:] * gain + pad
-    grown = clip_boxes_(xywh_to_xyxy(center_size), (im.shape[0], im.shape[1]))
-    x1, y1, x2, y2 = grown[0].long().tolist()
+        boxes_xywh[:, 2:] = boxes_xywh[:, 2:].max()
+    boxes_xywh[:, 2:] = boxes_xywh[:, 2:] * gain + pad
+    boxes_xyxy = clip_boxes_(xywh_to_xyxy(boxes_xywh), (im.shape[0], im.shape[1]))
+    x1, y1, x2, y2 = boxes_xyxy[0].long().tolist()
     crop = np.ascontiguousarray(im[y1:y2, x1:x2, :: 1 if BGR else -1])
     if save:
         Path(file).parent.mkdir(parents=True, exist_ok=True)

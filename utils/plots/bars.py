@@ -1,4 +1,4 @@
-"""One number of each class as bars."""
+"""Bar charts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.plots.figure import new_figure, save_figure
+from utils.plots.figure import create_figure, save_figure
 
 BAR_HEIGHT = 0.3  # inches
 
@@ -19,19 +19,19 @@ def plot_class_bars(
     quantity: str,
     file: Path,
 ) -> None:
-    """Draw a bar for each class, the highest on top, and a line for their mean.
+    """Plot a bar for each class, the highest value on top, and a line for the mean.
 
     Args:
-        values: (n,) in [0, 1]; none gives empty axes.
-        names: of the classes.
-        colors_rgb: of their bars.
-        quantity: what the values are, `IoU` for instance.
+        values: (n,) in [0, 1]; with n = 0 the axes are empty.
+        names: class names.
+        colors_rgb: bar colors, 0-255.
+        quantity: axis label, for example `IoU`.
         file: .png to write.
     """
     order = np.argsort(values, kind="stable")
-    figure = new_figure(8, float(np.clip(1.5 + BAR_HEIGHT * len(values), 3, 40)))
+    figure = create_figure(8, float(np.clip(1.5 + BAR_HEIGHT * len(values), 3, 40)))
     axes = figure.add_subplot()
-    colors = [tuple(part / 255 for part in colors_rgb[n]) for n in order]
+    colors = [tuple(channel / 255 for channel in colors_rgb[n]) for n in order]
     bars = axes.barh(range(len(values)), values[order], color=colors, edgecolor="0.3")
     axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
     axes.set_yticks(range(len(values)), [names[n] for n in order], parse_math=False)

@@ -1,4 +1,4 @@
-"""What a network's layers give: `detect.py --visualize`."""
+"""Feature maps of layers (`detect.py --visualize`)."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ MIN_CELL, GAP = 96, 2  # pixels
 
 
 def save_feature_maps(output: object, module: str, stage: int, folder: Path, *, max_maps: int = 32) -> Path | None:
-    """Write `stage<i>_<Module>_features.png`, a grid of the first channels, and all of them as `.npy` beside it.
+    """Save feature maps as `stage<i>_<Module>_features.png`, a grid of the first channels, and all channels as `.npy`.
 
     Args:
-        output: what the layer gave; only (B, C, H, W) maps larger than one cell are drawn, of the first image.
-        module: name of the layer's class; of a dotted name the last part is used.
-        stage: number of the layer in the graph.
-        folder: where the files go.
-        max_maps: channels drawn; each is stretched from its own least to its greatest value.
+        output: output of the layer; only (B, C, H, W) with more than one cell is saved, of the first image.
+        module: class name of the layer, optionally with its module path.
+        stage: index of the layer in the graph.
+        folder: output folder.
+        max_maps: maximum number of channels in the grid; each is scaled from its minimum to its maximum.
 
     Returns:
-        The image's path, None if there is nothing to draw.
+        Path of the image, or None if nothing was saved.
     """
     if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[2] * output.shape[3] <= 1:
         return None
     maps = output[0].detach().float().cpu().numpy()  # (C, H, W)
     file = folder / f"stage{stage}_{module.rpartition('.')[2]}_features.png"
-    write_image(file, _grid(maps[:max_maps]))
+    write_image(file, _build_grid(maps[:max_maps]))
     np.save(file.with_suffix(".npy"), maps)
     return file
 
 
-def _grid(maps: np.ndarray) -> np.ndarray:
-    """(N, H, W) maps side by side as a BGR image, each cell enlarged to be seen."""
+def _build_grid(maps: np.ndarray) -> np.ndarray:
+    """Grid image (h, w, 3) BGR of feature maps (N, H, W), small maps enlarged."""
     count, height, width = maps.shape
     factor = max(1, round(MIN_CELL / max(height, width)))
     cell_hw = height * factor, width * factor

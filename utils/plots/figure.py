@@ -1,4 +1,4 @@
-"""Matplotlib figures without global state, whose texts may be in any script, and images written to disk."""
+"""Matplotlib figures without global state and with text in any script."""
 
 from __future__ import annotations
 
@@ -13,45 +13,44 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
 
-from utils.core.files import naming
-from utils.imaging.draw import palette
-from utils.imaging.rtl import is_right_to_left
-from utils.imaging.text import text_mask
+from utils.core.files import add_path_to_errors
+from utils.imaging.draw import class_color_bgr
+from utils.imaging.text import is_right_to_left, text_mask
 
 JPEG_QUALITY, PNG_COMPRESSION = 92, 4
-DESCENT = 0.3  # of the font size, the part of a text mask below the base line
+DESCENT = 0.3  # part of a text mask below the baseline, as a fraction of the font size
 
 
-def new_figure(width: float, height: float, *, dpi: int = 150, fitted: bool = True) -> Figure:
-    """An empty figure of this size in inches; if `fitted`, its parts make room for each other, which takes time."""
-    return Figure(figsize=(width, height), dpi=dpi, layout="constrained" if fitted else None)
+def create_figure(width: float, height: float, *, dpi: int = 150, constrained: bool = True) -> Figure:
+    """Create a figure of this size in inches; `constrained` layout avoids overlaps but is slower."""
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained" if constrained else None)
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write the figure as .png or .jpg, after the file's suffix; its folder is made if need be."""
+    """Write a figure as .png or .jpg; creates the folder."""
     canvas = _Canvas(figure)
     canvas.draw()
     write_image(file, cv2.cvtColor(np.asarray(canvas.buffer_rgba()), cv2.COLOR_RGBA2BGR))
 
 
 def write_image(file: Path, frame_bgr: np.ndarray) -> None:
-    """Write an image as .png or .jpg, to paths in any script; its folder is made if need be."""
+    """Write an image as .png or .jpg, to a path in any script; creates the folder."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION]
     png = file.suffix.lower() == ".png"
     _, encoded = cv2.imencode(file.suffix, frame_bgr, options[2:] if png else options[:2])
     file.parent.mkdir(parents=True, exist_ok=True)
-    with naming(file):
+    with add_path_to_errors(file):
         file.write_bytes(encoded.tobytes())
 
 
 def class_color(i: int) -> tuple[float, float, float]:
-    """The color of class `i` in images, as matplotlib wants it (RGB, 0-1)."""
-    blue, green, red = palette(i)
+    """Color of class `i` for matplotlib (RGB, 0-1)."""
+    blue, green, red = class_color_bgr(i)
     return red / 255, green / 255, blue / 255
 
 
-def plain_texts(texts: Any) -> None:
-    """Take text artists literally: a class may be called `$x$`, which is no formula."""
+def disable_mathtext(texts: Any) -> None:
+    """Draw text literally: a class may be called `$x$`."""
     for text in texts:
         text.set_parse_math(False)
 
@@ -67,7 +66,7 @@ class _Canvas(FigureCanvasAgg):
 
 
 class _Renderer(RendererAgg):
-    """Agg renderer that draws the texts matplotlib's own font cannot through `utils.imaging.text`."""
+    """Agg renderer that draws text with `utils.imaging.text` if matplotlib's font cannot."""
 
     def get_text_width_height_descent(self, s: str, prop: FontProperties, ismath: Any) -> tuple[float, float, float]:
         if ismath or _matplotlib_can_draw(s):
@@ -82,13 +81,13 @@ class _Renderer(RendererAgg):
         if ismath or _matplotlib_can_draw(s):
             super().draw_text(gc, x, y, s, prop, angle, ismath, mtext)
             return
-        turns = round(angle / 90) % 4
-        mask = np.rot90(self._mask(s, prop), turns)
+        quarter_turns = round(angle / 90) % 4
+        mask = np.rot90(self._mask(s, prop), quarter_turns)
         rgba = np.empty((*mask.shape, 4), np.uint8)
         rgba[..., :3] = np.rint(255 * np.array(gc.get_rgb()[:3]))
         rgba[..., 3] = mask
         below = round(DESCENT * self._pixels(prop))
-        left, bottom = {0: (x, y + below), 1: (x + below - mask.shape[1], y)}.get(turns, (x, y))
+        left, bottom = {0: (x, y + below), 1: (x + below - mask.shape[1], y)}.get(quarter_turns, (x, y))
         self.draw_image(gc, round(left), round(self.height - bottom), rgba[::-1])
 
     def _pixels(self, prop: FontProperties) -> int:
@@ -100,7 +99,7 @@ class _Renderer(RendererAgg):
 
 @lru_cache(maxsize=1024)
 def _matplotlib_can_draw(text: str) -> bool:
-    """Whether matplotlib's default font has all letters, and they run from left to right."""
+    """Whether matplotlib's default font has all letters and none is right-to-left."""
     if text.isascii():
         return True
     font = _default_font()

@@ -1,4 +1,4 @@
-"""What a data set's labels look like: classes, places, sizes, and the anchors beside them."""
+"""Label plots: classes, positions and sizes of boxes, anchors."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
-from utils.plots.figure import class_color, new_figure, save_figure
+from utils.plots.figure import class_color, create_figure, save_figure
 
-MAX_OUTLINES = 1000  # boxes drawn as outlines, spread evenly over the data set
-MAX_TICKS = 30  # classes up to which the bars carry names
-MAX_POINTS = 20000  # boxes drawn as points beside anchors
+MAX_OUTLINES = 1000  # boxes drawn as outlines, evenly sampled
+MAX_TICKS = 30  # with more classes, bars have no names
+MAX_POINTS = 20000  # boxes drawn as points
 BINS = 50
 
 
 def plot_labels(classes: ArrayLike, boxes_xywhn: ArrayLike, names: Mapping[int, str], save_dir: Path) -> None:
-    """Draw `labels.jpg` (classes, outlines, centers, sizes) and `labels_correlogram.jpg` (x, y, w, h against another).
+    """Plot `labels.jpg` (classes, outlines, centers, sizes) and `labels_correlogram.jpg` (pairs of x, y, w, h).
 
     Args:
         classes: (M,) class of each box of a split; M may be 0.
-        boxes_xywhn: (M, 4) over the size of the image.
+        boxes_xywhn: (M, 4) normalized.
         names: class names by number.
-        save_dir: where the two files go.
+        save_dir: output folder.
     """
     classes, boxes = np.asarray(classes, int).ravel(), np.asarray(boxes_xywhn, float).reshape(-1, 4)
-    figure = new_figure(10, 10, dpi=120)
+    figure = create_figure(10, 10, dpi=120)
     panels = [figure.add_subplot(2, 2, i + 1) for i in range(4)]
     _plot_counts(panels[0], classes, names)
     _plot_outlines(panels[1], classes, boxes)
@@ -41,10 +41,10 @@ def plot_labels(classes: ArrayLike, boxes_xywhn: ArrayLike, names: Mapping[int, 
 
 
 def _plot_counts(axes: Axes, classes: np.ndarray, names: Mapping[int, str]) -> None:
-    """A bar for each class, also for those without a box."""
+    """Plot a bar for each class, including classes without boxes."""
     count = max([*names, *classes.tolist(), 0]) + 1
-    numbers = np.bincount(classes, minlength=count)
-    bars = axes.bar(range(count), numbers, color=[class_color(i) for i in range(count)])
+    counts = np.bincount(classes, minlength=count)
+    bars = axes.bar(range(count), counts, color=[class_color(i) for i in range(count)])
     axes.set_ylabel("boxes")
     if count <= MAX_TICKS:
         axes.bar_label(bars, fontsize=8)
@@ -54,12 +54,12 @@ def _plot_counts(axes: Axes, classes: np.ndarray, names: Mapping[int, str]) -> N
 
 
 def _plot_outlines(axes: Axes, classes: np.ndarray, boxes: np.ndarray) -> None:
-    """Boxes of the whole split laid upon each other by their centers."""
-    chosen = np.unique(np.linspace(0, len(boxes) - 1, min(len(boxes), MAX_OUTLINES)).astype(int))
-    outlines = [Rectangle((0.5 - w / 2, 0.5 - h / 2), w, h) for w, h in boxes[chosen, 2:]]
-    colors = [class_color(int(c)) for c in classes[chosen]]
+    """Plot outlines of boxes with a common center."""
+    rows = np.unique(np.linspace(0, len(boxes) - 1, min(len(boxes), MAX_OUTLINES)).astype(int))
+    outlines = [Rectangle((0.5 - w / 2, 0.5 - h / 2), w, h) for w, h in boxes[rows, 2:]]
+    colors = [class_color(int(c)) for c in classes[rows]]
     axes.add_collection(PatchCollection(outlines, facecolor="none", edgecolor=colors, linewidth=0.5, alpha=0.6))
-    axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal", title="sizes, centers upon each other")
+    axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal", title="sizes, centered")
 
 
 def _plot_density(axes: Axes, x: np.ndarray, y: np.ndarray, axis_names: tuple[str, str]) -> None:
@@ -68,9 +68,9 @@ def _plot_density(axes: Axes, x: np.ndarray, y: np.ndarray, axis_names: tuple[st
 
 
 def _plot_correlogram(boxes: np.ndarray, file: Path) -> None:
-    """Lower triangle of a 4 x 4 grid: each quantity alone on the diagonal, against the others below it."""
+    """Plot the lower triangle of a 4 x 4 grid: histograms on the diagonal, 2D histograms of pairs below it."""
     names = ("x", "y", "width", "height")
-    figure = new_figure(9, 9, dpi=120)
+    figure = create_figure(9, 9, dpi=120)
     for row in range(4):
         for column in range(row + 1):
             axes = figure.add_subplot(4, 4, 4 * row + column + 1)
@@ -85,17 +85,17 @@ def _plot_correlogram(boxes: np.ndarray, file: Path) -> None:
 
 
 def plot_anchors(boxes_wh: ArrayLike, anchors: ArrayLike, file: Path) -> None:
-    """Draw sizes of boxes and of anchors, on logarithmic axes.
+    """Plot the sizes of boxes and anchors on logarithmic axes.
 
     Args:
-        boxes_wh: (M, 2) pixels of the network input.
-        anchors: (levels, anchors, 2) or (anchors, 2) pixels, as a tensor or an array.
+        boxes_wh: (M, 2) in pixels of the network input.
+        anchors: (levels, anchors, 2) or (anchors, 2) in pixels, a tensor or an array.
         file: .png or .jpg to write.
     """
     boxes, levels = np.asarray(boxes_wh, float).reshape(-1, 2), np.asarray(anchors, float)
     levels = levels.reshape(1, -1, 2) if levels.ndim == 2 else levels
     step = len(boxes) // MAX_POINTS + 1
-    figure = new_figure(8, 8, dpi=120)
+    figure = create_figure(8, 8, dpi=120)
     axes = figure.add_subplot()
     axes.scatter(boxes[::step, 0], boxes[::step, 1], s=4, color="0.6", alpha=0.4, linewidths=0, label="boxes")
     for index, level in enumerate(levels):

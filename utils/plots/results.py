@@ -1,4 +1,4 @@
-"""Numbers over epochs and over image sizes: results.png and study.png."""
+"""Plots of results.csv over epochs and of `val.py --task study` over image sizes."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from matplotlib.axes import Axes
 
 from utils.core.errors import InputError
 from utils.core.results_csv import read_results
-from utils.plots.figure import class_color, new_figure, save_figure
+from utils.plots.figure import class_color, create_figure, save_figure
 
 STUDY_SIZES = range(256, 1537, 128)  # pixels, `val.py --task study`
-# by the number of columns of its tables: where mAP50-95 of detectors, segmenters and joint networks is, mIoU of others
-LAST_METRIC = {10: 3, 15: 7, 13: 3, 6: 0}
+# columns of a study table -> column of its metric: mAP50-95 of detection, segmentation and joint, mIoU of semantic
+METRIC_COLUMN = {10: 3, 15: 7, 13: 3, 6: 0}
 
 
 def plot_results(csv: str | Path, file: Path | None = None) -> Path:
-    """Draw every loss and metric of a results.csv over the epochs, with a smoothed line.
+    """Plot every loss and metric of a results.csv over the epochs, with a smoothed line.
 
     Args:
-        csv: the file of a run.
-        file: image to write; `results.png` beside the table by default.
+        csv: results.csv of a run.
+        file: image to write; by default `results.png` in the same folder.
 
     Returns:
-        The image's path.
+        Path of the image.
 
     Raises:
-        InputError: the file is missing or is no results.csv.
+        InputError: the file is missing or not a results.csv.
     """
     file = file or Path(csv).with_name("results.png")
     results = read_results(csv)
     epochs = results.pop("epoch", np.zeros(0))
-    rows = _panels(list(results))
+    rows = _arrange_panels(list(results))
     columns = max(1, *(len(row) for row in rows))
-    figure = new_figure(2.6 * columns + 0.6, 2.8 * len(rows), fitted=False)  # the panels are alike, and it is quicker
-    left = 0.65 / figure.get_figwidth()  # room for six figures
+    figure = create_figure(2.6 * columns + 0.6, 2.8 * len(rows), constrained=False)  # faster
+    left = 0.65 / figure.get_figwidth()  # room for six digits
     figure.subplots_adjust(left=left, right=0.99, bottom=0.06, top=0.95, wspace=0.3, hspace=0.22)
     for index, row in enumerate(rows):
         for column, name in enumerate(row):
@@ -46,8 +46,8 @@ def plot_results(csv: str | Path, file: Path | None = None) -> Path:
     return file
 
 
-def _panels(names: Sequence[str]) -> list[list[str]]:
-    """Two rows of column names: training losses above validation losses, the metrics in two halves beside them."""
+def _arrange_panels(names: Sequence[str]) -> list[list[str]]:
+    """Two rows of column names: training losses, validation losses, and half of the metrics in each."""
     groups = {kind: [name for name in names if name.startswith(f"{kind}/")] for kind in ("train", "val", "metrics")}
     metrics = groups["metrics"] + [n for n in names if n.split("/")[0] not in ("train", "val", "metrics", "x", "lr")]
     half = (len(metrics) + 1) // 2
@@ -55,51 +55,49 @@ def _panels(names: Sequence[str]) -> list[list[str]]:
 
 
 def _plot_column(axes: Axes, name: str, epochs: np.ndarray, values: np.ndarray) -> None:
-    known = np.isfinite(values)
+    is_finite = np.isfinite(values)
     axes.set_title(name, fontsize=10)
-    if not known.any():  # with --noval until the end: drawing ticks is what takes the time
+    if not is_finite.any():  # with --noval; drawing ticks is slow
         axes.set_axis_off()
         return
-    axes.plot(epochs[known], values[known], marker="." if known.sum() < 50 else "", linewidth=1.5)
-    if known.sum() > 4:
-        axes.plot(epochs[known], _smooth(values[known]), ":", color="tab:orange", linewidth=2)
+    axes.plot(epochs[is_finite], values[is_finite], marker="." if is_finite.sum() < 50 else "", linewidth=1.5)
+    if is_finite.sum() > 4:
+        axes.plot(epochs[is_finite], _smooth(values[is_finite]), ":", color="tab:orange", linewidth=2)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Weighted mean over neighboring epochs, a Gaussian of an eighth of a decade at least one epoch wide."""
+    """Smooth with a Gaussian of 1/60 of the epochs, at least one epoch."""
     sigma = max(1.0, len(values) / 60)
-    reach = min(int(3 * sigma) + 1, len(values) - 1)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    return np.convolve(np.pad(values, reach, mode="edge"), weights / weights.sum(), mode="valid")
+    radius = min(int(3 * sigma) + 1, len(values) - 1)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return np.convolve(np.pad(values, radius, mode="edge"), weights / weights.sum(), mode="valid")
 
 
 def plot_study(files: Sequence[str | Path], file: Path, *, sizes: Sequence[int] = STUDY_SIZES) -> None:
-    """Draw mAP against time per image of several models, one point for each input size.
+    """Plot mAP or mIoU over the time per image of several models, one point per input size.
 
     Args:
-        files: tables of `val.py --task study`, one a model: a row per size with the four metrics P, R, mAP50 and
-            mAP50-95, three losses, and milliseconds of preparing, network and NMS per image; of a segmenter the
-            metrics of boxes and of masks, of which the last is drawn, and four losses; of a joint network those of
-            boxes, mIoU, pixel accuracy and four losses; without boxes mIoU, which is drawn, pixel accuracy and a loss.
+        files: tables of `val.py --task study`, one per model, with a row per size: metrics, losses, and milliseconds
+            of pre-processing, network and NMS per image. The plot shows mAP50-95 (of masks for segmentation) or mIoU.
         file: .png to write.
         sizes: input sizes of the rows, in pixels.
 
     Raises:
-        InputError: a file cannot be read or its rows have another number of columns.
+        InputError: a file cannot be read or has another number of columns.
     """
-    figure = new_figure(8, 5.5)
-    axes, width = figure.add_subplot(), 0
+    figure = create_figure(8, 5.5)
+    axes, num_columns = figure.add_subplot(), 0
     for index, name in enumerate(files):
         table = _read_study(Path(name))
-        width = table.shape[1]
-        times, scores = table[:, -3:].sum(axis=1), 100 * table[:, LAST_METRIC[width]]
+        num_columns = table.shape[1]
+        times, scores = table[:, -3:].sum(axis=1), 100 * table[:, METRIC_COLUMN[num_columns]]
         axes.plot(times, scores, marker="o", color=class_color(index), label=Path(name).stem.removeprefix("study_"))
         for x, y, size in zip(times, scores, sizes, strict=False):
             axes.annotate(str(size), (x, y), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7)
-    drawn = "mIoU" if width == min(LAST_METRIC) else "mAP 0.5:0.95"
-    axes.set(xlabel="ms per image (preparing, network, NMS)", ylabel=f"{drawn}, %")
+    metric = "mIoU" if num_columns == min(METRIC_COLUMN) else "mAP 0.5:0.95"
+    axes.set(xlabel="ms per image (pre-process, inference, NMS)", ylabel=f"{metric}, %")
     axes.grid(alpha=0.3)
     if files:
         axes.legend(loc="lower right")
@@ -107,14 +105,14 @@ def plot_study(files: Sequence[str | Path], file: Path, *, sizes: Sequence[int] 
 
 
 def _read_study(file: Path) -> np.ndarray:
-    """(rows, columns) numbers of one table."""
+    """Read a table (rows, columns)."""
     try:
         table = np.loadtxt(file, ndmin=2)
     except (OSError, ValueError) as error:
-        raise InputError(f"{file}: {error}; give a table that val.py --task study wrote") from error
-    if table.shape[1] not in LAST_METRIC:
-        expected = " or ".join(map(str, LAST_METRIC))
+        raise InputError(f"{file}: {error}; pass a table written by val.py --task study") from error
+    if table.shape[1] not in METRIC_COLUMN:
+        expected = " or ".join(map(str, METRIC_COLUMN))
         raise InputError(
-            f"{file}: {table.shape[1]} columns, not {expected}; give a table that val.py --task study wrote"
+            f"{file}: {table.shape[1]} columns, expected {expected}; pass a table written by val.py --task study"
         )
     return table

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from utils.losses.assign import LevelTargets, _assign_level, assign_targets, highest_rank_wins
+from utils.losses.assign import LevelTargets, _assign_level, assign_targets, select_highest_priority
 
 ANCHOR = torch.tensor([[[2.0, 2.0]]])  # one level, one anchor, in cells
 
@@ -34,7 +34,7 @@ def target(x: float, y: float, w: float = 2, h: float = 2, image: int = 0) -> li
         pytest.param(8.0, 4.0, [(3, 7), (3, 7), (3, 7)], id="on-the-last-border-is-clamped"),
     ],
 )
-def test_cells_that_answer(x: float, y: float, cells: list[tuple[int, int]]) -> None:
+def test_assigned_cells(x: float, y: float, cells: list[tuple[int, int]]) -> None:
     level = assign(target(x, y))
     assert [(c // 8, c % 8) for c in level.cells.tolist()] == cells
     rows, columns = torch.tensor(cells).T
@@ -42,45 +42,47 @@ def test_cells_that_answer(x: float, y: float, cells: list[tuple[int, int]]) -> 
     torch.testing.assert_close(level.boxes_xywh, expected.float())
 
 
-@pytest.mark.parametrize(("w", "h", "suits"), [(7.9, 2, True), (8.0, 2, False), (2, 0.51, True), (2, 0.5, False)])
-def test_anchor_suits_below_the_ratio(w: float, h: float, suits: bool) -> None:
-    assert bool(len(assign(target(2.5, 1.5, w, h)).cells)) is suits
+@pytest.mark.parametrize(("w", "h", "matches"), [(7.9, 2, True), (8.0, 2, False), (2, 0.51, True), (2, 0.5, False)])
+def test_anchor_matches_below_the_ratio(w: float, h: float, matches: bool) -> None:
+    assert bool(len(assign(target(2.5, 1.5, w, h)).cells)) is matches
 
 
-def test_image_and_anchor_choose_the_plane() -> None:
+def test_image_and_anchor_select_the_plane() -> None:
     anchors = torch.tensor([[[9.0, 9.0], [2.0, 2.0]]])
     level = assign(target(2.5, 1.5, image=3), anchors=anchors)
     assert level.cells.tolist() == [(3 * 2 + 1) * 32 + 1 * 8 + 2]
     assert level.anchors.tolist() == [[2, 2]] and level.classes.tolist() == [1]
 
 
-def test_last_target_of_a_place_wins_and_neighbors_outrank_centers() -> None:
+def test_last_target_wins_and_neighbors_have_priority_over_centers() -> None:
     level = assign(target(2.4, 1.5), target(2.3, 1.5), target(1.6, 1.5))
-    wins = highest_rank_wins(level, 32)
-    chosen = {
-        (c % 8): t for c, t, w in zip(level.cells.tolist(), level.targets.tolist(), wins.tolist(), strict=True) if w
+    is_selected = select_highest_priority(level, 32)
+    winners = {
+        (c % 8): t
+        for c, t, w in zip(level.cells.tolist(), level.targets.tolist(), is_selected.tolist(), strict=True)
+        if w
     }
-    assert chosen == {2: 2, 1: 1}  # cell 2: right neighbor of target 2; cell 1: left neighbor of the later of 0 and 1
-    assert wins.sum() == 2
+    assert winners == {2: 2, 1: 1}  # cell 2: right neighbor of target 2; cell 1: left neighbor of the later of 0 and 1
+    assert is_selected.sum() == 2
 
 
-def test_padded_rows_and_chosen_rows_agree() -> None:
+def test_rows_with_and_without_padding_agree() -> None:
     rng = torch.Generator().manual_seed(0)
     targets = torch.rand(30, 6, generator=rng)
     targets[:, 0] = torch.arange(30) % 2
     padded = _assign_level(targets, ANCHOR[0], (4, 8), 4.0)
     assert len(padded.cells) == 3 * 30 and set(padded.weights.tolist()) == {0.0, 1.0}
     assert int(padded.cells.min()) >= 0 and int(padded.cells.max()) < 2 * 32
-    chosen = padded.without_padding()
+    dropped = padded.drop_padding()
     rows = padded.weights.bool()
-    assert torch.equal(highest_rank_wins(padded, 64)[rows], highest_rank_wins(chosen, 64))
-    assert not highest_rank_wins(padded, 64)[~rows].any()
+    assert torch.equal(select_highest_priority(padded, 64)[rows], select_highest_priority(dropped, 64))
+    assert not select_highest_priority(padded, 64)[~rows].any()
 
 
 def test_no_targets() -> None:
     level = assign()
     assert level.cells.shape == (0,) and level.boxes_xywh.shape == (0, 4)
-    assert highest_rank_wins(level, 32).shape == (0,)
+    assert select_highest_priority(level, 32).shape == (0,)
 
 
 def test_against_the_original(shared: Path) -> None:
@@ -90,7 +92,7 @@ def test_against_the_original(shared: Path) -> None:
     for i, (level, (height, width)) in enumerate(zip(levels, grids, strict=True)):
         planes = golden[f"b{i}"] * 3 + golden[f"a{i}"]
         cells = (planes * height + golden[f"gj{i}"]) * width + golden[f"gi{i}"]
-        theirs = [cells[:, None], golden[f"tcls{i}"][:, None], golden[f"tbox{i}"], golden[f"anch{i}"]]
+        original = [cells[:, None], golden[f"tcls{i}"][:, None], golden[f"tbox{i}"], golden[f"anch{i}"]]
         ours = [level.cells[:, None], level.classes[:, None], level.boxes_xywh, level.anchors]
-        expected, found = (np.array(sorted(torch.cat(part, dim=1).tolist())) for part in (theirs, ours))
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        expected, assigned = (np.array(sorted(torch.cat(part, dim=1).tolist())) for part in (original, ours))
+        np.testing.assert_allclose(assigned, expected, atol=1e-6)

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from utils.losses.bce import binary_loss, smooth_one_hot
+from utils.losses.bce import bce_loss, smooth_one_hot
 
 ONE = torch.tensor(1.0)
 
 
 def test_plain_loss_and_positive_weight() -> None:
     logits, targets = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0])
-    loss = binary_loss(logits, targets, pos_weight=torch.tensor(3.0))
+    loss = bce_loss(logits, targets, pos_weight=torch.tensor(3.0))
     assert loss.tolist() == pytest.approx([3 * math.log(2), math.log(2)])
 
 
@@ -26,7 +26,7 @@ def test_plain_loss_and_positive_weight() -> None:
     ],
 )
 def test_focal_loss(logit: float, target: float, expected: float) -> None:
-    loss = binary_loss(torch.tensor([logit]), torch.tensor([target]), pos_weight=ONE, gamma=2.0)
+    loss = bce_loss(torch.tensor([logit]), torch.tensor([target]), pos_weight=ONE, gamma=2.0)
     assert loss.tolist() == pytest.approx([expected], rel=1e-5)
 
 

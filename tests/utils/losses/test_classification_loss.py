@@ -1,4 +1,4 @@
-"""Cross-entropy by hand: smoothing, class weights, and weights that balance a set."""
+"""Classification loss against values computed by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.losses.classification import balanced_weights, classification_loss
+from utils.losses.classification import classification_loss, compute_class_weights
 
 LOGITS = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])  # probabilities 1/4, 3/4 and 1/2, 1/2
 LABELS = torch.tensor([1, 0])
@@ -30,11 +30,11 @@ def test_class_weights_are_a_weighted_mean() -> None:
     assert classification_loss(LOGITS, LABELS, class_weights=weights).item() == pytest.approx(expected)
 
 
-def test_half_precision_logits_are_summed_in_single() -> None:
+def test_half_precision_logits_are_summed_in_float32() -> None:
     assert classification_loss(LOGITS.half(), LABELS).dtype == torch.float32
 
 
 def test_balanced_weights() -> None:
-    weights = balanced_weights(np.array([6, 2, 0]))
+    weights = compute_class_weights(np.array([6, 2, 0]))
     assert weights.tolist() == pytest.approx([8 / 12, 2.0, 0.0])
     assert (weights * torch.tensor([6, 2, 0])).sum().item() == pytest.approx(8)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from utils.config.hyp import Hyperparameters
 from utils.losses import assign, detection
-from utils.losses.detection import DetectionLoss, DetectionLossConfig, level_balance, scaled_gains
+from utils.losses.detection import DetectionLoss, DetectionLossConfig, get_level_balance, scale_gains
 
 ANCHORS = torch.tensor([[[1.25, 1.625], [2.0, 3.75]], [[1.9, 3.8], [3.9, 2.8]]])
 
@@ -56,8 +56,8 @@ def test_against_the_original(shared: Path, file: str, settings: dict[str, float
     torch.testing.assert_close(torch.stack(list(empty.values())), golden["empty_items"], rtol=1e-5, atol=0)
 
 
-def test_perfect_prediction_costs_nothing_but_background() -> None:
-    """One target in the middle of a cell that the network gives exactly; logits of 20 stand for certainty."""
+def test_perfect_prediction_has_no_loss() -> None:
+    """One target in the middle of a cell, predicted exactly; logits of 20 mean certainty."""
     raw = [torch.full((1, 2, 6, 8, 7), -20.0), torch.full((1, 2, 3, 4, 7), -20.0)]
     anchor = ANCHORS[0, 0]
     raw[0][0, 0, 2, 3] = torch.tensor([0.0, 0.0, 0.0, 0.0, 20.0, 20.0, -20.0])  # xy 0.5, wh = anchor
@@ -89,11 +89,11 @@ def test_one_class_has_no_class_loss() -> None:
 
 
 def test_padded_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The form a GPU takes, with rows of weight 0, gives the CPU's loss and gradients."""
+    """Padded rows of weight 0, as on a GPU, give the loss and gradients of the CPU."""
     results = []
     for padded in (False, True):
         if padded:
-            monkeypatch.setattr(assign.LevelTargets, "without_padding", lambda level: level)
+            monkeypatch.setattr(assign.LevelTargets, "drop_padding", lambda level: level)
         raw = maps()
         result = build(fl_gamma=1.5)(raw, some_targets(40))
         results.append((result.total, *torch.autograd.grad(result.total, raw)))
@@ -101,8 +101,8 @@ def test_padded_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(with_padding, plain, rtol=1e-5, atol=1e-6)
 
 
-def test_order_of_targets_decides_who_owns_a_cell() -> None:
-    """Two targets of one cell and anchor: the objectness target is the later one's overlap."""
+def test_later_target_sets_objectness_of_a_shared_cell() -> None:
+    """Two targets of one cell and anchor: the objectness target is the CIoU of the later one."""
     first, second = [0, 0, 3.5 / 8, 2.5 / 6, 0.16, 0.27], [0, 0, 3.5 / 8, 2.5 / 6, 0.3, 0.5]
     alone = [build(anchor_t=4.0)(maps(), torch.tensor([t])).items["obj"] for t in (first, second)]
     both = build()(maps(), torch.tensor([first, second])).items["obj"]
@@ -117,11 +117,11 @@ def test_autocast_and_half_maps_are_computed_in_float32() -> None:
         assert build()(raw, some_targets()).total == plain
 
 
-def test_autobalance_moves_in_training_and_travels_in_the_state() -> None:
+def test_autobalance_is_updated_in_training_and_saved() -> None:
     loss = build(autobalance=True)
     with torch.no_grad():
         loss(maps(), some_targets())
-    assert loss.balance.tolist() == level_balance(2)
+    assert loss.balance.tolist() == get_level_balance(2)
     parts = build(obj=1.0)
     before = loss.balance.clone()
     images = torch.tensor(float(len(maps()[0])))
@@ -142,18 +142,18 @@ def _rows() -> list[Any]:
 
 
 def test_gains_scale_with_levels_classes_and_size() -> None:
-    gains = scaled_gains(Hyperparameters(box=0.05, cls=0.5, obj=1.0, cls_pw=0.7), 4, 20, 1280)
+    gains = scale_gains(Hyperparameters(box=0.05, cls=0.5, obj=1.0, cls_pw=0.7), 4, 20, 1280)
     assert (gains.box, gains.cls, gains.obj) == pytest.approx((0.05 * 0.75, 0.5 * 0.75 * 0.25, 0.75 * 4))
     assert gains.cls_pw == 0.7
 
 
-def test_positive_weights_reach_their_parts() -> None:
+def test_positive_weights_scale_their_items() -> None:
     plain, heavy = (build(**kw)(maps(), some_targets()).items for kw in ({}, {"obj_pw": 2.0, "cls_pw": 2.0}))
     assert heavy["obj"] > plain["obj"] and heavy["cls"] > plain["cls"] and heavy["box"] == plain["box"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_gpu_agrees_and_never_waits() -> None:
+def test_gpu_agrees_and_never_synchronizes() -> None:
     raw, targets = maps(), some_targets(40)
     expected = build(autobalance=True)(raw, targets)
     expected_gradients = torch.autograd.grad(expected.total, raw)
@@ -171,6 +171,6 @@ def test_gpu_agrees_and_never_waits() -> None:
 
 
 def test_balance_of_unusual_heads() -> None:
-    assert detection.level_balance(3) == [4.0, 1.0, 0.4]
-    assert detection.level_balance(1) == [4.0]
-    assert detection.level_balance(6) == [4.0, 1.0, 0.25, 0.06, 0.02, 0.02]
+    assert detection.get_level_balance(3) == [4.0, 1.0, 0.4]
+    assert detection.get_level_balance(1) == [4.0]
+    assert detection.get_level_balance(6) == [4.0, 1.0, 0.25, 0.06, 0.02, 0.02]

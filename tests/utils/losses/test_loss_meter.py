@@ -16,7 +16,7 @@ def test_meter_means_and_names() -> None:
     assert meter.unread == []
 
 
-def test_meter_names_the_files_of_the_batch_that_broke() -> None:
+def test_meter_names_the_files_of_a_batch_with_infinite_loss() -> None:
     meter = LossMeter(("a",))
     meter.add({"a": torch.tensor(1.0)}, ["good.jpg"])
     meter.add({"a": torch.tensor(float("inf"))}, ["bad.jpg", "worse.jpg"])
@@ -24,13 +24,13 @@ def test_meter_names_the_files_of_the_batch_that_broke() -> None:
         meter.read()
 
 
-def test_validation_reads_a_loss_that_is_not_finite() -> None:
+def test_means_may_be_infinite() -> None:
     meter = LossMeter(("a",))
     meter.add({"a": torch.tensor(float("inf"))}, [])
     assert meter.means() == {"a": float("inf")}
 
 
-def test_steps_with_different_items_have_means_of_their_own() -> None:
+def test_steps_with_different_items_have_separate_means() -> None:
     meter = LossMeter(("box_loss", "sem_loss"))
     meter.add({"box": torch.tensor(1.0)}, [])
     meter.add({"box": torch.tensor(3.0)}, [])

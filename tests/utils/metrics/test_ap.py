@@ -22,24 +22,24 @@ def test_match_equals_the_original(shared: Path) -> None:
         np.testing.assert_array_equal(correct, golden[f"correct{i}"][shuffled])
 
 
-def test_match_has_no_second_choices() -> None:
-    """Both detections overlap label 0 best; the weaker one does not fall back on label 1, though it would fit."""
+def test_detections_match_only_the_label_of_highest_iou() -> None:
+    """Both detections have the highest IoU with label 0; the weaker one is not matched with label 1."""
     labels = np.array([[0, 0, 0, 10, 10], [0, 3, 0, 13, 10.0]])
     detections = np.array([[0, 0, 10, 10, 0.9, 0], [1, 0, 11, 10, 0.8, 0.0]])  # IoU of the second: 9/11 and 8/12
     assert match_detections(detections, labels, np.array([0.5])).ravel().tolist() == [True, False]
 
 
-def test_match_by_score_not_overlap_at_each_threshold() -> None:
+def test_match_by_score_not_iou_at_each_threshold() -> None:
     labels = np.array([[1, 0, 0, 10, 10.0]])
     detections = np.array([[0, 0, 10, 8, 0.9, 1], [0, 0, 10, 10, 0.5, 1], [0, 0, 10, 10, 0.99, 0.0]])
     correct = match_detections(detections, labels, np.array([0.5, 0.75, 0.85]))
     assert correct.tolist() == [[True, True, False], [False, False, True], [False, False, False]]
 
 
-@pytest.mark.parametrize(("found", "known"), [(0, 2), (2, 0), (0, 0)])
-def test_match_with_nothing_on_a_side(found: int, known: int) -> None:
-    correct = match_detections(torch.ones(found, 6), torch.ones(known, 5), THRESHOLDS)
-    assert correct.shape == (found, 10) and not correct.any()
+@pytest.mark.parametrize(("preds", "labels"), [(0, 2), (2, 0), (0, 0)])
+def test_match_without_detections_or_labels(preds: int, labels: int) -> None:
+    correct = match_detections(torch.ones(preds, 6), torch.ones(labels, 5), THRESHOLDS)
+    assert correct.shape == (preds, 10) and not correct.any()
 
 
 def test_average_precision_equals_the_original(shared: Path) -> None:
@@ -53,10 +53,10 @@ def test_average_precision_equals_the_original(shared: Path) -> None:
 
 
 def test_average_precision_by_hand() -> None:
-    """Right, wrong, right of two labels: precision 1, 1/2, 2/3; envelope 1 up to recall 1/2, then falling to 2/3."""
+    """Correct, wrong, correct, two labels: precision 1, 1/2, 2/3; envelope 1 up to recall 1/2, then 2/3."""
     tp = np.array([[True], [False], [True]])
     result = average_precision(tp, np.array([0.9, 0.8, 0.7]), np.zeros(3), np.zeros(2))
-    upper = 0.49 * 1 + 0.01 * (1 + 2 / 3) / 2  # up to recall 0.49, then the step down to the reading at 0.50
+    upper = 0.49 * 1 + 0.01 * (1 + 2 / 3) / 2  # up to recall 0.49, then the step down to the sample at 0.50
     lower = 0.49 * 2 / 3 + 0.01 * (2 / 3) / 2  # up to recall 0.99, then the step to 0 at recall 1
     assert result.ap50[0] == pytest.approx(upper + lower, abs=1e-9)
     assert (result.p[0], result.r[0]) == pytest.approx((2 / 3, 1.0), abs=1e-3)  # F1 0.8 beats 2/3 of the first alone
@@ -65,11 +65,11 @@ def test_average_precision_by_hand() -> None:
 
 def test_order_of_detections_does_not_matter() -> None:
     rng = np.random.default_rng(0)
-    tp, conf, found, known = rng.random((60, 10)) < 0.5, rng.random(60), rng.integers(0, 4, 60), rng.integers(0, 3, 30)
+    tp, conf, preds, labels = rng.random((60, 10)) < 0.5, rng.random(60), rng.integers(0, 4, 60), rng.integers(0, 3, 30)
     order = rng.permutation(60)
     plain, shuffled = (
-        average_precision(tp, conf, found, known),
-        average_precision(tp[order], conf[order], found[order], known),
+        average_precision(tp, conf, preds, labels),
+        average_precision(tp[order], conf[order], preds[order], labels),
     )
     np.testing.assert_array_equal(plain.ap, shuffled.ap)
     assert plain.classes.tolist() == [0, 1, 2]  # class 3 has no labels
@@ -83,7 +83,7 @@ def test_no_detections_and_no_labels() -> None:
     assert result.ap.shape == (0, 10) and result.ap_mean.shape == (0,) and result.curves.f1.shape == (0, 1000)
 
 
-def test_curves_hold_the_reported_point() -> None:
+def test_curves_contain_the_reported_point() -> None:
     rng = np.random.default_rng(1)
     result = average_precision(
         rng.random((50, 10)) < 0.6, rng.random(50), rng.integers(0, 2, 50), np.repeat([0, 1], 20)

@@ -1,4 +1,4 @@
-"""Accuracy by hand: top 1 and 5, classes, confusion, ties and values that are no numbers."""
+"""Classification metrics against values computed by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from utils.core.types import Batch, Prediction
-from utils.metrics.classification import ClassificationEvaluator, ranks_of
+from utils.metrics.classification import ClassificationEvaluator, compute_label_ranks
 
 
-def batch_of(labels: list[int]) -> Batch:
+def make_batch(labels: list[int]) -> Batch:
     count = len(labels)
     return Batch(torch.zeros(count, 3, 2, 2), torch.zeros(0, 6), ["a"] * count, labels=torch.tensor(labels))
 
@@ -23,15 +23,15 @@ def predictions(*rows: list[float]) -> list[Prediction]:
 
 def test_ranks() -> None:
     probs = np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4], [0.4, 0.2, 0.4], [np.nan, np.nan, np.nan]])
-    assert ranks_of(probs, np.array([2, 0, 2, 0])).tolist() == [1, 0, 1, 3]
+    assert compute_label_ranks(probs, np.array([2, 0, 2, 0])).tolist() == [1, 0, 1, 3]
 
 
 def test_accuracy_of_all_and_of_each_class(tmp_path: Path) -> None:
     names = dict(enumerate(["a", "b", "c", "d", "e", "f", "ein sehr langer Klassenname"]))
     evaluator = ClassificationEvaluator(names, per_class=True)
     right, close, wrong = [0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], [0.1] * 4 + [0.2, 0.3, 0.1], [0.2] * 6 + [0.0]
-    evaluator.update(predictions(right, close), batch_of([0, 4]))
-    evaluator.update(predictions(wrong), batch_of([6]))
+    evaluator.update(predictions(right, close), make_batch([0, 4]))
+    evaluator.update(predictions(wrong), make_batch([6]))
     result = evaluator.compute()
     assert result.metrics == pytest.approx({"metrics/accuracy_top1": 1 / 3, "metrics/accuracy_top5": 2 / 3})
     assert result.fitness == pytest.approx(1 / 3)
@@ -50,6 +50,6 @@ def test_accuracy_of_all_and_of_each_class(tmp_path: Path) -> None:
 
 def test_fewer_than_five_classes() -> None:
     evaluator = ClassificationEvaluator({0: "a", 1: "b"})
-    evaluator.update(predictions([0.9, 0.1]), batch_of([1]))
+    evaluator.update(predictions([0.9, 0.1]), make_batch([1]))
     assert list(evaluator.compute().metrics.values()) == [0.0, 1.0]
     assert len(evaluator.compute().table.splitlines()) == 2

@@ -15,11 +15,11 @@ from utils.metrics import coco
 from utils.metrics.coco import COCO_IDS, evaluate_coco, index_to_coco, predictions_to_coco
 from utils.ops.masks import rasterize
 
-PROGRAMS = ["faster_coco_eval", "pycocotools"]
+PACKAGES = ["faster_coco_eval", "pycocotools"]
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
-    """Make packages look not installed."""
+    """Hide installed packages."""
     real = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -61,7 +61,7 @@ def test_ground_truth(index: ImageIndex) -> None:
     assert [a["category_id"] for a in index_to_coco(index, coco_ids=True)["annotations"]] == [1, 3, 1]
 
 
-def test_coco_numbers_of_the_classes() -> None:
+def test_coco_category_ids() -> None:
     assert len(COCO_IDS) == 80
     assert (COCO_IDS[0], COCO_IDS[11], COCO_IDS[79]) == (1, 13, 90)  # person, stop sign, toothbrush
 
@@ -73,41 +73,41 @@ def test_prediction_items() -> None:
     ]
     assert predictions_to_coco(rows, "000042.jpg")[0]["image_id"] == 42
     assert predictions_to_coco(torch.zeros(0, 6), "a.jpg") == []
-    assert rows[0, 2].item() == pytest.approx(11.23456)  # the caller's rows stay as they are
+    assert rows[0, 2].item() == pytest.approx(11.23456)  # the caller's rows are unchanged
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_perfect_predictions(monkeypatch: pytest.MonkeyPatch, index: ImageIndex, program: str) -> None:
-    if importlib.util.find_spec(program) is None:
-        pytest.skip(f"{program} is not installed")
-    hide(monkeypatch, *(set(PROGRAMS) - {program}))
+@pytest.mark.parametrize("package", PACKAGES)
+def test_perfect_predictions(monkeypatch: pytest.MonkeyPatch, index: ImageIndex, package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    hide(monkeypatch, *(set(PACKAGES) - {package}))
     metrics = evaluate_coco(index_to_coco(index), exact(index))
     assert (metrics.map, metrics.map50) == pytest.approx((1, 1))
-    assert program.replace("_", "-") in metrics.summary and "mAP50-95 1.0000" in metrics.summary
+    assert package.replace("_", "-") in metrics.summary and "mAP50-95 1.0000" in metrics.summary
     half = evaluate_coco(index_to_coco(index), exact(index)[1:])  # class z stays 1, class x finds one of two
     assert half.map == pytest.approx((1 + 51 / 101) / 2)  # recalls 0, 0.01 ... 0.5 are reached
 
 
 def test_nothing_to_measure(index: ImageIndex) -> None:
-    if not any(importlib.util.find_spec(program) for program in PROGRAMS):
-        pytest.skip("no COCO program is installed")
+    if not any(importlib.util.find_spec(package) for package in PACKAGES):
+        pytest.skip("no COCO package is installed")
     assert evaluate_coco(index_to_coco(index), []).map == 0
     assert evaluate_coco(index_to_coco(index.subset([2])), exact(index)).map == 0
     elsewhere = predictions_to_coco(torch.tensor([[0.0, 0, 9, 9, 0.9, 0]]), "unknown.jpg")
     assert evaluate_coco(index_to_coco(index), elsewhere).map == 0
 
 
-def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch, index: ImageIndex) -> None:
-    hide(monkeypatch, *PROGRAMS)
+def test_missing_package(monkeypatch: pytest.MonkeyPatch, index: ImageIndex) -> None:
+    hide(monkeypatch, *PACKAGES)
     with pytest.raises(InputError, match="pip install faster-coco-eval"):
         evaluate_coco(index_to_coco(index), exact(index))
 
 
 def test_images_of_one_name_are_reported(monkeypatch: pytest.MonkeyPatch, index: ImageIndex) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(coco.LOGGER, "warning", told.append)
+    warnings: list[str] = []
+    monkeypatch.setattr(coco.LOGGER, "warning", warnings.append)
     index_to_coco(index.subset([0, 0, 1]))
-    assert len(told) == 1 and "1 images share" in told[0]
+    assert len(warnings) == 1 and "1 images have the same file name" in warnings[0]
 
 
 def with_polygons(index: ImageIndex) -> ImageIndex:
@@ -129,18 +129,18 @@ def test_polygons_holes_and_areas_of_the_ground_truth(index: ImageIndex) -> None
     assert "segmentation" not in index_to_coco(with_polygons(index))["annotations"][0]
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_masks_are_measured_apart_from_boxes(program: str, index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip(program)
-    hide(monkeypatch, *(name for name in PROGRAMS if name != program))
+@pytest.mark.parametrize("package", PACKAGES)
+def test_mask_metrics_do_not_depend_on_boxes(package: str, index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(package)
+    hide(monkeypatch, *(name for name in PACKAGES if name != package))
     index = with_polygons(index)
     truth, items = index_to_coco(index, masks=True), exact(index)
     assert index.polygons is not None
     for number, (item, size_hw) in enumerate(zip(items, ((100, 200), (100, 200), (50, 50)), strict=True)):
         rings = [ring * size_hw[::-1] for ring in index.polygons.rings(number)]
         item["segmentation"] = rasterize([rings], size_hw).rles()[0]
-    masks = evaluate_coco(truth, items, of="segm")
+    masks = evaluate_coco(truth, items, iou_type="segm")
     assert masks.map50 == pytest.approx(1) and masks.map > 0.8 and "COCO mask metrics" in masks.summary
     items[0]["segmentation"] = rasterize([[np.array([[50.0, 75], [50, 25], [90, 75]])]], (100, 200)).rles()[0]
-    assert evaluate_coco(truth, items, of="segm").map50 < 0.9
+    assert evaluate_coco(truth, items, iou_type="segm").map50 < 0.9
     assert evaluate_coco(truth, items).map50 == pytest.approx(1)

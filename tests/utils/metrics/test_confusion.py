@@ -28,15 +28,15 @@ def test_equals_the_original(shared: Path) -> None:
     np.testing.assert_array_equal(matrix.matrix, golden["matrix"])
 
 
-def test_right_wrong_missed_and_made_up() -> None:
+def test_correct_wrong_missed_and_false_detections() -> None:
     matrix = ConfusionMatrix(2)
     matrix.update(np.array([detection(0, 0, 0.9, 1), detection(80, 80, 0.8, 0), detection(50, 50, 0.2, 1)]), LABELS)
     assert counts(matrix) == {(1, 0): 1, (0, 2): 1, (2, 1): 1}  # the last detection is under the score threshold
     assert matrix.true_positives.tolist() == [0, 0] and matrix.false_positives.tolist() == [1, 1]
-    np.testing.assert_array_equal(matrix.normalized(), [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(matrix.normalize(), [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
 
 
-def test_best_overlap_takes_the_label() -> None:
+def test_label_is_matched_with_the_highest_iou() -> None:
     matrix = ConfusionMatrix(2)
     matrix.update(np.array([detection(2, 0, 0.99, 1), detection(0, 0, 0.5, 0), detection(50, 50, 0.5, 1)]), LABELS)
     assert counts(matrix) == {(0, 0): 1, (1, 1): 1, (1, 2): 1}
@@ -44,7 +44,7 @@ def test_best_overlap_takes_the_label() -> None:
 
 def test_images_without_labels_detections_or_matches() -> None:
     matrix, none = ConfusionMatrix(2), np.zeros((0, 5))
-    matrix.update(np.array([detection(0, 0, 0.9, 1)]), none)  # the original forgets these
+    matrix.update(np.array([detection(0, 0, 0.9, 1)]), none)  # the original skips these
     assert counts(matrix) == {(1, 2): 1}
     matrix.update(np.array([detection(90, 0, 0.9, 1)]), LABELS)
     assert counts(matrix) == {(1, 2): 2, (2, 0): 1, (2, 1): 1}

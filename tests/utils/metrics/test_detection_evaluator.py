@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from utils.core.types import Batch, Letterbox, Prediction
-from utils.metrics.detection import DetectionEvaluator, labels_of
+from utils.metrics.detection import DetectionEvaluator, get_image_labels
 
 FIT = Letterbox(original_hw=(100, 200), ratio_wh=(0.5, 0.5), pad_wh=(0, 25))  # 200x100 -> 100x50 inside 100x100
 
 
-def make_batch(targets: list[list[float]], pictures: int = 1) -> Batch:
+def make_batch(targets: list[list[float]], num_images: int = 1) -> Batch:
     rows = torch.tensor(targets) if targets else torch.zeros(0, 6)
-    images = torch.zeros(pictures, 3, 100, 100, dtype=torch.uint8)
-    return Batch(images, rows, ["a.jpg"] * pictures, [FIT] * pictures)
+    images = torch.zeros(num_images, 3, 100, 100, dtype=torch.uint8)
+    return Batch(images, rows, ["a.jpg"] * num_images, [FIT] * num_images)
 
 
-def test_labels_come_back_in_input_pixels() -> None:
-    batch = make_batch([[0, 1, 0.5, 0.5, 0.2, 0.4], [1, 0, 0.1, 0.1, 0.1, 0.1]], images=2)
-    assert torch.allclose(labels_of(batch, 0), torch.tensor([[1.0, 40, 30, 60, 70]]))
+def test_image_labels_are_in_input_pixels() -> None:
+    batch = make_batch([[0, 1, 0.5, 0.5, 0.2, 0.4], [1, 0, 0.1, 0.1, 0.1, 0.1]], num_images=2)
+    assert torch.allclose(get_image_labels(batch, 0), torch.tensor([[1.0, 40, 30, 60, 70]]))
 
 
 def test_perfect_detection_scores_one() -> None:
@@ -38,7 +38,7 @@ def test_perfect_detection_scores_one() -> None:
     assert evaluator.confusion.matrix[1, 1] == 1
 
 
-def test_wrong_class_scores_nothing() -> None:
+def test_wrong_class_scores_zero() -> None:
     evaluator = DetectionEvaluator({0: "cat", 1: "dog"})
     evaluator.update(
         [Prediction(boxes=torch.tensor([[40.0, 40, 60, 60, 0.9, 0]]))], make_batch([[0, 1, 0.5, 0.5, 0.2, 0.2]])
@@ -55,7 +55,7 @@ def test_false_positive_in_an_empty_image_counts_as_background() -> None:
     assert "no labels" in result.table
 
 
-def test_nothing_at_all(tmp_path: Path) -> None:
+def test_no_labels_and_no_detections(tmp_path: Path) -> None:
     evaluator = DetectionEvaluator({0: "cat", 1: "dog"})
     evaluator.update([Prediction(boxes=torch.zeros(0, 6))], make_batch([]))
     result = evaluator.compute()
@@ -65,7 +65,7 @@ def test_nothing_at_all(tmp_path: Path) -> None:
     assert (tmp_path / "confusion_matrix.png").exists()
 
 
-def test_columns_stay_in_line_under_long_class_names() -> None:
+def test_table_columns_are_aligned_with_long_class_names() -> None:
     evaluator = DetectionEvaluator({0: "a name much longer than its column", 1: "cat"}, per_class=True)
     evaluator.update([Prediction(boxes=torch.zeros(0, 6))], make_batch([[0, 0, 0.5, 0.5, 0.2, 0.2]]))
     lines = evaluator.compute().table.splitlines()

@@ -12,7 +12,13 @@ import torch
 
 from utils.core.errors import InputError
 from utils.datasets.tools import anchors as anchors_cli
-from utils.ops.autoanchor import anchor_fit, best_possible_recall, box_sizes, check_anchors, search_anchors
+from utils.ops.autoanchor import (
+    best_possible_recall,
+    check_anchors,
+    compute_anchor_fit,
+    compute_box_sizes,
+    search_anchors,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 DEFAULT = np.array([[10, 13], [16, 30], [33, 23], [30, 61], [62, 45], [59, 119], [116, 90], [156, 198], [373, 326]])
@@ -37,8 +43,8 @@ def head(anchors: np.ndarray = DEFAULT, strides: tuple[float, ...] = (8, 16, 32)
 def test_fit_by_hand() -> None:
     anchors = np.array([[10.0, 10.0], [20.0, 40.0]])
     boxes = np.array([[10.0, 20.0], [39.9, 10.0], [40.0, 10.0], [400.0, 400.0]])
-    # best ratios 1/2, 10/39.9, 1/4, 1/20; at threshold 4 the third is just out; the first suits both anchors
-    fit = anchor_fit(anchors, boxes, 4.0)
+    # best ratios 1/2, 10/39.9, 1/4, 1/20; at threshold 4 the third is excluded; the first matches both anchors
+    fit = compute_anchor_fit(anchors, boxes, 4.0)
     assert (fit.recall, fit.per_box) == (0.5, 0.75)
     assert fit.mean_best == pytest.approx((1 / 2 + 10 / 39.9 + 1 / 4 + 20 / 400) / 4, rel=1e-5)
     assert best_possible_recall(anchors, boxes, 4.0) == 0.5
@@ -53,8 +59,8 @@ def test_generations_improve_the_fit_and_equal_generators_agree() -> None:
     rng = generator(3)
     boxes = np.exp(rng.normal(4, 0.8, (500, 2)))
     before, after = (search_anchors(boxes, 9, rng=generator(1), generations=g) for g in (0, 300))
-    limit = anchor_fit(before, boxes)
-    assert anchor_fit(after, boxes).mean_best > limit.mean_best + 0.01
+    limit = compute_anchor_fit(before, boxes)
+    assert compute_anchor_fit(after, boxes).mean_best > limit.mean_best + 0.01
     np.testing.assert_array_equal(after, search_anchors(boxes, 9, rng=generator(1), generations=300))
     assert (np.diff(after.prod(axis=1)) >= 0).all()
 
@@ -78,13 +84,13 @@ def test_a_thousand_generations_take_seconds() -> None:
 
 
 def test_box_sizes_of_an_index() -> None:
-    sizes = box_sizes(
+    sizes = compute_box_sizes(
         np.array([[100, 200], [50, 25]]), np.array([0, 1, 3]), np.array([[0.5, 0.5, 0.5, 1.0]] * 3, np.float32), 640
     )
     np.testing.assert_allclose(sizes, [[320, 320], [160, 640], [160, 640]])
 
 
-def test_anchors_that_suit_are_kept() -> None:
+def test_matching_anchors_are_kept() -> None:
     detector = head()
     before = detector.anchors.clone()
     boxes = DEFAULT.repeat(10, axis=0).astype(float)
@@ -93,7 +99,7 @@ def test_anchors_that_suit_are_kept() -> None:
 
 
 @pytest.mark.parametrize("strides", [(8.0, 16.0, 32.0), (32.0, 16.0, 8.0)])
-def test_anchors_that_do_not_suit_are_replaced(strides: tuple[float, ...]) -> None:
+def test_other_anchors_are_replaced(strides: tuple[float, ...]) -> None:
     detector = head(strides=strides)
     storage = detector.anchors
     assert check_anchors(detector, tiny_boxes(), rng=generator(), generations=50) is True
@@ -111,7 +117,7 @@ def test_without_boxes_nothing_changes(boxes: np.ndarray) -> None:
 
 def test_command_prints_rows_of_a_model_yaml() -> None:
     anchors = np.array([[2.4, 3], [4, 5.6], [7, 8]])
-    text = anchors_cli.report(anchors, anchor_fit(anchors, anchors), 3, 3, 320)
+    text = anchors_cli.format_report(anchors, compute_anchor_fit(anchors, anchors), 3, 3, 320)
     assert text.splitlines()[1:] == ["anchors:", "  - [2,3]", "  - [4,6]", "  - [7,8]"]
     assert "3 anchors for 3 boxes at 320 px: best possible recall 1.0000" in text
 
@@ -123,19 +129,19 @@ def test_command_draws(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"), [(["--n", "8"], "multiple"), (["--thr", "1"], "above 1"), (["--img", "0"], "32 or more")]
+    ("flags", "message"), [(["--n", "8"], "multiple"), (["--thr", "1"], "above 1"), (["--img", "0"], "32 or more")]
 )
-def test_command_refuses(flags: list[str], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_command_rejects(flags: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         anchors_cli.main(flags)
 
 
-def test_help_comes_without_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     code = """
 import runpy, sys
 sys.argv = ["anchors", "--help"]
 try:
-    runpy.run_module("utils.ops.autoanchor", run_name="__main__")
+    runpy.run_module("utils.anchors", run_name="__main__")
 except SystemExit:
     print("torch" in sys.modules)
 """

@@ -45,10 +45,10 @@ def golden(shared: Path) -> Any:
 )
 def test_conversion_and_back(kind: Any, convert: Any, back: Any, expected: list[float]) -> None:
     boxes = kind(BOX)
-    there = convert(boxes)
-    assert type(there) is type(boxes)
-    np.testing.assert_allclose(there, [expected])
-    np.testing.assert_allclose(back(there), BOX)
+    converted = convert(boxes)
+    assert type(converted) is type(boxes)
+    np.testing.assert_allclose(converted, [expected])
+    np.testing.assert_allclose(back(converted), BOX)
     assert convert(boxes[:0]).shape == (0, 4)
 
 
@@ -61,21 +61,21 @@ def test_offset_places_an_image_inside_a_frame() -> None:
     ("a", "b", "kind", "expected"),
     [
         pytest.param([0, 0, 2, 2], [1, 1, 3, 3], "iou", 1 / 7, id="iou"),
-        pytest.param([0, 0, 2, 2], [1, 1, 3, 3], "giou", 1 / 7 - 2 / 9, id="giou"),  # hull 9, union 7
+        pytest.param([0, 0, 2, 2], [1, 1, 3, 3], "giou", 1 / 7 - 2 / 9, id="giou"),  # enclosing box 9, union 7
         pytest.param([0, 0, 2, 2], [1, 1, 3, 3], "diou", 1 / 7 - 2 / 18, id="diou"),  # centers 2 apart, diagonal 18
         pytest.param([0, 0, 2, 2], [1, 1, 3, 3], "ciou", 1 / 7 - 2 / 18, id="ciou-same-shape"),
         pytest.param([0, 0, 1, 1], [2, 0, 3, 1], "giou", -1 / 3, id="giou-apart"),
         pytest.param([1, 1, 1, 1], [1, 1, 1, 1], "iou", 0.0, id="empty-boxes"),
     ],
 )
-def test_overlap_of_known_pairs(a: list[float], b: list[float], kind: Any, expected: float) -> None:
-    overlap = box_iou(torch.tensor([a]).float(), torch.tensor([b]).float(), kind)
-    assert overlap.tolist() == pytest.approx([expected], abs=1e-5)
+def test_iou_of_known_pairs(a: list[float], b: list[float], kind: Any, expected: float) -> None:
+    iou = box_iou(torch.tensor([a]).float(), torch.tensor([b]).float(), kind)
+    assert iou.tolist() == pytest.approx([expected], abs=1e-5)
 
 
-def test_ciou_punishes_a_different_shape_and_has_gradients() -> None:
+def test_ciou_penalizes_a_different_shape_and_has_gradients() -> None:
     a = torch.tensor([[0.0, 0.0, 4.0, 1.0]], requires_grad=True)
-    b = torch.tensor([[1.5, -1.5, 2.5, 2.5]])  # same center, other way round
+    b = torch.tensor([[1.5, -1.5, 2.5, 2.5]])  # same center, width and height swapped
     v = (4 / np.pi**2) * (np.arctan(1 / 4) - np.arctan(4)) ** 2
     expected = 1 / 7 - v * v / (1 - 1 / 7 + v)
     ciou = box_iou(a, b, "ciou")
@@ -104,7 +104,7 @@ def test_against_the_original(golden: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_clip_is_in_place_and_leaves_further_columns(kind: Any) -> None:
+def test_clip_is_in_place_and_keeps_further_columns(kind: Any) -> None:
     boxes = kind(np.array([[-5.0, -6.0, 50.0, 70.0, 0.9, 300.0]]))
     assert clip_boxes_(boxes, (60, 40)) is boxes
     np.testing.assert_allclose(boxes, [[0, 0, 40, 60, 0.9, 300]])

@@ -9,28 +9,28 @@ from torch.nn import functional as F
 
 from utils.core.types import Letterbox
 from utils.ops import prototypes
-from utils.ops.prototypes import CodedMasks, mask_iou_matrix
+from utils.ops.prototypes import PrototypeMasks, mask_iou_matrix
 
 
-def some_masks(seed: int = 0, count: int = 12) -> CodedMasks:
-    """Smooth prototypes of 20x32 cells for an input of 80x128 pixels, with boxes that may reach out of it."""
+def make_masks(seed: int = 0, count: int = 12) -> PrototypeMasks:
+    """Smooth prototypes of 20x32 cells for an input of 80x128 pixels; boxes may exceed it."""
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, 6, 5, 8, generator=rng)
     corners = torch.rand(count, 2, generator=rng) * torch.tensor([128.0, 80.0]) - 10
     boxes = torch.cat((corners, corners + torch.rand(count, 2, generator=rng) * 60), dim=1)
     fields = F.interpolate(coarse, (20, 32), mode="bicubic")[0]
-    return CodedMasks(fields, torch.randn(count, 6, generator=rng), boxes, (80, 128))
+    return PrototypeMasks(fields, torch.randn(count, 6, generator=rng), boxes, (80, 128))
 
 
 def test_decoding_against_the_original(shared: Path) -> None:
     golden = np.load(shared / "reference/golden/segment.npz")
     parts = [torch.tensor(golden[f"pm_{name}"]) for name in ("proto", "coef", "boxes")]
-    masks = CodedMasks(*parts, (160, 160))
-    assert (masks.at_prototypes().numpy() == golden["pm_masks_40"]).all()
-    assert (masks.in_input().dense() == golden["pm_masks_160"]).all()
+    masks = PrototypeMasks(*parts, (160, 160))
+    assert (masks.to_prototype_size().numpy() == golden["pm_masks_40"]).all()
+    assert (masks.to_input().dense() == golden["pm_masks_160"]).all()
 
 
-def plain_probabilities(masks: CodedMasks) -> torch.Tensor:
+def plain_probabilities(masks: PrototypeMasks) -> torch.Tensor:
     return torch.einsum("nc,chw->nhw", masks.coefficients, masks.prototypes).sigmoid()
 
 
@@ -40,48 +40,47 @@ def inside(boxes: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
     return (x >= x1) & (x < x2) & (y >= y1) & (y < y2)
 
 
-def test_only_boxes_are_decoded_and_nothing_is_missed() -> None:
-    """Enlarged as a whole the masks are the same."""
-    masks = some_masks()
-    cut = plain_probabilities(masks) * inside(masks.boxes_xyxy / 4, (20, 32))
-    assert torch.equal(masks.at_prototypes(), cut > 0.5)
-    whole = F.interpolate(cut[None], (80, 128), mode="bilinear", align_corners=False)[0]
-    sure = (whole - 0.5).abs() > 1e-4
-    found = masks.in_input()
-    assert (torch.from_numpy(found.dense()) == (whole > 0.5))[sure].all()
-    assert found.areas.max() > 100 and sum(b.size for b in found.bitmaps) < 0.2 * whole.numel()
+def test_decoding_boxes_equals_decoding_the_whole_input() -> None:
+    masks = make_masks()
+    cropped = plain_probabilities(masks) * inside(masks.boxes_xyxy / 4, (20, 32))
+    assert torch.equal(masks.to_prototype_size(), cropped > 0.5)
+    whole = F.interpolate(cropped[None], (80, 128), mode="bilinear", align_corners=False)[0]
+    is_clear = (whole - 0.5).abs() > 1e-4
+    decoded = masks.to_input()
+    assert (torch.from_numpy(decoded.dense()) == (whole > 0.5))[is_clear].all()
+    assert decoded.areas.max() > 100 and sum(b.size for b in decoded.bitmaps) < 0.2 * whole.numel()
 
 
-def test_masks_in_the_original_image_are_enlarged_before_they_are_cut() -> None:
-    masks = some_masks(1)
+def test_masks_in_the_original_image_are_upsampled_before_cropping() -> None:
+    masks = make_masks(1)
     fit = Letterbox(original_hw=(120, 256), ratio_wh=(0.5, 0.5), pad_wh=(0, 10))  # 60x128 inside 80x128
     whole = F.interpolate(plain_probabilities(masks)[None], (160, 256), mode="bilinear", align_corners=False)[0]
     whole = whole[:, 20:140]
     boxes = masks.boxes_xyxy * 2 - torch.tensor([0.0, 20, 0, 20])
-    sure = (whole - 0.5).abs() > 0.02  # OpenCV's warp knows 32 positions between two pixels
-    found = torch.from_numpy(masks.in_original(fit).dense())
-    assert (found == ((whole > 0.5) & inside(boxes, (120, 256))))[sure].all()
-    assert found.shape == (12, 120, 256)
+    is_clear = (whole - 0.5).abs() > 0.02  # OpenCV's warp has 32 positions between two pixels
+    decoded = torch.from_numpy(masks.to_original(fit).dense())
+    assert (decoded == ((whole > 0.5) & inside(boxes, (120, 256))))[is_clear].all()
+    assert decoded.shape == (12, 120, 256)
 
 
-def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    masks = some_masks()
-    whole = masks.at_prototypes()
+def test_chunks_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = make_masks()
+    whole = masks.to_prototype_size()
     overlaps = mask_iou_matrix(whole, whole)
     monkeypatch.setattr(prototypes, "DENSE_PIXELS", 20 * 32 * 5)
-    assert torch.equal(masks.at_prototypes(), whole)
+    assert torch.equal(masks.to_prototype_size(), whole)
     assert torch.equal(mask_iou_matrix(whole, whole), overlaps)
 
 
 def test_no_detections() -> None:
-    none = some_masks().select(torch.zeros(12, dtype=torch.bool))
+    none = make_masks().select(torch.zeros(12, dtype=torch.bool))
     assert len(none) == 0
-    assert none.at_prototypes().shape == (0, 20, 32)
-    assert none.in_input().dense().shape == (0, 80, 128)
-    assert mask_iou_matrix(none.at_prototypes(), some_masks().at_prototypes()).shape == (0, 12)
+    assert none.to_prototype_size().shape == (0, 20, 32)
+    assert none.to_input().dense().shape == (0, 80, 128)
+    assert mask_iou_matrix(none.to_prototype_size(), make_masks().to_prototype_size()).shape == (0, 12)
 
 
-def test_overlap_by_hand() -> None:
+def test_mask_iou_by_hand() -> None:
     masks = torch.zeros(3, 4, 4, dtype=torch.bool)
     masks[0, :2], masks[1, 1:3] = True, True
     assert mask_iou_matrix(masks[:2], masks).tolist() == [

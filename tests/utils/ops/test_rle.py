@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.ops.rle import decode_rle, encode_rle, pack_counts, runs_of
+from utils.ops.rle import compress_counts, compute_runs, decode_rle, encode_rle
 
 
 def test_run_lengths_by_hand() -> None:
@@ -31,21 +31,21 @@ def test_compressed_run_lengths_against_pycocotools() -> None:
 @pytest.mark.parametrize(
     ("left_top", "size_hw", "runs"),
     [
-        pytest.param((0, 0), (2, 2), [0, 3, 1], id="the whole frame"),
+        pytest.param((0, 0), (2, 2), [0, 3, 1], id="whole-frame"),
         pytest.param((1, 1), (4, 4), [5, 2, 2, 1, 6], id="inside"),
-        pytest.param((2, 0), (2, 4), [4, 3, 1], id="columns that touch"),
-        pytest.param((2, 2), (4, 4), [10, 2, 2, 1, 1], id="the lower right corner"),
+        pytest.param((2, 0), (2, 4), [4, 3, 1], id="touching-columns"),
+        pytest.param((2, 2), (4, 4), [10, 2, 2, 1, 1], id="lower-right-corner"),
     ],
 )
 def test_runs_of_a_bitmap_in_a_frame(left_top: tuple[int, int], size_hw: tuple[int, int], runs: list[int]) -> None:
     bitmap = np.array([[True, True], [True, False]])
-    assert runs_of(bitmap, left_top, size_hw).tolist() == runs
+    assert compute_runs(bitmap, left_top, size_hw).tolist() == runs
 
 
-def test_a_mask_that_fills_the_last_column_ends_without_a_run_of_no_length() -> None:
-    assert runs_of(np.ones((2, 1), bool), (2, 0), (2, 3)).tolist() == [4, 2]
-    assert runs_of(np.zeros((2, 1), bool), (2, 0), (2, 3)).tolist() == [6]
-    assert runs_of(np.zeros((0, 0), bool), (0, 0), (2, 3)).tolist() == [6]
+def test_full_last_column_adds_no_empty_run() -> None:
+    assert compute_runs(np.ones((2, 1), bool), (2, 0), (2, 3)).tolist() == [4, 2]
+    assert compute_runs(np.zeros((2, 1), bool), (2, 0), (2, 3)).tolist() == [6]
+    assert compute_runs(np.zeros((0, 0), bool), (0, 0), (2, 3)).tolist() == [6]
 
 
 def test_encoding_against_pycocotools() -> None:
@@ -67,6 +67,6 @@ def test_encoding_against_pycocotools() -> None:
 
 def test_long_runs_take_several_groups_of_bits() -> None:
     runs = np.array([0, 1, 31, 32, 1 << 20, 5, 3])
-    decoded = decode_rle({"size": [1, int(runs.sum())], "counts": pack_counts(runs)})
+    decoded = decode_rle({"size": [1, int(runs.sum())], "counts": compress_counts(runs)})
     assert decoded is not None
     assert np.flatnonzero(np.diff(decoded[0], prepend=0)).tolist() == [0, 1, 32, 64, (1 << 20) + 64, (1 << 20) + 69]

@@ -10,21 +10,21 @@ from matplotlib.figure import Figure
 
 from utils import plots
 from utils.core.errors import InputError
-from utils.core.results_csv import format_table, number_row
+from utils.core.results_csv import format_table, make_row
 from utils.metrics.ap import APResult, average_precision
 from utils.plots import batches, curves, labels, results
-from utils.plots.figure import new_figure, save_figure
+from utils.plots.figure import create_figure, save_figure
 
 NAMES = {0: "circle", 1: "$_square", 2: "人"}
 
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
-    """Figures by file name, kept instead of written."""
-    kept: dict[str, Figure] = {}
+    """Figures by file name, captured instead of written."""
+    captured: dict[str, Figure] = {}
     for module in (curves, labels, results):
-        monkeypatch.setattr(module, "save_figure", lambda figure, file: kept.update({Path(file).name: figure}))
-    return kept
+        monkeypatch.setattr(module, "save_figure", lambda figure, file: captured.update({Path(file).name: figure}))
+    return captured
 
 
 def read(file: Path) -> np.ndarray:
@@ -54,23 +54,23 @@ def test_batch_draws_targets_of_each_image(tmp_path: Path) -> None:
     images = np.zeros((2, 3, 100, 200), np.uint8)
     targets = np.array([[1, 0, 0.5, 0.75, 0.5, 0.3]], np.float32)  # second image: x 50-150, y 60-90
     plots.plot_batch(images, targets, ["a", "b"], NAMES, tmp_path / "b.png")
-    lit = read(tmp_path / "b.png").max(axis=2) > 0
-    assert not lit[30:, :200].any()
-    assert lit[90, 202 + 55 : 202 + 145].all()
-    assert not lit[95:, 202:].any()
+    is_drawn = read(tmp_path / "b.png").max(axis=2) > 0
+    assert not is_drawn[30:, :200].any()
+    assert is_drawn[90, 202 + 55 : 202 + 145].all()
+    assert not is_drawn[95:, 202:].any()
 
 
-def test_batch_draws_predictions_above_the_least_score(tmp_path: Path) -> None:
+def test_batch_draws_predictions_above_the_minimum_score(tmp_path: Path) -> None:
     images = torch.zeros(3, 3, 100, 100)
     boxes = [torch.tensor([[40, 60, 90, 95, 0.9, 1.0], [5, 40, 30, 95, 0.1, 1.0]]), None, torch.zeros(0, 6)]
     plots.plot_batch(images, boxes, ["a", "b", "c"], NAMES, tmp_path / "p.png")
-    lit = read(tmp_path / "p.png").max(axis=2) > 0
-    assert lit[95, 45:85].all()
-    assert not lit[40:100, 5:31].any()
-    assert not lit[40:100, 102:].any()
+    is_drawn = read(tmp_path / "p.png").max(axis=2) > 0
+    assert is_drawn[95, 45:85].all()
+    assert not is_drawn[40:100, 5:31].any()
+    assert not is_drawn[40:100, 102:].any()
 
 
-def test_batch_is_scaled_and_cut(tmp_path: Path) -> None:
+def test_batch_is_scaled_and_limited(tmp_path: Path) -> None:
     plots.plot_batch(torch.zeros(20, 1, 64, 32), torch.zeros(0, 6), ["x"] * 20, {}, tmp_path / "b.jpg", max_side=128)
     assert read(tmp_path / "b.jpg").shape == (4 * 30 + 6, 4 * 15 + 6, 3)  # 16 images, 30 = (128 - 8) / 4
 
@@ -106,12 +106,12 @@ def test_curves_show_every_class_and_the_mean(figures: dict[str, Figure], tmp_pa
 
 def test_caption_names_the_highest_point() -> None:
     values = np.array([[0.0, 0.8, 0.2], [0.0, 0.4, 0.6]])
-    assert curves._best("F1", np.array([0.0, 0.5, 1.0]), values) == "all classes: F1 0.60 at 0.500"
+    assert curves._format_best("F1", np.array([0.0, 0.5, 1.0]), values) == "all classes: F1 0.60 at 0.500"
 
 
-def test_many_classes_have_no_legend_of_their_own(figures: dict[str, Figure], tmp_path: Path) -> None:
-    known = np.arange(curves.MAX_NAMED + 1)
-    result = average_precision(np.ones((len(known), 1), bool), np.full(len(known), 0.5), known, known)
+def test_legend_of_many_classes_has_only_the_mean(figures: dict[str, Figure], tmp_path: Path) -> None:
+    classes = np.arange(curves.MAX_LEGEND_CLASSES + 1)
+    result = average_precision(np.ones((len(classes), 1), bool), np.full(len(classes), 0.5), classes, classes)
     plots.plot_curves(result, {}, tmp_path)
     assert len(figures["P_curve.png"].axes[0].get_legend().get_texts()) == 1
 
@@ -121,8 +121,8 @@ def test_curves_without_labels_are_empty(figures: dict[str, Figure], tmp_path: P
     assert [text.get_text() for text in figures["R_curve.png"].axes[0].texts] == ["no labels"]
 
 
-def test_confusion_is_shared_by_column(figures: dict[str, Figure], tmp_path: Path) -> None:
-    matrix = np.array([[199.0, 0, 3], [1, 0, 1], [0, 0, 0]])  # class 0: 199 of 200; class 1: never there
+def test_confusion_is_normalized_by_column(figures: dict[str, Figure], tmp_path: Path) -> None:
+    matrix = np.array([[199.0, 0, 3], [1, 0, 1], [0, 0, 0]])  # class 0: 199 of 200; class 1: never occurs
     plots.plot_confusion_matrix(matrix, {0: "cat", 1: "dog"}, tmp_path / "confusion_matrix.png")
     axes = figures["confusion_matrix.png"].axes[0]
     cells = {text.get_position(): text.get_text() for text in axes.texts}  # (column, row)
@@ -130,7 +130,7 @@ def test_confusion_is_shared_by_column(figures: dict[str, Figure], tmp_path: Pat
     assert [text.get_text() for text in axes.get_yticklabels()] == ["cat", "dog", "background"]
 
 
-def test_confusion_hides_small_shares(figures: dict[str, Figure], tmp_path: Path) -> None:
+def test_confusion_hides_small_fractions(figures: dict[str, Figure], tmp_path: Path) -> None:
     plots.plot_confusion_matrix(np.array([[996.0, 0], [4, 0]]), {0: "cat"}, tmp_path / "c.png")
     assert [text.get_text() for text in figures["c.png"].axes[0].texts] == ["1.00"]
 
@@ -172,7 +172,7 @@ def test_anchors_by_level(figures: dict[str, Figure], tmp_path: Path, shape: tup
 
 def write_results(file: Path, epochs: int) -> None:
     columns = ("train/box_loss", "metrics/precision", "metrics/mAP_0.5", "val/box_loss", "x/lr0")
-    file.write_text(format_table([number_row(e, dict.fromkeys(columns, 1 / (e + 1))) for e in range(epochs)]))
+    file.write_text(format_table([make_row(e, dict.fromkeys(columns, 1 / (e + 1))) for e in range(epochs)]))
 
 
 def test_results_panels(figures: dict[str, Figure], tmp_path: Path) -> None:
@@ -184,8 +184,8 @@ def test_results_panels(figures: dict[str, Figure], tmp_path: Path) -> None:
     assert len(axes[0].lines) == 2
 
 
-def test_panels_of_columns_without_a_value_are_blank(figures: dict[str, Figure], tmp_path: Path) -> None:
-    rows = [number_row(e, {"train/box_loss": 0.5, "val/box_loss": float("nan")}) for e in range(3)]
+def test_panels_of_columns_without_values_are_empty(figures: dict[str, Figure], tmp_path: Path) -> None:
+    rows = [make_row(e, {"train/box_loss": 0.5, "val/box_loss": float("nan")}) for e in range(3)]
     (tmp_path / "results.csv").write_text(format_table(rows))
     plots.plot_results(tmp_path / "results.csv")
     train, val = figures["results.png"].axes
@@ -193,7 +193,7 @@ def test_panels_of_columns_without_a_value_are_blank(figures: dict[str, Figure],
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
-def test_results_of_hardly_any_epoch(tmp_path: Path, epochs: int) -> None:
+def test_results_of_zero_and_one_epoch(tmp_path: Path, epochs: int) -> None:
     write_results(tmp_path / "results.csv", 1)
     if not epochs:
         (tmp_path / "results.csv").write_text("epoch, loss\n")
@@ -220,7 +220,7 @@ def test_study_reads_map_and_time(figures: dict[str, Figure], tmp_path: Path) ->
     assert axes.get_legend().get_texts()[0].get_text() == "coco_yolov5n"
 
 
-def test_study_of_a_segmenter_shows_its_masks(figures: dict[str, Figure], tmp_path: Path) -> None:
+def test_study_of_segmentation_shows_masks(figures: dict[str, Figure], tmp_path: Path) -> None:
     np.savetxt(tmp_path / "study_a.txt", [[0.5] * 7 + [0.3] + [0] * 4 + [1, 2, 0.5]], fmt="%10.4g")
     plots.plot_study([tmp_path / "study_a.txt"], tmp_path / "study.png", sizes=(320,))
     assert figures["study.png"].axes[0].lines[0].get_xydata().tolist() == [[3.5, pytest.approx(30)]]
@@ -244,7 +244,7 @@ def test_study_of_semantic_masks(
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("1 2 3", "3 columns, not 10 or 15 or 13 or 6"), ("a b", "could not convert")]
+    ("content", "message"), [("1 2 3", "3 columns, expected 10 or 15 or 13 or 6"), ("a b", "could not convert")]
 )
 def test_study_of_a_wrong_file(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "study.txt").write_text(content)
@@ -264,7 +264,7 @@ def test_feature_maps_image_and_array(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("output", [torch.zeros(1, 8, 1, 1), torch.zeros(1, 100, 85), [torch.zeros(1, 3, 4, 4)], None])
-def test_outputs_that_are_no_maps_are_left_out(tmp_path: Path, output: object) -> None:
+def test_other_outputs_are_skipped(tmp_path: Path, output: object) -> None:
     assert plots.save_feature_maps(output, "Detect", 24, tmp_path) is None
     assert not list(tmp_path.iterdir())
 
@@ -278,8 +278,8 @@ def test_constant_maps_are_drawn(tmp_path: Path) -> None:
 # -- figures ------------------------------------------------------------------------------------------------------
 
 
-def written(tmp_path: Path, text: str, rotation: int) -> np.ndarray:
-    figure = new_figure(2, 2, dpi=100)
+def draw_text_figure(tmp_path: Path, text: str, rotation: int) -> np.ndarray:
+    figure = create_figure(2, 2, dpi=100)
     figure.text(0.5, 0.5, text, ha="center", va="center", rotation=rotation, color="red", parse_math=False)
     save_figure(figure, tmp_path / "名" / "t.png")
     ink = (read(tmp_path / "名" / "t.png") != 255).any(axis=2)
@@ -291,17 +291,17 @@ def written(tmp_path: Path, text: str, rotation: int) -> np.ndarray:
 
 @pytest.mark.parametrize("text", ["plain", "人人人人", "שלום", "$x", "a$b$"])
 @pytest.mark.parametrize("rotation", [0, 90])
-def test_texts_in_figures_are_placed_and_turned(tmp_path: Path, text: str, rotation: int) -> None:
-    height, width = written(tmp_path, text, rotation).shape
+def test_text_in_figures_is_placed_and_rotated(tmp_path: Path, text: str, rotation: int) -> None:
+    height, width = draw_text_figure(tmp_path, text, rotation).shape
     assert (height > width) == (rotation == 90)
 
 
 def test_figures_do_not_draw_empty_glyph_boxes(tmp_path: Path) -> None:
-    assert not np.array_equal(written(tmp_path, "人", 0), written(tmp_path, "火", 0))
+    assert not np.array_equal(draw_text_figure(tmp_path, "人", 0), draw_text_figure(tmp_path, "火", 0))
 
 
 def test_color_of_text_is_kept(tmp_path: Path) -> None:
-    written(tmp_path, "人", 0)
+    draw_text_figure(tmp_path, "人", 0)
     frame = read(tmp_path / "名" / "t.png")
-    assert frame[..., 2].min() == 255  # red stays full, blue and green go down
+    assert frame[..., 2].min() == 255  # red stays 255, blue and green decrease
     assert frame[..., 0].min() < 60

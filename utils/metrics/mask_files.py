@@ -1,4 +1,4 @@
-"""Files that val.py writes of an instance segmenter's predictions: polygons as text, COCO JSON with run lengths."""
+"""Prediction files of val.py for instance masks: polygons as text, COCO JSON with RLE."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 from utils.core.types import Batch, Letterbox, Prediction
 from utils.datasets.index.image_index import ImageIndex
-from utils.datasets.index.labels import box_corners
-from utils.metrics.detection import labels_of
-from utils.metrics.sinks import CocoSink, Row, TextSink, shows_no_label
+from utils.datasets.index.labels import box_to_polygon
+from utils.metrics.detection import get_image_labels
+from utils.metrics.prediction_files import BoxTextWriter, CocoJsonWriter, Row, select_unlabeled
 from utils.ops.masks import ring_area
 
 
-class PolygonSink(TextSink):
-    """Writes `<stem>.txt` for each image: class, x1, y1, x2, y2, ... over the original size, the score if asked.
+class PolygonTextWriter(BoxTextWriter):
+    """Writes `<stem>.txt` per image with lines class, x1, y1, x2, y2, ..., normalized, and optionally score.
 
-    A line holds one ring: the outline of an object's largest part; of an object without pixels, its box.
+    The polygon is the outline of the largest part of an object; for an object without pixels, its box.
 
     Args:
-        index: the split's images and labels, which `hybrid_iou` writes too.
-        folder, with_score, hybrid_iou: as for `TextSink`.
+        index: images and labels of the split, for `hybrid_iou`.
+        folder, with_score, hybrid_iou: as for `BoxTextWriter`.
     """
 
     def __init__(self, folder: Path, index: ImageIndex, *, with_score: bool, hybrid_iou: float | None = None) -> None:
@@ -37,27 +37,27 @@ class PolygonSink(TextSink):
         assert letterbox is not None and boxes is not None and masks is not None
         if self.hybrid_iou is not None:
             yield from self._label_rows(batch.paths[number])
-            chosen = shows_no_label(boxes, labels_of(batch, number), self.hybrid_iou)
-            boxes, masks = boxes[chosen], masks.select(chosen)
+            is_unlabeled = select_unlabeled(boxes, get_image_labels(batch, number), self.hybrid_iou)
+            boxes, masks = boxes[is_unlabeled], masks.select(is_unlabeled)
         size_wh = np.array(letterbox.original_hw[::-1], np.float32)
-        outlines = masks.in_original(letterbox).outlines()
+        outlines = masks.to_original(letterbox).outlines()
         for ring, (score, label) in zip(outlines, boxes[:, 4:6].tolist(), strict=True):
             yield label, (ring / size_wh).ravel().tolist(), score
 
     def _label_rows(self, path: str) -> Iterator[Row]:
         classes, boxes, polygons = self.index.labels(self._positions[path])
         for label, box, rings in zip(classes.tolist(), boxes, polygons or [[]] * len(boxes), strict=True):
-            yield label, max(rings, key=ring_area, default=box_corners(box)).ravel().tolist(), 1.0
+            yield label, max(rings, key=ring_area, default=box_to_polygon(box)).ravel().tolist(), 1.0
 
 
-class MaskCocoSink(CocoSink):
-    """As `CocoSink`, with the masks as run-length codes, measured beside the boxes."""
+class MaskCocoJsonWriter(CocoJsonWriter):
+    """`CocoJsonWriter` with masks as RLE; logs the metrics of boxes and masks."""
 
-    measured = ("bbox", "segm")
+    iou_types = ("bbox", "segm")
 
-    def items_of(self, prediction: Prediction, path: str, letterbox: Letterbox) -> list[dict[str, Any]]:
-        """What the file holds of one image."""
+    def to_items(self, prediction: Prediction, path: str, letterbox: Letterbox) -> list[dict[str, Any]]:
+        """Items of one image."""
         assert prediction.masks is not None
-        codes = prediction.masks.in_original(letterbox).rles()
-        items = super().items_of(prediction, path, letterbox)
-        return [item | {"segmentation": code} for item, code in zip(items, codes, strict=True)]
+        rles = prediction.masks.to_original(letterbox).rles()
+        items = super().to_items(prediction, path, letterbox)
+        return [item | {"segmentation": rle} for item, rle in zip(items, rles, strict=True)]
