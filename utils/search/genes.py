@@ -1,24 +1,25 @@
-"""What an evolution may change about the recipe: the table of genes, choice of a parent, mutation."""
+"""Hyperparameters that evolve: limits, parent selection, mutation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from utils.config.hyp import Hyperparameters
 from utils.core.errors import InputError
 
-PARENTS = 5  # rows of highest fitness that a parent is drawn from
-MUTATED, SPREAD = 0.8, 0.2  # share of genes that change, and how far
-LOWEST_FACTOR, HIGHEST_FACTOR = 0.3, 3.0
-LEAST_WEIGHT = 1e-6  # of the worst of the parents, so that it can be drawn too
-DEFAULT_ANCHORS = 3.0  # per level, where the recipe names no number
-TRIES = 1000
+NUM_PARENTS = 5  # a parent is drawn from the fittest generations
+MUTATION_PROB, MUTATION_STD = 0.8, 0.2
+MIN_FACTOR, MAX_FACTOR = 0.3, 3.0
+MIN_WEIGHT = 1e-6  # so that the worst of the parents can be drawn too
+DEFAULT_ANCHORS = 3.0  # per level, if the hyp file has none
+MAX_TRIES = 1000
 
 
 class Gene(NamedTuple):
-    """How strongly a hyperparameter mutates (0: not at all), and its limits."""
+    """Mutation strength (0: fixed) and limits of a hyperparameter."""
 
     gain: float
     low: float
@@ -58,39 +59,41 @@ GENES: dict[str, Gene] = {
 }
 
 
-def limited(name: str, value: float) -> float:
-    """The value within the limits of its gene, with five significant digits."""
+def select_genes(hyp: Hyperparameters, names: Sequence[str]) -> dict[str, float]:
+    """The named hyperparameters, clamped to their limits."""
+    values = {"anchors": DEFAULT_ANCHORS, **hyp.to_dict()}
+    return {name: clamp(name, values[name]) for name in names}
+
+
+def clamp(name: str, value: float) -> float:
+    """The value within the limits of its gene, to five significant digits."""
     gene = GENES[name]
     return float(f"{min(max(value, gene.low), gene.high):.5g}")
 
 
 def choose_parent(fitness: np.ndarray, rng: np.random.Generator) -> int:
-    """Index of one of the five fittest of (n,), by chance in proportion to what they have above the fifth."""
-    best = np.argsort(-fitness, kind="stable")[:PARENTS]
-    weights = fitness[best] - fitness[best].min() + LEAST_WEIGHT
+    """Draw one of the five fittest of (n,), weighted by fitness above that of the fifth; its index."""
+    best = np.argsort(-fitness, kind="stable")[:NUM_PARENTS]
+    weights = fitness[best] - fitness[best].min() + MIN_WEIGHT
     return int(rng.choice(best, p=weights / weights.sum()))
 
 
 def mutate(parent: Mapping[str, float], rng: np.random.Generator) -> dict[str, float]:
-    """A child whose genes are those of the parent times random factors around 1; at least one differs.
+    """Multiply the parent's genes by random factors around 1; at least one changes.
 
-    Each factor is 1 + gain * N(0, 1) * U * 0.2 with a chance of 0.8, where U in 0-1 is how bold the whole child is,
-    and lies in 0.3-3. A gene at 0 stays there.
+    With probability 0.8 a factor is 1 + gain * N(0, 1) * 0.2 * U, clipped to 0.3-3, where U in 0-1 is drawn once per
+    child. A gene at 0 stays 0.
 
     Raises:
         InputError: no gene can change.
     """
     gains = np.array([GENES[name].gain for name in parent])
-    unchanged = {name: limited(name, value) for name, value in parent.items()}
-    for _ in range(TRIES):
-        spread = SPREAD * rng.random()
-        mutates = rng.random(len(gains)) < MUTATED
-        factors = np.clip(1 + gains * mutates * rng.standard_normal(len(gains)) * spread, LOWEST_FACTOR, HIGHEST_FACTOR)
-        child = {
-            name: limited(name, value * f) for (name, value), f in zip(parent.items(), factors.tolist(), strict=True)
-        }
+    unchanged = {name: clamp(name, value) for name, value in parent.items()}
+    for _ in range(MAX_TRIES):
+        std = MUTATION_STD * rng.random()
+        mutates = rng.random(len(gains)) < MUTATION_PROB
+        factors = np.clip(1 + gains * mutates * rng.standard_normal(len(gains)) * std, MIN_FACTOR, MAX_FACTOR)
+        child = {name: clamp(name, parent[name] * f) for name, f in zip(parent, factors.tolist(), strict=True)}
         if child != unchanged:
             return child
-    raise InputError(
-        "--evolve: every hyperparameter that may change is 0, and 0 stays 0; give a --hyp with other values"
-    )
+    raise InputError("--evolve: all hyperparameters that can mutate are 0, and 0 stays 0; choose other values in --hyp")

@@ -5,7 +5,7 @@ import pytest
 
 from utils.config.hyp import Hyperparameters
 from utils.core.errors import InputError
-from utils.search.genes import GENES, choose_parent, limited, mutate
+from utils.search.genes import GENES, choose_parent, clamp, mutate
 
 
 def defaults() -> dict[str, float]:
@@ -18,11 +18,11 @@ def test_every_gene_is_a_hyperparameter_whose_limits_are_usable() -> None:
         assert Hyperparameters.from_dict(values, source="limits").lr0 == values["lr0"]
 
 
-def test_values_are_kept_within_limits_with_five_digits() -> None:
-    assert limited("lr0", 1.0) == 0.1
-    assert limited("lr0", 0.0) == 1e-5
-    assert limited("lr0", 0.0123456789) == 0.012346
-    assert limited("degrees", 12.3456789) == 12.346
+def test_values_are_clamped_to_their_limits_with_five_digits() -> None:
+    assert clamp("lr0", 1.0) == 0.1
+    assert clamp("lr0", 0.0) == 1e-5
+    assert clamp("lr0", 0.0123456789) == 0.012346
+    assert clamp("degrees", 12.3456789) == 12.346
 
 
 def test_mutation_changes_something_and_never_what_has_no_gain() -> None:
@@ -34,13 +34,13 @@ def test_mutation_changes_something_and_never_what_has_no_gain() -> None:
         for name, value in child.items():
             gene = GENES[name]
             assert gene.low <= value <= gene.high
-            assert gene.gain > 0 or value == limited(name, parent[name])
+            assert gene.gain > 0 or value == clamp(name, parent[name])
             if parent[name]:
                 assert 0.3 <= value / parent[name] <= 3.0001 or value in (gene.low, gene.high)
 
 
 def test_mutation_has_the_stated_spread() -> None:
-    """Of a gene of gain 1 away from its limits: 0.8 of the factors differ from 1, their deviation is 0.2 E[U^2]^0.5."""
+    """Of a gene of gain 1 away from its limits, 0.8 of the factors differ from 1, with std 0.2 E[U^2]^0.5."""
     factors = np.array([mutate({"obj": 1.0, "cls": 1.0}, np.random.default_rng(seed))["obj"] for seed in range(8000)])
     assert np.mean(factors != 1) == pytest.approx(0.8 / (1 - 0.2**2), abs=0.02)  # both unchanged is drawn again
     assert np.std(factors[factors != 1] - 1) == pytest.approx(0.2 / np.sqrt(3), rel=0.05)
