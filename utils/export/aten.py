@@ -1,4 +1,4 @@
-"""The network as a graph of ATen operators (torch.export), for converters that start from it."""
+"""Export to a graph of ATen operators (torch.export), the input of some converters."""
 
 from __future__ import annotations
 
@@ -9,38 +9,40 @@ from torch import Tensor
 
 from utils.export.base import ExportJob
 
-AXES = {0: "batch", 2: "height", 3: "width"}  # free where the export is dynamic
-NO_OPERATION = (  # of a graph that nothing is written into
+DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
+NO_OPS = (  # in a functional graph
     torch.ops.aten.alias.default,
     torch.ops.aten.clone.default,
     torch.ops.aten.detach.default,
 )
-CHECK_ONLY = (torch.ops.aten._assert_tensor_metadata.default,)
+ASSERTIONS = (torch.ops.aten._assert_tensor_metadata.default,)
 
 
-def _where_number(condition: Tensor, values: Tensor, other: float) -> Tensor:
+def _where_scalar(condition: Tensor, values: Tensor, other: float) -> Tensor:
     return torch.where(condition, values, torch.zeros_like(values) + other)
 
 
-SPELLED_OUT = {torch.ops.aten.where.ScalarOther: _where_number}  # forms that converters lack
+DECOMPOSITIONS = {torch.ops.aten.where.ScalarOther: _where_scalar}  # converters lack this overload
 
 
-def aten_program(job: ExportJob) -> torch.export.ExportedProgram:
-    """The job's network in the functional ATen operators of `torch.export`, without those that compute nothing.
+def export_aten_program(job: ExportJob) -> torch.export.ExportedProgram:
+    """Export the network to functional ATen operators without no-ops.
 
-    With `dynamic`, batch, height and width are free.
+    With `dynamic`, the axes of batch, height and width are dynamic.
     """
     sample, axes = job.example, None
     if job.options.dynamic:
-        sample = sample if len(sample) > 1 else torch.cat((sample, sample))  # an axis of length one is taken for fixed
-        axes = (dict.fromkeys(AXES, torch.export.Dim.DYNAMIC),)
+        sample = (
+            sample if len(sample) > 1 else torch.cat((sample, sample))
+        )  # torch treats an axis of length 1 as static
+        axes = (dict.fromkeys(DYNAMIC_AXES, torch.export.Dim.DYNAMIC),)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(job.network, (sample,), dynamic_shapes=axes).run_decompositions(SPELLED_OUT)
+        program = torch.export.export(job.network, (sample,), dynamic_shapes=axes).run_decompositions(DECOMPOSITIONS)
     for node in list(program.graph.nodes):
-        if node.target in NO_OPERATION:
+        if node.target in NO_OPS:
             node.replace_all_uses_with(node.args[0])
             program.graph.erase_node(node)
-        elif node.target in CHECK_ONLY:
+        elif node.target in ASSERTIONS:
             program.graph.erase_node(node)
     return program

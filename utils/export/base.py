@@ -1,4 +1,4 @@
-"""What every exporter gets: the network as a plain function of images, and the settings of the export."""
+"""Export jobs: the network as a traceable module, and the settings of the export."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from utils.backends.info import ModelInfo
 from utils.core.errors import InputError
 
 
-class NotOfferedError(InputError):
-    """A format has not what the settings ask for; others may have it."""
+class UnsupportedOptionError(InputError):
+    """The format does not support a setting; others may."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Settings of one export, as the flags of export.py.
+    """Settings of one export, named after the flags of export.py.
 
     Attributes:
         imgsz: (height, width) of the network input, multiples of the stride.
-        batch: images per run of a graph that is not dynamic.
-        data: data YAML for calibration; empty for none.
-        conf_thres, iou_thres, max_det, agnostic: of the NMS inside the graph.
-        opset: of ONNX; None takes the exporter's own.
-        keras: write the SavedModel by Keras.
-        workspace: GiB that TensorRT may use.
-        cache: file with TensorRT's timings of earlier builds; empty for none.
+        batch: batch size of a graph without dynamic axes.
+        data: data YAML for calibration and comparison; empty for none.
+        conf_thres, iou_thres, max_det, agnostic: NMS in the graph, and the comparison of detections.
+        opset: ONNX opset; None for the exporter's default.
+        keras: write the SavedModel with Keras.
+        workspace: memory limit of TensorRT in GiB.
+        cache: timing cache of TensorRT; empty for none.
     """
 
     imgsz: tuple[int, int] = (640, 640)
@@ -58,14 +58,13 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """One checkpoint on its way to one or several formats.
+    """One checkpoint to be exported.
 
     Attributes:
-        weights: the checkpoint; exports are named after it and lie beside it.
-        network: fused, evaluation mode, FP32 on the export device, head set to export, and made for the format: boxes
-            normalized where its row in the table says so, NMS inside where `options.nms` wants it. (B, C, H, W) in
-            [0, 1] -> a tensor, or a tuple (boxes, prototypes) for segmentation.
-        info: what the file is to say of itself; agrees with `network`.
+        weights: the checkpoint; exports are named after it and written beside it.
+        network: fused, in evaluation mode, FP32 on the export device, with normalized boxes or NMS as format and
+            options require.
+        info: metadata of the file.
         options: settings.
     """
 
@@ -76,20 +75,20 @@ class ExportJob:
 
     @property
     def example(self) -> Tensor:
-        """(batch, C, H, W) FP32 zeros on the export's device."""
+        """(batch, C, H, W) FP32 zeros on the export device."""
         options = self.options
         return torch.zeros(options.batch, self.info.channels, *options.imgsz, device=options.device)
 
-    def target(self, ending: str) -> Path:
-        """Where the export goes: the checkpoint's name with another ending, `model.pt` -> `model_openvino_model`."""
-        return self.weights.with_name(self.weights.stem + ending)
+    def get_path(self, suffix: str) -> Path:
+        """Path of the export: `model.pt` with "_openvino_model" -> `model_openvino_model`."""
+        return self.weights.with_name(self.weights.stem + suffix)
 
-    def changed(self, **options: Any) -> ExportJob:
-        """The same checkpoint with other settings, as for a format that is made from another one."""
+    def with_options(self, **options: Any) -> ExportJob:
+        """The same job with other options, for a format that is converted from another one."""
         return replace(self, options=replace(self.options, **options))
 
-    def halved(self) -> ExportNetwork:
-        """A copy of the network that takes FP16 images; it decodes in FP32, so its outputs are FP32."""
+    def build_half_network(self) -> ExportNetwork:
+        """Copy the network with FP16 weights and input; boxes are decoded in FP32, so its outputs are FP32."""
         network = copy.deepcopy(self.network).half()
         for half, full in zip(network.modules(), self.network.modules(), strict=True):
             if isinstance(half, Detect) and isinstance(full, Detect):
@@ -98,15 +97,16 @@ class ExportJob:
 
 
 class ExportNetwork(nn.Module):
-    """A network that tracing exporters can follow: images in, tensors out, nothing cached between sizes.
+    """A network for tracing exporters: images in, tensors out, nothing cached between image sizes.
 
     Args:
-        model: fused network in evaluation mode; its heads are switched to export.
-        normalized: give boxes, if there are any, over width and height of the input.
-        nms: what turns decoded rows (B, N, 5 + num_classes) into detections (B, max_det, 6), if that is wanted.
+        model: fused network; its heads are switched to export mode.
+        normalized: divide boxes, if there are any, by width and height of the input.
+        nms: optional module from decoded rows (B, N, 5 + num_classes) to detections (B, max_det, 6).
+        dynamic: support any image size.
 
     Shape:
-        (B, C, H, W) in [0, 1] -> (B, N, 5 + num_classes); and prototypes where the head has them; or (B, max_det, 6).
+        (B, C, H, W) in [0, 1] -> the outputs of the head, a tensor or a tuple; or (B, max_det, 6) with NMS.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Calibration of INT8 exports: images of the user's training split, and the part of a graph that stays in floats."""
+"""INT8 calibration: training images, and the part of a graph that is not quantized."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import numpy as np
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.export.base import ExportJob
-from utils.export.images import CALIBRATED, calibration_images
+from utils.export.images import MAX_CALIBRATION_IMAGES, load_calibration_images
 
-FEW = 100  # images; with less the ranges are those of chance
+MIN_IMAGES = 100  # fewer give unreliable ranges
 
 
-def calibration_arrays(job: ExportJob, count: int = CALIBRATED) -> list[np.ndarray]:
-    """Up to `count` images of the job's data, each (1, C, H, W) float32 as the network takes them.
+def load_calibration_arrays(job: ExportJob, count: int = MAX_CALIBRATION_IMAGES) -> list[np.ndarray]:
+    """Load up to `count` training images of the job's data, each (1, C, H, W) float32 network input.
 
     Raises:
-        InputError: no data is named, or it has no image.
+        InputError: no data given, or none of its images can be read.
     """
     if not job.options.data:
-        raise InputError("--int8: needs images to calibrate on; name the data set of the model with --data")
-    arrays = [image.numpy() for image in calibration_images(job, count)]
+        raise InputError("--int8 needs images for calibration; give the data set of the model with --data")
+    arrays = [image.numpy() for image in load_calibration_images(job, count)]
     if not arrays:
         raise InputError(f"--data {job.options.data}: none of its training images can be read")
-    if len(arrays) < FEW:
-        LOGGER.warning(f"WARNING: --int8 is calibrated on {len(arrays)} images; a few hundred make it more accurate")
-    LOGGER.info(f"INT8: calibrated on {len(arrays)} images of {job.options.data}")
+    if len(arrays) < MIN_IMAGES:
+        LOGGER.warning(f"WARNING: --int8: only {len(arrays)} calibration images; a few hundred give better accuracy")
+    LOGGER.info(f"INT8: calibrating on {len(arrays)} images of {job.options.data}")
     return arrays
 
 
-class ArrayReader:
-    """What onnxruntime asks for images: a mapping of the input's name at a time, None at the end.
+class CalibrationReader:
+    """Calibration data reader of onnxruntime.
 
     Args:
-        arrays: images. name: of the graph's input. batch: images of one run of a graph with a fixed batch.
+        arrays: images (1, C, H, W). name: input of the graph. batch: its fixed batch size.
     """
 
     def __init__(self, arrays: Iterable[np.ndarray], name: str, batch: int = 1) -> None:
@@ -45,30 +45,30 @@ class ArrayReader:
         )
 
     def get_next(self) -> Mapping[str, np.ndarray] | None:
-        """The next input, or None."""
+        """The next input by name; None at the end."""
         return next(self._feeds, None)
 
 
-def after_last_convolutions(outputs: Iterable[Any], inputs_of: Any, is_convolution: Any) -> tuple[list[Any], list[Any]]:
-    """The nodes between a graph's last convolutions and its outputs, and those convolutions.
+def find_decoding_nodes(outputs: Iterable[Any], get_inputs: Any, is_convolution: Any) -> tuple[list[Any], list[Any]]:
+    """Find the nodes between the last convolutions of a graph and its outputs, and those convolutions.
 
-    There boxes are decoded: coordinates over hundreds of pixels, which eight bits cannot hold.
+    These nodes decode boxes: coordinates of hundreds of pixels, too large for eight bits.
 
     Args:
-        outputs: nodes that give the outputs.
-        inputs_of: function from a node to the nodes whose outputs it takes.
-        is_convolution: whether a node is one.
+        outputs: output nodes.
+        get_inputs: function from a node to its input nodes.
+        is_convolution: function from a node to a bool.
     """
-    decoding, convolutions, seen = [], [], set()
-    waiting = list(outputs)
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen:
+    decoding, convolutions, visited = [], [], set()
+    pending = list(outputs)
+    while pending:
+        node = pending.pop()
+        if id(node) in visited:
             continue
-        seen.add(id(node))
+        visited.add(id(node))
         if is_convolution(node):
             convolutions.append(node)
         else:
             decoding.append(node)
-            waiting.extend(inputs_of(node))
+            pending.extend(get_inputs(node))
     return decoding, convolutions

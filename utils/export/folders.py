@@ -1,4 +1,4 @@
-"""Exports that are folders: whole or absent, as `utils.core.files.atomic_write` is for files."""
+"""Atomic writes of folders, the counterpart of `utils.core.files.atomic_write`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside `target`, which takes its place when the block ends well and is removed when it does not.
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `target` when the block succeeds and is removed when it fails.
 
-    The temporary name ends like that of `target`, since some converters look at it.
+    The temporary name has the suffix of `target`, which some converters require.
     """
     folder = target.with_name(f".{uuid.uuid4().hex[:12]}.{target.name}")
     folder.mkdir(parents=True)

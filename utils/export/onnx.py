@@ -1,4 +1,4 @@
-"""ONNX files: exported by torch's current exporter, described by the metadata that the original's tools read."""
+"""Export to ONNX, with the metadata that tools for YOLOv5 read."""
 
 from __future__ import annotations
 
@@ -16,83 +16,85 @@ from utils.backends.packages import import_runtime
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
 from utils.export.base import ExportJob
-from utils.export.nms_graph import onnx_translation
+from utils.export.nms_graph import build_onnx_translation
 
-CONVERTIBLE = 15  # down to which onnx converts the graphs of all sizes
-OPSET = 18  # what torch's translations are written in: the lowest it exports to, and the most widely run
-FUNCTIONS_IR = 8  # the first that has functions
+MIN_CONVERTED_OPSET = 15  # for graphs of any size
+DEFAULT_OPSET = 18  # the lowest of torch's exporter, and the most widely supported
+FUNCTIONS_IR_VERSION = 8  # the first with functions
 MAX_BYTES = 2**31 - 1  # of one protobuf message
 INPUT, OUTPUTS = "images", ("output0", "output1")
-AXES = {0: "batch", 2: "height", 3: "width"}
-INT8_ENDING = "-int8.onnx"
+DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
+INT8_SUFFIX = "-int8.onnx"
 
 
 def export_onnx(job: ExportJob) -> Path:
     """Write `<stem>.onnx`, or with `int8` `<stem>-int8.onnx`.
 
     Raises:
-        InputError: a package is missing, the opset cannot be had, or the file would exceed 2 GB.
+        InputError: a package is missing, the opset is not supported, or the file would exceed 2 GB.
     """
     options = job.options
     if options.int8:
-        from utils.export.onnx_int8 import quantize  # needs onnxruntime, which plain exports do not
+        from utils.export.onnx_int8 import quantize  # needs onnxruntime
 
         if options.half:
             raise InputError("--half --int8: give one of the two")
-        model, ending = quantize(job, build_onnx(job)), INT8_ENDING
+        model, suffix = quantize(job, build_onnx(job)), INT8_SUFFIX
     else:
-        model, ending = build_onnx(job), ".onnx"
-    return save_onnx(model, job, job.target(ending))
+        model, suffix = build_onnx(job), ".onnx"
+    return save_onnx(model, job, job.get_path(suffix))
 
 
 def build_onnx(job: ExportJob) -> Any:
-    """The network as an `onnx.ModelProto`, converted and simplified as the options want it.
+    """Build the `onnx.ModelProto` of the network, with the opset and simplification of the options.
 
     Raises:
-        InputError: a package is missing or the opset cannot be had.
+        InputError: a package is missing or the opset is not supported.
     """
     options = job.options
     for package in ("onnx", "onnxscript"):
         import_runtime(package, needed_for="ONNX exports")
-    model = _exported(job, max(options.opset or OPSET, OPSET))
-    if options.opset is not None and options.opset < OPSET:
-        model = _converted(model, options.opset)
+    model = _export_graph(job, max(options.opset or DEFAULT_OPSET, DEFAULT_OPSET))
+    if options.opset is not None and options.opset < DEFAULT_OPSET:
+        model = _convert_opset(model, options.opset)
     if options.simplify:
         model = import_runtime("onnxslim", needed_for="--simplify: ONNX exports").slim(model)
     return model
 
 
 def save_onnx(model: Any, job: ExportJob, target: Path) -> Path:
-    """Write the model with the job's metadata as a single file."""
+    """Write the model and the job's metadata to one file."""
     import onnx
 
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, job.info.to_strings())
-    model.ir_version = lowest_ir_version(model)
+    model.ir_version = find_lowest_ir_version(model)
     onnx.checker.check_model(model)
     if model.ByteSize() > MAX_BYTES:
-        raise InputError(f"{target}: an ONNX file ends at 2 GB, this network needs {model.ByteSize() / 1e9:.1f} GB")
+        raise InputError(
+            f"{target}: ONNX files are limited to 2 GB, this network needs {model.ByteSize() / 1e9:.1f} GB"
+        )
     with atomic_write(target) as temporary:
         temporary.write_bytes(model.SerializeToString())
     return target
 
 
-def lowest_ir_version(model: Any) -> int:
-    """The oldest file format that can hold the model: runtimes old enough to want its opset know no newer one."""
+def find_lowest_ir_version(model: Any) -> int:
+    """Lowest IR version that supports the model, for runtimes as old as its opset."""
     import onnx
 
     lowest = onnx.helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
-    return min(max(lowest, FUNCTIONS_IR if model.functions else 0), model.ir_version)
+    return min(max(lowest, FUNCTIONS_IR_VERSION if model.functions else 0), model.ir_version)
 
 
-def _exported(job: ExportJob, opset: int) -> Any:
-    """The graph as torch exports it, without notes on where each node comes from (they name local folders)."""
+def _export_graph(job: ExportJob, opset: int) -> Any:
+    """Export the graph, without the exporter's notes on source files."""
     options, info = job.options, job.info
-    network = job.halved() if options.half else job.network
+    network = job.build_half_network() if options.half else job.network
     sample = job.example.half() if options.half else job.example
     if options.dynamic and len(sample) == 1:
-        sample = torch.cat((sample, sample))  # torch takes an axis of length one for fixed
-    with torch.no_grad(), _quiet():
+        sample = torch.cat((sample, sample))  # torch treats an axis of length 1 as static
+    with torch.no_grad(), _silence_exporter():
         outputs = job.network(job.example[:1])
         count = len(outputs) if isinstance(outputs, tuple) else 1
         program = torch.onnx.export(
@@ -103,29 +105,31 @@ def _exported(job: ExportJob, opset: int) -> Any:
             input_names=[INPUT],
             output_names=list(OUTPUTS[:count]),
             opset_version=opset,
-            dynamic_shapes=(dict.fromkeys(AXES, torch.export.Dim.DYNAMIC),) if options.dynamic else None,
-            custom_translation_table=onnx_translation() if info.nms else None,
+            dynamic_shapes=(dict.fromkeys(DYNAMIC_AXES, torch.export.Dim.DYNAMIC),) if options.dynamic else None,
+            custom_translation_table=build_onnx_translation() if info.nms else None,
         )
     assert program is not None
-    if opset_of(program.model_proto) != opset:
-        raise InputError(f"--opset {opset}: is not written by the exporter of this torch; give a lower one")
-    return _tidied(program.model_proto, dynamic=options.dynamic)
+    if get_opset(program.model_proto) != opset:
+        raise InputError(f"--opset {opset}: the exporter of this torch does not support it; give a lower one")
+    return _tidy(program.model_proto, dynamic=options.dynamic)
 
 
-def _tidied(model: Any, *, dynamic: bool) -> Any:
-    """The model with names for its free axes and without the exporter's notes."""
+def _tidy(model: Any, *, dynamic: bool) -> Any:
+    """Name the dynamic axes and remove the exporter's notes."""
     for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.functions):
         del part.metadata_props[:]
     for part in (*model.graph.initializer, *model.graph.value_info):
         del part.metadata_props[:]
     model.producer_name, model.graph.name = "openyolov5", "yolov5"
     if dynamic:
-        del model.graph.value_info[:]  # their axes are formulas of the old names
-        _name_axes(model.graph.input[0], AXES)
+        del model.graph.value_info[:]  # with expressions of the exporter's axis names
+        _name_axes(model.graph.input[0], DYNAMIC_AXES)
         for output in model.graph.output:
             dims = output.type.tensor_type.shape.dim
-            free = {i: f"{output.name}_{i}" for i, dim in enumerate(dims) if i and not dim.HasField("dim_value")}
-            _name_axes(output, {0: "batch", **free})
+            dynamic_axes = {
+                i: f"{output.name}_{i}" for i, dim in enumerate(dims) if i and not dim.HasField("dim_value")
+            }
+            _name_axes(output, {0: "batch", **dynamic_axes})
     return model
 
 
@@ -134,39 +138,41 @@ def _name_axes(value: Any, names: dict[int, str]) -> None:
         value.type.tensor_type.shape.dim[axis].dim_param = name
 
 
-def _converted(model: Any, opset: int) -> Any:
-    """The model in an older opset; InputError where a node has no older form."""
+def _convert_opset(model: Any, opset: int) -> Any:
+    """Convert the model to an older opset; InputError if onnx cannot convert an operator."""
     import onnx
 
-    _squares_as_products(model)  # the converter has no older form of Pow
+    _replace_squares(model)  # onnx does not convert Pow
     try:
-        converted = onnx.version_converter.convert_version(model, max(opset, CONVERTIBLE))
-        if opset < CONVERTIBLE:
-            _relabel(converted, opset)
+        converted = onnx.version_converter.convert_version(model, max(opset, MIN_CONVERTED_OPSET))
+        if opset < MIN_CONVERTED_OPSET:
+            _relabel_opset(converted, opset)
         onnx.checker.check_model(converted, full_check=True)
     except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = f"torch exports to {OPSET} and up, and onnx cannot convert the graph down"
-        first = str(error).strip().splitlines()[0][:160]
-        raise InputError(f"--opset {opset}: {reason} ({first}); give --opset {OPSET} or leave it out") from error
+        reason = str(error).strip().splitlines()[0][:160]
+        raise InputError(
+            f"--opset {opset}: torch exports opset {DEFAULT_OPSET} and later, and onnx cannot convert this graph down "
+            f"({reason}); give --opset {DEFAULT_OPSET} or leave it out"
+        ) from error
     return converted
 
 
-def _relabel(model: Any, opset: int) -> None:
-    """Call the graph one of an older opset, whose operators take the same floats; the checker tells if they do not."""
+def _relabel_opset(model: Any, opset: int) -> None:
+    """Set an older opset version whose operators are compatible, which the checker verifies."""
     import onnx
 
     absent = onnx.numpy_helper.from_array(np.zeros(0, np.float32), "absent")
     for node in model.graph.node:
-        kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]  # no shape here has a zero
+        attributes = [attribute for attribute in node.attribute if attribute.name != "allowzero"]  # no shape has a zero
         del node.attribute[:]
-        node.attribute.extend(kept)
-        if node.op_type == "Resize":  # its region and scales could not be left out
+        node.attribute.extend(attributes)
+        if node.op_type == "Resize":  # region and scales were mandatory
             node.input[:] = [name or absent.name for name in node.input]
     model.graph.initializer.append(absent)
     next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")).version = opset
 
 
-def _squares_as_products(model: Any) -> None:
+def _replace_squares(model: Any) -> None:
     """Replace every Pow(x, 2) by Mul(x, x)."""
     import onnx
 
@@ -177,14 +183,14 @@ def _squares_as_products(model: Any) -> None:
             node.op_type, node.input[1] = "Mul", node.input[0]
 
 
-def opset_of(model: Any) -> int:
-    """Version of the standard operators that a model uses."""
+def get_opset(model: Any) -> int:
+    """Version of the standard operator set of a model."""
     return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the exporter's notes on its own progress."""
+def _silence_exporter() -> Iterator[None]:
+    """Suppress the exporter's progress messages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,6 +1,7 @@
-"""A process of its own for onnx2tf, which sets environment variables and random seeds and ends processes on errors.
+"""Conversion of ONNX to a TensorFlow SavedModel with onnx2tf.
 
-python -P onnx_to_saved_model.py graph.onnx target_folder --batch 1 [--keras]; batch 0 leaves the batch free.
+Runs as a separate process: onnx2tf sets environment variables and random seeds and exits on errors.
+`python -P onnx_to_saved_model.py graph.onnx target_folder --batch 1 [--keras]`; batch 0 is a dynamic batch.
 """
 
 from __future__ import annotations
@@ -12,24 +13,24 @@ INPUT = "x"
 
 
 def main() -> None:
-    """Convert the ONNX file to a SavedModel that is called with (B, H, W, C) and answers with a list of tensors."""
+    """Convert the ONNX file to a SavedModel from images (B, H, W, C) to a list of tensors."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source")
     parser.add_argument("target")
     parser.add_argument("--batch", type=int, default=0)
     parser.add_argument("--keras", action="store_true")
     options = parser.parse_args()
-    network = converted(options.source, options.target)
+    network = convert(options.source, options.target)
     if options.keras:
-        with_batch(network, options.batch or None).save(options.target, save_format="tf")
+        set_batch(network, options.batch or None).save(options.target, save_format="tf")
     else:
         save(network, options.target, options.batch or None)
 
 
-def converted(source: str, folder: str) -> Any:
-    """The graph as a Keras model with images (B, H, W, C) and all outputs as in ONNX.
+def convert(source: str, folder: str) -> Any:
+    """Convert the graph to a Keras model from images (B, H, W, C) to the outputs of the ONNX graph.
 
-    The batch of the ONNX input has to be free: onnx2tf fetches test images from the internet for fixed ones.
+    The ONNX input needs a dynamic batch: for fixed ones onnx2tf downloads test images.
     """
     import onnx
     import onnx2tf
@@ -38,27 +39,27 @@ def converted(source: str, folder: str) -> Any:
     network = onnx2tf.convert(
         onnx_graph=model,
         output_folder_path=folder,
-        not_use_onnxsim=True,  # torch's exporter has simplified it
-        disable_group_convolution=True,  # TensorFlow has them for GPUs only
-        disable_strict_mode=True,  # the whole export is compared with PyTorch afterwards
+        not_use_onnxsim=True,  # already simplified by the exporter
+        disable_group_convolution=True,  # TensorFlow supports them on GPUs only
+        disable_strict_mode=True,  # verify.py compares the whole export
         disable_model_save=True,
         non_verbose=True,
     )
-    return channels_first(network, [output.name for output in model.graph.output])
+    return to_channels_first(network, [output.name for output in model.graph.output])
 
 
-def channels_first(network: Any, names: list[str]) -> Any:
-    """The model with its outputs in the order of `names`, and maps (B, H, W, C) as (B, C, H, W)."""
+def to_channels_first(network: Any, names: list[str]) -> Any:
+    """Order the outputs as `names` and permute maps (B, H, W, C) to (B, C, H, W)."""
     import tf_keras
 
     outputs = dict(zip(network.output_names, network.outputs, strict=True))
     ordered = [outputs[name] for name in names]
-    turn = tf_keras.layers.Permute((3, 1, 2))
-    return tf_keras.Model(network.inputs, [turn(output) if output.shape.rank == 4 else output for output in ordered])
+    permute = tf_keras.layers.Permute((3, 1, 2))
+    return tf_keras.Model(network.inputs, [permute(output) if output.shape.rank == 4 else output for output in ordered])
 
 
-def with_batch(network: Any, batch: int | None) -> Any:
-    """The Keras model with the batch that its graph takes, None where that is free."""
+def set_batch(network: Any, batch: int | None) -> Any:
+    """Set the batch size of the Keras model; None is a dynamic batch."""
     import tf_keras
 
     images = tf_keras.Input(batch_shape=(batch, *network.inputs[0].shape[1:]), name=INPUT)
@@ -66,7 +67,7 @@ def with_batch(network: Any, batch: int | None) -> Any:
 
 
 def save(network: Any, target: str, batch: int | None) -> None:
-    """Write a SavedModel without Keras: `loaded(images)` and the signature `serving_default`."""
+    """Write a plain SavedModel, with `__call__` and the signature `serving_default`."""
     import tensorflow as tf
 
     module = tf.Module()

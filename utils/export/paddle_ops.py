@@ -1,4 +1,4 @@
-"""ATen operators in terms of PaddlePaddle, for `utils.export.paddle`; each entry takes the operator's own arguments."""
+"""Translations of ATen operators to PaddlePaddle."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ aten = torch.ops.aten
 Translation = Callable[..., Any]
 
 
-def translations(paddle: Any) -> dict[Any, Translation]:
-    """What each operator of an ATen graph is in PaddlePaddle; sizes may be numbers or tensors of one number.
+def build_translations(paddle: Any) -> dict[Any, Translation]:
+    """Build the table from ATen operators to functions with the same arguments on PaddlePaddle tensors.
 
-    Args:
-        paddle: the package.
+    Sizes are numbers or scalar tensors.
     """
     F = paddle.nn.functional
     return {
-        **_arithmetic(paddle),
-        **_shapes(paddle),
+        **_build_arithmetic(paddle),
+        **_build_shape_ops(paddle),
         aten.conv2d.default: F.conv2d,
-        aten.linear.default: lambda x, weight, bias=None: _plus(paddle.matmul(x, weight, transpose_y=True), bias),
-        aten.max_pool2d.default: _max_pool(F),
+        aten.linear.default: lambda x, weight, bias=None: _add_bias(paddle.matmul(x, weight, transpose_y=True), bias),
+        aten.max_pool2d.default: _build_max_pool(F),
         aten.adaptive_avg_pool2d.default: F.adaptive_avg_pool2d,
-        aten.upsample_nearest2d.vec: _nearest(paddle),
+        aten.upsample_nearest2d.vec: _build_nearest(paddle),
         aten.pad.default: lambda x, pad, mode="constant", value=None: F.pad(x, list(pad), mode, value or 0.0),
         aten._native_batch_norm_legit_no_training.default: lambda x, weight, bias, mean, var, momentum, eps: (
             F.batch_norm(x, mean, var, weight, bias, epsilon=eps),
         ),
-        aten.scaled_dot_product_attention.default: _attention(paddle),
+        aten.scaled_dot_product_attention.default: _build_attention(paddle),
     }
 
 
-def _arithmetic(paddle: Any) -> dict[Any, Translation]:
+def _build_arithmetic(paddle: Any) -> dict[Any, Translation]:
     F = paddle.nn.functional
     return {
         operator.add: operator.add,
@@ -63,30 +62,30 @@ def _arithmetic(paddle: Any) -> dict[Any, Translation]:
     }
 
 
-def _shapes(paddle: Any) -> dict[Any, Translation]:
+def _build_shape_ops(paddle: Any) -> dict[Any, Translation]:
     return {
         aten.sym_size.int: lambda x, dim: paddle.shape(x)[dim],
         aten.cat.default: lambda tensors, dim=0: paddle.concat(list(tensors), dim),
         aten.stack.default: lambda tensors, dim=0: paddle.stack(list(tensors), dim),
         aten.split.Tensor: lambda x, size, dim=0: paddle.split(x, x.shape[dim] // size, dim),
         aten.permute.default: paddle.transpose,
-        aten.transpose.int: lambda x, a, b: paddle.transpose(x, _swapped(len(x.shape), a, b)),
+        aten.transpose.int: lambda x, a, b: paddle.transpose(x, _swap_axes(len(x.shape), a, b)),
         aten.unsqueeze.default: paddle.unsqueeze,
         aten.view.default: paddle.reshape,
         aten._unsafe_view.default: paddle.reshape,
         aten.expand.default: paddle.expand,
-        aten.select.int: lambda x, dim, index: _at(x, dim, index),
-        aten.slice.Tensor: lambda x, dim=0, start=None, end=None, step=1: _at(
+        aten.select.int: lambda x, dim, index: _index_axis(x, dim, index),
+        aten.slice.Tensor: lambda x, dim=0, start=None, end=None, step=1: _index_axis(
             x, dim, slice(start, None if isinstance(end, int) and end == sys.maxsize else end, step)
         ),
     }
 
 
-def _plus(x: Any, bias: Any) -> Any:
+def _add_bias(x: Any, bias: Any) -> Any:
     return x if bias is None else x + bias
 
 
-def _max_pool(F: Any) -> Translation:
+def _build_max_pool(F: Any) -> Translation:
     def max_pool(
         x: Any, kernel: Sequence[int], stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
     ) -> Any:
@@ -97,9 +96,9 @@ def _max_pool(F: Any) -> Translation:
     return max_pool
 
 
-def _nearest(paddle: Any) -> Translation:
+def _build_nearest(paddle: Any) -> Translation:
     def nearest(x: Any, size: Any, scales: Sequence[float] | None = None) -> Any:
-        """Repeat each pixel a whole number of times: oneDNN cannot run PaddlePaddle's own operator (3.3)."""
+        """Upsample by integer factors; PaddlePaddle's operator fails with oneDNN (3.3)."""
         batch, channels, height, width = (s if s > 0 else paddle.shape(x)[dim] for dim, s in enumerate(x.shape))
         if size is None:
             assert scales is not None
@@ -114,7 +113,7 @@ def _nearest(paddle: Any) -> Translation:
     return nearest
 
 
-def _attention(paddle: Any) -> Translation:
+def _build_attention(paddle: Any) -> Translation:
     def attention(query: Any, key: Any, value: Any) -> Any:
         """Softmax attention (arXiv:1706.03762, eq. 1) of (..., tokens, channels)."""
         weights = paddle.matmul(query * query.shape[-1] ** -0.5, key, transpose_y=True)
@@ -123,11 +122,11 @@ def _attention(paddle: Any) -> Translation:
     return attention
 
 
-def _at(x: Any, dim: int, index: Any) -> Any:
+def _index_axis(x: Any, dim: int, index: Any) -> Any:
     return x[(slice(None),) * (dim % len(x.shape)) + (index,)]
 
 
-def _swapped(rank: int, a: int, b: int) -> list[int]:
+def _swap_axes(rank: int, a: int, b: int) -> list[int]:
     order = list(range(rank))
     order[a], order[b] = order[b], order[a]
     return order

@@ -1,4 +1,4 @@
-"""Whole-module checkpoints: the network pickled as the original releases are, for tools that read those."""
+"""Export to full-module pickles, the checkpoint format of the original releases."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import load_checkpoint
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
 from utils.export.base import ExportJob
+from utils.tasks.networks import load_checkpoint
+from utils.tasks.registry import find_task
 
-ENDING = "_pickle.pt"
+SUFFIX = "_pickle.pt"
 
 
 def export_pickle(job: ExportJob) -> Path:
-    """Write `<stem>_pickle.pt`: the network in FP16 with its batch norms, no training state.
+    """Write `<stem>_pickle.pt`: the unfused network in FP16 without training state.
 
-    The file names classes by address (`models.yolo.DetectionModel`, ...), which the reading tool fills with its own.
+    The file refers to classes by import path (`models.yolo.DetectionModel`, ...), which tools for YOLOv5 provide.
 
     Raises:
-        InputError: of a network with semantic masks, for which those tools have no class.
+        InputError: the original releases have no class for the network.
     """
-    if job.info.task in ("semantic", "joint"):
-        raise InputError(f"{job.weights}: the original releases know no semantic masks; export another format")
+    if not find_task(job.info.task).in_original:
+        raise InputError(
+            f"{job.weights}: the original releases do not support task {job.info.task!r}; export another format"
+        )
     checkpoint = load_checkpoint(job.weights)
     network: Any = checkpoint.model.half().requires_grad_(False)
     network.names = dict(job.info.names)
@@ -42,7 +45,7 @@ def export_pickle(job: ExportJob) -> Path:
         "git": {"remote": None, "branch": None, "commit": None},
         "date": datetime.now().astimezone().isoformat(),
     }
-    target = job.target(ENDING)
+    target = job.get_path(SUFFIX)
     with atomic_write(target) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
     return target

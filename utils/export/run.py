@@ -1,4 +1,4 @@
-"""One run of export.py: every checkpoint in every format, each checked, with one line for each that fails."""
+"""Export runs: every checkpoint in every format, each compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.checkpoint import find_weights, load_model
-from models.yolo import check_image_size, task_of
+from models.yolo import check_image_size
 from utils.backends.info import ModelInfo
 from utils.config.export import ExportConfig
 from utils.core.device import describe_device, select_device
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
-from utils.core.script import ENVIRONMENT
+from utils.core.script import USER_ERRNOS
 from utils.core.version import VERSION
-from utils.export.accuracy import accuracy_meter
+from utils.export.accuracy import build_accuracy_meter
 from utils.export.base import ExportJob, ExportNetwork, ExportOptions
 from utils.export.nms_graph import GraphNms
-from utils.export.table import ExportFormat, export_formats
+from utils.export.table import ExportFormat, find_export_formats
 from utils.export.verify import check_export
+from utils.tasks.networks import find_weights, load_model
+from utils.tasks.registry import find_task
 
 MIN_STRIDE = 32
-REFUSED = ("int8", "nms")  # without these the file would not be what was asked for; others are only less than wished
-NOT_INT8 = ("semantic", "joint")
+REQUIRED = ("int8", "nms")  # unsupported ones are errors: without them the file would be of another kind
 FLAGS = ("half", "int8", "per_tensor", "dynamic", "simplify", "optimize", "opset", "keras", "nms", "cache")
 
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What a run did.
+    """Result of a run.
 
     Attributes:
-        files: the files and folders written that agree with PyTorch.
-        problems: one line for each export that failed.
+        files: files and folders written, without those that failed the comparison.
+        problems: a line for each failed export.
     """
 
     files: tuple[str, ...]
@@ -47,36 +47,36 @@ class ExportSummary:
 
 
 def export_all(config: ExportConfig) -> ExportSummary:
-    """Write every checkpoint in every format; a format that fails does not stop the others.
+    """Export every checkpoint to every format; a failure does not stop the others.
 
     Raises:
-        InputError: a setting or a checkpoint cannot be used.
+        InputError: a setting or checkpoint cannot be used.
     """
     config = config.check()
-    kinds = export_formats(config.include)
+    formats = find_export_formats(config.include)
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
-    _warn_of_settings(config, kinds)
+    _warn_ignored_flags(config)
     files, problems = [], []
     for weights in config.weights:
         path = find_weights(weights)
         model: Any = load_model(str(path), device=device)
-        options = export_options(config, model, device)
-        for kind in kinds:
+        options = build_export_options(config, model, device)
+        for fmt in formats:
             try:
-                files.append(str(export_one(path, model, kind, options)))
-            except Exception as error:  # converters raise what they like, and the other formats may succeed
+                files.append(str(export_one(path, model, fmt, options)))
+            except Exception as error:  # converters raise exceptions of any type
                 if config.verbose:
                     LOGGER.info(traceback.format_exc())
-                problems.append(_one_line(kind, path, error))
+                problems.append(_format_problem(fmt, path, error))
                 LOGGER.error(f"error: {problems[-1]}")
-    _report(files, problems, config)
+    _log_summary(files, problems, config)
     return ExportSummary(tuple(files), tuple(problems))
 
 
-def export_options(config: ExportConfig, model: Any, device: torch.device) -> ExportOptions:
-    """The settings of a run for one checkpoint: its stride decides on the size."""
-    stride = stride_of(model)
+def build_export_options(config: ExportConfig, model: Any, device: torch.device) -> ExportOptions:
+    """Settings for one checkpoint, with the image size rounded up to its stride."""
+    stride = compute_input_stride(model)
     height, width = (check_image_size(side, stride) for side in config.size_hw)
     return ExportOptions(
         imgsz=(height, width),
@@ -93,7 +93,7 @@ def export_options(config: ExportConfig, model: Any, device: torch.device) -> Ex
         nms=config.nms,
         conf_thres=config.conf_thres,
         iou_thres=config.iou_thres,
-        max_det=config.most_detections,
+        max_det=config.nms_max_det,
         agnostic=config.agnostic_nms,
         keras=config.keras,
         workspace=config.workspace,
@@ -102,67 +102,68 @@ def export_options(config: ExportConfig, model: Any, device: torch.device) -> Ex
     )
 
 
-def stride_of(model: Any) -> int:
-    """What the sides of the input are multiples of."""
+def compute_input_stride(model: Any) -> int:
+    """Number of pixels that height and width of the input must be multiples of."""
     return max(int(torch.as_tensor(model.stride).max()), MIN_STRIDE)
 
 
-def export_one(path: Path, model: nn.Module, kind: ExportFormat, options: ExportOptions) -> Path:
-    """Write one format and compare it with PyTorch; the file or folder.
+def export_one(path: Path, model: nn.Module, fmt: ExportFormat, options: ExportOptions) -> Path:
+    """Export to one format, compare with PyTorch and return the file or folder.
 
     Raises:
-        InputError: the settings cannot be had, a package is missing, or the file does not agree with PyTorch.
+        InputError: a setting is not supported, a package is missing, or the file does not agree with PyTorch.
     """
-    options = honoured(kind, options)
-    job = build_job(path, model, options, normalized=kind.normalized)
+    options = drop_unsupported_options(fmt, options)
+    job = build_job(path, model, options, normalized=fmt.normalized)
     started = perf_counter()
-    target = kind.export(job)
+    target = fmt.export(job)
     seconds = perf_counter() - started
-    LOGGER.info(f"{kind.title}: {target} ({megabytes(target):.1f} MB) written in {seconds:.1f} s")
-    if kind.runs_here:
-        made = job.changed(half=True) if kind.stores_half else job
-        report = check_export(made, target, measure=accuracy_meter(job) if options.int8 else None)
-        LOGGER.info(f"{kind.title}: {report.text}")
+    LOGGER.info(f"{fmt.title}: saved to {target} ({compute_size_mb(target):.1f} MB) in {seconds:.1f} s")
+    if fmt.runs_here:
+        precision = {"half": True} if fmt.stores_half else {}
+        report = check_export(job.with_options(**precision), target, measure=build_accuracy_meter(job))
+        LOGGER.info(f"{fmt.title}: {report.text}")
     return target
 
 
-def honoured(kind: ExportFormat, options: ExportOptions) -> ExportOptions:
-    """The settings without those that the format does not know, each named.
+def drop_unsupported_options(fmt: ExportFormat, options: ExportOptions) -> ExportOptions:
+    """The options without those that the format does not support, with a warning for each.
 
     Raises:
-        InputError: one of them decides what the file is.
+        InputError: INT8 or NMS is not supported.
     """
     defaults = ExportOptions()
     changes: dict[str, Any] = {}
     for name in FLAGS:
         value, default = getattr(options, name), getattr(defaults, name)
-        if value == default or name in kind.options:
+        if value == default or name in fmt.options:
             continue
-        flag = f"--{name.replace('_', '-')}"
-        if name in REFUSED:
-            raise InputError(f"{flag}: not offered for {kind.title}; leave it out, or export {kind.title} by itself")
-        LOGGER.warning(f"WARNING: {flag} is ignored: it does nothing for {kind.title}")
+        flag = _to_flag(name)
+        if name in REQUIRED:
+            raise InputError(f"{flag} is not supported for {fmt.title}; leave it out, or export {fmt.title} separately")
+        LOGGER.warning(f"WARNING: {flag} is ignored: {fmt.title} does not support it")
         changes[name] = default
     return replace(options, **changes)
 
 
 def build_job(path: Path, model: Any, options: ExportOptions, *, normalized: bool = False) -> ExportJob:
-    """The checkpoint's network prepared for one format.
+    """Prepare the network of a checkpoint for one format.
 
     Args:
-        model: fused, in evaluation mode, on the export's device.
+        model: fused, in evaluation mode, on the export device.
+        normalized: divide boxes by width and height of the input.
 
     Raises:
-        InputError: NMS is wanted of a network that gives no boxes alone.
+        InputError: the task does not support INT8 or NMS.
     """
-    task = task_of(model)
-    if options.int8 and task in NOT_INT8:
-        raise InputError(f"{path}: --int8 is not offered for semantic masks yet; export with --half or without")
-    names = {int(number): str(name) for number, name in model.names.items()}
+    task = find_task(model.task)
+    if options.int8 and not task.supports_int8:
+        raise InputError(f"{path}: --int8 is not supported for task {task.name!r}; export with --half or in FP32")
+    names = {int(index): str(name) for index, name in model.names.items()}
     nms = None
     if options.nms:
-        if task != "detect":
-            raise InputError(f"{path}: --nms is for detection models, this one is for {task}; leave it out")
+        if not task.supports_nms:
+            raise InputError(f"{path}: --nms is not supported for task {task.name!r}; leave it out")
         nms = GraphNms(
             model.nc,
             conf_thres=options.conf_thres,
@@ -172,9 +173,9 @@ def build_job(path: Path, model: Any, options: ExportOptions, *, normalized: boo
         )
     network = ExportNetwork(model, normalized=normalized and nms is None, nms=nms, dynamic=options.dynamic)
     info = ModelInfo(
-        stride=stride_of(model),
+        stride=compute_input_stride(model),
         names=names,
-        task=task,
+        task=task.name,
         channels=int(model.yaml.get("ch", 3)) if getattr(model, "yaml", None) else 3,
         imgsz=options.imgsz,
         batch=options.batch,
@@ -187,44 +188,47 @@ def build_job(path: Path, model: Any, options: ExportOptions, *, normalized: boo
     return ExportJob(path, network, info, options)
 
 
-def megabytes(path: Path) -> float:
-    """Size of a file, or of the files in a folder."""
+def compute_size_mb(path: Path) -> float:
+    """Size of a file or of all files in a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
 
 
-def _warn_of_settings(config: ExportConfig, kinds: Sequence[ExportFormat]) -> None:
-    """Name flags that do nothing at all."""
-    if "topk_per_class" in config.given:
+def _warn_ignored_flags(config: ExportConfig) -> None:
+    if "topk_per_class" in config.explicit:
         LOGGER.warning("WARNING: --topk-per-class is ignored: --max-det limits the detections of all classes together")
     if config.inplace:
-        LOGGER.warning("WARNING: --inplace is ignored: an exported graph decodes its boxes out of place")
-    if not config.nms and (given := {"agnostic_nms", "max_det", "topk_all", "conf_thres", "iou_thres"} & config.given):
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
-        LOGGER.warning(f"WARNING: {flags}: ignored without --nms")
+        LOGGER.warning("WARNING: --inplace is ignored: exported graphs never decode in place")
+    nms_flags = {"agnostic_nms", "max_det", "topk_all", "conf_thres", "iou_thres"} & config.explicit
+    if nms_flags and not config.nms:
+        LOGGER.warning(f"WARNING: {', '.join(map(_to_flag, sorted(nms_flags)))}: ignored without --nms")
 
 
-def _one_line(kind: ExportFormat, path: Path, error: Exception) -> str:
-    """What went wrong: an input error's own message, what the disk refuses, or the first words of a converter's."""
+def _to_flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _format_problem(fmt: ExportFormat, path: Path, error: Exception) -> str:
+    """One line for a failed export: the message of a user or disk error, or the start of a converter's."""
     if isinstance(error, InputError):
-        return f"{kind.title}: {error}"
-    if isinstance(error, OSError) and error.errno in ENVIRONMENT:
-        place = error.filename2 or error.filename or path.parent
-        return f"{kind.title}: {place}: {error.strerror}; free the place, or copy the checkpoint to another folder"
-    reason = " ".join(str(error).split())[:300] or "no reason given"
-    return f"{kind.title}: {path} cannot be converted: {type(error).__name__}: {reason}; --verbose shows more"
+        return f"{fmt.title}: {error}"
+    if isinstance(error, OSError) and error.errno in USER_ERRNOS:
+        location = error.filename2 or error.filename or path.parent
+        return f"{fmt.title}: {location}: {error.strerror}; make it writable, or copy the checkpoint to another folder"
+    reason = " ".join(str(error).split())[:300] or "no message"
+    return f"{fmt.title}: cannot convert {path}: {type(error).__name__}: {reason}; add --verbose for the traceback"
 
 
-def _report(files: Sequence[str], problems: Sequence[str], config: ExportConfig) -> None:
-    """The last lines of the log: what failed, and how to use what was written."""
+def _log_summary(files: Sequence[str], problems: Sequence[str], config: ExportConfig) -> None:
+    """Log the number of failures and how to use the last file."""
     if problems:
         total = len(files) + len(problems)
-        LOGGER.warning(f"WARNING: {len(problems)} of {total} exports failed, named above")
+        LOGGER.warning(f"WARNING: {len(problems)} of {total} exports failed, see above")
     if files:
-        shown = f'"{files[-1]}"' if " " in files[-1] else files[-1]
+        file = f'"{files[-1]}"' if " " in files[-1] else files[-1]
         size = " ".join(map(str, dict.fromkeys(config.size_hw)))
         LOGGER.info(
-            f"Use it: python detect.py --weights {shown} --imgsz {size}"
-            f" | python val.py --weights {shown} --imgsz {max(config.size_hw)} --data ..."
+            f"Use it: python detect.py --weights {file} --imgsz {size}"
+            f" | python val.py --weights {file} --imgsz {max(config.size_hw)} --data ..."
             f" | torch.hub.load('.', 'custom', path={files[-1]!r}, source='local')"
         )

@@ -1,4 +1,4 @@
-"""TensorRT engines, built from ONNX on the GPU that is to run them."""
+"""Export to TensorRT engines, built from ONNX on the GPU that will run them."""
 
 from __future__ import annotations
 
@@ -7,57 +7,57 @@ from pathlib import Path
 from typing import Any
 
 from utils.backends.packages import import_runtime
-from utils.backends.tensorrt import description_file
+from utils.backends.tensorrt import get_metadata_path
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
 from utils.core.logging import LOGGER
 from utils.export.base import ExportJob
 from utils.export.onnx import build_onnx
 
-ENDING = ".engine"
+SUFFIX = ".engine"
 INSTALL = "tensorrt"
 GIB = 2**30
-LEAST_STRIDES = 2  # cells of the coarsest map along a side of the smallest image of a dynamic engine
+MIN_CELLS = 2  # height and width of the coarsest feature map for the smallest image of a dynamic engine
 
 
 def export_tensorrt(job: ExportJob) -> Path:
-    """Write `<stem>.engine` as TensorRT's own tools read it, and its description to `<stem>.engine.json`.
+    """Write `<stem>.engine`, which TensorRT's tools can read, and its metadata in `<stem>.engine.json`.
 
-    The types are those of the ONNX graph: FP32, FP16 with `half` (boxes are decoded in FP32), eight-bit convolutions
-    between Q and DQ nodes with `int8`. With `dynamic` an engine takes 1 to `batch` images with sides up to those of
-    `imgsz` and one stride more, which `val.py` adds to rectangular batches; it is fastest for half a batch of `imgsz`.
+    Types are those of the ONNX graph: FP32; FP16 with `half`, boxes decoded in FP32; Q/DQ convolutions with `int8`.
+    With `dynamic`, batches have 1 to `batch` images of up to `imgsz` plus one stride, which `val.py` adds to
+    rectangular batches; the engine is optimized for half a batch of `imgsz`.
 
     Raises:
-        InputError: no GPU is named, a package is missing, or TensorRT cannot build the graph.
+        InputError: the device is not a GPU, a package is missing, or TensorRT cannot build the engine.
     """
     options = job.options
     if options.device.type != "cuda":
-        raise InputError("--include engine: TensorRT builds an engine on the GPU that will run it; add --device 0")
+        raise InputError("--include engine: TensorRT builds engines on the GPU that will run them; add --device 0")
     trt = import_runtime("tensorrt", needed_for="TensorRT exports", install=INSTALL)
     graph = build_onnx(job)
     if options.int8:
-        from utils.export.onnx_int8 import quantize  # needs onnxruntime, which other exports do not
+        from utils.export.onnx_int8 import quantize  # needs onnxruntime
 
         graph = quantize(job, graph, for_tensorrt=True)
-    LOGGER.info(f"TensorRT {trt.__version__}: building the engine takes minutes")
+    LOGGER.info(f"TensorRT {trt.__version__}: building the engine, which takes minutes")
     engine = build_engine(trt, graph.SerializeToString(), job)
-    target = job.target(ENDING)
+    target = job.get_path(SUFFIX)
     with atomic_write(target) as temporary:
         temporary.write_bytes(engine)
-    with atomic_write(description_file(target)) as temporary:
+    with atomic_write(get_metadata_path(target)) as temporary:
         text = json.dumps(job.info.to_values(), ensure_ascii=False, indent=1)
         temporary.write_text(text + "\n", encoding="utf-8")
     return target
 
 
 def build_engine(trt: Any, graph: bytes, job: ExportJob) -> bytes:
-    """The serialized engine of an ONNX file.
+    """Build and serialize the engine of an ONNX file.
 
     Args:
-        trt: the package, release 8.5 or later.
+        trt: the tensorrt package, 8.5 or later.
 
     Raises:
-        InputError: it cannot parse or build the graph.
+        InputError: TensorRT cannot parse the graph or build the engine.
     """
     options = job.options
     logger = trt.Logger(trt.Logger.VERBOSE if options.verbose else trt.Logger.WARNING)
@@ -69,14 +69,14 @@ def build_engine(trt: Any, graph: bytes, job: ExportJob) -> bytes:
         raise InputError(f"{job.weights}: TensorRT {trt.__version__} cannot parse its ONNX graph ({reasons[:300]})")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(options.workspace * GIB))
-    _allow_types(trt, config, job)
+    _set_precision(trt, config, job)
     if options.dynamic:
         _add_profile(builder, config, network.get_input(0).name, job)
     cache = _read_cache(config, options.cache)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        reason = f"{job.weights}: TensorRT {trt.__version__} could not build the engine, its log above says why"
-        raise InputError(f"{reason}; more memory (--workspace {options.workspace:g} GiB now) or --verbose may help")
+        reason = f"{job.weights}: TensorRT {trt.__version__} cannot build the engine, see its log above"
+        raise InputError(f"{reason}; try a larger --workspace than {options.workspace:g} GiB, or --verbose")
     if cache is not None:
         with atomic_write(options.cache) as temporary:
             temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
@@ -84,14 +84,14 @@ def build_engine(trt: Any, graph: bytes, job: ExportJob) -> bytes:
 
 
 def _network_flags(trt: Any) -> int:
-    """What the releases want: 8 an explicit batch, 10 that types are the graph's; 11 has it so by itself."""
-    known = trt.NetworkDefinitionCreationFlag
-    names = [name for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED") if hasattr(known, name)]
-    return sum(1 << int(getattr(known, name)) for name in names)
+    """Explicit batch for release 8, strong types for 10; both are defaults of 11."""
+    flags = trt.NetworkDefinitionCreationFlag
+    names = [name for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED") if hasattr(flags, name)]
+    return sum(1 << int(getattr(flags, name)) for name in names)
 
 
-def _allow_types(trt: Any, config: Any, job: ExportJob) -> None:
-    """Let releases without typed networks (8) choose the types that the graph has."""
+def _set_precision(trt: Any, config: Any, job: ExportJob) -> None:
+    """Enable the precision of the graph in releases without strongly typed networks (8)."""
     if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         return
     if job.options.half:
@@ -101,14 +101,14 @@ def _allow_types(trt: Any, config: Any, job: ExportJob) -> None:
 
 
 def _add_profile(builder: Any, config: Any, name: str, job: ExportJob) -> None:
-    """State which sizes a dynamic engine takes, and for which it is to be fast."""
+    """Add the smallest, optimal and largest input shapes of a dynamic engine."""
     options, channels, stride = job.options, job.info.channels, job.info.stride
     height, width = options.imgsz
     largest = max(options.imgsz) + stride
     profile = builder.create_optimization_profile()
     profile.set_shape(
         name,
-        (1, channels, LEAST_STRIDES * stride, LEAST_STRIDES * stride),
+        (1, channels, MIN_CELLS * stride, MIN_CELLS * stride),
         (max(options.batch // 2, 1), channels, height, width),
         (options.batch, channels, largest, largest),
     )
@@ -116,11 +116,11 @@ def _add_profile(builder: Any, config: Any, name: str, job: ExportJob) -> None:
 
 
 def _read_cache(config: Any, file: str) -> Any:
-    """Give the builder the timings of earlier builds, if a file for them is named; None otherwise."""
+    """Set the timing cache of the builder from a file; None without one."""
     if not file:
         return None
     path = Path(file)
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
     if not config.set_timing_cache(cache, ignore_mismatch=False):
-        LOGGER.warning(f"WARNING: --cache {file}: is of another TensorRT or GPU; it is written anew")
+        LOGGER.warning(f"WARNING: --cache {file}: from another TensorRT version or GPU, overwritten")
     return cache

@@ -1,4 +1,4 @@
-"""TensorFlow Lite files in FP32, FP16 and INT8, and those compiled for the Edge TPU."""
+"""Export to TensorFlow Lite in FP32, FP16 and INT8, and to Edge TPU models."""
 
 from __future__ import annotations
 
@@ -24,69 +24,66 @@ from utils.backends.tflite import import_litert
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
 from utils.export.base import ExportJob, ExportNetwork
-from utils.export.calibration import after_last_convolutions, calibration_arrays
-from utils.export.tensorflow import concrete, last_words, saved_model
+from utils.export.calibration import find_decoding_nodes, load_calibration_arrays
+from utils.export.tensorflow import build_saved_model, extract_error_line, load_concrete_function
 
 INFO_MEMBER = "metadata.txt"
-CALIBRATED = 100  # images; the calibrator runs them one by one and keeps all activations
+MAX_CALIBRATION_IMAGES = 100  # the calibrator keeps the activations of all
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 COMPILER, COMPILER_SITE = "edgetpu_compiler", "https://coral.ai/docs/edgetpu/compiler/"
-LONGEST = 1800  # seconds that the compiler may take
+TIMEOUT_S = 1800  # of the compiler
 
 
 def export_tflite(job: ExportJob) -> Path:
-    """Write `<stem>.tflite`, with `half` `<stem>-fp16.tflite` (weights), with `int8` `<stem>-int8.tflite`.
+    """Write `<stem>.tflite`; `<stem>-fp16.tflite` with `half` (weights only); `<stem>-int8.tflite` with `int8`.
 
-    Input and output are floats in all three. INT8 keeps the last convolutions and the decoding in floats: boxes and
-    scores share one output, and eight bits for both cost far more accuracy than they save time.
+    Inputs and outputs are floats. INT8 keeps the last convolutions and the decoding in floats: one eight-bit scale for
+    boxes and scores costs too much accuracy.
 
     Raises:
-        InputError: a package is missing, the network cannot be converted, or INT8 has no images to calibrate on.
+        InputError: a package is missing, the conversion fails, or there are no calibration images.
     """
     options = job.options
-    arrays = calibration_inputs(job) if options.int8 else []
-    with saved_model(fixed(job)) as folder:
-        content = lite(folder, half=options.half)
+    arrays = load_calibration_inputs(job) if options.int8 else []
+    with build_saved_model(to_static_fp32(job)) as folder:
+        content = convert_to_tflite(folder, half=options.half)
     if options.int8:
-        content = quantized(content, arrays, per_tensor=options.per_tensor)
-    ending = "-int8.tflite" if options.int8 else "-fp16.tflite" if options.half else ".tflite"
-    return save(job, content, job.target(ending))
+        content = quantize(content, arrays, per_tensor=options.per_tensor)
+    suffix = "-int8.tflite" if options.int8 else "-fp16.tflite" if options.half else ".tflite"
+    return save_tflite(job, content, job.get_path(suffix))
 
 
 def export_edgetpu(job: ExportJob) -> Path:
-    """Write `<stem>-int8_edgetpu.tflite`: all of the network in INT8, input and output uint8, compiled by Coral.
+    """Write `<stem>-int8_edgetpu.tflite`: full INT8 with uint8 input and output, compiled by Coral's compiler.
 
     Raises:
-        InputError: the compiler or a package is missing, one of them fails, or there are no images to calibrate on.
+        InputError: the compiler or a package is missing or fails, or there are no calibration images.
     """
     compiler = find_compiler()
-    arrays = calibration_inputs(job)
-    target = job.target("-int8_edgetpu.tflite")
-    with saved_model(normalized_inside(fixed(job))) as folder:
-        content = fully_quantized(folder, arrays, per_tensor=job.options.per_tensor)
+    arrays = load_calibration_inputs(job)
+    target = job.get_path("-int8_edgetpu.tflite")
+    with build_saved_model(normalize_boxes_in_head(to_static_fp32(job))) as folder:
+        content = quantize_fully(folder, arrays, per_tensor=job.options.per_tensor)
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "network.tflite"
         source.write_bytes(content)
         compiled = compile_for_edgetpu(compiler, source, job)
-    return save(job, compiled, target)
+    return save_tflite(job, compiled, target)
 
 
-def fixed(job: ExportJob) -> ExportJob:
-    """The job with what these files cannot vary: a batch of `options.batch`, sizes as given, floats to begin with."""
-    return job.changed(half=False, int8=False, dynamic=False)
+def to_static_fp32(job: ExportJob) -> ExportJob:
+    """The job without dynamic axes and reduced precision, for the SavedModel to convert."""
+    return job.with_options(half=False, int8=False, dynamic=False)
 
 
-def calibration_inputs(job: ExportJob) -> list[np.ndarray]:
-    """Training images as this graph takes them, (batch, H, W, C)."""
-    arrays = calibration_arrays(job, CALIBRATED)
+def load_calibration_inputs(job: ExportJob) -> list[np.ndarray]:
+    """Load training images as input batches (batch, H, W, C)."""
+    arrays = load_calibration_arrays(job, MAX_CALIBRATION_IMAGES)
     return [np.ascontiguousarray(a.repeat(job.options.batch, axis=0).transpose(0, 2, 3, 1)) for a in arrays]
 
 
-def normalized_inside(job: ExportJob) -> ExportJob:
-    """The job with boxes over width and height from the decoding on, where pixels would spoil the scores' scale.
-
-    Boxes and scores are joined into one tensor, which has one scale when it is quantized.
-    """
+def normalize_boxes_in_head(job: ExportJob) -> ExportJob:
+    """Normalize boxes while decoding them, so that boxes and scores fit one quantization scale."""
     if not job.network.normalized:
         return job
     model = copy.deepcopy(job.network.model)
@@ -97,10 +94,10 @@ def normalized_inside(job: ExportJob) -> ExportJob:
     return replace(job, network=ExportNetwork(model))
 
 
-def lite(folder: Path, *, half: bool) -> bytes:
-    """A SavedModel as TensorFlow Lite, weights in FP16 if `half`."""
+def convert_to_tflite(folder: Path, *, half: bool) -> bytes:
+    """Convert a SavedModel to TensorFlow Lite, with FP16 weights if `half`."""
     tf = import_tensorflow("TensorFlow Lite exports")
-    function, owner = concrete(folder)
+    function, owner = load_concrete_function(folder)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], owner)
     if half:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -108,25 +105,25 @@ def lite(folder: Path, *, half: bool) -> bytes:
     return converter.convert()
 
 
-def fully_quantized(folder: Path, arrays: Sequence[np.ndarray], *, per_tensor: bool) -> bytes:
-    """A SavedModel as TensorFlow Lite with every operator in INT8, and uint8 input and output."""
+def quantize_fully(folder: Path, arrays: Sequence[np.ndarray], *, per_tensor: bool) -> bytes:
+    """Convert a SavedModel to TensorFlow Lite with all operators in INT8 and uint8 input and output."""
     tf = import_tensorflow("Edge TPU exports")
-    function, owner = concrete(folder)
+    function, owner = load_concrete_function(folder)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], owner)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([array] for array in arrays)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.uint8
-    converter._experimental_disable_per_channel = per_tensor  # there is no public name (2.21)
+    converter._experimental_disable_per_channel = per_tensor  # no public API (2.21)
     return converter.convert()
 
 
-def quantized(content: bytes, arrays: Sequence[np.ndarray], *, per_tensor: bool) -> bytes:
-    """A float file with INT8 weights and activations up to the last convolutions.
+def quantize(content: bytes, arrays: Sequence[np.ndarray], *, per_tensor: bool) -> bytes:
+    """Quantize weights and activations of a float file to INT8, up to the last convolutions.
 
     Args:
-        arrays: images to calibrate on.
-        per_tensor: one scale for all channels of a weight.
+        arrays: calibration images.
+        per_tensor: one scale per weight tensor instead of one per channel.
 
     Raises:
         MissingPackageError: the quantizer is not installed.
@@ -138,7 +135,7 @@ def quantized(content: bytes, arrays: Sequence[np.ndarray], *, per_tensor: bool)
     granularity = types.QuantGranularity.TENSORWISE if per_tensor else types.QuantGranularity.CHANNELWISE
     quantizer = tools.Quantizer(bytearray(content))
     quantizer.add_static_config(".*", every, 8, 8, granularity)
-    for regex, operation in ((float_scopes(content), every), (".*", names.INPUT), (".*", names.OUTPUT)):
+    for regex, operation in ((build_float_scope_regex(content), every), (".*", names.INPUT), (".*", names.OUTPUT)):
         quantizer.update_quantization_recipe(regex, operation, algorithm_key="no_quantize")
     images = [{INPUT: array} for array in arrays]
     with redirect_stderr(io.StringIO()):  # progress bars
@@ -147,50 +144,52 @@ def quantized(content: bytes, arrays: Sequence[np.ndarray], *, per_tensor: bool)
     return bytes(result.quantized_model)
 
 
-def float_scopes(content: bytes) -> str:
-    """A regular expression for the operators that stay in floats, by the names of their outputs."""
+def build_float_scope_regex(content: bytes) -> str:
+    """Build the regular expression of the outputs of operators that stay in floats."""
     interpreter = import_litert().Interpreter(model_content=content)
     operators = interpreter._get_ops_details()
     names = {detail["index"]: detail["name"] for detail in interpreter.get_tensor_details()}
-    makers = {int(number): operator for operator in operators for number in operator["outputs"]}
-    decoding, convolutions = after_last_convolutions(
-        [makers[detail["index"]] for detail in interpreter.get_output_details()],
-        lambda operator: [makers[int(number)] for number in operator["inputs"] if int(number) in makers],
+    producers = {int(index): operator for operator in operators for index in operator["outputs"]}
+    decoding, convolutions = find_decoding_nodes(
+        [producers[detail["index"]] for detail in interpreter.get_output_details()],
+        lambda operator: [producers[int(index)] for index in operator["inputs"] if int(index) in producers],
         lambda operator: operator["op_name"] in CONVOLUTIONS,
     )
-    outputs = (names[int(number)] for operator in (*decoding, *convolutions) for number in operator["outputs"])
+    outputs = (names[int(index)] for operator in (*decoding, *convolutions) for index in operator["outputs"])
     return "|".join(f"^{re.escape(name)};?$" for name in outputs)
 
 
 def find_compiler() -> str:
-    """Coral's compiler on the PATH; MissingPackageError where there is none."""
-    found = shutil.which(COMPILER)
-    if found is None:
+    """Find Coral's compiler on the PATH; MissingPackageError without it."""
+    compiler = shutil.which(COMPILER)
+    if compiler is None:
         raise MissingPackageError(f"Edge TPU exports need {COMPILER} (Linux on x86) on the PATH: {COMPILER_SITE}")
-    return found
+    return compiler
 
 
 def compile_for_edgetpu(compiler: str, source: Path, job: ExportJob) -> bytes:
-    """The compiled form of an INT8 file; InputError with the compiler's last words where it fails."""
+    """Compile an INT8 file for the Edge TPU; InputError with the compiler's error message if it fails."""
     command = [compiler, "--show_operations", "--out_dir", str(source.parent), str(source)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LONGEST, check=False)
+        process = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
+        )
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"{job.weights}: {COMPILER} did not end within {LONGEST} s; try a smaller --imgsz") from error
+        raise InputError(f"{job.weights}: {COMPILER} exceeded {TIMEOUT_S} s; try a smaller --imgsz") from error
     except OSError as error:
-        raise InputError(f"{compiler}: cannot be started ({error.strerror}); install it again") from error
-    made = source.with_name(f"{source.stem}_edgetpu.tflite")
-    if done.returncode or not made.is_file():
-        reason = last_words(done.stdout, done.stderr)
-        raise InputError(f"{job.weights}: {COMPILER} cannot compile it ({reason})")
-    return made.read_bytes()
+        raise InputError(f"{compiler}: cannot start it ({error.strerror}); install it again") from error
+    compiled = source.with_name(f"{source.stem}_edgetpu.tflite")
+    if process.returncode or not compiled.is_file():
+        reason = extract_error_line(process.stdout, process.stderr)
+        raise InputError(f"{job.weights}: {COMPILER} failed ({reason})")
+    return compiled.read_bytes()
 
 
-def save(job: ExportJob, content: bytes, target: Path) -> Path:
-    """Write the file with its metadata behind the graph: a zip archive with one text, which is that of a dict."""
+def save_tflite(job: ExportJob, content: bytes, target: Path) -> Path:
+    """Write the file with its metadata appended: a zip archive with the text of a dict."""
     archive = io.BytesIO(content)
-    with zipfile.ZipFile(archive, "a") as texts:
-        texts.writestr(INFO_MEMBER, str(job.info.to_values()))
+    with zipfile.ZipFile(archive, "a") as members:
+        members.writestr(INFO_MEMBER, str(job.info.to_values()))
     with atomic_write(target) as temporary:
         temporary.write_bytes(archive.getvalue())
     return target

@@ -1,4 +1,4 @@
-"""TorchScript files: the traced network, with its description in the extra file `config.txt`."""
+"""Export to TorchScript, with metadata in the extra file `config.txt`."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ CONFIG_FILE = "config.txt"
 
 
 def export_torchscript(job: ExportJob) -> Path:
-    """Write `<stem>.torchscript`; with `optimize` for mobile processors, which other ones run too.
+    """Write `<stem>.torchscript`; with `optimize`, for the mobile interpreter.
 
     Raises:
-        InputError: `optimize` on another device than the CPU, with `half`, or of a torch that cannot.
+        InputError: `optimize` on a GPU, with `half`, or with a torch that does not support it.
     """
     options = job.options
     if options.optimize and (options.device.type != "cpu" or options.half):
-        raise InputError("--optimize: made for mobile processors, in FP32; leave out --half, give --device cpu")
-    network = job.halved() if options.half else job.network
+        raise InputError("--optimize supports FP32 on the CPU only; leave out --half and give --device cpu")
+    network = job.build_half_network() if options.half else job.network
     sample = job.example.half() if options.half else job.example
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's notes on its own future and on shapes that become constants
-        network(sample)  # a fixed graph takes the grids of this size as constants
+        warnings.simplefilter("ignore")  # deprecations, and shapes that become constants
+        network(sample)  # caches the grids of this size, constants of a static graph
         traced = torch.jit.trace(network, sample, strict=False, check_trace=False)
-        extra = {CONFIG_FILE: json.dumps(description(job))}
-        target = job.target(".torchscript")
+        extra = {CONFIG_FILE: json.dumps(build_metadata(job))}
+        target = job.get_path(".torchscript")
         with atomic_write(target) as temporary:
             if options.optimize:
-                _for_mobile(traced)._save_for_lite_interpreter(str(temporary), _extra_files=extra)
+                _optimize_for_mobile(traced)._save_for_lite_interpreter(str(temporary), _extra_files=extra)
             else:
                 traced.save(str(temporary), _extra_files=extra)
     return target
 
 
-def _for_mobile(traced: Any) -> Any:
-    """The graph with the operators of mobile processors; InputError where this torch has none."""
+def _optimize_for_mobile(traced: Any) -> Any:
+    """Optimize the graph for mobile CPUs; InputError if this torch lacks XNNPACK."""
     from torch.utils.mobile_optimizer import optimize_for_mobile
 
     try:
@@ -51,12 +51,10 @@ def _for_mobile(traced: Any) -> Any:
         if "XNNPACK is not enabled" not in str(error):
             raise
         version = torch.__version__
-        raise InputError(
-            f"--optimize: torch {version} was built without XNNPACK, which it needs; leave it out"
-        ) from error
+        raise InputError(f"--optimize needs XNNPACK, which torch {version} was built without; leave it out") from error
 
 
-def description(job: ExportJob) -> dict[str, object]:
-    """The values of `config.txt`: the original's shape, stride and names, and ours."""
+def build_metadata(job: ExportJob) -> dict[str, object]:
+    """Content of `config.txt`: shape, stride and names as in YOLOv5, and further metadata."""
     shape = [job.options.batch, job.info.channels, *job.options.imgsz]
     return {"shape": shape, **job.info.to_values()}

@@ -1,4 +1,4 @@
-"""CoreML packages: written and described on any system; nothing here can run them."""
+"""CoreML packages: conversion and metadata; running them needs macOS."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_jobs import NAMES, tiny_job
+from tiny_jobs import NAMES, build_tiny_job
 
 from utils.core.errors import InputError
-from utils.export.coreml import export_coreml, kept_in_mil
-from utils.export.nms_graph import kept_by_nms
+from utils.export.coreml import build_mil_nms_mask, export_coreml
+from utils.export.nms_graph import nms_mask
 from utils.ops.boxes import box_iou_matrix, xywh_to_xyxy
 
 
-def operations(package: Path) -> list[str]:
-    """Types of the operations in a package, from its spec."""
+def list_operations(package: Path) -> list[str]:
+    """List the operation types of a package."""
     tools = pytest.importorskip("coremltools")
     spec = tools.models.MLModel(str(package), skip_model_load=True).get_spec()
     blocks = next(iter(spec.mlProgram.functions.values())).block_specializations
@@ -27,9 +27,9 @@ def operations(package: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["full", "half", "int8"])
-def test_package_describes_itself(precision: str, tmp_path: Path) -> None:
+def test_package_holds_metadata(precision: str, tmp_path: Path) -> None:
     tools = pytest.importorskip("coremltools")
-    job = tiny_job(tmp_path, **({} if precision == "full" else {precision: True}))
+    job = build_tiny_job(tmp_path, **({} if precision == "full" else {precision: True}))
     package = export_coreml(job)
     assert package == tmp_path / "tiny mödel.mlpackage"
     assert sorted(p.name for p in tmp_path.iterdir()) == [package.name]
@@ -41,32 +41,32 @@ def test_package_describes_itself(precision: str, tmp_path: Path) -> None:
     assert (output.name, list(output.type.multiArrayType.shape)) == ("output0", [1, 2 * (8 * 12 + 4 * 6), 7])
     stored = spec.description.metadata.userDefined
     assert (stored["stride"], stored["names"], stored["task"]) == ("16", str(NAMES), "detect")
-    kinds = operations(package)
+    kinds = list_operations(package)
     assert ("cast" in kinds) == (precision == "half")
     assert ("constexpr_affine_dequantize" in kinds) == (precision == "int8")
 
 
 @pytest.mark.slow
-def test_suppression_is_a_part_of_the_package(tmp_path: Path) -> None:
+def test_nms_is_part_of_the_package(tmp_path: Path) -> None:
     tools = pytest.importorskip("coremltools")
-    package = export_coreml(tiny_job(tmp_path, nms=True))
-    export_coreml(tiny_job(tmp_path, nms=True, half=True))  # over the first one
+    package = export_coreml(build_tiny_job(tmp_path, nms=True))
+    export_coreml(build_tiny_job(tmp_path, nms=True, half=True))  # over the first one
     spec = tools.models.MLModel(str(package), skip_model_load=True).get_spec()
     assert list(spec.description.output[0].type.multiArrayType.shape) == [1, 20, 6]
     assert spec.description.metadata.userDefined["nms"] == "True"
-    assert "non_maximum_suppression" in operations(package)
+    assert "non_maximum_suppression" in list_operations(package)
 
 
-def test_settings_that_coreml_has_not(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--batch-size 4: CoreML takes one image at a time"):
-        export_coreml(tiny_job(tmp_path, batch=4))
+def test_unsupported_batch_size(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--batch-size 4: CoreML supports batch size 1 only"):
+        export_coreml(build_tiny_job(tmp_path, batch=4))
 
 
-def mock_builder(padding: int) -> Any:
-    """A mock of coremltools' Builder: the operators as its documentation describes them, computed by numpy.
+def build_mock_builder(padding: int) -> Any:
+    """Mock of coremltools' Builder with the documented operators in NumPy.
 
     Args:
-        padding: what stands in unused places of the indices that NMS gives, of which the documentation says nothing.
+        padding: value of unused indices of NMS, which is undocumented.
     """
 
     def suppress(
@@ -109,13 +109,13 @@ def mock_builder(padding: int) -> Any:
 
 @pytest.mark.parametrize("padding", [-1, 0, 7])
 @pytest.mark.parametrize("count", [0, 60])
-def test_suppression_in_the_mock_is_that_of_pytorch(padding: int, count: int) -> None:
+def test_mock_nms_equals_pytorch(padding: int, count: int) -> None:
     rng = np.random.default_rng(count)
     corners = rng.random((1, 80, 2)) * 600
     boxes = np.concatenate([corners, corners + 20 + rng.random((1, 80, 2)) * 100], axis=-1).astype(np.float32)
     scores = np.where(np.arange(80) < count, rng.random((1, 80)), 0.0).astype(np.float32)
     groups = rng.integers(0, 3, (1, 80))
-    kept = kept_in_mil(mock_builder(padding), boxes, scores, groups, 0.1, 0.45, 80)
-    expected = kept_by_nms(*map(torch.from_numpy, (boxes, scores, groups)), 3, 0.1, 0.45, 80)
-    assert kept.tolist() == expected.tolist()
-    assert kept.any() == (count > 0)
+    mask = build_mil_nms_mask(build_mock_builder(padding), boxes, scores, groups, 0.1, 0.45, 80)
+    expected = nms_mask(*map(torch.from_numpy, (boxes, scores, groups)), 3, 0.1, 0.45, 80)
+    assert mask.tolist() == expected.tolist()
+    assert mask.any() == (count > 0)

@@ -1,4 +1,4 @@
-"""OpenVINO folders: written, described, opened again, and what cannot be opened."""
+"""OpenVINO exports: files, metadata, loading, damaged folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from utils.backends.openvino import read_info
 from utils.backends.registry import load_backend
 from utils.core.errors import InputError
 from utils.export.base import ExportJob
-from utils.export.table import export_formats
+from utils.export.table import find_export_formats
 from utils.export.verify import check_export
 from utils.ops.nms import non_max_suppression
 
@@ -30,13 +30,13 @@ Exported = Callable[..., tuple[ExportJob, Path]]
 
 @pytest.fixture
 def copied(exported: Exported, tmp_path: Path) -> Path:
-    """A folder to spoil."""
-    target = tmp_path / "spoiled_openvino_model"
+    """Copy of an exported folder, for tests that damage it."""
+    target = tmp_path / "copy_openvino_model"
     shutil.copytree(exported("openvino")[1], target)
     return target
 
 
-def test_the_folder_describes_itself(exported: Exported) -> None:
+def test_folder_holds_metadata(exported: Exported) -> None:
     job, folder = exported("openvino")
     assert folder.name == "tiny mödel_openvino_model"
     assert sorted(p.name for p in folder.iterdir()) == [f"tiny mödel.{end}" for end in ("bin", "xml", "yaml")]
@@ -46,21 +46,21 @@ def test_the_folder_describes_itself(exported: Exported) -> None:
     backend = load_backend(folder, device=CPU)
     assert (backend.names, backend.stride, backend.fixed_hw) == (NAMES, 16, (64, 96))
     assert "output0" in backend.compiled.output(0).get_names()
-    export_formats(["openvino"])[0].export(job)  # over the old one
+    find_export_formats(["openvino"])[0].export(job)  # replaces the first one
     assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name]
 
 
-def test_a_link_gives_way_to_the_new_folder(exported: Exported, tmp_path: Path) -> None:
+def test_link_is_replaced(exported: Exported, tmp_path: Path) -> None:
     job, _ = exported("openvino")
     (tmp_path / "kept").mkdir()
     (tmp_path / "best_openvino_model").symlink_to(tmp_path / "kept")
-    folder = export_formats(["openvino"])[0].export(replace(job, weights=tmp_path / "best.pt"))
+    folder = find_export_formats(["openvino"])[0].export(replace(job, weights=tmp_path / "best.pt"))
     assert not folder.is_symlink() and (folder / "best.xml").is_file()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best_openvino_model", "kept"]
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_fixed_graph_takes_any_number(batch: int, exported: Exported) -> None:
+def test_static_graph_takes_any_number_of_images(batch: int, exported: Exported) -> None:
     job, folder = exported("openvino", batch=batch)
     backend = load_backend(folder, device=CPU)
     for count in (1, 2, 3):
@@ -71,37 +71,37 @@ def test_a_fixed_graph_takes_any_number(batch: int, exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("nms", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_dynamic_graph_takes_any_size(nms: bool, exported: Exported) -> None:
+def test_dynamic_graph_takes_any_size(nms: bool, exported: Exported) -> None:
     job, folder = exported("openvino", dynamic=True, nms=nms)
     backend = load_backend(folder, device=CPU)
     assert backend.fixed_hw is None
     for shape in ((1, 3, 64, 96), (3, 3, 32, 160), (2, 3, 16, 16), (1, 3, 64, 96)):
         images = torch.rand(shape)
-        found = non_max_suppression(backend.forward(images), 0.25, max_det=20)
+        detections = non_max_suppression(backend.forward(images), 0.25, max_det=20)
         expected = non_max_suppression(job.network.model(images), 0.25, max_det=20)
-        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
-        assert len(found[0])
+        torch.testing.assert_close(detections, expected, atol=1e-3, rtol=1e-4)
+        assert len(detections[0])
 
 
-def test_half_stores_half_of_the_bytes(exported: Exported) -> None:
+def test_half_halves_the_weights(exported: Exported) -> None:
     job, folder = exported("openvino", half=True)
     sizes = [next(path.glob("*.bin")).stat().st_size for path in (folder, exported("openvino")[1])]
     assert sizes[0] < 0.6 * sizes[1]
-    assert check_export(job, folder).figures.compared > 10
+    assert check_export(job, folder).agreement.agreeing > 10
 
 
-def test_single_precision_unless_asked_otherwise(exported: Exported) -> None:
+def test_fp32_by_default(exported: Exported) -> None:
     folder = exported("openvino")[1]
     hint = load_backend(folder, device=CPU).compiled.get_property("INFERENCE_PRECISION_HINT")
     assert hint.to_string() == "f32"
     assert load_backend(folder, device=CPU, fp16=True).forward(torch.rand(1, 3, 64, 96)).shape == (1, 240, 7)
 
 
-def test_half_is_ignored_where_bf16_is_slower(
+def test_half_is_ignored_if_bf16_is_slower(
     exported: Exported, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.backends.openvino.computes_in_bf16", lambda _: True)
-    monkeypatch.setattr("utils.backends.openvino.bf16_pays", lambda: False)
+    monkeypatch.setattr("utils.backends.openvino.supports_bf16", lambda _: True)
+    monkeypatch.setattr("utils.backends.openvino.is_bf16_faster", lambda: False)
     logging.getLogger("openyolov5").propagate = True
     backend = load_backend(exported("openvino")[1], device=CPU, fp16=True)
     assert backend.compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
@@ -113,12 +113,12 @@ def test_threads_share_a_model(exported: Exported) -> None:
     assert_threads_agree(backend, torch.rand(8, 3, 64, 96))
 
 
-def test_results_stay_when_the_next_image_comes(exported: Exported) -> None:
+def test_outputs_are_not_overwritten(exported: Exported) -> None:
     backend = load_backend(exported("openvino")[1], device=CPU)
     first = backend.forward(torch.rand(1, 3, 64, 96))
-    kept = first.clone()
+    copy = first.clone()
     backend.forward(torch.rand(1, 3, 64, 96))
-    assert torch.equal(first, kept)
+    assert torch.equal(first, copy)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_damaged_folders(ending: str, share: float | None, message: str, copied:
         load_backend(copied, device=CPU)
 
 
-def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
+def test_file_instead_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "x_openvino_model").write_text("no folder")
     with pytest.raises(InputError, match="is no folder; export one with"):
         load_backend(tmp_path / "x_openvino_model", device=CPU)
@@ -156,7 +156,7 @@ def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
         ("a: [", "not plain YAML"),
     ],
 )
-def test_metadata_is_never_run(text: str, message: str, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_is_not_evaluated(text: str, message: str, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(copied.parent)
     next(copied.glob("*.yaml")).write_text(text)
     with pytest.raises(InputError, match=message):
@@ -164,7 +164,7 @@ def test_metadata_is_never_run(text: str, message: str, copied: Path, monkeypatc
     assert not (copied.parent / "made").exists()
 
 
-def test_a_folder_without_metadata(copied: Path) -> None:
+def test_folder_without_metadata(copied: Path) -> None:
     next(copied.glob("*.yaml")).unlink()
     backend = load_backend(copied, device=CPU, names={0: "x", 1: "y"})
     assert (backend.stride, backend.names, backend.fixed_hw) == (32, {0: "x", 1: "y"}, (64, 96))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny_jobs import NAMES, tiny_job
+from tiny_jobs import NAMES, build_tiny_job
 
 from utils.backends.registry import load_backend
 from utils.core.errors import InputError
@@ -25,9 +25,9 @@ from utils.export.tensorflow import (
     export_graph_def,
     export_saved_model,
     export_tfjs,
+    extract_error_line,
     find_converter,
-    free_batch,
-    last_words,
+    free_batch_axis,
     run_converter,
 )
 from utils.export.verify import check_export
@@ -35,15 +35,15 @@ from utils.export.verify import check_export
 CPU = torch.device("cpu")
 
 
-def tensorflow_job(folder: Path, **options: Any) -> ExportJob:
-    """A job as the table makes it for TensorFlow's formats."""
-    job = tiny_job(folder, **options)
+def build_tensorflow_job(folder: Path, **options: Any) -> ExportJob:
+    """Build a job with normalized boxes, as TensorFlow formats need."""
+    job = build_tiny_job(folder, **options)
     network = ExportNetwork(job.network.model, normalized=True)
     return replace(job, network=network, info=replace(job.info, normalized=network.normalized))
 
 
-def mock_tool(folder: Path, name: str, body: str) -> Path:
-    """A mock of a converter: a program of this name that runs the Python given."""
+def write_mock_tool(folder: Path, name: str, body: str) -> Path:
+    """Write an executable that runs a Python script."""
     tool = folder / name
     tool.write_text(f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\n{body}\n")
     tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
@@ -54,7 +54,7 @@ def mock_tool(folder: Path, name: str, body: str) -> Path:
 @pytest.mark.parametrize("options", [{}, {"batch": 3}, {"dynamic": True}, {"keras": True}], ids=str)
 def test_saved_models_agree_with_pytorch(options: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("onnx2tf")
-    job = tensorflow_job(tmp_path, **options)
+    job = build_tensorflow_job(tmp_path, **options)
     folder = export_saved_model(job)
     assert folder == tmp_path / "tiny mödel_saved_model"
     assert sorted(p.name for p in tmp_path.iterdir()) == [folder.name]
@@ -69,7 +69,7 @@ def test_saved_models_agree_with_pytorch(options: dict[str, Any], tmp_path: Path
 @pytest.mark.slow
 def test_a_damaged_saved_model_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("onnx2tf")
-    folder = export_saved_model(tensorflow_job(tmp_path))
+    folder = export_saved_model(build_tensorflow_job(tmp_path))
     graph, weights = folder / "saved_model.pb", next((folder / "variables").glob("*.data*"))
     content = graph.read_bytes()
     for damaged in (content[: len(content) // 2], b"no graph"):
@@ -88,10 +88,10 @@ def test_a_damaged_saved_model_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_graphs_agree_with_pytorch_and_keep_their_description(dynamic: bool, tmp_path: Path) -> None:
+def test_graphs_agree_with_pytorch_and_hold_metadata(dynamic: bool, tmp_path: Path) -> None:
     tf = pytest.importorskip("tensorflow")
     pytest.importorskip("onnx2tf")
-    job = tensorflow_job(tmp_path, dynamic=dynamic)
+    job = build_tensorflow_job(tmp_path, dynamic=dynamic)
     file = export_graph_def(job)
     assert [p.name for p in tmp_path.iterdir()] == ["tiny mödel.pb"]
     check_export(job, file)
@@ -103,66 +103,66 @@ def test_graphs_agree_with_pytorch_and_keep_their_description(dynamic: bool, tmp
     assert function.prune("x:0", "Identity:0").inputs[0].shape[1:] == (64, 96, 3)
 
 
-def test_a_free_batch_gives_the_same_boxes(tmp_path: Path) -> None:
+def test_dynamic_batch_gives_the_same_boxes(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    job = tensorflow_job(tmp_path)
+    job = build_tensorflow_job(tmp_path)
     model = build_onnx(job)
-    free_batch(model, reshapes=True)
+    free_batch_axis(model, reshapes=True)
     session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     images = torch.rand(3, 3, 64, 96)
-    (found,) = session.run(None, {"images": images.numpy()})
+    (output,) = session.run(None, {"images": images.numpy()})
     with torch.inference_mode():
-        np.testing.assert_allclose(found, job.network(images).numpy(), atol=1e-5)
+        np.testing.assert_allclose(output, job.network(images).numpy(), atol=1e-5)
 
 
-def test_missing_packages_are_named_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorflow, "find_spec", lambda name: None if name == "onnx2tf" else name)
     with pytest.raises(InputError, match=r"TensorFlow exports need the packages onnx2tf: pip install tensorflow .*"):
         check_packages()
 
 
-def test_what_a_converter_says_last(tmp_path: Path) -> None:
-    assert last_words("starts\nValueError: no such layer\n", "note\n") == "ValueError: no such layer"
-    assert last_words("", "one\n two \n") == "two"
-    assert last_words("", "") == "it says nothing"
-    tool = mock_tool(tmp_path, "convert it", "print('error: cannot'); sys.exit(3)")
-    with pytest.raises(InputError, match=r"tiny mödel\.pt: convert it cannot convert it \(error: cannot\)"):
-        run_converter([str(tool), "a b"], tiny_job(tmp_path))
+def test_error_line_of_a_converter(tmp_path: Path) -> None:
+    assert extract_error_line("starts\nValueError: no such layer\n", "note\n") == "ValueError: no such layer"
+    assert extract_error_line("", "one\n two \n") == "two"
+    assert extract_error_line("", "") == "no output"
+    tool = write_mock_tool(tmp_path, "convert it", "print('error: cannot'); sys.exit(3)")
+    with pytest.raises(InputError, match=r"tiny mödel\.pt: convert it failed \(error: cannot\)"):
+        run_converter([str(tool), "a b"], build_tiny_job(tmp_path))
 
 
-def test_a_converter_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorflow, "LONGEST", 0.5)
-    tool = mock_tool(tmp_path, "hang", "import threading; threading.Event().wait()")
-    with pytest.raises(InputError, match=r"hang did not end within 0\.5 s"):
-        run_converter([str(tool), "a"], tiny_job(tmp_path))
+def test_converter_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorflow, "TIMEOUT_S", 0.5)
+    tool = write_mock_tool(tmp_path, "hang", "import threading; threading.Event().wait()")
+    with pytest.raises(InputError, match=r"hang exceeded 0\.5 s"):
+        run_converter([str(tool), "a"], build_tiny_job(tmp_path))
 
 
-def test_tfjs_without_its_converter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tfjs_needs_its_converter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tensorflow.shutil, "which", lambda *_, **__: None)
     with pytest.raises(InputError, match=r"tensorflowjs_converter on the PATH; .*pip install tensorflowjs"):
-        export_tfjs(tensorflow_job(tmp_path))
+        export_tfjs(build_tensorflow_job(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("option", "flag"), [({}, ""), ({"half": True}, "float16"), ({"int8": True}, "uint8")])
-def test_tfjs_calls_a_mock_of_its_converter(
+def test_tfjs_with_a_mock_converter(
     option: dict[str, bool], flag: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     body = "made = Path(sys.argv[-1]); made.mkdir(); (made / 'model.json').write_text(repr(sys.argv[1:]))"
-    mock_tool(tools, "tensorflowjs_converter", body)
+    write_mock_tool(tools, "tensorflowjs_converter", body)
     monkeypatch.setenv("PATH", str(tools), prepend=":")
 
     def write_graph(job: ExportJob) -> Path:
         assert not job.options.half
-        file = job.target(".pb")
+        file = job.get_path(".pb")
         file.write_bytes(b"graph")
         return file
 
     monkeypatch.setattr(tensorflow, "export_graph_def", write_graph)
-    folder = export_tfjs(tensorflow_job(tmp_path, **option))
+    folder = export_tfjs(build_tensorflow_job(tmp_path, **option))
     assert folder == tmp_path / "tiny mödel_web_model"
     command = (folder / "model.json").read_text()
     for part in ("--input_format=tf_frozen_model", "--output_node_names=Identity'", f"quantize_{flag}" if flag else ""):

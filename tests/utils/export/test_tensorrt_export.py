@@ -1,4 +1,4 @@
-"""TensorRT exports: the graph they are built from, and a mock of the builder; no GPU is needed."""
+"""TensorRT exports with a mock of the builder; no GPU needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_jobs import NAMES, tiny_job
+from tiny_jobs import NAMES, build_tiny_job
 
 from utils.backends.tensorrt import split_header
 from utils.core.errors import InputError
@@ -25,7 +25,7 @@ CUDA = torch.device("cuda", 0)
 
 
 class MockConfig:
-    """Mock of tensorrt.IBuilderConfig: records what it is told."""
+    """Mock of tensorrt.IBuilderConfig that records its settings."""
 
     def __init__(self) -> None:
         self.flags: list[str] = []
@@ -55,7 +55,7 @@ class MockConfig:
 
 
 class MockTensorRT:
-    """Mock of the tensorrt package as of a release: 8 has no typed networks, 11 no flags of precision."""
+    """Mock of a tensorrt release: 8 has no strongly typed networks, 11 no precision flags."""
 
     __version__ = "11.4.0"
     MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
@@ -105,18 +105,16 @@ class MockProfile:
         self.shapes = {name: shapes}
 
 
-def cuda_job(folder: Path, **options: Any) -> ExportJob:
-    return tiny_job(folder, device=CUDA, **options)
+def build_cuda_job(folder: Path, **options: Any) -> ExportJob:
+    return build_tiny_job(folder, device=CUDA, **options)
 
 
 @pytest.mark.parametrize(
     ("release", "flags", "types"), [(8, 0b1, ["FP16"]), (10, 0b11, []), (11, 0b1, [])], ids=["8", "10", "11"]
 )
-def test_each_release_of_the_mock_gets_the_flags_it_knows(
-    release: int, flags: int, types: list[str], tmp_path: Path
-) -> None:
+def test_flags_by_release(release: int, flags: int, types: list[str], tmp_path: Path) -> None:
     mock = MockTensorRT(release)
-    assert build_engine(mock, b"graph", cuda_job(tmp_path, half=True, workspace=0.5)) == b"ftrt engine"
+    assert build_engine(mock, b"graph", build_cuda_job(tmp_path, half=True, workspace=0.5)) == b"ftrt engine"
     assert (mock.created_with, mock.config.flags, mock.graph) == (flags, types, b"graph")
     assert mock.config.memory == {"workspace": 2**29}
     assert not mock.config.profiles
@@ -124,33 +122,33 @@ def test_each_release_of_the_mock_gets_the_flags_it_knows(
 
 def test_dynamic_engines_take_rectangular_batches(tmp_path: Path) -> None:
     mock = MockTensorRT(11)
-    build_engine(mock, b"", cuda_job(tmp_path, dynamic=True, batch=8))
+    build_engine(mock, b"", build_cuda_job(tmp_path, dynamic=True, batch=8))
     (profile,) = mock.config.profiles
     assert profile.shapes == {"images": ((1, 3, 32, 32), (4, 3, 64, 96), (8, 3, 112, 112))}
 
 
-def test_timings_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_timing_cache(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file, mock = tmp_path / "timings", MockTensorRT(11)
     file.write_bytes(b"of another GPU")
     with caplog.at_level(logging.WARNING, "openyolov5"):
-        build_engine(mock, b"", cuda_job(tmp_path, cache=str(file)))
-    assert "is of another TensorRT or GPU" in caplog.text
+        build_engine(mock, b"", build_cuda_job(tmp_path, cache=str(file)))
+    assert "from another TensorRT version or GPU, overwritten" in caplog.text
     assert file.read_bytes() == b"new timings"
-    build_engine(mock, b"", cuda_job(tmp_path, cache=str(file)))
+    build_engine(mock, b"", build_cuda_job(tmp_path, cache=str(file)))
     assert mock.config.cached == b"new timings"
 
 
-def test_what_the_mock_refuses_is_one_line(tmp_path: Path) -> None:
+def test_builder_errors_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"TensorRT 11\.6\.1 cannot parse its ONNX graph \(no importer for Foo\)"):
-        build_engine(MockTensorRT(11, parses=False), b"", cuda_job(tmp_path))
-    with pytest.raises(InputError, match=r"could not build the engine.*--workspace 4 GiB now"):
-        build_engine(MockTensorRT(11, builds=False), b"", cuda_job(tmp_path))
+        build_engine(MockTensorRT(11, parses=False), b"", build_cuda_job(tmp_path))
+    with pytest.raises(InputError, match=r"cannot build the engine.*larger --workspace than 4 GiB"):
+        build_engine(MockTensorRT(11, builds=False), b"", build_cuda_job(tmp_path))
 
 
-def test_the_engine_is_written_plain_and_described_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_and_metadata_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", MockTensorRT(11))  # type: ignore[arg-type]
     monkeypatch.setattr("utils.export.tensorrt.build_onnx", lambda job: SimpleNamespace(SerializeToString=lambda: b""))
-    file = export_tensorrt(cuda_job(tmp_path, half=True))
+    file = export_tensorrt(build_cuda_job(tmp_path, half=True))
     assert file == tmp_path / "tiny mödel.engine"
     assert file.read_bytes() == b"ftrt engine"
     assert split_header(file.read_bytes()) == ({}, b"ftrt engine")
@@ -158,21 +156,21 @@ def test_the_engine_is_written_plain_and_described_beside_it(tmp_path: Path, mon
     assert (values["stride"], values["names"]) == (16, {str(k): v for k, v in NAMES.items()})
 
 
-def test_a_gpu_and_the_package_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="on the GPU that will run it; add --device 0"):
-        export_tensorrt(tiny_job(tmp_path))
+def test_needs_a_gpu_and_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="on the GPU that will run them; add --device 0"):
+        export_tensorrt(build_tiny_job(tmp_path))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(InputError, match=r"TensorRT exports.* tensorrt"):
-        export_tensorrt(cuda_job(tmp_path))
+        export_tensorrt(build_cuda_job(tmp_path))
 
 
 @pytest.mark.slow
-def test_eight_bit_graphs_are_symmetric_and_agree(tmp_path: Path, tiny_data: Path) -> None:
-    """What TensorRT reads of Q and DQ nodes: signed, no zero points, biases in floats; run by onnxruntime."""
+def test_int8_graphs_are_symmetric_and_agree(tmp_path: Path, tiny_data: Path) -> None:
+    """TensorRT needs signed Q/DQ nodes without zero points and float biases; onnxruntime runs the graph."""
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     from utils.export.onnx_int8 import quantize
 
-    job = tiny_job(tmp_path, int8=True, data=str(tiny_data))
+    job = build_tiny_job(tmp_path, int8=True, data=str(tiny_data))
     graph = quantize(job, build_onnx(job), for_tensorrt=True)
     constants = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.graph.initializer}
     pairs = [node for node in graph.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]

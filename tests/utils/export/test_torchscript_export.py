@@ -1,4 +1,4 @@
-"""TorchScript: written, described, opened again, and what cannot be opened."""
+"""TorchScript exports: files, metadata, loading, damaged files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lively_jobs import lively_job
+from confident_jobs import build_confident_job
 from tiny_jobs import NAMES
 
 from utils.backends.info import ModelInfo
-from utils.backends.outputs import tensors_of
+from utils.backends.outputs import flatten_outputs
 from utils.backends.registry import load_backend
 from utils.backends.torchscript import read_info
 from utils.core.errors import InputError
@@ -26,18 +26,18 @@ Exported = Callable[..., tuple[ExportJob, Path]]
 
 
 class Plain(torch.nn.Module):
-    """A network of another tool."""
+    """Network of another tool."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.cat((images, images), dim=1).flatten(2).transpose(1, 2)  # (B, H*W, 5 + 1 class)
 
 
-def saved(file: Path, extra: dict[str, str]) -> Path:
+def save_script(file: Path, extra: dict[str, str]) -> Path:
     torch.jit.trace(Plain(), torch.zeros(1, 3, 64, 96)).save(str(file), _extra_files=extra)
     return file
 
 
-def test_the_file_describes_itself(exported: Exported) -> None:
+def test_file_holds_metadata(exported: Exported) -> None:
     _, file = exported("torchscript")
     extra = {CONFIG_FILE: ""}
     torch.jit.load(str(file), _extra_files=extra)
@@ -48,7 +48,7 @@ def test_the_file_describes_itself(exported: Exported) -> None:
     assert (backend.names, backend.stride, backend.fixed_hw) == (NAMES, 16, (64, 96))
 
 
-def test_a_fixed_graph_is_exact_for_any_batch(exported: Exported) -> None:
+def test_static_graph_is_exact_for_any_batch(exported: Exported) -> None:
     job, file = exported("torchscript")
     backend = load_backend(file, device=CPU)
     for count in (1, 3):
@@ -57,51 +57,51 @@ def test_a_fixed_graph_is_exact_for_any_batch(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("nms", [False, True])
-def test_a_dynamic_graph_takes_any_size(nms: bool, exported: Exported) -> None:
+def test_dynamic_graph_takes_any_size(nms: bool, exported: Exported) -> None:
     job, file = exported("torchscript", dynamic=True, nms=nms)
     backend = load_backend(file, device=CPU)
     for shape in ((1, 3, 64, 96), (3, 3, 32, 160), (2, 3, 16, 16)):
         images = torch.rand(shape)
-        found = non_max_suppression(backend.forward(images), 0.25, max_det=20)
-        torch.testing.assert_close(found, non_max_suppression(job.network.model(images), 0.25, max_det=20))
-        assert len(found[0])
+        detections = non_max_suppression(backend.forward(images), 0.25, max_det=20)
+        torch.testing.assert_close(detections, non_max_suppression(job.network.model(images), 0.25, max_det=20))
+        assert len(detections[0])
 
 
 def test_half(exported: Exported) -> None:
     job, file = exported("torchscript", half=True)
     backend = load_backend(file, device=CPU)
     assert backend.dtype == torch.float16
-    assert check_export(job, file).figures.compared > 10
+    assert check_export(job, file).agreement.agreeing > 10
 
 
-def test_mobile_needs_what_this_torch_may_lack(tmp_path: Path) -> None:
-    job = lively_job(tmp_path, optimize=True)
+def test_optimize_for_mobile(tmp_path: Path) -> None:
+    job = build_confident_job(tmp_path, optimize=True)
     try:
         file = export_torchscript(job)
     except InputError as error:
-        assert "built without XNNPACK" in str(error)
+        assert "--optimize needs XNNPACK" in str(error)
     else:
-        assert check_export(job, file).figures.compared > 10
-    with pytest.raises(InputError, match="--optimize: made for mobile processors, in FP32; leave out --half"):
-        export_torchscript(lively_job(tmp_path, optimize=True, half=True))
+        assert check_export(job, file).relative < 1e-4
+    with pytest.raises(InputError, match="--optimize supports FP32 on the CPU only; leave out --half"):
+        export_torchscript(build_confident_job(tmp_path, optimize=True, half=True))
 
 
-def test_a_file_of_the_original_is_fixed_to_its_shape(tmp_path: Path) -> None:
+def test_original_file_has_a_static_shape(tmp_path: Path) -> None:
     config = {"shape": [1, 3, 64, 96], "stride": 32, "names": {"0": "ä b"}}
-    backend = load_backend(saved(tmp_path / "m.torchscript", {CONFIG_FILE: json.dumps(config)}), device=CPU)
+    backend = load_backend(save_script(tmp_path / "m.torchscript", {CONFIG_FILE: json.dumps(config)}), device=CPU)
     assert (backend.stride, backend.names, backend.fixed_hw) == (32, {0: "ä b"}, (64, 96))
     assert backend.forward(torch.rand(2, 3, 64, 96)).shape == (2, 64 * 96, 6)
     with pytest.raises(InputError, match="takes 64x96 images only"):
         backend.forward(torch.rand(1, 3, 64, 64))
 
 
-def test_a_file_without_description(tmp_path: Path) -> None:
-    backend = load_backend(saved(tmp_path / "m.torchscript", {}), device=CPU, names={0: "x"})
+def test_file_without_metadata(tmp_path: Path) -> None:
+    backend = load_backend(save_script(tmp_path / "m.torchscript", {}), device=CPU, names={0: "x"})
     assert (backend.stride, backend.names, backend.fixed_hw) == (32, {0: "x"}, None)
     assert read_info("", "m") == ModelInfo()
 
 
-def test_a_program_that_takes_no_such_images(tmp_path: Path) -> None:
+def test_program_with_other_input(tmp_path: Path) -> None:
     file = tmp_path / "m.torchscript"
     torch.jit.trace(torch.nn.Linear(3, 3), torch.zeros(1, 3)).save(str(file))
     backend = load_backend(file, device=CPU)
@@ -109,10 +109,10 @@ def test_a_program_that_takes_no_such_images(tmp_path: Path) -> None:
         backend.forward(torch.rand(1, 3, 32, 64))
 
 
-def test_outputs_inside_one_another() -> None:
-    """As of old exports of the original: decoded rows, and a list of the raw heads."""
+def test_nested_outputs() -> None:
+    """As in old exports: decoded rows, and a list of raw maps."""
     rows, heads = torch.zeros(1, 4, 6), [torch.zeros(1, 3, 2, 2, 6)] * 2
-    assert [part.ndim for part in tensors_of((rows, heads))] == [3, 5, 5]
+    assert [part.ndim for part in flatten_outputs((rows, heads))] == [3, 5, 5]
 
 
 @pytest.mark.parametrize(
@@ -123,10 +123,10 @@ def test_outputs_inside_one_another() -> None:
         ("[1]", "expected a mapping, found list"),
     ],
 )
-def test_a_description_is_never_run(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_is_not_evaluated(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
-        load_backend(saved(tmp_path / "m.torchscript", {CONFIG_FILE: text}), device=CPU)
+        load_backend(save_script(tmp_path / "m.torchscript", {CONFIG_FILE: text}), device=CPU)
     assert not (tmp_path / "made").exists()
 
 
@@ -139,7 +139,7 @@ def test_damaged_files(share: float, exported: Exported, tmp_path: Path) -> None
         load_backend(file, device=CPU)
 
 
-def test_a_checkpoint_is_none(tmp_path: Path) -> None:
+def test_checkpoint_is_not_torchscript(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(1)}, tmp_path / "m.torchscript")
     with pytest.raises(InputError, match=r"m\.torchscript: is damaged or no TorchScript file"):
         load_backend(tmp_path / "m.torchscript", device=CPU)
