@@ -1,1 +1,1 @@
-"""Listeners that keep a training run's numbers and images: in its folder, in TensorBoard, in tracking services."""
+"""Loggers of a training run: run folder, TensorBoard, tracking services."""

@@ -1,4 +1,4 @@
-"""Which loggers a run has: those named by --loggers, else those that the environment asks for."""
+"""Choice of experiment trackers by `--loggers` or environment variables."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from utils.config.base import TrainConfig
+from utils.config.train import TrainConfig
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
-from utils.loggers.base import BatchDrawing, Tracker, TrackerListener
+from utils.loggers.base import Tracker
+from utils.loggers.callback import TrackerCallback
 from utils.loggers.clearml import ClearMLTracker
 from utils.loggers.comet import CometTracker
 from utils.loggers.mlflow import MLflowTracker
@@ -20,23 +21,23 @@ from utils.loggers.wandb import WandbTracker
 
 @dataclass(frozen=True)
 class Service:
-    """How a tracker is asked for.
+    """A tracking service.
 
     Attributes:
-        module: what must be installed, by `pip install <package>`.
-        variables: environment variables of which any one asks for it.
-        uses: flags of train.py that mean something to it.
+        module: import name of the package, installed by `pip install <package>`.
+        variables: environment variables; any of them enables the service.
+        flags: flags of train.py that it supports.
     """
 
     tracker: Callable[[], Tracker]
     module: str
     package: str
     variables: tuple[str, ...] = ()
-    uses: tuple[str, ...] = ("upload_dataset", "artifact_alias", "bbox_interval")
+    flags: tuple[str, ...] = ("upload_dataset", "artifact_alias", "bbox_interval")
 
 
 SERVICES: dict[str, Service] = {
-    "tensorboard": Service(TensorBoardTracker, "tensorboard", "tensorboard", uses=("bbox_interval",)),
+    "tensorboard": Service(TensorBoardTracker, "tensorboard", "tensorboard", flags=("bbox_interval",)),
     "mlflow": Service(MLflowTracker, "mlflow", "mlflow", ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")),
     "wandb": Service(
         WandbTracker,
@@ -58,56 +59,52 @@ SERVICES: dict[str, Service] = {
 }
 
 
-def wanted_services(config: TrainConfig) -> list[str]:
-    """Names of the services that a run is kept in.
-
-    TensorBoard needs no asking. Without --loggers a service is wanted whose variables are set; one that is not
-    installed is told once and left out.
+def choose_services(config: TrainConfig) -> list[str]:
+    """Names of the services that record the run: those of `--loggers`, else TensorBoard and those with variables set.
 
     Raises:
-        InputError: one that --loggers names is not installed.
+        InputError: a service of `--loggers` is not installed.
     """
-    chosen = [name for name in config.loggers or () if name != "none"]
-    missing = [name for name in chosen if not is_installed(name)]
+    names = [name for name in config.loggers or () if name != "none"]
+    missing = [name for name in names if not is_installed(name)]
     if missing:
         packages = " ".join(SERVICES[name].package for name in missing)
         raise InputError(f"--loggers {' '.join(missing)}: not installed; pip install {packages}")
     if config.loggers is None:
         for name, service in SERVICES.items():
-            asking = next((v for v in service.variables if os.getenv(v)), None)
-            if asking == "WANDB_MODE" and os.environ[asking] == "disabled":
+            variable = next((v for v in service.variables if os.getenv(v)), None)
+            if variable == "WANDB_MODE" and os.environ[variable] == "disabled":
                 continue
-            if asking and not is_installed(name):
-                LOGGER.warning(f"WARNING {asking} is set, but {name} is not installed; pip install {service.package}")
-            elif asking or name == "tensorboard":
-                chosen.append(name)
-    warn_of_unused(config, chosen)
-    return chosen
+            if variable and not is_installed(name):
+                LOGGER.warning(f"WARNING {variable} is set, but {name} is not installed; pip install {service.package}")
+            elif variable or name == "tensorboard":
+                names.append(name)
+    warn_of_ignored_flags(config, names)
+    return names
 
 
-def warn_of_unused(config: TrainConfig, chosen: Sequence[str]) -> None:
-    """Name the flags for loggers that none of the chosen ones heeds."""
-    used = {flag for name in chosen for flag in SERVICES[name].uses}
+def warn_of_ignored_flags(config: TrainConfig, names: Sequence[str]) -> None:
+    """Warn of given flags that none of the named services supports."""
+    supported = {flag for name in names for flag in SERVICES[name].flags}
     for flag in ("entity", "upload_dataset", "bbox_interval", "artifact_alias"):
-        if flag in config.given and flag not in used:
-            able = ", ".join(name for name, service in SERVICES.items() if flag in service.uses)
-            LOGGER.warning(f"WARNING --{flag}: no effect, as no logger of this run heeds it; these do: {able}")
+        if flag in config.explicit and flag not in supported:
+            services = ", ".join(name for name, service in SERVICES.items() if flag in service.flags)
+            LOGGER.warning(f"WARNING --{flag} is ignored: no logger of this run supports it; these do: {services}")
 
 
 def is_installed(name: str) -> bool:
-    """Whether a service's package can be imported."""
+    """Whether the package of a service is installed."""
     return find_spec(SERVICES[name].module) is not None
 
 
-def build_listeners(config: TrainConfig, chosen: Sequence[str]) -> list[TrackerListener]:
-    """The listeners of the services named."""
-    listeners, drawing = [], BatchDrawing()
-    for name in chosen:
+def build_tracker_callbacks(config: TrainConfig, names: Sequence[str]) -> list[TrackerCallback]:
+    """The callback that reports a run to the named services; none without services."""
+    trackers: list[Tracker] = []
+    for name in names:
         if name != "tensorboard":
-            listeners.append(TrackerListener(SERVICES[name].tracker(), drawing=drawing))
+            trackers.append(SERVICES[name].tracker())
         elif is_installed(name):
-            graph = "tensorboard" in (config.loggers or ())
-            listeners.append(TrackerListener(TensorBoardTracker(graph=graph), threaded=False, drawing=drawing))
+            trackers.append(TensorBoardTracker(graph="tensorboard" in (config.loggers or ())))
         else:
-            LOGGER.info("No TensorBoard files: not installed. results.csv has the numbers; `pip install tensorboard`")
-    return listeners
+            LOGGER.info("TensorBoard is not installed: metrics are in results.csv only; pip install tensorboard")
+    return [TrackerCallback(trackers)] if trackers else []

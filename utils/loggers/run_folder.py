@@ -1,4 +1,4 @@
-"""What a run keeps of its numbers in its own folder: results.csv, results.png, a line an epoch in its log."""
+"""Loggers that write to the run folder: results.csv, results.png, a line per epoch in train.log."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from time import perf_counter
 from typing import Any
 
 from utils.core.errors import InputError
-from utils.core.logging import LOGGER, UNWATCHED
-from utils.core.results_csv import Row, format_table, number_row, read_rows
+from utils.core.files import atomic_write
+from utils.core.logging import FILE_ONLY, LOGGER
+from utils.core.results_csv import Row, format_table, make_row, read_rows
 from utils.plots.results import plot_results
 
-IMAGE_SHARE = 0.05  # of a run's time that drawing results.png may take
-FIRST_IMAGE_S = 5.0  # seconds of training before it is drawn at all
+MAX_PLOT_SHARE = 0.05  # of the time of a run that plotting results.png may take
+FIRST_PLOT_S = 5.0  # seconds of training before the first plot
 
 
 class CSVLogger:
-    """Keeps results.csv: every epoch once, whatever was stopped, resumed or started anew.
+    """Writes results.csv, one row per epoch.
 
-    The file is written whole to a temporary name and renamed, so a kill leaves the old or the new one. Logging an
-    epoch drops rows of that epoch and later ones: a resumed run continues its file, a fresh run replaces it. A file
-    that cannot be replaced (a full disk, a spreadsheet program that holds it) is told once and tried again each epoch.
+    The file is replaced atomically. Logging an epoch drops rows of that epoch and later ones: a resumed run continues
+    its file, a new run replaces it. If the file cannot be written (full disk, locked by a spreadsheet program) there is
+    one warning, and the next epoch tries again.
 
     Args:
-        file: where the table goes; its folder is made if need be.
-        width: characters of a column, 20 for detection, 23 for segmentation and classification.
+        file: results.csv; its folder is created if missing.
+        width: characters per column, 20 for detection, 23 for segmentation and classification.
     """
 
     def __init__(self, file: str | Path, *, width: int = 20) -> None:
@@ -34,43 +35,34 @@ class CSVLogger:
         self._warned = False
 
     def on_fit_epoch_end(self, *, epoch: int, metrics: Mapping[str, float], **_: Any) -> None:
-        """Write the row of `epoch` (from 0) and of all epochs before it."""
+        """Write the rows up to `epoch` (from 0)."""
         if self._rows is None:
-            self._rows = self._earlier_rows()
+            self._rows = self._read_rows()
         self._rows = [row for row in self._rows if float(row["epoch"]) < epoch]
-        self._rows.append(number_row(epoch, metrics))
+        self._rows.append(make_row(epoch, metrics))
         try:
-            self._write(format_table(self._rows, width=self.width))
+            with atomic_write(self.file) as temporary:
+                temporary.write_text(format_table(self._rows, width=self.width), encoding="utf-8")
         except OSError as error:
             if not self._warned:
-                LOGGER.warning(f"WARNING {self.file}: cannot be written ({error.strerror}); tried again each epoch")
+                LOGGER.warning(f"WARNING {self.file}: cannot be written ({error.strerror}); trying again each epoch")
             self._warned = True
 
-    def _write(self, table: str) -> None:
-        partial = self.file.with_name(f"{self.file.name}.partial")
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(table, encoding="utf-8")
-            partial.replace(self.file)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-
-    def _earlier_rows(self) -> list[Row]:
+    def _read_rows(self) -> list[Row]:
         if not self.file.exists():
             return []
         try:
             return read_rows(self.file)
         except InputError as error:
-            LOGGER.warning(f"{error}; it will be written anew")
+            LOGGER.warning(f"{error}; the file is replaced")
             return []
 
 
-class EpochLines:
-    """Says each epoch's numbers in one plain line, for files and pipes: a terminal has bars and tables instead.
+class EpochLogger:
+    """Logs one line per epoch to files and pipes; terminals have progress bars and tables instead.
 
     Args:
-        epochs: of the whole run.
+        epochs: of the run.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -78,18 +70,18 @@ class EpochLines:
         self._started = perf_counter()
 
     def on_train_epoch_start(self, **_: Any) -> None:
-        """Start the clock."""
+        """Start the timer."""
         self._started = perf_counter()
 
     def on_fit_epoch_end(self, *, epoch: int, metrics: Mapping[str, float], **_: Any) -> None:
-        """Write the line."""
-        line = epoch_line(metrics)
+        """Log the line."""
+        line = format_epoch(metrics)
         seconds = perf_counter() - self._started
-        LOGGER.info(f"epoch {epoch}/{self.epochs - 1}: {line} | {seconds:.1f} s", extra=UNWATCHED)
+        LOGGER.info(f"epoch {epoch}/{self.epochs - 1}: {line} | {seconds:.1f} s", extra=FILE_ONLY)
 
 
-def epoch_line(metrics: Mapping[str, float]) -> str:
-    """Losses and metrics in the order of results.csv, parts by their groups; learning rates are left to the table."""
+def format_epoch(metrics: Mapping[str, float]) -> str:
+    """Losses and metrics grouped as in results.csv, without learning rates."""
     parts: dict[str, list[str]] = {}
     for name, value in metrics.items():
         group, _, short = name.partition("/")
@@ -98,29 +90,29 @@ def epoch_line(metrics: Mapping[str, float]) -> str:
     return " | ".join(f"{group}: {', '.join(numbers)}" for group, numbers in parts.items())
 
 
-class ResultsImage:
-    """Keeps results.png up to date: every epoch where epochs are long, else as often as costs little of the time.
+class ResultsPlotter:
+    """Plots results.png, every epoch unless that takes more than a small share of the training time.
 
     Args:
-        table: results.csv, written before this listener hears of the epoch.
+        csv: results.csv, written by an earlier callback.
     """
 
-    def __init__(self, table: str | Path) -> None:
-        self.table = Path(table)
-        self._due = perf_counter() + FIRST_IMAGE_S
+    def __init__(self, csv: str | Path) -> None:
+        self.csv = Path(csv)
+        self._due = perf_counter() + FIRST_PLOT_S
         self._warned = False
 
     def on_fit_epoch_end(self, **_: Any) -> None:
-        """Draw the image, if it is time to; who looks at it sees the old one until the new one is whole."""
+        """Plot if due; results.png is replaced atomically."""
         started = perf_counter()
         if started < self._due:
             return
-        partial = self.table.with_name(".results.partial.png")
+        partial = self.csv.with_name(".results.partial.png")
         try:
-            plot_results(self.table, partial).replace(self.table.with_name("results.png"))
+            plot_results(self.csv, partial).replace(self.csv.with_name("results.png"))
         except (OSError, InputError) as error:
             if not self._warned:
                 LOGGER.warning(f"WARNING results.png is not up to date: {error}")
             self._warned = True
             partial.unlink(missing_ok=True)
-        self._due = perf_counter() + (perf_counter() - started) / IMAGE_SHARE
+        self._due = perf_counter() + (perf_counter() - started) / MAX_PLOT_SHARE

@@ -1,26 +1,26 @@
-"""TensorBoard's event file in the run folder."""
+"""TensorBoard event file in the run folder."""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.loggers.base import BoxedImage, RunFacts
+from utils.loggers.base import RunInfo, Tracker
 
 
 class EventFile:
-    """One file of TensorBoard events, written record by record.
+    """TensorBoard event file, written record by record.
 
-    The writer of the package works in a thread, where a full disk ends in a traceback and a lost queue. This one is on
-    the disk when a call returns, and an OSError is the caller's to handle.
+    `SummaryWriter` writes in a thread, where a full disk ends in a traceback and loses the queue. Here each call writes
+    to the disk, and raises OSError if it fails.
 
     Args:
-        folder: what `tensorboard --logdir` is given.
-        purge_step: steps of earlier files in the folder from here on are hidden.
+        folder: for `tensorboard --logdir`.
+        purge_step: TensorBoard hides events of earlier files in the folder from this step on.
 
     Raises:
         ImportError: the package is not installed.
@@ -37,7 +37,7 @@ class EventFile:
         self.write(purge_step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def write(self, step: int | None, **content: Any) -> None:
-        """Write one event: a `summary`, a `graph_def` or what else the format has."""
+        """Write one event: a `summary`, a `graph_def` or another field of the message."""
         event = self._event(wall_time=time.time(), step=step, **content)
         self._records.write(event.SerializeToString())
 
@@ -46,76 +46,70 @@ class EventFile:
         self._records.close()
 
 
-class TensorBoardTracker:
-    """Numbers, images, settings and, if asked for, the network's graph in TensorBoard's event file.
+class TensorBoardTracker(Tracker):
+    """Scalars, images, hparams and optionally the graph of the network in an event file.
 
     Args:
-        graph: draw the network, which takes a second or two.
+        graph: trace the network, which takes a second or two.
     """
 
     title = "TensorBoard"
+    threaded = False
 
     def __init__(self, *, graph: bool = False) -> None:
         self.graph = graph
         self._file: EventFile | None = None
 
     def load(self) -> None:
-        """Import what writes events."""
+        """Import the event messages."""
         from tensorboard.compat.proto import summary_pb2
         from torch.utils.tensorboard import summary
 
         self._summary, self._message = summary, summary_pb2.Summary
 
-    def start(self, run: RunFacts) -> None:
-        """Open the event file: what an earlier run logged from this epoch on is hidden."""
+    def start(self, run: RunInfo) -> None:
+        """Open the event file."""
         self._file = EventFile(run.folder, purge_step=run.start_epoch)
-        self._params = plain_params(run.params)
-        if self.graph and run.sample is not None:
-            self._file.write(None, graph_def=drawn_graph(*run.sample()))
+        self._params = to_plain_params(run.params)
+        if self.graph and run.build_example is not None:
+            self._file.write(None, graph_def=trace_graph(*run.build_example()))
 
-    def scalars(self, values: Mapping[str, float], epoch: int) -> None:
-        """One event for each number."""
+    def log_scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """Write one event per value."""
         for name, value in values.items():
             self._write(epoch, self._summary.scalar(name, value))
 
-    def image(self, tag: str, encoded: bytes, epoch: int) -> None:
-        """The file's own bytes: the viewer decodes them."""
+    def log_image(self, tag: str, encoded: bytes, epoch: int) -> None:
+        """Write the encoded image; TensorBoard decodes it."""
         value = self._message.Value(tag=tag, image=self._message.Image(encoded_image_string=encoded, colorspace=3))
         self._write(epoch, self._message(value=[value]))
 
-    def boxes(self, images: Sequence[BoxedImage], epoch: int) -> None:
-        """TensorBoard draws no boxes itself; the drawn batch has them."""
-
-    def files(self, files: Sequence[Path]) -> None:
-        """The event file lies beside them."""
-
     def finish(self, metrics: Mapping[str, float] | None) -> None:
-        """Write the settings with the metrics of the best weights, and close the file."""
+        """Write hparams with the metrics of the best weights, and close the file."""
         if self._file is None:
             return
         if metrics:
-            best = {name.replace("metrics/", "best/"): value for name, value in metrics.items()}
-            for summary in self._summary.hparams(self._params, best):
+            for summary in self._summary.hparams(self._params, dict(metrics)):
                 self._file.write(None, summary=summary)
-            self.scalars(best, 0)
+            self.log_scalars(metrics, 0)
         self._file.close()
         self._file = None
 
     def _write(self, step: int, summary: Any) -> None:
         if self._file is None:
-            raise OSError("its file is closed")
+            raise OSError("the event file is closed")
         self._file.write(step, summary=summary)
 
 
-def plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as the hparams page takes them: numbers, truth values and text."""
+def to_plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as hparams take them: bool, int, float or str."""
     return {
         name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in params.items()
     }
 
 
-def drawn_graph(model: Any, images: Any) -> Any:
-    """The network as TensorBoard's graph message."""
+def trace_graph(model: Any, images: Any) -> Any:
+    """Serialized TensorBoard graph of the network."""
     import warnings
 
     import torch
@@ -124,7 +118,7 @@ def drawn_graph(model: Any, images: Any) -> Any:
     from torch.utils.tensorboard import _pytorch_graph
 
     with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what a trace fixes: here nothing runs it
+        warnings.simplefilter("ignore")  # about values that the trace makes constant
         trace = torch.jit.trace(model, images, check_trace=False, strict=False)
         nodes = _pytorch_graph.parse(trace.inlined_graph, trace, (images,))
     return GraphDef(node=nodes, versions=VersionDef(producer=22)).SerializeToString()

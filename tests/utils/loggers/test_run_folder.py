@@ -10,7 +10,7 @@ import torch
 from utils.core.errors import InputError
 from utils.core.results_csv import read_results
 from utils.loggers import run_folder
-from utils.loggers.run_folder import CSVLogger, EpochLines, ResultsImage
+from utils.loggers.run_folder import CSVLogger, EpochLogger, ResultsPlotter
 
 
 def test_csv_line_format(tmp_path: Path) -> None:
@@ -62,12 +62,12 @@ def test_csv_torn_line_is_named_and_dropped(tmp_path: Path, caplog: pytest.LogCa
     assert f"{file}:4: not 2 numbers" in caplog.text
 
 
-def test_csv_unreadable_file_is_written_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_csv_unreadable_file_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "results.csv"
     file.write_text("")
     with caplog.at_level(logging.WARNING, "openyolov5"):
         CSVLogger(file).on_fit_epoch_end(epoch=2, metrics={"loss": 1.0})
-    assert "written anew" in caplog.text
+    assert "the file is replaced" in caplog.text
     assert read_results(file)["epoch"].tolist() == [2]
 
 
@@ -85,12 +85,12 @@ def test_read_results_without_epochs(tmp_path: Path) -> None:
     assert read_results(file) == {}
 
 
-def test_csv_that_cannot_be_replaced_is_told_once_and_loses_nothing(
+def test_csv_that_cannot_be_written_warns_once_and_loses_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "results.csv"
     logger = CSVLogger(file)
-    file.mkdir()  # stands for a file that another program holds
+    file.mkdir()  # like a file that another program holds
     (file / "content").touch()
     with caplog.at_level(logging.WARNING, "openyolov5"):
         for epoch in range(2):
@@ -103,8 +103,8 @@ def test_csv_that_cannot_be_replaced_is_told_once_and_loses_nothing(
     assert read_results(file)["epoch"].tolist() == [0, 1, 2]
 
 
-def test_an_epoch_in_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    lines = EpochLines(100)
+def test_line_of_an_epoch(caplog: pytest.LogCaptureFixture) -> None:
+    lines = EpochLogger(100)
     lines.on_train_epoch_start(epoch=3)
     metrics = {"train/box_loss": 0.123456, "train/obj_loss": 2, "metrics/mAP_0.5:0.95": 0.5, "val/loss": 1, "x/lr0": 9}
     with caplog.at_level(logging.INFO, "openyolov5"):
@@ -113,11 +113,11 @@ def test_an_epoch_in_a_line(caplog: pytest.LogCaptureFixture) -> None:
         "epoch 3/99: train: box_loss 0.1235, obj_loss 2 | metrics: mAP_0.5:0.95 0.5 | val: loss 1 | "
     )
     assert "lr0" not in caplog.text
-    assert caplog.records[0].watched is False  # type: ignore[attr-defined]
+    assert caplog.records[0].terminal is False  # type: ignore[attr-defined]
 
 
 def test_results_png_takes_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image that takes half a second is drawn every ten seconds: each long epoch, some of the short ones."""
+    """A plot that takes half a second is drawn every ten seconds: in each long epoch, in some of the short ones."""
     now = [0.0]
     drawn: list[float] = []
 
@@ -129,14 +129,14 @@ def test_results_png_takes_its_share_of_the_time(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(run_folder, "perf_counter", lambda: now[0])
     monkeypatch.setattr(run_folder, "plot_results", draw)
-    short = ResultsImage(tmp_path / "results.csv")
+    short = ResultsPlotter(tmp_path / "results.csv")
     for _ in range(24):
         now[0] += 1.0
         short.on_fit_epoch_end()
     assert drawn == [5.0, 15.5]
     assert [p.name for p in tmp_path.iterdir()] == ["results.png"]
     drawn.clear()
-    long = ResultsImage(tmp_path / "results.csv")
+    long = ResultsPlotter(tmp_path / "results.csv")
     for _ in range(4):
         now[0] += 60.0
         long.on_fit_epoch_end()
@@ -146,9 +146,9 @@ def test_results_png_takes_its_share_of_the_time(tmp_path: Path, monkeypatch: py
 def test_results_png_that_cannot_be_drawn_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(run_folder, "FIRST_IMAGE_S", 0)
-    monkeypatch.setattr(run_folder, "IMAGE_SHARE", 1e9)
-    image = ResultsImage(tmp_path / "results.csv")
+    monkeypatch.setattr(run_folder, "FIRST_PLOT_S", 0)
+    monkeypatch.setattr(run_folder, "MAX_PLOT_SHARE", 1e9)
+    image = ResultsPlotter(tmp_path / "results.csv")
     with caplog.at_level(logging.WARNING, "openyolov5"):
         image.on_fit_epoch_end()
         image.on_fit_epoch_end()

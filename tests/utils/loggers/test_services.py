@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.loggers.base import BoxedImage, RunFacts, Tracker
+from utils.loggers.base import BoxedImage, RunInfo, Tracker
 
 METRICS = {"train/box_loss": 0.5, "metrics/mAP_0.5(B)": 0.25, "metrics/mAP_0.5:0.95(B)": 0.125}
 
@@ -29,32 +29,32 @@ def jpeg() -> bytes:
     return memory.getvalue()
 
 
-def facts(folder: Path, **changes: Any) -> RunFacts:
+def make_run(folder: Path, **changes: Any) -> RunInfo:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data.yaml").write_text("names: [square]\n")
     values: dict[str, Any] = {"params": {"lr0": 0.01, "cfg": "net.yaml"}, "epochs": 3, "start_epoch": 0}
     values |= {"data": {"data.yaml": folder / "data.yaml"}, "alias": "v2", "names": {0: "square"}}
-    return RunFacts(folder, "shapes", **(values | changes))
+    return RunInfo(folder, "shapes", **(values | changes))
 
 
-def tell(tracker: Tracker, run: RunFacts) -> None:
-    """A short run: numbers, an image, boxes, a file, the end."""
+def log_short_run(tracker: Tracker, run: RunInfo) -> None:
+    """A short run: scalars, an image, boxes, a file."""
     tracker.load()
     tracker.start(run)
     for epoch in range(run.start_epoch, run.start_epoch + 2):
-        tracker.scalars(METRICS, epoch)
-    tracker.image("validation", jpeg(), run.start_epoch)
+        tracker.log_scalars(METRICS, epoch)
+    tracker.log_image("validation", jpeg(), run.start_epoch)
     boxes = np.array([[1, 2, 5, 6, 0.75, 0]], np.float32)
-    tracker.boxes([BoxedImage("a.jpg", np.zeros((8, 12, 3), np.uint8), boxes)], run.start_epoch)
+    tracker.log_boxes([BoxedImage("a.jpg", np.zeros((8, 12, 3), np.uint8), boxes)], run.start_epoch)
     weights = run.folder / "best.pt"
     weights.write_bytes(b"weights")
-    tracker.files([weights])
-    tracker.finish({"metrics/mAP_0.5": 0.5})
+    tracker.log_files([weights])
+    tracker.finish({"best/mAP_0.5": 0.5})
 
 
 @pytest.fixture
-def deaf_server() -> Iterator[str]:
-    """The address of a server that takes connections and never says a word."""
+def silent_server() -> Iterator[str]:
+    """The address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -92,26 +92,25 @@ def test_mlflow_server(mlflow_server: str, tmp_path: Path, monkeypatch: pytest.M
     from utils.loggers.mlflow import MLflowTracker
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
-    run = facts(tmp_path / "exp")
-    tell(MLflowTracker(), run)
+    run = make_run(tmp_path / "exp")
+    log_short_run(MLflowTracker(), run)
     client = MlflowClient(tracking_uri=mlflow_server)
     experiment = client.get_experiment_by_name("shapes")
-    found = client.search_runs([experiment.experiment_id])
-    assert [entry.info.run_name for entry in found] == ["exp"]
-    kept = found[0]
-    assert kept.info.status == "FINISHED"
-    assert kept.data.params == {"lr0": "0.01", "cfg": "net.yaml"}
-    assert kept.data.metrics["metrics/mAP_0.5_0.95_B"] == 0.125
-    assert kept.data.metrics["best/mAP_0.5"] == 0.5
-    history = client.get_metric_history(kept.info.run_id, "train/box_loss")
+    (logged,) = client.search_runs([experiment.experiment_id])
+    assert logged.info.run_name == "exp"
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params == {"lr0": "0.01", "cfg": "net.yaml"}
+    assert logged.data.metrics["metrics/mAP_0.5_0.95_B"] == 0.125
+    assert logged.data.metrics["best/mAP_0.5"] == 0.5
+    history = client.get_metric_history(logged.info.run_id, "train/box_loss")
     assert [(point.step, point.value) for point in history] == [(0, 0.5), (1, 0.5)]
-    names = {entry.path for entry in client.list_artifacts(kept.info.run_id)}
+    names = {entry.path for entry in client.list_artifacts(logged.info.run_id)}
     assert {"weights", "images", "data-v2"} <= names
-    file = client.download_artifacts(kept.info.run_id, "weights/best.pt", str(tmp_path))
+    file = client.download_artifacts(logged.info.run_id, "weights/best.pt", str(tmp_path))
     assert Path(file).read_bytes() == b"weights"
-    tell(MLflowTracker(), facts(tmp_path / "exp", start_epoch=2))  # resumed: the same run
+    log_short_run(MLflowTracker(), make_run(tmp_path / "exp", start_epoch=2))  # resumed: the same run
     assert len(client.search_runs([experiment.experiment_id])) == 1
-    assert len(client.get_metric_history(kept.info.run_id, "train/box_loss")) == 4
+    assert len(client.get_metric_history(logged.info.run_id, "train/box_loss")) == 4
 
 
 def test_mlflow_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,28 +119,28 @@ def test_mlflow_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     from utils.loggers.mlflow import MLflowTracker
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "kept"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "runs"))
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
-    tell(MLflowTracker(), facts(tmp_path / "exp"))
-    client = MlflowClient(tracking_uri=str(tmp_path / "kept"))
-    found = client.search_runs([client.get_experiment_by_name("shapes").experiment_id])
-    assert found[0].data.metrics["train/box_loss"] == 0.5
+    log_short_run(MLflowTracker(), make_run(tmp_path / "exp"))
+    client = MlflowClient(tracking_uri=str(tmp_path / "runs"))
+    runs = client.search_runs([client.get_experiment_by_name("shapes").experiment_id])
+    assert runs[0].data.metrics["train/box_loss"] == 0.5
 
 
-def test_mlflow_server_that_is_away_or_deaf(deaf_server: str, tiny_data: Path, tmp_path: Path) -> None:
+def test_mlflow_server_that_is_absent_or_silent(silent_server: str, tiny_data: Path, tmp_path: Path) -> None:
     """A training run in a process of its own: it ends in time, with its files and one warning."""
     pytest.importorskip("mlflow", reason="mlflow is not installed")
     train = (
-        "import sys, utils.loggers.base as base, train\n"
+        "import sys, utils.loggers.callback as callback, train\n"
         "from utils.core.script import run_script\n"
-        "base.CLOSE_WAIT_S = 1.0\n"
+        "callback.CLOSE_WAIT_S = 1.0\n"
         "run_script(lambda: train.main(sys.argv[1:]))\n"
     )
     flags = ("--weights", "", "--cfg", "yolov5n.yaml", "--img", "64", "--batch", "4", "--workers", "0", "--noplots")
     arguments = ["--data", str(tiny_data), *flags, "--device", "cpu", "--epochs", "2", "--noautoanchor"]
     import os
 
-    for name, address in (("deaf", deaf_server), ("away", "http://127.0.0.1:9")):
+    for name, address in (("silent", silent_server), ("absent", "http://127.0.0.1:9")):
         done = subprocess.run(
             [sys.executable, "-c", train, *arguments, "--project", str(tmp_path), "--name", name],
             cwd=Path(__file__).resolve().parents[3],
@@ -191,8 +190,8 @@ def test_wandb_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    run = facts(tmp_path / "exp", entity="somebody")
-    tell(WandbTracker(), run)
+    run = make_run(tmp_path / "exp", entity="somebody")
+    log_short_run(WandbTracker(), run)
     deadline, records = time.time() + 60, wandb_records(run.folder)
     while "exit" not in {record.WhichOneof("record_type") for record in records}:  # its service writes behind
         assert time.time() < deadline, list(run.folder.rglob("*"))
@@ -216,7 +215,7 @@ def test_wandb_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert json.loads((run.folder / "loggers.json").read_text())["wandb"] == started.run_id
 
 
-def test_wandb_asks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_wandb_does_not_prompt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wandb = pytest.importorskip("wandb", reason="wandb is not installed")
     from utils.loggers.wandb import WandbTracker
 
@@ -237,9 +236,9 @@ def test_comet_offline_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     from utils.loggers.comet import CometTracker
 
     monkeypatch.delenv("COMET_API_KEY", raising=False)
-    monkeypatch.setenv("COMET_OFFLINE_DIRECTORY", str(tmp_path / "kept"))
-    tell(CometTracker(), facts(tmp_path / "exp"))
-    (archive,) = (tmp_path / "kept").glob("*.zip")
+    monkeypatch.setenv("COMET_OFFLINE_DIRECTORY", str(tmp_path / "runs"))
+    log_short_run(CometTracker(), make_run(tmp_path / "exp"))
+    (archive,) = (tmp_path / "runs").glob("*.zip")
     with zipfile.ZipFile(archive) as packed:
         text = packed.read("messages.json").decode()
     assert "train/box_loss" in text
@@ -254,9 +253,9 @@ def test_clearml_offline_session(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "sys.path.insert(0, str(Path(sys.argv[1]) / 'tests/utils/loggers'))\n"
-        "from test_services import facts, tell\n"
+        "from test_services import log_short_run, make_run\n"
         "from utils.loggers.clearml import ClearMLTracker\n"
-        "tell(ClearMLTracker(), facts(Path(sys.argv[2]) / 'exp'))\n"
+        "log_short_run(ClearMLTracker(), make_run(Path(sys.argv[2]) / 'exp'))\n"
     )
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run(
