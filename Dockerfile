@@ -1,6 +1,6 @@
 # CPU:  docker build -t openyolov5 --build-arg BASE=python:3.12-slim .
-# GPU:  docker build -t openyolov5 .            then docker run --gpus all --ipc=host ...
-# The torch wheels bring their own CUDA libraries; the host needs the NVIDIA driver and container toolkit only.
+# GPU:  docker build -t openyolov5 ., then docker run --gpus all --ipc=host ...
+# The torch wheels include the CUDA libraries; the host needs only the NVIDIA driver and container toolkit.
 ARG BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
 FROM ${BASE}
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 PATH=/opt/venv/bin:$PATH
