@@ -1,1 +1,1 @@
-"""Network graphs, their blocks and their checkpoints."""
+"""Networks, their blocks and their checkpoints."""

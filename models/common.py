@@ -1,7 +1,7 @@
-"""Blocks of the standard graphs. Class names, argument order and attribute names are fixed by official checkpoints.
+"""Blocks of YOLOv5 networks. Official checkpoints fix class names, argument order and attribute names.
 
-All blocks map (B, C, H, W) to (B, C', H', W'). Unpickled instances never ran `__init__`, so a `forward` relies on the
-documented attributes only.
+All blocks map (B, C, H, W) to (B, C', H', W'). Unpickled instances have not run `__init__`, so `forward` may only use
+attributes that are stored in checkpoints.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.joining import join_maps
+from models.concat import concat_channels
 
 
-def same_padding(kernel: int | Sequence[int], dilation: int = 1) -> int | tuple[int, ...]:
-    """Padding with which an odd kernel at stride 1 keeps the map's size."""
+def compute_same_padding(kernel: int | Sequence[int], dilation: int = 1) -> int | tuple[int, ...]:
+    """Padding that keeps the size of a feature map for an odd kernel at stride 1."""
     if isinstance(kernel, int):
         return (dilation * (kernel - 1) + 1) // 2
     return tuple((dilation * (side - 1) + 1) // 2 for side in kernel)
@@ -31,10 +31,10 @@ class Conv(nn.Module):
     Args:
         c1, c2: input and output channels.
         k, s, p, g, d: kernel side(s), stride, padding (None keeps the size at stride 1), groups, dilation.
-        act: True for the model's activation, a module for that one, anything else for none.
+        act: True for the model's activation, a module, or anything else for no activation.
 
     Attributes:
-        bn: None once `fuse` has folded it into `conv`.
+        bn: None after `fuse`.
     """
 
     default_act: nn.Module = nn.SiLU()
@@ -51,38 +51,38 @@ class Conv(nn.Module):
         act: bool | nn.Module = True,
     ) -> None:
         super().__init__()
-        padding = same_padding(k, d) if p is None else p
+        padding = compute_same_padding(k, d) if p is None else p
         self.conv = nn.Conv2d(c1, c2, k, s, padding, dilation=d, groups=g, bias=False)  # type: ignore[arg-type]
         self.bn: nn.BatchNorm2d | None = nn.BatchNorm2d(c2)
-        chosen = self.default_act if act is True else act
-        self.act = chosen if isinstance(chosen, nn.Module) else nn.Identity()
+        activation = self.default_act if act is True else act
+        self.act = activation if isinstance(activation, nn.Module) else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
         return self.act(x if self.bn is None else self.bn(x))
 
     def forward_fuse(self, x: Tensor) -> Tensor:
-        """The forward pass after fusing; other tools call it by this name."""
+        """Forward pass of a fused block; other tools call it by this name."""
         return self.act(self.conv(x))
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Fold the batch normalization (running statistics) into the convolution; once is enough, twice is harmless."""
+        """Fuse the batch norm (running statistics) into the convolution; no-op if already fused."""
         if self.bn is None:
             return
-        self.conv, self.bn = folded_convolution(self.conv, self.bn), None
+        self.conv, self.bn = fuse_conv_bn(self.conv, self.bn), None
 
 
-def folded_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """One convolution with bias that equals `norm(conv(x))` in evaluation mode; computed in float64."""
+def fuse_conv_bn(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """A convolution with bias equal to `norm(conv(x))` in evaluation mode; computed in float64."""
     if norm.running_var is None or norm.running_mean is None:
-        raise ValueError("cannot fold a batch normalization that keeps no running statistics")
+        raise ValueError("cannot fuse a batch norm without running statistics")
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     scale = scale if norm.weight is None else scale * norm.weight.double()
     shift = 0 if norm.bias is None else norm.bias.double()
-    before = 0 if conv.bias is None else conv.bias.double()
+    conv_bias = 0 if conv.bias is None else conv.bias.double()
     weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
-    bias = (before - norm.running_mean.double()) * scale + shift
+    bias = (conv_bias - norm.running_mean.double()) * scale + shift
     fused = copy.copy(conv)  # keeps stride, padding, dilation and groups
     fused._parameters = {}
     for name, value in (("weight", weight), ("bias", bias)):
@@ -91,7 +91,7 @@ def folded_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 class DWConv(Conv):
-    """Depth-wise `Conv`: as many groups as divide both channel counts."""
+    """Depth-wise `Conv`; the number of groups is the greatest common divisor of the channels."""
 
     def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, d: int = 1, act: bool | nn.Module = True) -> None:
         super().__init__(c1, c2, k, s, g=math.gcd(c1, c2), d=d, act=act)
@@ -105,7 +105,7 @@ class DWConvTranspose2d(nn.ConvTranspose2d):
 
 
 class Bottleneck(nn.Module):
-    """1x1 then 3x3 convolution, added to the input where `shortcut` is wanted and shapes agree."""
+    """1x1 and 3x3 convolution with a residual connection if `shortcut` is set and c1 == c2."""
 
     def __init__(self, c1: int, c2: int, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Bottleneck(nn.Module):
 
 
 class CrossConv(nn.Module):
-    """A k x k convolution factored into 1 x k and k x 1."""
+    """A k x k convolution factorized into 1 x k and k x 1."""
 
     def __init__(
         self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 1, e: float = 1.0, shortcut: bool = False
@@ -137,7 +137,7 @@ class CrossConv(nn.Module):
 
 
 class BottleneckCSP(nn.Module):
-    """Cross-stage partial block (Wang et al. 2019, arXiv:1911.11929): half the channels pass the bottlenecks."""
+    """Cross-stage partial block (Wang et al. 2019, arXiv:1911.11929): bottlenecks on half of the channels."""
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
         super().__init__()
@@ -151,13 +151,12 @@ class BottleneckCSP(nn.Module):
         self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, g, e=1.0) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:
-        deep = self.cv3(self.m(self.cv1(x)))
-        joined = torch.cat([deep, self.cv2(x)], dim=1)
-        return self.cv4(self.act(self.bn(joined)))
+        features = torch.cat([self.cv3(self.m(self.cv1(x))), self.cv2(x)], dim=1)
+        return self.cv4(self.act(self.bn(features)))
 
 
 class C3(nn.Module):
-    """Cross-stage partial block with three convolutions; subclasses choose what the inner chain `m` is made of."""
+    """Cross-stage partial block with three convolutions; subclasses replace the inner blocks `m`."""
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
         super().__init__()
@@ -165,39 +164,39 @@ class C3(nn.Module):
         self.cv1 = Conv(c1, hidden, 1)
         self.cv2 = Conv(c1, hidden, 1)
         self.cv3 = Conv(2 * hidden, c2, 1)
-        self.m = self._inner(hidden, n, shortcut, g)
+        self.m = self._build_inner(hidden, n, shortcut, g)
 
-    def _inner(self, channels: int, n: int, shortcut: bool, g: int) -> nn.Module:
+    def _build_inner(self, channels: int, n: int, shortcut: bool, g: int) -> nn.Module:
         return nn.Sequential(*(Bottleneck(channels, channels, shortcut, g, e=1.0) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:
         branches = [self.m(self.cv1(x)), self.cv2(x)]
-        return self.cv3(join_maps(branches) if self.training else torch.cat(branches, dim=1))
+        return self.cv3(concat_channels(branches) if self.training else torch.cat(branches, dim=1))
 
 
 class C3x(C3):
-    """C3 over factored 3x3 convolutions."""
+    """C3 with factorized 3x3 convolutions."""
 
-    def _inner(self, channels: int, n: int, shortcut: bool, g: int) -> nn.Module:
+    def _build_inner(self, channels: int, n: int, shortcut: bool, g: int) -> nn.Module:
         return nn.Sequential(*(CrossConv(channels, channels, 3, 1, g, 1.0, shortcut) for _ in range(n)))
 
 
 class C3Ghost(C3):
-    """C3 over ghost bottlenecks."""
+    """C3 with ghost bottlenecks."""
 
-    def _inner(self, channels: int, n: int, shortcut: bool, g: int) -> nn.Module:
+    def _build_inner(self, channels: int, n: int, shortcut: bool, g: int) -> nn.Module:
         return nn.Sequential(*(GhostBottleneck(channels, channels) for _ in range(n)))
 
 
 class C3TR(C3):
-    """C3 whose inner chain is a transformer of `n` layers with four heads."""
+    """C3 with a transformer of `n` layers and four attention heads."""
 
-    def _inner(self, channels: int, n: int, shortcut: bool, g: int) -> nn.Module:
+    def _build_inner(self, channels: int, n: int, shortcut: bool, g: int) -> nn.Module:
         return TransformerBlock(channels, channels, 4, n)
 
 
 class C3SPP(C3):
-    """C3 whose inner chain is spatial pyramid pooling."""
+    """C3 with spatial pyramid pooling."""
 
     def __init__(
         self,
@@ -215,7 +214,7 @@ class C3SPP(C3):
 
 
 class SPP(nn.Module):
-    """Max-pooled maps of several windows, joined (He et al. 2014, arXiv:1406.4729, at stride 1)."""
+    """Spatial pyramid pooling: max pools of several sizes, concatenated (He et al. 2014, arXiv:1406.4729)."""
 
     def __init__(self, c1: int, c2: int, k: Sequence[int] = (5, 9, 13)) -> None:
         super().__init__()
@@ -230,7 +229,7 @@ class SPP(nn.Module):
 
 
 class SPPF(nn.Module):
-    """SPP by repetition: k, 2k-1 and 3k-2 windows from one small pool in series, equal to SPP(k=(5, 9, 13)) at k=5."""
+    """Fast SPP: one max pool applied three times has windows k, 2k-1 and 3k-2; k=5 equals SPP(k=(5, 9, 13))."""
 
     def __init__(self, c1: int, c2: int, k: int = 5) -> None:
         super().__init__()
@@ -247,7 +246,7 @@ class SPPF(nn.Module):
 
 
 class Focus(nn.Module):
-    """Space to channels by two, then one `Conv` (stem of releases up to 5.0)."""
+    """Space to depth by two, then a `Conv` (stem of releases up to 5.0)."""
 
     def __init__(
         self,
@@ -268,7 +267,7 @@ class Focus(nn.Module):
 
 
 class GhostConv(nn.Module):
-    """Half the channels by convolution, the other half from them by a cheap 5x5 (Han et al. 2019, arXiv:1911.11907)."""
+    """Half of the channels by convolution, the others from these by a depth-wise 5x5 (Han et al., arXiv:1911.11907)."""
 
     def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: bool | nn.Module = True) -> None:
         super().__init__()
@@ -282,15 +281,15 @@ class GhostConv(nn.Module):
 
 
 class GhostBottleneck(nn.Module):
-    """Two ghost convolutions around an optional stride, added to a matching shortcut (arXiv:1911.11907, fig. 3)."""
+    """Two ghost convolutions with an optional stride between, and a shortcut (arXiv:1911.11907, fig. 3)."""
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1) -> None:
         super().__init__()
-        half, halves_map = c2 // 2, s == 2
-        shrink = DWConv(half, half, k, s, act=False) if halves_map else nn.Identity()
-        self.conv = nn.Sequential(GhostConv(c1, half), shrink, GhostConv(half, c2, act=False))
+        half, downsamples = c2 // 2, s == 2
+        downsample = DWConv(half, half, k, s, act=False) if downsamples else nn.Identity()
+        self.conv = nn.Sequential(GhostConv(c1, half), downsample, GhostConv(half, c2, act=False))
         self.shortcut: nn.Module = nn.Identity()
-        if halves_map:
+        if downsamples:
             self.shortcut = nn.Sequential(DWConv(c1, c1, k, s, act=False), Conv(c1, c2, act=False))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -298,9 +297,10 @@ class GhostBottleneck(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and a linear pair, each with a residual and without norms (after arXiv:2010.11929).
+    """Self-attention and two linear layers, with residual connections and without norms (after arXiv:2010.11929).
 
-    Shape: (L, B, c) -> (L, B, c), L positions.
+    Shape:
+        (L, B, c) -> (L, B, c), L positions.
     """
 
     def __init__(self, c: int, num_heads: int) -> None:
@@ -316,7 +316,7 @@ class TransformerLayer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """A transformer over the cells of a map, with a learned linear position term."""
+    """A transformer over the cells of a feature map, with a learned linear position term."""
 
     def __init__(self, c1: int, c2: int, num_heads: int, num_layers: int) -> None:
         super().__init__()
@@ -336,7 +336,7 @@ class TransformerBlock(nn.Module):
 
 
 class Contract(nn.Module):
-    """Space to channels: (B, C, H, W) -> (B, C*gain*gain, H/gain, W/gain), channels ordered (row, column, C)."""
+    """Space to depth: (B, C, H, W) -> (B, C*gain*gain, H/gain, W/gain), channels ordered (row, column, C)."""
 
     def __init__(self, gain: int = 2) -> None:
         super().__init__()
@@ -348,7 +348,7 @@ class Contract(nn.Module):
 
 
 class Expand(nn.Module):
-    """Channels to space, the inverse of `Contract`: (B, C, H, W) -> (B, C/gain/gain, H*gain, W*gain)."""
+    """Depth to space, the inverse of `Contract`: (B, C, H, W) -> (B, C/gain/gain, H*gain, W*gain)."""
 
     def __init__(self, gain: int = 2) -> None:
         super().__init__()
@@ -360,7 +360,7 @@ class Expand(nn.Module):
 
 
 class Concat(nn.Module):
-    """Join a list of tensors along one dimension."""
+    """Concatenate a list of tensors along a dimension."""
 
     def __init__(self, dimension: int = 1) -> None:
         super().__init__()
@@ -385,31 +385,31 @@ class Proto(nn.Module):
 
 
 class Classify(nn.Module):
-    """Classifier over a pooled map: (B, c1, H, W), or a list of such maps to join, -> (B, c2) logits."""
+    """Classification head: (B, c1, H, W), or a list of feature maps to concatenate, -> (B, c2) logits."""
 
     def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, p: int | None = None, g: int = 1) -> None:
         super().__init__()
-        features = 1280
-        self.conv = Conv(c1, features, k, s, p, g)
+        num_features = 1280
+        self.conv = Conv(c1, num_features, k, s, p, g)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.drop = nn.Dropout(p=0.0, inplace=True)
-        self.linear = nn.Linear(features, c2)
+        self.linear = nn.Linear(num_features, c2)
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        joined = x if isinstance(x, Tensor) else torch.cat(list(x), dim=1)
-        pooled = self.pool(self.conv(joined)).flatten(1)
+        x = x if isinstance(x, Tensor) else torch.cat(list(x), dim=1)
+        pooled = self.pool(self.conv(x)).flatten(1)
         return self.linear(self.drop(pooled))
 
 
-PROVIDED = {  # what other programs import from here: it lives in modules above this one
+LAZY_EXPORTS = {  # names that other programs import from here, but that belong to higher layers
     "AutoShape": "utils.predict.autoshape",
-    "DetectMultiBackend": "utils.backends.multi",
+    "DetectMultiBackend": "utils.predict.multi_backend",
     "Detections": "utils.predict.detections",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """The classes of PROVIDED, loaded when first asked for."""
-    if name in PROVIDED:
-        return getattr(importlib.import_module(PROVIDED[name]), name)
+    """Import LAZY_EXPORTS on first access."""
+    if name in LAZY_EXPORTS:
+        return getattr(importlib.import_module(LAZY_EXPORTS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""DropBlock (Ghiasi et al. 2018, arXiv:1810.12890) on the maps that a network's head reads."""
+"""DropBlock regularization (Ghiasi et al. 2018, arXiv:1810.12890)."""
 
 from __future__ import annotations
 
@@ -10,42 +10,43 @@ from torchvision.ops import drop_block2d
 from models.yolo import BaseModel
 from utils.core.errors import InputError
 
-BLOCK_SIDE = 7  # cells, as in the paper
+BLOCK_SIZE = 7  # cells, as in the paper
 
 
 class _DropBlock:
-    """Forward hook of a layer; it holds no weights, so the state dict keeps its keys."""
+    """Forward hook of a layer; not a module, so state-dict keys do not change."""
 
-    def __init__(self, chance: float) -> None:
-        self.chance = chance
+    def __init__(self, drop_prob: float) -> None:
+        self.drop_prob = drop_prob
 
     def __call__(self, layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         if not layer.training:
             return output
-        side = min(BLOCK_SIDE, *output.shape[2:])
-        odd = side - 1 + side % 2  # torchvision wants blocks with a middle
-        # in float32: torchvision divides by the sum of a mask, which float16 cannot hold for a large batch
-        return drop_block2d(output.float(), self.chance, odd, training=True).to(output.dtype)
+        size = min(BLOCK_SIZE, *output.shape[2:])
+        odd_size = size - 1 + size % 2  # torchvision requires odd sizes
+        # in float32: torchvision divides by the sum of a mask, which overflows float16 for a large batch
+        return drop_block2d(output.float(), self.drop_prob, odd_size, training=True).to(output.dtype)
 
 
-def add_dropblock(model: BaseModel, chance: float) -> list[int]:
-    """Drop squares of 7x7 cells (fewer on smaller maps) of the head's input maps while the network is in training mode.
+def add_dropblock(model: BaseModel, drop_prob: float) -> list[int]:
+    """Apply DropBlock in training mode to the feature maps that the head takes.
 
     Args:
-        chance: share of the cells that is dropped; 0 changes nothing.
+        drop_prob: fraction of cells to drop, in blocks of 7x7 (smaller on small feature maps); 0 is a no-op.
 
     Returns:
-        Numbers of the rows whose maps are thinned.
+        Indices of the layers whose outputs are dropped.
+
+    Raises:
+        InputError: the network is not a graph of rows.
     """
-    if not chance:
+    if not drop_prob:
         return []
     origin = getattr(model.head, "f", None) if isinstance(model.model, nn.Sequential) else None
     if origin is None:
-        raise InputError(
-            "--dropblock: this network is no graph of rows whose head names its inputs; leave the flag out"
-        )
-    before = len(model.model) - 1
-    rows = sorted({i % before for i in ([origin] if isinstance(origin, int) else origin)})
+        raise InputError("--dropblock supports networks built from a model YAML only; leave the flag out")
+    num_rows = len(model.model) - 1
+    rows = sorted({i % num_rows for i in ([origin] if isinstance(origin, int) else origin)})
     for row in rows:
-        model.model[row].register_forward_hook(_DropBlock(chance))
+        model.model[row].register_forward_hook(_DropBlock(drop_prob))
     return rows

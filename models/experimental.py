@@ -1,7 +1,8 @@
-"""Rare blocks and the ensemble of several models."""
+"""Experimental blocks and model ensembles."""
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.common import BottleneckCSP, CrossConv, GhostBottleneck, GhostConv
-from models.semantic_heads import JointOutput, mean_logits
+from models.semantic_heads import JointOutput, average_logits
 
-__all__ = [  # releases 1 to 5 have CrossConv and the Ghost blocks at this address
+__all__ = [  # releases 1 to 5 define CrossConv and the Ghost blocks in this module
     "C3Cross",
     "ConvPlus",
     "CrossConv",
@@ -29,7 +30,7 @@ __all__ = [  # releases 1 to 5 have CrossConv and the Ghost blocks at this addre
 
 
 class Sum(nn.Module):
-    """Sum of n equal maps; with `weight` the second and later ones have learned weights 2 sigmoid(w) in (0, 2)."""
+    """Sum of n inputs; with `weight`, all but the first have learned weights 2 sigmoid(w) in (0, 2)."""
 
     def __init__(self, n: int, weight: bool = False) -> None:
         super().__init__()
@@ -46,19 +47,19 @@ class Sum(nn.Module):
 
 
 class MixConv2d(nn.Module):
-    """Convolutions of several kernel sides over the same input, their outputs joined (MixConv, arXiv:1907.09595).
+    """Convolutions of several kernel sizes, concatenated (MixConv, arXiv:1907.09595).
 
     Args:
-        k: kernel sides.
-        equal_ch: share the output channels equally; otherwise share them so that the weights are about equal.
+        k: kernel sizes.
+        equal_ch: split the output channels equally; otherwise such that all kernels have about as many weights.
     """
 
     def __init__(self, c1: int, c2: int, k: Sequence[int] = (1, 3), s: int = 1, equal_ch: bool = True) -> None:
         super().__init__()
-        wanted = [1.0 if equal_ch else 1 / side**2 for side in k]
+        shares = [1.0 if equal_ch else 1 / side**2 for side in k]
         self.m = nn.ModuleList(
             nn.Conv2d(c1, part, side, s, side // 2, groups=math.gcd(c1, part), bias=False)
-            for part, side in zip(shared_out(c2, wanted), k, strict=True)
+            for part, side in zip(split_proportionally(c2, shares), k, strict=True)
         )
         self.bn = nn.BatchNorm2d(c2)
         self.act: nn.Module = nn.SiLU()
@@ -69,7 +70,7 @@ class MixConv2d(nn.Module):
 
 
 class MixConv2dResidual(MixConv2d):
-    """`MixConv2d` of releases up to 5.0: LeakyReLU, and the input is added to the result."""
+    """`MixConv2d` of releases up to 5.0, with LeakyReLU and a residual connection."""
 
     def __init__(self, c1: int, c2: int, k: Sequence[int] = (1, 3), s: int = 1, equal_ch: bool = True) -> None:
         super().__init__(c1, c2, k, s, equal_ch)
@@ -80,7 +81,7 @@ class MixConv2dResidual(MixConv2d):
 
 
 class C3Cross(BottleneckCSP):
-    """`experimental.C3` of releases 2.0 to 3.1: a `BottleneckCSP` over factored convolutions, unlike today's C3."""
+    """`experimental.C3` of releases 2.0 to 3.1: `BottleneckCSP` with factorized convolutions, unlike today's C3."""
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
         super().__init__(c1, c2, 0, shortcut, g, e)
@@ -90,7 +91,7 @@ class C3Cross(BottleneckCSP):
 
 
 class ConvPlus(nn.Module):
-    """A plus-shaped convolution: k x 1 and 1 x k added (release 1.0)."""
+    """A plus-shaped convolution, the sum of k x 1 and 1 x k (release 1.0)."""
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 1, bias: bool = True) -> None:
         super().__init__()
@@ -103,14 +104,14 @@ class ConvPlus(nn.Module):
 
 
 class Flatten(nn.Module):
-    """(B, ...) -> (B, n), the block of releases before 4.0."""
+    """(B, ...) -> (B, n), a block of releases before 4.0."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)
 
 
 class PooledClassify(nn.Module):
-    """`common.Classify` of releases up to 6.1: pool, 1x1 convolution, flatten; listed maps are joined once pooled."""
+    """`common.Classify` of releases up to 6.1: pool, concatenate if the input is a list, 1x1 convolution, flatten."""
 
     def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, p: int | None = None, g: int = 1) -> None:
         super().__init__()
@@ -120,17 +121,17 @@ class PooledClassify(nn.Module):
         self.flat: nn.Module = Flatten()
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        maps = [x] if isinstance(x, Tensor) else x
-        pooled = [self.aap(feature) for feature in maps]
+        feature_maps = [x] if isinstance(x, Tensor) else x
+        pooled = [self.aap(feature_map) for feature_map in feature_maps]
         return self.flat(self.conv(torch.cat(pooled, dim=1)))
 
 
-def shared_out(total: int, wanted: Sequence[float]) -> list[int]:
-    """Split `total` in proportion to `wanted`, at least 1 each, by largest remainder."""
-    if total < len(wanted):
-        raise ValueError(f"{total} channels cannot be shared by {len(wanted)} kernels")
-    exact = [(total - len(wanted)) * w / sum(wanted) for w in wanted]
-    parts = [1 + int(share) for share in exact]
+def split_proportionally(total: int, shares: Sequence[float]) -> list[int]:
+    """Split `total` channels in proportion to `shares`, at least 1 each, by largest remainder."""
+    if total < len(shares):
+        raise ValueError(f"cannot split {total} channels among {len(shares)} kernels")
+    exact = [(total - len(shares)) * share / sum(shares) for share in shares]
+    parts = [1 + int(value) for value in exact]
     by_remainder = sorted(range(len(parts)), key=lambda i: int(exact[i]) - exact[i])
     for i in by_remainder[: total - sum(parts)]:
         parts[i] += 1
@@ -138,11 +139,11 @@ def shared_out(total: int, wanted: Sequence[float]) -> list[int]:
 
 
 class Ensemble(nn.ModuleList):
-    """Several detectors as one: their decoded boxes are joined before non-maximum suppression.
+    """An ensemble: the decoded boxes of all models are concatenated before non-maximum suppression.
 
     Attributes:
-        names, nc, yaml, semantic: of the first model.
-        stride: of the model with the largest one.
+        task, names, nc, yaml, semantic: of the first model.
+        stride: of the model with the largest stride.
     """
 
     def __init__(self, models: Sequence[nn.Module] = ()) -> None:
@@ -154,6 +155,10 @@ class Ensemble(nn.ModuleList):
     @property
     def names(self) -> dict[int, str]:
         return self._first().names
+
+    @property
+    def task(self) -> str:
+        return self._first().task
 
     @property
     def nc(self) -> int:
@@ -169,44 +174,39 @@ class Ensemble(nn.ModuleList):
 
     @property
     def stride(self) -> Tensor:
-        members: list[Any] = list(self)
-        return max((member.stride for member in members), key=lambda stride: float(stride.max()))
+        models: list[Any] = list(self)
+        return max((model.stride for model in models), key=lambda stride: float(stride.max()))
 
     def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
-        """(B, C, H, W) -> ((B, sum of N, no) decoded boxes, None); of segmenters instead of None all prototypes.
+        """(B, C, H, W) -> (boxes (B, sum of N, no), None); segmentation models: (boxes, prototypes of all models).
 
-        Semantic masks are the mean of the members' probabilities, as logits.
+        Semantic logits are those of the mean probabilities.
         """
         outputs = [model(x, augment, profile, visualize) for model in self]
         if isinstance(outputs[0], Tensor):
-            return mean_logits(outputs)
+            return average_logits(outputs)
         if isinstance(outputs[0], JointOutput):
-            detection = self._joined([output.detection for output in outputs])
-            return JointOutput(detection, mean_logits(output.semantic for output in outputs))
-        return self._joined(outputs)
+            detection = self._merge_detections([output.detection for output in outputs])
+            return JointOutput(detection, average_logits(output.semantic for output in outputs))
+        return self._merge_detections(outputs)
 
-    def _joined(self, outputs: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
-        """The members' decoded rows, with all prototypes.
-
-        A mask is coefficients times prototypes: each member's rows have zeros for the prototypes of the others.
-        """
+    def _merge_detections(self, outputs: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
+        """Concatenate boxes and prototypes; the mask coefficients for another model's prototypes are zero."""
         decoded = [output[0] for output in outputs]
         if not isinstance(outputs[0][1], Tensor):
             return torch.cat(decoded, dim=1), None
         prototypes = torch.cat([output[1] for output in outputs], dim=1)
-        before, total = 0, prototypes.shape[1]
-        for number, (rows, output) in enumerate(zip(decoded, outputs, strict=True)):
-            own = output[1].shape[1]
-            boxes, codes = rows.split([rows.shape[2] - own, own], dim=2)
-            decoded[number] = torch.cat((boxes, F.pad(codes, (before, total - before - own))), dim=2)
-            before += own
+        start, total = 0, prototypes.shape[1]
+        for index, (rows, output) in enumerate(zip(decoded, outputs, strict=True)):
+            count = output[1].shape[1]
+            boxes, coefs = rows.split([rows.shape[2] - count, count], dim=2)
+            decoded[index] = torch.cat((boxes, F.pad(coefs, (start, total - start - count))), dim=2)
+            start += count
         return torch.cat(decoded, dim=1), prototypes
 
 
 def __getattr__(name: str) -> Any:
-    """`attempt_load`, which users import from here; it lives above this module, hence the late import."""
+    """Import `attempt_load` on first access: other programs expect it here, but it belongs to a higher layer."""
     if name == "attempt_load":
-        from models.checkpoint import attempt_load
-
-        return attempt_load
+        return importlib.import_module("utils.tasks.networks").attempt_load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

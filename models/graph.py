@@ -1,14 +1,14 @@
-"""From the rows of a model YAML to a module graph; nothing in the file is executed, errors name file and row.
+"""Model YAML parser. Nothing in the file is executed; errors name file and row.
 
-Grammar: `nc`, `anchors` (one list w, h, ... per level in pixels, or a number per level), `depth_multiple`,
-`width_multiple`, `backbone`, `head`; optional `ch`, `inplace`, `channel_multiple`, `activation`, `n_segcls`, the
-number of classes of a semantic head (without boxes it stands for `nc` too), and `cutoff`, the layers that a classifier
-keeps. A row is [from, number, layer, arguments]. `from` is -1 for the row before, an earlier row's index or a list of
-these; an empty list means all earlier rows that are output maps, last first. Arguments may use the names nc, n_segcls,
-na, no, anchors, arithmetic, None, and activations such as `nn.LeakyReLU(0.1)`.
+Keys: `nc`, `anchors` (one list [w, h, ...] per level in pixels, or the number of anchors per level), `depth_multiple`,
+`width_multiple`, `backbone`, `head`. Optional keys: `ch`, `inplace`, `channel_multiple`, `activation`, `n_segcls` (the
+number of classes of a semantic head; without boxes also that of `nc`) and `cutoff` (the number of layers of a
+classifier). A row is [from, number, layer, arguments]. `from` is -1 for the previous row, the index of an earlier row
+or a list of these; an empty list means all earlier rows of raw predictions, last first. Arguments may contain the names
+nc, n_segcls, na, no and anchors, arithmetic, None, and activations such as `nn.LeakyReLU(0.1)`.
 
-`activation: nn.LeakyReLU(0.1)` sets the activation of every Conv; a mapping such as `{Conv: nn.Hardswish(),
-BottleneckCSP: nn.LeakyReLU(0.1)}` sets it per block that owns one, a subclass's own entry before its parent's.
+`activation: nn.LeakyReLU(0.1)` sets the activation of every Conv. A mapping such as `{Conv: nn.Hardswish(),
+BottleneckCSP: nn.LeakyReLU(0.1)}` sets it per block; the entry of a subclass precedes that of its base class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import yaml
 from torch import nn
 
 from models.common import Conv
-from models.layers import LayerSpec, RowContext, layer_spec, scaled_repeats
+from models.layers import LayerSpec, RowContext, find_layer_spec, scale_repeats
 from utils import activations
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
@@ -52,7 +52,7 @@ KNOWN_KEYS = (
 
 
 def find_model_yaml(name: str | Path) -> Path:
-    """The file itself, or the shipped YAML of that name (`yolov5s`, `yolov5s.yaml`, `hub/yolov5s6.yaml`)."""
+    """Find a model YAML by path or shipped name (`yolov5s`, `yolov5s.yaml`, `hub/yolov5s6.yaml`)."""
     path = Path(name)
     if path.is_file():
         return path
@@ -60,23 +60,22 @@ def find_model_yaml(name: str | Path) -> Path:
     for folder in SUBFOLDERS:
         if (candidate := MODELS_DIR / folder / with_suffix).is_file():
             return candidate
-    shipped = [p.stem for p in shipped_yamls()]
-    near = get_close_matches(with_suffix.stem, shipped, n=3)
-    hint = f"near: {', '.join(near)}" if near else "give the path of a file or a name under models/"
+    near = get_close_matches(with_suffix.stem, [p.stem for p in list_model_yamls()], n=3)
+    hint = f"near: {', '.join(near)}" if near else "use the path of a file or a name under models/"
     raise InputError(f"{name}: no such model YAML; {hint}")
 
 
-def shipped_yamls() -> list[Path]:
-    """Every graph that comes with the project."""
+def list_model_yamls() -> list[Path]:
+    """Paths of all shipped model YAMLs."""
     files = (p for folder in SUBFOLDERS for p in sorted((MODELS_DIR / folder).glob("*.yaml")))
     return [p for p in files if p.stem != "anchors"]
 
 
 def load_model_yaml(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """The checked contents of a model YAML, given by path, shipped name or as a mapping (which is copied).
+    """Load and validate a model YAML, named by path or shipped name, or a mapping, which is copied.
 
     Raises:
-        InputError: no such file, not YAML, or a key that is missing or has an impossible value.
+        InputError: no such file, not YAML, or a key is missing or invalid.
     """
     if isinstance(cfg, Mapping):
         values: Any = copy.deepcopy(dict(cfg))
@@ -105,10 +104,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _check_keys(values: dict[str, Any], source: str) -> None:
-    """Raise InputError for impossible values, warn about unknown keys."""
+    """Raise InputError for invalid values, warn about unknown keys."""
     for key in values.keys() - set(KNOWN_KEYS):
         near = get_close_matches(str(key), KNOWN_KEYS, n=1)
-        LOGGER.warning(f"{source}: key {key!r} is not used" + (f"; did you mean {near[0]!r}?" if near else ""))
+        LOGGER.warning(f"{source}: unknown key {key!r} ignored" + (f"; did you mean {near[0]!r}?" if near else ""))
     for key in ("backbone", "head"):
         if not isinstance(values.get(key), list):
             raise InputError(f"{source}: {key}: expected a list of rows [from, number, layer, arguments]")
@@ -135,7 +134,7 @@ def _check_anchors(anchors: Any, source: str) -> None:
     for level, row in enumerate(rows):
         sizes = row if isinstance(row, list) else []
         if not sizes or len(sizes) % 2 or not all(isinstance(v, int | float) and v >= 0 for v in sizes):
-            raise InputError(f"{source}: anchors: level {level}: {row!r} is not a list of sizes w, h, w, h ...")
+            raise InputError(f"{source}: anchors: level {level}: {row!r} is not a list of sizes w, h, w, h, ...")
         if len(sizes) != len(rows[0]):
             raise InputError(f"{source}: anchors: level {level} has {len(sizes)} numbers, level 0 has {len(rows[0])}")
 
@@ -153,70 +152,71 @@ ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
 
 
 class _NotAValueError(ValueError):
-    """The text is no expression of the grammar; it stays a string."""
+    """The text is not an expression of the grammar; it remains a string."""
 
 
 def parse_value(text: Any, names: Mapping[str, Any]) -> Any:
-    """A YAML argument as a value: expressions in strings are worked out, unknown words stay strings, lists recurse.
+    """Parse an argument of a row: evaluate expressions in strings and lists; unknown words remain strings.
 
-    Allowed are numbers, strings, booleans, None, lists, `names`, arithmetic on numbers, and calls of `nn` modules and
-    of the project's activations with such arguments. Nothing is executed.
+    An expression consists of numbers, strings, booleans, None, lists, `names`, arithmetic on numbers, and calls of
+    `nn` modules and this project's activations. No other code runs.
     """
     if isinstance(text, list):
         return [parse_value(item, names) for item in text]
     if not isinstance(text, str):
         return text
     try:
-        return _value(ast.parse(text.strip(), mode="eval").body, names)
+        return _evaluate(ast.parse(text.strip(), mode="eval").body, names)
     except (SyntaxError, _NotAValueError, RecursionError, MemoryError):
         return text
     except (ZeroDivisionError, TypeError) as error:
         raise ValueError(f"{text!r}: {error}") from error
 
 
-def _value(node: ast.AST, names: Mapping[str, Any]) -> Any:
-    """Value of one node of an expression."""
+def _evaluate(node: ast.AST, names: Mapping[str, Any]) -> Any:
+    """Value of a node of an expression."""
     match node:
         case ast.Constant(value=value):
             return value
         case ast.Name(id=name) if name in names:
             return names[name]
         case ast.List(elts=items) | ast.Tuple(elts=items):
-            return [_value(item, names) for item in items]
+            return [_evaluate(item, names) for item in items]
         case ast.UnaryOp(op=op, operand=operand) if type(op) in ARITHMETIC:
-            return ARITHMETIC[type(op)](_number(operand, names))
+            return ARITHMETIC[type(op)](_evaluate_number(operand, names))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
-            return ARITHMETIC[type(op)](_number(left, names), _number(right, names))
+            return ARITHMETIC[type(op)](_evaluate_number(left, names), _evaluate_number(right, names))
         case ast.Call(func=func, args=args, keywords=keywords) if all(k.arg for k in keywords):
-            module = _module_class(func)
-            return module(*(_value(a, names) for a in args), **{str(k.arg): _value(k.value, names) for k in keywords})
+            module = _find_module_class(func)
+            kwargs = {str(k.arg): _evaluate(k.value, names) for k in keywords}
+            return module(*(_evaluate(arg, names) for arg in args), **kwargs)
     raise _NotAValueError
 
 
-def _number(node: ast.AST, names: Mapping[str, Any]) -> int | float:
-    value = _value(node, names)
+def _evaluate_number(node: ast.AST, names: Mapping[str, Any]) -> int | float:
+    value = _evaluate(node, names)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _NotAValueError
     return value
 
 
-def _module_class(node: ast.AST) -> type[nn.Module]:
-    """The class that `nn.Name`, `Name` or `torch.nn.Name` stands for."""
+def _find_module_class(node: ast.AST) -> type[nn.Module]:
+    """The class that `nn.Name`, `torch.nn.Name` or `Name` refers to."""
     name = ast.unparse(node)
-    found = getattr(nn, name.rpartition("nn.")[2], None) if name.startswith(("nn.", "torch.nn.")) else None
-    found = found or getattr(activations, name, None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    kind = getattr(nn, name.rpartition("nn.")[2], None) if name.startswith(("nn.", "torch.nn.")) else None
+    kind = kind or getattr(activations, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise _NotAValueError
-    return found
+    return kind
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One checked row; `sources` are the indices of earlier rows (-1: the image), `open` where the file has []."""
+    """A validated row; `sources` are indices of earlier rows (-1: the image), `takes_preds` if `from` is []."""
 
     index: int
     origin: int | list[int]
-    open: bool
+    takes_preds: bool
     sources: list[int]
     repeats: int
     name: Any
@@ -226,16 +226,16 @@ class _Row:
 def parse_graph(
     config: Mapping[str, Any], channels: int, layers: Mapping[str, LayerSpec]
 ) -> tuple[nn.Sequential, list[int]]:
-    """Build the graph of a checked model YAML.
+    """Build the layers of a model YAML.
 
     Args:
-        config: as `load_model_yaml` gives it.
-        channels: of the image.
+        config: from `load_model_yaml`.
+        channels: input channels.
         layers: the layer table.
 
     Returns:
-        The layers, each with `i` (index), `f` (from), `type` (class address) and `np` (parameters); and the sorted
-        indices of the layers whose output a later, not adjacent row needs.
+        The layers, each with `i` (index), `f` (from), `type` (class address) and `np` (number of parameters), and the
+        sorted indices of the layers whose output is needed after the next row.
 
     Raises:
         InputError: "file: row 7: ..." for a row that cannot be built.
@@ -243,24 +243,24 @@ def parse_graph(
     source = str(config.get("yaml_file", "model YAML"))
     modules: list[nn.Module] = []
     widths: list[int] = []
-    kept: set[int] = set()
+    save: set[int] = set()
     for index, row in enumerate([*config["backbone"], *config["head"]]):
         try:
-            checked = _check_row(index, row, widths, config)
-            module, out = _build_row(checked, [channels, *widths], config, layers)
+            parsed = _parse_row(index, row, widths, config)
+            module, out = _build_row(parsed, [channels, *widths], config, layers)
         except (ValueError, TypeError, RuntimeError) as error:
             raise InputError(f"{source}: row {index}: {error}") from error
         modules.append(module)
         widths.append(out)
-        origins = checked.origin if isinstance(checked.origin, list) else [checked.origin]
-        kept.update(index + origin if origin < 0 else origin for origin in origins if origin != -1)
+        origins = parsed.origin if isinstance(parsed.origin, list) else [parsed.origin]
+        save.update(index + origin if origin < 0 else origin for origin in origins if origin != -1)
     graph = nn.Sequential(*modules)
     _set_activations(graph, config.get("activation"), source)
-    return graph, sorted(kept)
+    return graph, sorted(save)
 
 
-def _check_row(index: int, row: Any, widths: Sequence[int], config: Mapping[str, Any]) -> _Row:
-    """The row with its inputs resolved; ValueError says what a row should be."""
+def _parse_row(index: int, row: Any, widths: Sequence[int], config: Mapping[str, Any]) -> _Row:
+    """Validate a row and resolve its inputs; ValueError says what is expected."""
     if not isinstance(row, list) or len(row) != 4:
         raise ValueError(f"expected [from, number, layer, arguments], got {row!r}")
     origin, repeats, name, args = row
@@ -268,26 +268,22 @@ def _check_row(index: int, row: Any, widths: Sequence[int], config: Mapping[str,
         raise ValueError(f"number {repeats!r} is not a positive integer")
     if not isinstance(args, list):
         raise ValueError(f"arguments {args!r} are not a list")
-    if is_open := origin == []:
-        wanted = _map_channels(config)
-        origin = [i if i < index - 1 else -1 for i in range(index - 1, -1, -1) if widths[i] == wanted]
+    if takes_preds := origin == []:
+        pred_channels = _count_anchors_per_level(config) * (config["nc"] + 5)
+        origin = [i if i < index - 1 else -1 for i in range(index - 1, -1, -1) if widths[i] == pred_channels]
         if not origin:
-            raise ValueError(f"no earlier row gives the {wanted} channels of an output map")
+            raise ValueError(f"no earlier row has the {pred_channels} channels of raw predictions")
     for position in origin if isinstance(origin, list) else [origin]:
         if isinstance(position, bool) or not isinstance(position, int) or not -index - (index == 0) <= position < index:
-            choice = f"expected 0 to {index - 1}, or -1 for the one before" if index else "expected -1, the image"
-            raise ValueError(f"from {position!r} is no earlier row; {choice}")
+            expected = f"0 to {index - 1}, or -1 for the previous row" if index else "-1, the image"
+            raise ValueError(f"from {position!r} is not an earlier row; expected {expected}")
     positions = origin if isinstance(origin, list) else [origin]
     sources = [p if p >= 0 else index + p for p in positions]
-    repeats = scaled_repeats(repeats, config.get("depth_multiple", 1.0))
-    return _Row(index, origin, is_open, sources, repeats, name, args)
+    repeats = scale_repeats(repeats, config.get("depth_multiple", 1.0))
+    return _Row(index, origin, takes_preds, sources, repeats, name, args)
 
 
-def _map_channels(config: Mapping[str, Any]) -> int:
-    return _anchors_per_level(config) * (config["nc"] + 5)
-
-
-def _anchors_per_level(config: Mapping[str, Any]) -> int:
+def _count_anchors_per_level(config: Mapping[str, Any]) -> int:
     anchors = config.get("anchors", 0)
     return len(anchors[0]) // 2 if isinstance(anchors, list) else round(anchors)
 
@@ -295,12 +291,12 @@ def _anchors_per_level(config: Mapping[str, Any]) -> int:
 def _build_row(
     row: _Row, widths: Sequence[int], config: Mapping[str, Any], layers: Mapping[str, LayerSpec]
 ) -> tuple[nn.Module, int]:
-    """The module of a row and its output channels; `widths` starts with the image's."""
-    spec = layer_spec(row.name, layers)
+    """Build the module of a row; returns it with its output channels. `widths` starts with the image's channels."""
+    spec = find_layer_spec(row.name, layers)
     inputs = [widths[i + 1] for i in row.sources]
     if len(inputs) > 1 and not spec.many_inputs:
-        raise ValueError(f"{row.name} takes one map, from lists {len(inputs)}")
-    anchors, num_anchors = config.get("anchors", []), _anchors_per_level(config)
+        raise ValueError(f"{row.name} takes one input, from lists {len(inputs)}")
+    anchors, num_anchors = config.get("anchors", []), _count_anchors_per_level(config)
     context = RowContext(
         inputs,
         config["nc"],
@@ -309,16 +305,16 @@ def _build_row(
         config.get("width_multiple", 1.0),
         config.get("channel_multiple", 8),
         config.get("depth_multiple", 1.0),
-        maps_ready=row.open,
+        inputs_are_preds=row.takes_preds,
     )
-    names = {"nc": config["nc"], "na": num_anchors, "no": context.map_channels, "anchors": anchors}
+    names = {"nc": config["nc"], "na": num_anchors, "no": context.pred_channels, "anchors": anchors}
     names |= {key: config[key] for key in ("n_segcls",) if key in config}
     args = [parse_value(arg, names) for arg in row.args]
     try:
         args, out = spec.rule(args, context)
         module = _construct(spec, args, row.repeats)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{row.name} wants {spec.usage()}, got {row.args}: {error}") from error
+        raise ValueError(f"{row.name} expects {spec.usage()}, got {row.args}: {error}") from error
     kind = f"{spec.module.__module__}.{spec.module.__qualname__}"
     parameters = sum(p.numel() for p in module.parameters())
     for attribute, value in (("i", row.index), ("f", row.origin), ("type", kind), ("np", parameters)):
@@ -327,7 +323,7 @@ def _build_row(
 
 
 def _construct(spec: LayerSpec, args: list[Any], repeats: int) -> nn.Module:
-    """The layer, or `repeats` of it in a row where it does not repeat inside."""
+    """One layer, or a sequence of `repeats` layers if it does not repeat inside."""
     if spec.repeats_inside:
         args, repeats = [*args[:2], repeats, *args[2:]], 1
     inspect.signature(spec.module).bind(*args)
@@ -335,28 +331,27 @@ def _construct(spec: LayerSpec, args: list[Any], repeats: int) -> nn.Module:
     return modules[0] if repeats == 1 else nn.Sequential(*modules)
 
 
-def _set_activations(graph: nn.Module, wanted: Any, source: str) -> None:
-    """Give the blocks of this graph, and of no other, the activations that the YAML's `activation` asks for."""
-    per_block = wanted if isinstance(wanted, Mapping) else {"Conv": wanted}
-    chosen = {block: _activation(text, source) for block, text in per_block.items() if text is not None}
-    common_default = copy.deepcopy(Conv.default_act)
+def _set_activations(graph: nn.Module, setting: Any, source: str) -> None:
+    """Set the activations of this graph from the `activation` key; blocks share one object per kind."""
+    per_block = setting if isinstance(setting, Mapping) else {"Conv": setting}
+    acts = {block: _parse_activation(text, source) for block, text in per_block.items() if text is not None}
+    default = copy.deepcopy(Conv.default_act)  # of this graph alone
     for module in graph.modules():
-        own = module._modules.get("act")
-        if own is None or (isinstance(module, Conv) and own is not Conv.default_act):
-            continue  # no activation, or one that the row itself names
-        blocks = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in chosen]
+        act = module._modules.get("act")
+        if act is None or (isinstance(module, Conv) and act is not Conv.default_act):
+            continue  # no activation, or one set in the row
+        blocks = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in acts]
         if blocks:
-            module.act = chosen[blocks[0]]
+            module.act = acts[blocks[0]]
         elif isinstance(module, Conv):
-            module.act = common_default
+            module.act = default
 
 
-def _activation(text: Any, source: str) -> nn.Module:
-    """The module that an `activation` expression stands for."""
+def _parse_activation(text: Any, source: str) -> nn.Module:
     try:
         value = parse_value(text, {})
     except ValueError as error:
         raise InputError(f"{source}: activation: {error}") from error
     if not isinstance(value, nn.Module):
-        raise InputError(f"{source}: activation: {text!r} is no activation; write it as nn.LeakyReLU(0.1) or SiLU()")
+        raise InputError(f"{source}: activation: {text!r} is not an activation; write nn.LeakyReLU(0.1) or SiLU()")
     return value

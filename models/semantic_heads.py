@@ -1,8 +1,8 @@
-"""Heads that give every pixel a class, and the context blocks that they are made of.
+"""Semantic segmentation heads and their context blocks.
 
-A head takes maps of the backbone or neck, finest first, and gives logits at the size of the network's input. Blocks map
-(B, C, H, W) to (B, C', H, W) unless said otherwise. Every convolution with its own batch norm is a `Conv`, so that
-`BaseModel.fuse` folds all of them, dilated branches and gates included.
+A head takes feature maps of the backbone or neck, finest first, and returns logits at the size of the network input.
+Blocks map (B, C, H, W) to (B, C', H, W) unless stated otherwise. Every convolution followed by a batch norm is a
+`Conv`, so that `BaseModel.fuse` fuses all of them, including dilated branches and gates.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from torch.nn import functional as F
 
 from models.common import C3, SPP, Conv
 
-DROPOUT = 0.1  # of channels' values before the last convolution of some heads, in training
+DROPOUT = 0.1  # before the last convolution of some heads
 POOLED_GRIDS = (1, 2, 3, 6)
-DETAIL_CHANNELS = 48  # of the fine map that SegMaskLab adds
-LAB_CHANNELS = 256  # of SegMaskLab's joined map
-BISE_CHANNELS = 128  # of SegMaskBiSe's maps
+DETAIL_CHANNELS = 48  # of the fine branch of SegMaskLab
+LAB_CHANNELS = 256  # of the fused features of SegMaskLab
+BISE_CHANNELS = 128  # of the branches of SegMaskBiSe
 
 
 # -- pooling and resizing ---------------------------------------------------------------------------------------------
 
 
-def resized(x: Tensor, size_hw: Sequence[int]) -> Tensor:
-    """(B, C, H, W) at another size, bilinear with the corner pixels' centers kept in place."""
+def resize_bilinear(x: Tensor, size_hw: Sequence[int]) -> Tensor:
+    """Resize (B, C, H, W) bilinearly with aligned corners."""
     return F.interpolate(x, size=list(size_hw), mode="bilinear", align_corners=True)
 
 
-def spread(pooled: Tensor, like: Tensor) -> Tensor:
-    """One value per channel (B, C, 1, 1) over the size of `like`."""
+def expand_like(pooled: Tensor, like: Tensor) -> Tensor:
+    """Expand (B, C, 1, 1) to the size of `like`."""
     return F.interpolate(pooled, size=like.shape[-2:], mode="nearest")
 
 
-def grid_mean(x: Tensor, side: int) -> Tensor:
-    """(B, C, side, side) means over a grid of cells, which overlap where `side` does not divide the map.
+def adaptive_avg_pool(x: Tensor, side: int) -> Tensor:
+    """Adaptive average pooling to (B, C, side, side); cells overlap if `side` does not divide the height or width.
 
-    Cell i covers rows floor(i H / side) to ceil((i + 1) H / side), columns likewise. Runtimes of exported files have no
-    operator for uneven cells; while a graph is recorded the means are two matrix products.
+    Cell i covers rows floor(i H / side) to ceil((i + 1) H / side), and columns likewise. Export runtimes have no
+    operator for uneven cells, so tracing and exporting use two matrix products instead.
     """
     if side == 1:
         return x.mean(dim=(2, 3), keepdim=True)
@@ -52,7 +52,7 @@ def grid_mean(x: Tensor, side: int) -> Tensor:
 
 
 def _cell_weights(length: int, side: int, like: Tensor) -> Tensor:
-    """(side, length): weight of each position in the mean of each cell."""
+    """(side, length): weight of each position in the average of each cell."""
     cells = torch.arange(side, device=like.device).unsqueeze(1)
     positions = torch.arange(length, device=like.device)
     begin, end = cells * length // side, ((cells + 1) * length + side - 1) // side
@@ -61,9 +61,9 @@ def _cell_weights(length: int, side: int, like: Tensor) -> Tensor:
 
 
 class PooledNorm(nn.BatchNorm2d):
-    """Batch norm of globally pooled maps, which uses its running statistics where a channel has a single value.
+    """Batch norm of globally pooled features that uses running statistics if a channel has a single value.
 
-    That is so for one image per device: its own mean would turn every channel into a constant.
+    That is the case for one image per device, where batch statistics would turn every channel into a constant.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -73,15 +73,15 @@ class PooledNorm(nn.BatchNorm2d):
 
 
 class PooledConv(Conv):
-    """`Conv` 1x1 over (B, c1, 1, 1) that trains with one image too."""
+    """1x1 `Conv` on (B, c1, 1, 1) that can be trained with one image."""
 
     def __init__(self, c1: int, c2: int, act: bool | nn.Module = True) -> None:
         super().__init__(c1, c2, 1, act=act)
         self.bn = PooledNorm(c2)
 
 
-def atrous(c1: int, c2: int, rate: int) -> Conv:
-    """3x3 `Conv` with dilation `rate` that keeps the map's size."""
+def build_dilated_conv(c1: int, c2: int, rate: int) -> Conv:
+    """3x3 `Conv` with dilation `rate` that keeps the spatial size."""
     return Conv(c1, c2, 3, d=rate)
 
 
@@ -89,25 +89,25 @@ def atrous(c1: int, c2: int, rate: int) -> Conv:
 
 
 class Attention(nn.Module):
-    """Channels weighted by what the whole map holds (squeeze and excitation, arXiv:1709.01507).
+    """Channel attention from global context (squeeze and excitation, arXiv:1709.01507).
 
     Args:
-        chan: channels. reduction: factor by which the gate narrows first; 1 for no such layer.
+        chan: channels. reduction: factor by which a first layer reduces the channels; 1 omits that layer.
     """
 
     def __init__(self, chan: int, reduction: int = 1) -> None:
         super().__init__()
-        narrow = chan // reduction
-        self.squeeze = PooledConv(chan, narrow) if reduction > 1 else nn.Identity()
-        self.excite = PooledConv(narrow, chan, act=False)
+        hidden = chan // reduction
+        self.squeeze = PooledConv(chan, hidden) if reduction > 1 else nn.Identity()
+        self.excite = PooledConv(hidden, chan, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.excite(self.squeeze(grid_mean(x, 1)))
+        gate = self.excite(self.squeeze(adaptive_avg_pool(x, 1)))
         return x * gate.sigmoid()
 
 
 class ARM(nn.Module):
-    """Attention refinement: a 3x3 convolution, its channels gated by their means (BiSeNet, arXiv:1808.00897)."""
+    """Attention refinement module: 3x3 convolution and channel attention (BiSeNet, arXiv:1808.00897)."""
 
     def __init__(self, in_chan: int, out_chan: int) -> None:
         super().__init__()
@@ -119,78 +119,77 @@ class ARM(nn.Module):
 
 
 class FFM(nn.Module):
-    """Feature fusion: maps joined, mixed, and the channels that matter raised (BiSeNet, arXiv:1808.00897).
+    """Feature fusion module: concatenate, convolve, and add gated channels (BiSeNet, arXiv:1808.00897).
 
     Args:
-        in_chan: channels of all inputs together. reduction: factor by which the gate narrows inside.
-        is_cat: the input is a list of equally large maps, which are joined. k: kernel side of the mixing.
+        in_chan: total channels of all inputs. reduction: factor by which the gate reduces the channels.
+        is_cat: the input is a list of feature maps of equal size, to be concatenated. k: kernel size.
     """
 
     def __init__(self, in_chan: int, out_chan: int, reduction: int = 1, is_cat: bool = True, k: int = 1) -> None:
         super().__init__()
         self.is_cat = is_cat
         self.mix = Conv(in_chan, out_chan, k)
-        narrow = out_chan // reduction
+        hidden = out_chan // reduction
         self.gate = nn.Sequential(
-            nn.Conv2d(out_chan, narrow, 1, bias=False),
+            nn.Conv2d(out_chan, hidden, 1, bias=False),
             nn.SiLU(),
-            nn.Conv2d(narrow, out_chan, 1, bias=False),
+            nn.Conv2d(hidden, out_chan, 1, bias=False),
             nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        joined = x if isinstance(x, Tensor) else torch.cat(list(x), dim=1)
-        mixed = self.mix(joined)
-        return mixed + mixed * self.gate(grid_mean(mixed, 1))
+        features = self.mix(x if isinstance(x, Tensor) else torch.cat(list(x), dim=1))
+        return features + features * self.gate(adaptive_avg_pool(features, 1))
 
 
 # -- context ----------------------------------------------------------------------------------------------------------
 
 
 class C3SPP(nn.Module):
-    """Two branches of half the input's channels, one with spatial pyramid pooling, joined.
+    """Two branches with half of the input channels, one with spatial pyramid pooling, concatenated.
 
-    Not the `C3SPP` of models/common.py: the pooled branch is widened by a half here.
+    Unlike `C3SPP` of models/common.py, the pooled branch is 1.5 times wider.
 
     Args:
-        k: sides of the pooling windows. g: not used. e: channels of a branch over those of the input.
+        k: pooling window sizes. g: unused. e: channels of a branch relative to the input.
     """
 
     def __init__(self, c1: int, c2: int, k: Sequence[int] = (5, 9, 13), g: int = 1, e: float = 0.5) -> None:
         super().__init__()
-        narrow = int(c1 * e)
-        wide = int(1.5 * narrow)
-        self.pooled = nn.Sequential(Conv(c1, narrow), SPP(narrow, wide, k))
-        self.plain = Conv(c1, narrow)
-        self.join = Conv(wide + narrow, c2)
+        hidden = int(c1 * e)
+        pooled = int(1.5 * hidden)
+        self.pooled = nn.Sequential(Conv(c1, hidden), SPP(hidden, pooled, k))
+        self.plain = Conv(c1, hidden)
+        self.join = Conv(pooled + hidden, c2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.join(torch.cat((self.pooled(x), self.plain(x)), dim=1))
 
 
 class _Branches(nn.Module):
-    """Branches over the same map, and one over its mean if wanted, joined by a 1x1 convolution."""
+    """Parallel branches and optionally a global average branch, concatenated and fused by a 1x1 convolution."""
 
-    def __init__(self, c1: int, c2: int, hidden: int, branches: Sequence[nn.Module], *, with_mean: bool) -> None:
+    def __init__(self, c1: int, c2: int, hidden: int, branches: Sequence[nn.Module], *, global_branch: bool) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
-        self.overall = PooledConv(c1, hidden) if with_mean else None
-        self.join = Conv(hidden * (len(branches) + with_mean), c2)
+        self.overall = PooledConv(c1, hidden) if global_branch else None
+        self.join = Conv(hidden * (len(branches) + global_branch), c2)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = [branch(x) for branch in self.branches]
+        features = [branch(x) for branch in self.branches]
         if self.overall is not None:
-            maps.append(spread(self.overall(grid_mean(x, 1)), x))
-        return self.join(torch.cat(maps, dim=1))
+            features.append(expand_like(self.overall(adaptive_avg_pool(x, 1)), x))
+        return self.join(torch.cat(features, dim=1))
 
 
 class ASPP(_Branches):
-    """Parallel dilated convolutions and the map's mean (DeepLab v3, arXiv:1706.05587), on few channels.
+    """Atrous spatial pyramid pooling (DeepLab v3, arXiv:1706.05587) with few channels per branch.
 
     Args:
-        d: dilation rates of the three 3x3 branches beside the 1x1 one.
-        has_globel: add the branch of the map's mean.
-        map_reduce: input channels over those of a branch.
+        d: dilation rates of the 3x3 branches, in addition to a 1x1 branch.
+        has_globel: add a global average branch.
+        map_reduce: input channels divided by those of a branch.
     """
 
     def __init__(
@@ -202,29 +201,28 @@ class ASPP(_Branches):
         map_reduce: int = 4,
     ) -> None:
         hidden = in_channel // map_reduce
-        branches = self._parallel(in_channel, hidden, d)
-        super().__init__(in_channel, out_channel, hidden, branches, with_mean=has_globel)
+        branches = self._build_branches(in_channel, hidden, d)
+        super().__init__(in_channel, out_channel, hidden, branches, global_branch=has_globel)
 
     @staticmethod
-    def _parallel(c1: int, hidden: int, rates: Sequence[int]) -> list[nn.Module]:
-        """The branches over the map itself."""
-        return [Conv(c1, hidden), *(atrous(c1, hidden, rate) for rate in rates)]
+    def _build_branches(c1: int, hidden: int, rates: Sequence[int]) -> list[nn.Module]:
+        return [Conv(c1, hidden), *(build_dilated_conv(c1, hidden, rate) for rate in rates)]
 
 
 class ASPPs(ASPP):
-    """`ASPP` whose branches narrow the map first, and whose undilated one is 3x3; arguments as there."""
+    """`ASPP` whose branches reduce the channels first; the undilated branch is 3x3."""
 
     @staticmethod
-    def _parallel(c1: int, hidden: int, rates: Sequence[int]) -> list[nn.Module]:
-        return [nn.Sequential(Conv(c1, hidden), atrous(hidden, hidden, rate)) for rate in (1, *rates)]
+    def _build_branches(c1: int, hidden: int, rates: Sequence[int]) -> list[nn.Module]:
+        return [nn.Sequential(Conv(c1, hidden), build_dilated_conv(hidden, hidden, rate)) for rate in (1, *rates)]
 
 
 class RFB1(_Branches):
-    """Branches whose kernel grows before it is dilated, as eccentric receptive fields do (RFB, arXiv:1711.07767).
+    """Receptive field block: kernel size and dilation grow together (RFB, arXiv:1711.07767).
 
     Args:
-        map_reduce: input channels over those of a branch. d: rates of the three dilated branches.
-        has_globel: add the branch of the map's mean.
+        map_reduce: input channels divided by those of a branch. d: rates of the three dilated branches.
+        has_globel: add a global average branch.
     """
 
     def __init__(
@@ -238,19 +236,19 @@ class RFB1(_Branches):
         hidden = in_planes // map_reduce
         branches = [nn.Sequential(Conv(in_planes, hidden), Conv(hidden, hidden, 3))]
         for kernel, rate in zip((3, 3, 5), d, strict=True):
-            steps = [Conv(in_planes, hidden), Conv(hidden, hidden, kernel), atrous(hidden, hidden, rate)]
-            branches.append(nn.Sequential(*steps))
-        super().__init__(in_planes, out_planes, hidden, branches, with_mean=has_globel)
+            convs = [Conv(in_planes, hidden), Conv(hidden, hidden, kernel), build_dilated_conv(hidden, hidden, rate)]
+            branches.append(nn.Sequential(*convs))
+        super().__init__(in_planes, out_planes, hidden, branches, global_branch=has_globel)
 
 
 class RFB2(nn.Module):
-    """A cascade of convolutions of growing dilation, every stage's output joined (after RFB, arXiv:1711.07767).
+    """A cascade of convolutions with growing dilation, all stages concatenated (after RFB, arXiv:1711.07767).
 
-    Each stage sees the one before, so that rates 1, 2, 3 leave no holes in the receptive field.
+    Each stage takes the output of the previous one, so that rates 1, 2, 3 leave no gaps in the receptive field.
 
     Args:
-        map_reduce: input channels over those of a stage. d: rates of the stages after the first.
-        has_globel: add the mean of the last stage.
+        map_reduce: input channels divided by those of a stage. d: rates of the stages after the first.
+        has_globel: add a global average branch on the last stage.
     """
 
     def __init__(
@@ -259,34 +257,34 @@ class RFB2(nn.Module):
         super().__init__()
         hidden = in_planes // map_reduce
         first = nn.Sequential(Conv(in_planes, hidden), Conv(hidden, hidden, 3))
-        self.stages = nn.ModuleList([first, *(atrous(hidden, hidden, rate) for rate in d)])
+        self.stages = nn.ModuleList([first, *(build_dilated_conv(hidden, hidden, rate) for rate in d)])
         self.side = Conv(in_planes, hidden)
         self.overall = PooledConv(hidden, hidden) if has_globel else None
         self.join = Conv(hidden * (len(self.stages) + 1 + has_globel), out_planes)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps, last = [], x
+        features, last = [], x
         for stage in self.stages:
             last = stage(last)
-            maps.append(last)
-        maps.append(self.side(x))
+            features.append(last)
+        features.append(self.side(x))
         if self.overall is not None:
-            maps.append(spread(self.overall(grid_mean(last, 1)), x))
-        return self.join(torch.cat(maps, dim=1))
+            features.append(expand_like(self.overall(adaptive_avg_pool(last, 1)), x))
+        return self.join(torch.cat(features, dim=1))
 
 
 class PyramidPooling(nn.Module):
-    """The map with its means over grids of several sizes appended (PSPNet, arXiv:1612.01105): C -> 2C channels.
+    """Append context pooled over several grids (PSPNet, arXiv:1612.01105): C -> 2C channels.
 
     Args:
-        k: sides of the grids, in cells; their number divides the channels.
+        k: sides of the grids, in cells; their number must divide the channels.
     """
 
     def __init__(self, in_channels: int, k: Sequence[int] = POOLED_GRIDS) -> None:
         super().__init__()
         part, rest = divmod(in_channels, len(k))
         if rest:
-            raise ValueError(f"{in_channels} channels cannot be shared by {len(k)} grids")
+            raise ValueError(f"{in_channels} channels are not divisible by the number of grids, {len(k)}")
         self.grids = tuple(k)
         self.convs = nn.ModuleList(
             PooledConv(in_channels, part) if side == 1 else Conv(in_channels, part) for side in k
@@ -294,43 +292,45 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size_hw = x.shape[-2:]
-        pooled = [resized(conv(grid_mean(x, side)), size_hw) for conv, side in zip(self.convs, self.grids, strict=True)]
-        return torch.cat([x, *pooled], dim=1)
+        branches = zip(self.convs, self.grids, strict=True)
+        context = [resize_bilinear(conv(adaptive_avg_pool(x, side)), size_hw) for conv, side in branches]
+        return torch.cat([x, *context], dim=1)
 
 
 class DAPPM(nn.Module):
-    """Pooled maps of growing windows, each refined with the one before (DDRNet, arXiv:2101.06085), with SiLU.
+    """Deep aggregation pyramid pooling module (DDRNet, arXiv:2101.06085), with SiLU.
 
-    Norm and activation come before each convolution, so there is nothing to fuse.
+    Averages over growing windows, each refined with the previous one. Norm and activation precede the convolutions,
+    so there is nothing to fuse.
 
     Args:
         branch: channels of each scale.
     """
 
-    WINDOWS = ((5, 2), (9, 4), (17, 8))  # side and stride of the averages; a global one follows
+    WINDOWS = ((5, 2), (9, 4), (17, 8))  # size and stride; followed by a global average
 
     def __init__(self, in_chan: int, branch: int, out_chan: int) -> None:
         super().__init__()
         pools = [nn.AvgPool2d(side, stride, side // 2) for side, stride in self.WINDOWS]
         self.pools = nn.ModuleList([nn.Identity(), *pools, nn.AdaptiveAvgPool2d(1)])
         self.narrow = nn.ModuleList(
-            _norm_first(in_chan, branch, 1, pooled=isinstance(pool, nn.AdaptiveAvgPool2d)) for pool in self.pools
+            _build_preact_conv(in_chan, branch, 1, pooled=isinstance(pool, nn.AdaptiveAvgPool2d)) for pool in self.pools
         )
-        self.refine = nn.ModuleList(_norm_first(branch, branch, 3) for _ in self.pools[1:])
-        self.join = _norm_first(branch * len(self.pools), out_chan, 1)
-        self.shortcut = _norm_first(in_chan, out_chan, 1)
+        self.refine = nn.ModuleList(_build_preact_conv(branch, branch, 3) for _ in self.pools[1:])
+        self.join = _build_preact_conv(branch * len(self.pools), out_chan, 1)
+        self.shortcut = _build_preact_conv(in_chan, out_chan, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         size_hw = x.shape[-2:]
         scales = [narrow(pool(x)) for narrow, pool in zip(self.narrow, self.pools, strict=True)]
         refined = scales[:1]
         for refine, scale in zip(self.refine, scales[1:], strict=True):
-            refined.append(refine(resized(scale, size_hw) + refined[-1]))
+            refined.append(refine(resize_bilinear(scale, size_hw) + refined[-1]))
         return self.join(torch.cat(refined, dim=1)) + self.shortcut(x)
 
 
-def _norm_first(c1: int, c2: int, k: int, *, pooled: bool = False) -> nn.Sequential:
-    """Batch norm, SiLU, convolution without bias."""
+def _build_preact_conv(c1: int, c2: int, k: int, *, pooled: bool = False) -> nn.Sequential:
+    """Batch norm, SiLU and a convolution without bias."""
     norm = PooledNorm(c1) if pooled else nn.BatchNorm2d(c1)
     return nn.Sequential(norm, nn.SiLU(), nn.Conv2d(c1, c2, k, padding=k // 2, bias=False))
 
@@ -339,39 +339,39 @@ def _norm_first(c1: int, c2: int, k: int, *, pooled: bool = False) -> nn.Sequent
 
 
 class JointOutput(NamedTuple):
-    """What a network with boxes and semantic masks gives.
+    """Output of a network with a detection and a semantic head.
 
     Attributes:
-        detection: what the detector alone would give.
-        semantic: logits (B, classes, H, W); in training a list of them where the head has auxiliary outputs.
+        detection: output of the detection head.
+        semantic: logits (B, classes, H, W); a list of them in training if the head has auxiliary outputs.
     """
 
     detection: Any
     semantic: Any
 
 
-def mean_logits(parts: Iterable[Tensor]) -> Tensor:
-    """FP32 logits (B, n, H, W) whose class probabilities are the mean of those of several logits."""
+def average_logits(parts: Iterable[Tensor]) -> Tensor:
+    """FP32 logits (B, n, H, W) of the mean class probabilities of several logits."""
     total, count = torch.zeros(()), 0
     for logits in parts:
-        chances = logits.float().softmax(dim=1)
-        total, count = total.to(chances) + chances, count + 1
+        probs = logits.float().softmax(dim=1)
+        total, count = total.to(probs) + probs, count + 1
     return (total / count).clamp_min(torch.finfo(total.dtype).tiny).log()
 
 
 class SemanticHead(nn.Module, ABC):
-    """Base of the heads: checks the inputs, and brings what a head gives to the size of the network's input.
+    """Base class of semantic heads: checks the inputs and resizes logits to the size of the network input.
 
     Args:
-        nc: semantic classes.
-        ch: channels of the input maps, finest first.
+        nc: number of semantic classes.
+        ch: channels of the feature maps, finest first.
 
     Attributes:
-        inputs: number of maps that the head takes.
-        stride: pixels of the network's input per cell of the first map; the network sets it.
+        inputs: number of feature maps that the head takes.
+        stride: of the first feature map; set by the network.
 
     Shape:
-        logits (B, nc, H, W); in training a list of these where the head has auxiliary outputs.
+        logits (B, nc, H, W); a list of them in training if the head has auxiliary outputs.
     """
 
     inputs = 1
@@ -380,46 +380,46 @@ class SemanticHead(nn.Module, ABC):
     def __init__(self, nc: int, ch: Sequence[int]) -> None:
         super().__init__()
         if isinstance(nc, bool) or not isinstance(nc, int) or not 1 <= nc <= 255:
-            raise ValueError(f"{nc!r} is not a number of classes, 1 to 255; set n_segcls in the model YAML")
+            raise ValueError(f"{nc!r} is not a number of classes from 1 to 255; set n_segcls in the model YAML")
         if len(ch) != self.inputs:
-            raise ValueError(f"{len(ch)} input maps, {type(self).__name__} takes {self.inputs}, finest first")
+            raise ValueError(f"{len(ch)} inputs, but {type(self).__name__} takes {self.inputs}, finest first")
         self.nc = nc
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        maps = [x] if isinstance(x, Tensor) else list(x)
-        size_hw = [side * self.stride for side in maps[0].shape[-2:]]
-        outputs = [resized(logits, size_hw) for logits in self.coarse_logits(maps)]
+        feature_maps = [x] if isinstance(x, Tensor) else list(x)
+        size_hw = [side * self.stride for side in feature_maps[0].shape[-2:]]
+        outputs = [resize_bilinear(logits, size_hw) for logits in self.predict(feature_maps)]
         return outputs[0] if len(outputs) == 1 else outputs
 
     @abstractmethod
-    def coarse_logits(self, maps: list[Tensor]) -> list[Tensor]:
-        """Logits before they are enlarged: the main ones, in training the auxiliary ones after them."""
+    def predict(self, feature_maps: list[Tensor]) -> list[Tensor]:
+        """Low-resolution logits: the main ones, followed by auxiliary ones in training."""
 
 
 class SegMaskBase(SemanticHead):
-    """One map through C3 and pyramid pooling: the cheapest head of small networks.
+    """C3 and spatial pyramid pooling on one feature map: the cheapest head for small networks.
 
     Args:
-        n: bottlenecks. c: channels after the first block. shortcut: of its bottlenecks.
-        ch: of one map, stride 8.
+        n: number of bottlenecks. c: channels after the first block. shortcut: of its bottlenecks.
+        ch: of one feature map, stride 8.
     """
 
     def __init__(self, nc: int, n: int = 1, c: int = 256, shortcut: bool = False, ch: Sequence[int] = ()) -> None:
         super().__init__(nc, ch)
-        wide = int(1.5 * c)
-        self.body = nn.Sequential(C3(ch[0], c, n, shortcut), C3SPP(c, wide), nn.Dropout(DROPOUT))
-        self.classify = nn.Conv2d(wide, nc, 3, padding=1, bias=False)
+        hidden = int(1.5 * c)
+        self.body = nn.Sequential(C3(ch[0], c, n, shortcut), C3SPP(c, hidden), nn.Dropout(DROPOUT))
+        self.classify = nn.Conv2d(hidden, nc, 3, padding=1, bias=False)
 
-    def coarse_logits(self, maps: list[Tensor]) -> list[Tensor]:
-        return [self.classify(self.body(maps[0]))]
+    def predict(self, feature_maps: list[Tensor]) -> list[Tensor]:
+        return [self.classify(self.body(feature_maps[0]))]
 
 
 class SegMaskPSP(SemanticHead):
-    """Three scales joined, widened by a cascade of dilations and by pyramid pooling.
+    """Three scales fused, followed by dilated convolutions and pyramid pooling.
 
     Args:
-        n, shortcut: not used. c: channels of each scale.
-        ch: of three maps, strides 8, 16, 32.
+        n, shortcut: unused. c: channels of each scale.
+        ch: of three feature maps, strides 8, 16, 32.
     """
 
     inputs = 3
@@ -432,19 +432,19 @@ class SegMaskPSP(SemanticHead):
         )
         self.classify = nn.Conv2d(c, nc, 1)
 
-    def coarse_logits(self, maps: list[Tensor]) -> list[Tensor]:
-        fine, *coarser = (narrow(x) for narrow, x in zip(self.narrow, maps, strict=True))
-        joined = torch.cat([fine, *(resized(x, fine.shape[-2:]) for x in coarser)], dim=1)
-        return [self.classify(self.body(joined))]
+    def predict(self, feature_maps: list[Tensor]) -> list[Tensor]:
+        fine, *coarser = (narrow(x) for narrow, x in zip(self.narrow, feature_maps, strict=True))
+        features = torch.cat([fine, *(resize_bilinear(x, fine.shape[-2:]) for x in coarser)], dim=1)
+        return [self.classify(self.body(features))]
 
 
 class SegMaskLab(SemanticHead):
-    """Dilated context of a middle map with the detail of a fine one (after DeepLab v3+, arXiv:1802.02611).
+    """ASPP context at stride 16 fused with details at stride 8 (after DeepLab v3+, arXiv:1802.02611).
 
     Args:
-        n: the more, the wider the dilated branches: map_reduce is 5 - n, at least 1. c: half the channels of the
-            context's input, and those before the last convolution. shortcut: not used.
-        ch: of two maps, strides 8 and 16.
+        n: widens the dilated branches: map_reduce is 5 - n, at least 1. c: half of the channels of the context's
+            input, and the channels before the last convolution. shortcut: unused.
+        ch: of two feature maps, strides 8 and 16.
     """
 
     inputs = 2
@@ -457,21 +457,21 @@ class SegMaskLab(SemanticHead):
         self.join = FFM(DETAIL_CHANNELS + LAB_CHANNELS, LAB_CHANNELS)
         self.classify = nn.Sequential(Conv(LAB_CHANNELS, c, 3), nn.Conv2d(c, nc, 1))
 
-    def coarse_logits(self, maps: list[Tensor]) -> list[Tensor]:
-        detail, context = self.detail(maps[0]), self.context(maps[1])
-        joined = self.join([detail, resized(context, detail.shape[-2:])])
-        return [self.classify(joined)]
+    def predict(self, feature_maps: list[Tensor]) -> list[Tensor]:
+        detail, context = self.detail(feature_maps[0]), self.context(feature_maps[1])
+        features = self.join([detail, resize_bilinear(context, detail.shape[-2:])])
+        return [self.classify(features)]
 
 
 class SegMaskBiSe(SemanticHead):
-    """A context path from coarse to fine joined with a detail path, with auxiliary outputs in training (BiSeNet).
+    """A context path and a detail path, with auxiliary outputs in training (after BiSeNet, arXiv:1808.00897).
 
     Args:
-        n, c, shortcut: not used; the widths are fixed.
-        ch: of three maps, strides 8, 16, 32.
+        n, c, shortcut: unused; the widths are fixed.
+        ch: of three feature maps, strides 8, 16, 32.
 
     Shape:
-        training: [logits, auxiliary logits of the stride-16 context, of the stride-32 context].
+        training: [logits, auxiliary logits of the stride-16 context, auxiliary logits of the stride-32 context].
     """
 
     inputs = 3
@@ -487,10 +487,10 @@ class SegMaskBiSe(SemanticHead):
         self.classify = nn.Sequential(nn.Dropout(DROPOUT), nn.Conv2d(2 * width, nc, 1))
         self.auxiliary = nn.ModuleList(nn.Sequential(Conv(width, width, 3), nn.Conv2d(width, nc, 1)) for _ in range(2))
 
-    def coarse_logits(self, maps: list[Tensor]) -> list[Tensor]:
-        fine, middle, coarse = maps
-        at_32 = resized(self.refine_coarse(self.coarse(coarse)), middle.shape[-2:])
-        at_16 = resized(self.refine_middle(self.middle(middle) + at_32), fine.shape[-2:])
+    def predict(self, feature_maps: list[Tensor]) -> list[Tensor]:
+        fine, middle, coarse = feature_maps
+        at_32 = resize_bilinear(self.refine_coarse(self.coarse(coarse)), middle.shape[-2:])
+        at_16 = resize_bilinear(self.refine_middle(self.middle(middle) + at_32), fine.shape[-2:])
         main = self.classify(self.join([self.detail(fine), at_16]))
         if not self.training:
             return [main]

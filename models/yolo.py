@@ -1,24 +1,23 @@
-"""Detection, segmentation and classification heads, and the networks that graphs of models/*.yaml become.
+"""Detection heads, and the networks built from model YAMLs. Semantic heads are in models/semantic_heads.py.
 
-Heads that give every pixel a class are in models/semantic_heads.py.
-
-As a script: python models/yolo.py --cfg yolov5s.yaml prints the layer table, parameters and GFLOPs.
+`python models/yolo.py --cfg yolov5s.yaml` prints a network's layers, parameters and GFLOPs.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # the command lives in its own module, which answers --help before torch is loaded
+if __name__ == "__main__":  # the command has its own module, so that --help does not import torch
     import sys
     from pathlib import Path
 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from models.inspect_cli import main
+    from models.summary_cli import main
     from utils.core.script import run_script
 
     run_script(main)
 
 import copy
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,19 +27,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.activation_checkpointing import checkpoint_layer
 from models.common import Classify, Conv, Proto
 from models.graph import load_model_yaml, parse_graph
-from models.layers import LAYERS, LayerSpec, detection, segmentation
-from models.recompute import recomputed
-from models.semantic_heads import SEMANTIC_HEADS, JointOutput, SemanticHead, mean_logits
-from models.summary import meta_forward, model_summary
+from models.layers import LAYERS, LayerSpec, resolve_detect, resolve_segment
+from models.semantic_heads import SEMANTIC_HEADS, JointOutput, SemanticHead, average_logits
+from models.summary import format_model_summary, run_on_meta
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.imaging.semantic_classes import SemanticClasses
 
-STRIDE_PROBE = 256  # side of the image whose maps tell the strides, pixels
-TTA_SCALES_FLIPS = ((1.0, False), (0.83, True), (0.67, False))
-TTA_PADDING = 0.447  # mean gray of ImageNet
+STRIDE_PROBE = 256  # image size from which strides are computed, pixels
+TTA_VIEWS = ((1.0, False), (0.83, True), (0.67, False))  # (scale, mirrored)
+TTA_PADDING = 0.447  # ImageNet mean
+LAYER_KEY = re.compile(r"model\.(\d+)\.")
 Visitor = Callable[[nn.Module, Any], None]
 
 
@@ -49,20 +49,20 @@ class Detect(nn.Module):
 
     Args:
         nc: number of classes.
-        anchors: per level a flat list w, h, ... in pixels of the network input.
-        ch: channels of the input maps; empty where the inputs are output maps already (release 1.0).
-        inplace: decode within the result's memory where no gradient is recorded.
+        anchors: one flat list [w, h, ...] per level, in pixels of the network input.
+        ch: channels of the feature maps; empty if the inputs are raw predictions (release 1.0).
+        inplace: decode in place where no gradient is recorded.
 
     Attributes:
         no, nl, na: outputs per anchor (5 + nc), levels, anchors per level.
-        anchors: buffer (nl, na, 2), width and height; in stride units once the model has set `stride` (nl,).
-        grid, anchor_grid: cell offsets and anchor sizes of the last image size; the first is reused while it fits.
-        export: return the decoded boxes alone, as a 1-tuple. dynamic: never reuse the cache.
+        anchors: buffer (nl, na, 2), width and height; in units of `stride` (nl,) once the model has set it.
+        grid, anchor_grid: cell offsets and anchor sizes of the last image size; `grid` is reused if the size matches.
+        export: return only the decoded boxes, as a 1-tuple. dynamic: do not cache grids.
 
     Shape:
-        training: list of (B, na, H, W, no) raw maps.
-        evaluation: (B, N, no) with x, y, w, h in pixels of the network input, objectness and class scores after the
-        sigmoid; and the list of raw maps.
+        training: list of raw predictions (B, na, H, W, no).
+        evaluation: (boxes, raw predictions); boxes (B, N, no): x, y, w, h in pixels of the network input, objectness
+        and class scores after the sigmoid.
     """
 
     anchors: Tensor
@@ -87,115 +87,119 @@ class Detect(nn.Module):
         self.register_buffer("anchors", sizes)
         self.m = nn.ModuleList(nn.Conv2d(channels, self.no * self.na, 1) for channels in ch)
         self.inplace = inplace
-        self._forget_grids()
+        self._reset_grids()
 
     def forward(self, x: Sequence[Tensor]) -> Any:
-        outputs = self._outputs(x)
-        maps = [output.unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2) for output in outputs]
+        preds = self._predict(x)  # (B, na * no, H, W) per level
+        raw_preds = [pred.unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2) for pred in preds]
         if self.training:
-            return maps
-        rewrites = self.inplace and not (self.export or maps[0].requires_grad or torch.compiler.is_compiling())
-        boxes = self._decode_into_one(maps) if rewrites else torch.cat([*map(self._decode, outputs, range(self.nl))], 1)
-        return (boxes,) if self.export else (boxes, maps)
+            return raw_preds
+        if self.inplace and not (self.export or raw_preds[0].requires_grad or torch.compiler.is_compiling()):
+            boxes = self._decode_inplace(raw_preds)
+        else:
+            boxes = torch.cat([self._decode(pred, level) for level, pred in enumerate(preds)], dim=1)
+        return (boxes,) if self.export else (boxes, raw_preds)
 
-    def _outputs(self, x: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Feature maps (B, C, H, W) -> output maps (B, na * no, H, W)."""
+    def _predict(self, x: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Apply the 1x1 convolutions to the feature maps (B, C, H, W)."""
         convs: Any = self._modules.get("m") or ()  # pickles of release 1.0 have none
-        return [conv(feature) for conv, feature in zip(convs, x, strict=True)] if len(convs) else x
+        return [conv(feature_map) for conv, feature_map in zip(convs, x, strict=True)] if len(convs) else x
 
-    def _decode(self, output: Tensor, level: int) -> Tensor:
-        """An output map -> (B, na*H*W, no): xy = (2 sig - 0.5 + cell) s, wh = (2 sig)^2 anchor.
+    def _decode(self, pred: Tensor, level: int) -> Tensor:
+        """(B, na*no, H, W) -> boxes (B, na*H*W, no): xy = (2 sig - 0.5 + cell) s, wh = (2 sig)^2 anchor.
 
-        The sigmoid comes first, as runtimes of exported graphs make one step of it and the convolution before, and the
-        columns of a row are put together where they are still planes.
+        The sigmoid comes first because export runtimes fuse it with the convolution before it. Columns are
+        concatenated before the permutation, while they are still planes.
         """
-        output = output.to(_box_type(output.dtype))
-        cells, sizes, stride = self._grids(output, level)
+        pred = pred.to(_get_box_dtype(pred.dtype))
+        cells, sizes, stride = self._get_grid(pred, level)
         planes = (self.na, self.no)  # (B, na, no, H, W)
-        scores, further = output.sigmoid().unflatten(1, planes), output.unflatten(1, planes)[:, :, 5 + self.nc :]
-        stride = stride.view(-1, 1, 1)  # one, or one for x and one for y
+        scores, mask_coefs = pred.sigmoid().unflatten(1, planes), pred.unflatten(1, planes)[:, :, 5 + self.nc :]
+        stride = stride.view(-1, 1, 1)  # a scalar, or one value each for x and y
         xy = (scores[:, :, 0:2] * 2 + cells.movedim(-1, -3)) * stride
         wh = (scores[:, :, 2:4] * 2) ** 2 * sizes.movedim(-1, -3)
-        columns = torch.cat((xy, wh, scores[:, :, 4 : 5 + self.nc], further), dim=2)
+        columns = torch.cat((xy, wh, scores[:, :, 4 : 5 + self.nc], mask_coefs), dim=2)
         return columns.permute(0, 1, 3, 4, 2).flatten(1, 3)
 
-    def _decode_into_one(self, maps: Sequence[Tensor]) -> Tensor:
-        """As `_decode` for all levels, computed within the joined result: 5 to 10 times faster on the CPU."""
-        counts = [raw.shape[1:4].numel() for raw in maps]
-        boxes = maps[0].new_empty(maps[0].shape[0], sum(counts), self.no, dtype=_box_type(maps[0].dtype))
-        parts = [part.unflatten(1, raw.shape[1:4]) for part, raw in zip(boxes.split(counts, 1), maps, strict=True)]
-        for part, raw in zip(parts, maps, strict=True):
-            part.copy_(raw)
+    def _decode_inplace(self, raw_preds: Sequence[Tensor]) -> Tensor:
+        """`_decode` of all levels, computed in the memory of the result: 5 to 10 times faster on the CPU."""
+        counts = [raw.shape[1:4].numel() for raw in raw_preds]
+        batch, dtype = raw_preds[0].shape[0], _get_box_dtype(raw_preds[0].dtype)
+        boxes = raw_preds[0].new_empty(batch, sum(counts), self.no, dtype=dtype)
+        parts = zip(boxes.split(counts, dim=1), raw_preds, strict=True)
+        levels = [part.unflatten(1, raw.shape[1:4]) for part, raw in parts]
+        for level, raw in zip(levels, raw_preds, strict=True):
+            level.copy_(raw)
         boxes[..., : 5 + self.nc].sigmoid_()
-        for level, part in enumerate(parts):
-            cells, sizes, stride = self._grids(part, level)
-            part[..., 0:2].mul_(2).add_(cells).mul_(stride)
-            part[..., 2:4].mul_(2).square_().mul_(sizes)
+        for index, level in enumerate(levels):
+            cells, sizes, stride = self._get_grid(level, index)
+            level[..., 0:2].mul_(2).add_(cells).mul_(stride)
+            level[..., 2:4].mul_(2).square_().mul_(sizes)
         return boxes
 
-    def _grids(self, raw: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Cell offsets - 0.5, in cells, cached; anchor sizes in pixels; both for (B, na, H, W, 2); and the stride.
+    def _get_grid(self, pred: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Cell offsets - 0.5 in cells (cached), anchor sizes in pixels, both broadcast to (B, na, H, W, 2); the stride.
 
-        `raw` is a raw map or an output map: its axes 2 and 3 are H and W in both.
+        `pred` is (B, na*no, H, W) or (B, na, H, W, no): only axes 2 and 3 count.
         """
-        height, width = raw.shape[2:4]
+        height, width = pred.shape[2:4]
         shape = (1, self.na, height, width, 2)
-        stride = self.stride[level].to(raw.dtype)  # type: ignore[index]
-        pixels = self.anchors[level].to(raw.dtype) * stride
+        stride = self.stride[level].to(pred.dtype)  # type: ignore[index]
+        pixels = self.anchors[level].to(pred.dtype) * stride
         sizes = pixels.view(1, self.na, 1, 1, 2).expand(shape)
-        keeps = not torch.compiler.is_compiling()
-        cached = self.grid[level]  # read once: another thread may put the grid of its own image there at any moment
-        if keeps and not self.dynamic and _fits(cached, raw):
+        use_cache = not (self.dynamic or torch.compiler.is_compiling())
+        cached = self.grid[level]  # read once: another thread may replace it at any time
+        if use_cache and _can_reuse_grid(cached, pred):
             return cached, sizes, stride
-        y = torch.arange(height, device=raw.device, dtype=raw.dtype) - 0.5
-        x = torch.arange(width, device=raw.device, dtype=raw.dtype) - 0.5
+        y = torch.arange(height, device=pred.device, dtype=pred.dtype) - 0.5
+        x = torch.arange(width, device=pred.device, dtype=pred.dtype) - 0.5
         columns, rows = x.expand(height, width), y.unsqueeze(1).expand(height, width)
         cells = torch.stack((columns, rows), dim=2)  # (H, W, 2)
-        if not keeps or self.dynamic:  # not expanded: OpenVINO takes the batch of an expanded operand for that of all
+        if not use_cache:  # not expanded: OpenVINO would take the batch size from an expanded operand
             return cells, pixels.view(self.na, 1, 1, 2), stride
         cells = cells.expand(shape)
         self.grid[level], self.anchor_grid[level] = cells, sizes
         return cells, sizes, stride
 
-    def _forget_grids(self) -> None:
-        self.__dict__.update(_no_grids(self.nl))
+    def _reset_grids(self) -> None:
+        self.__dict__.update(_make_empty_grids(self.nl))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Detect:
-        """Move or convert, with the strides, which are no buffer; cached grids are made anew when needed.
+        """Move or convert the head with its strides, which are not a buffer, and drop the cached grids.
 
-        The anchors keep their type: half precision would make other boxes of them.
+        The anchors stay in FP32 or finer: rounded to half precision they would give other boxes.
         """
-        exact = self.anchors
+        exact_anchors = self.anchors
         super()._apply(fn, recurse)
-        if self.anchors.dtype != _box_type(self.anchors.dtype):
-            self.anchors = exact.to(self.anchors.device)
+        if self.anchors.dtype != _get_box_dtype(self.anchors.dtype):
+            self.anchors = exact_anchors.to(self.anchors.device)
         if isinstance(self.stride, Tensor):
             self.stride = fn(self.stride)
-        self._forget_grids()
+        self._reset_grids()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles go without the cached grids."""
-        return {**self.__dict__, **_no_grids(self.nl)}
+        """Leave cached grids out of copies and pickles."""
+        return {**self.__dict__, **_make_empty_grids(self.nl)}
 
 
-def _box_type(dtype: torch.dtype) -> torch.dtype:
-    """FP32 or finer: beyond 512 pixels FP16 places boxes on a grid of half a pixel, BF16 of four."""
+def _get_box_dtype(dtype: torch.dtype) -> torch.dtype:
+    """FP32 or finer: beyond 512 pixels FP16 rounds coordinates to half a pixel, BF16 to four."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def _no_grids(levels: int) -> dict[str, list[Tensor]]:
-    """The head's cached attributes before any forward pass."""
-    return {name: [torch.empty(0)] * levels for name in ("grid", "anchor_grid")}
+def _make_empty_grids(num_levels: int) -> dict[str, list[Tensor]]:
+    """The cache attributes of a head before the first forward pass."""
+    return {name: [torch.empty(0)] * num_levels for name in ("grid", "anchor_grid")}
 
 
-def _fits(cached: Tensor, raw: Tensor) -> bool:
-    """Whether a cached grid serves this map: size, dtype, device, and use under autograd."""
+def _can_reuse_grid(cached: Tensor, pred: Tensor) -> bool:
+    """Whether the cached grid has the size, dtype and device of `pred` and may take part in autograd if needed."""
     return (
         cached.ndim == 5
-        and cached.shape[2:4] == raw.shape[2:4]
-        and cached.dtype == raw.dtype
-        and cached.device == raw.device
+        and cached.shape[2:4] == pred.shape[2:4]
+        and cached.dtype == pred.dtype
+        and cached.device == pred.device
         and (torch.is_inference_mode_enabled() or not cached.is_inference())
     )
 
@@ -204,11 +208,12 @@ class Segment(Detect):
     """`Detect` with `nm` mask coefficients per box and shared mask prototypes (YOLACT, arXiv:1904.02689).
 
     Args:
-        nm, npr: mask coefficients, hidden channels of the prototype branch.
+        nm: mask coefficients. npr: hidden channels of the prototype branch.
 
     Shape:
-        no = 5 + nc + nm, the coefficients are not activated; prototypes (B, nm, H/4, W/4). Training: (maps,
-        prototypes); evaluation: (boxes, prototypes, maps); export: (boxes, prototypes).
+        no = 5 + nc + nm, coefficients without activation; prototypes (B, nm, H/4, W/4).
+        training: (raw predictions, prototypes). evaluation: (boxes, prototypes, raw predictions).
+        export: (boxes, prototypes).
     """
 
     def __init__(
@@ -226,35 +231,37 @@ class Segment(Detect):
         self.no = 5 + nc + nm
         self.m = nn.ModuleList(nn.Conv2d(channels, self.no * self.na, 1) for channels in ch)
         self.proto = Proto(ch[0], npr, nm)
-        self.detect = Detect.forward  # other tools call the parent's forward through it
+        self.detect = Detect.forward  # other tools call the base class's forward through it
 
     def forward(self, x: Sequence[Tensor]) -> Any:
         prototypes = self.proto(x[0])
-        found = super().forward(x)
+        output = super().forward(x)
         if self.training:
-            return found, prototypes
-        boxes, *maps = found
-        return boxes, prototypes, *maps
+            return output, prototypes
+        boxes, *raw_preds = output
+        return boxes, prototypes, *raw_preds
 
 
 NETWORK_LAYERS: dict[str, LayerSpec] = {
     **LAYERS,
-    "Detect": LayerSpec(Detect, detection, many_inputs=True, supplied=("ch", "inplace")),
-    "Segment": LayerSpec(Segment, segmentation, many_inputs=True, supplied=("ch", "inplace")),
+    "Detect": LayerSpec(Detect, resolve_detect, many_inputs=True, supplied=("ch", "inplace")),
+    "Segment": LayerSpec(Segment, resolve_segment, many_inputs=True, supplied=("ch", "inplace")),
 }
 
 
 class BaseModel(nn.Module):
-    """A graph of layers that run in order; each takes the outputs its `f` names.
+    """Layers that run in order, each on the outputs that its attribute `f` lists.
 
     Attributes:
-        model: the layers. save: indices of the outputs that are needed when the layer after has run.
-        yaml, names, stride, inplace, nc: description, class names, strides of the head's levels (CPU), head option,
-        number of classes.
-        semantic: the classes of the semantic mask, where the network gives one.
-        recompute: in training keep the outputs of layers only, see `models.recompute`.
+        model: the layers. save: indices of the layers whose output is needed later.
+        yaml: model description. names: class names. nc: number of classes. inplace: option of the head.
+        stride: strides of the head's levels, on the CPU.
+        task: name of the task that trains such networks.
+        semantic: classes of the semantic mask; None if there is no semantic head.
+        checkpoint_activations: use activation checkpointing in training, see `models.activation_checkpointing`.
     """
 
+    task: str
     model: nn.Sequential
     save: list[int]
     yaml: dict[str, Any]
@@ -262,7 +269,7 @@ class BaseModel(nn.Module):
     stride: Tensor
     nc: int
     semantic: SemanticClasses | None = None
-    recompute = False
+    checkpoint_activations = False
 
     @property
     def head(self) -> Any:
@@ -271,11 +278,15 @@ class BaseModel(nn.Module):
 
     @property
     def semantic_head(self) -> Any:
-        """The layer that gives every pixel a class, wherever it stands; None where there is none."""
+        """The semantic head, or None."""
         return next((layer for layer in self.model if isinstance(layer, SemanticHead)), None)
 
+    def align_state_dict(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Another network's weights under the names that the layers have here; a subclass may rename."""
+        return state_dict
+
     def _build(self, config: dict[str, Any], ch: int) -> None:
-        """The layers of a loaded YAML."""
+        """Build the layers of a loaded model YAML."""
         self.yaml = config
         self.yaml_file = str(config.get("yaml_file", ""))
         self.yaml["ch"] = self.yaml.get("ch", ch)
@@ -287,116 +298,114 @@ class BaseModel(nn.Module):
         """Run the graph on (B, C, H, W) images in [0, 1].
 
         Args:
-            augment: test-time augmentation, where the network has one.
+            augment: test-time augmentation, if the network supports it.
             profile: log the time of every layer.
-            visualize: a function called with (layer, its output) after every layer.
+            visualize: function called with (layer, output) after every layer.
         """
         return self._run(x, profile, visualize)
 
     def _run(self, x: Tensor, profile: bool = False, visualize: Visitor | bool | None = False) -> Any:
-        """One pass through the graph."""
+        """Run the graph once."""
         outputs: dict[int, Any] = {}
         value: Any = x
         layer: Any
-        saves_memory = self.recompute and self.training and torch.is_grad_enabled()
+        use_checkpointing = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for index, layer in enumerate(self.model):
-            inputs = _inputs_of(layer.f, index, value, outputs)
+            inputs = _select_inputs(layer.f, index, value, outputs)
             if profile:
                 self._profile_layer(layer, inputs)
-            value = recomputed(layer, inputs) if saves_memory else layer(inputs)
+            value = checkpoint_layer(layer, inputs) if use_checkpointing else layer(inputs)
             if index in self.save:
                 outputs[index] = value
             if callable(visualize):
                 visualize(layer, value)
-        return self._result(outputs, value)
+        return self._collect_result(outputs, value)
 
-    def _result(self, outputs: Mapping[int, Any], last: Any) -> Any:
-        """What a pass gives, from the saved outputs and the last layer's."""
+    def _collect_result(self, outputs: Mapping[int, Any], last: Any) -> Any:
+        """The result of a pass, from the saved outputs and that of the last layer."""
         return last
 
     def _probe(self) -> list[tuple[Any, Any]]:
-        """Every layer with its output, from a pass without data (meta tensors: nothing is computed)."""
-        done: list[tuple[Any, Any]] = []
+        """Every layer with its output shape, from a pass on meta tensors; sets the stride of a semantic head."""
+        outputs: list[tuple[Any, Any]] = []
         try:
-            meta_forward(self, (STRIDE_PROBE,) * 2, visualize=lambda layer, output: done.append((layer, output)))
+            run_on_meta(self, (STRIDE_PROBE,) * 2, visualize=lambda layer, output: outputs.append((layer, output)))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            row = self.model[len(done)]
+            row = self.model[len(outputs)]
             kind = str(row.type).rpartition(".")[2]
             raise InputError(
-                f"{self.yaml_file or 'model YAML'}: row {row.i}: {kind} cannot take what rows {row.f} give: {error}"
+                f"{self.yaml_file or 'model YAML'}: row {row.i}: {kind} does not accept the outputs of {row.f}: {error}"
             ) from error
-        if (head := self.semantic_head) is not None:  # it is told by how much to enlarge its map
-            output = next(output for layer, output in done if layer is head)
+        if (head := self.semantic_head) is not None:
+            output = next(output for layer, output in outputs if layer is head)
             height = (output if isinstance(output, Tensor) else output[0]).shape[2]
             head.stride = head.stride * STRIDE_PROBE // height
-        return done
+        return outputs
 
     def _set_up_semantic_head(self) -> None:
-        """Check that there is one, and take its classes."""
+        """Check that there is exactly one semantic head and set its classes."""
         heads = [layer for layer in self.model if isinstance(layer, SemanticHead)]
         if len(heads) != 1:
             raise InputError(
-                f"{self.yaml_file or 'model YAML'}: {len(heads)} semantic heads; a semantic mask comes from one row of "
+                f"{self.yaml_file or 'model YAML'}: {len(heads)} semantic heads; use exactly one row of "
                 f"{', '.join(SEMANTIC_HEADS)}"
             )
         head: Any = heads[0]
-        self.semantic = SemanticClasses.numbered(head.nc)
-        self.save = sorted({*self.save, self.head.i, head.i})  # results, wherever they stand
+        self.semantic = SemanticClasses.from_count(head.nc)
+        self.save = sorted({*self.save, self.head.i, head.i})  # results, whichever row they come from
 
-    def _views(self, x: Tensor) -> Iterator[tuple[Tensor, tuple[float, bool]]]:
-        """The images of test-time augmentation, each with its scale and whether it is mirrored."""
-        grid = int(torch.as_tensor(self.stride).max())
-        for scale, mirrored in TTA_SCALES_FLIPS:
-            yield _rescaled(x.flip(3) if mirrored else x, scale, grid), (scale, mirrored)
+    def _make_tta_views(self, x: Tensor) -> Iterator[tuple[Tensor, tuple[float, bool]]]:
+        """Images of test-time augmentation, each with (scale, mirrored)."""
+        stride = int(torch.as_tensor(self.stride).max())
+        for scale, mirrored in TTA_VIEWS:
+            yield _rescale_images(x.flip(3) if mirrored else x, scale, stride), (scale, mirrored)
 
     def _profile_layer(self, layer: Any, inputs: Any, repeats: int = 10) -> None:
         """Log the mean time of a layer, in milliseconds."""
-        last = layer is self.model[-1]
-        inputs = list(inputs) if last and not isinstance(inputs, Tensor) else inputs
-        started = _now(inputs)
+        start = _get_synchronized_time(inputs)
         for _ in range(repeats):
             layer(inputs)
-        milliseconds = (_now(inputs) - started) * 1000 / repeats
+        milliseconds = (_get_synchronized_time(inputs) - start) * 1000 / repeats
         LOGGER.info(f"{milliseconds:10.2f} ms {layer.np:10d} parameters  {layer.i:3d} {layer.type}")
 
     def fuse(self) -> BaseModel:
-        """Fold batch normalization into the convolutions, for inference; returns the model itself."""
+        """Fuse convolutions with their batch norms, for inference; returns the model itself."""
         for module in self.modules():
             if isinstance(module, Conv):
                 module.fuse()
         return self
 
     def info(self, verbose: bool = False, img_size: int | Sequence[int] = 640) -> None:
-        """Log modules, parameters, GFLOPs; with `verbose` every parameter too. `img_size`: side or (h, w) in pixels."""
+        """Log layers, parameters and GFLOPs; with `verbose` also every parameter. `img_size`: size or (h, w)."""
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        LOGGER.info(model_summary(self, (height, width), verbose=verbose, name=getattr(self, "yaml_file", "")))
+        LOGGER.info(format_model_summary(self, (height, width), verbose=verbose, name=getattr(self, "yaml_file", "")))
 
-    def convolutions_of_head(self) -> Iterator[tuple[Any, float]]:
-        """The convolutions that make the raw maps, with the stride of each."""
+    def iter_head_convs(self) -> Iterator[tuple[Any, float]]:
+        """The head's 1x1 convolutions, each with its stride."""
         head = self.head
         convs = head.m if len(head.m) else [self.model[i if i >= 0 else head.i + i] for i in head.f]
         return zip(convs, head.stride.tolist(), strict=True)
 
 
-def _overridden(cfg: str | Path | Mapping[str, Any], **values: int | None) -> dict[str, Any]:
-    """The loaded YAML with the values that are not None in place of its own."""
+def _load_with_overrides(cfg: str | Path | Mapping[str, Any], **values: int | None) -> dict[str, Any]:
+    """The loaded model YAML, its values replaced by those that are not None."""
     config = load_model_yaml(cfg)
     for key, value in values.items():
         if value is not None and value != config.get(key):
-            LOGGER.info(f"{config.get('yaml_file') or 'model YAML'}: {key} {config.get(key)} becomes {value}")
+            LOGGER.info(f"{config.get('yaml_file') or 'model YAML'}: overriding {key} {config.get(key)} with {value}")
             config[key] = value
     return config
 
 
-def _inputs_of(origin: int | list[int], index: int, previous: Any, outputs: Mapping[int, Any]) -> Any:
-    """The output(s) that layer `index` takes: one for a number, a list for a list."""
+def _select_inputs(origin: int | list[int], index: int, previous: Any, outputs: Mapping[int, Any]) -> Any:
+    """Inputs of layer `index`: one output for a number, a list for a list."""
     if isinstance(origin, int):
         return previous if origin == -1 else outputs[origin % index]
     return [previous if i == -1 else outputs[i % index] for i in origin]
 
 
-def _now(inputs: Any) -> float:
-    """Seconds, after waiting for the device of `inputs`."""
+def _get_synchronized_time(inputs: Any) -> float:
+    """Seconds, after synchronizing the device of `inputs`."""
     first = inputs if isinstance(inputs, Tensor) else inputs[0]
     if first.is_cuda:
         torch.cuda.synchronize(first.device)
@@ -408,13 +417,15 @@ class DetectionModel(BaseModel):
 
     Args:
         cfg: path, shipped name or mapping.
-        ch: channels of the image, unless the YAML names them.
-        nc: number of classes, overriding the YAML.
-        anchors: anchors per level, overriding the YAML (they are placeholders until searched for).
+        ch: input channels, unless set in the YAML.
+        nc: number of classes, overrides the YAML.
+        anchors: number of anchors per level, overrides the YAML; their sizes are placeholders for autoanchor.
 
     Raises:
-        utils.core.errors.InputError: the YAML cannot be used.
+        utils.core.errors.InputError: invalid model YAML.
     """
+
+    task = "detect"
 
     def __init__(
         self,
@@ -424,70 +435,70 @@ class DetectionModel(BaseModel):
         anchors: float | None = None,
     ) -> None:
         super().__init__()
-        self._build(_overridden(cfg, nc=nc, anchors=None if anchors is None else round(anchors)), ch)
+        self._build(_load_with_overrides(cfg, nc=nc, anchors=None if anchors is None else round(anchors)), ch)
         self.nc = self.yaml["nc"]
         self.names = {i: str(i) for i in range(self.nc)}
         self._set_up_head()
 
     def _set_up_head(self) -> None:
-        """Strides, anchors in stride units and biases of the head."""
+        """Set strides, scale anchors to stride units and initialize biases."""
         head = self.head
         if not isinstance(head, Detect):
             self.stride = torch.tensor([32.0], device="cpu")
             return
         head.inplace = self.inplace
-        strides = self._probe_strides()
+        strides = self._compute_strides()
         head.stride = self.stride = torch.tensor(strides, device="cpu")
         anchors = self.yaml.get("anchors")
-        if isinstance(anchors, list) and _opposite_order([math.prod(a[:2]) for a in anchors], strides):
+        if isinstance(anchors, list) and _is_reversed([math.prod(a[:2]) for a in anchors], strides):
             head.anchors = head.anchors.flip(0)
         head.anchors /= self.stride.to(head.anchors.device).view(-1, 1, 1)
         self.initialize_biases()
 
-    def _probe_strides(self) -> list[float]:
-        """Stride of every level."""
-        found = next(output for layer, output in self._probe() if layer is self.head)
-        maps = found[0] if isinstance(found, tuple) else found
-        return [STRIDE_PROBE / raw.shape[2] for raw in maps]
+    def _compute_strides(self) -> list[float]:
+        """Stride of every level, from the sizes of the raw predictions."""
+        output = next(output for layer, output in self._probe() if layer is self.head)
+        raw_preds = output[0] if isinstance(output, tuple) else output
+        return [STRIDE_PROBE / raw.shape[2] for raw in raw_preds]
 
     @torch.no_grad()
     def initialize_biases(self) -> None:
-        """Start from few objects, 8 per 640 px image and level, and equally likely classes (arXiv:1708.02002)."""
+        """Set prior probabilities: 8 objects per level of a 640 px image, uniform classes (arXiv:1708.02002)."""
         head = self.head
-        for conv, stride in self.convolutions_of_head():
+        for conv, stride in self.iter_head_convs():
             bias = conv.bias.view(head.na, -1)
             bias[:, 4] += math.log(8 / (640 / stride) ** 2)
             bias[:, 5 : 5 + head.nc] += math.log(0.6 / (head.nc - 0.99999))
 
     def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
-        """As `BaseModel.forward`; with `augment` ((B, N, no), None) from three scales, the second one mirrored."""
+        """See `BaseModel.forward`; with `augment` ((B, N, no), None) from three scales, the second mirrored."""
         return self._run_augmented(x) if augment else self._run(x, profile, visualize)
 
     def _run_augmented(self, x: Tensor) -> Any:
-        """Boxes of several sizes of the image, in pixels of the given one."""
-        parts = [self._boxes_of_view(self._run(image), x, *view) for image, view in self._views(x)]
-        return torch.cat(parts, dim=1), None
+        """Boxes of all views of test-time augmentation, in pixels of `x`."""
+        boxes = [self._restore_view(self._run(image), x, *view) for image, view in self._make_tta_views(x)]
+        return torch.cat(boxes, dim=1), None
 
-    def _boxes_of_view(self, output: tuple[Tensor, list[Tensor]], x: Tensor, scale: float, mirrored: bool) -> Tensor:
-        """Decoded rows of one view in pixels of `x`, without the level that is least sure at that size."""
-        boxes, maps = output
+    def _restore_view(self, output: tuple[Tensor, list[Tensor]], x: Tensor, scale: float, mirrored: bool) -> Tensor:
+        """Boxes of one view in pixels of `x`; the largest view omits the coarsest level, the smallest the finest."""
+        boxes, raw_preds = output
         strides = self.head.stride.tolist()
-        skipped = {TTA_SCALES_FLIPS[0]: max(strides), TTA_SCALES_FLIPS[-1]: min(strides)}.get((scale, mirrored))
-        levels = boxes.split([raw.shape[1:4].numel() for raw in maps], dim=1)
-        kept = [rows for rows, stride in zip(levels, strides, strict=True) if stride != skipped or len(levels) == 1]
-        return _restored(torch.cat(kept, dim=1), scale, x.shape[3] if mirrored else None)
+        dropped = {TTA_VIEWS[0]: max(strides), TTA_VIEWS[-1]: min(strides)}.get((scale, mirrored))
+        levels = boxes.split([raw.shape[1:4].numel() for raw in raw_preds], dim=1)
+        used = [rows for rows, stride in zip(levels, strides, strict=True) if stride != dropped or len(levels) == 1]
+        return _restore_boxes(torch.cat(used, dim=1), scale, x.shape[3] if mirrored else None)
 
 
-Model = DetectionModel  # the name that releases before 6.2 pickle
+Model = DetectionModel  # class name in checkpoints of releases before 6.2
 
 
-def _opposite_order(sizes: Sequence[float], strides: Sequence[float]) -> bool:
-    """Whether the sizes fall where the strides rise, or the other way round."""
+def _is_reversed(sizes: Sequence[float], strides: Sequence[float]) -> bool:
+    """Whether anchor sizes decrease while strides increase, or the other way round."""
     return (sizes[-1] - sizes[0]) * (strides[-1] - strides[0]) < 0
 
 
 def _set_norm_and_inplace(model: nn.Module) -> None:
-    """The recipe's batch-norm constants, and activations that reuse their input's memory."""
+    """Set the batch-norm constants of the training recipe, and make activations in-place."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps, module.momentum = 1e-3, 0.03
@@ -495,8 +506,8 @@ def _set_norm_and_inplace(model: nn.Module) -> None:
             module.inplace = True
 
 
-def _logits_of_view(logits: Tensor, x: Tensor, scale: float, mirrored: bool) -> Tensor:
-    """Logits (B, n, H', W') of a rescaled, padded, perhaps mirrored image over the pixels of the original `x`."""
+def _restore_logits(logits: Tensor, x: Tensor, scale: float, mirrored: bool) -> Tensor:
+    """Semantic logits (B, n, H', W') of a rescaled, padded and possibly mirrored view at the size of `x`."""
     height, width = x.shape[2:]
     logits = logits.float()
     if scale != 1:
@@ -505,19 +516,19 @@ def _logits_of_view(logits: Tensor, x: Tensor, scale: float, mirrored: bool) -> 
     return logits.flip(3) if mirrored else logits
 
 
-def _rescaled(images: Tensor, scale: float, grid: int) -> Tensor:
-    """Images resized by `scale` and padded right and below to multiples of `grid`."""
+def _rescale_images(images: Tensor, scale: float, stride: int) -> Tensor:
+    """Resize images by `scale` and pad them right and below to multiples of `stride`."""
     if scale == 1:
         return images
     height, width = images.shape[2:]
     resized = F.interpolate(images, (int(height * scale), int(width * scale)), mode="bilinear", align_corners=False)
-    padded_h, padded_w = (math.ceil(side * scale / grid) * grid for side in (height, width))
+    padded_h, padded_w = (math.ceil(side * scale / stride) * stride for side in (height, width))
     right, below = padded_w - resized.shape[3], padded_h - resized.shape[2]
     return F.pad(resized, (0, right, 0, below), value=TTA_PADDING)
 
 
-def _restored(boxes: Tensor, scale: float, mirrored_width: int | None) -> Tensor:
-    """Decoded rows (B, N, no) of a rescaled, perhaps mirrored image in pixels of the original one."""
+def _restore_boxes(boxes: Tensor, scale: float, mirrored_width: int | None) -> Tensor:
+    """Decoded boxes (B, N, no) of a rescaled and possibly mirrored view, in pixels of the original image."""
     xywh = boxes[..., :4] / scale
     if mirrored_width is not None:
         x = mirrored_width - xywh[..., :1]
@@ -526,9 +537,11 @@ def _restored(boxes: Tensor, scale: float, mirrored_width: int | None) -> Tensor
 
 
 class SegmentationModel(DetectionModel):
-    """An instance segmenter built from a model YAML whose head is `Segment`."""
+    """An instance segmentation network built from a model YAML whose head is `Segment`."""
 
-    _told = False  # that there is no test-time augmentation
+    task = "segment"
+
+    _tta_warned = False
 
     def __init__(
         self,
@@ -540,19 +553,21 @@ class SegmentationModel(DetectionModel):
         super().__init__(cfg, ch, nc, anchors)
 
     def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
-        """As `BaseModel.forward`; `augment` is ignored with a warning: prototypes of several sizes do not combine."""
-        if augment and not self._told:
-            LOGGER.warning("test-time augmentation is not available for segmentation; the plain result is used")
-            self._told = True
+        """See `BaseModel.forward`; `augment` is ignored with a warning: prototypes of several scales do not combine."""
+        if augment and not self._tta_warned:
+            LOGGER.warning("segmentation does not support test-time augmentation; running without it")
+            self._tta_warned = True
         return self._run(x, profile, visualize)
 
 
 class JointModel(DetectionModel):
-    """A detector and a semantic head that share backbone and neck; either head may stand first.
+    """A detection head and a semantic head on a shared backbone and neck, in either order.
 
     Args:
-        n_segcls: number of semantic classes, overriding the YAML; others as `DetectionModel`.
+        n_segcls: number of semantic classes, overrides the YAML. Others: see `DetectionModel`.
     """
+
+    task = "joint"
 
     def __init__(
         self,
@@ -562,47 +577,58 @@ class JointModel(DetectionModel):
         anchors: float | None = None,
         n_segcls: int | None = None,
     ) -> None:
-        super().__init__(_overridden(cfg, n_segcls=n_segcls), ch, nc, anchors)
+        super().__init__(_load_with_overrides(cfg, n_segcls=n_segcls), ch, nc, anchors)
 
     @property
     def head(self) -> Any:
-        """The layer that gives the boxes."""
+        """The detection head."""
         return next(layer for layer in self.model if isinstance(layer, Detect))
+
+    def align_state_dict(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A detector's weights, with layer numbers shifted where the semantic head lies between its layers."""
+        place = self.semantic_head.i
+        layers = {key: int(match[1]) for key in state_dict if (match := LAYER_KEY.match(key))}
+        if max(layers.values(), default=0) + 2 != len(self.model):
+            return state_dict
+        renamed = {key: LAYER_KEY.sub(f"model.{layer + 1}.", key) for key, layer in layers.items() if layer >= place}
+        return {renamed.get(key, key): value for key, value in state_dict.items()}
 
     def _set_up_head(self) -> None:
         self._set_up_semantic_head()
         super()._set_up_head()
 
-    def _result(self, outputs: Mapping[int, Any], last: Any) -> Any:
-        """Both outputs; flat for exported files."""
+    def _collect_result(self, outputs: Mapping[int, Any], last: Any) -> Any:
+        """Outputs of both heads; a flat tuple for export."""
         detection, semantic = outputs[self.head.i], outputs[self.semantic_head.i]
         return (*detection, semantic) if self.head.export and not self.training else JointOutput(detection, semantic)
 
     def _run_augmented(self, x: Tensor) -> JointOutput:
-        """As the detector's, with the mean of the semantic masks' probabilities."""
-        views = [(self._run(image), view) for image, view in self._views(x)]
-        boxes = torch.cat([self._boxes_of_view(found.detection, x, *view) for found, view in views], dim=1)
-        logits = mean_logits(_logits_of_view(found.semantic, x, *view) for found, view in views)
+        """Boxes of all views, and the mean of their semantic probabilities."""
+        views = [(self._run(image), view) for image, view in self._make_tta_views(x)]
+        boxes = torch.cat([self._restore_view(output.detection, x, *view) for output, view in views], dim=1)
+        logits = average_logits(_restore_logits(output.semantic, x, *view) for output, view in views)
         return JointOutput((boxes, None), logits)
 
 
 class SemanticModel(BaseModel):
-    """A network that gives every pixel a class, and no boxes.
+    """A semantic segmentation network.
 
     Args:
         cfg: path, shipped name or mapping.
-        ch: channels of the image, unless the YAML names them.
-        n_segcls: number of classes, overriding the YAML.
+        ch: input channels, unless set in the YAML.
+        n_segcls: number of classes, overrides the YAML.
 
     Shape:
-        (B, C, H, W) -> logits (B, n_segcls, H, W), in training a list of these where the head has auxiliary outputs.
+        (B, C, H, W) -> logits (B, n_segcls, H, W); a list of them in training if the head has auxiliary outputs.
     """
+
+    task = "semantic"
 
     def __init__(
         self, cfg: str | Path | Mapping[str, Any] = "yolov5s-sem.yaml", ch: int = 3, n_segcls: int | None = None
     ) -> None:
         super().__init__()
-        self._build(_overridden(cfg, n_segcls=n_segcls), ch)
+        self._build(_load_with_overrides(cfg, n_segcls=n_segcls), ch)
         self._set_up_semantic_head()
         self.nc = self.yaml["nc"] = self.head.nc
         self.names = {i: str(i) for i in range(self.nc)}
@@ -614,25 +640,27 @@ class SemanticModel(BaseModel):
         """The semantic head."""
         return self.semantic_head
 
-    def _result(self, outputs: Mapping[int, Any], last: Any) -> Any:
+    def _collect_result(self, outputs: Mapping[int, Any], last: Any) -> Any:
         return outputs[self.head.i]
 
     def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
-        """As `BaseModel.forward`; `augment` gives the mean of three sizes, the second one mirrored."""
+        """See `BaseModel.forward`; `augment` averages three scales, the second mirrored."""
         if not augment:
             return self._run(x, profile, visualize)
-        return mean_logits(_logits_of_view(self._run(image), x, *view) for image, view in self._views(x))
+        return average_logits(_restore_logits(self._run(image), x, *view) for image, view in self._make_tta_views(x))
 
 
 class ClassificationModel(BaseModel):
-    """The first layers of a detector with a classifier in place of the last one kept.
+    """The first layers of a detector, the last of them replaced by a `Classify` head.
 
     Args:
-        cfg: model YAML to build the detector from, where `model` is not given.
-        model: a detector, which gives its layers away.
+        cfg: model YAML of the detector, used if `model` is None.
+        model: a detector, whose layers are taken, not copied.
         nc: number of classes.
-        cutoff: number of layers kept, the classifier included.
+        cutoff: number of layers, including the head.
     """
+
+    task = "classify"
 
     def __init__(
         self,
@@ -647,7 +675,7 @@ class ClassificationModel(BaseModel):
         layers: list[Any] = list(model.model)[:cutoff]
         replaced = layers[-1]
         head: Any = Classify(_input_channels(replaced), nc)
-        _adopt_activation(head, replaced)  # its norm keeps torch's constants, as in the released classifiers
+        _share_activation(head, replaced)  # its batch norm keeps torch's constants, as in the released classifiers
         head.i, head.f, head.type = replaced.i, replaced.f, f"{Classify.__module__}.{Classify.__qualname__}"
         head.np = sum(p.numel() for p in head.parameters())
         self.model = nn.Sequential(*layers[:-1], head)
@@ -661,74 +689,24 @@ class ClassificationModel(BaseModel):
 
 
 def _input_channels(layer: nn.Module) -> int:
-    """Channels that a block takes, from the first convolution in it."""
+    """Input channels of a block, from its first convolution."""
     convs = [m for m in layer.modules() if isinstance(m, nn.Conv2d)]
     if not convs:
-        raise ValueError(f"{type(layer).__name__} has no convolution to tell its input channels; choose another cutoff")
+        raise ValueError(f"{type(layer).__name__} has no convolution to replace; choose another cutoff")
     return convs[0].in_channels
 
 
-def _adopt_activation(head: Classify, neighbor: nn.Module) -> None:
-    """Share the activation object of the detector's other Conv blocks."""
+def _share_activation(head: Classify, neighbor: nn.Module) -> None:
+    """Give the head the activation object of the detector's Conv blocks."""
     for module in neighbor.modules():
         if isinstance(module, Conv):
             head.conv.act = module.act
             return
 
 
-def build_model(
-    cfg: str | Path | Mapping[str, Any],
-    ch: int = 3,
-    nc: int | None = None,
-    anchors: float | None = None,
-    n_segcls: int | None = None,
-) -> BaseModel:
-    """The network that the YAML's heads call for: boxes, instance masks, a semantic mask, or boxes and a semantic mask.
-
-    Args:
-        n_segcls: classes of the semantic mask, overriding the YAML; of a network without boxes `nc` does so too.
-    """
-    config = load_model_yaml(cfg)
-    task = task_of_graph(config)
-    if task == "semantic":
-        return SemanticModel(config, ch, nc if n_segcls is None else n_segcls)
-    if task == "joint":
-        return JointModel(config, ch, nc, anchors, n_segcls)
-    kind = SegmentationModel if task == "segment" else DetectionModel
-    return kind(config, ch, nc, anchors)
-
-
-def task_of_graph(config: Mapping[str, Any]) -> str:
-    """The task of a loaded model YAML, told by its heads.
-
-    Raises:
-        InputError: a semantic head beside one for instance masks.
-    """
-    rows = [*config["backbone"], *config["head"]]
-    kinds = {row[2] for row in rows if isinstance(row, list) and len(row) > 2 and isinstance(row[2], str)}
-    if not kinds & SEMANTIC_HEADS.keys():
-        return "segment" if "Segment" in kinds else "detect"
-    if "Segment" in kinds:
-        source = config.get("yaml_file") or "model YAML"
-        raise InputError(f"{source}: Segment beside a semantic head; use Detect, or leave one of the two rows out")
-    return "joint" if "Detect" in kinds else "semantic"
-
-
-def task_of(model: nn.Module) -> str:
-    """The task of a network, for an ensemble that of its first member."""
-    first = model[0] if isinstance(model, nn.ModuleList) else model
-    kinds = (
-        (SegmentationModel, "segment"),
-        (ClassificationModel, "classify"),
-        (JointModel, "joint"),
-        (SemanticModel, "semantic"),
-    )
-    return next((task for kind, task in kinds if isinstance(first, kind)), "detect")
-
-
 def check_image_size(imgsz: int, stride: int) -> int:
-    """`imgsz` rounded up to a multiple of the largest stride, at least one stride; warns when that changes it."""
+    """Round `imgsz` up to a multiple of the largest stride, with a warning if that changes it."""
     rounded = max(math.ceil(imgsz / stride), 1) * stride
     if rounded != imgsz:
-        LOGGER.warning(f"image size {imgsz} is no multiple of the largest stride {stride}; using {rounded}")
+        LOGGER.warning(f"image size {imgsz} is not a multiple of the largest stride {stride}; using {rounded}")
     return rounded

@@ -16,7 +16,7 @@ from utils import activations as act
         pytest.param(act.SiLU(), F.silu, id="silu"),
         pytest.param(act.Hardswish(), F.hardswish, id="hardswish"),
         pytest.param(act.Mish(), F.mish, id="mish"),
-        pytest.param(act.MemoryEfficientMish(), F.mish, id="mish kept small"),
+        pytest.param(act.MemoryEfficientMish(), F.mish, id="memory-efficient mish"),
     ],
 )
 def test_equals_torch(ours: nn.Module, reference: object) -> None:

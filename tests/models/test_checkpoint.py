@@ -19,22 +19,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import (
-    FORMAT,
-    VERSION,
-    attempt_load,
-    find_weights,
-    load_checkpoint,
-    load_model,
-    load_training_state,
-    save_checkpoint,
-    strip_checkpoint,
-    transfer_weights,
-)
+from models.checkpoint import FORMAT, VERSION, load_training_state, save_checkpoint, strip_checkpoint, transfer_weights
 from models.experimental import Ensemble
 from models.graph import load_model_yaml
 from models.yolo import BaseModel, ClassificationModel, DetectionModel, SegmentationModel
 from utils.core.errors import InputError
+from utils.tasks.networks import attempt_load, find_weights, load_checkpoint, load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = torch.linspace(0, 1, 3 * 64 * 96).reshape(1, 3, 64, 96)
@@ -216,7 +206,7 @@ FILL_DISK = """
 import resource, signal, sys
 import torch
 from models.checkpoint import save_checkpoint
-from utils.errors import InputError
+from utils.core.errors import InputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
@@ -372,7 +362,7 @@ def test_official_name_is_fetched_once_and_checked(
 def test_fetched_file_that_is_no_checkpoint_is_not_kept(releases: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = releases
     (folder / "yolov5s.pt").write_bytes(b"<html>" * 50_000)
-    with pytest.raises(InputError, match=r"yolov5s\.pt: not on disk and not to be had \(.*not a PyTorch checkpoint\)"):
+    with pytest.raises(InputError, match=r"yolov5s\.pt: not found, download failed \(.*not a PyTorch checkpoint\)"):
         find_weights(tmp_path / "yolov5s.pt", releases=address)
     assert [p.name for p in tmp_path.iterdir()] == ["releases"]
 

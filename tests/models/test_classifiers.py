@@ -12,17 +12,18 @@ import torch
 from torch import nn
 
 from models import classifiers
-from models.checkpoint import load_checkpoint, load_model, save_checkpoint, strip_checkpoint
+from models.checkpoint import save_checkpoint, strip_checkpoint
 from models.classifiers import (
     TorchvisionClassifier,
     build_classifier,
     describe_layers,
     load_classifier_graph,
-    torchvision_weights,
+    load_torchvision_weights,
 )
 from models.graph import load_model_yaml
-from models.yolo import ClassificationModel, DetectionModel, task_of
+from models.yolo import ClassificationModel, DetectionModel
 from utils.core.errors import InputError
+from utils.tasks.networks import load_checkpoint, load_model
 
 IMAGE = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
 
@@ -37,7 +38,7 @@ def test_a_detector_is_cut_where_it_is_asked_for() -> None:
     assert shorter.yaml["cutoff"] == 7
     assert len(build_classifier(shorter.yaml, 4).model) == 7
     assert shorter.eval()(IMAGE).shape == (1, 4)
-    with pytest.raises(InputError, match=r"--cutoff 99: the graph has 25 layers, of which 2 to 25 can be kept"):
+    with pytest.raises(InputError, match=r"--cutoff 99: the network has 25 layers; use a number from 2 to 25"):
         build_classifier(small(), 4, 99)
 
 
@@ -45,7 +46,7 @@ def test_a_detector_is_cut_where_it_is_asked_for() -> None:
 def test_torchvision_networks_survive_a_checkpoint(tmp_path: Path, name: str) -> None:
     model = build_classifier(name, 3).eval()
     assert isinstance(model, TorchvisionClassifier)
-    assert task_of(model) == "classify"
+    assert model.task == "classify"
     names = {0: "a", 1: "b", 2: "ж"}
     payload = {"task": "classify", "yaml": model.yaml, "names": names, "model": model.state_dict()}
     save_checkpoint(tmp_path / "a.pt", payload)
@@ -59,11 +60,11 @@ def test_torchvision_networks_survive_a_checkpoint(tmp_path: Path, name: str) ->
 
 
 def test_names_that_are_none() -> None:
-    with pytest.raises(InputError, match=r"--model resnet19: neither a \.pt file.*near: resnet18"):
+    with pytest.raises(InputError, match=r"--model resnet19: not a \.pt file.*near: resnet18"):
         load_classifier_graph("resnet19")
     with pytest.raises(InputError, match="no such model YAML"):
         load_classifier_graph("yolov5q.yaml")
-    with pytest.raises(InputError, match="--cutoff 5: cuts detectors, resnet18 is whole"):
+    with pytest.raises(InputError, match="--cutoff 5: not supported by resnet18"):
         build_classifier("resnet18", 3, 5)
 
 
@@ -82,24 +83,24 @@ def test_published_weights_come_from_the_cache(tmp_path: Path, monkeypatch: pyte
     file = published(monkeypatch, tmp_path, digest)
     file.parent.mkdir()
     (tmp_path / "weights").rename(file)
-    monkeypatch.setattr(classifiers, "fetch", lambda *_: pytest.fail("downloaded"))
-    assert torch.equal(torchvision_weights("resnet18")["model.fc.bias"], state["fc.bias"])
+    monkeypatch.setattr(classifiers, "download_file", lambda *_: pytest.fail("downloaded"))
+    assert torch.equal(load_torchvision_weights("resnet18")["model.fc.bias"], state["fc.bias"])
     file.write_bytes(b"something else")
     with pytest.raises(InputError, match="damaged, its SHA-256"):
-        torchvision_weights("resnet18")
+        load_torchvision_weights("resnet18")
 
 
 def test_published_weights_are_fetched_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def fetch(url: str, file: Path) -> None:
+    def download_file(url: str, file: Path) -> None:
         asked.append((url, file))
         raise InputError(f"{url}: cannot be reached; put the file at {file}")
 
     file = published(monkeypatch, tmp_path, "0123abcd")
-    monkeypatch.setattr(classifiers, "fetch", fetch)
+    monkeypatch.setattr(classifiers, "download_file", download_file)
     with pytest.raises(InputError, match="put the file at"):
-        torchvision_weights("resnet18")
+        load_torchvision_weights("resnet18")
     assert asked == [("https://nowhere.invalid/resnet18-0123abcd.pth", file)]
 
 

@@ -86,8 +86,8 @@ def test_fold_keeps_the_output(dtype: torch.dtype) -> None:
 
 
 def test_fold_refuses_norm_without_statistics() -> None:
-    with pytest.raises(ValueError, match="keeps no running statistics"):
-        common.folded_convolution(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, track_running_stats=False))
+    with pytest.raises(ValueError, match="without running statistics"):
+        common.fuse_conv_bn(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, track_running_stats=False))
 
 
 def test_spp_and_sppf_are_equal() -> None:

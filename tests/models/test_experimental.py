@@ -1,4 +1,4 @@
-"""Rare blocks and the ensemble."""
+"""Experimental blocks and the ensemble."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.experimental import (
     MixConv2dResidual,
     PooledClassify,
     Sum,
-    shared_out,
+    split_proportionally,
 )
 
 
@@ -31,7 +31,7 @@ def test_sum_plain_and_weighted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "wanted", "expected"),
+    ("total", "shares", "expected"),
     [
         pytest.param(10, [1, 1], [5, 5], id="even"),
         pytest.param(10, [1, 1, 1], [4, 3, 3], id="remainder to the first"),
@@ -39,13 +39,13 @@ def test_sum_plain_and_weighted() -> None:
         pytest.param(2, [1, 1], [1, 1], id="one each"),
     ],
 )
-def test_shared_out(total: int, wanted: list[float], expected: list[int]) -> None:
-    assert shared_out(total, wanted) == expected
+def test_split_proportionally(total: int, shares: list[float], expected: list[int]) -> None:
+    assert split_proportionally(total, shares) == expected
 
 
-def test_shared_out_refuses_too_few() -> None:
-    with pytest.raises(ValueError, match="1 channels cannot be shared by 2 kernels"):
-        shared_out(1, [1, 1])
+def test_split_needs_a_channel_per_kernel() -> None:
+    with pytest.raises(ValueError, match="cannot split 1 channels among 2 kernels"):
+        split_proportionally(1, [1, 1])
 
 
 def test_mixconv_shapes_and_old_residual() -> None:
@@ -57,7 +57,7 @@ def test_mixconv_shapes_and_old_residual() -> None:
     torch.testing.assert_close(old(x), x + new(x))
 
 
-def test_old_c3_has_the_keys_of_a_csp_block() -> None:
+def test_c3_cross_has_the_keys_of_a_csp_block() -> None:
     block = C3Cross(8, 8, n=2)
     assert {k.split(".")[0] for k in block.state_dict()} == {"cv1", "cv2", "cv3", "cv4", "bn", "m"}
     assert "m.1.cv2.conv.weight" in block.state_dict()
@@ -65,7 +65,7 @@ def test_old_c3_has_the_keys_of_a_csp_block() -> None:
     assert block(torch.rand(2, 8, 4, 4)).shape == (2, 8, 4, 4)
 
 
-def test_conv_plus_sums_a_cross() -> None:
+def test_conv_plus_is_a_sum() -> None:
     block = ConvPlus(1, 1, 3, bias=False)
     for conv in (block.cv1, block.cv2):
         nn.init.ones_(conv.weight)
@@ -74,7 +74,7 @@ def test_conv_plus_sums_a_cross() -> None:
     assert block(image)[0, 0].tolist() == [[0, 1, 0], [1, 2, 1], [0, 1, 0]]
 
 
-def test_pooled_classify_joins_after_pooling() -> None:
+def test_pooled_classify_concatenates_after_pooling() -> None:
     head = PooledClassify(6, 3)
     small, large = torch.rand(2, 2, 2, 2), torch.rand(2, 4, 5, 5)
     pooled = torch.cat([small.mean((2, 3)), large.mean((2, 3))], 1)
@@ -92,7 +92,7 @@ class _Member(nn.Module):
         return torch.full((x.shape[0], self.boxes, 6), float(self.boxes)), None
 
 
-def test_ensemble_joins_boxes() -> None:
+def test_ensemble_concatenates_boxes() -> None:
     both = Ensemble([_Member(2, 32.0), _Member(3, 64.0)])
     boxes, rest = both(torch.rand(4, 3, 8, 8))
     assert rest is None
@@ -101,6 +101,6 @@ def test_ensemble_joins_boxes() -> None:
     assert (both.names, both.nc, both.yaml, both.stride.tolist()) == ({0: "of 2"}, 2, {"nc": 2}, [64.0])
 
 
-def test_old_addresses_answer() -> None:
+def test_addresses_of_old_releases() -> None:
     for name in experimental.__all__:
         assert issubclass(getattr(experimental, name), nn.Module)

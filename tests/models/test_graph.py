@@ -119,7 +119,7 @@ def test_files_that_are_no_graph(tmp_path: Path, text: str, message: str) -> Non
 def test_misspelled_key_is_named(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="openyolov5"):
         load_model_yaml(config([[]], width_multple=0.5))
-    assert "key 'width_multple' is not used; did you mean 'width_multiple'?" in caplog.text
+    assert "unknown key 'width_multple' ignored; did you mean 'width_multiple'?" in caplog.text
 
 
 CONV = [-1, 1, "Conv", [8, 3, 2]]
@@ -130,30 +130,36 @@ TWO = [CONV, CONV]
     ("rows", "message"),
     [
         pytest.param(
-            [[-1, 1, "C3", []]], r"row 0: C3 wants \[c2, shortcut=True, g=1, e=0.5\], got \[\]: .* missing", id="no c2"
+            [[-1, 1, "C3", []]],
+            r"row 0: C3 expects \[c2, shortcut=True, g=1, e=0.5\], got \[\]: .* missing",
+            id="no c2",
         ),
-        pytest.param([[-1, 1, "C3", [8, True, 1, 0.5, 9]]], r"row 0: C3 wants .*too many positional", id="too many"),
-        pytest.param([[-1, 1, "Conv", ["wide"]]], r"row 0: Conv wants .*'wide' is not a number of channels", id="text"),
-        pytest.param([CONV, [-1, 1, "Conv", [8, "k"]]], r"row 1: Conv wants \[c2, k=1, s=1, p=None", id="kernel"),
+        pytest.param([[-1, 1, "C3", [8, True, 1, 0.5, 9]]], r"row 0: C3 expects .*too many positional", id="too many"),
+        pytest.param(
+            [[-1, 1, "Conv", ["wide"]]], r"row 0: Conv expects .*'wide' is not a number of channels", id="text"
+        ),
+        pytest.param([CONV, [-1, 1, "Conv", [8, "k"]]], r"row 1: Conv expects \[c2, k=1, s=1, p=None", id="kernel"),
         pytest.param([[-1, 1, "c3", [8]]], r"row 0: unknown layer 'c3'; near: C3", id="case"),
         pytest.param([[-1, 1, "SSPF", [8]]], r"unknown layer 'SSPF'; near: SPP", id="typo"),
         pytest.param([[-1, 1, "nn.Upsampel", [8]]], r"unknown layer 'nn.Upsampel'; near: nn.Upsample", id="torch typo"),
         pytest.param([[-1, 1, "nn.init", []]], "unknown layer 'nn.init'", id="not a module"),
-        pytest.param([CONV, [5, 1, "Conv", [8]]], r"row 1: from 5 is no earlier row; expected 0 to 0", id="later row"),
-        pytest.param([CONV, [[-1, -3], 1, "Concat", [1]]], r"row 1: from -3 is no earlier row", id="before the first"),
-        pytest.param([CONV, [[-1, 0], 1, "Conv", [8]]], r"row 1: Conv takes one map, from lists 2", id="two maps"),
-        pytest.param([[0, 1, "Conv", [8]]], "row 0: from 0 is no earlier row; expected -1, the image", id="first row"),
+        pytest.param([CONV, [5, 1, "Conv", [8]]], r"row 1: from 5 is not an earlier row; expected 0 to 0", id="later"),
+        pytest.param([CONV, [[-1, -3], 1, "Concat", [1]]], r"row 1: from -3 is not an earlier row", id="before first"),
+        pytest.param([CONV, [[-1, 0], 1, "Conv", [8]]], r"row 1: Conv takes one input, from lists 2", id="two inputs"),
+        pytest.param([[0, 1, "Conv", [8]]], "row 0: from 0 is not an earlier row; expected -1, the image", id="first"),
         pytest.param([[-1, "n", "Conv", [8]]], "row 0: number 'n' is not a positive integer", id="number"),
         pytest.param([[-1, 1, "Conv", 8]], "row 0: arguments 8 are not a list", id="arguments"),
         pytest.param([[-1, 1, "Conv"]], r"row 0: expected \[from, number, layer, arguments\]", id="short"),
         pytest.param(
-            [CONV, [[0, -1], 1, "Detect", ["nc", "anchors"]]], "row 1: Detect wants .*1 anchor lists for 2", id="levels"
+            [CONV, [[0, -1], 1, "Detect", ["nc", "anchors"]]],
+            "row 1: Detect expects .*1 anchor lists for 2",
+            id="levels",
         ),
         pytest.param(
-            [CONV, [[], 1, "Detect", ["nc", "anchors"]]], "row 1: no earlier row gives the 14 channels", id="open"
+            [CONV, [[], 1, "Detect", ["nc", "anchors"]]], "row 1: no earlier row has the 14 channels", id="open"
         ),
         pytest.param(
-            [CONV, [-1, 1, "Expand", [3]]], "row 1: Expand wants .*8 channels cannot fill 9 cells", id="expand"
+            [CONV, [-1, 1, "Expand", [3]]], "row 1: Expand expects .*8 channels are not divisible by 9", id="expand"
         ),
         pytest.param([CONV, [-1, 1, "nn.Linear", ["1 / 0"]]], "row 1: '1 / 0': division by zero", id="arithmetic"),
     ],
@@ -179,7 +185,7 @@ def test_repeats_and_widths() -> None:
 
 def test_saved_outputs_and_channels_of_joins() -> None:
     rows = [CONV, CONV, [[-1, 0], 1, "Contract", [2]]]
-    with pytest.raises(InputError, match="Contract takes one map"):
+    with pytest.raises(InputError, match="Contract takes one input"):
         build(rows)
     rows = [[-1, 1, "Conv", [8]], [-1, 1, "Conv", [16]], [[-1, 0, -2], 1, "Concat", [1]], [-2, 1, "nn.BatchNorm2d", []]]
     rows += [[2, 1, "Contract", [2]], [-1, 1, "Expand", [4]], [-1, 1, "nn.ReLU", []], [-1, 1, "Conv", [8]]]
@@ -224,7 +230,7 @@ def test_activation_per_block() -> None:
 
 
 def test_activation_must_be_one() -> None:
-    with pytest.raises(InputError, match=r"activation: 'nn\.LeakyRelu' is no activation"):
+    with pytest.raises(InputError, match=r"activation: 'nn\.LeakyRelu' is not an activation"):
         build(TWO, activation="nn.LeakyRelu")
 
 

@@ -15,21 +15,15 @@ from slim_networks import SLIM, tensors, with_moved_norms
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.checkpoint import load_checkpoint, save_checkpoint, transfer_weights
+from models.checkpoint import save_checkpoint, transfer_weights
 from models.graph import MODELS_DIR, load_model_yaml
 from models.semantic_heads import PooledNorm
-from models.summary import count_operations, layer_table, meta_forward
-from models.yolo import (
-    DetectionModel,
-    JointModel,
-    JointOutput,
-    SemanticModel,
-    build_model,
-    task_of,
-    task_of_graph,
-)
+from models.summary import build_layer_table, count_flops, run_on_meta
+from models.yolo import DetectionModel, JointModel, JointOutput, SemanticModel
 from utils.core.errors import InputError
 from utils.imaging.semantic_classes import SemanticClasses
+from utils.tasks.networks import build_model, load_checkpoint
+from utils.tasks.registry import find_graph_task
 
 HEADS = ("base", "bise", "lab", "psp")
 PARAMETERS = {  # of all but the head, of the heads in the order above
@@ -61,7 +55,7 @@ def test_parameters_and_operations_on_release_5(size: str, head: str) -> None:
     totals: list[int] = []
     model.semantic_head.training = False  # as in use: without the auxiliary outputs
     with FlopCounterMode(display=False) as counter:
-        meta_forward(model, (512, 1024), visualize=lambda *_: totals.append(counter.get_total_flops()))
+        run_on_meta(model, (512, 1024), visualize=lambda *_: totals.append(counter.get_total_flops()))
     before, after = totals[23:25]
     assert (after - before) / 1e9 == pytest.approx(GFLOPS[size][HEADS.index(head)], abs=0.051)
     assert (counter.get_total_flops() - after + before) / 1e9 == pytest.approx(DETECTOR_GFLOPS[size], abs=0.051)
@@ -94,15 +88,15 @@ def test_every_kind_of_graph_gives_what_its_name_says(name: str) -> None:
         model = build_model(name)
     kind, task = (SemanticModel, "semantic") if name.endswith("-sem") else (JointModel, "joint")
     assert type(model) is kind
-    assert task_of(model) == task_of_graph(load_model_yaml(name)) == task
-    assert model.semantic == SemanticClasses.numbered(19)
+    assert model.task == find_graph_task(load_model_yaml(name)).name == task
+    assert model.semantic == SemanticClasses.from_count(19)
     assert model.semantic_head.stride == 8
     assert int(model.stride.max()) == (64 if "6" in name else 32)
-    table = layer_table(model, (128, 192))
+    table = build_layer_table(model, (128, 192))
     row = table[model.semantic_head.i]
     assert row.shape == (19, 128, 192)
-    assert row.operations > 0
-    assert count_operations(model, (128, 192)) == sum(r.operations for r in table)
+    assert row.flops > 0
+    assert count_flops(model, (128, 192)) == sum(r.flops for r in table)
     if task == "joint" and "-v5-" not in name:  # the detector's rows keep their numbers
         with torch.device("meta"):
             plain = build_model(name.rpartition("-")[0]).state_dict()
@@ -171,11 +165,11 @@ def test_a_row_may_follow_the_semantic_head() -> None:
     ("changes", "message"),
     [
         ({"n_segcls": 0}, "n_segcls: 0 is not a positive integer"),
-        ({"n_segcls": 256}, "row 10: SegMaskPSP wants .*: 256 is not a number of classes, 1 to 255"),
-        ({"head": [[[4, 6], 1, "SegMaskPSP", ["n_segcls", 3, 256]]]}, "2 input maps, SegMaskPSP takes 3, finest first"),
+        ({"n_segcls": 256}, "row 10: SegMaskPSP expects .*: 256 is not a number of classes from 1 to 255"),
+        ({"head": [[[4, 6], 1, "SegMaskPSP", ["n_segcls", 3, 256]]]}, "2 inputs, but SegMaskPSP takes 3, finest first"),
         ({"head": [[[4, 6, 9], 1, "SegMaskPSP", ["n_segcls"]]]}, r"expected \[n_segcls, n, c, shortcut\]"),
         ({"head": [[[4, 6, 9], 1, "SegMaskPSP", ["n_segcls", 0, 256]]]}, "n 0 is not a positive integer"),
-        ({"head": [[4, 1, "SegMaskBase", ["n_segcls", 3, 64]]] * 2}, "x.yaml: 2 semantic heads"),
+        ({"head": [[4, 1, "SegMaskBase", ["n_segcls", 3, 64]]] * 2}, "x.yaml: 2 semantic heads; use exactly one row"),
     ],
 )
 def test_rows_that_cannot_be_built(changes: dict[str, Any], message: str) -> None:
@@ -287,7 +281,7 @@ def test_neck_of_a_detector_goes_into_a_semantic_mask_network() -> None:
 
 
 def payload(model: Any, **others: Any) -> dict[str, Any]:
-    values = {"task": task_of(model), "yaml": model.yaml, "names": model.names, "model": model.state_dict()}
+    values = {"task": model.task, "yaml": model.yaml, "names": model.names, "model": model.state_dict()}
     return {**values, "semantic": model.semantic.to_dict(), **others}
 
 
@@ -298,7 +292,7 @@ def test_checkpoint_keeps_classes_and_outputs(name: str, tmp_path: Path) -> None
     model.semantic = SemanticClasses({i: f"class {i}" for i in range(5)}, palette, 200, (7, 8, 11, 12, 13))
     save_checkpoint(tmp_path / "a.pt", payload(model))
     loaded = load_checkpoint(tmp_path / "a.pt")
-    assert (loaded.task, loaded.model.semantic, loaded.model.names) == (task_of(model), model.semantic, model.names)
+    assert (loaded.task, loaded.model.semantic, loaded.model.names) == (model.task, model.semantic, model.names)
     with torch.inference_mode():
         found, wanted = tensors(loaded.model(images)), tensors(model(images))
         assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
@@ -307,7 +301,7 @@ def test_checkpoint_keeps_classes_and_outputs(name: str, tmp_path: Path) -> None
 def test_checkpoint_without_or_with_wrong_classes(tmp_path: Path) -> None:
     model, path = slim("yolov5n-sem"), tmp_path / "a.pt"
     save_checkpoint(path, payload(model, semantic=None))
-    assert load_checkpoint(path).model.semantic == SemanticClasses.numbered(5)
+    assert load_checkpoint(path).model.semantic == SemanticClasses.from_count(5)
     save_checkpoint(path, payload(model, semantic={"names": {0: "a"}}))
     with pytest.raises(InputError, match=r"a.pt: damaged checkpoint, semantic: 1 classes, its graph has 5"):
         load_checkpoint(path)

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from models import common, experimental, yolo
-from models.checkpoint import load_checkpoint, load_model
 from models.classifiers import build_classifier
 from models.graph import load_model_yaml
 from models.yolo import ClassificationModel, DetectionModel, SegmentationModel
 from utils.core.errors import InputError
 from utils.imaging.letterbox import letterbox
 from utils.imaging.read import read_image
+from utils.tasks.networks import load_checkpoint, load_model
 
 IMAGE = torch.linspace(0, 1, 3 * 64 * 96).reshape(1, 3, 64, 96)
 
@@ -315,9 +315,9 @@ def test_files_without_a_network_are_refused(tmp_path: Path) -> None:
         (model.state_dict(), "holds weights without their network"),
         ({"model": None}, "holds no network"),
         ([1, 2], "holds no network"),
-        ({"model": nn.Conv2d(1, 1, 1)}, "cannot be used as a network: .*Conv2d is no network"),
-        ({"model": headless}, "its last layer C3 is no head"),
-        ({"model": no_origin}, "its layers do not say where their input comes from"),
+        ({"model": nn.Conv2d(1, 1, 1)}, "cannot be used as a network: .*Conv2d is not a network"),
+        ({"model": headless}, "the last layer, C3, is not a head"),
+        ({"model": no_origin}, "the layers do not name their inputs"),
     ]
     for content, message in cases:
         file = tmp_path / "a.pt"

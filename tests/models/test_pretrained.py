@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.checkpoint import load_checkpoint
 from models.yolo import BaseModel
 from utils.imaging.letterbox import letterbox
 from utils.imaging.read import read_image
+from utils.tasks.networks import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.pruning import prune_convolutions, sparsity
+from models.pruning import compute_sparsity, prune_convolutions
 from models.yolo import DetectionModel
 
 
@@ -16,7 +16,7 @@ def test_the_smallest_weights_become_zero() -> None:
     assert prune_convolutions(layer, 0.5) == 1
     assert layer.weight.flatten().tolist() == pytest.approx([0, -0.4, 0.3, 0])
     assert layer.bias.item() == pytest.approx(0.01)
-    assert sparsity(layer) == 2 / 5
+    assert compute_sparsity(layer) == 2 / 5
 
 
 def test_a_network_keeps_its_keys_and_learns_on() -> None:
@@ -36,4 +36,4 @@ def test_impossible_amounts(amount: float) -> None:
 
 
 def test_an_empty_network_has_no_zeros() -> None:
-    assert sparsity(nn.Identity()) == 0
+    assert compute_sparsity(nn.Identity()) == 0

@@ -1,4 +1,4 @@
-"""Nothing in a .pt file runs; what cannot be read is refused with its name."""
+"""Safe checkpoint reader: no code of a .pt file runs, and refused globals are named."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_malicious_file_runs_nothing_and_names_its_global(
     if function is getattr:
         filled = [Calls(__import__, "posix"), "system"]
     file = saved(tmp_path / "evil.pt", {"epoch": -1, "model": Calls(function, *filled)})
-    with pytest.raises(InputError, match=r"refused, nothing of it was run") as caught:
+    with pytest.raises(InputError, match=r"refused, none of its code was run") as caught:
         read_checkpoint(file, ADDRESSES)
     assert not marker.exists()
     shown = "__import__" if function is getattr else name
@@ -68,7 +68,7 @@ def test_malicious_file_runs_nothing_and_names_its_global(
 
 def test_every_foreign_global_is_named(tmp_path: Path) -> None:
     content = [Calls(os.getcwd), Calls(codecs.lookup, "utf-8"), nn.Conv2d(1, 1, 1)]
-    with pytest.raises(InputError, match=r"names _codecs\.lookup, posix\.getcwd, which"):
+    with pytest.raises(InputError, match=r"contains _codecs\.lookup, posix\.getcwd, which"):
         read_checkpoint(saved(tmp_path / "a.pt", content), ADDRESSES)
 
 
@@ -77,7 +77,7 @@ def test_getattr_gives_nothing_but_one_function(tmp_path: Path, name: str) -> No
     from models.yolo import Detect
 
     file = saved(tmp_path / "a.pt", Calls(getattr, Detect, name))
-    with pytest.raises(InputError, match=rf"names builtins\.getattr\(models\.yolo\.Detect, '{name}'\)"):
+    with pytest.raises(InputError, match=rf"contains builtins\.getattr\(models\.yolo\.Detect, '{name}'\)"):
         read_checkpoint(file, ADDRESSES)
     assert isinstance(read_checkpoint(saved(file, Calls(getattr, Detect, "forward")), ADDRESSES), Record)
 
@@ -148,7 +148,7 @@ def test_numbers_arrays_and_paths_become_plain(tmp_path: Path) -> None:
 
 def test_numpy_objects_are_refused(tmp_path: Path) -> None:
     file = saved(tmp_path / "a.pt", np.array([{}], dtype=object))
-    with pytest.raises(InputError, match=r"names numpy\.dtype\('O8'\)"):
+    with pytest.raises(InputError, match=r"contains numpy\.dtype\('O8'\)"):
         read_checkpoint(file, ADDRESSES)
 
 
@@ -159,9 +159,9 @@ def test_files_that_are_no_checkpoints_say_what_they_are(tmp_path: Path) -> None
     cases = {
         "empty.pt": (b"", "the file is empty"),
         "page.pt": (b"<html>404</html>", "not a PyTorch checkpoint"),
-        "cut.pt": (good[: len(good) // 2], "damaged or cut short"),
-        "pickle.pt": (pickle.dumps({}, protocol=2), "a bare pickle"),
-        "script.pt": (script.read_bytes(), "a TorchScript program"),
+        "cut.pt": (good[: len(good) // 2], "damaged or truncated"),
+        "pickle.pt": (pickle.dumps({}, protocol=2), "a pickle in the format of PyTorch before 1.6"),
+        "script.pt": (script.read_bytes(), "a TorchScript file"),
         "flipped.pt": (good.replace(b"\x80\x02}", b"\x80\x02\xff"), "damaged checkpoint"),
     }
     for name, (content, message) in cases.items():

@@ -28,8 +28,8 @@ from models.semantic_heads import (
     SegMaskBiSe,
     SegMaskLab,
     SegMaskPSP,
-    grid_mean,
-    resized,
+    adaptive_avg_pool,
+    resize_bilinear,
 )
 
 
@@ -54,20 +54,20 @@ def ones(channels: int, side: int = 1) -> Tensor:
 def test_grid_means_by_hand() -> None:
     """Five columns in two cells: 0-2 and 2-4, which share the middle one."""
     x = torch.tensor([0.0, 1, 2, 3, 9]).expand(1, 1, 4, 5).contiguous()
-    torch.testing.assert_close(grid_mean(x, 2)[0, 0], torch.tensor([[1, 14 / 3]] * 2))
-    assert grid_mean(x, 1).item() == 3
+    torch.testing.assert_close(adaptive_avg_pool(x, 2)[0, 0], torch.tensor([[1, 14 / 3]] * 2))
+    assert adaptive_avg_pool(x, 1).item() == 3
 
 
 @pytest.mark.parametrize("size_hw", [(4, 4), (5, 7), (2, 9), (13, 6)])
 @pytest.mark.parametrize("side", [1, 2, 3, 6])
 def test_recorded_grid_means_equal_adaptive_pooling(size_hw: tuple[int, int], side: int) -> None:
     x = torch.rand(2, 3, *size_hw)
-    traced = torch.jit.trace(lambda y: grid_mean(y, side), torch.rand(2, 3, 8, 8))
+    traced = torch.jit.trace(lambda y: adaptive_avg_pool(y, side), torch.rand(2, 3, 8, 8))
     torch.testing.assert_close(traced(x), F.adaptive_avg_pool2d(x, side))
 
 
 def test_resizing_keeps_the_corners() -> None:
-    assert resized(torch.tensor([[[[0.0, 6.0]]]]), (1, 4)).flatten().tolist() == [0, 2, 4, 6]
+    assert resize_bilinear(torch.tensor([[[[0.0, 6.0]]]]), (1, 4)).flatten().tolist() == [0, 2, 4, 6]
 
 
 def test_one_image_uses_the_running_statistics() -> None:
@@ -113,7 +113,7 @@ def test_pyramid_pooling_by_hand() -> None:
     assert found[0, 4].unique().tolist() == [2.5]
     torch.testing.assert_close(found[0, 5, 0], torch.linspace(1, 4, 6))
     torch.testing.assert_close(found[0, 7], ramp[0, 0])  # six cells are the map itself
-    with pytest.raises(ValueError, match="10 channels cannot be shared by 4 grids"):
+    with pytest.raises(ValueError, match="10 channels are not divisible by the number of grids, 4"):
         PyramidPooling(10)
 
 
@@ -228,7 +228,7 @@ def test_logits_have_the_size_of_the_image(name: str) -> None:
 
 
 def test_heads_tell_what_they_take() -> None:
-    with pytest.raises(ValueError, match="2 input maps, SegMaskPSP takes 3, finest first"):
+    with pytest.raises(ValueError, match="2 inputs, but SegMaskPSP takes 3, finest first"):
         SegMaskPSP(19, ch=[8, 8])
     with pytest.raises(ValueError, match="'n_segcls' is not a number of classes"):
         SegMaskBase("n_segcls", ch=[8])  # type: ignore[arg-type]

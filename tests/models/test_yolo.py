@@ -22,10 +22,10 @@ from models.yolo import (
     DetectionModel,
     Model,
     SegmentationModel,
-    build_model,
     check_image_size,
 )
 from utils.core.errors import InputError
+from utils.tasks.networks import build_model
 
 
 def slim(name: str, **kwargs: Any) -> BaseModel:
@@ -107,7 +107,7 @@ def test_grid_follows_shape_dtype_and_mode() -> None:
 
 def test_bias_starts_rare_and_even() -> None:
     model = DetectionModel({**load_model_yaml("yolov5n"), **SLIM})
-    for conv, stride in model.convolutions_of_head():
+    for conv, stride in model.iter_head_convs():
         start = conv.bias.detach().view(3, 85)
         bound = 1 / math.sqrt(conv.in_channels)  # of torch's own start
         assert (start[:, 4] - math.log(8 / (640 / stride) ** 2)).abs().max() <= bound
@@ -127,7 +127,7 @@ def test_anchor_and_class_arguments_override(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.INFO, logger="openyolov5"):
         model = DetectionModel("yolov5n.yaml", nc=2, anchors=4.0)
     assert (model.yaml["nc"], model.yaml["anchors"], model.head.na, model.head.no) == (2, 4, 4, 7)
-    assert "yolov5n.yaml: nc 80 becomes 2" in caplog.text
+    assert "yolov5n.yaml: overriding nc 80 with 2" in caplog.text
 
 
 def test_release_1_head_reads_rows_of_the_graph() -> None:
@@ -278,7 +278,7 @@ def test_augmented_segmentation_is_plain_with_a_warning(caplog: pytest.LogCaptur
     model, images = slim("yolov5s-seg"), torch.rand(1, 3, 64, 64)
     with torch.inference_mode(), caplog.at_level(logging.WARNING, logger="openyolov5"):
         found, plain = model(images, augment=True), model(images)
-    assert "not available for segmentation" in caplog.text
+    assert "segmentation does not support test-time augmentation" in caplog.text
     assert torch.equal(found[0], plain[0])
 
 
@@ -326,21 +326,21 @@ def test_image_size_rounds_up(
     with caplog.at_level(logging.WARNING, logger="openyolov5"):
         assert check_image_size(size, stride) == expected
     assert (
-        f"image size {size} is no multiple of the largest stride {stride}; using {expected}" in caplog.text
+        f"image size {size} is not a multiple of the largest stride {stride}; using {expected}" in caplog.text
     ) is warns
 
 
 def test_wrong_row_is_told_by_the_network() -> None:
     config = load_model_yaml("yolov5n")
     config["backbone"][7][3] = []
-    with pytest.raises(InputError, match=r"^yolov5n\.yaml: row 7: Conv wants \[c2, k=1, .*missing"):
+    with pytest.raises(InputError, match=r"^yolov5n\.yaml: row 7: Conv expects \[c2, k=1, .*missing"):
         DetectionModel(config)
 
 
 def test_maps_that_do_not_fit_are_told_by_their_row() -> None:
     config = load_model_yaml("yolov5n")
     config["head"][2][0] = [-1, 4]
-    message = r"^yolov5n\.yaml: row 12: Concat cannot take what rows \[-1, 4\] give: Sizes of tensors must match"
+    message = r"^yolov5n\.yaml: row 12: Concat does not accept the outputs of \[-1, 4\]: Sizes of tensors must match"
     with pytest.raises(InputError, match=message):
         DetectionModel(config)
 

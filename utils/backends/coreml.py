@@ -1,4 +1,4 @@
-"""CoreML packages and models, run by macOS."""
+"""CoreML packages and models, run on macOS."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from torch.nn.utils.rnn import pad_sequence
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.backends.packages import MissingPackageError, existing_file, import_runtime
+from utils.backends.packages import MissingPackageError, find_exported_file, import_runtime
 from utils.core.errors import InputError
 
-BOXES, SCORES = "coordinates", "confidence"  # outputs of Apple's own NMS stage, as in older exports with NMS
+BOXES, SCORES = "coordinates", "confidence"  # outputs of Apple's NMS stage in older exports
 
 
 @dataclass(frozen=True)
 class CoreMLDescription:
-    """What the spec of a model says of it.
+    """Input, outputs and metadata of a model.
 
     Attributes:
-        input_name: of the image.
-        size_hw: its height and width.
-        outputs: shape by name; an empty shape where the spec leaves it open.
+        input_name: name of the image input.
+        size_hw: height and width of the image.
+        outputs: shape by name; empty if the spec does not state it.
         info: metadata.
     """
 
@@ -41,14 +41,14 @@ class CoreMLDescription:
 
 
 def describe_spec(spec: Any, file: str) -> CoreMLDescription:
-    """Input, outputs and metadata of a CoreML spec; it can be read on any system.
+    """Read the description of a CoreML spec, on any operating system.
 
     Raises:
-        InputError: its input is not one image.
+        InputError: the input is not a single image.
     """
     sources = [source for source in spec.description.input if not source.type.isOptional]
     if len(sources) != 1 or sources[0].type.WhichOneof("Type") != "imageType":
-        raise InputError(f"{file}: its input is not one image; export it again")
+        raise InputError(f"{file}: expected an image as the only input; export it again")
     image = sources[0].type.imageType
     return CoreMLDescription(
         input_name=sources[0].name,
@@ -67,40 +67,42 @@ class CoreMLBackend(ExportedBackend):
         self,
         file: str,
         model: Any,
-        described: CoreMLDescription,
+        description: CoreMLDescription,
         *,
         device: torch.device,
         names: Mapping[int, str] | None,
     ) -> None:
-        super().__init__(file, described.info, device=device, names=names, fixed_hw=described.size_hw)
-        self.model, self.described, self._turn = model, described, threading.Lock()
-        self.staged = {BOXES, SCORES} <= described.outputs.keys()
+        input_shape = (None, None, *description.size_hw)
+        super().__init__(file, description.info, device=device, names=names, input_shape=input_shape)
+        self.model, self.description, self._lock = model, description, threading.Lock()
+        self.has_nms_stage = {BOXES, SCORES} <= description.outputs.keys()
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
-        """As `ExportedBackend.run`."""
+        """See `ExportedBackend.run`."""
         parts = [self._run_one(image) for image in images]
         return [pad_sequence(list(output), batch_first=True).to(self.device) for output in zip(*parts, strict=True)]
 
     def _run_one(self, image: Tensor) -> list[Tensor]:
-        """Outputs for one image (C, H, W), without the axis of the batch."""
+        """Outputs for one image (C, H, W), without a batch axis."""
         pixels = image.permute(1, 2, 0).mul(255).round().to(torch.uint8).cpu().numpy()  # (H, W, C)
-        with self._turn:
-            found = self.model.predict({self.described.input_name: Image.fromarray(pixels)})
-        outputs = {name: torch.from_numpy(np.asarray(found[name], dtype=np.float32)) for name in self.described.outputs}
-        if self.staged:
-            return [decoded_rows(outputs[BOXES], outputs[SCORES], self.described.size_hw)]
+        with self._lock:
+            results = self.model.predict({self.description.input_name: Image.fromarray(pixels)})
+        names = self.description.outputs
+        outputs = {name: torch.from_numpy(np.asarray(results[name], dtype=np.float32)) for name in names}
+        if self.has_nms_stage:
+            return [decode_nms_stage(outputs[BOXES], outputs[SCORES], self.description.size_hw)]
         return [output[0] for output in sorted(outputs.values(), key=lambda output: output.ndim)]  # prototypes last
 
 
-def decoded_rows(boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """What Apple's NMS stage leaves as rows of a head, so that they are read like any other output.
+def decode_nms_stage(boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Convert the output of Apple's NMS stage to the form of a decoded head output.
 
     Args:
-        boxes: (n, 4) x, y, w, h over the image's width and height.
+        boxes: (n, 4) x, y, w, h relative to the image's width and height.
         scores: (n, num_classes).
 
     Returns:
-        (n, 5 + num_classes) with boxes in pixels and objectness 1.
+        (n, 5 + num_classes): boxes in pixels, objectness 1, scores.
     """
     height, width = size_hw
     pixels = boxes * boxes.new_tensor([width, height, width, height])
@@ -110,17 +112,15 @@ def decoded_rows(boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]) -> Ten
 def load_coreml(
     files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
 ) -> CoreMLBackend:
-    """The package, or older model file, in CoreML, which chooses among CPU, GPU and neural engine by itself.
+    """Load a package or an older model file in CoreML, which chooses between CPU, GPU and neural engine.
 
     Raises:
-        MissingPackageError: this is no macOS, or the package coremltools is missing.
-        InputError: the file is none of CoreML.
+        MissingPackageError: not macOS, or the package coremltools is missing.
+        InputError: no such file, or not a CoreML model.
     """
-    path = _existing(files[0])
+    path = find_exported_file(files[0], "coreml", folder=Path(files[0]).suffix.lower() == ".mlpackage")
     if sys.platform != "darwin":
-        raise MissingPackageError(
-            f"{files[0]}: CoreML models run on macOS only; give another format here, such as ONNX"
-        )
+        raise MissingPackageError(f"{files[0]}: CoreML models run on macOS only; use another format, such as ONNX")
     tools = import_runtime("coremltools", needed_for="CoreML files")
     model = open_model(path, tools)
     return CoreMLBackend(
@@ -129,13 +129,9 @@ def load_coreml(
 
 
 def open_model(path: Path, tools: Any, *, spec_only: bool = False) -> Any:
-    """The `coremltools.models.MLModel` of a file; InputError where it is none."""
+    """Open a `coremltools.models.MLModel`; InputError if the file is not one."""
     try:
         return tools.models.MLModel(str(path), skip_model_load=spec_only)
-    except Exception as error:  # protobuf, coremltools and macOS each raise classes of their own
+    except Exception as error:  # protobuf, coremltools and macOS raise different exceptions
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: is damaged or no CoreML model ({reason}); export it again") from error
-
-
-def _existing(file: str) -> Path:
-    return existing_file(file, "coreml", folder=Path(file).suffix.lower() == ".mlpackage")
+        raise InputError(f"{path}: damaged or not a CoreML model ({reason}); export it again") from error

@@ -11,8 +11,8 @@ from typing import Any
 
 from utils.core.errors import InputError
 from utils.imaging.semantic_classes import SemanticClasses
+from utils.tasks.registry import list_tasks
 
-TASKS = ("detect", "segment", "classify", "semantic", "joint")
 TRUE_WORDS = ("true", "1", "yes")
 MOST_STRIDE, MOST_SIDE = 1024, 16384  # a file that says more would only exhaust memory
 
@@ -24,7 +24,7 @@ class ModelInfo:
     Attributes:
         stride: both sides of the input are multiples of it.
         names: class names by number; empty where the file stores none.
-        task: one of TASKS.
+        task: name of a task.
         channels: channels of the input.
         imgsz: (height, width) it was exported at, or None where the file does not say.
         batch: images per run it was exported at, or None.
@@ -83,8 +83,9 @@ class ModelInfo:
         """
         reader = _Reader(values, place)
         imgsz, task = reader.sizes("imgsz"), str(values.get("task", "detect"))
-        if task not in TASKS:
-            raise InputError(f"{place}: metadata task: {task[:60]!r} is none of {', '.join(TASKS)}; export it again")
+        if task not in list_tasks():
+            known = ", ".join(list_tasks())
+            raise InputError(f"{place}: metadata task: {task[:60]!r} is none of {known}; export it again")
         return cls(
             stride=reader.number("stride", 32, most=MOST_STRIDE),
             names=reader.names(),

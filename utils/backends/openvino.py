@@ -1,9 +1,8 @@
-"""OpenVINO models, run on the processor."""
+"""OpenVINO models, run on the CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -14,60 +13,53 @@ from torch import Tensor
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.backends.packages import existing_file, import_runtime
-from utils.core.device import bf16_pays, computes_in_bf16
+from utils.backends.packages import find_exported_file, import_runtime
+from utils.core.device import is_bf16_faster, supports_bf16
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 
 
 class OpenVinoBackend(ExportedBackend):
-    """A compiled model; each thread that calls it has a request of its own."""
+    """A compiled model; thread-safe, with one inference request per thread."""
 
     title = "OpenVINO"
 
     def __init__(self, file: str, compiled: Any, info: ModelInfo, *, names: Mapping[int, str] | None = None) -> None:
         shape = compiled.input(0).partial_shape
         if len(compiled.inputs) != 1 or shape.rank.is_dynamic or len(shape) != 4:
-            raise InputError(f"{file}: takes {shape}, not one batch of images; export it again")
-        batch, channels, height, width = (None if side.is_dynamic else side.get_length() for side in shape)
-        super().__init__(
-            file,
-            replace(info, channels=channels or info.channels),
-            device=torch.device("cpu"),
-            names=names,
-            fixed_hw=(height, width) if height and width else None,
-            fixed_batch=batch,
-        )
+            raise InputError(f"{file}: expected a batch of images as the only input, found {shape}; export it again")
+        input_shape = [None if side.is_dynamic else side.get_length() for side in shape]
+        super().__init__(file, info, device=torch.device("cpu"), names=names, input_shape=input_shape)
         self.compiled, self._requests = compiled, local()
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
-        """As `ExportedBackend.run`."""
-        if not hasattr(self._requests, "own"):
-            self._requests.own = self.compiled.create_infer_request()
-        results = self._requests.own.infer([images.numpy()], share_inputs=True)
+        """See `ExportedBackend.run`."""
+        if not hasattr(self._requests, "current"):
+            self._requests.current = self.compiled.create_infer_request()
+        results = self._requests.current.infer([images.numpy()], share_inputs=True)
         return [torch.from_numpy(results[output]) for output in self.compiled.outputs]
 
 
 def load_openvino(
     files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
 ) -> OpenVinoBackend:
-    """The model of a folder compiled for the processor, computing in FP32 unless `fp16` lets OpenVINO choose.
+    """Compile the model of a folder for the CPU: in FP32, or with `fp16` in the precision that OpenVINO chooses.
 
-    `fp16` is ignored with a warning where it would choose BF16 and that is slower.
+    `fp16` is ignored with a warning if OpenVINO would choose BF16 on a CPU where that is slower.
 
     Raises:
         InputError: no such folder, no model in it, the package is missing, or the model cannot be read.
     """
-    folder = existing_file(files[0], "openvino", folder=True)
-    xml = find_model(folder)
+    folder = find_exported_file(files[0], "openvino", folder=True)
+    xml = find_xml(folder)
     runtime = import_runtime("openvino", needed_for="OpenVINO models")
     if device.type != "cpu":
-        LOGGER.warning(f"WARNING: OpenVINO models run on the CPU here, not on {device}")
+        LOGGER.warning(f"WARNING: OpenVINO models run on the CPU, not on {device}")
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    if fp16 and computes_in_bf16(torch.device("cpu")) and not bf16_pays():
-        LOGGER.warning("WARNING: --half is ignored: OpenVINO would compute in BF16, in which this CPU is slower")
+    if fp16 and supports_bf16(torch.device("cpu")) and not is_bf16_faster():
+        LOGGER.warning("WARNING: --half is ignored: OpenVINO would use BF16, which is slower on this CPU")
         fp16 = False
-    if not fp16:  # left to itself it takes bf16 where AMX is reported, also on virtual machines that then refuse it
+    if not fp16:  # the default is BF16 if the CPU reports AMX, even on virtual machines that do not support it
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     try:
         core = runtime.Core()
@@ -79,26 +71,26 @@ def load_openvino(
     return OpenVinoBackend(files[0], compiled, read_info(xml.with_suffix(".yaml")), names=names)
 
 
-def find_model(folder: Path) -> Path:
-    """The .xml file of a folder, whose weights lie beside it.
+def find_xml(folder: Path) -> Path:
+    """Find the .xml file of a folder, with its weights beside it.
 
     Raises:
-        InputError: there is none, there are several, or the weights are missing.
+        InputError: not exactly one .xml file, or its weights are missing.
     """
-    found = sorted(folder.glob("*.xml"))
-    if len(found) != 1:
-        what = "no .xml file" if not found else f"several .xml files ({', '.join(p.name for p in found)})"
-        raise InputError(f"{folder}: {what}, but an OpenVINO folder holds one; export it again")
-    if not found[0].with_suffix(".bin").is_file():
-        raise InputError(f"{folder}: {found[0].stem}.bin is missing; copy the whole folder")
-    return found[0]
+    files = sorted(folder.glob("*.xml"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise InputError(f"{folder}: expected one .xml file, found {names}; export it again")
+    if not files[0].with_suffix(".bin").is_file():
+        raise InputError(f"{folder}: {files[0].stem}.bin is missing; copy the whole folder")
+    return files[0]
 
 
 def read_info(file: Path) -> ModelInfo:
-    """The metadata beside a model; of a model without, only the defaults are known.
+    """Read the metadata file beside a model; defaults if there is none.
 
     Raises:
-        InputError: the file is no YAML mapping of plain data.
+        InputError: not a YAML mapping of plain data.
     """
     if not file.is_file():
         return ModelInfo()

@@ -1,4 +1,4 @@
-"""Optional packages and exported files: there, or a message that says what to do."""
+"""Optional packages and exported files, with errors that say how to get them."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ class MissingPackageError(InputError):
     """An optional package is not installed."""
 
 
-def existing_file(file: str, include: str, *, folder: bool = False) -> Path:
-    """The path of an exported file, or folder, that is there; else InputError.
+def find_exported_file(file: str, include: str, *, folder: bool = False) -> Path:
+    """Path of an existing exported file or folder; InputError if there is none.
 
     Args:
-        include: its name for `export.py --include`.
+        include: name of the format for `export.py --include`.
     """
     path = Path(file).expanduser()
     if path.is_dir() if folder else path.is_file():
         return path
-    other = path.exists()
-    what = f"is no {'folder' if folder else 'file'}" if other else "no such file or folder"
-    raise InputError(f"{file}: {what}; export one with: python export.py --weights model.pt --include {include}")
+    problem = f"not a {'folder' if folder else 'file'}" if path.exists() else "no such file or folder"
+    raise InputError(f"{file}: {problem}; export one with: python export.py --weights model.pt --include {include}")
 
 
 def import_runtime(package: str, *, needed_for: str, install: str = "") -> Any:
-    """Import an optional package; MissingPackageError with the pip line where it is absent.
+    """Import an optional package; MissingPackageError with the pip command if it is not installed.
 
     Args:
         package: module to import.
-        needed_for: what wants it, such as "ONNX files".
-        install: what pip installs, where that is not the package's name.
+        needed_for: what needs it, in the plural, such as "ONNX files".
+        install: name for pip, if different.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        line = f"pip install {install or package}"
+        command = f"pip install {install or package}"
         if isinstance(error, ModuleNotFoundError) and error.name == package.partition(".")[0]:
-            raise MissingPackageError(f"{needed_for} need the package {package}: {line}") from error
-        raise InputError(f"{needed_for}: the package {package} is broken ({error}); {line} again") from error
+            raise MissingPackageError(f"{needed_for} need the package {package}: {command}") from error
+        raise InputError(f"{needed_for}: the package {package} is broken ({error}); reinstall it: {command}") from error

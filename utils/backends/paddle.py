@@ -1,10 +1,9 @@
-"""PaddlePaddle models run by paddle.inference."""
+"""PaddlePaddle models, run by paddle.inference."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.backends.packages import existing_file, import_runtime
+from utils.backends.packages import find_exported_file, import_runtime
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 
@@ -23,140 +22,132 @@ PROGRAMS = ("*.json", "*.pdmodel")  # of PaddlePaddle 3 and 2
 WEIGHTS = ".pdiparams"
 FAULTY_PASSES = (  # of PaddlePaddle 3.3 with oneDNN
     "inplace_pass",  # overwrites sizes of dynamic graphs that are still needed
-    "conv_activation_onednn_fuse_pass",  # dies of a segmentation fault at a convolution with leaky ReLU
+    "conv_activation_onednn_fuse_pass",  # segmentation fault at a convolution with leaky ReLU
 )
-FIRST_MEMORY_MB = 512  # that a GPU run starts with; it takes more when it needs it
+INITIAL_GPU_MEMORY_MB = 512  # grows as needed
 
 
 class PaddleBackend(ExportedBackend):
-    """A predictor of paddle.inference; threads take turns.
-
-    Args:
-        opened: makes predictors. The fast kernels are tried first, the plain ones where those fail.
-    """
+    """A predictor of paddle.inference; threads take turns."""
 
     title = "PaddlePaddle"
 
     def __init__(
-        self, file: str, opened: Predictors, info: ModelInfo, *, device: torch.device, names: Mapping[int, str] | None
+        self,
+        file: str,
+        predictor: PredictorWithFallback,
+        info: ModelInfo,
+        *,
+        device: torch.device,
+        names: Mapping[int, str] | None,
     ) -> None:
-        sources = opened.current.get_input_names()
-        if len(sources) != 1:
-            raise InputError(
-                f"{file}: takes {', '.join(sources) or 'nothing'}, not one batch of images; export it again"
-            )
-        shape = opened.current.get_input_handle(sources[0]).shape()
-        known = shape if len(shape) == 4 else (0, 0, 0, 0)  # [0] where an axis is free
-        batch, channels, height, width = (side if side > 0 else None for side in known)
-        super().__init__(
-            file,
-            replace(info, channels=channels or info.channels),
-            device=device,
-            names=names,
-            fixed_hw=(height, width) if height and width else None,
-            fixed_batch=batch,
-        )
-        self.opened, self.input_name, self._turn = opened, sources[0], threading.Lock()
+        inputs = predictor.current.get_input_names()
+        if len(inputs) != 1:
+            found = ", ".join(inputs) or "none"
+            raise InputError(f"{file}: expected a batch of images as the only input, found {found}; export it again")
+        shape = predictor.current.get_input_handle(inputs[0]).shape()
+        input_shape = shape if len(shape) == 4 else (None,) * 4  # [0] in dynamic graphs
+        super().__init__(file, info, device=device, names=names, input_shape=input_shape)
+        self.predictor, self.input_name, self._lock = predictor, inputs[0], threading.Lock()
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
-        """As `ExportedBackend.run`."""
-        with self._turn:
-            outputs = self.opened.tried(lambda predictor: _outputs(predictor, self.input_name, images.cpu().numpy()))
+        """See `ExportedBackend.run`."""
+        with self._lock:
+            outputs = self.predictor.call(lambda predictor: _predict(predictor, self.input_name, images.cpu().numpy()))
         return [torch.from_numpy(output).to(self.device) for output in outputs]
 
 
-def _outputs(predictor: Any, input_name: str, images: np.ndarray) -> list[np.ndarray]:
-    """One run of a predictor."""
-    source = predictor.get_input_handle(input_name)
-    source.reshape(list(images.shape))
-    source.copy_from_cpu(images)
+def _predict(predictor: Any, input_name: str, images: np.ndarray) -> list[np.ndarray]:
+    handle = predictor.get_input_handle(input_name)
+    handle.reshape(list(images.shape))
+    handle.copy_from_cpu(images)
     predictor.run()
     return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
 
 
-class Predictors:
-    """The predictor of a file: with fast kernels, or, once these have failed, with plain ones.
+class PredictorWithFallback:
+    """A predictor with oneDNN kernels that is replaced by one without them at the first error.
 
-    On a CPU the fast kernels are oneDNN's, twice as fast, but PaddlePaddle 3.3 cannot run every graph with them.
+    oneDNN is twice as fast on a CPU, but PaddlePaddle 3.3 cannot run every graph with it.
 
     Args:
-        create: makes a predictor; called with True for one of fast kernels.
-        describe: what an error says, for messages.
+        create: creates a predictor; the argument says whether to use oneDNN.
+        describe: turns an exception into an error message.
 
     Raises:
-        InputError: with neither kind a predictor can be made.
+        InputError: neither predictor can be created.
     """
 
     def __init__(self, create: Callable[[bool], Any], describe: Callable[[Exception], str]) -> None:
-        self._create, self._describe, self._fast = create, describe, True
+        self._create, self._describe, self._use_onednn = create, describe, True
         self.current: Any = None
-        self.current = self.tried(lambda predictor: predictor)
+        self.current = self.call(lambda predictor: predictor)
 
-    def tried(self, use: Callable[[Any], Any]) -> Any:
-        """What `use` gives for the current predictor, or for a plain one where it raises; InputError if both do."""
+    def call(self, function: Callable[[Any], Any]) -> Any:
+        """Call `function` with the current predictor, or with one without oneDNN if it raises."""
         try:
             if self.current is None:
-                self.current = self._create(self._fast)
-            return use(self.current)
-        except Exception as error:  # of C++, in classes that differ between releases
-            if not self._fast:
+                self.current = self._create(self._use_onednn)
+            return function(self.current)
+        except Exception as error:  # exceptions of C++, whose classes differ between releases
+            if not self._use_onednn:
                 raise InputError(self._describe(error)) from error
-            LOGGER.debug(f"PaddlePaddle goes on without oneDNN: {error}")
-            self._fast, self.current = False, None
-            return self.tried(use)
+            LOGGER.debug(f"PaddlePaddle continues without oneDNN: {error}")
+            self._use_onednn, self.current = False, None
+            return self.call(function)
 
 
 def load_paddle(
     files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
 ) -> PaddleBackend:
-    """The folder in a predictor, on the GPU where the package is built for it, else on the CPU.
+    """Load the model of a folder, on the GPU if the installed package supports it.
 
     Raises:
         MissingPackageError: PaddlePaddle is not installed.
-        InputError: no such folder, or it holds no model that can be run.
+        InputError: no such folder, or it has no model that can be run.
     """
-    folder = existing_file(files[0], "paddle", folder=True)
+    folder = find_exported_file(files[0], "paddle", folder=True)
     inference = import_runtime("paddle.inference", needed_for="PaddlePaddle models", install="paddlepaddle")
     paddle = import_runtime("paddle", needed_for="PaddlePaddle models", install="paddlepaddle")
-    program, weights = _parts(folder)
+    program, weights = _find_files(folder)
     info = _read_info(folder)
     if device.type != "cpu" and not (device.type == "cuda" and paddle.is_compiled_with_cuda()):
-        LOGGER.warning(f"WARNING: this PaddlePaddle runs on the CPU; for {device.type}: pip install paddlepaddle-gpu")
+        LOGGER.warning(f"WARNING: PaddlePaddle runs on the CPU; for {device.type}: pip install paddlepaddle-gpu")
         device = torch.device("cpu")
     if fp16:
-        LOGGER.warning("WARNING: --half is ignored: PaddlePaddle models run in FP32 here")
+        LOGGER.warning("WARNING: --half is ignored: PaddlePaddle models run in FP32")
 
-    def create(fast: bool) -> Any:
+    def create(use_onednn: bool) -> Any:
         config = inference.Config(str(program), str(weights))
         config.disable_glog_info()
         for name in FAULTY_PASSES:
             config.delete_pass(name)
         if device.type == "cuda":
-            config.enable_use_gpu(FIRST_MEMORY_MB, device.index or 0)
+            config.enable_use_gpu(INITIAL_GPU_MEMORY_MB, device.index or 0)
         else:
             config.set_cpu_math_library_num_threads(torch.get_num_threads())
-        if not fast:
+        if not use_onednn:
             config.disable_mkldnn()
         return inference.create_predictor(config)
 
-    opened = Predictors(create, lambda error: f"{files[0]}: {_reason(error, paddle.__version__)}")
-    return PaddleBackend(files[0], opened, info, device=device, names=names)
+    predictor = PredictorWithFallback(create, lambda error: f"{files[0]}: {_explain_error(error, paddle.__version__)}")
+    return PaddleBackend(files[0], predictor, info, device=device, names=names)
 
 
-def _parts(folder: Path) -> tuple[Path, Path]:
-    """Program and weights below a folder; InputError where one is missing."""
+def _find_files(folder: Path) -> tuple[Path, Path]:
+    """Program and weights in a folder; InputError if one is missing."""
     programs = [path for pattern in PROGRAMS for path in sorted(folder.rglob(pattern))]
     for program in programs:
         weights = program.with_suffix(WEIGHTS)
         if weights.is_file() and weights.stat().st_size:
             return program, weights
     if not programs:
-        raise InputError(f"{folder}: has no program ({' or '.join(PROGRAMS)}); copy or export it again")
-    raise InputError(f"{programs[0].with_suffix(WEIGHTS)}: is missing or empty; copy or export the folder again")
+        raise InputError(f"{folder}: no program ({' or '.join(PROGRAMS)}); copy or export it again")
+    raise InputError(f"{programs[0].with_suffix(WEIGHTS)}: missing or empty; copy or export the folder again")
 
 
 def _read_info(folder: Path) -> ModelInfo:
-    """The description beside the model, defaults where there is none."""
+    """Read the metadata file beside the model; defaults if there is none."""
     for file in sorted(folder.glob("*.yaml")):
         try:
             values = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -168,8 +159,8 @@ def _read_info(folder: Path) -> ModelInfo:
     return ModelInfo()
 
 
-def _reason(error: Exception, version: str) -> str:
-    """What PaddlePaddle says of a model, as the start of a line."""
+def _explain_error(error: Exception, version: str) -> str:
+    """Error message for a model that PaddlePaddle does not run."""
     lines = [line.strip() for line in str(error).splitlines() if "Error" in line or "error" in line]
     text = (lines[-1] if lines else " ".join(str(error).split()))[:160]
-    return f"PaddlePaddle {version} cannot run it ({text}); it may be damaged: export it again"
+    return f"PaddlePaddle {version} cannot run it ({text}); copy or export it again"

@@ -1,4 +1,4 @@
-"""Checkpoints run by PyTorch."""
+"""Checkpoints, run by PyTorch."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import load_model
-from models.yolo import task_of
 from utils.backends.base import Visitor
-from utils.core.device import half_precision
+from utils.core.device import get_half_dtype
 from utils.core.logging import LOGGER
+from utils.tasks.networks import load_model
 
-MIN_STRIDE = 32  # of the input's sides, also for graphs whose own largest stride is smaller
+MIN_STRIDE = 32  # of the input size, also for networks with a smaller stride
 
 
 class PyTorchBackend:
-    """A network, or an ensemble of several, in eval mode with its weights in channels_last order.
+    """A network or an ensemble, in evaluation mode and channels_last order.
 
     Args:
         model: network on `device`, with `stride`, `names` and `yaml`.
-        fp16: run in half precision, see `utils.core.device.half_precision`; ignored with a warning where there is none.
-        names: class names, should the model have none.
+        fp16: run in half precision, see `utils.core.device.get_half_dtype`; ignored with a warning if unsupported.
+        names: class names for models without names.
     """
 
     fixed_hw: tuple[int, int] | None = None
-    own_threads = False
+    has_thread_pool = False
 
     def __init__(
         self,
@@ -37,27 +36,27 @@ class PyTorchBackend:
         fp16: bool = False,
         names: Mapping[int, str] | None = None,
     ) -> None:
-        half = half_precision(device) if fp16 else None
+        half = get_half_dtype(device) if fp16 else None
         if fp16 and half is None:
             LOGGER.warning(
                 f"WARNING: --half is ignored: this {device.type.upper()} is fastest in FP32; "
-                "CUDA has FP16, some processors with AVX512-BF16 are faster in BF16"
+                "CUDA supports FP16, and some CPUs with AVX512-BF16 are faster in BF16"
             )
         self.device, self.dtype = device, half or torch.float32
         self.model = model.to(dtype=self.dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         description: Any = model
-        self.task = task_of(model)
+        self.task = description.task
         self.stride = max(int(torch.as_tensor(description.stride).max()), MIN_STRIDE)
         self.semantic = getattr(model, "semantic", None)
-        self.names = names_by_number(description.names or names or {})
+        self.names = to_names_dict(description.names or names or {})
         self.channels = int(description.yaml.get("ch", 3))
 
     def forward(self, images: Tensor, *, augment: bool = False, visualize: Visitor | None = None) -> Any:
-        """Decoded rows (B, N, 5 + num_classes), or a tuple that starts with them, of (B, C, H, W) floats in [0, 1]."""
+        """See `Backend.forward`."""
         return self.model(images, augment=augment, visualize=visualize or False)
 
     def warmup(self, size_hw: tuple[int, int]) -> None:
-        """One forward on CUDA, where kernels are chosen at the first; nothing on other devices."""
+        """Run once on CUDA, where the first forward pass selects kernels; no-op on other devices."""
         if self.device.type == "cuda":
             with torch.inference_mode():
                 self.forward(torch.zeros(1, self.channels, *size_hw, dtype=self.dtype, device=self.device))
@@ -71,7 +70,7 @@ def load_pytorch(
     names: Mapping[int, str] | None = None,
     fuse: bool = True,
 ) -> PyTorchBackend:
-    """The checkpoints as one backend, batch norms fused unless `fuse` is off; their own names win over `names`.
+    """Load checkpoints as one backend, with fused batch norms if `fuse`; their class names precede `names`.
 
     Raises:
         InputError: a file is missing or damaged.
@@ -80,7 +79,7 @@ def load_pytorch(
     return PyTorchBackend(model, device=device, fp16=fp16, names=names)
 
 
-def names_by_number(names: Any) -> dict[int, str]:
-    """Class names of a checkpoint, which old releases store as a list."""
+def to_names_dict(names: Any) -> dict[int, str]:
+    """Class names by number; old checkpoints store a list."""
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     return {int(number): str(name) for number, name in pairs}

@@ -1,4 +1,4 @@
-"""The table of model formats and the choice among them by the end of a file's name."""
+"""Model formats, selected by file suffix."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Loader = Callable[..., Backend]
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of model file.
+    """A model format.
 
     Attributes:
         title: name for messages and tables.
-        include: its name for `export.py --include`; empty where it is not exported.
-        ending: how the file or folder name ends, lower case.
-        runtime: "module:function" below utils.backends that opens it; empty where nothing here runs it.
-        cpu, gpu: devices on which it runs.
+        include: name for `export.py --include`; empty if it cannot be exported.
+        ending: suffix of the file or folder name, lower case.
+        runtime: "module:function" in utils.backends that loads it; empty if it cannot be run.
+        cpu, gpu: whether it runs on these devices.
     """
 
     title: str
@@ -36,12 +36,12 @@ class Format:
     gpu: bool = False
 
     def load(self, files: Sequence[str], **options: object) -> Backend:
-        """Open the file(s); the runtime's package is imported here and not before."""
+        """Load the file(s), importing the runtime's package."""
         module, _, function = self.runtime.partition(":")
         return getattr(importlib.import_module(f"utils.backends.{module}"), function)(files, **options)
 
 
-FORMATS = (  # the longer of two endings comes first
+FORMATS = (  # longer endings precede shorter ones
     Format("PyTorch", "", ".pt", "pytorch:load_pytorch", gpu=True),
     Format("TorchScript", "torchscript", ".torchscript", "torchscript:load_torchscript", gpu=True),
     Format("ONNX", "onnx", ".onnx", "onnxruntime:load_onnx", gpu=True),
@@ -70,50 +70,49 @@ def load_backend(
     dnn: bool = False,
     fuse: bool = True,
 ) -> Backend:
-    """The runtime for a model file, loaded; several PyTorch files form an ensemble. On a CPU, see `keep_freed_memory`.
+    """Load a model file; several PyTorch files form an ensemble. On a CPU this calls `keep_freed_memory`.
 
     Args:
-        fp16: compute in half precision where device and format allow it.
-        names: class names for formats that store none.
-        dnn: run ONNX files by OpenCV.
-        fuse: fold batch norms into convolutions (PyTorch).
+        fp16: half precision if device and format support it.
+        names: class names for files without names.
+        dnn: run ONNX files with OpenCV.
+        fuse: fuse batch norms with convolutions (PyTorch).
 
     Raises:
-        InputError: the format is unknown or nothing here runs it, formats are mixed, a package is missing, or the
-            file cannot be used.
+        InputError: unknown or mixed formats, a missing package, or a file that cannot be run.
     """
     files = [str(weights)] if isinstance(weights, str | Path) else [str(w) for w in weights]
     if not files:
-        raise InputError("--weights: name at least one model file")
+        raise InputError("--weights: expected at least one model file")
     kinds = [find_format(file) for file in files]
     if len(files) > 1 and any(kind is not PYTORCH for kind in kinds):
-        raise InputError(f"--weights {' '.join(files)}: an ensemble is made of .pt files only")
+        raise InputError(f"--weights {' '.join(files)}: an ensemble can contain .pt files only")
     kind = kinds[0]
     if dnn:
         if kind.ending != OPENCV_DNN.ending:
             raise InputError(f"--dnn: OpenCV runs .onnx files, not {files[0]}; leave the flag out")
         kind = OPENCV_DNN
     if not kind.runtime:
-        raise InputError(f"{files[0]}: {kind.title} models run in a browser, not here; give another format")
+        raise InputError(f"{files[0]}: {kind.title} models run in browsers only; use another format")
     if device.type == "cpu":
         keep_freed_memory()
     options: dict[str, object] = {"device": device, "fp16": fp16, "names": names}
     backend = kind.load(files, **options, **({"fuse": fuse} if kind is PYTORCH else {}))
     if names and isinstance(backend, ExportedBackend):
-        backend.doubt_names()
+        backend.check_names()
     return backend
 
 
 def find_format(file: str) -> Format:
-    """The row of FORMATS for a file name; a name without suffix is taken for a checkpoint's.
+    """The format of a file, by its name; a name without suffix is treated as a checkpoint.
 
     Raises:
-        InputError: no row has this ending.
+        InputError: unknown suffix.
     """
     if "://" in file:
         scheme = file.partition("://")[0].lower()
         if scheme not in ("http", "grpc"):
-            raise InputError(f"{file}: a Triton server is named by http:// or grpc://, not {scheme}://")
+            raise InputError(f"{file}: the address of a Triton server starts with http:// or grpc://, not {scheme}://")
         return TRITON
     name = Path(file).name.lower()
     for kind in FORMATS:
@@ -122,4 +121,4 @@ def find_format(file: str) -> Format:
     if not Path(name).suffix:
         return PYTORCH
     known = ", ".join(kind.ending for kind in FORMATS if kind.runtime)
-    raise InputError(f"{file}: no model format has this ending; known here: {known}")
+    raise InputError(f"{file}: unknown model format; supported: {known}")

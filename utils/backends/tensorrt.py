@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.backends.packages import existing_file, import_runtime
+from utils.backends.packages import find_exported_file, import_runtime
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 
@@ -28,27 +27,27 @@ TYPES = {
     "INT64": torch.int64,
     "BOOL": torch.bool,
 }
-HEADER_BYTES = 4  # length of the description that other tools put before the engine, least significant byte first
-MOST_HEADER = 2**24
-LEAST_RELEASE = (8, 5)  # tensors by name
+LENGTH_BYTES = 4  # little-endian length of the JSON header that other tools write before the engine
+MAX_HEADER_LENGTH = 2**24
+MIN_VERSION = (8, 5)  # first with named tensors
 
 
-def description_file(engine: Path) -> Path:
-    """Where the description of an engine lies: beside it, so that the engine itself is TensorRT's alone."""
+def get_metadata_path(engine: Path) -> Path:
+    """Path of an engine's metadata: a file of its own, so that TensorRT can read the engine directly."""
     return engine.with_name(engine.name + ".json")
 
 
 def split_header(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Description and engine of a file; other tools write a length and JSON text before the engine.
+    """Split off the header of other tools, a length and JSON text; returns (metadata, engine).
 
-    A file without such a header comes back whole with an empty description.
+    The metadata is empty if there is no such header.
     """
-    length = int.from_bytes(content[:HEADER_BYTES], "little")
-    end = HEADER_BYTES + length
-    if not 2 <= length <= MOST_HEADER or end >= len(content):
+    length = int.from_bytes(content[:LENGTH_BYTES], "little")
+    end = LENGTH_BYTES + length
+    if not 2 <= length <= MAX_HEADER_LENGTH or end >= len(content):
         return {}, content
     try:
-        values = json.loads(content[HEADER_BYTES:end].decode("utf-8"))
+        values = json.loads(content[LENGTH_BYTES:end].decode("utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError):
         return {}, content
     return (values, content[end:]) if isinstance(values, dict) else ({}, content)
@@ -59,7 +58,7 @@ class TensorRTBackend(ExportedBackend):
 
     Args:
         engine: `tensorrt.ICudaEngine`.
-        stream: on which it runs.
+        stream: CUDA stream to run on.
     """
 
     title = "TensorRT"
@@ -75,74 +74,61 @@ class TensorRTBackend(ExportedBackend):
         stream: torch.cuda.Stream,
     ) -> None:
         tensors = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        sources = [name for name in tensors if engine.get_tensor_mode(name).name == "INPUT"]
-        shape = tuple(engine.get_tensor_shape(sources[0])) if len(sources) == 1 else ()
-        if len(shape) != 4 or (dtype := _type_of(engine, sources[0])) is None or not dtype.is_floating_point:
-            raise InputError(
-                f"{file}: takes {', '.join(sources) or 'nothing'}, not one batch of images; export it again"
-            )
-        batch, channels, height, width = (side if side > 0 else None for side in shape)
-        super().__init__(
-            file,
-            replace(info, channels=channels or info.channels),
-            device=device,
-            names=names,
-            dtype=dtype,
-            fixed_hw=(height, width) if height and width else None,
-            fixed_batch=batch,
-        )
-        self.engine, self.stream, self.input_name = engine, stream, sources[0]
-        self.output_names = [name for name in tensors if name not in sources]
-        self.context, self._turn = engine.create_execution_context(), threading.Lock()
-        self.limits = None if min(shape) > 0 else _limits(engine, self.input_name)
+        inputs = [name for name in tensors if engine.get_tensor_mode(name).name == "INPUT"]
+        shape = tuple(engine.get_tensor_shape(inputs[0])) if len(inputs) == 1 else ()
+        if len(shape) != 4 or (dtype := _get_dtype(engine, inputs[0])) is None or not dtype.is_floating_point:
+            found = ", ".join(inputs) or "none"
+            raise InputError(f"{file}: expected a batch of images as the only input, found {found}; export it again")
+        super().__init__(file, info, device=device, names=names, dtype=dtype, input_shape=shape)
+        self.engine, self.stream, self.input_name = engine, stream, inputs[0]
+        self.output_names = [name for name in tensors if name not in inputs]
+        self.context, self._lock = engine.create_execution_context(), threading.Lock()
+        self.limits = None if min(shape) > 0 else _get_limits(engine, self.input_name)
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
-        """As `ExportedBackend.run`."""
-        most = self.limits[1][0] if self.limits else len(images)
-        with self._turn:
-            parts = [self._run_some(part) for part in images.split(most)]
-        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
+        """See `ExportedBackend.run`."""
+        max_batch = self.limits[1][0] if self.limits else len(images)
+        with self._lock:
+            batches = [self._run_batch(batch) for batch in images.split(max_batch)]
+        return [torch.cat(outputs) for outputs in zip(*batches, strict=True)]
 
-    def _run_some(self, images: Tensor) -> list[Tensor]:
-        """Outputs for as many images as the engine takes at once."""
+    def _run_batch(self, images: Tensor) -> list[Tensor]:
+        """Outputs for a batch that the engine accepts."""
         shape = tuple(images.shape)
-        if not self._allowed(shape) or not self.context.set_input_shape(self.input_name, shape):
+        if not self._is_within_limits(shape) or not self.context.set_input_shape(self.input_name, shape):
             raise InputError(
-                f"{self.file}: takes {self._sizes()}, not {shape[2]}x{shape[3]} images; give another --imgsz"
+                f"{self.file}: accepts {self._describe_limits()}, got {shape[2]}x{shape[3]}; use another --imgsz"
             )
         outputs = []
         self.context.set_tensor_address(self.input_name, images.data_ptr())
         for name in self.output_names:
-            outputs.append(
-                torch.empty(
-                    tuple(self.context.get_tensor_shape(name)), dtype=_type_of(self.engine, name), device=images.device
-                )
-            )
+            output_shape, dtype = tuple(self.context.get_tensor_shape(name)), _get_dtype(self.engine, name)
+            outputs.append(torch.empty(output_shape, dtype=dtype, device=images.device))
             self.context.set_tensor_address(name, outputs[-1].data_ptr())
-        waiting = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(waiting)
-        done = self.context.execute_async_v3(self.stream.cuda_stream)
-        waiting.wait_stream(self.stream)
-        if not done:
-            raise InputError(f"{self.file}: TensorRT failed to run the engine; its log above says why")
+        torch_stream = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(torch_stream)
+        succeeded = self.context.execute_async_v3(self.stream.cuda_stream)
+        torch_stream.wait_stream(self.stream)
+        if not succeeded:
+            raise InputError(f"{self.file}: TensorRT failed to run the engine; see its log above")
         return outputs
 
-    def _allowed(self, shape: tuple[int, ...]) -> bool:
+    def _is_within_limits(self, shape: tuple[int, ...]) -> bool:
         if self.limits is None:
             return True
         return all(low <= side <= high for low, side, high in zip(self.limits[0], shape, self.limits[1], strict=True))
 
-    def _sizes(self) -> str:
-        """The images an engine takes, for messages."""
+    def _describe_limits(self) -> str:
+        """Accepted images, for messages."""
         low, high = self.limits or (self.engine.get_tensor_shape(self.input_name),) * 2
-        return f"{low[2]}x{low[3]} to {high[2]}x{high[3]} images, up to {high[0]} at once"
+        return f"images of {low[2]}x{low[3]} to {high[2]}x{high[3]} in batches of up to {high[0]}"
 
 
-def _type_of(engine: Any, name: str) -> torch.dtype | None:
+def _get_dtype(engine: Any, name: str) -> torch.dtype | None:
     return TYPES.get(engine.get_tensor_dtype(name).name)
 
 
-def _limits(engine: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _get_limits(engine: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Smallest and largest shape of a dynamic input."""
     smallest, _, largest = engine.get_tensor_profile_shape(name, 0)
     return tuple(smallest), tuple(largest)
@@ -151,23 +137,21 @@ def _limits(engine: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def load_tensorrt(
     files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
 ) -> TensorRTBackend:
-    """The engine on the GPU, described by the JSON file beside it or by the header that other tools write.
+    """Load an engine on the GPU, with metadata from the JSON file beside it or from the header of other tools.
 
     Raises:
         MissingPackageError: TensorRT is not installed.
-        InputError: no such file, no GPU is named, or the engine is damaged or of another TensorRT or GPU.
+        InputError: no such file, the device is not a GPU, or the engine is damaged or for another TensorRT or GPU.
     """
-    path = existing_file(files[0], "engine")
+    path = find_exported_file(files[0], "engine")
     if device.type != "cuda":
-        raise InputError(f"{files[0]}: TensorRT engines run on an NVIDIA GPU, not on {device.type}; give --device 0")
+        raise InputError(f"{files[0]}: TensorRT engines run on an NVIDIA GPU, not on {device.type}; use --device 0")
     trt = import_runtime("tensorrt", needed_for="TensorRT engines")
     release = tuple(int(part) for part in trt.__version__.split(".")[:2])
-    if release < LEAST_RELEASE:
-        raise InputError(
-            f"TensorRT {trt.__version__}: is too old, 8.5 is the first that works here; install a newer one"
-        )
+    if release < MIN_VERSION:
+        raise InputError(f"TensorRT {trt.__version__} is too old; install 8.5 or later")
     header, content = split_header(path.read_bytes())
-    info = ModelInfo.from_values(_beside(path) or header, place=files[0])
+    info = ModelInfo.from_values(_read_metadata_file(path) or header, place=files[0])
     with torch.cuda.device(device):
         engine = open_engine(trt, content, files[0])
         backend = TensorRTBackend(
@@ -179,20 +163,20 @@ def load_tensorrt(
 
 
 def open_engine(trt: Any, content: bytes, file: str) -> Any:
-    """The `tensorrt.ICudaEngine` of its serialized form; InputError where TensorRT refuses it."""
+    """Deserialize a `tensorrt.ICudaEngine`; InputError if TensorRT refuses it."""
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
         raise InputError(
-            f"{file}: TensorRT {trt.__version__} cannot read it: it is damaged, or was built by another release or for "
-            "another GPU; export it on this machine"
+            f"{file}: TensorRT {trt.__version__} cannot read it: damaged, or built by another release or for another "
+            "GPU; export it on this machine"
         )
     return engine
 
 
-def _beside(path: Path) -> dict[str, Any]:
-    """What the description file says; empty where there is none."""
-    file = description_file(path)
+def _read_metadata_file(path: Path) -> dict[str, Any]:
+    """The metadata beside an engine; empty if there is no file."""
+    file = get_metadata_path(path)
     if not file.is_file():
         return {}
     try:
@@ -200,5 +184,5 @@ def _beside(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read ({error}); export the engine again, or remove the file") from error
     if not isinstance(values, dict):
-        raise InputError(f"{file}: is no JSON object; export the engine again, or remove the file")
+        raise InputError(f"{file}: not a JSON object; export the engine again, or remove the file")
     return values

@@ -1,4 +1,4 @@
-"""TensorFlow Lite files, run by LiteRT on the processor or on an Edge TPU."""
+"""TensorFlow Lite files, run by LiteRT on the CPU or an Edge TPU."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from torch import Tensor
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.backends.packages import MissingPackageError, existing_file, import_runtime
+from utils.backends.packages import MissingPackageError, find_exported_file, import_runtime
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 
-MAGIC = b"TFL3"  # bytes 4 to 8 of every file
+FILE_IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every file
 MAX_INFO_BYTES = 1 << 20
 INTERPRETERS = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 EDGETPU_LIBRARIES = {"linux": "libedgetpu.so.1", "darwin": "libedgetpu.1.dylib", "win32": "edgetpu.dll"}
@@ -40,89 +40,89 @@ class TfliteBackend(ExportedBackend):
         source, *others = interpreter.get_input_details()
         shape = [int(side) for side in source["shape"]]
         if others or len(shape) != 4:
-            raise InputError(f"{file}: takes {len(others) + 1} inputs, the first {shape}; not one batch of images")
+            found = f"{len(others) + 1} inputs, the first of shape {shape}"
+            raise InputError(f"{file}: expected a batch of images as the only input, found {found}; export it again")
         batch, height, width, channels = shape
         super().__init__(
             file,
-            replace(info, channels=channels, normalized=True),
+            replace(info, normalized=True),
             device=torch.device("cpu"),
             names=names,
-            fixed_hw=(height, width),
-            fixed_batch=batch,
+            input_shape=(batch, channels, height, width),
         )
-        self.interpreter, self._source, self._turn = interpreter, source, Lock()
-        self._targets = sorted(interpreter.get_output_details(), key=lambda detail: len(detail["shape"]))
+        self.interpreter, self._input, self._lock = interpreter, source, Lock()
+        self._outputs = sorted(interpreter.get_output_details(), key=lambda detail: len(detail["shape"]))
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
-        """As `ExportedBackend.run`."""
-        pictures = quantized(images.permute(0, 2, 3, 1).contiguous().numpy(), self._source)
-        with self._turn:
-            self.interpreter.set_tensor(self._source["index"], pictures)
+        """See `ExportedBackend.run`."""
+        inputs = quantize(images.permute(0, 2, 3, 1).contiguous().numpy(), self._input)
+        with self._lock:
+            self.interpreter.set_tensor(self._input["index"], inputs)
             self.interpreter.invoke()
-            arrays = [self.interpreter.get_tensor(detail["index"]) for detail in self._targets]
-        pairs = zip(arrays, self._targets, strict=True)
-        return [torch.from_numpy(dequantized(array, detail)) for array, detail in pairs]
+            outputs = [self.interpreter.get_tensor(detail["index"]) for detail in self._outputs]
+        pairs = zip(outputs, self._outputs, strict=True)
+        return [torch.from_numpy(dequantize(output, detail)) for output, detail in pairs]
 
 
-def quantized(values: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
-    """Floats as the type of a tensor: stored = value / scale + zero point, rounded and kept in the type's range."""
-    dtype, (scale, zero) = np.dtype(detail["dtype"]), detail["quantization"]
+def quantize(values: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    """Convert floats to the type of a tensor: value / scale + zero point, rounded and clipped to the type's range."""
+    dtype, (scale, zero_point) = np.dtype(detail["dtype"]), detail["quantization"]
     if dtype.kind == "f" or not scale:
         return values.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
-    return np.clip(np.rint(values / np.float32(scale)) + zero, limits.min, limits.max).astype(dtype)
+    return np.clip(np.rint(values / np.float32(scale)) + zero_point, limits.min, limits.max).astype(dtype)
 
 
-def dequantized(stored: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
-    """The floats that a tensor stands for: value = (stored - zero point) * scale."""
-    scale, zero = detail["quantization"]
+def dequantize(stored: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    """Convert the values of a tensor to floats: (stored - zero point) * scale."""
+    scale, zero_point = detail["quantization"]
     values = stored.astype(np.float32)
-    return (values - np.float32(zero)) * np.float32(scale) if scale and stored.dtype.kind != "f" else values
+    return (values - np.float32(zero_point)) * np.float32(scale) if scale and stored.dtype.kind != "f" else values
 
 
 def load_tflite(
     files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
 ) -> TfliteBackend:
-    """The file in an interpreter on the processor.
+    """Load a file on the CPU.
 
     Raises:
         MissingPackageError: no interpreter is installed.
-        InputError: no such file, or none of TensorFlow Lite.
+        InputError: no such file, or not a TensorFlow Lite file.
     """
     if device.type != "cpu":
-        LOGGER.warning(f"WARNING: TensorFlow Lite files run on the CPU here, not on {device}")
-    path = existing_file(files[0], "tflite")
-    return _load(files[0], read_model(path), import_litert(), names=names)
+        LOGGER.warning(f"WARNING: TensorFlow Lite files run on the CPU, not on {device}")
+    path = find_exported_file(files[0], "tflite")
+    return _load(files[0], read_tflite(path), import_litert(), names=names)
 
 
 def load_edgetpu(
     files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
 ) -> TfliteBackend:
-    """The file in an interpreter that hands its compiled part to the first Edge TPU.
+    """Load a file on the first Edge TPU.
 
     Raises:
         MissingPackageError: no interpreter is installed.
-        InputError: no such file, none of TensorFlow Lite, or Coral's library or device is missing.
+        InputError: no such file, not a TensorFlow Lite file, or Coral's library or device is missing.
     """
-    path = existing_file(files[0], "edgetpu")
-    content = read_model(path)
+    path = find_exported_file(files[0], "edgetpu")
+    content = read_tflite(path)
     litert = import_litert()
     library = EDGETPU_LIBRARIES.get(sys.platform, EDGETPU_LIBRARIES["linux"])
     try:
-        ctypes.CDLL(library)  # LiteRT's own failure to load it leaves a traceback behind
+        ctypes.CDLL(library)  # LiteRT prints a traceback if it cannot load the library
         delegate = litert.load_delegate(library)
     except (OSError, ValueError) as error:
         missing = f"{library} cannot be loaded ({error}); install it: {EDGETPU_SITE}"
-        cause = missing if isinstance(error, OSError) else "no Edge TPU answers; is it plugged in?"
-        raise InputError(f"{files[0]}: runs on a Coral Edge TPU only, and {cause}") from error
+        cause = missing if isinstance(error, OSError) else "no Edge TPU responds; is it plugged in?"
+        raise InputError(f"{files[0]}: runs on a Coral Edge TPU only, but {cause}") from error
     return _load(files[0], content, litert, names=names, delegates=[delegate])
 
 
 def import_litert() -> Any:
-    """The first interpreter package that is installed, LiteRT before its older forms.
+    """Import LiteRT, or its predecessor.
 
     Raises:
-        MissingPackageError: there is none.
+        MissingPackageError: neither is installed.
     """
     for package in INTERPRETERS:
         try:
@@ -132,18 +132,18 @@ def import_litert() -> Any:
     raise MissingPackageError("TensorFlow Lite files need the package ai_edge_litert: pip install ai-edge-litert")
 
 
-def read_model(path: Path) -> bytes:
-    """The content of a file that begins like one of TensorFlow Lite; InputError for others."""
+def read_tflite(path: Path) -> bytes:
+    """Content of a TensorFlow Lite file; InputError if it lacks the file identifier."""
     content = path.read_bytes()
-    if content[4:8] != MAGIC:
-        raise InputError(f"{path}: is damaged or no TensorFlow Lite file; copy or export it again")
+    if content[4:8] != FILE_IDENTIFIER:
+        raise InputError(f"{path}: damaged or not a TensorFlow Lite file; copy or export it again")
     return content
 
 
 def read_info(content: bytes, file: str) -> ModelInfo:
-    """The description in the archive of text files that follows a model; without one, only the defaults are known.
+    """Read the metadata from the zip archive appended to a model; defaults if there is none.
 
-    The first text that spells a mapping counts; it is parsed as JSON or a literal and never evaluated.
+    The first text that is a mapping counts; it is parsed as JSON or a Python literal, never evaluated.
 
     Raises:
         InputError: there are texts, but none is a mapping of plain data.
@@ -182,6 +182,6 @@ def _load(
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         if "edgetpu-custom-op" in reason:
-            reason = "it is compiled for an Edge TPU; keep the ending _edgetpu.tflite"
+            reason = "compiled for an Edge TPU; keep the suffix _edgetpu.tflite"
         raise InputError(f"{file}: LiteRT cannot run it ({reason}); copy or export it again") from error
     return TfliteBackend(file, interpreter, info, names=names)

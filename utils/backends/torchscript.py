@@ -1,4 +1,4 @@
-"""TorchScript files run by PyTorch's interpreter."""
+"""TorchScript files, run by PyTorch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torchvision  # noqa: F401 (registers the operator of NMS, which a file may call)
+import torchvision  # noqa: F401 (registers the NMS operator)
 from torch import Tensor
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.backends.outputs import tensors_of
-from utils.backends.packages import existing_file
+from utils.backends.outputs import flatten_outputs
+from utils.backends.packages import find_exported_file
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 
@@ -23,10 +23,10 @@ CONFIG_FILE = "config.txt"
 
 
 class TorchScriptBackend(ExportedBackend):
-    """A traced network, frozen: parameters are constants and what can be folded is folded."""
+    """A traced network, frozen: parameters are constants, and constant expressions are folded."""
 
     title = "TorchScript"
-    own_threads = False
+    has_thread_pool = False
 
     def __init__(
         self,
@@ -38,49 +38,50 @@ class TorchScriptBackend(ExportedBackend):
         fp16: bool = False,
         names: Mapping[int, str] | None = None,
     ) -> None:
-        stored = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-        if fp16 and stored != torch.float16 and device.type == "cuda":
-            module, stored = module.half(), torch.float16
-        elif fp16 and stored != torch.float16:
+        dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+        if fp16 and dtype != torch.float16 and device.type == "cuda":
+            module, dtype = module.half(), torch.float16
+        elif fp16 and dtype != torch.float16:
             LOGGER.warning(f"WARNING: --half is ignored: {file} was exported in FP32; export it with --half")
-        fixed_hw = None if info.dynamic else info.imgsz
-        super().__init__(file, info, device=device, names=names, dtype=stored, fixed_hw=fixed_hw)
+        height, width = (None, None) if info.dynamic or not info.imgsz else info.imgsz
+        input_shape = (None, None, height, width)
+        super().__init__(file, info, device=device, names=names, dtype=dtype, input_shape=input_shape)
         self.module = module
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
-        """As `ExportedBackend.run`."""
+        """See `ExportedBackend.run`."""
         with torch.inference_mode():
-            return tensors_of(self.module(images))
+            return flatten_outputs(self.module(images))
 
 
 def load_torchscript(
     files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
 ) -> TorchScriptBackend:
-    """The file on the device, in evaluation mode and frozen.
+    """Load a file on the device, in evaluation mode and frozen.
 
     Raises:
-        InputError: no such file, or it is none of TorchScript.
+        InputError: no such file, or not a TorchScript file.
     """
-    path = existing_file(files[0], "torchscript")
+    path = find_exported_file(files[0], "torchscript")
     extra = {CONFIG_FILE: ""}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's notes on the future of TorchScript
+        warnings.simplefilter("ignore")  # deprecation warnings of TorchScript
         try:
             module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
         except (RuntimeError, ValueError, OSError) as error:
-            raise InputError(f"{files[0]}: {_reason(error)}; copy or export it again") from error
+            raise InputError(f"{files[0]}: {_explain_error(error)}; copy or export it again") from error
         info = read_info(extra[CONFIG_FILE], files[0])
         backend = TorchScriptBackend(files[0], module.eval(), info, device=device, fp16=fp16, names=names)
-        if list(module.parameters()):  # none where it was frozen when it was exported
+        if list(module.parameters()):  # none if it was frozen before the export
             backend.module = torch.jit.freeze(backend.module)
     return backend
 
 
 def read_info(text: str | bytes, file: str) -> ModelInfo:
-    """The description in `config.txt`; of a file without, only the defaults are known.
+    """Parse the metadata in `config.txt`; defaults if it is empty.
 
     Raises:
-        InputError: the text is no JSON mapping.
+        InputError: not a JSON mapping.
     """
     text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     if not text:
@@ -97,12 +98,12 @@ def read_info(text: str | bytes, file: str) -> ModelInfo:
     info, shape = ModelInfo.from_values(values, place=file), values.get("shape")
     if info.imgsz or not isinstance(shape, list) or len(shape) != 4 or not all(isinstance(v, int) for v in shape):
         return info
-    return replace(info, channels=shape[1], imgsz=(shape[2], shape[3]))  # as the original describes a fixed graph
+    return replace(info, channels=shape[1], imgsz=(shape[2], shape[3]))  # metadata of YOLOv5 exports
 
 
-def _reason(error: Exception) -> str:
-    """Why a file cannot be opened."""
+def _explain_error(error: Exception) -> str:
+    """Error message for a file that torch does not load."""
     text = " ".join(str(error).split())
     if "PytorchStreamReader" in text or "constants.pkl" in text or "archive" in text:
-        return "is damaged or no TorchScript file"
+        return "damaged or not a TorchScript file"
     return f"torch {torch.__version__} cannot run it ({text[:160]})"

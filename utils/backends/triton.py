@@ -1,10 +1,10 @@
-"""Models behind a Triton inference server, by the KServe protocol over HTTP or gRPC."""
+"""Models on a Triton inference server, via the KServe protocol over HTTP or gRPC."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -20,12 +20,12 @@ from utils.core.logging import LOGGER
 TYPES = {"FP32": torch.float32, "FP16": torch.float16}
 PORTS = {"http": 8000, "grpc": 8001}
 TIMEOUT_S = 60.0
-DESCRIBED = ("stride", "names", "task", "channels", "nms", "normalized", "version", "imgsz", "semantic")  # parameters
+METADATA_KEYS = ("stride", "names", "task", "channels", "nms", "normalized", "version", "imgsz", "semantic")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Parts of `grpc://host:port/model` or `http://host:port/model/version`; no model: the only one there is."""
+    """Parts of `grpc://host:port/model` or `http://host:port/model/version`; no model selects the only one."""
 
     scheme: str
     server: str
@@ -34,55 +34,58 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """The parts of a URL; InputError where it has others."""
+        """Parse a URL; InputError if it is not a Triton address."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise InputError(f"{url}: {error}; name a server as grpc://host:port/model") from error
+            raise InputError(f"{url}: {error}; use an address such as grpc://host:port/model") from error
         path = [unquote(part) for part in parts.path.split("/") if part]
         if not host or parts.username or parts.query or len(path) > 2:
-            raise InputError(f"{url}: is no Triton address; name one as {parts.scheme}://host:port/model")
+            raise InputError(f"{url}: not a Triton address; use one such as {parts.scheme}://host:port/model")
         host = f"[{host}]" if ":" in host else host
         return cls(parts.scheme, f"{host}:{port or PORTS[parts.scheme]}", *path)
 
 
 class Connections:
-    """Calls to a server: a connection for each thread, errors as one line.
+    """Calls to a server over one connection per thread.
 
     Args:
-        url: named in messages.
+        url: for messages.
         client: module `tritonclient.http` or `tritonclient.grpc`.
     """
 
     def __init__(self, url: str, address: Address, client: Any) -> None:
-        self.url, self.address, self.client, self._own = url, address, client, threading.local()
-        over_http = address.scheme == "http"
-        self._limits: dict[str, Any] = {"network_timeout": TIMEOUT_S} if over_http else {}
-        self._options: dict[str, Any] = {} if over_http else {"client_timeout": TIMEOUT_S}
-        self._as_json: dict[str, Any] = {} if over_http else {"as_json": True}
+        self.url, self.address, self.client, self._local = url, address, client, threading.local()
+        is_http = address.scheme == "http"
+        self._connection_options: dict[str, Any] = {"network_timeout": TIMEOUT_S} if is_http else {}
+        self._call_options: dict[str, Any] = {} if is_http else {"client_timeout": TIMEOUT_S}
+        self._json_options: dict[str, Any] = {} if is_http else {"as_json": True}
 
-    def ask(self, method: str, **arguments: Any) -> Any:
-        """What the server tells, as plain data; InputError where it does not."""
-        return self.call(method, **arguments, **self._as_json)
+    def query(self, method: str, **arguments: Any) -> Any:
+        """Call a method of the client that returns plain data; InputError if it fails."""
+        return self.call(method, **arguments, **self._json_options)
 
     def call(self, method: str, **arguments: Any) -> Any:
-        """What a method of the client gives; InputError where it raises."""
+        """Call a method of the client; InputError if it fails."""
         try:
-            if not hasattr(self._own, "connection"):
-                self._own.connection = self.client.InferenceServerClient(self.address.server, **self._limits)
-            return getattr(self._own.connection, method)(**arguments, **self._options)
-        except Exception as error:  # of tritonclient, gRPC, gevent or sockets, with no common base
+            if not hasattr(self._local, "client"):
+                server, options = self.address.server, self._connection_options
+                self._local.client = self.client.InferenceServerClient(server, **options)
+            return getattr(self._local.client, method)(**arguments, **self._call_options)
+        except Exception as error:  # of tritonclient, gRPC, gevent or sockets, without a common base
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise InputError(f"{self.url}: no answer ({reason}); see that the server runs and has the model") from error
+            raise InputError(
+                f"{self.url}: no response ({reason}); check that the server is running and serves the model"
+            ) from error
 
 
 class TritonBackend(ExportedBackend):
-    """A model of a server; any number of threads may share it.
+    """A model on a server; thread-safe.
 
     Args:
         connections: to the server. model: arguments that name the model.
-        metadata, config: of the model, as the server tells them.
+        metadata, config: of the model, from the server.
     """
 
     title = "Triton"
@@ -97,81 +100,79 @@ class TritonBackend(ExportedBackend):
         names: Mapping[int, str] | None,
     ) -> None:
         url = connections.url
-        sources = metadata.get("inputs", [])
-        shape = [int(side) for side in sources[0]["shape"]] if len(sources) == 1 else []
-        self.input_type = sources[0]["datatype"] if sources else ""
+        inputs = metadata.get("inputs", [])
+        shape = [int(side) for side in inputs[0]["shape"]] if len(inputs) == 1 else []
+        self.input_type = inputs[0]["datatype"] if inputs else ""
         if len(shape) != 4 or self.input_type not in TYPES:
-            found = ", ".join(f"{s['name']} {s['datatype']} {s['shape']}" for s in sources) or "nothing"
-            raise InputError(f"{url}: takes {found}, not one batch of images in floats; serve a detection model")
-        batch, channels, height, width = (side if side > 0 else None for side in shape)
-        info = _read_info(config, url)
+            found = ", ".join(f"{i['name']} {i['datatype']} {i['shape']}" for i in inputs) or "none"
+            raise InputError(f"{url}: expected a batch of FP32 or FP16 images as the only input, found {found}")
         super().__init__(
             url,
-            replace(info, channels=channels or info.channels),
+            _read_info(config, url),
             device=torch.device("cpu"),
             names=names,
             dtype=TYPES[self.input_type],
-            fixed_hw=(height, width) if height and width else None,
-            fixed_batch=batch,
+            input_shape=shape,
         )
-        self.connections, self.model, self.most = connections, model, int(config.get("max_batch_size", 0))
-        self.input_name, self.output_names = sources[0]["name"], [output["name"] for output in metadata["outputs"]]
+        self.connections, self.model = connections, model
+        self.max_batch_size = int(config.get("max_batch_size", 0))  # 0: no limit
+        self.input_name, self.output_names = inputs[0]["name"], [output["name"] for output in metadata["outputs"]]
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
-        """As `ExportedBackend.run`."""
-        parts = [self._run_some(part) for part in images.split(self.most or len(images))]
-        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
+        """See `ExportedBackend.run`."""
+        batches = [self._run_batch(batch) for batch in images.split(self.max_batch_size or len(images))]
+        return [torch.cat(outputs) for outputs in zip(*batches, strict=True)]
 
-    def _run_some(self, images: Tensor) -> list[Tensor]:
-        """Outputs for as many images as the server takes at once."""
+    def _run_batch(self, images: Tensor) -> list[Tensor]:
+        """Outputs for a batch that the server accepts."""
         client = self.connections.client
         source = client.InferInput(self.input_name, list(images.shape), self.input_type)
         source.set_data_from_numpy(images.numpy())
-        wanted = [client.InferRequestedOutput(name) for name in self.output_names]
-        result = self.connections.call("infer", **self.model, inputs=[source], outputs=wanted)
+        requested = [client.InferRequestedOutput(name) for name in self.output_names]
+        result = self.connections.call("infer", **self.model, inputs=[source], outputs=requested)
         return [torch.from_numpy(result.as_numpy(name).copy()) for name in self.output_names]
 
 
 def load_triton(
     files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
 ) -> TritonBackend:
-    """The model that a URL names; the server decides on which device it runs.
+    """Connect to the model that a URL names; the server determines its device.
 
-    Stride, names and task are read from the parameters of the model's configuration; else stride 32 and `names`.
+    Metadata is read from the parameters of the model's configuration, with stride 32 and `names` as defaults.
 
     Raises:
         MissingPackageError: tritonclient is not installed.
-        InputError: no server answers there, or it has no such model.
+        InputError: the server does not respond or has no such model.
     """
     url = files[0]
     address = Address.parse(url)
     kind = address.scheme
     client = import_runtime(f"tritonclient.{kind}", needed_for="Triton addresses", install=f"tritonclient[{kind}]")
     connections = Connections(url, address, client)
-    name = address.model or _only_model(connections.ask("get_model_repository_index"), url)
+    name = address.model or _find_only_model(connections.query("get_model_repository_index"), url)
     model = {"model_name": name, "model_version": address.version}
-    metadata = connections.ask("get_model_metadata", **model)
-    config = connections.ask("get_model_config", **model)
+    metadata = connections.query("get_model_metadata", **model)
+    config = connections.query("get_model_config", **model)
     backend = TritonBackend(
         connections, model, metadata=metadata, config=config.get("config", config), names=names
     )  # gRPC wraps the configuration
     if fp16 and backend.dtype != torch.float16:
-        LOGGER.warning(f"WARNING: --half is ignored: {url} takes images in FP32")
+        LOGGER.warning(f"WARNING: --half is ignored: {url} expects FP32 images")
     return backend
 
 
-def _only_model(index: Any, url: str) -> str:
-    """The name of the one model in a repository; InputError where there are none or several."""
+def _find_only_model(index: Any, url: str) -> str:
+    """Name of the only model on a server; InputError if there are none or several."""
     entries = index.get("models", []) if isinstance(index, Mapping) else index
     names = sorted({entry["name"] for entry in entries})
     if len(names) != 1:
         listed = ", ".join(names) or "none"
-        raise InputError(f"{url}: name one of the server's models ({listed}), as in {url.rstrip('/')}/MODEL")
+        raise InputError(f"{url}: the server has several models or none ({listed}); use {url.rstrip('/')}/MODEL")
     return names[0]
 
 
 def _read_info(config: Mapping[str, Any], url: str) -> ModelInfo:
-    """What the parameters of a model's configuration say of it."""
+    """Metadata in the parameters of a model's configuration."""
     parameters = config.get("parameters") or {}
-    values = {key: parameters[key].get("string_value", "") for key in DESCRIBED if key in parameters}
+    values = {key: parameters[key].get("string_value", "") for key in METADATA_KEYS if key in parameters}
     return ModelInfo.from_values(values, place=url)

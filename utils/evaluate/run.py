@@ -14,10 +14,11 @@ import torch
 
 from models.yolo import check_image_size
 from utils import plots
-from utils.backends.base import Backend, holds_nms
+from utils.backends.base import Backend, has_nms
 from utils.backends.registry import load_backend
-from utils.config.base import ValConfig, flags_of
+from utils.config.base import format_flags
 from utils.config.hyp import Hyperparameters
+from utils.config.val import ValConfig
 from utils.core.device import describe_device, select_device
 from utils.core.errors import InputError
 from utils.core.files import increment_path, make_run_folder
@@ -27,8 +28,8 @@ from utils.datasets.index.data_yaml import DataSpec
 from utils.evaluate.sinks import PlotSink
 from utils.evaluate.validator import ValidationResult, validate
 from utils.plots.results import STUDY_SIZES
-from utils.tasks.base import Outputs, Sink, Task, TaskOptions
-from utils.tasks.registry import TASKS, build_task, find_task
+from utils.tasks.base import DataOptions, PostprocessOptions, PredictionFiles, Sink, Task, TaskOptions
+from utils.tasks.registry import find_task
 
 SPEED_SETTINGS: dict[str, Any] = {"conf_thres": 0.25, "iou_thres": 0.45, "noplots": True}
 COCO_CLASSES = 80
@@ -54,10 +55,10 @@ def evaluate(config: ValConfig) -> list[ValidationResult]:
     subjects = [
         load_subject(config, files) for files in ([[w] for w in config.weights] if single else [config.weights])
     ]
-    kind = find_task(subjects[0].backend.task)
-    config = config.adapted(kind.traits.val_config)
-    if unused := config.given & kind.traits.val_unused:
-        LOGGER.warning(f"WARNING {flags_of(unused)}: without effect in task {kind.name!r}")
+    task = find_task(subjects[0].backend.task)
+    config = config.adapt_to(task.val_config)
+    if unused := config.explicit & task.unused_val_flags:
+        LOGGER.warning(f"WARNING {format_flags(unused)}: ignored in task {task.name!r}")
     save_dir = increment_path(Path(config.project) / config.name, config.exist_ok)
     if config.task == "study":
         return [result for subject in subjects for result in study(subject, config, save_dir)]
@@ -81,19 +82,17 @@ def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
     """Load model file(s) and data YAML and see that their classes agree."""
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
-    half = config.half and ("half" in config.given or device.type == "cuda")
+    half = config.half and ("half" in config.explicit or device.type == "cuda")
     data = read_data(config.data)  # a mismatch is told before anything is downloaded
     backend = load_backend(weights, device=device, fp16=half, names=data.names, dnn=config.dnn)
-    if backend.task not in TASKS:
-        raise InputError(f"{weights[0]}: a model of task {backend.task}; val.py measures {', '.join(TASKS)} models")
-    kind = find_task(backend.task)
-    names = kind.names_in(data)
+    task = find_task(backend.task)
+    names = task.get_class_names(data)
     if names and len(backend.names) != len(names) and not config.single_cls:
         raise InputError(
             f"{weights[0]} has {len(backend.names)} classes, {config.data} names {len(names)}: "
             "give the data set the model was trained on"
         )
-    spec = kind.load_data(config.data)
+    spec = task.load_data(config.data)
     if not names and len(backend.names) != spec.num_classes:
         raise InputError(f"{weights[0]} has {len(backend.names)} classes, {spec.path} has {spec.num_classes}")
     semantic = getattr(backend, "semantic", None)
@@ -102,7 +101,7 @@ def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
             f"{weights[0]} has {len(semantic)} semantic classes, {spec.path} names {len(spec.semantic.classes)}: "
             "give the data set the model was trained on"
         )
-    if holds_nms(backend):
+    if has_nms(backend):
         LOGGER.warning(
             f"WARNING: {weights[0]} holds NMS: measured by the thresholds of its export, "
             "so mAP is below the network's; for that, export without --nms"
@@ -113,45 +112,50 @@ def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
 def measure_split(
     subject: Subject, config: ValConfig, save_dir: Path, *, square: bool = False, imgsz: int | None = None
 ) -> ValidationResult:
-    """Measure a model on the split that `config.task` names (val for the benchmark modes).
+    """Evaluate a model on the split that `config.task` names (val in the benchmark modes).
 
     Losses are not computed: training reports them every epoch, and here they would only take time.
     """
-    backend, spec, kind = subject.backend, subject.spec, find_task(subject.backend.task)
+    backend, kind = subject.backend, find_task(subject.backend.task)
     split = config.task if config.task in ("train", "test") else "val"
-    options = TaskOptions(
-        imgsz=input_side(backend, imgsz or config.imgsz),
-        batch_size=config.batch_size,
-        workers=config.workers,
-        single_cls=config.single_cls,
-        conf_thres=config.conf_thres,
-        iou_thres=config.iou_thres,
-        max_det=config.max_det,
-        verbose=config.verbose if "verbose" in config.given else len(kind.names_in(spec)) < MANY_CLASSES,
-        seg_imgsz=config.seg_imgsz,
-        stride=backend.stride,
-        fixed_hw=backend.fixed_hw,
-        pin_memory=backend.device.type == "cuda",
-    )
-    task = build_task(backend.task, spec, Hyperparameters(), options, channels=backend.channels)
-    loader = task.eval_loader(split, **({"rect": False, "pad": 0.0} if square else {}))
-    sinks = build_sinks(task, config, save_dir, subject, split)
+    options = build_options(subject, config, imgsz or config.imgsz)
+    task = kind(subject.spec, Hyperparameters(), options, channels=backend.channels)
+    loader = task.build_eval_loader(split, **({"rect": False, "pad": 0.0} if square else {}))
     result = validate(
         task,
         backend.forward,
         loader,
         device=backend.device,
         dtype=backend.dtype,
-        own_threads=backend.own_threads,
+        has_thread_pool=backend.has_thread_pool,
         augment=config.augment,
-        sinks=sinks,
-        progress=f"{split} at {options.imgsz} px",
+        sinks=build_sinks(task, config, save_dir, subject, split),
+        progress=f"{split} at {options.data.imgsz} px",
     )
-    report(result, config, save_dir, options)
+    report(result, config, save_dir, (config.batch_size, backend.channels, *(options.data.imgsz,) * 2))
     return result
 
 
-def input_side(backend: Backend, imgsz: int) -> int:
+def build_options(subject: Subject, config: ValConfig, imgsz: int) -> TaskOptions:
+    """Task options of a validation run."""
+    backend, kind = subject.backend, find_task(subject.backend.task)
+    data = DataOptions(
+        imgsz=get_input_size(backend, imgsz),
+        batch_size=config.batch_size,
+        workers=config.workers,
+        single_cls=config.single_cls,
+        stride=backend.stride,
+        fixed_hw=backend.fixed_hw,
+        pin_memory=backend.device.type == "cuda",
+    )
+    postprocess = PostprocessOptions(
+        config.conf_thres, config.iou_thres, max_det=config.max_det, single_cls=config.single_cls
+    )
+    verbose = config.verbose if "verbose" in config.explicit else len(kind.get_class_names(subject.spec)) < MANY_CLASSES
+    return TaskOptions(data, postprocess, kind.options_type.from_val_config(config), verbose)
+
+
+def get_input_size(backend: Backend, imgsz: int) -> int:
     """Longer side of the network input: the wanted one rounded up to the stride, or what an exported file demands."""
     if backend.fixed_hw is None:
         return max(check_image_size(imgsz, backend.stride), 2 * backend.stride)
@@ -165,7 +169,7 @@ def build_sinks(task: Task, config: ValConfig, save_dir: Path, subject: Subject,
     """The readers of predictions that the flags ask for; the COCO set asks for JSON by itself."""
     is_coco = is_coco_set(config.data)
     as_json = config.save_json or config.coco or is_coco
-    outputs = Outputs(
+    files = PredictionFiles(
         folder=save_dir,
         text=config.save_txt or config.save_hybrid,
         scores=config.save_conf,
@@ -174,9 +178,9 @@ def build_sinks(task: Task, config: ValConfig, save_dir: Path, subject: Subject,
         coco_ids=is_coco and subject.spec.num_classes == COCO_CLASSES,
     )
     sinks: list[Sink] = [] if config.noplots else [PlotSink(task, save_dir)]
-    if sinks or outputs.text or as_json:
+    if sinks or files.text or as_json:
         make_run_folder(save_dir)
-    return sinks + task.build_sinks(outputs, split)
+    return sinks + task.build_sinks(files, split)
 
 
 def is_coco_set(data: str | Path) -> bool:
@@ -184,19 +188,18 @@ def is_coco_set(data: str | Path) -> bool:
     return str(data).endswith("coco.yaml")
 
 
-def report(result: ValidationResult, config: ValConfig, save_dir: Path, options: TaskOptions) -> None:
-    """Print metrics and times, draw the curves and say where they are."""
+def report(result: ValidationResult, config: ValConfig, save_dir: Path, shape: tuple[int, ...]) -> None:
+    """Log metrics and times, draw the curves; `shape` is that of a batch."""
     LOGGER.info(result.evaluation.table)
-    prepare, forward, post = result.speed_ms
+    preprocess, inference, nms = result.speed_ms
     LOGGER.info(
-        f"Speed: {prepare:.1f} ms to prepare, {forward:.1f} ms forward, {post:.1f} ms post-processing an image "
-        f"at {options.imgsz} px, batch {options.batch_size}; "
-        f"{result.seconds:.1f} s in all, {result.share_outside_forward:.0%} of it outside the network"
+        f"Speed: {preprocess:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS per image at shape {shape}"
     )
+    LOGGER.info(f"{result.seconds:.1f} s in total, {result.share_outside_forward:.0%} of it outside inference")
     if not config.noplots:
         result.evaluator.plot(save_dir)
     if save_dir.exists():
-        LOGGER.info(f"Results are in {save_dir}")
+        LOGGER.info(f"Results saved to {save_dir}")
 
 
 def study(subject: Subject, config: ValConfig, save_dir: Path) -> list[ValidationResult]:

@@ -1,4 +1,4 @@
-"""What can be done with the predictions of a split, whatever the task, beside measuring them."""
+"""Validation plots."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.core.distributed import rank, world_size
+from utils.core.distributed import get_rank, get_world_size
 from utils.core.types import Batch, Prediction
-from utils.tasks.base import Task, image_file
+from utils.plots.batches import get_batch_file
+from utils.tasks.base import Task
 
 
 class PlotSink:
-    """Draws the first batches of each kind with the predictions, and with labels where the task has files for both."""
+    """Plots the first batches of each kind: predictions, and labels if the task has a file for them."""
 
     def __init__(self, task: Task, save_dir: Path) -> None:
         self.task, self.save_dir = task, save_dir
-        self.seen: Counter[str] = Counter()
+        self.num_batches: Counter[str] = Counter()
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Draw the batch if it is one of the first in the plan that the processes share."""
-        files = self.task.traits.val_images
-        number = self.seen[batch.kind] * world_size() + rank()
+        """Plot the batch if it is one of the first over all ranks."""
+        files = self.task.val_plots
+        number = self.num_batches[batch.kind] * get_world_size() + get_rank()
         if number < len(files):
-            labelled, predicted = files[number]
-            if labelled:
-                self.task.plot_batch(batch, self.save_dir / image_file(labelled, batch))
-            self.task.plot_batch(batch, self.save_dir / image_file(predicted, batch), predictions)
-        self.seen[batch.kind] += 1
+            labels_file, preds_file = files[number]
+            if labels_file:
+                self.task.plot_batch(batch, self.save_dir / get_batch_file(labels_file, batch))
+            self.task.plot_batch(batch, self.save_dir / get_batch_file(preds_file, batch), predictions)
+        self.num_batches[batch.kind] += 1
 
     def close(self) -> None:
-        """Nothing is left to draw."""
+        """Nothing to close."""

@@ -13,11 +13,13 @@ from torch import nn
 from tqdm import tqdm
 
 from utils.core.device import Stopwatch
-from utils.core.distributed import all_sum, gather_arrays, is_main, world_size
-from utils.core.logging import hidden_bar
+from utils.core.distributed import all_gather_arrays, all_reduce_sum, get_world_size, is_main_process
+from utils.core.logging import get_tqdm_disable
 from utils.core.types import EvalResult
+from utils.datasets.step_loader import StepLoader
 from utils.losses.meter import LossMeter
-from utils.tasks.base import Evaluator, InputBuffer, Sink, StepLoader, Task
+from utils.ops.network_input import InputBuffer
+from utils.tasks.base import Evaluator, Sink, Task
 
 
 @dataclass
@@ -54,7 +56,7 @@ def validate(
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    own_threads: bool = False,
+    has_thread_pool: bool = False,
     autocast: torch.dtype | None = None,
     augment: bool = False,
     sinks: Sequence[Sink] = (),
@@ -69,7 +71,7 @@ def validate(
         model: a network or a backend: (B, C, H, W) floats in [0, 1], normalized if the task's networks want that,
             -> what the task post-processes.
         dtype: float type of the input, that of the model's weights.
-        own_threads: as `Backend.own_threads`.
+        has_thread_pool: as `Backend.has_thread_pool`.
         autocast: dtype of mixed precision over FP32 weights, or None.
         augment: test-time augmentation.
         sinks: further readers of the predictions, such as text files and plots.
@@ -83,20 +85,20 @@ def validate(
     watches = [Stopwatch(device) for _ in range(3)]
     precision: Any = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
     meter = LossMeter(task.loss_names)
-    buffer = InputBuffer(device, dtype, task.traits.pixels, own_threads=own_threads)
+    buffer = InputBuffer(device, dtype, task.pixels, has_thread_pool=has_thread_pool)
     images_seen = 0
-    hidden = hidden_bar(progress is not None and is_main())
+    hidden = get_tqdm_disable(progress is not None and is_main_process())
     for batches in tqdm(loader, desc=progress, disable=hidden, total=len(loader), dynamic_ncols=True):
         for batch in batches:
             if before_batch is not None:
                 before_batch()
-            with watches[0].running():
+            with watches[0].measure():
                 on_device = batch.to(device, non_blocking=True)
                 images = buffer.load(on_device.images)
-            with watches[1].running(), precision:
+            with watches[1].measure(), precision:
                 preds = model(images, augment=True) if augment else model(images)
             measured = None if augment else task.losses(preds, on_device)
-            with watches[2].running():
+            with watches[2].measure():
                 predictions = task.postprocess(preds, on_device)
             if measured is not None:
                 meter.add(measured.items, [])
@@ -108,8 +110,8 @@ def validate(
         sink.close()
     prepare, forward, post = (1000 * w.seconds / max(images_seen, 1) for w in watches)
     speed = (prepare, forward, post)
-    if world_size() > 1:
-        evaluator.merge(gather_arrays(evaluator.state()))
-        images_seen = int(all_sum(torch.tensor(images_seen)))
-    losses, evaluation = meter.gathered_means(), evaluator.compute()
+    if get_world_size() > 1:
+        evaluator.merge(all_gather_arrays(evaluator.state()))
+        images_seen = int(all_reduce_sum(torch.tensor(images_seen)))
+    losses, evaluation = meter.gather_means(), evaluator.compute()
     return ValidationResult(evaluation, evaluator, losses, speed, images_seen, perf_counter() - started)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -14,20 +13,19 @@ from torch import Tensor, nn
 
 from models.experimental import Ensemble
 from models.yolo import BaseModel, JointOutput
-from utils.backends.base import Backend, holds_nms
-from utils.backends.multi import up_to_date
+from utils.backends.base import Backend, has_nms
 from utils.backends.pytorch import PyTorchBackend
 from utils.core.device import Stopwatch
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
-from utils.core.types import Prediction
-from utils.imaging.letterbox import fitted_size, letterbox
-from utils.predict.detections import Detections, output_names
+from utils.imaging.letterbox import fit_size
+from utils.ops.network_input import images_to_device
+from utils.predict.detections import Detections, make_output_names
 from utils.predict.inputs import load_images
-from utils.predict.outcomes import OUTCOMES, center_predictor
-from utils.predict.predictor import DetectionPostprocess, Postprocess, Predictor, postprocess_of
-from utils.predict.results import likeliest_as_box
-from utils.tasks.base import IMAGENET, images_to_device
+from utils.predict.multi_backend import refresh_backend
+from utils.predict.predictor import Predictor
+from utils.tasks.base import PostprocessOptions
+from utils.tasks.registry import find_task
 
 COPIED = ("yaml", "nc", "hyp", "semantic")  # attributes of the network
 
@@ -64,13 +62,8 @@ class AutoShape(nn.Module):
     def __init__(self, model: nn.Module | Backend, verbose: bool = True) -> None:
         super().__init__()
         self.model = model
-        self.backend = _backend_of(model)
+        self.backend = _build_backend(model)
         self._warned_of_size = False
-        if self.backend.task not in OUTCOMES:
-            raise InputError(
-                f"AutoShape takes models of {' and '.join(OUTCOMES)}, not of task {self.backend.task}; "
-                "load it with autoshape=False"
-            )
         self.names, self.stride = self.backend.names, self.backend.stride
         network = getattr(self.backend, "model", None)
         for name in COPIED:
@@ -78,7 +71,7 @@ class AutoShape(nn.Module):
                 setattr(self, name, getattr(network, name))
         if verbose:
             LOGGER.info(f"AutoShape: images of any kind and size, {len(self.names)} classes, stride {self.stride}")
-            if holds_nms(self.backend):
+            if has_nms(self.backend):
                 LOGGER.info(
                     "The file holds NMS by the settings of its export: only a higher conf, a lower max_det and classes "
                     "have an effect"
@@ -86,7 +79,7 @@ class AutoShape(nn.Module):
 
     @property
     def task(self) -> str:
-        """A key of `OUTCOMES`."""
+        """Name of the model's task."""
         return self.backend.task
 
     def train(self, mode: bool = True) -> Self:
@@ -119,38 +112,40 @@ class AutoShape(nn.Module):
         Raises:
             InputError: an image or a setting cannot be used.
         """
-        backend = up_to_date(self.backend)
+        backend = refresh_backend(self.backend)
         if isinstance(ims, Tensor) and ims.ndim == 4:
             return self._raw(backend, ims, augment)
-        longest = _longest(OUTCOMES[self.task].config().imgsz if size is None else size)
+        task = find_task(backend.task)
+        longest = _parse_size(task.predict_config().imgsz if size is None else size)
         if size is not None and backend.fixed_hw and longest != max(backend.fixed_hw):
             self._warn_of_size(backend.fixed_hw)
         loading = Stopwatch(backend.device)
-        with loading.running():
+        with loading.measure():
             images = load_images(ims, channels=backend.channels)
         arrays = [image.array for image in images]
-        predictor = self._predictor(backend, [a.shape[:2] for a in arrays], longest, augment)
+        predictor = self._build_predictor(backend, [a.shape[:2] for a in arrays], longest, augment)
         input_hw = predictor.size_hw
-        with self._precision(backend):
+        with self._autocast(backend):
             predictions, _ = predictor.predict(arrays, paths=[image.name for image in images])
         if profile:
             self._profile(backend, len(arrays), input_hw)
-        prepare, network, post = (watch.seconds for watch in predictor.watches)
-        rows = [_rows_of(p, array).clone() for p, array in zip(predictions, arrays, strict=True)]  # not of inference
-        files = output_names([image.name for image in images])
-        shape = (len(arrays), backend.channels, *input_hw)
-        masks = [p.bitmaps for p in predictions if p.bitmaps is not None] or None
+        preprocess, inference, postprocess = (watch.seconds for watch in predictor.watches)
+        sizes_hw = [(array.shape[0], array.shape[1]) for array in arrays]
+        rows = [
+            task.get_boxes(p, size).clone() for p, size in zip(predictions, sizes_hw, strict=True)
+        ]  # not of inference
         return Detections(
             arrays,
             rows,
-            files,
-            (loading.seconds + prepare, network, post),
+            make_output_names([image.name for image in images]),
+            (loading.seconds + preprocess, inference, postprocess),
             self.names,
-            shape,
-            masks,
+            (len(arrays), backend.channels, *input_hw),
+            [p.bitmaps for p in predictions if p.bitmaps is not None] or None,
             semantic=[p.semantic_mask.numpy() for p in predictions if p.semantic_mask is not None] or None,
             semantic_classes=backend.semantic,
             probs=[p.probs.clone() for p in predictions if p.probs is not None] or None,
+            predictions=predictions,
         )
 
     def _warn_of_size(self, fixed_hw: tuple[int, int]) -> None:
@@ -159,59 +154,48 @@ class AutoShape(nn.Module):
             self._warned_of_size = True
             LOGGER.warning(f"WARNING: size is ignored: the file takes {fixed_hw[0]}x{fixed_hw[1]} only")
 
-    def _predictor(self, backend: Backend, sizes_hw: Sequence[Sequence[int]], longest: int, augment: bool) -> Predictor:
-        """What runs images of these sizes."""
-        if self.task == "classify":
-            if augment:
-                LOGGER.warning("WARNING: augment=True is ignored: a classifier has no test-time augmentation")
-            return center_predictor(backend, (longest, longest), rgb=True)
-        input_hw = backend.fixed_hw or batch_shape(sizes_hw, longest, backend.stride)
-        return Predictor(
-            backend,
-            self._postprocess(),
-            size_hw=input_hw,
-            augment=augment,
-            fit=partial(letterbox, new_shape_hw=input_hw),
-            rgb=True,
-        )
-
-    def _postprocess(self) -> Postprocess:
-        boxes = DetectionPostprocess(
+    def _build_predictor(
+        self, backend: Backend, sizes_hw: Sequence[Sequence[int]], longest: int, augment: bool
+    ) -> Predictor:
+        """A predictor for images of these sizes, which share one input size."""
+        square = find_task(backend.task).square_input
+        if square and augment:
+            LOGGER.warning("WARNING: augment=True is ignored: a classifier has no test-time augmentation")
+        input_hw = (longest, longest) if square else compute_batch_shape(sizes_hw, longest, backend.stride)
+        options = PostprocessOptions(
             self.conf,
             self.iou,
-            _class_numbers(self.classes),
+            _parse_classes(self.classes),
             self.agnostic,
             self.max_det,
             multi_label=self.multi_label,
-            fine_masks=self.retina_masks,
+            original=True,
+            retina_masks=self.retina_masks,
         )
-        return postprocess_of(self.task, boxes)
+        return Predictor(backend, options, size_hw=input_hw, auto=False, augment=augment and not square, rgb=True)
 
-    def _precision(self, backend: Backend) -> torch.autocast:
+    def _autocast(self, backend: Backend) -> torch.autocast:
         return torch.autocast(backend.device.type, enabled=self.amp and backend.device.type == "cuda")
 
-    def _raw(self, backend: Backend, images: Tensor, augment: bool) -> Tensor | JointOutput:
-        """Raw output for a batch that is ready for the network: floats in [0, 1] (of a classifier normalized), or
-        uint8."""
+    def _raw(self, backend: Backend, images: Tensor, augment: bool) -> Any:
+        """Raw output for a batch that is ready for the network: floats in [0, 1] (normalized if the task's networks
+        want that), or uint8."""
+        task = find_task(backend.task)
         channels, height, width = images.shape[1:]
         if channels != backend.channels:
             raise InputError(
                 f"a tensor of {channels} channels does not fit the model, which takes (B, {backend.channels}, H, W)"
             )
-        if backend.task != "classify" and (height % backend.stride or width % backend.stride):
+        if not task.square_input and (height % backend.stride or width % backend.stride):
             raise InputError(
                 f"a tensor of {height}x{width} pixels does not fit the model's stride {backend.stride}; "
                 "pad it to multiples, or give a list of images"
             )
         if images.dtype == torch.uint8:
-            pixels = IMAGENET if backend.task == "classify" else None
-            images = images_to_device(images, backend.device, backend.dtype, pixels=pixels)
+            images = images_to_device(images, backend.device, backend.dtype, pixels=task.pixels)
         images = images.to(backend.device, backend.dtype)
-        with torch.inference_mode(), self._precision(backend):
-            output = backend.forward(images, augment=augment)
-        if backend.task == "joint":
-            return JointOutput(*(_first(part).clone() for part in output))
-        return _first(output).clone()
+        with torch.inference_mode(), self._autocast(backend):
+            return task.get_raw_output(backend.forward(images, augment=augment))
 
     def _profile(self, backend: Backend, count: int, input_hw: tuple[int, int]) -> None:
         network = getattr(backend, "model", None)
@@ -219,56 +203,44 @@ class AutoShape(nn.Module):
             LOGGER.warning("WARNING: profile=True is ignored: only .pt files show their layers")
             return
         images = torch.zeros(count, backend.channels, *input_hw, dtype=backend.dtype, device=backend.device)
-        with torch.inference_mode(), self._precision(backend):
+        with torch.inference_mode(), self._autocast(backend):
             network(images, profile=True)
 
 
-def _rows_of(prediction: Prediction, image: np.ndarray) -> Tensor:
-    """(n, 6) boxes; of a classifier one around the image (H, W, C), with the most likely class."""
-    if prediction.probs is not None:
-        return torch.from_numpy(likeliest_as_box(prediction.probs.numpy(), image.shape[:2]))
-    return torch.zeros(0, 6) if prediction.boxes is None else prediction.boxes
-
-
-def _first(output: Any) -> Tensor:
-    """The decoded rows or logits that an output is, or starts with."""
-    return output[0] if isinstance(output, tuple | list) else getattr(output, "rows", output)
-
-
-def batch_shape(sizes_hw: Sequence[Sequence[int]], longest: int, stride: int) -> tuple[int, int]:
+def compute_batch_shape(sizes_hw: Sequence[Sequence[int]], longest: int, stride: int) -> tuple[int, int]:
     """Input size for images that share a batch: each scaled to its longer side, around all of them, on the stride."""
-    fitted = [fitted_size((height, width), (longest, longest)) for height, width in sizes_hw]
+    fitted = [fit_size((height, width), (longest, longest)) for height, width in sizes_hw]
     height, width = (math.ceil(max(sides) / stride) * stride for sides in zip(*fitted, strict=True))
     return height, width
 
 
-def _class_numbers(classes: Any) -> list[int] | None:
+def _parse_classes(classes: Any) -> list[int] | None:
     """The classes to keep, None for all; InputError where one is no number."""
     if classes is None:
         return None
-    numbers = _several(classes)
+    numbers = _to_list(classes)
     if not all(isinstance(number, Real) and float(number).is_integer() for number in numbers):
         raise InputError(f"classes {classes!r}: expected class numbers such as 0 or [0, 2], or None for all")
     return [int(number) for number in numbers]
 
 
-def _longest(size: Any) -> int:
+def _parse_size(size: Any) -> int:
     """The longer side of a wanted size; whole numbers of any type."""
-    sides = _several(size)
+    sides = _to_list(size)
     whole = all(isinstance(side, Integral) and not isinstance(side, bool) and int(side) > 0 for side in sides)
     if len(sides) not in (1, 2) or not whole:
         raise InputError(f"size {size!r}: expected pixels of the longer side, or (height, width), in whole numbers")
     return int(max(sides))
 
 
-def _several(value: Any) -> list[Any]:
+def _to_list(value: Any) -> list[Any]:
     """The values of a sequence, array or tensor; any other value alone."""
     if isinstance(value, np.ndarray | Tensor):
         return list(value.reshape(-1).tolist())
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
 
 
-def _backend_of(model: Any) -> Backend:
+def _build_backend(model: Any) -> Backend:
     """What runs the model."""
     backend = getattr(model, "backend", model)
     needed = ("names", "stride", "yaml" if isinstance(backend, nn.Module) else "task")

@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind: threads with short queues to both sides of the network."""
+"""Background threads that read images and write results."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from contextlib import ExitStack
 from typing import Generic, TypeVar
 
 from utils.core.errors import InputError
-from utils.predict.results import Result
 from utils.predict.writers import Writer
+from utils.tasks.results import Result
 
-READ_AHEAD, WRITE_BEHIND = 3, 4  # images in a queue
-JOIN_S = 5.0  # waited for a reader that was told to end
-WAKE_S = 0.5  # waits are cut into pieces: on Windows a Ctrl-C reaches the main thread only between them
+PREFETCH_SIZE, WRITE_QUEUE_SIZE = 3, 4  # items
+JOIN_TIMEOUT_S = 5.0  # for the reader thread
+POLL_S = 0.5  # on Windows, Ctrl-C reaches the main thread only between waits
 
 T = TypeVar("T")
 
 
-class Channel(Generic[T]):
-    """A queue of limited length from one thread to another, which either of them can end."""
+class BoundedQueue(Generic[T]):
+    """A queue between two threads that either of them can close."""
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
-        self._finished = self._dropped = False
+        self._finished = self._cancelled = False
 
     def put(self, item: T) -> bool:
-        """Add an item once there is room; False, and the item is lost, where nobody takes them any longer."""
+        """Add an item, waiting for room; False if the queue was cancelled."""
         with self._changed:
-            while len(self._items) >= self.depth and not self._dropped:
-                self._changed.wait(WAKE_S)
-            if self._dropped:
+            while len(self._items) >= self.depth and not self._cancelled:
+                self._changed.wait(POLL_S)
+            if self._cancelled:
                 return False
             self._items.append(item)
             self._changed.notify_all()
             return True
 
     def __iter__(self) -> Iterator[T]:
-        """The items in order, as they come, until the queue was finished and is empty, or dropped."""
+        """Items in order, until the queue is finished and empty, or cancelled."""
         while True:
             with self._changed:
-                while not self._items and not self._finished and not self._dropped:
-                    self._changed.wait(WAKE_S)
-                if self._dropped or not self._items:
+                while not self._items and not self._finished and not self._cancelled:
+                    self._changed.wait(POLL_S)
+                if self._cancelled or not self._items:
                     return
                 item = self._items.popleft()
                 self._changed.notify_all()
@@ -55,76 +55,76 @@ class Channel(Generic[T]):
         return len(self._items)
 
     def finish(self) -> None:
-        """No further items will come."""
+        """Mark the end of the items."""
         with self._changed:
             self._finished = True
             self._changed.notify_all()
 
-    def drop(self) -> None:
-        """Throw away what is in the queue and all that is to come."""
+    def cancel(self) -> None:
+        """Discard all items, present and future."""
         with self._changed:
-            self._dropped = True
+            self._cancelled = True
             self._items.clear()
             self._changed.notify_all()
 
 
-def read_ahead(items: Iterator[T], depth: int = READ_AHEAD) -> Iterator[T]:
-    """The same items in the same order, worked out by a thread up to `depth` of them before they are asked for.
+def prefetch(items: Iterator[T], depth: int = PREFETCH_SIZE) -> Iterator[T]:
+    """The same items, produced by a thread that runs up to `depth` items ahead.
 
-    What goes wrong in the thread is raised here, after the items before it. Closing this generator ends the thread.
+    An exception in the thread is raised here, after the items before it. Closing this generator ends the thread.
     """
-    channel: Channel[T] = Channel(depth)
+    items_queue: BoundedQueue[T] = BoundedQueue(depth)
     failures: list[BaseException] = []
 
     def read() -> None:
         try:
             for item in items:
-                if not channel.put(item):
+                if not items_queue.put(item):
                     break
         except BaseException as error:
             failures.append(error)
         finally:
             if (close := getattr(items, "close", None)) is not None:
                 close()
-            channel.finish()
+            items_queue.finish()
 
     thread = threading.Thread(target=read, name="reader", daemon=True)
     thread.start()
     try:
-        yield from channel
+        yield from items_queue
         if failures:
             raise failures[0]
     finally:
-        channel.drop()
-        thread.join(JOIN_S)
+        items_queue.cancel()
+        thread.join(JOIN_TIMEOUT_S)
 
 
 class BackgroundWriter:
-    """Hands results to writers in a thread of its own, in order; waits where `depth` of them are behind.
+    """Writes results in a background thread, in order; `write` blocks while `depth` results are queued.
 
-    What goes wrong in the thread is raised by the next `write`, or by `close`.
+    An exception in the thread is raised by the next `write`, or by `close`.
 
     Args:
-        writers: used in the thread only, and closed by it.
+        writers: used and closed by the thread only.
     """
 
-    def __init__(self, writers: Sequence[Writer], depth: int = WRITE_BEHIND) -> None:
+    def __init__(self, writers: Sequence[Writer], depth: int = WRITE_QUEUE_SIZE) -> None:
         self.writers = writers
-        self._channel: Channel[Result] = Channel(depth)
+        self._queue: BoundedQueue[Result] = BoundedQueue(depth)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
     def write(self, result: Result) -> None:
-        """Have a result written soon."""
-        if not self._channel.put(result):
+        """Queue a result."""
+        if not self._queue.put(result):
             self._raise_failure()
 
     def close(self) -> None:
-        """Wait until everything is written and the writers are closed."""
-        self._channel.finish()
+        """Wait until all results are written and the writers are closed."""
+        self._queue.finish()
         while self._thread.is_alive():
-            self._thread.join(WAKE_S)
+            self._thread.join(POLL_S)
         self._raise_failure()
 
     def _run(self) -> None:
@@ -132,12 +132,12 @@ class BackgroundWriter:
             with ExitStack() as stack:
                 for writer in self.writers:
                     stack.callback(writer.close)
-                for result in self._channel:
+                for result in self._queue:
                     write_all(self.writers, result)
         except BaseException as error:
             self._failure = error
         finally:
-            self._channel.drop()
+            self._queue.cancel()
 
     def _raise_failure(self) -> None:
         if (failure := self._failure) is not None:
@@ -146,10 +146,10 @@ class BackgroundWriter:
 
 
 def write_all(writers: Sequence[Writer], result: Result) -> None:
-    """Hand a result to each writer; InputError where the disk refuses."""
+    """Pass a result to each writer; InputError if it cannot be written."""
     try:
         for writer in writers:
             writer.write(result)
     except OSError as error:
-        reason = f"its results cannot be written: {error}"
-        raise InputError(f"{result.source.path}: {reason}; free space, or --nosave") from error
+        reason = f"results cannot be written: {error}"
+        raise InputError(f"{result.source.path}: {reason}; free disk space, or add --nosave") from error

@@ -5,44 +5,45 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from models.checkpoint import find_weights, strip_checkpoint
+from models.checkpoint import strip_checkpoint
 from models.yolo import check_image_size
-from utils.backends.base import Backend, Visitor
+from utils.backends.base import Backend, Visitor, has_nms
 from utils.backends.registry import PYTORCH, find_format, load_backend
-from utils.config.base import ROOT
+from utils.config.base import ROOT, format_flags
 from utils.config.detect import DetectConfig
 from utils.core.device import describe_device, select_device
 from utils.core.errors import InputError
 from utils.core.files import UniqueNames, increment_path, make_run_folder
 from utils.core.logging import LOGGER
 from utils.datasets.index.data_yaml import read_spec
+from utils.datasets.sources.factory import SourceOptions, open_source
 from utils.datasets.sources.frames import Source, SourceFrame
 from utils.datasets.sources.media import MediaSource
-from utils.datasets.sources.open import SourceOptions, open_source
-from utils.datasets.sources.streams import Timing
-from utils.predict.outcomes import Outcome, ResultBuilder, detection_result, find_outcome
-from utils.predict.pipeline import BackgroundWriter, read_ahead, write_all
+from utils.datasets.sources.streams import StreamTiming
+from utils.predict.pipeline import BackgroundWriter, prefetch, write_all
 from utils.predict.predictor import Predictor
-from utils.predict.results import DrawStyle, Result
 from utils.predict.writers import (
-    AlbumWriter,
     CropWriter,
     CsvWriter,
     MediaWriter,
     SemanticMaskWriter,
+    SlideshowWriter,
     StopRunning,
     SubmissionWriter,
     TextWriter,
     WindowViewer,
     Writer,
 )
+from utils.tasks.base import PostprocessOptions
+from utils.tasks.networks import find_weights
+from utils.tasks.registry import find_task
+from utils.tasks.results import DrawStyle, Result
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class DetectSummary:
     """What a run did.
 
     Attributes:
-        save_dir: the run folder; None where nothing was to be saved.
-        images: images and video frames looked at.
+        save_dir: the run folder; None if nothing was saved.
+        images: number of images and video frames.
         problems: one line for each input that could not be used.
     """
 
@@ -61,7 +62,7 @@ class DetectSummary:
 
 
 def detect(config: DetectConfig) -> DetectSummary:
-    """Look for objects in every image of the source and hand the results to the writers.
+    """Predict every image of the source and pass the results to the writers.
 
     Raises:
         InputError: a setting, the model or the whole source cannot be used.
@@ -70,16 +71,14 @@ def detect(config: DetectConfig) -> DetectSummary:
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
     check_update(config)
-    options = SourceOptions(config.vid_stride, config.watch, timing=Timing(give_up_s=config.stream_timeout))
-    with closing(open_source(source_path(config.source), options)) as source:  # a wrong one costs no model to be loaded
-        names = None if is_pytorch(config) else names_of_data(config)
+    options = SourceOptions(config.vid_stride, config.watch, timing=StreamTiming(idle_timeout_s=config.stream_timeout))
+    with closing(open_source(find_source(config.source), options)) as source:  # a wrong one costs no model to be loaded
+        names = None if is_pytorch(config) else load_class_names(config)
         backend = load_backend(config.weights, device=device, fp16=config.half, names=names, dnn=config.dnn)
-        outcome = find_outcome(backend, config.weights[0])
-        config = outcome.settings(config).check()
-        semantic = backend.semantic
-        if config.submit and semantic is None:
+        config = adapt_to_task(config, backend).check()
+        if config.submit and backend.semantic is None:
             raise InputError(f"--submit: {config.weights[0]} gives no semantic masks; leave the flag out")
-        predictor = build_predictor(config, backend, outcome)
+        predictor = build_predictor(config, backend)
         style = DrawStyle(config.line_thickness, config.hide_labels, config.hide_conf)
         with ExitStack() as stack:
             viewers: list[Writer] = [WindowViewer(style)] if config.view_img else []
@@ -87,15 +86,10 @@ def detect(config: DetectConfig) -> DetectSummary:
                 stack.callback(viewer.close)
             save_dir = choose_run_folder(config)
             if save_dir is not None and isinstance(source, MediaSource):
-                source.leave_out(save_dir)
+                source.ignore_folder(save_dir)
             writers = build_writers(config, style, save_dir)
             features_dir = save_dir if config.visualize else None
-            show = {
-                "viewers": viewers,
-                "build_result": partial(outcome.build_result, semantic=semantic) if semantic else outcome.build_result,
-                "features_dir": features_dir,
-            }
-            images = run_images(source, predictor, writers, **show)  # type: ignore[arg-type]
+            images = run_images(source, predictor, writers, viewers=viewers, features_dir=features_dir)
         if config.update:
             for file in config.weights:
                 strip_checkpoint(find_weights(file))
@@ -103,7 +97,7 @@ def detect(config: DetectConfig) -> DetectSummary:
         return DetectSummary(save_dir, images, tuple(source.problems))
 
 
-def source_path(source: str) -> str:
+def find_source(source: str) -> str:
     """The source, looked for below the repository where it is not below the working directory."""
     ours = ROOT / source
     there = os.path.exists(source)  # noqa: PTH110 - no error where a folder cannot be looked into
@@ -121,7 +115,7 @@ def check_update(config: DetectConfig) -> None:
         raise InputError(f"--update: strips .pt checkpoints, not {config.weights[0]}; leave the flag out")
 
 
-def names_of_data(config: DetectConfig) -> dict[int, str] | None:
+def load_class_names(config: DetectConfig) -> dict[int, str] | None:
     """Class names of the --data YAML; None where it is the default one and not there.
 
     Raises:
@@ -130,20 +124,46 @@ def names_of_data(config: DetectConfig) -> dict[int, str] | None:
     try:
         return read_spec(config.data).names
     except InputError:
-        if "data" in config.given:
+        if "data" in config.explicit:
             raise
         return None
 
 
-def build_predictor(config: DetectConfig, backend: Backend, outcome: Outcome) -> Predictor:
+def adapt_to_task(config: DetectConfig, backend: Backend) -> DetectConfig:
+    """The settings with the defaults of the model's task; those that it ignores are named and reset.
+
+    Raises:
+        InputError: as `BaseConfig.adapted`, or a setting does not suit the model.
+    """
+    task = find_task(backend.task)
+    config, defaults = config.adapt_to(task.predict_config), task.predict_config()
+    ignored = {name: getattr(defaults, name) for name in task.unused_predict_flags if getattr(config, name)}
+    if ignored:
+        LOGGER.warning(f"WARNING {format_flags(ignored)}: ignored in task {task.name!r}")
+    task.check_predict_settings(config, num_classes=len(backend.names), nms_in_file=has_nms(backend))
+    return replace(config, **ignored)
+
+
+def build_predictor(config: DetectConfig, backend: Backend) -> Predictor:
     """The predictor of these settings, warmed up."""
     height, width = config.size_hw
     rounded = check_image_size(height, backend.stride)
     size_hw = (rounded, rounded if width == height else check_image_size(width, backend.stride))
-    if "imgsz" in config.given and backend.fixed_hw not in (None, size_hw):
+    if "imgsz" in config.explicit and backend.fixed_hw not in (None, size_hw):
         only = "x".join(map(str, backend.fixed_hw))
         LOGGER.warning(f"WARNING: --imgsz {' '.join(map(str, config.imgsz))} is ignored: the file takes {only} only")
-    predictor = outcome.build_predictor(config, backend, size_hw)
+    options = PostprocessOptions(
+        config.conf_thres,
+        config.iou_thres,
+        config.classes,
+        config.agnostic_nms,
+        config.max_det,
+        multi_label=False,
+        original=True,
+        round_boxes=True,
+        retina_masks=config.retina_masks,
+    )
+    predictor = Predictor(backend, options, size_hw=size_hw, augment=config.augment)
     backend.warmup(size_hw)
     return predictor
 
@@ -159,7 +179,7 @@ def choose_run_folder(config: DetectConfig) -> Path | None:
 def build_writers(config: DetectConfig, style: DrawStyle, save_dir: Path | None) -> list[Writer]:
     """What the settings want saved of each result."""
     writers: list[Writer] = []
-    if (config.save_conf or "save_format" in config.given) and not config.save_txt:
+    if (config.save_conf or "save_format" in config.explicit) and not config.save_txt:
         LOGGER.warning("WARNING: --save-conf and --save-format do nothing without --save-txt")
     if save_dir is None:
         return writers
@@ -173,7 +193,7 @@ def build_writers(config: DetectConfig, style: DrawStyle, save_dir: Path | None)
         names = UniqueNames()
         writers += [MediaWriter(save_dir, style, names), SemanticMaskWriter(save_dir, names)]
     if config.save_as_video:
-        writers.append(AlbumWriter(save_dir, style))
+        writers.append(SlideshowWriter(save_dir, style))
     if config.submit:
         writers.append(SubmissionWriter(save_dir / "results"))
     return writers
@@ -185,7 +205,6 @@ def run_images(
     writers: Sequence[Writer],
     *,
     viewers: Sequence[Writer] = (),
-    build_result: ResultBuilder = detection_result,
     features_dir: Path | None = None,
     overlap: bool = True,
 ) -> int:
@@ -196,7 +215,6 @@ def run_images(
 
     Args:
         viewers: writers that have to be called in this thread.
-        build_result: what becomes of a prediction, see `Outcome`.
         features_dir: folder for the feature maps of every layer.
         overlap: False does one thing after the other.
     """
@@ -207,15 +225,15 @@ def run_images(
             stack.callback(writer.close)
         batches = source.batches(predictor.backend.channels)
         if overlap and not source.live:
-            batches = read_ahead(batches)
+            batches = prefetch(batches)
         stack.enter_context(closing(batches))  # type: ignore[type-var]
         stack.callback(source.close)  # first of all, since the reader may wait for it
         try:
             for items in batches:
-                for result in look_at(items, predictor, build_result, features_dir):
+                for result in predict_frames(items, predictor, features_dir):
                     images += 1
                     write_all(behind, result)
-                    LOGGER.info(result.log_line())  # after it, so that what the log names survives a Ctrl-C
+                    LOGGER.info(result.format_log())  # after it, so that what the log names survives a Ctrl-C
                     write_all(viewers, result)
         except StopRunning:
             LOGGER.info("ended by the key q")
@@ -226,29 +244,28 @@ def run_images(
     return images
 
 
-def look_at(
-    items: Sequence[SourceFrame],
-    predictor: Predictor,
-    build_result: ResultBuilder = detection_result,
-    features_dir: Path | None = None,
+def predict_frames(
+    items: Sequence[SourceFrame], predictor: Predictor, features_dir: Path | None = None
 ) -> Iterator[Result]:
-    """The results of frames; those that fit into one network input are looked at together."""
+    """The results of frames; those that fit one input size go through the network together."""
+    backend = predictor.backend
     groups: dict[tuple[int, ...], list[SourceFrame]] = {}
     for item in items:
-        groups.setdefault(() if predictor.one_size else item.frame.shape, []).append(item)
+        groups.setdefault(item.frame.shape if predictor.auto else (), []).append(item)
     batches = list(groups.values()) if features_dir is None else [[item] for item in items]
     for group in batches:
         before = [watch.seconds for watch in predictor.watches]
         frames, paths = [item.frame for item in group], [item.path for item in group]
-        visualize = feature_visitor(features_dir, group[0])
+        visualize = build_feature_visitor(features_dir, group[0])
         predictions, input_hw = predictor.predict(frames, paths=paths, visualize=visualize)
         seconds = [watch.seconds - start for watch, start in zip(predictor.watches, before, strict=True)]
-        prepare, network, post = (1000 * value / len(group) for value in seconds)
+        preprocess, inference, postprocess = (1000 * value / len(group) for value in seconds)
+        ms = (preprocess, inference, postprocess)
         for item, prediction in zip(group, predictions, strict=True):
-            yield build_result(item, prediction, predictor.backend.names, input_hw, (prepare, network, post))
+            yield predictor.task.build_result(item, prediction, backend.names, input_hw, ms, backend.semantic)
 
 
-def feature_visitor(folder: Path | None, item: SourceFrame) -> Visitor | None:
+def build_feature_visitor(folder: Path | None, item: SourceFrame) -> Visitor | None:
     """What saves the maps of each layer below `<folder>/<stem>/`; None without a folder."""
     if folder is None:
         return None
@@ -266,15 +283,16 @@ def report(source: Source, predictor: Predictor, save_dir: Path | None, images: 
     """The last lines of the log; InputError if no input could be used."""
     problems = source.problems
     if not images and problems:
-        raise InputError(f"none of {source.inputs} inputs could be used; the first: {problems[0]}")
+        raise InputError(f"none of {source.num_inputs} inputs could be used; the first: {problems[0]}")
     if not images and not source.endless:
-        raise InputError("--source: nothing to look at, there were no paths on standard input")
+        raise InputError("--source: no images, standard input named no paths")
     if images:
-        prepare, network, post = (f"{1000 * watch.seconds / images:.1f}ms" for watch in predictor.watches)
-        LOGGER.info(f"Speed: {prepare} preparing, {network} network, {post} post-processing per image, {images} images")
+        preprocess, inference, nms = (f"{1000 * watch.seconds / images:.1f}ms" for watch in predictor.watches)
+        shape = (1, predictor.backend.channels, *predictor.size_hw)
+        LOGGER.info(f"Speed: {preprocess} pre-process, {inference} inference, {nms} NMS per image at shape {shape}")
     if save_dir is not None:
         texts = save_dir / "labels"
         count = f", {len(list(texts.glob('*.txt')))} text files in {texts}" if texts.is_dir() else ""
         LOGGER.info(f"Results saved to {save_dir}{count}")
     if problems:
-        LOGGER.warning(f"WARNING: {len(problems)} of {source.inputs} inputs could not be used fully, named above")
+        LOGGER.warning(f"WARNING: {len(problems)} of {source.num_inputs} inputs could not be used fully, named above")

@@ -1,4 +1,4 @@
-"""Where results go: annotated media, text lines, a table, crops, windows; each asked once per image."""
+"""Result writers: annotated images and videos, semantic masks, label files, CSV, crops, windows."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ import cv2
 import numpy as np
 
 from utils.core.errors import InputError
-from utils.core.files import UniqueNames, check_space, folder_name, naming
+from utils.core.files import UniqueNames, add_path_to_errors, check_space, to_folder_name
 from utils.datasets.sources.frames import SourceFrame
 from utils.imaging.letterbox import letterbox
 from utils.imaging.read import imwrite
-from utils.ops.semantic_masks import colored, source_map
-from utils.predict.results import DrawStyle, Result
+from utils.ops.semantic_masks import colorize, to_source_ids
+from utils.tasks.results import DrawStyle, Result
 
 WRITABLE_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-CROP_QUALITY = 95  # of JPEG
-ALBUM, ALBUM_FPS = "all_images.mp4", 30.0
-SPACE_EVERY = 100  # frames of a video between two looks whether the disk still takes anything
+CROP_JPEG_QUALITY = 95
+SLIDESHOW_FILE, SLIDESHOW_FPS = "all_images.mp4", 30.0
+SPACE_CHECK_INTERVAL = 100  # frames of a video between checks of free disk space
 
 
-class StopRunning(Exception):  # noqa: N818 - a wish of the user, not an error
-    """The user asked in a window for the run to end."""
+class StopRunning(Exception):  # noqa: N818 - not an error
+    """The user pressed q in a window."""
 
 
 class Writer(Protocol):
-    """Takes the results of a run one by one."""
+    """Writes the results of a run, one per image."""
 
     def write(self, result: Result) -> None: ...
     def close(self) -> None: ...
 
 
 class VideoFile:
-    """An .mp4 that is being written.
+    """An .mp4 file open for writing.
 
-    A live source is written in its own time: the frames that were missed since the last one are filled by repeating
-    the new one, up to a second's worth.
+    A live source keeps its speed: frames missed since the last one are filled by repeating the new one, up to one
+    second.
 
     Args:
         file: replaced if it exists.
-        size_hw: of the images.
+        size_hw: frame size.
 
     Raises:
-        InputError: OpenCV cannot write it, or did not write all of it.
+        InputError: OpenCV cannot write the file, or has not written all of it.
     """
 
     def __init__(self, file: Path, size_hw: tuple[int, int], fps: float) -> None:
@@ -61,39 +61,39 @@ class VideoFile:
         if not self._writer.isOpened():
             raise InputError(f"{file}: OpenCV cannot write this video; add --nosave, or check the disk")
 
-    def append(self, drawing: np.ndarray, source: SourceFrame) -> None:
-        """Add the image drawn for a frame."""
-        times = 1
+    def append(self, annotated: np.ndarray, source: SourceFrame) -> None:
+        """Add the annotated image of a frame."""
+        repeats = 1
         if source.live and source.number is not None and self._last is not None:
-            times = min(max((source.number - self._last) // source.step, 1), max(round(self.fps), 1))
+            repeats = min(max((source.number - self._last) // source.step, 1), max(round(self.fps), 1))
         self._last = source.number
-        for _ in range(times):
-            self._writer.write(drawing)
+        for _ in range(repeats):
+            self._writer.write(annotated)
             self.frames += 1
-            if self.frames % SPACE_EVERY == 0:
+            if self.frames % SPACE_CHECK_INTERVAL == 0:
                 check_space(self.file.parent)
 
     def close(self) -> None:
-        """Finish the file, and look whether it is all there: OpenCV does not say so."""
+        """Finish the file, and check that it has all frames: OpenCV does not report errors."""
         self._writer.release()
         written = cv2.VideoCapture(str(self.file))
         count = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
         written.release()
         if count < self.frames:
             raise InputError(
-                f"{self.file}: {count} of its {self.frames} frames could be written; free space, or --nosave"
+                f"{self.file}: only {count} of {self.frames} frames were written; free disk space, or add --nosave"
             )
 
 
 class MediaWriter:
-    """Saves annotated images under their own names, annotated videos and streams as .mp4.
+    """Saves annotated images under their file names, annotated videos and streams as .mp4.
 
-    A video whose size changes goes on in `<name>_2.mp4`.
+    A video whose frame size changes continues in `<name>_2.mp4`.
 
     Args:
         folder: existing folder.
-        style: how boxes are drawn.
-        names: what gives the files their names, shared by all who write into the folder.
+        style: how results are drawn.
+        names: names of output files, shared by all writers of the folder.
     """
 
     def __init__(self, folder: Path, style: DrawStyle, names: UniqueNames | None = None) -> None:
@@ -104,22 +104,22 @@ class MediaWriter:
 
     def write(self, result: Result) -> None:
         """Save the image, or append it to the video it is a frame of."""
-        drawing, path = result.drawing(self.style), Path(result.source.path)
+        annotated, path = result.draw(self.style), Path(result.source.path)
         if result.source.number is not None:
-            self._append(drawing, result.source)
+            self._append(annotated, result.source)
             return
         suffix = path.suffix if path.suffix.lower() in WRITABLE_IMAGES else ".jpg"
-        imwrite(self.folder / self._names.take(str(path), path.stem, suffix), drawing)
+        imwrite(self.folder / self._names.assign(str(path), path.stem, suffix), annotated)
 
     def close(self) -> None:
-        """Finish the videos that are being written."""
+        """Finish the open videos."""
         with ExitStack() as stack:
             for video in self._videos.values():
                 stack.callback(video.close)
             self._videos.clear()
 
-    def _append(self, drawing: np.ndarray, source: SourceFrame) -> None:
-        height, width = drawing.shape[:2]
+    def _append(self, annotated: np.ndarray, source: SourceFrame) -> None:
+        height, width = annotated.shape[:2]
         video = self._videos.get(source.path)
         if video is None and not source.live:
             self.close()  # files come one after another
@@ -129,17 +129,17 @@ class MediaWriter:
             self._parts[source.path] += 1
             part = self._parts[source.path]
             owner = source.path if part == 1 else f"{source.path} from {width}x{height} on (part {part})"
-            file = self.folder / self._names.take(owner, Path(source.path).stem, ".mp4")
+            file = self.folder / self._names.assign(owner, Path(source.path).stem, ".mp4")
             video = self._videos[source.path] = VideoFile(file, (height, width), source.fps)
-        video.append(drawing, source)
+        video.append(annotated, source)
 
 
-class AlbumWriter:
-    """Shows the annotated images, not videos, one after another in one .mp4; other sizes than the first are padded.
+class SlideshowWriter:
+    """Saves all annotated images (not videos) as frames of one .mp4, letterboxed to the size of the first.
 
     Args:
         folder: existing folder.
-        style: how boxes are drawn.
+        style: how results are drawn.
     """
 
     def __init__(self, folder: Path, style: DrawStyle) -> None:
@@ -150,12 +150,14 @@ class AlbumWriter:
         """Append the image."""
         if result.source.number is not None:
             return
-        drawing = result.drawing(self.style)
+        annotated = result.draw(self.style)
         if self._video is None:
-            self._video = VideoFile(self.folder / ALBUM, (drawing.shape[0], drawing.shape[1]), ALBUM_FPS)
-        if drawing.shape[:2] != self._video.size_hw:
-            drawing, _ = letterbox(drawing, self._video.size_hw)
-        self._video.append(drawing, result.source)
+            self._video = VideoFile(
+                self.folder / SLIDESHOW_FILE, (annotated.shape[0], annotated.shape[1]), SLIDESHOW_FPS
+            )
+        if annotated.shape[:2] != self._video.size_hw:
+            annotated, _ = letterbox(annotated, self._video.size_hw)
+        self._video.append(annotated, result.source)
 
     def close(self) -> None:
         """Finish the video."""
@@ -164,11 +166,11 @@ class AlbumWriter:
 
 
 class SemanticMaskWriter:
-    """Saves the semantic mask of each image: class numbers in `<stem>_mask.png`, their colors in `<stem>_color.png`.
+    """Saves the semantic mask of each image: class numbers in `<stem>_mask.png`, colors in `<stem>_color.png`.
 
     Args:
         folder: existing folder.
-        names: as of `MediaWriter`.
+        names: as for `MediaWriter`.
     """
 
     def __init__(self, folder: Path, names: UniqueNames | None = None) -> None:
@@ -176,23 +178,23 @@ class SemanticMaskWriter:
         self._names = UniqueNames() if names is None else names
 
     def write(self, result: Result) -> None:
-        """Save the semantic mask of one image; frames of videos have none saved."""
+        """Save the semantic mask of one image; frames of videos are skipped."""
         semantic_mask, classes, path = result.semantic_mask, result.semantic, result.source.path
         if semantic_mask is None or classes is None or result.source.number is not None:
             return
-        for kind, pixels in (("mask", semantic_mask), ("color", colored(semantic_mask, classes))):
-            name = self._names.take(f"{path} ({kind})", f"{Path(path).stem}_{kind}", ".png")
+        for kind, pixels in (("mask", semantic_mask), ("color", colorize(semantic_mask, classes))):
+            name = self._names.assign(f"{path} ({kind})", f"{Path(path).stem}_{kind}", ".png")
             imwrite(self.folder / name, pixels)
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Nothing to close."""
 
 
 class SubmissionWriter:
-    """Saves semantic masks as a benchmark's server wants them: `<stem>_pred.png`, the data set's own label numbers.
+    """Saves semantic masks for a benchmark server: `<stem>_pred.png` with the label numbers of the data set.
 
     Args:
-        folder: made if missing.
+        folder: created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -201,23 +203,23 @@ class SubmissionWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, result: Result) -> None:
-        """Save the semantic mask of one image; frames of videos have none saved."""
+        """Save the semantic mask of one image; frames of videos are skipped."""
         semantic_mask, classes, path = result.semantic_mask, result.semantic, result.source.path
         if semantic_mask is not None and classes is not None and result.source.number is None:
-            name = self._names.take(path, f"{Path(path).stem}_pred", ".png")
-            imwrite(self.folder / name, source_map(semantic_mask, classes))
+            name = self._names.assign(path, f"{Path(path).stem}_pred", ".png")
+            imwrite(self.folder / name, to_source_ids(semantic_mask, classes))
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Nothing to close."""
 
 
 class TextWriter:
-    """Appends a line per object to `<stem>.txt`, `<stem>_<frame>.txt` for videos; no file where nothing was found.
+    """Appends a line per object to `<stem>.txt`, for videos `<stem>_<frame>.txt`; no file without objects.
 
-    A second input of the same stem gets `<stem>_2.txt`, with a warning.
+    A second input with the same stem gets `<stem>_2.txt`, with a warning.
 
     Args:
-        folder: made if missing.
+        folder: created if missing.
         with_score: append the score to each line.
         corners: normalized x1, y1, x2, y2 instead of center and size.
     """
@@ -229,19 +231,19 @@ class TextWriter:
 
     def write(self, result: Result) -> None:
         """Append the lines of one image."""
-        if lines := result.text_lines(with_score=self.with_score, corners=self.corners):
+        if lines := result.to_text_lines(with_score=self.with_score, corners=self.corners):
             path, number = result.source.path, result.source.number
-            stem = self._names.take(path, Path(path).stem, "")
+            stem = self._names.assign(path, Path(path).stem, "")
             file = self.folder / f"{stem if number is None else f'{stem}_{number}'}.txt"
             with open(file, "a", encoding="utf-8") as stream:
                 stream.writelines(line + "\n" for line in lines)
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Nothing to close."""
 
 
 class CsvWriter:
-    """Writes one row per object: file name, class name, score.
+    """Writes a CSV table with a row per object: file name, class name, score.
 
     Args:
         file: replaced if it exists.
@@ -249,26 +251,26 @@ class CsvWriter:
 
     def __init__(self, file: Path) -> None:
         self._stream = open(file, "w", encoding="utf-8", newline="")  # noqa: SIM115 - closed by close()
-        self._rows = csv.writer(self._stream)
-        self._rows.writerow(("Image Name", "Prediction", "Confidence"))
+        self._csv = csv.writer(self._stream)
+        self._csv.writerow(("Image Name", "Prediction", "Confidence"))
 
     def write(self, result: Result) -> None:
         """Append the rows of one image."""
         name = Path(result.source.path).name
-        with naming(self._stream.name):
+        with add_path_to_errors(self._stream.name):
             for label, score in zip(result.labels, result.boxes[:, 4].tolist(), strict=True):
-                self._rows.writerow((name, label, f"{score:.5f}"))
+                self._csv.writerow((name, label, f"{score:.5f}"))
 
     def close(self) -> None:
         """Flush and close the table."""
-        with naming(self._stream.name):
+        with add_path_to_errors(self._stream.name):
             self._stream.close()
 
 
 class CropWriter:
-    """Saves each object to `<class>/<stem>.jpg`, `<stem>2.jpg`, ... without drawing on it; transparent ones as .png.
+    """Saves the crop of each object to `<class>/<stem>.jpg`, `<stem>2.jpg`, ...; those with transparency as .png.
 
-    Stems of frames end in their number, so theirs are `<video>_1.jpg`, `<video>_1_2.jpg`, ... for frame 1.
+    Crops of frame 1 of a video are `<video>_1.jpg`, `<video>_1_2.jpg`, ...
 
     Args:
         folder: parent of the class folders.
@@ -276,28 +278,28 @@ class CropWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._last: Counter[Path] = Counter()  # numbers given to the crops of images, whose stems may recur
+        self._last: Counter[Path] = Counter()  # number of the last crop of each stem, for images
 
     def write(self, result: Result) -> None:
         """Save the crops of one image."""
         last = self._last if result.source.number is None else Counter[Path]()
-        between = "" if result.source.number is None else "_"
-        for label, crop in result.crops():
+        separator = "" if result.source.number is None else "_"
+        for label, crop in result.extract_crops():
             if crop.size:
-                base = self.folder / folder_name(label) / result.stem
+                base = self.folder / to_folder_name(label) / result.stem
                 transparent = crop.shape[2] == 4
-                name = self._free_name(base, last, between, ".png" if transparent else ".jpg")
-                imwrite(name, crop, quality=None if transparent else CROP_QUALITY)
+                name = self._find_free_name(base, last, separator, ".png" if transparent else ".jpg")
+                imwrite(name, crop, quality=None if transparent else CROP_JPEG_QUALITY)
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Nothing to close."""
 
-    def _free_name(self, base: Path, last: Counter[Path], between: str, suffix: str) -> Path:
-        """The next name of this stem and suffix that no file has, after number `last[base]`."""
+    def _find_free_name(self, base: Path, last: Counter[Path], separator: str, suffix: str) -> Path:
+        """The next unused name of this stem and suffix, after number `last[base]`."""
         base.parent.mkdir(parents=True, exist_ok=True)
         while True:
             last[base] += 1
-            name = base.with_name(f"{base.name}{f'{between}{last[base]}' if last[base] > 1 else ''}{suffix}")
+            name = base.with_name(f"{base.name}{f'{separator}{last[base]}' if last[base] > 1 else ''}{suffix}")
             if not name.exists():
                 return name
 
@@ -306,25 +308,25 @@ class WindowViewer:
     """Shows each source in a window; the key q ends the run.
 
     Raises:
-        InputError: this OpenCV has no windows, or there is no screen.
+        InputError: OpenCV is built without GUI support, or there is no display.
     """
 
     def __init__(self, style: DrawStyle) -> None:
         self.style = style
         if sys.platform == "linux" and not (os.getenv("DISPLAY") or os.getenv("WAYLAND_DISPLAY")):
-            raise InputError("--view-img: there is no screen (DISPLAY is not set); leave the flag out")
+            raise InputError("--view-img: no display (DISPLAY is not set); remove the flag")
         try:
             cv2.namedWindow("OpenYOLOv5")
             cv2.destroyWindow("OpenYOLOv5")
         except cv2.error as error:
             raise InputError(
-                "--view-img: this OpenCV is built without windows; "
+                "--view-img: OpenCV is built without GUI support; "
                 "pip uninstall opencv-python-headless, then pip install opencv-python"
             ) from error
 
     def write(self, result: Result) -> None:
-        """Show one image; StopRunning once q was pressed."""
-        cv2.imshow(result.source.path, result.drawing(self.style))
+        """Show one image; raises StopRunning if q is pressed."""
+        cv2.imshow(result.source.path, result.draw(self.style))
         if cv2.waitKey(1) & 0xFF == ord("q"):
             raise StopRunning
 

@@ -1,55 +1,68 @@
-"""What the engine asks of a task; it never asks which task it has."""
+"""The interface of a task: everything that differs between kinds of models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.graph import load_model_yaml
 from models.yolo import BaseModel
-from utils.config.base import TrainConfig, ValConfig
-from utils.config.classify import CROP_AREA, JITTER
+from utils.config.detect import DetectConfig
 from utils.config.hyp import Hyperparameters
-from utils.core.device import single_threaded
+from utils.config.train import TrainConfig
+from utils.config.val import ValConfig
 from utils.core.types import Batch, EvalResult, Letterbox, Prediction
-from utils.datasets.detection import ROUND
-from utils.datasets.index.data_yaml import DataSpec
+from utils.datasets.index.data_yaml import DataSpec, load_spec
 from utils.datasets.index.image_index import ImageIndex
-from utils.imaging.letterbox import MOST_CHANNELS, letterbox
+from utils.datasets.sources.frames import SourceFrame
+from utils.datasets.step_loader import StepLoader
+from utils.imaging.letterbox import letterbox
 from utils.imaging.semantic_classes import SemanticClasses
 from utils.losses.detection import LossResult
+from utils.metrics.agreement import Agreement, Tolerance
+from utils.ops.network_input import PixelStatistics
+from utils.tasks.results import Result
 
-Fit = Callable[[np.ndarray, tuple[int, int]], tuple[np.ndarray, Letterbox]]  # (H, W, C), size -> (h, w, C)
+if TYPE_CHECKING:
+    from utils.backends.info import ModelInfo
+
+Postprocess = Callable[[Any, Batch], list[Prediction]]
+
+# flags of train.py and val.py that concern one task each; the others name them as unused
+MASK_FLAGS = frozenset({"mask_ratio", "no_overlap"})
+SEMANTIC_FLAGS = frozenset({"seg_loss", "aux_weights", "class_weights", "seg_imgsz", "seg_mosaic"})
+JOINT_FLAGS = frozenset({"task_weights", "seg_batch_size", "balance", "joint_batches", "fitness"})
+
+
+class Fit(Protocol):
+    """Brings an image (H, W, C) to a network input; with `auto` to the smallest one within `size_hw` on the stride."""
+
+    def __call__(
+        self, frame: np.ndarray, size_hw: tuple[int, int], /, *, auto: bool = False, stride: int = 32
+    ) -> tuple[np.ndarray, Letterbox]: ...
 
 
 @dataclass(frozen=True)
-class TaskOptions:
-    """Settings of a run that a task needs, whichever command it serves.
+class DataOptions:
+    """How images are loaded.
 
     Attributes:
-        imgsz: side of the network input in pixels, already a multiple of the largest stride.
+        imgsz: side of the network input in pixels, already a multiple of `stride`.
         batch_size: images in a batch.
         workers: loader processes, at most.
         cache: None, "ram", "disk" or "val" (the validation split in RAM).
-        conf_thres, iou_thres, max_det: post-processing of validation.
-        autobalance, image_weights, quad, rect: as the flags of train.py.
-        mask_ratio, no_overlap: as the flags of segment/train.py.
-        cutoff, dropout, crop_area, jitter: as the flags of classify/train.py.
-        class_weights: as its flag; of train.py, also a weight per class.
-        seg_imgsz: longer side at which semantic masks are measured; None for that of `imgsz`.
-        seg_mosaic, seg_loss, aux_weights, task_weights, seg_batch_size, balance, joint_batches, fitness: as the flags
-            of train.py.
-        published_weights: start a torchvision network from the weights that are published for it.
-        stride: of the model that is measured; a model in training says its own when it is bound.
-        fixed_hw: the only input size of an exported model, which all images are fitted into; None where it is free.
-        mosaic_epochs: epochs with mosaics, the first ones; None for all.
+        rect, quad, single_cls: as the flags of train.py.
+        stride: largest stride of the network.
+        fixed_hw: the only input size of an exported model, which all images are fitted into; None if it takes any.
+        mosaic_epochs: number of epochs with mosaic, the first ones; None for all.
         pin_memory: load into page-locked memory, from which CUDA copies faster.
     """
 
@@ -60,45 +73,88 @@ class TaskOptions:
     cache: str | None = None
     rect: bool = False
     quad: bool = False
-    image_weights: bool = False
     single_cls: bool = False
-    autobalance: bool = False
-    conf_thres: float = 0.001
-    iou_thres: float = 0.6
-    max_det: int = 300
-    verbose: bool = False
-    mask_ratio: int = 4
-    no_overlap: bool = False
-    cutoff: int | None = None
-    dropout: float | None = None
-    crop_area: float = CROP_AREA
-    jitter: float = JITTER
-    class_weights: bool | Sequence[float] = False
-    seg_imgsz: int | None = None
-    seg_mosaic: bool = False
-    seg_loss: str = "ce"
-    aux_weights: Sequence[float] = (0.15, 0.05)
-    task_weights: Sequence[float] = (0.6, 0.35)
-    seg_batch_size: int | None = None
-    balance: str = "longest"
-    joint_batches: str = "auto"
-    fitness: Sequence[float] = (0.1, 0.2, 0.7)
-    published_weights: bool = False
     stride: int = 32
     fixed_hw: tuple[int, int] | None = None
     mosaic_epochs: int | None = None
     pin_memory: bool = False
 
+    @property
+    def train_cache(self) -> str | None:
+        """Where the training split is cached."""
+        return None if self.cache == "val" else self.cache
+
+    @property
+    def val_cache(self) -> str | None:
+        """Where a split that is only measured is cached."""
+        return "ram" if self.cache == "val" else self.cache
+
 
 @dataclass(frozen=True)
-class Outputs:
-    """Files of predictions that val.py is asked for.
+class PostprocessOptions:
+    """From the output of a network to predictions; the defaults are those of validation.
+
+    Attributes:
+        conf_thres, iou_thres, classes, agnostic, max_det, multi_label: as in `non_max_suppression`.
+        single_cls: all classes are one.
+        original: in pixels of the original images; else of the network input.
+        round_boxes: round the corners to whole pixels.
+        retina_masks: upsample masks to the original image before they are thresholded; else to the network input.
+    """
+
+    conf_thres: float = 0.001
+    iou_thres: float = 0.6
+    classes: Sequence[int] | None = None
+    agnostic: bool = False
+    max_det: int = 300
+    multi_label: bool = True
+    single_cls: bool = False
+    original: bool = False
+    round_boxes: bool = False
+    retina_masks: bool = False
+
+
+@dataclass(frozen=True)
+class SpecificOptions:
+    """Settings that one task reads; a subclass has fields named as those of the task's configs."""
+
+    @classmethod
+    def from_train_config(cls, config: TrainConfig) -> Self:
+        """The settings of a training run."""
+        return cls(**{f.name: getattr(config, f.name) for f in fields(cls)})
+
+    @classmethod
+    def from_val_config(cls, config: ValConfig) -> Self:
+        """The settings of a validation run."""
+        return cls()
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Settings of a run that a task needs.
+
+    Attributes:
+        data: how images are loaded.
+        postprocess: of validation.
+        specific: what only this task reads, an object of its `options_type`; None for the defaults.
+        verbose: a table row per class and every message about the labels.
+    """
+
+    data: DataOptions = field(default_factory=DataOptions)
+    postprocess: PostprocessOptions = field(default_factory=PostprocessOptions)
+    specific: Any = None
+    verbose: bool = False
+
+
+@dataclass(frozen=True)
+class PredictionFiles:
+    """Files of predictions that val.py writes.
 
     Attributes:
         folder: the run folder.
-        text, scores: text files of an image each; with the score.
-        hybrid: the labels in the text files too.
-        json: COCO JSON file to write and to measure with COCO's own metrics, or None.
+        text, scores: a text file per image; with scores.
+        hybrid: with the labels too.
+        json: COCO JSON file to write and to evaluate with COCO's metrics, or None.
         coco_ids: number the classes 1-90 as the COCO set does.
     """
 
@@ -110,71 +166,11 @@ class Outputs:
     coco_ids: bool = False
 
 
-@dataclass(frozen=True)
-class PixelStatistics:
-    """Mean and deviation of each channel, of pixels in 0-1, by which a network wants its input normalized."""
-
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-
-    def normalize_(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in 0-1 normalized in place; their averages serve other numbers of channels."""
-        mean, deviation = images.new_tensor(self.mean), images.new_tensor(self.deviation)
-        if images.shape[1] != len(mean):
-            mean, deviation = mean.mean().view(1), deviation.mean().view(1)
-        return images.sub_(mean.view(-1, 1, 1)).div_(deviation.view(-1, 1, 1))
-
-
-MASK_FLAGS = frozenset({"mask_ratio", "no_overlap"})
-SEMANTIC_FLAGS = frozenset({"seg_loss", "aux_weights", "class_weights", "seg_imgsz", "seg_mosaic"})
-JOINT_FLAGS = frozenset({"task_weights", "seg_batch_size", "balance", "joint_batches", "fitness"})
-SCALED_BYTES = (torch.arange(256) / 255).numpy()  # what a pixel of each value becomes
-IMAGENET = PixelStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What the engine has to know of a kind of task before there is a data set or a network.
-
-    Attributes:
-        train_config, val_config: settings with the task's defaults.
-        csv_width: characters of a column of results.csv.
-        rate_name: what its columns of learning rates start with; `all_rates`: one for each parameter group.
-        train_images: files of the first training batches.
-        val_images: files of the first validation batches, with labels ("" for none) and with predictions.
-        pixels: how the input is normalized; None leaves it in 0-1.
-        fit: how an image is brought to an input size where nothing else is asked for.
-        qualities: what an exported model is judged by: a title, and the name in `EvalResult.metrics`.
-        unused, val_unused: fields of `train_config` and of `val_config` that play no part.
-        hyp_defaults: hyperparameters where the file does not name them, other than `Hyperparameters` has.
-        floor_accumulation: as `Schedule.floor`.
-        genes: hyperparameters that an evolution may change; None for all of its table.
-    """
-
-    train_config: type[TrainConfig] = TrainConfig
-    val_config: type[ValConfig] = ValConfig
-    csv_width: int = 20
-    rate_name: str = "x/lr"
-    all_rates: bool = True
-    train_images: tuple[str, ...] = tuple(f"train_batch{i}.jpg" for i in range(3))
-    val_images: tuple[tuple[str, str], ...] = tuple(
-        (f"val_batch{i}_labels.jpg", f"val_batch{i}_pred.jpg") for i in range(3)
-    )
-    pixels: PixelStatistics | None = None
-    fit: Fit = letterbox
-    qualities: tuple[tuple[str, str], ...] = (("mAP50-95", "metrics/mAP_0.5:0.95"),)
-    unused: frozenset[str] = MASK_FLAGS | SEMANTIC_FLAGS | JOINT_FLAGS
-    val_unused: frozenset[str] = frozenset({"seg_imgsz"})
-    hyp_defaults: Mapping[str, float] = field(default_factory=dict)
-    floor_accumulation: bool = False
-    genes: tuple[str, ...] | None = None
-
-
 class Sink(Protocol):
-    """Receives every batch with its predictions, in pixels of the network input.
+    """Receives every validation batch with its predictions, in pixels of the network input.
 
-    Of several processes each has a sink, which receives this process's batches; a file that needs all of them is put
-    together in `close`, which every process calls.
+    Each rank has a sink of its own, which receives the rank's batches; a file that needs all of them is put together
+    in `close`, which every rank calls.
     """
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None: ...
@@ -182,12 +178,11 @@ class Sink(Protocol):
 
 
 class Evaluator(Protocol):
-    """Collects predictions of a split and turns them into metrics.
+    """Accumulates predictions of a split and computes metrics.
 
-    Several processes measure a part of the split each. `state` is what this one has collected, as named arrays of
-    numbers; `merge` takes the states of all, in the order of their numbers, in place of its own. Counts are added up
-    (a confusion matrix: `state` returns it, `merge` keeps the sum). Lists are joined in the order of a single process,
-    which is by turns: batch k of the split was measured by process k mod n (`utils.core.distributed.in_turns`).
+    Each rank evaluates a shard of the split. `state` returns what a rank has accumulated, as named arrays; `merge`
+    replaces it by the states of all ranks, in order. Counts (a confusion matrix) are added up. Lists are joined in the
+    order of a single process: batch k of the split was evaluated by rank k mod n.
     """
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None: ...
@@ -197,173 +192,312 @@ class Evaluator(Protocol):
     def plot(self, save_dir: Path) -> None: ...
 
 
-class StepLoader(Protocol):
-    """Yields the batches of each optimizer step; their order depends on seed and epoch only."""
+class Task(ABC):
+    """One kind of model: configs, network, data, losses, post-processing, metrics, plots and results.
 
-    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None: ...
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[list[Batch]]: ...
-
-
-class Task(Protocol):
-    """One kind of model: its network, data, losses, post-processing and metrics."""
-
-    name: str
-    traits: Traits
-    loss_names: tuple[str, ...]
-    class_names: dict[int, str]
-    hyp: Hyperparameters
-    options: TaskOptions
-    semantic: SemanticClasses | None
-
-    @staticmethod
-    def load_data(data: str | Path, *, prepare: bool = True) -> DataSpec: ...
-    @staticmethod
-    def names_in(spec: DataSpec) -> Mapping[int, str]: ...
-    @staticmethod
-    def list_images(spec: DataSpec, split: str) -> ImageIndex: ...
-    @staticmethod
-    def load_graph(cfg: str | Path) -> dict[str, Any]: ...
-    def results_row(
-        self, losses: Mapping[str, float], metrics: Mapping[str, float], val_losses: Mapping[str, float]
-    ) -> dict[str, float]: ...
-    def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel: ...
-    def prepare_training(self, model: BaseModel, save_dir: Path, *, anchors: bool, plots: bool) -> None: ...
-    def bind(self, model: BaseModel) -> None: ...
-    def train_loader(self) -> StepLoader: ...
-    def eval_loader(self, split: str, **overrides: Any) -> StepLoader: ...
-    def image_weights(self, per_class: np.ndarray) -> np.ndarray: ...
-    def losses(self, preds: Any, batch: Batch) -> LossResult | None: ...
-    def outputs_agree(self, exact: Any, mixed: Any) -> bool: ...
-    def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]: ...
-    def build_evaluator(self) -> Evaluator: ...
-    def build_sinks(self, outputs: Outputs, split: str) -> list[Sink]: ...
-    def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
-
-
-class Steps:
-    """A StepLoader over one or several loaders walked side by side.
+    The class answers what is asked before there are data; an object serves one data set.
 
     Args:
-        balance: "longest" or "shortest", the loader that an epoch goes through once. With the longest the others start
-            over with an order and augmentations of their own, which follow from (seed, epoch, round).
+        spec: the data set.
+        hyp: hyperparameters.
+        options: settings of this run.
+        channels: channels of the network input.
+
+    Attributes:
+        name: as in checkpoints and metadata of exported files.
+        train_config, val_config, predict_config: settings of the commands with the task's defaults.
+        unused_train_flags, unused_val_flags, unused_predict_flags: fields of these that the task ignores.
+        options_type: the settings that only this task reads.
+        hyp_defaults: hyperparameters where the file does not name them, other than `Hyperparameters` has.
+        genes: hyperparameters that an evolution may change; None for all.
+        graph_needs, example_cfg: for messages: the layers that a model YAML needs, and a shipped one that has them.
+        loss_names: columns of the training log, in the order of the loss items.
+        csv_width: characters of a column of results.csv.
+        lr_column: prefix of its learning-rate columns. logs_all_lrs: one per parameter group.
+        train_plots: files of the first training batches.
+        val_plots: files of the first validation batches, with labels ("" for none) and with predictions.
+        main_metrics: titles, and names in `EvalResult.metrics`, of what an exported model is judged by.
+        pixels: how the input is normalized; None leaves it in [0, 1].
+        fit: how an image is brought to the input size.
+        square_input: images of any shape become inputs of one size, and test-time augmentation is not offered.
+        floor_accumulation: as `Schedule.floor`.
+        supports_int8, supports_nms: whether INT8 and NMS are offered for exported files.
+        in_original: whether the releases of YOLOv5 have a class for the network.
     """
 
-    def __init__(self, *loaders: Any, balance: str = "shortest") -> None:
-        self.loaders, self.balance = loaders, balance
-        self._epoch: tuple[int, np.ndarray | None] = (0, None)
-        self._first = 0
+    name: ClassVar[str]
+    train_config: ClassVar[type[TrainConfig]] = TrainConfig
+    val_config: ClassVar[type[ValConfig]] = ValConfig
+    predict_config: ClassVar[type[DetectConfig]] = DetectConfig
+    unused_train_flags: ClassVar[frozenset[str]] = MASK_FLAGS | SEMANTIC_FLAGS | JOINT_FLAGS
+    unused_val_flags: ClassVar[frozenset[str]] = frozenset({"seg_imgsz"})
+    unused_predict_flags: ClassVar[frozenset[str]] = frozenset()
+    options_type: ClassVar[type[SpecificOptions]] = SpecificOptions
+    hyp_defaults: ClassVar[Mapping[str, float]] = {}
+    genes: ClassVar[tuple[str, ...] | None] = None
+    graph_needs: ClassVar[str] = ""
+    example_cfg: ClassVar[str] = ""
+    loss_names: ClassVar[tuple[str, ...]]
+    csv_width: ClassVar[int] = 20
+    lr_column: ClassVar[str] = "x/lr"
+    logs_all_lrs: ClassVar[bool] = True
+    train_plots: ClassVar[tuple[str, ...]] = tuple(f"train_batch{i}.jpg" for i in range(3))
+    val_plots: ClassVar[tuple[tuple[str, str], ...]] = tuple(
+        (f"val_batch{i}_labels.jpg", f"val_batch{i}_pred.jpg") for i in range(3)
+    )
+    main_metrics: ClassVar[tuple[tuple[str, str], ...]]
+    pixels: ClassVar[PixelStatistics | None] = None
+    fit: ClassVar[Fit] = staticmethod(letterbox)
+    square_input: ClassVar[bool] = False
+    floor_accumulation: ClassVar[bool] = False
+    supports_int8: ClassVar[bool] = True
+    supports_nms: ClassVar[bool] = False
+    in_original: ClassVar[bool] = True
 
-    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
-        """Choose the epoch that decides order and augmentation; weights are those of the first loader's images.
+    class_names: dict[int, str]
+    semantic: SemanticClasses | None = None
+
+    def __init__(self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, *, channels: int = 3) -> None:
+        self.spec, self.hyp, self.options, self.channels = spec, hyp, options, channels
+        self.specific: Any = self.options_type() if options.specific is None else options.specific
+        self._indexes: dict[str, ImageIndex] = {}
+
+    def with_options(self, **changes: Any) -> Self:
+        """The same task, data and loss with other options."""
+        twin = copy.copy(self)
+        twin.options = replace(self.options, **changes)
+        return twin
+
+    # -- settings --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_train_options(cls, config: TrainConfig, **resolved: Any) -> TaskOptions:
+        """Options of a training run.
 
         Args:
-            first: steps of the epoch that are passed over.
+            resolved: fields of `DataOptions` that the config does not settle, such as the rounded `imgsz`.
         """
-        self._epoch, self._first = (epoch, image_weights), first
+        names = ("imgsz", "batch_size", "workers", "seed", "cache", "rect", "quad", "single_cls", "mosaic_epochs")
+        return TaskOptions(
+            data=DataOptions(**{name: getattr(config, name) for name in names} | resolved),
+            postprocess=PostprocessOptions(single_cls=config.single_cls),
+            specific=cls.options_type.from_train_config(config),
+        )
 
-    def __len__(self) -> int:
-        choose = max if self.balance == "longest" else min
-        return choose(len(loader) for loader in self.loaders)
+    @classmethod  # noqa: B027 - nothing to check is the default
+    def check_predict_settings(cls, config: DetectConfig, *, num_classes: int, nms_in_file: bool) -> None:
+        """Warn of settings of detect.py that the model ignores.
 
-    def __iter__(self) -> Iterator[list[Batch]]:
-        endless = [self._rounds(number) for number in range(len(self.loaders))]
-        return ([next(batches) for batches in endless] for _ in range(self._first, len(self)))
+        Args:
+            nms_in_file: the exported file holds NMS.
 
-    def _rounds(self, number: int) -> Iterator[Batch]:
-        """The batches of loader `number`, round after round."""
-        epoch, image_weights = self._epoch
-        loader, weights = self.loaders[number], None if number else image_weights
-        round_, first = divmod(self._first, max(len(loader), 1))
-        for later in count(round_):
-            loader.set_epoch(epoch + later * ROUND, weights, first if later == round_ else 0)
-            yield from loader
+        Raises:
+            InputError: a setting cannot be used.
+        """
+
+    # -- data ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def load_data(data: str | Path, *, prepare: bool = True) -> DataSpec:
+        """The data set of a YAML, downloaded or generated first unless `prepare` is off."""
+        return load_spec(data, prepare=prepare)
+
+    @staticmethod
+    def get_class_names(spec: DataSpec) -> Mapping[int, str]:
+        """Names of the classes that a network of this task has on a data set."""
+        return spec.names
+
+    @staticmethod
+    @abstractmethod
+    def load_index(spec: DataSpec, split: str) -> ImageIndex:
+        """The images of a split; labels may be missing."""
+
+    @abstractmethod
+    def get_index(self, split: str) -> ImageIndex:
+        """The verified images and labels of a split, read once."""
+
+    @abstractmethod
+    def build_train_loader(self) -> StepLoader:
+        """Augmented training batches."""
+
+    @abstractmethod
+    def build_eval_loader(self, split: str, **overrides: Any) -> StepLoader:
+        """Batches of a split as they are; `batch_size`, and `rect` and `pad` where images are letterboxed."""
+
+    @abstractmethod
+    def compute_image_weights(self, per_class: np.ndarray) -> np.ndarray:
+        """(images,) sampling weights of the training images: higher for rare classes of a low metric.
+
+        Args:
+            per_class: (num_classes,) the metric of each class, 0 to 1.
+        """
+
+    # -- network ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def load_graph(cfg: str | Path) -> dict[str, Any]:
+        """The content of `--cfg`."""
+        return load_model_yaml(cfg)
+
+    @classmethod
+    @abstractmethod
+    def matches_graph(cls, layers: frozenset[str], source: str) -> bool:
+        """Whether a model YAML with rows of these layers is one of this task; `source` names it in messages."""
+
+    @classmethod
+    @abstractmethod
+    def build_network(cls, cfg: str | Path | Mapping[str, Any], *, ch: int = 3, **overrides: Any) -> BaseModel:
+        """A network of this task.
+
+        Args:
+            cfg: model YAML: path, shipped name or content.
+            ch: input channels, unless the YAML names them.
+            overrides: values that replace those of the YAML: `nc`, `anchors`, `n_segcls`, as far as the task has them.
+        """
+
+    @classmethod
+    def restore_network(cls, graph: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> BaseModel:
+        """The network of a checkpoint, before its weights are loaded; `graph` has all overrides of training in it."""
+        return cls.build_network(graph)
+
+    @classmethod
+    def get_stride(cls, graph: Mapping[str, Any]) -> int:
+        """Largest stride of a network, at least 32; built without storage or random draws."""
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return max(int(cls.build_network(graph).stride.max()), 32)
+
+    @abstractmethod
+    def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
+        """A fresh network for this data set's classes."""
+
+    @abstractmethod
+    def prepare_training(self, model: BaseModel, save_dir: Path, *, anchors: bool, plots: bool) -> None:
+        """What precedes the first epoch of a new run: plots of the labels, anchors that fit them."""
+
+    @abstractmethod
+    def bind(self, model: BaseModel) -> None:
+        """Build the loss for a network."""
+
+    # -- step ------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def losses(self, preds: Any, batch: Batch) -> LossResult | None:
+        """The loss of a training output; None for outputs that allow none, such as those of exported files."""
+
+    @classmethod
+    @abstractmethod
+    def outputs_agree(cls, exact: Any, mixed: Any) -> bool:
+        """Whether outputs of one image in evaluation mode, in FP32 and under autocast, are nearly the same."""
+
+    @classmethod
+    @abstractmethod
+    def build_postprocess(cls, options: PostprocessOptions) -> Postprocess:
+        """The post-processing of val.py, detect.py, the hub and exported files."""
+
+    def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]:
+        """The predictions of a validation batch."""
+        return self.build_postprocess(self.options.postprocess)(preds, batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the loss that an exact resume needs."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Restore `state_dict()`."""
+
+    # -- metrics and plots -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build_evaluator(self) -> Evaluator:
+        """Metrics over a split."""
+
+    def build_sinks(self, files: PredictionFiles, split: str) -> list[Sink]:
+        """Writers of the predictions of a split; none unless the task has files of its own."""
+        return []
+
+    def build_results_row(
+        self, losses: Mapping[str, float], metrics: Mapping[str, float], val_losses: Mapping[str, float]
+    ) -> dict[str, float]:
+        """An epoch's row of results.csv: training losses, metrics, validation losses."""
+        row = {f"train/{name}": value for name, value in losses.items()}
+        return row | dict(metrics) | {f"val/{name}": value for name, value in val_losses.items()}
+
+    @abstractmethod
+    def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None:
+        """Draw a batch with its labels, or with predictions."""
+
+    # -- prediction ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_result(
+        cls,
+        item: SourceFrame,
+        prediction: Prediction,
+        names: Mapping[int, str],
+        input_hw: tuple[int, int],
+        ms: tuple[float, float, float],
+        semantic: SemanticClasses | None = None,
+    ) -> Result:
+        """What detect.py logs, draws and writes of one image.
+
+        Args:
+            prediction: in pixels of the original image.
+            input_hw: size of the network input.
+            ms: milliseconds of pre-processing, inference and post-processing.
+            semantic: classes of the model's semantic masks.
+        """
+        boxes = cls.get_boxes(prediction, (item.frame.shape[0], item.frame.shape[1])).numpy()
+        mask = None if prediction.semantic_mask is None else prediction.semantic_mask.numpy()
+        return Result(item, boxes, names, input_hw, ms, prediction.bitmaps, mask, semantic)
+
+    @staticmethod
+    def get_boxes(prediction: Prediction, size_hw: tuple[int, int]) -> Tensor:
+        """(n, 6) x1, y1, x2, y2, score, class of a prediction for an image of this size."""
+        return torch.zeros(0, 6) if prediction.boxes is None else prediction.boxes
+
+    @staticmethod
+    def get_raw_output(output: Any) -> Any:
+        """What the hub returns for a batch of tensors: decoded rows, or logits."""
+        first: Tensor = output[0] if isinstance(output, tuple | list) else getattr(output, "rows", output)
+        return first.clone()
+
+    # -- exported files --------------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def matches_outputs(cls, info: ModelInfo, outputs: Sequence[Tensor]) -> bool:
+        """Whether outputs of an exported file have the shapes that its metadata promise; more outputs may follow."""
+
+    @classmethod
+    @abstractmethod
+    def compare_outputs(
+        cls,
+        reference: Sequence[Tensor],
+        outputs: Any,
+        size_hw: tuple[int, int],
+        tolerance: Tolerance,
+        nms: Mapping[str, Any],
+    ) -> Agreement:
+        """Post-process the outputs of PyTorch and of an exported file for one batch and count what agrees.
+
+        Args:
+            reference: PyTorch's raw outputs, on the CPU.
+            outputs: those of the file, or its `NMSOutput` detections.
+            size_hw: network input, pixels.
+            nms: keyword arguments of `non_max_suppression`.
+        """
+
+    @classmethod
+    def count_classes(cls, outputs: Sequence[Tensor]) -> int | None:
+        """Number of classes that outputs of an exported file have scores for; None if the shapes do not show it."""
+        return None
+
+    @classmethod
+    def default_semantic_classes(cls) -> SemanticClasses | None:
+        """Classes of semantic masks for an exported file that names none; None for tasks without masks."""
+        return None
 
 
-def image_file(name: str, batch: Batch) -> str:
-    """The file of a drawn batch: `val_batch0_pred.jpg`, `val_batch0_semantic_pred.jpg` for one of that kind."""
-    if not batch.kind:
-        return name
-    head, separator, tail = name.partition("_labels" if "_labels" in name else "_pred" if "_pred" in name else ".")
-    return f"{head}_{batch.kind}{separator}{tail}"
-
-
-class InputBuffer:
-    """As `images_to_device`, into memory that is kept from batch to batch: new memory costs more than the conversion.
-
-    What it gives is overwritten at the next call, so it serves passes without gradients.
-
-    Args:
-        own_threads: what takes the input has threads of its own, see `utils.core.device.single_threaded`, and takes it
-            plane by plane; else it gets channels_last.
-    """
-
-    def __init__(
-        self,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        pixels: PixelStatistics | None = None,
-        *,
-        own_threads: bool = False,
-    ) -> None:
-        self.device, self.pixels, self.own_threads = device, pixels, own_threads
-        self._looks_up = device.type == "cpu" and dtype == torch.float32
-        self._memory = torch.empty(0, dtype=dtype, device=device)
-
-    def load(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 -> float in [0, 1], or normalized."""
-        if self._memory.numel() < images.numel():
-            self._memory = self._memory.new_empty(images.numel())
-        stored = _planes(images) if self.own_threads else images.permute(0, 2, 3, 1)
-        scaled = self._memory[: images.numel()].view(stored.shape)
-        with single_threaded(self.own_threads):
-            if self._looks_up:
-                _look_up(stored, scaled)
-            else:
-                scaled.copy_(stored, non_blocking=True).div_(255)
-            loaded = scaled if self.own_threads else scaled.permute(0, 3, 1, 2)
-            return loaded if self.pixels is None else self.pixels.normalize_(loaded)
-
-
-def _planes(images: Tensor) -> Tensor:
-    """(B, C, H, W) uint8, contiguous: on the CPU by OpenCV, five times as fast as torch for interleaved pixels."""
-    if images.is_contiguous() or images.device.type != "cpu" or images.shape[1] > MOST_CHANNELS:
-        return images.contiguous()
-    planes = np.empty(images.shape, np.uint8)
-    for frame, split in zip(images.permute(0, 2, 3, 1).numpy(), planes, strict=True):
-        cv2.split(frame, list(split))
-    return torch.from_numpy(planes)
-
-
-def _look_up(stored: Tensor, scaled: Tensor) -> None:
-    """Fill `scaled` with `stored` / 255, both of one shape and contiguous, in one pass instead of two."""
-    rows = (-1, stored.shape[-1])
-    cv2.LUT(stored.reshape(rows).numpy(), SCALED_BYTES, dst=scaled.view(rows).numpy())
-
-
-def images_to_device(
-    images: Tensor,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    *,
-    pixels: PixelStatistics | None = None,
-) -> Tensor:
-    """(B, C, H, W) uint8 -> channels_last float in [0, 1], or normalized; divided on `device`: less has to travel."""
-    images = images.to(device, non_blocking=True)
-    scaled = images.to(dtype, memory_format=torch.channels_last).div_(255)
-    return scaled if pixels is None else pixels.normalize_(scaled)
-
-
-def names_of_data(spec: DataSpec) -> Mapping[int, str]:
-    """The names that a network's classes have in most tasks."""
-    return spec.names
-
-
-def standard_row(
-    losses: Mapping[str, float], metrics: Mapping[str, float], val_losses: Mapping[str, float]
-) -> dict[str, float]:
-    """An epoch's numbers by their columns in results.csv: training losses, metrics, validation losses."""
-    row = {f"train/{name}": value for name, value in losses.items()}
-    return row | dict(metrics) | {f"val/{name}": value for name, value in val_losses.items()}
+def round_up(pixels: int, stride: int) -> int:
+    """The next multiple of the stride."""
+    return -(-pixels // stride) * stride

@@ -1,263 +1,386 @@
-"""Object detection as a task: network, data, losses, post-processing and metrics."""
+"""Object detection: the boxes of YOLOv5's Detect head."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from models.graph import load_model_yaml
-from models.yolo import BaseModel, Detect, build_model, task_of
+from models.yolo import BaseModel, Detect, DetectionModel
 from utils import plots
+from utils.config.base import format_flags
+from utils.config.detect import DetectConfig
 from utils.config.hyp import Hyperparameters
 from utils.core.errors import InputError
-from utils.core.types import Batch, Prediction
+from utils.core.logging import LOGGER
+from utils.core.types import Batch, Letterbox, Prediction
 from utils.datasets.detection import DetectionDataset
 from utils.datasets.image_weights import class_weights, image_weights
-from utils.datasets.index.data_yaml import DataSpec, load_spec
+from utils.datasets.index.data_yaml import DataSpec
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.labels import load_index
 from utils.datasets.loader import build_loader
-from utils.datasets.masks import MaskForm
-from utils.imaging.semantic_classes import SemanticClasses
-from utils.losses.detection import DetectionLoss, LossResult, scaled_gains
+from utils.datasets.masks import MaskBuilder
+from utils.datasets.step_loader import ParallelLoader, StepLoader
+from utils.losses.detection import DetectionLoss, LossResult, scale_gains
+from utils.metrics.agreement import Agreement, Tolerance, compare_detections
 from utils.metrics.detection import DetectionEvaluator
-from utils.metrics.sinks import CocoSink, TextSink
-from utils.ops.autoanchor import box_sizes, check_anchors
+from utils.metrics.prediction_files import BoxTextWriter, CocoJsonWriter
+from utils.ops.autoanchor import check_anchors, compute_box_sizes
+from utils.ops.boxes import undo_letterbox
 from utils.ops.nms import non_max_suppression
-from utils.tasks.base import Outputs, Sink, StepLoader, Steps, TaskOptions, Traits, names_of_data, standard_row
+from utils.ops.prototypes import get_prototypes, split_masks
+from utils.tasks.base import Postprocess, PostprocessOptions, PredictionFiles, Sink, SpecificOptions, Task, TaskOptions
+from utils.tasks.registry import check_graph
 
-VAL_PAD = 0.5  # strides of padding around validation images, as the published numbers were measured
+if TYPE_CHECKING:
+    from utils.backends.info import ModelInfo
+
+VAL_PAD = 0.5  # strides of padding around validation images, as in the published results
 AMP_TOLERANCE = 25.6  # pixels, a tenth of the probe's side; broken half precision is off by far more, or not finite
 AMP_COMPARED = 100  # boxes of highest objectness
+BOX_COLUMNS = 5  # x, y, w, h, objectness
+NMS_COLUMNS = 6  # x1, y1, x2, y2, score, class
 
 
-class DetectionTask:
-    """Boxes of YOLOv5's Detect head.
+@dataclass(frozen=True)
+class DetectionOptions(SpecificOptions):
+    """As the flags of train.py."""
 
-    Args:
-        spec: the data set.
-        hyp: recipe numbers.
-        options: settings of this run.
-        channels: channels of the network input.
-    """
+    autobalance: bool = False
+
+
+class DetectionTask(Task):
+    """Boxes with classes."""
 
     name = "detect"
-    head: type[Detect] = Detect  # the layer that must end the graph
-    example = "yolov5s.yaml"
-    coco_sink = CocoSink
-    traits = Traits()
-    loss_names: tuple[str, ...] = ("box_loss", "obj_loss", "cls_loss")
-    load_data = staticmethod(load_spec)
-    names_in = staticmethod(names_of_data)
-    list_images = staticmethod(partial(load_index, require_labels=False))
-    load_graph = staticmethod(load_model_yaml)
-    results_row = staticmethod(standard_row)
-    semantic: SemanticClasses | None = None
+    head: ClassVar[type[Detect]] = Detect  # last layer of the graph
+    network: ClassVar[type[DetectionModel]] = DetectionModel
+    graph_needs = "Detect as its last layer"
+    example_cfg = "yolov5s.yaml"
+    options_type = DetectionOptions
+    coco_writer_class = CocoJsonWriter
+    loss_names: ClassVar[tuple[str, ...]] = ("box_loss", "obj_loss", "cls_loss")
+    main_metrics: ClassVar[tuple[tuple[str, str], ...]] = (("mAP50-95", "metrics/mAP_0.5:0.95"),)
+    supports_nms = True
 
     def __init__(self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, *, channels: int = 3) -> None:
-        self.spec, self.hyp, self.options, self.channels = spec, hyp, options, channels
-        self.class_names = {0: "item"} if options.single_cls and spec.num_classes != 1 else dict(spec.names)
-        self.stride = options.stride
-        self._indexes: dict[str, ImageIndex] = {}
+        super().__init__(spec, hyp, options, channels=channels)
+        self.class_names = {0: "item"} if options.data.single_cls and spec.num_classes != 1 else dict(spec.names)
         self._loss: nn.Module | None = None
-        self._pending_loss_state: Mapping[str, Any] = {}
+        self._loss_state: Mapping[str, Any] = {}
 
-    def index(self, split: str) -> ImageIndex:
-        """The verified images and labels of a split, read once."""
+    # -- data ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def load_index(spec: DataSpec, split: str) -> ImageIndex:
+        """As `Task.load_index`."""
+        return load_index(spec, split, require_labels=False)
+
+    def get_index(self, split: str) -> ImageIndex:
+        """As `Task.get_index`."""
         if split not in self._indexes:
-            options = self.options
-            self._indexes[split] = load_index(self.spec, split, single_cls=options.single_cls, verbose=options.verbose)
+            single_cls, verbose = self.options.data.single_cls, self.options.verbose
+            self._indexes[split] = load_index(self.spec, split, single_cls=single_cls, verbose=verbose)
         return self._indexes[split]
 
-    # -- network --------------------------------------------------------------------------------------------------
+    def build_train_loader(self) -> StepLoader:
+        """As `Task.build_train_loader`."""
+        data = self.options.data
+        return self._build_loader(
+            "train", augment=True, rect=data.rect, pad=0.0, batch_size=data.batch_size, shuffle=not data.rect
+        )
+
+    def build_eval_loader(self, split: str, **overrides: Any) -> StepLoader:
+        """As `Task.build_eval_loader`; rectangular unless `rect=False` and `pad=0.0` are given."""
+        settings = {"rect": True, "pad": VAL_PAD, "batch_size": self.options.data.batch_size} | overrides
+        settings["rect"] = settings["rect"] and self.options.data.fixed_hw is None
+        return self._build_loader(split, augment=False, shuffle=False, **settings)
+
+    def _build_loader(
+        self, split: str, *, augment: bool, rect: bool, pad: float, batch_size: int, shuffle: bool
+    ) -> StepLoader:
+        data = self.options.data
+        dataset = DetectionDataset(
+            self.get_index(split),
+            imgsz=data.imgsz,
+            hyp=self.hyp,
+            augment=augment,
+            rect=rect,
+            batch_size=batch_size,
+            stride=data.stride,
+            pad=pad,
+            seed=data.seed,
+            cache=data.train_cache if augment else data.val_cache,
+            channels=self.channels,
+            fixed_hw=data.fixed_hw,
+            mosaic_epochs=data.mosaic_epochs,
+        )
+        loader = build_loader(
+            dataset,
+            batch_size=batch_size,
+            workers=data.workers,
+            shuffle=shuffle,
+            seed=data.seed,
+            quad=data.quad and augment,
+            pin_memory=data.pin_memory,
+            masks=self.get_mask_builder(augment=augment),
+        )
+        return ParallelLoader(loader)
+
+    def get_mask_builder(self, *, augment: bool) -> MaskBuilder | None:
+        """Form of the masks in training or validation batches; None for no masks."""
+        return None
+
+    def compute_image_weights(self, per_class: np.ndarray) -> np.ndarray:
+        """As `Task.compute_image_weights`."""
+        index, num_classes = self.get_index("train"), len(self.class_names)
+        weights = class_weights(index, num_classes) * num_classes * (1 - per_class) ** 2 / num_classes
+        return image_weights(index, weights)
+
+    # -- network ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def matches_graph(cls, layers: frozenset[str], source: str) -> bool:
+        """Any graph that no other task recognizes."""
+        return True
+
+    @classmethod
+    def build_network(
+        cls,
+        cfg: str | Path | Mapping[str, Any],
+        *,
+        ch: int = 3,
+        nc: int | None = None,
+        anchors: float | None = None,
+        **_: Any,
+    ) -> BaseModel:
+        """As `Task.build_network`."""
+        return cls.network(cfg, ch, nc, anchors)
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
-        """A fresh network for this data set's classes."""
-        model = self.network(cfg)
+        """As `Task.build_model`; InputError for a graph of another task."""
+        graph = load_model_yaml(cfg)
+        check_graph(type(self), graph)
+        anchors = None if self.hyp.anchors is None else round(self.hyp.anchors)
+        model = self.build_network(graph, ch=self.channels, nc=len(self.class_names), anchors=anchors)
         if type(model.head) is not self.head:
             raise InputError(
-                f"the graph ends with {type(model.head).__name__}, but task {self.name!r} needs {self.head.__name__} "
-                f"as its last layer; give a YAML or checkpoint of that kind, as in --cfg {self.example}"
+                f"the graph ends with {type(model.head).__name__}, task {self.name!r} needs {self.graph_needs}; "
+                f"give a YAML or checkpoint of that kind, as in --cfg {self.example_cfg}"
             )
-        if (task := task_of(model)) != self.name:
-            raise InputError(f"the graph is one of task {task!r}; leave --task out, or give --cfg {self.example}")
-        return model
-
-    def network(self, cfg: str | Mapping[str, Any]) -> BaseModel:
-        """A fresh network of any kind for this data set's classes."""
-        anchors = None if self.hyp.anchors is None else round(self.hyp.anchors)
-        model = build_model(cfg, ch=self.channels, nc=len(self.class_names), anchors=anchors)
         model.names = dict(self.class_names)
         return model
 
+    def prepare_training(self, model: BaseModel, save_dir: Path, *, anchors: bool, plots: bool) -> None:
+        """As `Task.prepare_training`."""
+        index = self.get_index("train")
+        if plots:
+            self._plot_labels(index, save_dir)
+        if anchors:
+            boxes_wh = compute_box_sizes(index.sizes_hw, index.offsets, index.boxes_xywhn, self.options.data.imgsz)
+            rng = np.random.default_rng(self.options.data.seed)
+            check_anchors(model.head, boxes_wh, threshold=self.hyp.anchor_t, rng=rng)
+
     def bind(self, model: BaseModel) -> None:
-        """Build the loss for `model`'s anchors and strides; they are arguments, not read later."""
-        self.stride = max(int(model.stride.max()), 32)
+        """Build the loss for `model`'s anchors and strides; they are copied."""
         self._loss = self.build_loss(model)
-        if self._pending_loss_state:
-            self._loss.load_state_dict(self._pending_loss_state)
+        if self._loss_state:
+            self._loss.load_state_dict(self._loss_state)
 
     def build_loss(self, model: BaseModel) -> nn.Module:
         """The loss for a network."""
-        return self.detection_loss(model)
+        return self.build_detection_loss(model)
 
-    def detection_loss(self, model: BaseModel) -> DetectionLoss:
+    def build_detection_loss(self, model: BaseModel) -> DetectionLoss:
         """The loss of boxes, objectness and classes."""
         num_classes = len(self.class_names)
         return DetectionLoss(
             anchors=model.head.anchors.detach().clone(),
             strides=model.stride.tolist(),
             num_classes=num_classes,
-            hyp=scaled_gains(self.hyp, model.head.nl, num_classes, self.options.imgsz),
-            autobalance=self.options.autobalance,
+            hyp=scale_gains(self.hyp, model.head.nl, num_classes, self.options.data.imgsz),
+            autobalance=self.specific.autobalance,
         )
 
-    def prepare_training(self, model: BaseModel, save_dir: Path, *, anchors: bool, plots: bool) -> None:
-        """Draw the labels and fit the anchors to them, before the first epoch of a new run."""
-        index = self.index("train")
-        if plots:
-            self._plot_labels(index, save_dir)
-        if anchors:
-            boxes_wh = box_sizes(index.sizes_hw, index.offsets, index.boxes_xywhn, self.options.imgsz)
-            check_anchors(
-                model.head, boxes_wh, threshold=self.hyp.anchor_t, rng=np.random.default_rng(self.options.seed)
-            )
-
-    # -- data -----------------------------------------------------------------------------------------------------
-
-    def train_loader(self) -> StepLoader:
-        """Augmented training batches."""
-        options = self.options
-        return self._loader(
-            "train", augment=True, rect=options.rect, pad=0.0, batch_size=options.batch_size, shuffle=not options.rect
-        )
-
-    def eval_loader(self, split: str, **overrides: Any) -> StepLoader:
-        """Batches of a split as they are; rectangular unless `rect=False` and `pad=0.0` are given."""
-        settings = {"rect": True, "pad": VAL_PAD, "batch_size": self.options.batch_size} | overrides
-        settings["rect"] = settings["rect"] and self.options.fixed_hw is None
-        return self._loader(split, augment=False, shuffle=False, **settings)
-
-    def _loader(
-        self, split: str, *, augment: bool, rect: bool, pad: float, batch_size: int, shuffle: bool
-    ) -> StepLoader:
-        options = self.options
-        cache = options.cache if augment or options.cache != "val" else "ram"
-        dataset = DetectionDataset(
-            self.index(split),
-            imgsz=options.imgsz,
-            hyp=self.hyp,
-            augment=augment,
-            rect=rect,
-            batch_size=batch_size,
-            stride=self.stride,
-            pad=pad,
-            seed=options.seed,
-            cache=None if augment and cache == "val" else cache,
-            channels=self.channels,
-            fixed_hw=options.fixed_hw,
-            mosaic_epochs=options.mosaic_epochs,
-        )
-        loader = build_loader(
-            dataset,
-            batch_size=batch_size,
-            workers=options.workers,
-            shuffle=shuffle,
-            seed=options.seed,
-            quad=options.quad and augment,
-            pin_memory=options.pin_memory,
-            masks=self.mask_form(augment=augment),
-        )
-        return Steps(loader)
-
-    def mask_form(self, *, augment: bool) -> MaskForm | None:
-        """What masks the batches carry, of training or validation: none."""
-        return None
-
-    def image_weights(self, per_class: np.ndarray) -> np.ndarray:
-        """(images,) weights by which images are drawn: rare classes with low mAP count most."""
-        index, num_classes = self.index("train"), len(self.class_names)
-        weights = class_weights(index, num_classes) * num_classes * (1 - per_class) ** 2 / num_classes
-        return image_weights(index, weights)
-
-    # -- step -----------------------------------------------------------------------------------------------------
+    # -- step ------------------------------------------------------------------------------------------------------
 
     def losses(self, preds: Any, batch: Batch) -> LossResult | None:
-        """Box, objectness and class loss of raw maps; None for boxes that come without them (ensembles, exports)."""
+        """Box, objectness and class loss of raw feature maps; None for boxes without them (ensembles, exports)."""
         raw = (preds[1] if len(preds) > 1 else None) if isinstance(preds, tuple) else preds
         if raw is None or self._loss is None:
             return None
         result: LossResult = self._loss(raw, batch.targets)
         return result
 
-    def outputs_agree(self, exact: Any, mixed: Any) -> bool:
-        """Whether the boxes that score highest in `exact` are nearly the same in `mixed`, both from one image."""
+    @classmethod
+    def outputs_agree(cls, exact: Any, mixed: Any) -> bool:
+        """Whether the boxes of highest objectness in `exact` are nearly the same in `mixed`."""
         rows, others = exact[0][0].float(), mixed[0][0].float()  # (N, 5+) x, y, w, h in pixels, objectness
         best = rows[:, 4].topk(min(AMP_COMPARED, len(rows))).indices
         difference = (rows[best, :4] - others[best, :4]).abs().max()
         return bool(difference.isfinite() and difference < AMP_TOLERANCE)
 
-    def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]:
-        """Boxes after non-maximum suppression, in pixels of the network input and on the CPU."""
-        return [Prediction(boxes=rows.cpu()) for rows in self.detections(preds)]
-
-    def detections(self, preds: Any, num_masks: int = 0) -> list[Tensor]:
-        """(n, 6 + num_masks) x1, y1, x2, y2, score, class, mask coefficients of every image, on their device."""
-        options = self.options
-        decoded = preds[0] if isinstance(preds, list | tuple) else preds
-        detections = non_max_suppression(
-            decoded,
-            options.conf_thres,
-            options.iou_thres,
-            multi_label=True,
-            agnostic=options.single_cls,
-            max_det=options.max_det,
-            nm=num_masks,
-        )
-        if options.single_cls:
-            for rows in detections:
-                rows[:, 5] = 0
-        return detections
-
-    def build_evaluator(self) -> DetectionEvaluator:
-        """Metrics over a split."""
-        return DetectionEvaluator(self.class_names, per_class=self.options.verbose)
-
-    def build_sinks(self, outputs: Outputs, split: str) -> list[Sink]:
-        """Writers of text files and COCO JSON."""
-        sinks: list[Sink] = []
-        if outputs.text:
-            hybrid_iou = self.options.iou_thres if outputs.hybrid else None
-            sinks.append(self.text_sink(outputs.folder / "labels", split, with_score=outputs.scores, iou=hybrid_iou))
-        if outputs.json is not None:
-            sinks.append(self.coco_sink(self.index(split), outputs.json, coco_ids=outputs.coco_ids))
-        return sinks
-
-    def text_sink(self, folder: Path, split: str, *, with_score: bool, iou: float | None) -> TextSink:
-        """The writer of text files; `iou` as `TextSink.hybrid_iou`."""
-        return TextSink(folder, with_score=with_score, hybrid_iou=iou)
-
-    # -- images and state ---------------------------------------------------------------------------------------
-
-    def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None:
-        """Draw a batch with its labels, or with predictions."""
-        boxes = batch.targets if predictions is None else [p.boxes for p in predictions]
-        plots.plot_batch(batch.images, boxes, batch.paths, self.class_names, file)
-
-    def _plot_labels(self, index: ImageIndex, save_dir: Path) -> None:
-        plots.plot_labels(index.classes, index.boxes_xywhn, self.class_names, save_dir)
+    @classmethod
+    def build_postprocess(cls, options: PostprocessOptions) -> Postprocess:
+        """As `Task.build_postprocess`."""
+        return DetectionPostprocess(options)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the loss that an exact resume needs."""
         return {} if self._loss is None else {"loss": self._loss.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict()`."""
-        self._pending_loss_state = state.get("loss", {})
-        if self._loss is not None and self._pending_loss_state:
-            self._loss.load_state_dict(self._pending_loss_state)
+        """Restore `state_dict()`, now or when the loss is built."""
+        self._loss_state = state.get("loss", {})
+        if self._loss is not None and self._loss_state:
+            self._loss.load_state_dict(self._loss_state)
+
+    # -- metrics and plots -----------------------------------------------------------------------------------------
+
+    def build_evaluator(self) -> DetectionEvaluator:
+        """As `Task.build_evaluator`."""
+        return DetectionEvaluator(self.class_names, per_class=self.options.verbose)
+
+    def build_sinks(self, files: PredictionFiles, split: str) -> list[Sink]:
+        """Writers of text files and COCO JSON."""
+        sinks: list[Sink] = []
+        if files.text:
+            hybrid_iou = self.options.postprocess.iou_thres if files.hybrid else None
+            sinks.append(
+                self.build_text_writer(files.folder / "labels", split, with_score=files.scores, iou=hybrid_iou)
+            )
+        if files.json is not None:
+            sinks.append(self.coco_writer_class(self.get_index(split), files.json, coco_ids=files.coco_ids))
+        return sinks
+
+    def build_text_writer(self, folder: Path, split: str, *, with_score: bool, iou: float | None) -> BoxTextWriter:
+        """The writer of text files; `iou` as `BoxTextWriter.hybrid_iou`."""
+        return BoxTextWriter(folder, with_score=with_score, hybrid_iou=iou)
+
+    def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None:
+        """As `Task.plot_batch`."""
+        boxes = batch.targets if predictions is None else [p.boxes for p in predictions]
+        plots.plot_batch(batch.images, boxes, batch.paths, self.class_names, file)
+
+    def _plot_labels(self, index: ImageIndex, save_dir: Path) -> None:
+        plots.plot_labels(index.classes, index.boxes_xywhn, self.class_names, save_dir)
+
+    # -- prediction and exported files -----------------------------------------------------------------------------
+
+    @classmethod
+    def check_predict_settings(cls, config: DetectConfig, *, num_classes: int, nms_in_file: bool) -> None:
+        """As `Task.check_predict_settings`: classes that the model lacks, thresholds of files that hold NMS."""
+        if wrong := [c for c in config.classes or () if not 0 <= c < num_classes]:
+            raise InputError(f"--classes {wrong[0]}: the model has {num_classes} classes, 0 to {num_classes - 1}")
+        ignored = config.explicit & {"conf_thres", "iou_thres", "agnostic_nms", "max_det"}
+        if nms_in_file and ignored:
+            LOGGER.warning(
+                f"WARNING: {format_flags(ignored)}: the file holds NMS with the settings of its export; "
+                "only a higher --conf-thres and a lower --max-det change the result"
+            )
+
+    @classmethod
+    def matches_outputs(cls, info: ModelInfo, outputs: Sequence[Tensor]) -> bool:
+        """Decoded rows, or rows after NMS; also a segmenter's, whose files of the original do not name their task."""
+        rows = outputs[0]
+        if rows.ndim != 3:
+            return False
+        if info.nms:
+            return rows.shape[2] == NMS_COLUMNS
+        extra = rows.shape[2] - BOX_COLUMNS - len(info.names)
+        return extra > 0 if not info.names or has_prototypes(outputs) else extra == 0
+
+    @classmethod
+    def compare_outputs(
+        cls,
+        reference: Sequence[Tensor],
+        outputs: Any,
+        size_hw: tuple[int, int],
+        tolerance: Tolerance,
+        nms: Mapping[str, Any],
+    ) -> Agreement:
+        """As `Task.compare_outputs`: detections, and their masks if there are any."""
+        with_masks = has_prototypes(reference)
+        detections = [
+            non_max_suppression(side, **nms, nm=reference[1].shape[1] if with_masks else 0)
+            for side in (reference, outputs)
+        ]
+        agreement = Agreement()
+        for image, pair in enumerate(zip(*detections, strict=True)):
+            rows, other_rows = pair
+            masks = None
+            if with_masks:
+                own_masks, other_masks = (
+                    split_masks(part, side[1][image], size_hw)[1].to_prototype_size()
+                    for part, side in zip(pair, (reference, outputs), strict=True)
+                )
+                masks = (own_masks, other_masks)
+            agreement += compare_detections(rows, other_rows, tolerance, conf_thres=nms["conf_thres"], masks=masks)
+        return agreement
+
+    @classmethod
+    def count_classes(cls, outputs: Sequence[Tensor]) -> int | None:
+        """Columns of decoded rows behind the box that are no mask coefficients."""
+        coefficients = outputs[1].shape[1] if has_prototypes(outputs) else 0
+        return int(outputs[0].shape[2]) - BOX_COLUMNS - coefficients
+
+
+def has_prototypes(outputs: Sequence[Tensor]) -> bool:
+    """Whether mask prototypes (B, nm, h, w) follow the rows of an exported file."""
+    return len(outputs) > 1 and outputs[1].ndim == 4
+
+
+class DetectionPostprocess:
+    """Boxes after non-maximum suppression, with masks if the network gives prototypes."""
+
+    def __init__(self, options: PostprocessOptions) -> None:
+        self.options = options
+
+    def __call__(self, preds: Any, batch: Batch) -> list[Prediction]:
+        """One prediction per image, on the CPU.
+
+        Args:
+            preds: decoded output of a detection or segmentation head, or `NMSOutput`.
+        """
+        options, prototypes = self.options, get_prototypes(preds)
+        detections = non_max_suppression(
+            preds,
+            options.conf_thres,
+            options.iou_thres,
+            classes=options.classes,
+            agnostic=options.agnostic or options.single_cls,
+            multi_label=options.multi_label,
+            max_det=options.max_det,
+            nm=0 if prototypes is None else prototypes.shape[1],
+        )
+        if options.single_cls:
+            for rows in detections:
+                rows[:, 5] = 0
+        input_hw = (batch.images.shape[2], batch.images.shape[3])
+        predictions = []
+        for number, rows in enumerate(detections):
+            masks = None
+            if prototypes is not None:
+                rows, masks = split_masks(rows, prototypes[number], input_hw)
+            prediction = Prediction(boxes=rows.cpu(), masks=masks)
+            if options.original:
+                prediction = self._to_original(prediction, batch.letterboxes[number])
+            predictions.append(prediction)
+        return predictions
+
+    def _to_original(self, prediction: Prediction, fit: Letterbox | None) -> Prediction:
+        """The prediction in pixels of the original image."""
+        assert fit is not None and prediction.boxes is not None, "images to predict are letterboxed one by one"
+        masks, bitmaps = prediction.masks, None
+        if masks is not None:
+            bitmaps = masks.to_original(fit) if self.options.retina_masks else masks.to_input().to_original(fit)
+        boxes = undo_letterbox(prediction.boxes, fit)
+        if self.options.round_boxes:
+            boxes[:, :4] = boxes[:, :4].round()
+        return Prediction(boxes=boxes, bitmaps=bitmaps)

@@ -1,17 +1,18 @@
-"""Boxes and semantic masks of one network as a task: made of the tasks of both."""
+"""Detection and semantic segmentation with one network, composed of the tasks of both."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from models.graph import load_model_yaml
-from models.yolo import BaseModel, JointOutput, task_of
+from models.semantic_heads import SEMANTIC_HEADS
+from models.yolo import BaseModel, JointModel, JointOutput
 from utils import plots
 from utils.config.hyp import Hyperparameters
 from utils.config.semantic import SemanticTrainConfig
@@ -21,160 +22,189 @@ from utils.core.types import Batch, Prediction
 from utils.datasets.index.data_yaml import DataSpec
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.semantic_labels import add_semantic_masks
+from utils.datasets.step_loader import ParallelLoader, SequentialLoader, StepLoader, TaggedLoader
 from utils.losses.detection import LossResult
+from utils.metrics.agreement import Agreement, Tolerance
 from utils.metrics.joint import JointEvaluator
 from utils.tasks.base import (
     MASK_FLAGS,
-    Outputs,
+    Postprocess,
+    PostprocessOptions,
+    PredictionFiles,
     Sink,
-    StepLoader,
-    Steps,
+    Task,
     TaskOptions,
-    Traits,
-    names_of_data,
-    standard_row,
 )
-from utils.tasks.detect import DetectionTask
-from utils.tasks.semantic import SemanticTask, load_semantic_data
+from utils.tasks.detect import DetectionOptions, DetectionTask
+from utils.tasks.registry import check_graph
+from utils.tasks.semantic import SemanticOptions, SemanticTask
+
+if TYPE_CHECKING:
+    from utils.backends.info import ModelInfo
 
 SEMANTIC = "semantic"  # kind of the batches that are for semantic masks only
 
 
-class JointTask:
-    """A detector and a semantic head; arguments as `SemanticTask`.
+@dataclass(frozen=True)
+class JointOptions(SemanticOptions, DetectionOptions):
+    """As the flags of train.py."""
+
+    task_weights: Sequence[float] = (0.6, 0.35)
+    seg_batch_size: int | None = None
+    balance: str = "longest"
+    joint_batches: str = "auto"
+    fitness: Sequence[float] = (0.1, 0.2, 0.7)
+
+
+class JointTask(Task):
+    """Boxes and semantic masks; the data set has both.
 
     Attributes:
-        boxes, maps: the tasks it is made of.
+        boxes, masks: the tasks it is composed of.
     """
 
     name = "joint"
-    traits = Traits(
-        train_config=SemanticTrainConfig,
-        csv_width=23,
-        unused=MASK_FLAGS,
-        val_unused=frozenset(),
-        hyp_defaults=SemanticTask.traits.hyp_defaults,
-        qualities=(*DetectionTask.traits.qualities, *SemanticTask.traits.qualities),
-        floor_accumulation=True,
-    )
+    graph_needs = "Detect and a semantic head"
+    example_cfg = "yolov5s-psp.yaml"
+    train_config = SemanticTrainConfig
+    unused_train_flags = MASK_FLAGS
+    unused_val_flags = frozenset()
+    options_type = JointOptions
+    hyp_defaults = SemanticTask.hyp_defaults
     loss_names = (*DetectionTask.loss_names, *SemanticTask.loss_names)
-    load_data = staticmethod(load_semantic_data)
-    names_in = staticmethod(names_of_data)
-    list_images = staticmethod(DetectionTask.list_images)
-    load_graph = staticmethod(load_model_yaml)
-    results_row = staticmethod(standard_row)
+    csv_width = 23
+    main_metrics = (*DetectionTask.main_metrics, *SemanticTask.main_metrics)
+    floor_accumulation = True
+    supports_int8 = False
+    in_original = False
 
     def __init__(self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, *, channels: int = 3) -> None:
-        self.maps = SemanticTask(spec, hyp, options, channels=channels)
-        self.boxes = BoxPart(spec, hyp, options, self.maps, channels=channels)
-        self.spec, self.hyp, self.channels, self.options = spec, hyp, channels, options
-        self.class_names, self.semantic = self.boxes.class_names, self.maps.semantic
+        super().__init__(spec, hyp, options, channels=channels)
+        options = self.options = replace(options, specific=self.specific)
+        self.masks = SemanticTask(spec, hyp, self._build_mask_options(options), channels=channels)
+        self.boxes = BoxPart(spec, hyp, options, self.masks, channels=channels)
+        self.class_names, self.semantic = self.boxes.class_names, self.masks.semantic
 
-    @property
-    def options(self) -> TaskOptions:
-        """Settings of the run; those of the semantic masks differ in size and batch."""
-        return self.boxes.options
+    @staticmethod
+    def _build_mask_options(options: TaskOptions) -> TaskOptions:
+        """Options of the semantic part, which may have a batch size of its own."""
+        batch_size = options.specific.seg_batch_size or options.data.batch_size
+        return replace(options, data=replace(options.data, batch_size=batch_size))
 
-    @options.setter
-    def options(self, options: TaskOptions) -> None:
-        self.boxes.options = options
-        self.maps.options = replace(options, batch_size=options.seg_batch_size or options.batch_size)
+    def with_options(self, **changes: Any) -> Self:
+        """As `Task.with_options`, for both parts."""
+        twin = super().with_options(**changes)
+        twin.boxes = self.boxes.with_options(**changes)
+        options = self._build_mask_options(twin.options)
+        twin.masks = self.masks.with_options(**{name: getattr(options, name) for name in {*changes, "data"}})
+        return twin
 
-    # -- network --------------------------------------------------------------------------------------------------
+    # -- data ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def load_data(data: str | Path, *, prepare: bool = True) -> DataSpec:
+        """As `SemanticTask.load_data`."""
+        return SemanticTask.load_data(data, prepare=prepare)
+
+    @staticmethod
+    def load_index(spec: DataSpec, split: str) -> ImageIndex:
+        """As `DetectionTask.load_index`."""
+        return DetectionTask.load_index(spec, split)
+
+    def get_index(self, split: str) -> ImageIndex:
+        """The images with boxes, with their semantic masks if one batch serves both."""
+        return self.boxes.get_index(split)
+
+    def build_train_loader(self) -> StepLoader:
+        """One batch per step for both, or one for each, see `BoxPart.explain_separate_batches`."""
+        loader = self.boxes.build_train_loader()
+        reason = self.boxes.explain_separate_batches("train")
+        if reason is None:
+            LOGGER.info("Boxes and semantic masks are trained with the same batches")
+            return loader
+        LOGGER.info(f"Boxes and semantic masks are trained with separate batches: {reason}")
+        mask_loader = TaggedLoader(self.masks.build_train_loader(), SEMANTIC)
+        return ParallelLoader(TaggedLoader(loader), mask_loader, balance=self.specific.balance)
+
+    def build_eval_loader(self, split: str, **overrides: Any) -> StepLoader:
+        """All images for both if one size serves both; else those with boxes, then those with semantic masks."""
+        loader = self.boxes.build_eval_loader(split, **overrides)
+        if self.boxes.shares_images(split):
+            return loader
+        batch_size = self.masks.options.data.batch_size
+        mask_loader = self.masks.build_eval_loader(split, **{**overrides, "batch_size": batch_size})
+        return SequentialLoader(TaggedLoader(loader), TaggedLoader(mask_loader, SEMANTIC))
+
+    def compute_image_weights(self, per_class: np.ndarray) -> np.ndarray:
+        """Of the images with boxes, as for the detector."""
+        return self.boxes.compute_image_weights(per_class)
+
+    # -- network ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def matches_graph(cls, layers: frozenset[str], source: str) -> bool:
+        """Detect and a semantic head."""
+        return bool(layers & SEMANTIC_HEADS.keys()) and "Detect" in layers
+
+    @classmethod
+    def build_network(
+        cls,
+        cfg: str | Path | Mapping[str, Any],
+        *,
+        ch: int = 3,
+        nc: int | None = None,
+        anchors: float | None = None,
+        n_segcls: int | None = None,
+        **_: Any,
+    ) -> BaseModel:
+        """As `Task.build_network`."""
+        return JointModel(cfg, ch, nc, anchors, n_segcls)
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
-        """A fresh network for this data set's classes of boxes and of pixels."""
-        model = self.boxes.network(self.maps.graph(cfg))
-        if (task := task_of(model)) != self.name:
-            raise InputError(
-                f"the graph is one of task {task!r}, task {self.name!r} needs Detect and a semantic head; "
-                "give a YAML or checkpoint of that kind, as in --cfg yolov5s-psp.yaml"
-            )
-        model.semantic = self.semantic
+        """As `Task.build_model`; InputError for a graph of another task."""
+        graph = self.masks.override_graph(cfg)
+        check_graph(type(self), graph)
+        anchors = None if self.hyp.anchors is None else round(self.hyp.anchors)
+        model = self.build_network(graph, ch=self.channels, nc=len(self.class_names), anchors=anchors)
+        model.names, model.semantic = dict(self.class_names), self.semantic
         return model
-
-    def bind(self, model: BaseModel) -> None:
-        """Build both losses."""
-        self.boxes.bind(model)
-        self.maps.bind(model)
 
     def prepare_training(self, model: BaseModel, save_dir: Path, *, anchors: bool, plots: bool) -> None:
         """As for the detector."""
         self.boxes.prepare_training(model, save_dir, anchors=anchors, plots=plots)
 
-    # -- data -----------------------------------------------------------------------------------------------------
+    def bind(self, model: BaseModel) -> None:
+        """Build both losses."""
+        self.boxes.bind(model)
+        self.masks.bind(model)
 
-    def train_loader(self) -> StepLoader:
-        """One batch per step for both, or one for each, see `BoxPart.why_apart`."""
-        loader = self.boxes.train_loader()
-        reason = self.boxes.why_apart("train")
-        if reason is None:
-            LOGGER.info("Boxes and semantic masks are trained with the same batches")
-            return loader
-        LOGGER.info(f"Boxes and semantic masks are trained with batches of their own: {reason}")
-        return Steps(OfKind(loader), OfKind(self.maps.train_loader(), SEMANTIC), balance=self.options.balance)
-
-    def eval_loader(self, split: str, **overrides: Any) -> StepLoader:
-        """All images for both where one size serves both; else those with boxes, then those with semantic masks."""
-        loader = self.boxes.eval_loader(split, **overrides)
-        if self.boxes.shares(split):
-            return loader
-        batch_size = self.maps.options.batch_size
-        maps = self.maps.eval_loader(split, **{**overrides, "batch_size": batch_size})
-        return Passes(OfKind(loader), OfKind(maps, SEMANTIC))
-
-    def image_weights(self, per_class: np.ndarray) -> np.ndarray:
-        """Of the images with boxes, as for the detector."""
-        return self.boxes.image_weights(per_class)
-
-    # -- step -----------------------------------------------------------------------------------------------------
+    # -- step ------------------------------------------------------------------------------------------------------
 
     def losses(self, preds: Any, batch: Batch) -> LossResult | None:
-        """The losses that the batch has labels for, each times its task's weight; the items are without it."""
-        found = as_joint(preds)
-        box_weight, map_weight = self.options.task_weights
+        """The losses that the batch has labels for, each times its task's weight; the items are unweighted."""
+        outputs = to_joint_output(preds)
+        box_weight, mask_weight = self.specific.task_weights
         parts = []
-        if batch.kind != SEMANTIC and (boxes := self.boxes.losses(found.detection, batch)) is not None:
+        if batch.kind != SEMANTIC and (boxes := self.boxes.losses(outputs.detection, batch)) is not None:
             parts.append((box_weight * boxes.total, boxes.items))
-        if (maps := self.maps.losses(found.semantic, batch)) is not None:
-            parts.append((map_weight * maps.total, maps.items))
+        if (masks := self.masks.losses(outputs.semantic, batch)) is not None:
+            parts.append((mask_weight * masks.total, masks.items))
         if not parts:
             return None
-        items = {name: value for _, own in parts for name, value in own.items()}
+        items = {name: value for _, part in parts for name, value in part.items()}
         return LossResult(torch.stack([total for total, _ in parts]).sum(), items)
 
-    def outputs_agree(self, exact: Any, mixed: Any) -> bool:
-        """Whether boxes and semantic masks of one image are nearly the same."""
-        first, second = as_joint(exact), as_joint(mixed)
-        boxes = self.boxes.outputs_agree(first.detection, second.detection)
-        return boxes and self.maps.outputs_agree(first.semantic, second.semantic)
+    @classmethod
+    def outputs_agree(cls, exact: Any, mixed: Any) -> bool:
+        """Whether boxes and semantic masks are nearly the same."""
+        first, second = to_joint_output(exact), to_joint_output(mixed)
+        boxes = DetectionTask.outputs_agree(first.detection, second.detection)
+        return boxes and SemanticTask.outputs_agree(first.semantic, second.semantic)
 
-    def postprocess(self, preds: Any, batch: Batch) -> list[Prediction]:
-        """Boxes and semantic masks, as far as the batch has labels to measure them by."""
-        found = as_joint(preds)
-        predictions = [Prediction() for _ in range(len(batch))]
-        if batch.kind != SEMANTIC:
-            predictions = self.boxes.postprocess(found.detection, batch)
-        if batch.semantic_masks is not None:
-            for prediction, own in zip(predictions, self.maps.postprocess(found.semantic, batch), strict=True):
-                prediction.semantic_mask = own.semantic_mask
-        return predictions
-
-    def build_evaluator(self) -> JointEvaluator:
-        """Metrics of both over a split."""
-        return JointEvaluator(self.boxes.build_evaluator(), self.maps.build_evaluator(), weights=self.options.fitness)
-
-    def build_sinks(self, outputs: Outputs, split: str) -> list[Sink]:
-        """Those of the detector, which see the images with boxes."""
-        return [BoxSink(sink) for sink in self.boxes.build_sinks(outputs, split)]
-
-    # -- images and state ---------------------------------------------------------------------------------------
-
-    def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None:
-        """Draw a batch with its labels, or with predictions: semantic masks, and boxes above them."""
-        boxes = batch.targets if predictions is None else [prediction.boxes for prediction in predictions]
-        paint = self.maps.painter(batch, predictions)
-        plots.plot_batch(batch.images, boxes, batch.paths, self.class_names, file, paint=paint)
+    @classmethod
+    def build_postprocess(cls, options: PostprocessOptions) -> Postprocess:
+        """As `Task.build_postprocess`."""
+        return JointPostprocess(options)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the detector's loss."""
@@ -184,118 +214,152 @@ class JointTask:
         """Restore `state_dict()`."""
         self.boxes.load_state_dict(state)
 
+    # -- metrics and plots -----------------------------------------------------------------------------------------
 
-def as_joint(preds: Any) -> JointOutput:
-    """What a network gives, or an exported one: the boxes, then the logits."""
+    def build_evaluator(self) -> JointEvaluator:
+        """Metrics of both over a split."""
+        return JointEvaluator(self.boxes.build_evaluator(), self.masks.build_evaluator(), weights=self.specific.fitness)
+
+    def build_sinks(self, files: PredictionFiles, split: str) -> list[Sink]:
+        """Those of the detector, which receive the batches with boxes."""
+        return [BoxSink(sink) for sink in self.boxes.build_sinks(files, split)]
+
+    def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None:
+        """Draw a batch with its labels, or with predictions: semantic masks, and boxes above them."""
+        boxes = batch.targets if predictions is None else [prediction.boxes for prediction in predictions]
+        paint = self.masks.build_painter(batch, predictions)
+        plots.plot_batch(batch.images, boxes, batch.paths, self.class_names, file, paint=paint)
+
+    # -- prediction and exported files -----------------------------------------------------------------------------
+
+    check_predict_settings = DetectionTask.check_predict_settings
+
+    @staticmethod
+    def get_raw_output(output: Any) -> JointOutput:
+        """Decoded rows and logits."""
+        return JointOutput(*(Task.get_raw_output(part) for part in output))
+
+    @classmethod
+    def matches_outputs(cls, info: ModelInfo, outputs: Sequence[Tensor]) -> bool:
+        """Decoded rows and logits (B, n, H, W)."""
+        return len(outputs) == 2 and DetectionTask.matches_outputs(info, outputs[:1]) and outputs[1].ndim == 4
+
+    @classmethod
+    def compare_outputs(
+        cls,
+        reference: Sequence[Tensor],
+        outputs: Any,
+        size_hw: tuple[int, int],
+        tolerance: Tolerance,
+        nms: Mapping[str, Any],
+    ) -> Agreement:
+        """As `Task.compare_outputs`: detections and semantic masks."""
+        boxes = DetectionTask.compare_outputs(reference[:1], outputs[:1], size_hw, tolerance, nms)
+        return boxes + SemanticTask.compare_outputs(reference[1:], outputs[1:], size_hw, tolerance, nms)
+
+    default_semantic_classes = SemanticTask.default_semantic_classes
+
+
+def to_joint_output(preds: Any) -> JointOutput:
+    """The output of a network, or of an exported file: boxes, then logits."""
     if isinstance(preds, JointOutput):
         return preds
     *boxes, logits = preds
     return JointOutput(boxes[0] if len(boxes) == 1 else tuple(boxes), logits)
 
 
+class JointPostprocess:
+    """Boxes and semantic masks, each if the batch has labels of that kind or original images are predicted."""
+
+    def __init__(self, options: PostprocessOptions) -> None:
+        self.options = options
+        self.boxes = DetectionTask.build_postprocess(options)
+        self.masks = SemanticTask.build_postprocess(options)
+
+    def __call__(self, preds: Any, batch: Batch) -> list[Prediction]:
+        """One prediction per image.
+
+        Args:
+            preds: `JointOutput`, or the sequence of an exported file: decoded rows, logits.
+        """
+        outputs = to_joint_output(preds)
+        predictions = [Prediction() for _ in range(len(batch))]
+        if batch.kind != SEMANTIC:
+            predictions = self.boxes(outputs.detection, batch)
+        if self.options.original or batch.semantic_masks is not None:
+            for prediction, part in zip(predictions, self.masks(outputs.semantic, batch), strict=True):
+                prediction.semantic_mask = part.semantic_mask
+        return predictions
+
+
 class BoxPart(DetectionTask):
-    """The detector's part of a joint task; arguments as `DetectionTask`.
+    """The detector of a joint task.
 
     Args:
-        maps: the other part.
+        masks: the other part.
     """
 
     def __init__(
-        self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, maps: SemanticTask, *, channels: int = 3
+        self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, masks: SemanticTask, *, channels: int = 3
     ) -> None:
         super().__init__(spec, hyp, options, channels=channels)
-        self.maps = maps
-        self._with_maps: dict[str, ImageIndex] = {}
+        self.masks = masks
+        self._combined: dict[str, ImageIndex] = {}
 
-    def index(self, split: str) -> ImageIndex:
-        """As `DetectionTask.index`, with the semantic masks where the images come with them."""
-        if split not in self._with_maps:
-            index = super().index(split)
-            self._with_maps[split] = add_semantic_masks(index, self.maps.index(split)) if self.shares(split) else index
-        return self._with_maps[split]
+    def get_index(self, split: str) -> ImageIndex:
+        """As `DetectionTask.get_index`, with the semantic masks if one batch serves both."""
+        if split not in self._combined:
+            index = super().get_index(split)
+            shared = self.shares_images(split)
+            self._combined[split] = add_semantic_masks(index, self.masks.get_index(split)) if shared else index
+        return self._combined[split]
 
-    def shares(self, split: str) -> bool:
-        """Whether the images of a split go in once for boxes and semantic masks."""
-        return self.why_apart(split) is None
+    def shares_images(self, split: str) -> bool:
+        """Whether one batch serves boxes and semantic masks of a split."""
+        return self.explain_separate_batches(split) is None
 
-    def why_apart(self, split: str) -> str | None:
-        """Why boxes and semantic masks of a split need batches of their own; None where one batch serves both.
+    def explain_separate_batches(self, split: str) -> str | None:
+        """Why boxes and semantic masks of a split need separate batches; None if one batch serves both.
 
-        `--joint-batches own` asks for two batches in training; what is measured does not depend on it.
+        `--joint-batches own` asks for separate batches in training; evaluation does not depend on it.
 
         Raises:
-            InputError: `--joint-batches shared` cannot be had.
+            InputError: `--joint-batches shared` is impossible.
         """
-        wanted = self.options.joint_batches if split == "train" else "auto"
-        if wanted == "own":
+        mode, imgsz = self.specific.joint_batches if split == "train" else "auto", self.options.data.imgsz
+        if mode == "own":
             return "--joint-batches own"
-        if wanted == "auto" and self.maps.side != self.options.imgsz:
-            return f"of {self.options.imgsz} and {self.maps.side} px"
-        reason = self._difference(split)
-        if reason is not None and wanted == "shared":
+        if mode == "auto" and self.masks.imgsz != imgsz:
+            return f"of {imgsz} and {self.masks.imgsz} px"
+        reason = self._describe_difference(split)
+        if reason is not None and mode == "shared":
             raise InputError(f"--joint-batches shared: {reason}; leave the flag out")
         return reason
 
-    def _difference(self, split: str) -> str | None:
-        """How the images with boxes differ from those with semantic masks; None where they are the same."""
+    def _describe_difference(self, split: str) -> str | None:
+        """How the images with boxes differ from those with semantic masks; None if they are the same."""
         if self.spec.semantic_set is not None:
             return f"{self.spec.path} names a set for each"
-        boxes, maps = set(super().index(split).paths), set(self.maps.index(split).paths)
-        if boxes == maps:
+        boxes, masks = set(super().get_index(split).paths), set(self.masks.get_index(split).paths)
+        if boxes == masks:
             return None
         return (
-            f"of the images of {self.spec.path}, {split}, {len(boxes - maps)} have no usable semantic mask and "
-            f"{len(maps - boxes)} have one but cannot be used for boxes"
+            f"of the images of {self.spec.path}, {split}, {len(boxes - masks)} have no valid semantic mask and "
+            f"{len(masks - boxes)} have one but no valid boxes"
         )
 
 
 @dataclass
-class OfKind:
-    """The batches of a loader that gives one a step, marked as being of one kind."""
-
-    loader: StepLoader
-    kind: str = ""
-
-    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
-        """As the loader's."""
-        self.loader.set_epoch(epoch, image_weights, first)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (replace(batch, kind=self.kind) for batches in self.loader for batch in batches)
-
-
-class Passes:
-    """A StepLoader that goes through several loaders one after the other."""
-
-    def __init__(self, *loaders: OfKind) -> None:
-        self.loaders = loaders
-
-    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
-        """Choose the epoch of all of them."""
-        for loader in self.loaders:
-            loader.set_epoch(epoch, image_weights)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.loaders))
-
-    def __iter__(self) -> Iterator[list[Batch]]:
-        return ([batch] for loader in self.loaders for batch in loader)
-
-
-@dataclass
 class BoxSink:
-    """Keeps batches without boxes from a reader of predictions."""
+    """Keeps batches without boxes from a sink."""
 
     sink: Sink
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """As the reader's."""
+        """As the sink's."""
         if batch.kind != SEMANTIC:
             self.sink.update(predictions, batch)
 
     def close(self) -> None:
-        """As the reader's."""
+        """As the sink's."""
         self.sink.close()

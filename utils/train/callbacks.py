@@ -15,6 +15,7 @@ HOOKS = (
     "on_train_epoch_start",
     "on_train_batch_start",
     "optimizer_step",
+    "on_optimizer_step_end",
     "on_before_zero_grad",
     "on_train_batch_end",
     "on_train_epoch_end",

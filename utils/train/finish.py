@@ -6,14 +6,15 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from models.checkpoint import load_model, strip_checkpoint
+from models.checkpoint import strip_checkpoint
 from utils import plots
 from utils.core import distributed
 from utils.core.logging import LOGGER
 from utils.evaluate.run import COCO_CLASSES, MANY_CLASSES, is_coco_set
 from utils.evaluate.sinks import PlotSink
 from utils.evaluate.validator import validate
-from utils.tasks.base import Outputs, Sink
+from utils.tasks.base import PredictionFiles, Sink
+from utils.tasks.networks import load_model
 from utils.train.trainer import FitResult, Trainer
 
 COCO_IOU = 0.65
@@ -28,10 +29,10 @@ def finish(trainer: Trainer, result: FitResult) -> FitResult:
     as with --nosave when the last epoch was not the best.
     """
     plotting = not trainer.config.noplots
-    if result.best is not None and distributed.is_main():
+    if result.best is not None and distributed.is_main_process():
         strip_checkpoint(result.best)
     result = replace(result, metrics=_measure(trainer, result, plotting=plotting))
-    if plotting and distributed.is_main():
+    if plotting and distributed.is_main_process():
         plots.plot_results(result.save_dir / "results.csv")
     trainer.callbacks.run("on_train_end", result=result)
     trainer.callbacks.run("teardown")
@@ -41,22 +42,22 @@ def finish(trainer: Trainer, result: FitResult) -> FitResult:
 
 def _measure(trainer: Trainer, result: FitResult, *, plotting: bool) -> dict[str, float]:
     """Metrics of the final weights on the validation split, with a line per class."""
-    task, device, file = trainer.task, trainer.device, Path(distributed.from_main(str(result.best or result.last)))
+    task, device, file = trainer.task, trainer.device, Path(distributed.broadcast_text(str(result.best or result.last)))
     LOGGER.info(f"\nMeasuring {file}")
     model = load_model(str(file), device=device)
-    task.options = replace(task.options, verbose=len(task.class_names) < MANY_CLASSES)
-    outputs = Outputs(result.save_dir)
-    if is_coco_set(trainer.config.data):  # its published numbers are COCO's own, at this overlap
-        task.options = replace(task.options, iou_thres=COCO_IOU)
+    task = task.with_options(verbose=len(task.class_names) < MANY_CLASSES)
+    files = PredictionFiles(result.save_dir)
+    if is_coco_set(trainer.config.data):  # its published results are COCO's own metrics, at this NMS threshold
+        task = task.with_options(postprocess=replace(task.options.postprocess, iou_thres=COCO_IOU))
         json = result.save_dir / f"{file.stem}_predictions.json"
-        outputs = replace(outputs, json=json, coco_ids=len(task.class_names) == COCO_CLASSES)
+        files = replace(files, json=json, coco_ids=len(task.class_names) == COCO_CLASSES)
     sinks: list[Sink] = [PlotSink(task, result.save_dir)] if plotting else []
-    sinks += task.build_sinks(outputs, "val")
+    sinks += task.build_sinks(files, "val")
     measured = validate(
         task, model, trainer.val_loader, device=device, autocast=trainer.amp, sinks=sinks, progress="validating"
     )
     LOGGER.info(measured.evaluation.table)
-    if plotting and distributed.is_main():
+    if plotting and distributed.is_main_process():
         measured.evaluator.plot(result.save_dir)
     return measured.evaluation.metrics
 

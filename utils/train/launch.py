@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.core.hardware import available_cpus, named_devices
+from utils.core.hardware import available_cpus, parse_devices
 from utils.core.logging import LOGGER
 from utils.core.script import EXIT_LOST, EXIT_PROBLEM
 
 
 def devices_to_launch(device: str) -> list[str]:
     """The devices of a `--device` value that names several; none where one is named or a launcher is at work."""
-    devices = named_devices(str(device))
+    devices = parse_devices(str(device))
     return devices if len(devices) > 1 and "LOCAL_RANK" not in os.environ else []
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from utils.config.base import TrainConfig
+from utils.config.train import TrainConfig
 from utils.core import distributed
-from utils.core.device import out_of_memory
+from utils.core.device import is_out_of_memory
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.train.setup import build_trainer
@@ -45,7 +45,7 @@ def fit_within_memory(config: TrainConfig, *listeners: object) -> tuple[Trainer,
         try:
             return trainer, trainer.fit()
         except RuntimeError as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             config = halved(trainer, first_epoch=counter.ended == 0)
         del trainer  # with its memory; the error and its frames are gone too
@@ -61,9 +61,9 @@ def halved(trainer: Trainer, *, first_epoch: bool) -> TrainConfig:
         InputError: it cannot start anew.
     """
     config, size = trainer.config, trainer.config.batch_size
-    place = f"out of memory with batches of {size} at {trainer.task.options.imgsz} px"
+    place = f"out of memory with batches of {size} at {trainer.task.options.data.imgsz} px"
     remedy = "give a smaller --batch-size or --imgsz, or --checkpoint-activations"
-    several = distributed.world_size() > 1
+    several = distributed.get_world_size() > 1
     if size < 2 or several or config.resume or not first_epoch:
         raise InputError(f"{place}; {remedy}")
     half = size // 2
@@ -79,4 +79,4 @@ def halved(trainer: Trainer, *, first_epoch: bool) -> TrainConfig:
         "name": folder.name,
         "exist_ok": True,
     }
-    return replace(config, **changes, given=config.given | changes.keys())
+    return replace(config, **changes, explicit=config.explicit | changes.keys())

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from utils.config.base import TrainConfig
+from utils.config.train import TrainConfig
 from utils.core.errors import InputError
 
 
@@ -22,7 +22,7 @@ def resumed_launch(config: TrainConfig, arguments: Sequence[str]) -> tuple[str, 
         InputError: there is no checkpoint, or its settings cannot be read.
     """
     last = find_last_checkpoint(config.resume)
-    device = config.device if "device" in config.given else str(stored_settings(last).get("device") or "")
+    device = config.device if "device" in config.explicit else str(stored_settings(last).get("device") or "")
     return device, [*arguments, "--resume", str(last)]
 
 

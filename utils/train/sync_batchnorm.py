@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.core.distributed import all_sum, world_size
+from utils.core.distributed import all_reduce_sum, get_world_size
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -28,7 +28,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalized maps; the running statistics move in training."""
-        if not self.training or world_size() == 1:
+        if not self.training or get_world_size() == 1:
             return super().forward(input)
         x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         dims = [d for d in range(x.dim()) if d != 1]
@@ -65,11 +65,11 @@ class _AllSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        return all_sum(values)
+        return all_reduce_sum(values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return all_sum(gradient)
+        return all_reduce_sum(gradient)
 
 
 def with_shared_norms(model: nn.Module, device: torch.device) -> nn.Module:

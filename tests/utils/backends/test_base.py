@@ -1,4 +1,4 @@
-"""What runtimes of exported files share: sizes, batches, metadata."""
+"""Base class of backends for exported files: sizes, batches, metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from utils.backends.base import UNNAMED_CLASSES, ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.core.errors import InputError
-from utils.core.types import Suppressed
+from utils.core.types import NMSOutput
 
 CPU = torch.device("cpu")
 
@@ -40,8 +40,8 @@ def make_images(count: int, height: int = 32, width: int = 64) -> Tensor:
 
 
 @pytest.mark.parametrize(("batch", "shapes"), [(1, [1]), (2, [2]), (3, [2, 2]), (5, [2, 2, 2])])
-def test_any_number_of_images_goes_through_a_fixed_batch(batch: int, shapes: list[int]) -> None:
-    backend, images = Sums(fixed_batch=2), make_images(batch)
+def test_fixed_batch_runs_any_number_of_images(batch: int, shapes: list[int]) -> None:
+    backend, images = Sums(input_shape=(2, 3, None, None)), make_images(batch)
     found, negative = backend.forward(images)
     assert [shape[0] for shape in backend.shapes] == ([2] if batch == 1 else shapes)
     torch.testing.assert_close(found[:, 0, 0], images.sum(dim=(1, 2, 3)))
@@ -58,48 +58,48 @@ def test_logits_are_no_boxes() -> None:
     assert (Logits(ModelInfo(task="classify", normalized=True)).forward(make_images(2)) == 1).all()
 
 
-def test_a_free_batch_is_run_at_once() -> None:
+def test_dynamic_batch_runs_at_once() -> None:
     backend = Sums()
     backend.forward(make_images(5).to(memory_format=torch.channels_last))
     assert backend.shapes == [(5, 3, 32, 64)]
 
 
-def test_a_fixed_size_is_the_only_one() -> None:
-    backend = Sums(fixed_hw=(32, 64))
+def test_fixed_size_rejects_others() -> None:
+    backend = Sums(input_shape=(None, 3, 32, 64))
     backend.forward(make_images(1))
-    with pytest.raises(InputError, match=r"m\.sums: takes 32x64 images only, not 64x64; give --imgsz 32 64, or"):
+    with pytest.raises(InputError, match=r"m\.sums: fixed image size 32x64, got 64x64; use --imgsz 32 64, or"):
         backend.forward(make_images(1, 64, 64))
     backend.warmup((640, 640))
     assert backend.shapes == [(1, 3, 32, 64)] * 2
 
 
-def test_channels_have_to_agree() -> None:
-    with pytest.raises(InputError, match="takes 4 channels, the images have 3"):
+def test_channels_must_match() -> None:
+    with pytest.raises(InputError, match="expected images of 4 channels, got 3"):
         Sums(ModelInfo(channels=4)).forward(make_images(1))
 
 
-def test_options_of_checkpoints_only() -> None:
-    with pytest.raises(InputError, match=r"--augment needs a \.pt file, Sums runs one size"):
+def test_unsupported_options_raise() -> None:
+    with pytest.raises(InputError, match=r"Sums does not support --augment; use a \.pt file"):
         Sums().forward(make_images(1), augment=True)
-    with pytest.raises(InputError, match=r"--visualize needs a \.pt file"):
+    with pytest.raises(InputError, match=r"Sums does not support --visualize"):
         Sums().forward(make_images(1), visualize=lambda layer, output: None)
 
 
-def test_images_arrive_in_the_type_of_the_file_and_results_in_single() -> None:
+def test_input_dtype_and_float32_outputs() -> None:
     backend = Sums(dtype=torch.float16)
     assert backend.forward(make_images(1))[0].dtype == torch.float32
     assert backend.types == [torch.float16]
 
 
 def test_suppressed_and_normalized_outputs() -> None:
-    assert isinstance(Sums(ModelInfo(nms=True)).forward(make_images(2)), Suppressed)
+    assert isinstance(Sums(ModelInfo(nms=True)).forward(make_images(2)), NMSOutput)
     images = make_images(1)
     boxes = Sums(ModelInfo(normalized=True)).forward(images)[0]
     expected = images.sum() * torch.tensor([64.0, 32, 64, 32, 1, 1])
     torch.testing.assert_close(boxes[0, 0], expected)
 
 
-def test_names_of_the_file_win() -> None:
+def test_names_of_the_file_take_precedence() -> None:
     assert Sums(ModelInfo(names={0: "a"}), names={0: "b"}).names == {0: "a"}
     assert Sums(names={0: "b"}).names == {0: "b"}
     unnamed = Sums().names
@@ -107,19 +107,19 @@ def test_names_of_the_file_win() -> None:
 
 
 @pytest.mark.parametrize(
-    ("info", "lent", "expected"),
+    ("info", "names", "expected"),
     [
         (ModelInfo(), {0: "b"}, {0: "b"}),
         (ModelInfo(), {0: "b", 1: "c"}, {0: "class0"}),
-        (ModelInfo(nms=True), {0: "b", 1: "c"}, {0: "b", 1: "c"}),  # its rows do not tell
+        (ModelInfo(nms=True), {0: "b", 1: "c"}, {0: "b", 1: "c"}),  # unknown number of classes
         (ModelInfo(names={0: "a"}), {0: "b", 1: "c"}, {0: "a"}),
     ],
 )
-def test_names_lent_to_a_file_of_other_classes_are_not_believed(
-    info: ModelInfo, lent: dict[int, str], expected: dict[int, str]
+def test_names_of_another_number_of_classes_are_not_used(
+    info: ModelInfo, names: dict[int, str], expected: dict[int, str]
 ) -> None:
-    backend = Sums(info, names=lent)
-    backend.doubt_names()
+    backend = Sums(info, names=names)
+    backend.check_names()
     assert backend.names == expected
 
 
@@ -133,17 +133,17 @@ class Failing(Sums):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyError, type("OfARuntime", (Exception,), {})])
-def test_what_a_runtime_has_against_an_image_is_one_line(error: type[Exception]) -> None:
+def test_runtime_errors_are_one_line(error: type[Exception]) -> None:
     pattern = (
         r"^m\.sums: cannot run images of shape \(1, 3, 32, 64\) \(.*bad side'?\); "
-        "it may take one size only: give that --imgsz, or export it again$"
+        "the file may have a fixed size: use that --imgsz, or export it again$"
     )
     message = "bad side" if error is KeyError else "Traceback\n  of the interpreter\n\nbad side\n"
     with pytest.raises(InputError, match=pattern):
         Failing(error(message)).forward(make_images(1))
 
 
-def test_a_file_of_a_known_size_is_not_said_to_want_another() -> None:
+def test_runtime_errors_of_fixed_size_files_suggest_no_other_size() -> None:
     backend = Failing(RuntimeError("lacks data"))
     backend.fixed_hw = (32, 64)
     with pytest.raises(InputError, match=r"\(lacks data\); copy or export it again$"):
@@ -154,7 +154,7 @@ def test_a_file_of_a_known_size_is_not_said_to_want_another() -> None:
     "error",
     [torch.OutOfMemoryError("full"), MemoryError(), RuntimeError("can't allocate memory"), RuntimeError("CUDA error")],
 )
-def test_faults_of_the_machine_stay_what_they_are(error: Exception) -> None:
+def test_device_errors_are_reraised(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
         Failing(error).forward(make_images(1))
     assert caught.value is error

@@ -33,8 +33,8 @@ class MockModel:
 
 
 def backend(answer: dict[str, np.ndarray], **info: Any) -> CoreMLBackend:
-    described = CoreMLDescription("image", (32, 64), {k: v.shape for k, v in answer.items()}, ModelInfo(**info))
-    return CoreMLBackend("m.mlpackage", MockModel(answer), described, device=CPU, names={0: "cat"})
+    description = CoreMLDescription("image", (32, 64), {k: v.shape for k, v in answer.items()}, ModelInfo(**info))
+    return CoreMLBackend("m.mlpackage", MockModel(answer), description, device=CPU, names={0: "cat"})
 
 
 def test_images_go_in_one_by_one_as_the_mock_sees_them() -> None:
@@ -70,12 +70,12 @@ def test_apple_s_own_suppression_stage_is_read() -> None:
 
 
 def test_another_size_is_refused() -> None:
-    with pytest.raises(InputError, match=r"m\.mlpackage: takes 32x64 images only, not 64x64; give --imgsz 32 64"):
+    with pytest.raises(InputError, match=r"m\.mlpackage: fixed image size 32x64, got 64x64; use --imgsz 32 64"):
         backend({"output0": np.zeros((1, 2, 7), np.float32)}).forward(torch.zeros(1, 3, 64, 64))
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS runs them")
-def test_other_systems_are_told(tmp_path: Path) -> None:
+def test_other_systems_are_refused(tmp_path: Path) -> None:
     package = tmp_path / "ä b.mlpackage"
     package.mkdir()
     with pytest.raises(InputError, match=r"ä b\.mlpackage: CoreML models run on macOS only"):
@@ -88,7 +88,7 @@ def test_a_package_is_a_folder_and_a_model_a_file(name: str, folder: bool, tmp_p
     with pytest.raises(InputError, match=r"no such file or folder; export one with: .* --include coreml"):
         load_coreml([str(place)], device=CPU)
     place.mkdir() if folder else place.write_bytes(b"x")
-    with pytest.raises(InputError, match="is no folder" if not folder else "is no file"):
+    with pytest.raises(InputError, match="not a folder" if not folder else "not a file"):
         load_coreml([str(place)], device=CPU)
 
 
@@ -107,7 +107,7 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
     package.mkdir()
     file.write_bytes(b"no model")
     for path in (package, file):
-        with pytest.raises(InputError, match="is damaged or no CoreML model") as caught:
+        with pytest.raises(InputError, match="damaged or not a CoreML model") as caught:
             open_model(path, tools, spec_only=True)
         assert "\n" not in str(caught.value)
 
@@ -116,5 +116,5 @@ def test_damage_of_any_kind_is_reported_by_the_mock(tmp_path: Path) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("Error compiling\nmodel")
 
-    with pytest.raises(InputError, match=r"no CoreML model \(Error compiling model\)"):
+    with pytest.raises(InputError, match=r"not a CoreML model \(Error compiling model\)"):
         open_model(tmp_path / "m.mlmodel", SimpleNamespace(models=SimpleNamespace(MLModel=refuse)))

@@ -16,10 +16,10 @@ from thread_checks import assert_threads_agree
 from torch.nn import functional as F
 
 import val
-from utils.backends.onnxruntime import _reason
+from utils.backends.onnxruntime import _explain_error
 from utils.backends.registry import load_backend
 from utils.core.errors import InputError
-from utils.core.types import Suppressed
+from utils.core.types import NMSOutput
 from utils.export.base import ExportJob
 
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def test_a_file_without_names_is_not_measured_on_other_classes(
     assert load_backend(file, device=CPU, names={0: "a", 1: "b"}).names == {0: "a", 1: "b"}
     assert not caplog.text
     assert load_backend(file, device=CPU, names={0: "a"}).names == {0: "class0", 1: "class1"}
-    assert "n.onnx stores no class names and has 2 classes, --data names 1: its classes are numbered" in caplog.text
+    assert "n.onnx has no class names and 2 classes, but --data has 1: using class numbers" in caplog.text
     spec = tmp_path / "three.yaml"
     spec.write_text("path: .\ntrain: images\nval: images\nnames: [x, y, z]\n")
     with pytest.raises(InputError, match=r"n\.onnx has 2 classes, .*three\.yaml names 3"):
@@ -93,14 +93,14 @@ def test_half_precision_input_is_the_file_s(tmp_path: Path) -> None:
     images = torch.rand(1, 3, 64, 96)
     assert backend.dtype == torch.float16
     torch.testing.assert_close(backend.forward(images), expected_rows(images), atol=2e-3, rtol=0)
-    with pytest.raises(InputError, match=r"OpenCV takes FP32 images only; export it without --half"):
+    with pytest.raises(InputError, match=r"OpenCV runs FP32 files only; export it without --half"):
         load_backend(file, device=CPU, dnn=True)
 
 
 @RUNTIMES
 def test_wrong_size_for_a_fixed_graph(dnn: bool, tmp_path: Path) -> None:
     backend = load_backend(official_style(tmp_path / "m.onnx"), device=CPU, dnn=dnn)
-    with pytest.raises(InputError, match="takes 64x96 images only, not 64x64; give --imgsz 64 96"):
+    with pytest.raises(InputError, match="fixed image size 64x96, got 64x64; use --imgsz 64 96"):
         backend.forward(torch.rand(1, 3, 64, 64))
 
 
@@ -109,7 +109,7 @@ def test_wrong_size_for_a_fixed_graph(dnn: bool, tmp_path: Path) -> None:
 def test_a_file_that_is_none(dnn: bool, content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "not a model.onnx"
     file.write_bytes(content)
-    with pytest.raises(InputError, match=r"not a model\.onnx: is damaged or no ONNX file; copy or export it again"):
+    with pytest.raises(InputError, match=r"not a model\.onnx: damaged or not an ONNX file; copy or export it again"):
         load_backend(file, device=CPU, dnn=dnn)
 
 
@@ -125,7 +125,7 @@ def test_a_truncated_file(dnn: bool, share: float, exported: Exported, tmp_path:
 
 def test_an_opset_of_the_future(tmp_path: Path) -> None:
     file = official_style(tmp_path / "new.onnx", opset=200)
-    known = r"onnxruntime \S+ does not know its opset \(200, but \d+ at most\); pip install -U onnxruntime"
+    known = r"opset 200 is newer than onnxruntime \S+ supports \(\d+\); pip install -U onnxruntime"
     with pytest.raises(InputError, match=known):
         load_backend(file, device=CPU)
 
@@ -134,14 +134,14 @@ def test_an_ir_version_of_the_future(tmp_path: Path) -> None:
     model = onnx.load(official_style(tmp_path / "new.onnx"))
     model.ir_version = 99
     onnx.save(model, tmp_path / "new.onnx")
-    known = r"new\.onnx: onnxruntime \S+ does not know its IR version \(99, but \d+ at most\); pip install -U onnx"
+    known = r"new\.onnx: IR version 99 is newer than onnxruntime \S+ supports \(\d+\); pip install -U onnx"
     with pytest.raises(InputError, match=known):
         load_backend(tmp_path / "new.onnx", device=CPU)
 
 
 def test_the_runtime_s_own_place_in_its_code_is_left_out() -> None:
     error = RuntimeError("[ONNXRuntimeError] : 1 : FAIL : /src/a/model.cc:25 a::Model::Model(b&&, c<d>) Its cause\n")
-    assert _reason(error, "1.2") == "onnxruntime 1.2 cannot run it (Its cause); export it again"
+    assert _explain_error(error, "1.2") == "onnxruntime 1.2 cannot run it (Its cause); export it again"
 
 
 @RUNTIMES
@@ -174,7 +174,9 @@ def test_a_graph_of_something_else(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [vector], [result])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "v.onnx")
-    with pytest.raises(InputError, match=r"takes x tensor\(float\) \[4\], not one batch of images"):
+    with pytest.raises(
+        InputError, match=r"expected a batch of images as the only input, found x tensor\(float\) \[4\]"
+    ):
         load_backend(tmp_path / "v.onnx", device=CPU)
 
 
@@ -185,7 +187,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_nms_inside_opencv_is_refused_in_a_line(exported: Exported) -> None:
     _, file = exported("onnx", nms=True)
-    assert isinstance(load_backend(file, device=CPU).forward(torch.rand(1, 3, 64, 96)), Suppressed)
+    assert isinstance(load_backend(file, device=CPU).forward(torch.rand(1, 3, 64, 96)), NMSOutput)
     with pytest.raises(InputError, match=r"OpenCV \S+ cannot (read|run) it .*; leave out --dnn, or export it without"):
         load_backend(file, device=CPU, dnn=True).forward(torch.rand(1, 3, 64, 96))
 

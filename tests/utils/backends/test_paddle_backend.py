@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from utils.backends.info import ModelInfo
-from utils.backends.paddle import PaddleBackend, Predictors, load_paddle
+from utils.backends.paddle import PaddleBackend, PredictorWithFallback, load_paddle
 from utils.core.errors import InputError
 
 CPU = torch.device("cpu")
@@ -59,8 +59,8 @@ def mock_packages(monkeypatch: pytest.MonkeyPatch, create: Any) -> None:
     monkeypatch.setitem(sys.modules, "paddle.inference", inference)
 
 
-def opened(predictor: MockPredictor) -> Predictors:
-    return Predictors(lambda fast: predictor, str)
+def opened(predictor: MockPredictor) -> PredictorWithFallback:
+    return PredictorWithFallback(lambda fast: predictor, str)
 
 
 def model_folder(place: Path) -> Path:
@@ -98,7 +98,7 @@ def test_plain_kernels_take_over_where_fast_ones_fail(fails: str) -> None:
             predictor.run = lambda: 1 / 0
         return predictor
 
-    backend = PaddleBackend("m", Predictors(create, str), ModelInfo(), device=CPU, names=None)
+    backend = PaddleBackend("m", PredictorWithFallback(create, str), ModelInfo(), device=CPU, names=None)
     assert backend.forward(torch.ones(2, 3, 32, 32)).shape == (2, 3, 7)
     assert asked == [True, False]
 
@@ -112,9 +112,9 @@ def test_files_of_the_original_are_found(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        pytest.param(lambda f: (f / "inference_model/model.pdmodel").unlink(), "has no program", id="program"),
+        pytest.param(lambda f: (f / "inference_model/model.pdmodel").unlink(), "no program", id="program"),
         pytest.param(
-            lambda f: (f / "inference_model/model.pdiparams").write_bytes(b""), "is missing or empty", id="weights"
+            lambda f: (f / "inference_model/model.pdiparams").write_bytes(b""), "missing or empty", id="weights"
         ),
         pytest.param(lambda f: (f / "dïsc 1.yaml").write_bytes(b"names: [\xff"), "cannot be read", id="yaml"),
         pytest.param(
@@ -143,7 +143,7 @@ def test_what_the_package_says_is_one_line(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_two_inputs_are_refused() -> None:
-    with pytest.raises(InputError, match="takes x, im_shape, not one batch of images"):
+    with pytest.raises(InputError, match="expected a batch of images as the only input, found x, im_shape"):
         predictor = MockPredictor([1, 3, 32, 32], ("x", "im_shape"))
         PaddleBackend("m", opened(predictor), ModelInfo(), device=CPU, names=None)
 
@@ -161,11 +161,11 @@ def test_a_missing_package_or_folder_is_named(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["model.json", "model.pdiparams"])
 def test_truncated_files_in_the_real_package(name: str, kept: float, tmp_path: Path) -> None:
     pytest.importorskip("paddle")
-    from tiny_jobs import tiny_job
+    from tiny_jobs import build_tiny_job
 
     from utils.export.paddle import export_paddle
 
-    folder = export_paddle(tiny_job(tmp_path))
+    folder = export_paddle(build_tiny_job(tmp_path))
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: int(len(content) * kept)])
     with pytest.raises(InputError) as caught:

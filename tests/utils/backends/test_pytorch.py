@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.yolo import DetectionModel
-from utils.backends.pytorch import PyTorchBackend, load_pytorch, names_by_number
+from utils.backends.pytorch import PyTorchBackend, load_pytorch, to_names_dict
 from utils.imaging.read import read_image
 from utils.ops.boxes import box_iou_matrix
 from utils.predict.predictor import DetectionPostprocess, Predictor
@@ -43,7 +43,7 @@ def test_attributes_come_from_the_model() -> None:
 def test_names_given_fill_in_for_missing_ones_only() -> None:
     assert PyTorchBackend(TinyNet(names={}), device=CPU, names={0: "bird"}).names == {0: "bird"}
     assert PyTorchBackend(TinyNet(), device=CPU, names={0: "bird"}).names == {0: "cat", 1: "dog"}
-    assert names_by_number({"0": "cat"}) == {0: "cat"}
+    assert to_names_dict({"0": "cat"}) == {0: "cat"}
 
 
 def test_weights_are_channels_last_and_the_output_is_the_model_s() -> None:
@@ -68,7 +68,7 @@ def test_forward_passes_its_options_on() -> None:
 def test_half_on_a_plain_cpu_is_named_and_ignored(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.backends.pytorch.half_precision", lambda _: None)
+    monkeypatch.setattr("utils.backends.pytorch.get_half_dtype", lambda _: None)
     logging.getLogger("openyolov5").propagate = True
     backend = PyTorchBackend(TinyNet(), device=CPU, fp16=True)
     assert backend.dtype == torch.float32
@@ -78,7 +78,7 @@ def test_half_on_a_plain_cpu_is_named_and_ignored(
 
 def test_half_on_a_cpu_with_bf16_finds_the_same_boxes(monkeypatch: pytest.MonkeyPatch, shared: Path) -> None:
     """BF16 also runs, slowly, on processors without it; boxes are decoded in FP32 from exact anchors."""
-    monkeypatch.setattr("utils.backends.pytorch.half_precision", lambda _: torch.bfloat16)
+    monkeypatch.setattr("utils.backends.pytorch.get_half_dtype", lambda _: torch.bfloat16)
     file, frame = str(shared / "weights/yolov5n.pt"), read_image(shared / "data/images/bus.jpg")
     exact, half = (
         Predictor(load_pytorch([file], device=CPU, fp16=fp16), DetectionPostprocess()).predict([frame])[0][0].boxes

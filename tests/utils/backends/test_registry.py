@@ -1,4 +1,4 @@
-"""Which runtime a model file gets, and what is said of those that come later."""
+"""Format of a model file, and errors for files that cannot be run."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def test_format_by_ending(file: str, title: str) -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        pytest.param("model_web_model", r"TensorFlow\.js models run in a browser, not here", id="browser"),
-        pytest.param("ftp://localhost:8000/v2", "named by http:// or grpc://, not ftp://", id="scheme"),
-        pytest.param("model.xyz", r"model\.xyz: no model format has this ending; known here: \.pt", id="unknown"),
+        pytest.param("model_web_model", r"TensorFlow\.js models run in browsers only", id="browser"),
+        pytest.param("ftp://localhost:8000/v2", "starts with http:// or grpc://, not ftp://", id="scheme"),
+        pytest.param("model.xyz", r"model\.xyz: unknown model format; supported: \.pt", id="unknown"),
         pytest.param(
-            ["a.pt", "b.onnx"], r"--weights a\.pt b\.onnx: an ensemble is made of \.pt files only", id="mixed"
+            ["a.pt", "b.onnx"], r"--weights a\.pt b\.onnx: an ensemble can contain \.pt files only", id="mixed"
         ),
-        pytest.param(["a.onnx", "b.onnx"], "an ensemble is made of", id="no-ensemble-of-exports"),
-        pytest.param([], "name at least one model file", id="none"),
+        pytest.param(["a.onnx", "b.onnx"], "an ensemble can contain", id="no-ensemble-of-exports"),
+        pytest.param([], "expected at least one model file", id="none"),
     ],
 )
 def test_files_that_cannot_be_run(weights: str | list[str], message: str) -> None:
@@ -50,7 +50,7 @@ def test_files_that_cannot_be_run(weights: str | list[str], message: str) -> Non
 
 
 def test_a_path_object_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="run in a browser"):
+    with pytest.raises(InputError, match="run in browsers only"):
         load_backend(tmp_path / "x_web_model", device=CPU)
 
 

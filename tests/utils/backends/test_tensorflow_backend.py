@@ -15,16 +15,16 @@ from utils.backends.info import ModelInfo
 from utils.backends.tensorflow import (
     Graph,
     TensorFlowBackend,
+    check_operators,
+    find_output_nodes,
     import_tensorflow,
     load_graph_def,
     load_saved_model,
-    output_nodes,
+    nms_outputs_to_rows,
     parse_info,
-    refuse_file_access,
-    suppressed_rows,
 )
 from utils.core.errors import InputError
-from utils.core.types import Suppressed
+from utils.core.types import NMSOutput
 
 CPU = torch.device("cpu")
 
@@ -70,15 +70,15 @@ def test_four_outputs_are_those_of_suppression() -> None:
     answers = (boxes, scores, classes, np.array([1], np.int32))
     backend = TensorFlowBackend("m", mock_graph((1, 32, 64, 3), *answers), ModelInfo(), device=CPU)
     found = backend.forward(torch.rand(1, 3, 32, 64))
-    assert isinstance(found, Suppressed)
+    assert isinstance(found, NMSOutput)
     assert found.rows[0, 0].tolist() == pytest.approx([16, 16, 32, 32, 0.9, 2])
     assert not found.rows[0, 1].any()
     empty = [torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0), torch.zeros(2)]
-    assert suppressed_rows(empty, (64, 32)).shape == (2, 0, 6)
+    assert nms_outputs_to_rows(empty, (64, 32)).shape == (2, 0, 6)
 
 
 def test_an_input_that_is_no_image() -> None:
-    with pytest.raises(InputError, match=r"m: takes \(None, 10\), not one batch of images"):
+    with pytest.raises(InputError, match=r"m: expected a batch of images as the input, found \(None, 10\)"):
         TensorFlowBackend("m", mock_graph((None, 10)), ModelInfo(), device=CPU)
 
 
@@ -92,16 +92,16 @@ def test_outputs_are_what_no_node_takes() -> None:
         node("Identity_1", "Identity", "conv"),
         node("Identity", "Identity", "conv:1"),
     )
-    assert output_nodes(nodes) == ["Identity_1", "Identity"]
+    assert find_output_nodes(nodes) == ["Identity_1", "Identity"]
 
 
 def test_graphs_that_touch_files_are_refused() -> None:
-    refuse_file_access(graph(node("a", "Conv2D")), "m.pb")
-    with pytest.raises(InputError, match=r"m\.pb: holds the operator WriteFile"):
-        refuse_file_access(graph(node("a", "WriteFile")), "m.pb")
+    check_operators(graph(node("a", "Conv2D")), "m.pb")
+    with pytest.raises(InputError, match=r"m\.pb: refused, contains the operator WriteFile"):
+        check_operators(graph(node("a", "WriteFile")), "m.pb")
     hidden = SimpleNamespace(node_def=[node("b", "EagerPyFunc")])
-    with pytest.raises(InputError, match="holds the operator EagerPyFunc"):
-        refuse_file_access(graph(functions=(hidden,)), "m.pb")
+    with pytest.raises(InputError, match="contains the operator EagerPyFunc"):
+        check_operators(graph(functions=(hidden,)), "m.pb")
 
 
 def test_metadata_is_plain_data() -> None:
@@ -132,18 +132,24 @@ def test_what_is_missing_is_named(
         load([str(place)], device=CPU)
 
 
-@pytest.mark.parametrize(("ending", "shown"), [("", ""), ("raise ImportError('no libcudart')", "note of C++\n")])
-def test_notes_while_the_package_starts_are_shown_only_where_it_does_not(
-    ending: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("level", "expected"), [(None, "3"), ("0", "0")])
+def test_import_limits_the_log_unless_its_level_is_set(
+    level: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tensorflow.py").write_text(f"import os\nos.write(2, b'note of C++\\n')\n{ending}\n")
+    (tmp_path / "tensorflow.py").write_text("import os\nlevel = os.environ['TF_CPP_MIN_LOG_LEVEL']\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
-    if ending:
-        with pytest.raises(InputError, match="package tensorflow is broken"):
-            import_tensorflow("TensorFlow graphs")
-    else:
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level or "")
+    if level is None:
+        monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
+    tensorflow = import_tensorflow("TensorFlow graphs")
+    assert tensorflow.level == expected
+    sys.modules.pop("tensorflow")
+
+
+def test_broken_package_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('no libcudart')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    with pytest.raises(InputError, match="package tensorflow is broken"):
         import_tensorflow("TensorFlow graphs")
-    sys.modules.pop("tensorflow", None)
-    print("after", file=sys.stderr)
-    assert capfd.readouterr().err == f"{shown}after\n"

@@ -108,7 +108,7 @@ def test_the_mock_computes_on_the_tensors_memory(dtype: str, current: MockStream
     assert output[:, 1, 6].tolist() == [0, 96, 192]
     assert engine.runs == [(2, 3, 4, 8)] * 2
     assert loaded.stream.waited == [current] * 2  # the engine starts when the images are there,
-    assert current.waited == [loaded.stream] * 2  # and torch goes on when the engine is done
+    assert current.waited == [loaded.stream] * 2  # and torch continues when the engine is done
 
 
 def test_dynamic_engines_take_what_their_profile_says(current: MockStream) -> None:
@@ -117,7 +117,7 @@ def test_dynamic_engines_take_what_their_profile_says(current: MockStream) -> No
     assert (loaded.fixed_hw, loaded.fixed_batch) == (None, None)
     assert loaded.forward(torch.ones(5, 3, 8, 4))[:, 0, 0].tolist() == [96] * 5
     assert engine.runs == [(2, 3, 8, 4), (2, 3, 8, 4), (1, 3, 8, 4)]
-    with pytest.raises(InputError, match="takes 4x4 to 8x8 images, up to 2 at once, not 16x4 images"):
+    with pytest.raises(InputError, match="accepts images of 4x4 to 8x8 in batches of up to 2, got 16x4"):
         loaded.forward(torch.ones(1, 3, 16, 4))
 
 
@@ -127,11 +127,11 @@ def test_a_failed_run_is_no_result(current: MockStream) -> None:
 
 
 def test_other_engines_are_refused() -> None:
-    with pytest.raises(InputError, match="takes a, b, not one batch of images"):
+    with pytest.raises(InputError, match="expected a batch of images as the only input, found a, b"):
         backend(MockEngine((1, 3, 4, 4), inputs=("a", "b")))
-    with pytest.raises(InputError, match="takes images, not one batch"):
+    with pytest.raises(InputError, match="expected a batch of images as the only input, found images"):
         backend(MockEngine((1, 10)))
-    with pytest.raises(InputError, match="takes images, not one batch"):
+    with pytest.raises(InputError, match="expected a batch of images as the only input, found images"):
         backend(MockEngine((1, 3, 4, 4), dtype="INT32"))
 
 
@@ -152,7 +152,7 @@ def header(values: Any, length: int | None = None) -> bytes:
         pytest.param(b"\x04\0\0\0[[[[rest", ({}, b"\x04\0\0\0[[[[rest"), id="no JSON"),
     ],
 )
-def test_headers_of_other_tools_are_told_from_engines(content: bytes, expected: tuple[dict, bytes]) -> None:
+def test_headers_of_other_tools_are_split_off(content: bytes, expected: tuple[dict, bytes]) -> None:
     assert split_header(content) == expected
 
 
@@ -193,10 +193,10 @@ def test_descriptions_come_from_beside_or_before_the_engine(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.engine", b"ftrt eng", "is damaged, or was built by another release or for another GPU"),
+        ("m.engine", b"ftrt eng", "damaged, or built by another release or for another GPU"),
         ("m.engine", b"", "TensorRT 11.4.0 cannot read it"),
         ("m.engine.json", b"{", r"m\.engine\.json: cannot be read"),
-        ("m.engine.json", b"[]", r"m\.engine\.json: is no JSON object"),
+        ("m.engine.json", b"[]", r"m\.engine\.json: not a JSON object"),
         ("m.engine.json", b'{"names": "__import__(1)"}', "is not evaluated"),
     ],
 )
@@ -213,11 +213,11 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match=r"no such file or folder; export one with: .* --include engine"):
         load_tensorrt([str(file)], device=CUDA)
     file.write_bytes(b"ftrt")
-    with pytest.raises(InputError, match="run on an NVIDIA GPU, not on cpu; give --device 0"):
+    with pytest.raises(InputError, match="run on an NVIDIA GPU, not on cpu; use --device 0"):
         load_tensorrt([str(file)], device=CPU)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(InputError, match=r"TensorRT engines.* tensorrt"):
         load_tensorrt([str(file)], device=CUDA)
     monkeypatch.setitem(sys.modules, "tensorrt", MockTensorRT("8.4.3"))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"TensorRT 8\.4\.3: is too old, 8\.5 is the first"):
+    with pytest.raises(InputError, match=r"TensorRT 8\.4\.3 is too old; install 8\.5 or later"):
         load_tensorrt([str(file)], device=CUDA)

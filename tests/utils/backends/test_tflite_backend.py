@@ -1,4 +1,4 @@
-"""The TensorFlow Lite runtime: metadata, quantized tensors and messages, with a mock interpreter."""
+"""The TensorFlow Lite runtime: metadata, quantize tensors and messages, with a mock interpreter."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from utils.backends import tflite
 from utils.backends.info import ModelInfo
 from utils.backends.tflite import (
     TfliteBackend,
-    dequantized,
+    dequantize,
     import_litert,
     load_edgetpu,
     load_tflite,
-    quantized,
+    quantize,
     read_info,
 )
 from utils.core.errors import InputError
@@ -75,15 +75,15 @@ def with_text(text: str, name: str = "temp_meta.txt") -> bytes:
 
 def test_floats_become_whole_numbers_and_back() -> None:
     byte = {"dtype": np.uint8, "quantization": (0.5, 10)}
-    np.testing.assert_array_equal(quantized(np.array([0.0, 1.0, 1.3, -9, 999]), byte), [10, 12, 13, 0, 255])
-    np.testing.assert_array_equal(dequantized(np.array([10, 12, 13], np.uint8), byte), [0, 1, 1.5])
+    np.testing.assert_array_equal(quantize(np.array([0.0, 1.0, 1.3, -9, 999]), byte), [10, 12, 13, 0, 255])
+    np.testing.assert_array_equal(dequantize(np.array([10, 12, 13], np.uint8), byte), [0, 1, 1.5])
     signed = {"dtype": np.int8, "quantization": (1 / 255, -128)}
-    np.testing.assert_array_equal(quantized(np.array([0.0, 1.0]), signed), [-128, 127])
-    np.testing.assert_allclose(dequantized(np.array([-128, 127], np.int8), signed), [0, 1], atol=1e-6)
+    np.testing.assert_array_equal(quantize(np.array([0.0, 1.0]), signed), [-128, 127])
+    np.testing.assert_allclose(dequantize(np.array([-128, 127], np.int8), signed), [0, 1], atol=1e-6)
     floats = {"dtype": np.float32, "quantization": (0.0, 0)}
     values = np.array([0.25, -3], np.float32)
-    assert quantized(values, floats) is values
-    np.testing.assert_array_equal(dequantized(values, floats), values)
+    assert quantize(values, floats) is values
+    np.testing.assert_array_equal(dequantize(values, floats), values)
 
 
 def test_an_official_int8_file_as_the_mock_sees_it() -> None:
@@ -129,7 +129,7 @@ def test_other_files_are_refused_before_the_interpreter(tmp_path: Path) -> None:
         load_tflite([str(file)], device=CPU)
     for content in (b"", b"not a model at all"):
         file.write_bytes(content)
-        with pytest.raises(InputError, match=r"ä b\.tflite: is damaged or no TensorFlow Lite file"):
+        with pytest.raises(InputError, match=r"ä b\.tflite: damaged or not a TensorFlow Lite file"):
             load_tflite([str(file)], device=CPU)
 
 
@@ -140,14 +140,14 @@ def test_a_graph_that_the_interpreter_refuses(tmp_path: Path, monkeypatch: pytes
     file = tmp_path / "m.tflite"
     file.write_bytes(GRAPH)
     monkeypatch.setattr(tflite, "import_litert", lambda: SimpleNamespace(Interpreter=refuse))
-    with pytest.raises(InputError, match=r"compiled for an Edge TPU; keep the ending _edgetpu\.tflite"):
+    with pytest.raises(InputError, match=r"compiled for an Edge TPU; keep the suffix _edgetpu\.tflite"):
         load_tflite([str(file)], device=CPU)
 
 
 def test_several_inputs_are_refused() -> None:
     interpreter = MockInterpreter(image_input(), [])
     interpreter.get_input_details = lambda: [image_input()] * 2  # type: ignore[method-assign]
-    with pytest.raises(InputError, match="takes 2 inputs"):
+    with pytest.raises(InputError, match="found 2 inputs"):
         TfliteBackend("m.tflite", interpreter, ModelInfo())
 
 
@@ -172,13 +172,13 @@ def test_edge_tpu_without_its_library_and_with_a_mock_of_it(tmp_path: Path, monk
     litert = SimpleNamespace(load_delegate=load_delegate, Interpreter=None)
     monkeypatch.setattr(tflite, "import_litert", lambda: litert)
     monkeypatch.setattr(tflite, "EDGETPU_LIBRARIES", {"linux": "libnone-such.so.1"})
-    with pytest.raises(InputError, match=r"a Coral Edge TPU only, and libnone-such.* install it: https://coral\.ai"):
+    with pytest.raises(InputError, match=r"a Coral Edge TPU only, but libnone-such.* install it: https://coral\.ai"):
         load_edgetpu([str(file)], device=CPU)
     assert not called, "LiteRT prints a traceback at a library that is not there"
     monkeypatch.undo()
     monkeypatch.setattr(tflite, "import_litert", lambda: litert)
     monkeypatch.setattr(tflite.ctypes, "CDLL", lambda _: None)
-    with pytest.raises(InputError, match=r"runs on a Coral Edge TPU only, and no Edge TPU answers"):
+    with pytest.raises(InputError, match=r"runs on a Coral Edge TPU only, but no Edge TPU responds"):
         load_edgetpu([str(file)], device=CPU)
     rows = np.full((1, 4, 7), 255, np.uint8)
     settings: dict[str, Any] = {}

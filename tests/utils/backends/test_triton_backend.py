@@ -61,15 +61,15 @@ class TestMockServer:
 
     def test_unknown_models_and_dead_servers_are_one_line(self, kind: str) -> None:
         with SERVERS[kind](MockModel(image_sums)) as url:
-            with pytest.raises(InputError, match=r"no answer .*unknown model"):
+            with pytest.raises(InputError, match=r"no response .*unknown model"):
                 load_triton([f"{url}/other"], device=CPU)
             backend = load_triton([url], device=CPU)
-        with pytest.raises(InputError, match="see that the server runs") as caught:
+        with pytest.raises(InputError, match="check that the server is running") as caught:
             backend.forward(torch.ones(1, 3, 4, 8))
         assert "\n" not in str(caught.value)
         with socket.create_server(("127.0.0.1", 0)) as unused:
             port = unused.getsockname()[1]
-        with pytest.raises(InputError, match="see that the server runs"):
+        with pytest.raises(InputError, match="check that the server is running"):
             load_triton([f"{kind}://127.0.0.1:{port}/yolo"], device=CPU)
 
 
@@ -139,14 +139,16 @@ def test_names_that_hold_code_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(("models", "listed"), [([], "none"), (["b", "a"], "a, b")])
 def test_one_of_several_models_is_to_be_named(models: list[str], listed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mock_client(monkeypatch, models=models, metadata=IMAGES)
-    with pytest.raises(InputError, match=rf"name one of the server's models \({listed}\), as in http://host/MODEL"):
+    with pytest.raises(InputError, match=rf"the server has several models or none \({listed}\); use http://host/MODEL"):
         load_triton(["http://host/"], device=CPU)
 
 
 def test_models_of_other_inputs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     text = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1]}], "outputs": []}
     mock_client(monkeypatch, models=["a"], metadata=text)
-    with pytest.raises(InputError, match=r"takes text BYTES \[1\], not one batch of images in floats"):
+    with pytest.raises(
+        InputError, match=r"expected a batch of FP32 or FP16 images as the only input, found text BYTES \[1\]"
+    ):
         load_triton(["http://host/a"], device=CPU)
 
 
@@ -163,7 +165,7 @@ def test_addresses(url: str, address: Address) -> None:
 
 @pytest.mark.parametrize("url", ["http://", "http://h/a/b/c", "http://u:p@h/a", "http://h/a?b=c", "http://h:99999/a"])
 def test_what_is_no_address(url: str) -> None:
-    with pytest.raises(InputError, match=r"name (one|a server) as "):
+    with pytest.raises(InputError, match=r"use (one|an address) such as "):
         Address.parse(url)
 
 

@@ -22,12 +22,12 @@ from models.graph import load_model_yaml
 from models.yolo import DetectionModel, SegmentationModel
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.backends.multi import DetectMultiBackend
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.imaging.letterbox import letterbox
-from utils.predict.autoshape import AutoShape, batch_shape
+from utils.predict.autoshape import AutoShape, compute_batch_shape
 from utils.predict.detections import Detections
+from utils.predict.multi_backend import DetectMultiBackend
 from utils.predict.predictor import DetectionPostprocess, Predictor
 
 GREEN = (0, 255, 0)
@@ -38,7 +38,7 @@ class SpotFinder(ExportedBackend):
 
     def __init__(self, fixed_hw: tuple[int, int] | None = None, **info: Any) -> None:
         names = {0: "thing", 1: "spot"}
-        super().__init__("spot.x", ModelInfo(names=names, **info), device=torch.device("cpu"), fixed_hw=fixed_hw)
+        super().__init__("spot.x", ModelInfo(names=names, **info), device=torch.device("cpu"), input_shape=(None, None, *(fixed_hw or (None, None))))
         self.seen: list[tuple[int, ...]] = []
 
     def run(self, images: Tensor) -> list[Tensor]:
@@ -64,7 +64,7 @@ def slim_detector(seed: int = 0, classes: int = 3) -> DetectionModel:
     """A thin network whose detections are many and depend on the image."""
     torch.manual_seed(seed)
     model = DetectionModel({**load_model_yaml("yolov5n"), **SLIM}, nc=classes)
-    for conv, _ in model.convolutions_of_head():
+    for conv, _ in model.iter_head_convs():
         nn.init.normal_(conv.weight, std=0.5)
         nn.init.zeros_(conv.bias)
     return model.eval()
@@ -82,7 +82,7 @@ def slim_detector(seed: int = 0, classes: int = 3) -> DetectionModel:
     ],
 )
 def test_batch_shape(sizes_hw: list[tuple[int, int]], longest: int, expected: tuple[int, int]) -> None:
-    assert batch_shape(sizes_hw, longest, 32) == expected
+    assert compute_batch_shape(sizes_hw, longest, 32) == expected
 
 
 def test_mixed_sizes_share_a_batch_and_boxes_come_back() -> None:
@@ -242,7 +242,7 @@ def test_one_image_in_every_form_gives_the_same_boxes(tmp_path: Path) -> None:
 
 
 def test_images_that_are_none_are_named() -> None:
-    with pytest.raises(InputError, match=r"ims\[1\] \(int\): int is no image"):
+    with pytest.raises(InputError, match=r"ims\[1\] \(int\): int is not an image"):
         AutoShape(SpotFinder())([scene((64, 64), (1, 1, 9, 9)), 5])
 
 

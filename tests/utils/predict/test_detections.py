@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from utils.core.errors import InputError
-from utils.predict.detections import Detections, output_names
+from utils.predict.detections import Detections, make_output_names
 
 NAMES = {0: "person", 5: "bus", 2: "tie/box"}
 FIRST = [[10, 20, 50, 80, 0.9, 0], [0, 0, 100, 40, 0.75, 5], [12, 22, 52, 82, 0.5, 0]]  # in 100 x 200 (h, w)
@@ -28,37 +28,37 @@ def detections() -> Detections:
 
 
 def test_boxes_in_every_form() -> None:
-    found = detections()
-    assert (found.n, len(found), found.s, found.t) == (2, 2, (2, 3, 320, 640), pytest.approx((1, 20, 3)))
-    assert found.xyxy[0].tolist() == found.pred[0].tolist() == torch.tensor(FIRST).tolist()
-    assert found.xywh[0][0].tolist() == pytest.approx([30, 50, 40, 60, 0.9, 0])
-    assert found.xyxyn[0][0].tolist() == pytest.approx([0.05, 0.2, 0.25, 0.8, 0.9, 0])
-    assert found.xywhn[0][1].tolist() == pytest.approx([0.25, 0.2, 0.5, 0.4, 0.75, 5])
-    assert [rows.shape for rows in (*found.xywh, *found.xyxyn, *found.xywhn)] == [(3, 6), (0, 6)] * 3
+    results = detections()
+    assert (results.n, len(results), results.s, results.t) == (2, 2, (2, 3, 320, 640), pytest.approx((1, 20, 3)))
+    assert results.xyxy[0].tolist() == results.pred[0].tolist() == torch.tensor(FIRST).tolist()
+    assert results.xywh[0][0].tolist() == pytest.approx([30, 50, 40, 60, 0.9, 0])
+    assert results.xyxyn[0][0].tolist() == pytest.approx([0.05, 0.2, 0.25, 0.8, 0.9, 0])
+    assert results.xywhn[0][1].tolist() == pytest.approx([0.25, 0.2, 0.5, 0.4, 0.75, 5])
+    assert [rows.shape for rows in (*results.xywh, *results.xyxyn, *results.xywhn)] == [(3, 6), (0, 6)] * 3
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
-    found = detections()
-    found.print()
+    results = detections()
+    results.print()
     lines = [
         "image 1/2: 100x200 2 persons, 1 bus",
         "image 2/2: 50x40 (no detections)",
-        "1.0 ms preparing, 20.0 ms network, 3.0 ms post-processing per image; input (2, 3, 320, 640)",
+        "Speed: 1.0ms pre-process, 20.0ms inference, 3.0ms NMS per image at shape (2, 3, 320, 640)",
     ]
-    assert capsys.readouterr().out.splitlines() == str(found).splitlines() == lines
-    assert repr(found).splitlines() == ["Detections", *lines]
+    assert capsys.readouterr().out.splitlines() == str(results).splitlines() == lines
+    assert repr(results).splitlines() == ["Detections", *lines]
 
 
 def test_tables() -> None:
-    found = detections()
-    tables = found.pandas()
+    results = detections()
+    tables = results.pandas()
     corners = ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
     centers = ["xcenter", "ycenter", "width", "height", "confidence", "class", "name"]
     for form, columns in (("xyxy", corners), ("xyxyn", corners), ("xywh", centers), ("xywhn", centers)):
         both = getattr(tables, form)
         assert [list(table.columns) for table in both] == [columns] * 2
         assert [len(table) for table in both] == [3, 0]
-        assert torch.is_tensor(getattr(found, form)[0])  # the original keeps its tensors
+        assert torch.is_tensor(getattr(results, form)[0])  # the original keeps its tensors
     row = tables.xyxy[0].iloc[1]
     assert row[["xmin", "ymin", "xmax", "ymax"]].tolist() == [0, 0, 100, 40]
     assert (row["confidence"], row["class"], row["name"]) == (0.75, 5, "bus")
@@ -97,7 +97,7 @@ def test_supervision() -> None:
     assert (annotated != detections().ims[0]).any()
 
 
-def test_supervision_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_supervision_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(InputError, match="pip install supervision"):
         detections().to_supervision()
@@ -110,38 +110,38 @@ def test_one_object_per_image() -> None:
     assert parts[0].t == pytest.approx((1, 20, 3))
 
 
-def test_render_draws_in_rgb_and_leaves_the_callers_images_alone() -> None:
-    found = detections()
-    given = list(found.ims)
-    drawn = found.render()
-    assert (given[0] == (10, 20, 200)).all()
-    assert found.ims is drawn
+def test_render_draws_in_rgb_and_does_not_modify_inputs() -> None:
+    results = detections()
+    inputs = list(results.ims)
+    drawn = results.render()
+    assert (inputs[0] == (10, 20, 200)).all()
+    assert results.ims is drawn
     assert [im.shape for im in drawn] == [(100, 200, 3), (50, 40, 3)]
-    assert (drawn[0] != given[0]).any()
+    assert (drawn[0] != inputs[0]).any()
     assert (drawn[0][95, 150] == (10, 20, 200)).all()  # far from the boxes: still RGB
-    np.testing.assert_array_equal(drawn[1], given[1])
-    np.testing.assert_array_equal(found.render()[0], drawn[0])  # not drawn twice
+    np.testing.assert_array_equal(drawn[1], inputs[1])
+    np.testing.assert_array_equal(results.render()[0], drawn[0])  # not drawn twice
     without = detections().render(labels=False)
     assert (without[0] != drawn[0]).any()
 
 
 def test_save_writes_rgb_images_into_numbered_folders(tmp_path: Path) -> None:
-    found = detections()
-    assert found.save(save_dir=tmp_path / "exp") == tmp_path / "exp"
-    assert found.save(save_dir=tmp_path / "exp") == tmp_path / "exp2"
-    assert found.save(save_dir=str(tmp_path / "exp"), exist_ok=True, labels=False) == tmp_path / "exp"
+    results = detections()
+    assert results.save(save_dir=tmp_path / "exp") == tmp_path / "exp"
+    assert results.save(save_dir=tmp_path / "exp") == tmp_path / "exp2"
+    assert results.save(save_dir=str(tmp_path / "exp"), exist_ok=True, labels=False) == tmp_path / "exp"
     assert sorted(p.name for p in (tmp_path / "exp").iterdir()) == ["000123.jpg", "image1.jpg"]
     saved = cv2.imread(str(tmp_path / "exp2" / "000123.jpg"))
-    drawn = cv2.imencode(".jpg", np.ascontiguousarray(found.render()[0][..., ::-1]))[1]
+    drawn = cv2.imencode(".jpg", np.ascontiguousarray(results.render()[0][..., ::-1]))[1]
     np.testing.assert_array_equal(saved, cv2.imdecode(drawn, cv2.IMREAD_COLOR))
     np.testing.assert_allclose(saved[95, 150].astype(int), (200, 20, 10), atol=6)  # BGR
 
 
 def test_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = detections()
-    found.render()
-    crops = found.crop()
+    results = detections()
+    results.render()
+    crops = results.crop()
     assert [crop["label"] for crop in crops] == ["person 0.90", "bus 0.75", "person 0.50"]
     assert [float(v) for v in crops[0]["box"]] == [10, 20, 50, 80]
     assert (float(crops[1]["conf"]), int(crops[1]["cls"])) == (0.75, 5)
@@ -154,18 +154,18 @@ def test_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     np.testing.assert_allclose(cv2.imread(str(folder / "bus/000123.jpg"))[5, 5].astype(int), (200, 20, 10), atol=6)
     before = sorted(tmp_path.rglob("*"))
-    assert len(found.crop(save=False)) == 3
+    assert len(results.crop(save=False)) == 3
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_class_name_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+def test_class_name_cannot_escape_the_folder(tmp_path: Path) -> None:
     rows = torch.tensor([[1, 1, 5, 5, 0.5, 0.0]])
-    found = Detections([np.zeros((9, 9, 3), np.uint8)], [rows], ["a.jpg"], names=["../x"])
-    found.crop(save_dir=tmp_path / "exp")
+    results = Detections([np.zeros((9, 9, 3), np.uint8)], [rows], ["a.jpg"], names=["../x"])
+    results.crop(save_dir=tmp_path / "exp")
     assert [p.relative_to(tmp_path / "exp/crops").as_posix() for p in tmp_path.rglob("*.jpg")] == ["_x/a.jpg"]
 
 
-def test_show_opens_the_systems_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_opens_the_image_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mock of the viewer."""
     shown: list[Any] = []
     monkeypatch.setattr(Image.Image, "show", lambda image, title=None: shown.append((title, np.asarray(image))))
@@ -188,11 +188,11 @@ def test_show_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_images_of_other_channel_counts() -> None:
     ims = [np.zeros((20, 30, 1), np.uint8), np.zeros((20, 30, 5), np.uint8)]
     rows = torch.tensor([[1, 1, 9, 9, 0.5, 7.0]])
-    found = Detections(ims, [rows, rows], ["a.jpg", "b.jpg"])
-    assert [im.shape for im in found.render()] == [(20, 30, 3)] * 2
-    assert found.pandas().xyxy[0]["name"].tolist() == ["7"]  # no name is known
+    results = Detections(ims, [rows, rows], ["a.jpg", "b.jpg"])
+    assert [im.shape for im in results.render()] == [(20, 30, 3)] * 2
+    assert results.pandas().xyxy[0]["name"].tolist() == ["7"]  # no name is known
 
 
 def test_output_names() -> None:
     names = ["a/bus.png", "b/bus.jpg", "bus_2.jpg", "image3", "bus.v2.tif"]
-    assert output_names(names) == ["bus.jpg", "bus_2.jpg", "bus_2_2.jpg", "image3.jpg", "bus.v2.jpg"]
+    assert make_output_names(names) == ["bus.jpg", "bus_2.jpg", "bus_2_2.jpg", "image3.jpg", "bus.v2.jpg"]

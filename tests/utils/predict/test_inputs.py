@@ -1,4 +1,4 @@
-"""One image in every form a program may hold it in."""
+"""Inputs of the hub model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from loopback import respond, serve_responses
 from PIL import Image, ImageCms
 
-from tests.utils.core.test_remote import send, serving
 from utils.core.errors import InputError
 from utils.predict.inputs import load_images
 
@@ -67,7 +67,7 @@ def test_arrays_and_tensors(value: Any, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(one(value), expected)
 
 
-def test_a_narrow_image_is_not_taken_for_planes() -> None:
+def test_narrow_image_is_not_mistaken_for_chw() -> None:
     narrow = RGB[:3]  # (3, 60, 3): three rows of pixels
     np.testing.assert_array_equal(one(narrow), narrow)
     np.testing.assert_array_equal(one(RGB[:, :4].transpose(2, 0, 1)[:, :, :4]), RGB[:, :4].transpose(2, 0, 1)[..., :3])
@@ -145,7 +145,7 @@ def test_16_bit_files(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_array_equal(one(file), GRAY3)
 
 
-def test_formats_that_pillow_alone_knows(tmp_path: Path) -> None:
+def test_formats_that_only_pillow_supports(tmp_path: Path) -> None:
     file = tmp_path / "icon.ico"
     Image.fromarray(RGB).resize((32, 32), Image.Resampling.NEAREST).save(file, sizes=[(32, 32)])
     assert one(file).shape == (32, 32, 3)
@@ -161,25 +161,25 @@ def test_models_of_other_channel_counts() -> None:
     ten = RNG.integers(0, 256, (40, 60, 10)).astype(np.uint8)
     np.testing.assert_array_equal(one(ten, channels=10), ten)
     np.testing.assert_array_equal(one(ten.transpose(2, 0, 1), channels=10), ten)
-    with pytest.raises(InputError, match="has 3 channels where the model wants 10"):
+    with pytest.raises(InputError, match="has 3 channels, but the model expects 10"):
         one(RGB, channels=10)
 
 
 @pytest.mark.parametrize("group", [list, tuple, iter, lambda values: (v for v in values)])
-def test_several_at_once(group: Callable[[list[Any]], Any]) -> None:
+def test_several_images(group: Callable[[list[Any]], Any]) -> None:
     images = load_images(group([RGB, Image.fromarray(GRAY), encoded()]))
     assert [p.name for p in images] == ["image0", "image1", "image2"]
     for image, expected in zip(images, (RGB, GRAY3, RGB), strict=True):
         np.testing.assert_array_equal(image.array, expected)
 
 
-def test_a_batch_in_one_array() -> None:
+def test_batch_in_one_array() -> None:
     assert [p.array.shape for p in load_images(np.stack((RGB, RGB)))] == [RGB.shape] * 2
 
 
-def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_urls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOLOv5_ALLOW_PRIVATE_URLS", "1")
-    with serving({"/a%20b.png": send(encoded()), "/page": send(b"<html>")}) as base:
+    with serve_responses({"/a%20b.png": respond(encoded()), "/page": respond(b"<html>")}) as base:
         for value in (f"{base}/a%20b.png?x=1", Path(f"{base}/a%20b.png"), base.replace("http", "HTTP") + "/a%20b.png"):
             (image,) = load_images(value)
             np.testing.assert_array_equal(image.array, RGB)
@@ -187,45 +187,45 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(InputError, match="/page: damaged, or not an image in a known format"):
             load_images(f"{base}/page")
     monkeypatch.delenv("YOLOv5_ALLOW_PRIVATE_URLS")
-    with pytest.raises(InputError, match="no public address"):
+    with pytest.raises(InputError, match="not a public address"):
         load_images(f"{base}/a.png")
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        pytest.param({"image": RGB}, "dict is no image; give a file name", id="mapping"),
-        pytest.param(None, "NoneType is no image", id="none"),
-        pytest.param("", "an empty text is no image", id="empty-text"),
-        pytest.param(7, "int is no image", id="number"),
+        pytest.param({"image": RGB}, "dict is not an image; give a file name", id="mapping"),
+        pytest.param(None, "NoneType is not an image", id="none"),
+        pytest.param("", "an empty string is not an image", id="empty-text"),
+        pytest.param(7, "int is not an image", id="number"),
         pytest.param([], "no images given", id="empty-list"),
         pytest.param(b"", "empty", id="no-bytes"),
         pytest.param(b"text", "image0: damaged, or not an image", id="other-bytes"),
         pytest.param("nowhere.jpg", "nowhere.jpg: No such file", id="no-file"),
         pytest.param("ftp://a/b.jpg", "only http and https", id="other-scheme"),
-        pytest.param(np.zeros((0, 4, 3)), r"shape \(0, 4, 3\) is no image", id="no-pixels"),
-        pytest.param(np.zeros(5), r"shape \(5,\) is no image", id="one-axis"),
-        pytest.param(np.zeros((9, 9, 2)), "has 2 channels where the model wants 3", id="two-channels"),
-        pytest.param(np.array([["a"]]), "an array of <U1 is no image", id="text"),
+        pytest.param(np.zeros((0, 4, 3)), r"shape \(0, 4, 3\) is not an image", id="no-pixels"),
+        pytest.param(np.zeros(5), r"shape \(5,\) is not an image", id="one-axis"),
+        pytest.param(np.zeros((9, 9, 2)), "has 2 channels, but the model expects 3", id="two-channels"),
+        pytest.param(np.array([["a"]]), "an array of <U1 is not an image", id="text"),
         pytest.param(np.zeros((9, 9), complex), "an array of complex128", id="complex"),
         pytest.param([RGB, "nowhere.jpg"], r"^ims\[1\] \(str\): nowhere.jpg: No such file", id="second"),
-        pytest.param([RGB, RGB, object()], r"^ims\[2\] \(object\): object is no image", id="third"),
+        pytest.param([RGB, RGB, object()], r"^ims\[2\] \(object\): object is not an image", id="third"),
         pytest.param([torch.zeros(1, 3, 8, 8)], r"shape \(1, 3, 8, 8\)", id="batch-in-a-list"),
     ],
 )
-def test_what_is_no_image_is_named(value: Any, message: str) -> None:
+def test_values_that_are_not_images(value: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_images(value)
 
 
-def test_an_image_that_breaks_off(tmp_path: Path) -> None:
+def test_truncated_image(tmp_path: Path) -> None:
     data = encoded()
     broken = Image.open(io.BytesIO(data[: len(data) // 2]))
     with pytest.raises(InputError, match="image0: damaged image"):
         load_images(broken)
 
 
-def test_what_the_caller_holds_is_not_changed() -> None:
+def test_input_is_not_modified() -> None:
     mine = RGB.copy()
     array = one(mine)
     assert array is mine or not np.shares_memory(array, mine)

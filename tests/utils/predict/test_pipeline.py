@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind: order, limits, errors from threads, ends of all kinds, and flat memory."""
+"""Background threads: order, limits, errors, cancellation, constant memory."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from utils.backends.pytorch import PyTorchBackend
 from utils.core.errors import InputError
 from utils.datasets.sources.frames import SourceFrame
 from utils.datasets.sources.media import MediaSource
-from utils.predict import results
-from utils.predict.pipeline import BackgroundWriter, Channel, read_ahead
-from utils.predict.predictor import DetectionPostprocess, Predictor
-from utils.predict.results import DrawStyle, Result
+from utils.predict.pipeline import BackgroundWriter, BoundedQueue, prefetch
+from utils.predict.predictor import Predictor
 from utils.predict.run import run_images
 from utils.predict.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, Writer
+from utils.tasks import results
+from utils.tasks.base import PostprocessOptions
+from utils.tasks.results import DrawStyle, Result
 
 
 def wait_for(truth: Callable[[], object], seconds: float = 10) -> None:
     end = time.monotonic() + seconds
     while not truth():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.005)
 
 
@@ -42,7 +43,7 @@ def result(number: int) -> Result:
     return Result(frame, np.zeros((0, 6), np.float32), {})
 
 
-def threads_called(name: str) -> list[threading.Thread]:
+def find_threads(name: str) -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == name]
 
 
@@ -57,7 +58,7 @@ def clip(path: Path, frames: int, size_hw: tuple[int, int] = (48, 64)) -> Path:
 
 
 class Collector:
-    """A writer that keeps the numbers of what it is given, waiting for `gate` before each."""
+    """A writer that records frame numbers, waiting for `gate` before each."""
 
     def __init__(self) -> None:
         self.numbers: list[int | None] = []
@@ -75,61 +76,61 @@ class Collector:
 # -- the queue --------------------------------------------------------------------------------------------------------
 
 
-def test_a_channel_never_holds_more_than_its_depth() -> None:
-    channel: Channel[int] = Channel(3)
+def test_queue_never_exceeds_its_depth() -> None:
+    items: BoundedQueue[int] = BoundedQueue(3)
     longest = 0
 
     def fill() -> None:
         for number in range(200):
-            channel.put(number)
-        channel.finish()
+            items.put(number)
+        items.finish()
 
     thread = threading.Thread(target=fill)
     thread.start()
     taken = []
-    for number in channel:
-        longest = max(longest, len(channel))
+    for number in items:
+        longest = max(longest, len(items))
         taken.append(number)
     thread.join()
     assert taken == list(range(200))
     assert longest <= 3
 
 
-def test_a_dropped_channel_lets_both_sides_go() -> None:
-    channel: Channel[int] = Channel(1)
-    channel.put(1)
-    thread = threading.Thread(target=lambda: waiting.append(channel.put(2)))
+def test_cancelled_queue_releases_both_threads() -> None:
+    items: BoundedQueue[int] = BoundedQueue(1)
+    items.put(1)
+    thread = threading.Thread(target=lambda: waiting.append(items.put(2)))
     waiting: list[bool] = []
     thread.start()
-    channel.drop()
+    items.cancel()
     thread.join(5)
     assert waiting == [False]
-    assert list(channel) == []
+    assert list(items) == []
 
 
-# -- reading ahead ----------------------------------------------------------------------------------------------------
+# -- prefetch ---------------------------------------------------------------------------------------------------------
 
 
-def test_items_are_worked_out_ahead_but_not_further() -> None:
-    made: list[int] = []
+def test_prefetch_is_limited_to_its_depth() -> None:
+    produced: list[int] = []
 
     def items() -> Iterator[int]:
         for number in range(50):
-            made.append(number)
+            produced.append(number)
             yield number
 
-    ahead = read_ahead(items(), depth=4)
+    ahead = prefetch(items(), depth=4)
     with closing(ahead):
         assert next(ahead) == 0
-        wait_for(lambda: len(made) == 6)  # one taken, four in the queue, one waiting for room
+        wait_for(lambda: len(produced) == 6)  # one taken, four in the queue, one waiting for room
         assert next(ahead) == 1
-        wait_for(lambda: len(made) == 7)
-        assert not len(made) > 7
+        wait_for(lambda: len(produced) == 7)
+        assert not len(produced) > 7
         assert list(ahead) == list(range(2, 50))
-    wait_for(lambda: not threads_called("reader"))
+    wait_for(lambda: not find_threads("reader"))
 
 
-def test_an_error_of_the_reader_comes_after_the_items_before_it() -> None:
+def test_reader_error_is_raised_after_the_items_before_it() -> None:
     def items() -> Iterator[int]:
         yield 1
         yield 2
@@ -137,12 +138,12 @@ def test_an_error_of_the_reader_comes_after_the_items_before_it() -> None:
 
     taken = []
     with pytest.raises(InputError, match="disk: gone"):
-        for item in read_ahead(items()):
+        for item in prefetch(items()):
             taken.append(item)
     assert taken == [1, 2]
 
 
-def test_closing_ends_the_thread_and_what_it_reads() -> None:
+def test_closing_ends_the_thread_and_its_iterator() -> None:
     ended = threading.Event()
 
     def items() -> Iterator[int]:
@@ -154,17 +155,17 @@ def test_closing_ends_the_thread_and_what_it_reads() -> None:
         finally:
             ended.set()  # where a video is released
 
-    ahead = read_ahead(items())
+    ahead = prefetch(items())
     assert next(ahead) == 0
     ahead.close()
     assert ended.is_set()
-    assert not threads_called("reader")
+    assert not find_threads("reader")
 
 
-# -- writing behind ---------------------------------------------------------------------------------------------------
+# -- background writer ------------------------------------------------------------------------------------------------
 
 
-def test_results_are_written_in_order_and_all_before_the_end() -> None:
+def test_results_are_written_in_order_before_close_returns() -> None:
     collector = Collector()
     writer = BackgroundWriter([collector], depth=2)
     collector.gate.clear()
@@ -175,25 +176,25 @@ def test_results_are_written_in_order_and_all_before_the_end() -> None:
         writer.write(result(number))
     writer.close()
     assert collector.numbers == list(range(30))
-    assert collector.closed and not threads_called("writer")
+    assert collector.closed and not find_threads("writer")
 
 
-def test_a_slow_writer_holds_up_the_run_instead_of_piling_up() -> None:
+def test_slow_writer_blocks_the_run() -> None:
     collector = Collector()
     collector.gate.clear()
     writer = BackgroundWriter([collector], depth=2)
-    handed: list[int] = []
+    written: list[int] = []
 
-    def hand_over() -> None:
+    def write() -> None:
         for number in range(10):
             writer.write(result(number))
-            handed.append(number)
+            written.append(number)
 
-    thread = threading.Thread(target=hand_over)
+    thread = threading.Thread(target=write)
     thread.start()
-    wait_for(lambda: len(handed) == 3)  # one being written, two in the queue
+    wait_for(lambda: len(written) == 3)  # one being written, two in the queue
     time.sleep(0.05)
-    assert len(handed) == 3
+    assert len(written) == 3
     collector.gate.set()
     thread.join(10)
     writer.close()
@@ -212,22 +213,22 @@ class Refusing(Collector):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (OSError(28, "No space left on device"), r"clip\.avi: its results cannot be written: .*No space left"),
+        (OSError(28, "No space left on device"), r"clip\.avi: results cannot be written: .*No space left"),
         (InputError("a.mp4: OpenCV cannot write this video"), "OpenCV cannot write"),
     ],
 )
-def test_an_error_of_the_writer_ends_the_run(error: Exception, message: str) -> None:
+def test_writer_error_ends_the_run(error: Exception, message: str) -> None:
     other = Collector()
     writer = BackgroundWriter([other, Refusing(error)])
     with pytest.raises(InputError, match=message):
         for number in range(100):
             writer.write(result(number))
-            wait_for(lambda: not threads_called("writer"))
+            wait_for(lambda: not find_threads("writer"))
     writer.close()
     assert other.closed and other.numbers == [0]
 
 
-def test_an_error_of_the_last_result_comes_with_the_end() -> None:
+def test_error_of_the_last_result_is_raised_by_close() -> None:
     writer = BackgroundWriter([Refusing(InputError("no"))])
     writer.write(result(1))
     with pytest.raises(InputError, match="no"):
@@ -239,20 +240,22 @@ def test_an_error_of_the_last_result_comes_with_the_end() -> None:
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    """Of an untrained network that finds three objects in each image."""
+    """Untrained network with three detections per image."""
     torch.manual_seed(0)
     model: Any = DetectionModel("yolov5n.yaml", nc=2).eval()
     model.names = {0: "cat", 1: "dog"}
     backend = PyTorchBackend(model, device=torch.device("cpu"))
-    return Predictor(backend, DetectionPostprocess(0.0, max_det=3, whole_pixels=True), size_hw=(64, 64))
+    options = PostprocessOptions(0.0, 0.45, max_det=3, multi_label=False, original=True, round_boxes=True)
+    return Predictor(backend, options, size_hw=(64, 64))
 
 
 class Finder:
-    """A backend that finds one object in the middle of each image, at no cost."""
+    """A fast backend with one detection in the middle of each image."""
 
     task, stride, names, channels, dtype, fixed_hw = "detect", 32, {0: "thing"}, 3, torch.float32, None
-    own_threads = False
+    has_thread_pool = False
     device = torch.device("cpu")
+    semantic = None
 
     def forward(self, images: Tensor, **_: object) -> Tensor:
         height, width = images.shape[2:]
@@ -264,7 +267,8 @@ class Finder:
 def finder(fixed_hw: tuple[int, int] | None = None) -> Predictor:
     backend: Any = Finder()
     backend.fixed_hw = fixed_hw
-    return Predictor(backend, DetectionPostprocess(), size_hw=(64, 64))
+    options = PostprocessOptions(0.25, 0.45, max_det=1000, multi_label=False, original=True)
+    return Predictor(backend, options, size_hw=(64, 64))
 
 
 def all_writers(folder: Path) -> list[Writer]:
@@ -273,7 +277,7 @@ def all_writers(folder: Path) -> list[Writer]:
     return [CropWriter(folder / "crops"), text, CsvWriter(folder / "a.csv"), MediaWriter(folder, DrawStyle())]
 
 
-def test_an_overlapped_run_leaves_the_files_of_a_sequential_one(predictor: Predictor, tmp_path: Path) -> None:
+def test_overlapped_run_writes_the_same_files_as_a_sequential_one(predictor: Predictor, tmp_path: Path) -> None:
     files = [str(clip(tmp_path / "one.avi", 25)), str(clip(tmp_path / "two.avi", 9, (64, 48)))]
     cv2.imwrite(str(tmp_path / "three.png"), np.full((40, 50, 3), 90, np.uint8))
     files.append(str(tmp_path / "three.png"))
@@ -287,7 +291,7 @@ def test_an_overlapped_run_leaves_the_files_of_a_sequential_one(predictor: Predi
     assert len(first) > 35 and first == second
 
 
-def test_without_saving_or_viewing_nothing_is_drawn(
+def test_nothing_is_drawn_without_saving_or_viewing(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
@@ -314,12 +318,12 @@ def test_windows_are_called_in_the_main_thread_and_q_ends_the_run(predictor: Pre
     assert run_images(source, predictor, [written], viewers=[window]) == 4
     assert window.numbers == [1, 2, 3, 4]
     assert written.numbers == [1, 2, 3, 4] and written.closed  # what was shown is kept
-    assert not threads_called("reader") and not threads_called("writer")
+    assert not find_threads("reader") and not find_threads("writer")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself Ctrl-C there")
 @pytest.mark.parametrize("endless", [True, False])
-def test_ctrl_c_ends_all_threads_and_keeps_what_was_found(tmp_path: Path, endless: bool) -> None:
+def test_ctrl_c_ends_all_threads_and_keeps_results(tmp_path: Path, endless: bool) -> None:
     class Interrupting(Collector):
         def write(self, result: Result) -> None:
             super().write(result)
@@ -334,18 +338,18 @@ def test_ctrl_c_ends_all_threads_and_keeps_what_was_found(tmp_path: Path, endles
         with pytest.raises(KeyboardInterrupt):
             run_images(source, finder(), [written], viewers=[viewer])
     assert written.closed and written.numbers == [1, 2, 3]  # what was counted is kept
-    assert not threads_called("reader") and not threads_called("writer")
+    assert not find_threads("reader") and not find_threads("writer")
 
 
-def test_a_full_disk_ends_a_run_with_its_threads(tmp_path: Path) -> None:
+def test_full_disk_ends_a_run_and_its_threads(tmp_path: Path) -> None:
     source = MediaSource([str(clip(tmp_path / "clip.avi", 200))])
     with pytest.raises(InputError, match=r"cannot be written: .*No space left"):
         run_images(source, finder(), [Refusing(OSError(28, "No space left on device"))])
-    assert not threads_called("reader") and not threads_called("writer")
+    assert not find_threads("reader") and not find_threads("writer")
 
 
 @pytest.mark.parametrize(("fixed_hw", "batches"), [(None, [3, 1, 3, 1]), ((64, 64), [4, 4])])
-def test_frames_that_fit_go_through_the_network_together(fixed_hw: tuple[int, int] | None, batches: list[int]) -> None:
+def test_frames_of_equal_input_size_are_batched(fixed_hw: tuple[int, int] | None, batches: list[int]) -> None:
     sizes = [(48, 64), (96, 128), (48, 64), (48, 64)]
 
     class Live:
@@ -370,7 +374,7 @@ def test_frames_that_fit_go_through_the_network_together(fixed_hw: tuple[int, in
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_stays_flat_over_two_thousand_frames(tmp_path: Path) -> None:
+def test_memory_is_constant_over_two_thousand_frames(tmp_path: Path) -> None:
     def resident_mb() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 

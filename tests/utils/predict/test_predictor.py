@@ -25,7 +25,7 @@ class SpotFinder:
     channels = 3
     device = torch.device("cpu")
     dtype = torch.float32
-    own_threads = False
+    has_thread_pool = False
 
     def __init__(self, fixed_hw: tuple[int, int] | None = None) -> None:
         self.fixed_hw = fixed_hw

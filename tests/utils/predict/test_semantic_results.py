@@ -14,7 +14,6 @@ from PIL import Image
 from semantic_nets import CLASSES, checkpoint, network, painted
 from torch import Tensor
 
-from models.checkpoint import load_model
 from models.experimental import Ensemble
 from models.yolo import JointOutput
 from utils.backends.base import ExportedBackend
@@ -26,21 +25,25 @@ from utils.datasets.sources.frames import SourceFrame
 from utils.imaging.read import imwrite, read_image
 from utils.imaging.semantic_classes import SemanticClasses
 from utils.predict.autoshape import AutoShape
-from utils.predict.predictor import DetectionPostprocess, Predictor, postprocess_of
-from utils.predict.results import DrawStyle, Result
-from utils.predict.writers import AlbumWriter, MediaWriter, SemanticMaskWriter, SubmissionWriter
+from utils.predict.predictor import Predictor
+from utils.predict.writers import MediaWriter, SemanticMaskWriter, SlideshowWriter, SubmissionWriter
+from utils.tasks.base import PostprocessOptions
+from utils.tasks.networks import load_model
+from utils.tasks.registry import find_task
+from utils.tasks.results import DrawStyle, Result
 
 CPU = torch.device("cpu")
+OPTIONS = PostprocessOptions(0.25, 0.45, max_det=1000, multi_label=False, original=True)  # as of detect.py
 SIZES = [(40, 100), (96, 48), (64, 64), (31, 77)]
 
 
 class ColorReader(ExportedBackend):
-    """A runtime whose logits are the image's own red, green and blue; joint, it finds nothing besides."""
+    """A runtime whose logits are the red, green and blue of the image; in a joint task it has no detections."""
 
     def __init__(self, task: str, fixed_hw: tuple[int, int] | None = None) -> None:
         names = {0: "square", 1: "disc"} if task == "joint" else CLASSES.names
         info = ModelInfo(names=names, task=task, semantic=CLASSES)
-        super().__init__("colors.x", info, device=CPU, fixed_hw=fixed_hw)
+        super().__init__("colors.x", info, device=CPU, input_shape=(None, None, *(fixed_hw or (None, None))))
 
     def run(self, images: Tensor) -> list[Tensor]:
         rows = [torch.zeros(len(images), 4, 7)] if self.task == "joint" else []
@@ -49,36 +52,36 @@ class ColorReader(ExportedBackend):
 
 @pytest.mark.parametrize("task", ["semantic", "joint"])
 @pytest.mark.parametrize("fixed_hw", [None, (64, 160)])
-def test_classes_lie_where_the_image_has_them(task: str, fixed_hw: tuple[int, int] | None) -> None:
-    """Whatever border the image gets on its way into the network."""
+def test_semantic_masks_are_aligned_with_the_image(task: str, fixed_hw: tuple[int, int] | None) -> None:
+    """With any letterbox padding."""
     backend = ColorReader(task, fixed_hw)
-    predictor = Predictor(backend, postprocess_of(task, DetectionPostprocess()), size_hw=(64, 64))
+    predictor = Predictor(backend, OPTIONS, size_hw=(64, 64))
     for size_hw in SIZES:
         frame, classes = painted(size_hw)
-        (found,), _ = predictor.predict([frame])
-        assert found.semantic_mask is not None
-        assert (found.semantic_mask.shape, found.semantic_mask.dtype) == (size_hw, torch.uint8)
-        assert (found.boxes is None) == (task == "semantic")
-        assert (found.semantic_mask.numpy() == classes).mean() > 0.95  # pixels beside edges are between two colors
+        (prediction,), _ = predictor.predict([frame])
+        assert prediction.semantic_mask is not None
+        assert (prediction.semantic_mask.shape, prediction.semantic_mask.dtype) == (size_hw, torch.uint8)
+        assert (prediction.boxes is None) == (task == "semantic")
+        assert (prediction.semantic_mask.numpy() == classes).mean() > 0.95  # pixels beside edges are between two colors
 
 
 @pytest.mark.parametrize("task", ["semantic", "joint"])
-def test_hub_results_have_maps_of_the_images_sizes(task: str) -> None:
+def test_hub_semantic_masks_have_image_size(task: str) -> None:
     frames, maps = zip(*map(painted, SIZES), strict=True)
     model = AutoShape(ColorReader(task), verbose=False)
-    found = model([Image.fromarray(frame[..., ::-1]) for frame in frames], size=128)
-    assert found.semantic is not None
-    for own, expected in zip(found.semantic, maps, strict=True):
-        assert own.dtype == np.uint8
-        assert (own == expected).mean() > 0.95
-    assert found.semantic_classes == CLASSES
-    assert [tuple(rows.shape) for rows in found.pred] == [(0, 6)] * 4
-    first, second, *_ = found.tolist()
+    results = model([Image.fromarray(frame[..., ::-1]) for frame in frames], size=128)
+    assert results.semantic is not None
+    for semantic_mask, expected in zip(results.semantic, maps, strict=True):
+        assert semantic_mask.dtype == np.uint8
+        assert (semantic_mask == expected).mean() > 0.95
+    assert results.semantic_classes == CLASSES
+    assert [tuple(rows.shape) for rows in results.pred] == [(0, 6)] * 4
+    first, second, *_ = results.tolist()
     assert second.semantic is not None
-    assert np.array_equal(second.semantic[0], found.semantic[1])
+    assert np.array_equal(second.semantic[0], results.semantic[1])
     assert "röad 38%" in str(first)
-    drawn = found.render()[0].astype(int)
-    pure = found.semantic[0] == maps[0]
+    drawn = results.render()[0].astype(int)
+    pure = results.semantic[0] == maps[0]
     colors = np.array(CLASSES.palette)[maps[0]]
     assert np.abs(drawn - (0.6 * frames[0][..., ::-1] + 0.4 * colors))[pure].max() <= 1
 
@@ -106,13 +109,13 @@ def test_pytorch_networks_through_the_hub_model(task: str) -> None:
 
 
 def test_boxes_of_a_joint_network_are_those_of_its_detector() -> None:
-    """Logits are not taken for the prototypes of masks."""
+    """Logits are not mistaken for mask prototypes."""
     model = network("joint")
     frame, _ = painted((64, 96))
-    predictor = Predictor(PyTorchBackend(model, device=CPU), postprocess_of("joint", DetectionPostprocess()))
+    predictor = Predictor(PyTorchBackend(model, device=CPU), OPTIONS)
     (joint,), _ = predictor.predict([frame])
-    rows = DetectionPostprocess()
-    predictor.postprocess = lambda preds, batch: rows(preds.detection, batch)
+    detection = find_task("detect").build_postprocess(OPTIONS)
+    predictor.postprocess = lambda preds, batch: detection(preds.detection, batch)
     (boxes,), _ = predictor.predict([frame])
     assert joint.boxes is not None and boxes.boxes is not None
     assert len(boxes.boxes) > 0
@@ -136,9 +139,9 @@ def test_ensembles_join_probabilities(task: str, tmp_path: Path) -> None:
         assert torch.equal(both.detection[0], torch.cat([one.detection[0]] * 2, dim=1))
 
 
-def test_members_of_an_ensemble_have_one_task(tmp_path: Path) -> None:
+def test_members_of_an_ensemble_have_the_same_task(tmp_path: Path) -> None:
     files = [checkpoint(tmp_path, "joint"), checkpoint(tmp_path, "semantic")]
-    with pytest.raises(InputError, match=r"tiny semantic.pt: task semantic, but .*tiny joint.pt has joint"):
+    with pytest.raises(InputError, match=r"tiny semantic.pt: task semantic, but .*tiny joint.pt has task joint"):
         load_model(files)
 
 
@@ -149,15 +152,15 @@ def result(path: str, size_hw: tuple[int, int] = (40, 60), number: int | None = 
     return Result(source, boxes, {0: "cat", 1: "dog"}, semantic_mask=classes, semantic=CLASSES)
 
 
-def test_what_a_result_says_and_shows() -> None:
+def test_summary_and_drawing() -> None:
     one = result("a.png")
-    assert one.summary() == "1 dog, röad 38%, sky 38%, car 25%"
-    assert [name for name, _ in one.shares()] == ["röad", "sky", "car"]
-    drawing = one.drawing(DrawStyle(hide_labels=True))
+    assert one.summarize() == "1 dog, röad 38%, sky 38%, car 25%"
+    assert [name for name, _ in one.compute_class_shares()] == ["röad", "sky", "car"]
+    drawing = one.draw(DrawStyle(hide_labels=True))
     far = drawing[35, 55].tolist()  # outside of the box: half red under red
     assert far == [0, 0, round(0.6 * 127 + 0.4 * 255)]
     few = Result(one.source, one.boxes, one.names, semantic_mask=np.full((40, 60), 255, np.uint8), semantic=CLASSES)
-    assert few.summary() == "1 dog"  # pixels of no class are not counted
+    assert few.summarize() == "1 dog"  # pixels of no class are not counted
 
 
 def files(folder: Path) -> list[str]:
@@ -176,14 +179,14 @@ def test_files_of_semantic_masks(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     stem = "ünï_mask"
     wanted = ["ünï.jpg", "ünï_color.png", f"{stem}.png", f"{stem}_2.png", f"{stem}_color.png", f"{stem}_mask.png"]
     assert files(tmp_path) == sorted(wanted)
-    assert "in/ünï_mask.png: its output is called ünï_mask_2.png" in caplog.text
+    assert "in/ünï_mask.png: output named ünï_mask_2.png" in caplog.text
     frame, classes = painted((40, 60))
     stored = np.array(Image.open(tmp_path / "ünï_mask.png"))
     assert np.array_equal(stored, classes)
     assert np.array_equal(read_image(tmp_path / "ünï_color.png"), frame)
 
 
-def test_a_submission_has_the_numbers_of_the_data_set(tmp_path: Path) -> None:
+def test_submission_has_the_label_numbers_of_the_data_set(tmp_path: Path) -> None:
     writer = SubmissionWriter(tmp_path / "results")
     writer.write(result("in/a.jpg"))
     writer.write(result("in/clip.mp4", number=1))
@@ -201,35 +204,35 @@ def test_detections_write_no_semantic_masks(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
-def test_an_album_pads_other_sizes(tmp_path: Path) -> None:
-    writer = AlbumWriter(tmp_path, DrawStyle())
+def test_slideshow_pads_other_sizes(tmp_path: Path) -> None:
+    writer = SlideshowWriter(tmp_path, DrawStyle())
     for path, size_hw in (("a.png", (48, 64)), ("b.png", (90, 30)), ("c.png", (48, 64))):
         writer.write(result(path, size_hw))
     writer.write(result("film.mp4", number=1))
     writer.close()
     capture = cv2.VideoCapture(str(tmp_path / "all_images.mp4"))
     shown = []
-    while (found := capture.read())[0]:
-        shown.append(found[1])
+    while (reading := capture.read())[0]:
+        shown.append(reading[1])
     fps = capture.get(cv2.CAP_PROP_FPS)
     capture.release()
     assert (len(shown), fps) == (3, 30)
     assert {frame.shape for frame in shown} == {(48, 64, 3)}
-    assert np.abs(shown[1][:, :16].astype(int) - 114).mean() < 12  # the tall one stands between borders
+    assert np.abs(shown[1][:, :16].astype(int) - 114).mean() < 12  # the tall image has borders
     assert np.abs(shown[0][:, :16].astype(int) - 114).mean() > 30
 
 
-def test_an_album_of_no_image_is_no_file(tmp_path: Path) -> None:
-    AlbumWriter(tmp_path, DrawStyle()).close()
+def test_slideshow_without_images_has_no_file(tmp_path: Path) -> None:
+    SlideshowWriter(tmp_path, DrawStyle()).close()
     assert files(tmp_path) == []
 
 
-def test_an_exported_file_that_names_no_classes_still_shows_them(tmp_path: Path) -> None:
+def test_exported_file_without_class_names(tmp_path: Path) -> None:
     class Bare(ColorReader):
         def __init__(self) -> None:
             ExportedBackend.__init__(self, "x", ModelInfo(task="semantic"), device=CPU)
 
     frame, _ = painted((32, 64))
-    assert Bare().semantic == SemanticClasses.numbered(255)
+    assert Bare().semantic == SemanticClasses.from_count(255)
     imwrite(tmp_path / "a.png", frame)
     assert "0 38%" in str(AutoShape(Bare(), verbose=False)(tmp_path / "a.png", size=64))

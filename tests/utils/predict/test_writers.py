@@ -1,4 +1,4 @@
-"""Files that the writers leave behind."""
+"""Files of the result writers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from utils.core.errors import InputError
 from utils.datasets.sources.frames import SourceFrame
 from utils.imaging.read import imwrite, read_image
-from utils.predict.results import DrawStyle, Result
 from utils.predict.writers import (
     CropWriter,
     CsvWriter,
@@ -21,8 +20,9 @@ from utils.predict.writers import (
     TextWriter,
     VideoFile,
     WindowViewer,
-    folder_name,
+    to_folder_name,
 )
+from utils.tasks.results import DrawStyle, Result
 
 ROWS = [[10, 20, 30, 40, 0.9, 0], [0, 0, 60, 40, 0.75, 1]]
 NAMES = {0: "cat", 1: "../up/dog"}
@@ -61,7 +61,7 @@ def test_videos_become_mp4_of_the_same_size_and_speed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """A disk that takes no more than 2 kB of a file."""
+    """Limit files to 2 kB."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
@@ -70,16 +70,16 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_a_video_that_the_disk_did_not_take_is_an_error(tmp_path: Path) -> None:
+def test_incomplete_video_is_an_error(tmp_path: Path) -> None:
     writer = MediaWriter(tmp_path, DrawStyle())
     for number in range(1, 100):
         writer.write(result("clip.avi", number=number, fps=10.0))
-    with pytest.raises(InputError, match=r"clip\.mp4: 0 of its 99 frames could be written; free space"):
+    with pytest.raises(InputError, match=r"clip\.mp4: only 0 of 99 frames were written; free disk space"):
         writer.close()
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_a_long_video_does_not_go_on_without_a_disk(tmp_path: Path) -> None:
+def test_long_video_stops_on_a_full_disk(tmp_path: Path) -> None:
     video = VideoFile(tmp_path / "clip.mp4", (48, 64), 10.0)
     with pytest.raises(OSError, match=str(tmp_path)):
         for number in range(1, 101):
@@ -88,14 +88,14 @@ def test_a_long_video_does_not_go_on_without_a_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_an_image_that_the_disk_did_not_take_leaves_nothing(tmp_path: Path) -> None:
+def test_incomplete_image_is_removed(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     with pytest.raises(OSError, match="large"):
         imwrite(tmp_path / "a.png", noise)
     assert files(tmp_path) == []
 
 
-def test_a_table_that_the_disk_did_not_take_is_named(tmp_path: Path, full_disk: None) -> None:
+def test_error_of_the_csv_file_names_it(tmp_path: Path, full_disk: None) -> None:
     writer = CsvWriter(tmp_path / "predictions.csv")
     for _ in range(100):
         writer.write(result("a.jpg"))
@@ -104,7 +104,7 @@ def test_a_table_that_the_disk_did_not_take_is_named(tmp_path: Path, full_disk: 
 
 
 @pytest.mark.parametrize("fps", [0.5, 7.001, 23.976, 240.0])
-def test_videos_of_any_rate_are_whole(tmp_path: Path, fps: float) -> None:
+def test_videos_of_any_rate_are_complete(tmp_path: Path, fps: float) -> None:
     writer = MediaWriter(tmp_path, DrawStyle())
     for number in range(1, 8):
         writer.write(result("clip.avi", number=number, fps=fps))
@@ -112,12 +112,12 @@ def test_videos_of_any_rate_are_whole(tmp_path: Path, fps: float) -> None:
     assert shape_of(tmp_path / "clip.mp4")[:2] == (7, pytest.approx(fps, rel=1e-3))
 
 
-def test_videos_of_one_name_are_told_apart_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_renamed_output_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = MediaWriter(tmp_path, DrawStyle())
     for path in ("a.avi", "a.mov"):
         writer.write(result(path, number=1, fps=10.0))
     writer.close()
-    assert "a.mov: its output is called a_2.mp4, a.avi has a.mp4" in caplog.text
+    assert "a.mov: output named a_2.mp4, a.mp4 is from a.avi" in caplog.text
 
 
 def live(name: str, number: int, size_hw: tuple[int, int] = (48, 64), step: int = 1) -> Result:
@@ -134,7 +134,7 @@ def shape_of(video: Path) -> tuple[int, float, tuple[int, int]]:
     return shape  # type: ignore[return-value]
 
 
-def test_each_stream_has_its_video_in_its_own_time(tmp_path: Path) -> None:
+def test_streams_keep_their_speed(tmp_path: Path) -> None:
     writer = MediaWriter(tmp_path, DrawStyle())
     for number in (1, 2, 5, 6):  # 3 and 4 were missed
         writer.write(live("door", number))
@@ -146,7 +146,7 @@ def test_each_stream_has_its_video_in_its_own_time(tmp_path: Path) -> None:
     assert shape_of(tmp_path / "yard.mp4") == (6, 10.0, (96, 128))
 
 
-def test_a_stream_whose_size_changes_goes_on_in_another_video(tmp_path: Path) -> None:
+def test_stream_whose_size_changes_continues_in_another_video(tmp_path: Path) -> None:
     writer = MediaWriter(tmp_path, DrawStyle())
     for number, size_hw in enumerate([(48, 64), (48, 64), (96, 128), (48, 64)], start=1):
         writer.write(live("door", number, size_hw))
@@ -155,7 +155,7 @@ def test_a_stream_whose_size_changes_goes_on_in_another_video(tmp_path: Path) ->
     assert [(shape[0], shape[2]) for shape in shapes] == [(2, (48, 64)), (1, (96, 128)), (1, (48, 64))]
 
 
-def test_text_files_are_appended_and_only_made_for_finds(tmp_path: Path) -> None:
+def test_text_files_are_appended_and_only_for_objects(tmp_path: Path) -> None:
     writer = TextWriter(tmp_path / "labels", with_score=True)
     writer.write(result("a.jpg", ROWS[:1]))
     writer.write(result("empty.jpg", []))
@@ -166,7 +166,7 @@ def test_text_files_are_appended_and_only_made_for_finds(tmp_path: Path) -> None
     assert lines == ["0 0.3125 0.625 0.3125 0.416667 0.9", "0 0.15625 0.416667 0.46875 0.833333"]
 
 
-def test_table_has_a_row_for_each_object(tmp_path: Path) -> None:
+def test_csv_has_a_row_per_object(tmp_path: Path) -> None:
     writer = CsvWriter(tmp_path / "predictions.csv")
     writer.write(result("dir/a, b.jpg", ROWS[:1]))
     writer.write(result("empty.jpg", []))
@@ -186,7 +186,7 @@ def test_crops_are_numbered_within_their_class_and_never_leave_the_folder(tmp_pa
     assert read_image(tmp_path / "crops/cat/a.jpg").shape == (31, 31, 3)  # 20 * 1.02 + 10: 4.8 to 35.2
 
 
-def test_crops_of_frames_tell_frame_and_object(tmp_path: Path) -> None:
+def test_crops_of_frames_have_frame_and_object_number(tmp_path: Path) -> None:
     """The second crop of frame 1 and the first of frame 12 differ in more than their order of arrival."""
     writer = CropWriter(tmp_path)
     writer.write(result("v.mp4", [ROWS[0], ROWS[0]], number=1))
@@ -198,18 +198,18 @@ def test_crops_of_frames_tell_frame_and_object(tmp_path: Path) -> None:
     ("label", "name"), [("..", "_"), ("a/b", "a_b"), ("traffic light", "traffic light"), ("", "_")]
 )
 def test_class_names_as_folders(label: str, name: str) -> None:
-    assert folder_name(label) == name
+    assert to_folder_name(label) == name
 
 
-def test_windows_need_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_need_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with pytest.raises(InputError, match="--view-img: there is no screen"):
+    with pytest.raises(InputError, match="--view-img: no display"):
         WindowViewer(DrawStyle())
 
 
-def test_windows_need_an_opencv_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_need_opencv_with_gui(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise cv2.error("The function is not implemented")
 
@@ -234,7 +234,7 @@ def test_q_in_a_window_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == ["a.png", "b.png"]
 
 
-def test_text_files_of_images_with_one_stem_keep_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_text_files_of_images_with_the_same_stem(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = TextWriter(tmp_path)
     with caplog.at_level("WARNING", logger="openyolov5"):
         for path in ("x/a.jpg", "y/a.png", "x/a.jpg"):
@@ -243,12 +243,12 @@ def test_text_files_of_images_with_one_stem_keep_apart(tmp_path: Path, caplog: p
             writer.write(result("z/a.mp4", ROWS[:1], number=number))
     assert files(tmp_path) == ["a.txt", "a_2.txt", "a_3_1.txt", "a_3_2.txt"]
     assert [len((tmp_path / name).read_text().splitlines()) for name in files(tmp_path)] == [2, 1, 1, 1]
-    assert "WARNING y/a.png: its output is called a_2, x/a.jpg has a" in caplog.text
+    assert "WARNING y/a.png: output named a_2, a is from x/a.jpg" in caplog.text
 
 
-def test_crops_of_many_images_of_one_name_take_one_look_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer, looks, real = CropWriter(tmp_path), [], Path.exists
-    monkeypatch.setattr(Path, "exists", lambda path: looks.append(path) or real(path))
+def test_many_crops_of_one_name_take_one_check_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, checks, real = CropWriter(tmp_path), [], Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: checks.append(path) or real(path))
     for number in range(30):
         writer.write(result(f"{number}/x.png", ROWS[:1]))
-    assert len(files(tmp_path)) == len(looks) == 30
+    assert len(files(tmp_path)) == len(checks) == 30

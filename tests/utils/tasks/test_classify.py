@@ -17,8 +17,9 @@ from utils.config.hyp import Hyperparameters
 from utils.core.errors import InputError
 from utils.core.results_csv import read_rows
 from utils.datasets.index.class_folders import load_class_data
-from utils.tasks.base import IMAGENET, InputBuffer, TaskOptions, images_to_device
-from utils.tasks.classify import ClassificationTask, probabilities
+from utils.ops.network_input import IMAGENET, InputBuffer, images_to_device
+from utils.tasks.base import DataOptions, TaskOptions
+from utils.tasks.classify import ClassificationOptions, ClassificationTask, compute_probabilities
 from utils.train.finish import finish
 from utils.train.setup import build_trainer
 from utils.train.trainer import Trainer
@@ -31,9 +32,9 @@ def class_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_class_set(tmp_path_factory.mktemp("class sets") / "ein Satz")
 
 
-def task_of(class_set: Path, hyp: Hyperparameters | None = None, **options: Any) -> ClassificationTask:
-    settings = TaskOptions(**{"imgsz": 64, "batch_size": 4, "workers": 0, **options})
-    return ClassificationTask(load_class_data(class_set), hyp or Hyperparameters(), settings)
+def make_task(class_set: Path, hyp: Hyperparameters | None = None, **specific: Any) -> ClassificationTask:
+    options = TaskOptions(DataOptions(imgsz=64, batch_size=4, workers=0), specific=ClassificationOptions(**specific))
+    return ClassificationTask(load_class_data(class_set), hyp or Hyperparameters(), options)
 
 
 def start(class_set: Path, project: Path, **options: Any) -> Trainer:
@@ -43,13 +44,13 @@ def start(class_set: Path, project: Path, **options: Any) -> Trainer:
 
 
 def test_batches_travel_as_bytes_and_are_normalized_once(class_set: Path) -> None:
-    ((batch, *_), *_) = task_of(class_set).eval_loader("val")
+    ((batch, *_), *_) = make_task(class_set).build_eval_loader("val")
     assert batch.images.dtype == torch.uint8
     assert batch.labels is not None
     assert len(batch.labels) == 4
     images = images_to_device(batch.images, CPU, pixels=IMAGENET)
-    mean, deviation = np.array(IMAGENET.mean), np.array(IMAGENET.deviation)
-    expected = (batch.images.numpy().transpose(0, 2, 3, 1) / 255 - mean) / deviation
+    mean, std = np.array(IMAGENET.mean), np.array(IMAGENET.std)
+    expected = (batch.images.numpy().transpose(0, 2, 3, 1) / 255 - mean) / std
     assert np.allclose(images.numpy().transpose(0, 2, 3, 1), expected, atol=1e-5)
     assert torch.equal(InputBuffer(CPU, pixels=IMAGENET).load(batch.images), images)
     gray = IMAGENET.normalize_(torch.full((1, 1, 2, 2), float(mean.mean())))
@@ -61,8 +62,8 @@ def test_smoothing_and_class_weights_belong_to_training(class_set: Path, tmp_pat
     for file in sorted((uneven / "train" / CLASSES[1]).iterdir())[2:]:
         file.unlink()
     hyp = Hyperparameters(label_smoothing=0.2)
-    task = task_of(uneven, hyp, class_weights=True)
-    ((batch, *_), *_) = task.eval_loader("val")
+    task = make_task(uneven, hyp, class_weights=True)
+    ((batch, *_), *_) = task.build_eval_loader("val")
     logits = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
     plain = task.losses(logits, batch)
     assert plain is not None
@@ -78,18 +79,18 @@ def test_smoothing_and_class_weights_belong_to_training(class_set: Path, tmp_pat
 
 
 def test_options_reach_the_network(class_set: Path) -> None:
-    model = task_of(class_set, cutoff=6, dropout=0.25).build_model("yolov5n.yaml")
+    model = make_task(class_set, cutoff=6, dropout=0.25).build_model("yolov5n.yaml")
     assert len(model.model) == 6
     assert model.head.drop.p == 0.25
     assert model.names == dict(enumerate(CLASSES))
-    assert task_of(class_set).image_weights(np.array([1.0, 0.5])).tolist() == [0] * 8 + [0.125] * 8
+    assert make_task(class_set).compute_image_weights(np.array([1.0, 0.5])).tolist() == [0] * 8 + [0.125] * 8
 
 
 def test_outputs_of_any_kind_become_probabilities(class_set: Path) -> None:
     logits = torch.tensor([[0.0, 2.0]])
     for preds in (logits, (logits,), [logits.half()]):
-        assert torch.allclose(probabilities(preds).sum(dim=1), torch.ones(1))
-    task = task_of(class_set)
+        assert torch.allclose(compute_probabilities(preds).sum(dim=1), torch.ones(1))
+    task = make_task(class_set)
     assert task.outputs_agree(logits, logits + 0.1)
     assert not task.outputs_agree(logits, torch.tensor([[2.0, 0.0]]))
     assert not task.outputs_agree(logits, torch.full((1, 2), torch.nan))
@@ -117,8 +118,8 @@ def test_a_run_leaves_its_files_and_learns(class_set: Path, tmp_path: Path) -> N
 
 
 def test_the_folder_of_the_measured_loss_names_it(tmp_path: Path) -> None:
-    task = task_of(write_class_set(tmp_path / "set", splits={"train": 1, "test": 1}))
-    row = task.results_row({"loss": 2.0}, {"metrics/accuracy_top1": 0.5}, {"loss": 1.0})
+    task = make_task(write_class_set(tmp_path / "set", splits={"train": 1, "test": 1}))
+    row = task.build_results_row({"loss": 2.0}, {"metrics/accuracy_top1": 0.5}, {"loss": 1.0})
     assert list(row) == ["train/loss", "test/loss", "metrics/accuracy_top1"]
 
 
@@ -133,13 +134,13 @@ class StopAfter:
             raise KeyboardInterrupt
 
 
-def tensors_of(value: Any, place: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+def flatten_outputs(value: Any, place: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor in nested mappings and lists, with its place."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, item in pairs:
         if isinstance(item, torch.Tensor):
             yield f"{place}/{key}", item
-        yield from tensors_of(item, f"{place}/{key}")
+        yield from flatten_outputs(item, f"{place}/{key}")
 
 
 @pytest.mark.parametrize("model", ["yolov5n.yaml", "resnet18"])
@@ -156,7 +157,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(class_set: Path, tmp_path: Path
     first, second = (load_training_state(run.last) for run in (whole, resumed))
     compared = 0
     for part in ("model", "ema", "optimizer"):
-        for (place, a), (_, b) in zip(tensors_of(first[part]), tensors_of(second[part]), strict=True):
+        for (place, a), (_, b) in zip(flatten_outputs(first[part]), flatten_outputs(second[part]), strict=True):
             assert torch.equal(a, b), f"{part}{place}"
             compared += 1
     assert compared > 100

@@ -17,9 +17,9 @@ from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.types import Batch, Letterbox, Prediction
 from utils.datasets.index.data_yaml import load_spec
-from utils.tasks.base import TaskOptions
-from utils.tasks.joint import SEMANTIC, JointTask, as_joint
-from utils.tasks.semantic import SemanticTask, rarity_weights, shown_map
+from utils.tasks.base import DataOptions, TaskOptions
+from utils.tasks.joint import SEMANTIC, JointTask, to_joint_output
+from utils.tasks.semantic import SemanticTask, compute_rarity_weights, get_plotted_mask
 
 GRAPH: dict[str, Any] = {
     **{"nc": 2, "n_segcls": 5, "depth_multiple": 1.0, "width_multiple": 1.0},
@@ -53,13 +53,15 @@ def data(tmp_path: Path) -> Path:
 
 
 def make_task(data: Path, kind: type = JointTask, **options: Any) -> Any:
-    settings = TaskOptions(**{"imgsz": 64, "batch_size": 2, "workers": 0} | options)
-    return kind(load_spec(data), Hyperparameters(warmup_iterations=0), settings)
+    loading = {name: options.pop(name) for name in ("imgsz", "stride") if name in options}
+    settings = DataOptions(**{"imgsz": 64, "batch_size": 2, "workers": 0} | loading)
+    specific = kind.options_type(**options)
+    return kind(load_spec(data), Hyperparameters(warmup_iterations=0), TaskOptions(settings, specific=specific))
 
 
-def batch_of(task: JointTask) -> Batch:
+def load_batch(task: JointTask) -> Batch:
     """The one validation batch, with both kinds of labels."""
-    ((batch,),) = list(task.eval_loader("val"))
+    ((batch,),) = list(task.build_eval_loader("val"))
     return batch
 
 
@@ -68,7 +70,7 @@ def test_weights_of_the_tasks_and_items_without_them(data: Path) -> None:
     model = task.build_model(GRAPH)
     assert (model.nc, model.semantic.names) == (2, {0: "sky", 1: "road", 2: "tree"})
     task.bind(model)
-    batch = batch_of(task)
+    batch = load_batch(task)
     preds = model.train()(batch.images.float() / 255)
     both = task.losses(preds, batch)
     boxes = task.losses(preds, replace(batch, semantic_masks=None))
@@ -84,7 +86,7 @@ def test_weights_of_the_tasks_and_items_without_them(data: Path) -> None:
 def test_predictions_hold_what_the_batch_can_measure(data: Path) -> None:
     task = make_task(data)
     model = task.build_model(GRAPH).eval()
-    batch = batch_of(task)
+    batch = load_batch(task)
     with torch.inference_mode():
         preds = model(batch.images.float() / 255)
     both, boxes = task.postprocess(preds, batch), task.postprocess(preds, replace(batch, semantic_masks=None))
@@ -99,16 +101,16 @@ def test_predictions_hold_what_the_batch_can_measure(data: Path) -> None:
     result = evaluator.compute()
     names = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95", "mIoU", "pixel_accuracy")
     assert list(result.metrics) == [f"metrics/{name}" for name in names]
-    assert evaluator.maps.confusion.sum() == 2 * (32 - 4) * 48
+    assert evaluator.semantic.confusion.sum() == 2 * (32 - 4) * 48
 
 
 def test_fitness_is_weighed(data: Path) -> None:
     task = make_task(data, fitness=(0.0, 0.0, 2.0))
-    batch = batch_of(task)
-    assert batch.original_maps is not None
+    batch = load_batch(task)
+    assert batch.original_masks is not None
     perfect = [
         Prediction(boxes=torch.zeros(0, 6), semantic_mask=classes.where(classes < 3, torch.zeros_like(classes)))
-        for classes in batch.original_maps
+        for classes in batch.original_masks
     ]
     evaluator = task.build_evaluator()
     evaluator.update(perfect, batch)
@@ -119,14 +121,14 @@ def test_fitness_is_weighed(data: Path) -> None:
 
 def test_two_processes_put_together(data: Path) -> None:
     task = make_task(data)
-    batch = batch_of(task)
-    assert batch.original_maps is not None
+    batch = load_batch(task)
+    assert batch.original_masks is not None
     evaluators = [task.build_evaluator() for _ in range(3)]
-    predictions = [Prediction(boxes=torch.zeros(0, 6), semantic_mask=m % 3) for m in batch.original_maps]
+    predictions = [Prediction(boxes=torch.zeros(0, 6), semantic_mask=m % 3) for m in batch.original_masks]
     evaluators[0].update(predictions, batch)
     evaluators[1].update(predictions, replace(batch, kind=SEMANTIC))
     evaluators[2].merge([evaluators[0].state(), evaluators[1].state()])
-    assert (evaluators[2].maps.confusion == 2 * evaluators[0].maps.confusion).sum() == 9
+    assert (evaluators[2].semantic.confusion == 2 * evaluators[0].semantic.confusion).sum() == 9
     assert evaluators[2].boxes.images == 4  # both predictions hold boxes
 
 
@@ -139,68 +141,68 @@ def test_one_batch_where_sizes_agree(
     data: Path, options: dict[str, Any], shared: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = make_task(data, **options)
-    assert task.boxes.shares("train") is shared
-    assert task.boxes.shares("val") is (shared or "joint_batches" in options)
+    assert task.boxes.shares_images("train") is shared
+    assert task.boxes.shares_images("val") is (shared or "joint_batches" in options)
     with caplog.at_level("INFO", LOGGER.name):
-        assert {batch.kind for batches in task.train_loader() for batch in batches} == (
+        assert {batch.kind for batches in task.build_train_loader() for batch in batches} == (
             {""} if shared else {"", SEMANTIC}
         )
     assert ("with the same batches" in caplog.text) == shared
-    assert ("with batches of their own: " in caplog.text) != shared
+    assert ("with separate batches: " in caplog.text) != shared
 
 
 def test_images_without_a_semantic_mask_are_counted(data: Path) -> None:
     mask = next((data.parent / "masks/train").iterdir())
     mask.unlink()
     task = make_task(data)
-    assert "1 have no usable semantic mask and 0 have one" in str(task.boxes.why_apart("train"))
+    assert "1 have no valid semantic mask and 0 have one" in str(task.boxes.explain_separate_batches("train"))
     with pytest.raises(InputError, match="--joint-batches shared: of the images"):
-        make_task(data, joint_batches="shared").boxes.index("train")
+        make_task(data, joint_batches="shared").boxes.get_index("train")
 
 
 def test_a_speed_test_has_one_size_for_both(data: Path) -> None:
-    loader = make_task(data, seg_imgsz=96).eval_loader("val", rect=False, pad=0.0)
+    loader = make_task(data, seg_imgsz=96).build_eval_loader("val", rect=False, pad=0.0)
     sizes = {(batch.kind, tuple(batch.images.shape[2:])) for batches in loader for batch in batches}
     assert sizes == {("", (64, 64)), (SEMANTIC, (96, 96))}
 
 
 def test_crops_have_the_shape_of_the_images_on_the_grid(data: Path) -> None:
     task = make_task(data, SemanticTask, imgsz=96, seg_imgsz=130)
-    made = task.augmentation(task.index("train"))
-    assert (made.base, made.crop_hw) == (160, (64, 96))
-    task.stride = 64
-    assert task.augmentation(task.index("train")).crop_hw == (64, 128)
+    augmentation = task._build_augmentation(task.get_index("train"))
+    assert (augmentation.base, augmentation.crop_hw) == (160, (64, 96))
+    task = make_task(data, SemanticTask, imgsz=96, seg_imgsz=130, stride=64)
+    assert task._build_augmentation(task.get_index("train")).crop_hw == (64, 128)
 
 
 def test_rare_classes_weigh_more_and_the_mean_stays() -> None:
     pixels = np.array([900, 100, 0])
-    weights = rarity_weights(pixels)
+    weights = compute_rarity_weights(pixels)
     assert weights[0] < weights[1] < weights[2]
     assert float(np.dot(weights, pixels) / pixels.sum()) == pytest.approx(1.0)
     assert weights[1] / weights[0] == pytest.approx(np.log(1.92) / np.log(1.12))
-    assert rarity_weights(np.zeros(2, int)) == pytest.approx([1 / np.log(1.02)] * 2)
+    assert compute_rarity_weights(np.zeros(2, int)) == pytest.approx([1 / np.log(1.02)] * 2)
 
 
 def test_class_weights_are_those_of_the_labels(data: Path) -> None:
     pixels = np.array([20 * 48, 8 * 48, 0])
-    assert make_task(data, SemanticTask, class_weights=True).class_weights() == rarity_weights(pixels)
-    assert make_task(data, SemanticTask).class_weights() is None
+    assert make_task(data, SemanticTask, class_weights=True).compute_class_weights() == compute_rarity_weights(pixels)
+    assert make_task(data, SemanticTask).compute_class_weights() is None
 
 
-def test_a_predicted_map_is_drawn_where_the_image_is() -> None:
+def test_predicted_mask_is_plotted_where_the_image_is() -> None:
     batch = Batch(
         torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
         torch.zeros(0, 6),
         ["a.jpg"],
         [Letterbox((8, 16), ratio_wh=(0.5, 0.5), pad_wh=(0, 2))],
     )
-    found = [Prediction(semantic_mask=torch.ones(8, 16, dtype=torch.uint8))]
-    drawn = shown_map(batch, 0, found, 255)
+    predictions = [Prediction(semantic_mask=torch.ones(8, 16, dtype=torch.uint8))]
+    drawn = get_plotted_mask(batch, 0, predictions, 255)
     assert drawn is not None and drawn.shape == (8, 8)
     assert (drawn[2:6] == 1).all() and (drawn[:2] == 255).all() and (drawn[6:] == 255).all()
 
 
 def test_outputs_of_exported_networks() -> None:
     rows, logits = torch.zeros(1, 4, 7), torch.zeros(1, 3, 8, 8)
-    assert as_joint((rows, logits)) == JointOutput(rows, logits)
-    assert as_joint(JointOutput(1, 2)) == JointOutput(1, 2)
+    assert to_joint_output((rows, logits)) == JointOutput(rows, logits)
+    assert to_joint_output(JointOutput(1, 2)) == JointOutput(1, 2)

@@ -10,10 +10,10 @@ from utils.config.hyp import Hyperparameters
 from utils.core.types import Batch, Letterbox, Prediction
 from utils.datasets.index.data_yaml import load_spec
 from utils.datasets.prepare import shapes
-from utils.metrics.mask_sinks import PolygonSink
-from utils.ops.prototypes import CodedMasks
-from utils.tasks.base import Outputs, TaskOptions
-from utils.tasks.segment import SegmentationTask, shown_masks
+from utils.metrics.mask_files import PolygonTextWriter
+from utils.ops.prototypes import PrototypeMasks
+from utils.tasks.base import DataOptions, PredictionFiles, TaskOptions
+from utils.tasks.segment import SegmentationTask, select_label_masks
 
 GRAPH = {
     "nc": 5,
@@ -35,14 +35,16 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> SegmentationTask:
     names = f"names: {list(shapes.CLASSES)}\n"
     (root / "set.yaml").write_text(f"path: shapes\ntrain: images/train\nval: images/val\n{names}")
     hyp = Hyperparameters(mosaic=0.0, scale=0.0, translate=0.0, fliplr=0.0, hsv_h=0.0, hsv_s=0.0, hsv_v=0.0)
-    return SegmentationTask(load_spec(root / "set.yaml"), hyp, TaskOptions(imgsz=160, batch_size=4, workers=0))
+    return SegmentationTask(
+        load_spec(root / "set.yaml"), hyp, TaskOptions(DataOptions(imgsz=160, batch_size=4, workers=0))
+    )
 
 
 def test_a_network_learns_the_masks_of_a_batch(task: SegmentationTask) -> None:
     torch.manual_seed(0)
     model = task.build_model(GRAPH).train()
     task.bind(model)
-    (batch,) = next(iter(task.train_loader()))
+    (batch,) = next(iter(task.build_train_loader()))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(25):
@@ -56,12 +58,12 @@ def test_a_network_learns_the_masks_of_a_batch(task: SegmentationTask) -> None:
 
 
 def test_masks_of_training_and_validation(task: SegmentationTask) -> None:
-    (trained,), (measured,) = next(iter(task.train_loader())), next(iter(task.eval_loader("val")))
+    (trained,), (measured,) = next(iter(task.build_train_loader())), next(iter(task.build_eval_loader("val")))
     assert trained.masks is not None and measured.masks is not None
     assert trained.masks.dtype == torch.int16 and trained.masks.shape == (4, 40, 40)
     assert measured.masks.dtype == torch.bool and measured.masks.shape[0] == len(measured.targets)
     for batch in (trained, measured):
-        masks = torch.cat([shown_masks(batch, number) for number in range(len(batch))])
+        masks = torch.cat([select_label_masks(batch, number) for number in range(len(batch))])
         assert len(masks) == len(batch.targets)
         y, x = (masks.any(dim=axis).float().argmax(dim=1) for axis in (2, 1))  # first row and column of each
         height, width = masks.shape[1:]
@@ -76,13 +78,13 @@ def perfect(task: SegmentationTask, batch: Batch) -> list[Prediction]:
     """Predictions that show the labels: a prototype for each of them."""
     predictions = []
     for number in range(len(batch)):
-        masks = shown_masks(batch, number).float() * 40 - 20
+        masks = select_label_masks(batch, number).float() * 40 - 20
         rows = batch.targets[batch.targets[:, 0] == number]
         height, width = batch.images.shape[2:]
         center, half = rows[:, 2:4], rows[:, 4:6] / 2
         boxes = torch.cat((center - half, center + half), dim=1) * torch.tensor([width, height, width, height])
         found = torch.cat((boxes, torch.full((len(rows), 1), 0.9), rows[:, 1:2]), dim=1)
-        coded = CodedMasks(masks, torch.eye(len(rows)), boxes, (height, width))
+        coded = PrototypeMasks(masks, torch.eye(len(rows)), boxes, (height, width))
         predictions.append(Prediction(boxes=found, masks=coded))
     return predictions
 
@@ -90,8 +92,8 @@ def perfect(task: SegmentationTask, batch: Batch) -> list[Prediction]:
 def test_predictions_that_show_the_labels_are_right(task: SegmentationTask, tmp_path: Path) -> None:
     pytest.importorskip("faster_coco_eval")
     evaluator = task.build_evaluator()
-    sinks = task.build_sinks(Outputs(tmp_path, text=True, json=tmp_path / "p.json"), "val")
-    for (batch,) in task.eval_loader("val", batch_size=2):
+    sinks = task.build_sinks(PredictionFiles(tmp_path, text=True, json=tmp_path / "p.json"), "val")
+    for (batch,) in task.build_eval_loader("val", batch_size=2):
         predictions = perfect(task, batch)
         evaluator.update(predictions, batch)
         for sink in sinks:
@@ -114,7 +116,7 @@ def test_predictions_that_show_the_labels_are_right(task: SegmentationTask, tmp_
 
 
 def test_masks_alone_decide_about_the_mask_metrics(task: SegmentationTask) -> None:
-    (batch,) = next(iter(task.eval_loader("val")))
+    (batch,) = next(iter(task.build_eval_loader("val")))
     predictions = perfect(task, batch)
     for prediction in predictions:
         assert prediction.masks is not None
@@ -129,10 +131,10 @@ def test_text_is_the_outline_of_the_largest_part(task: SegmentationTask, tmp_pat
     prototypes = torch.full((1, 20, 20), -20.0)
     prototypes[0, 8:12, 5:15], prototypes[0, 2:4, 5:7] = 20.0, 20.0
     boxes = torch.tensor([[0.0, 0, 80, 80, 0.5, 3], [0.0, 0, 8, 4, 0.25, 1]])
-    coded = CodedMasks(prototypes, torch.ones(2, 1), boxes[:, :4], (80, 80))
+    coded = PrototypeMasks(prototypes, torch.ones(2, 1), boxes[:, :4], (80, 80))
     fit = Letterbox(original_hw=(40, 80), pad_wh=(0, 20))
     batch = Batch(torch.zeros(1, 3, 80, 80, dtype=torch.uint8), torch.zeros(0, 6), ["a.jpg"], [fit])
-    sink = PolygonSink(tmp_path, task.index("val"), with_score=True)
+    sink = PolygonTextWriter(tmp_path, task.get_index("val"), with_score=True)
     sink.update([Prediction(boxes=boxes, masks=coded)], batch)
     first, second = ([float(v) for v in line.split()] for line in (tmp_path / "a.txt").read_text().splitlines())
     assert first[0] == 3 and first[-1] == 0.5

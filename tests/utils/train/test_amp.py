@@ -10,14 +10,14 @@ from utils.config.hyp import Hyperparameters
 from utils.datasets.index.data_yaml import DataSpec
 from utils.tasks.base import TaskOptions
 from utils.tasks.detect import DetectionTask
-from utils.train.amp import checked_amp, setting_of, wanted_dtype
+from utils.train.amp import check_amp, format_amp, select_dtype
 
 BF16 = torch.bfloat16
 TASK = DetectionTask(DataSpec(Path(), Path(), {0: "thing"}, {}), Hyperparameters(), TaskOptions())
 
 
 class Boxes(nn.Module):
-    """Stands in for a detector: gives one box, moved by `shift` where autocast is on."""
+    """A mock detector with one box, moved by `shift` under autocast."""
 
     def __init__(self, shift: float) -> None:
         super().__init__()
@@ -29,15 +29,15 @@ class Boxes(nn.Module):
 
 
 @pytest.mark.parametrize(("shift", "kept"), [(5.0, True), (60.0, False), (float("nan"), False)])
-def test_amp_is_kept_where_boxes_agree(shift: float, kept: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_amp_is_kept_if_boxes_agree(shift: float, kept: bool, caplog: pytest.LogCaptureFixture) -> None:
     model = Boxes(shift).train()
-    found = checked_amp(model, torch.bfloat16, torch.device("cpu"), agree=TASK.outputs_agree)
-    assert found == (torch.bfloat16 if kept else None)
+    dtype = check_amp(model, torch.bfloat16, torch.device("cpu"), agree=TASK.outputs_agree)
+    assert dtype == (torch.bfloat16 if kept else None)
     assert model.training
 
 
 def test_off_stays_off() -> None:
-    assert checked_amp(Boxes(0), None, torch.device("cpu"), agree=TASK.outputs_agree) is None
+    assert check_amp(Boxes(0), None, torch.device("cpu"), agree=TASK.outputs_agree) is None
 
 
 def test_only_the_best_boxes_count() -> None:
@@ -51,31 +51,31 @@ def test_only_the_best_boxes_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "has_bf16", "pays", "begun", "expected"),
+    ("setting", "has_bf16", "faster", "previous", "expected"),
     [
         *[("fp16", True, True, None, None), ("off", True, True, None, None)],
         *[("bf16", True, True, None, BF16), ("bf16", True, False, None, None), ("bf16", False, True, None, None)],
         *[("bf16", True, False, "bf16", BF16), ("bf16", True, True, "off", None), ("bf16", False, True, "bf16", None)],
     ],
 )
-def test_a_cpu_uses_bf16_where_asked_and_faster_and_a_resumed_run_what_it_used(
+def test_cpu_uses_bf16_on_request_if_faster_and_keeps_it_on_resume(
     setting: str,
     has_bf16: bool,
-    pays: bool,
-    begun: str | None,
+    faster: bool,
+    previous: str | None,
     expected: torch.dtype | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16, raising=False)
-    monkeypatch.setattr("utils.train.amp.bf16_pays", lambda: pays)
-    assert wanted_dtype(setting, torch.device("cpu"), begun) == expected
+    monkeypatch.setattr("utils.train.amp.is_bf16_faster", lambda: faster)
+    assert select_dtype(setting, torch.device("cpu"), previous) == expected
 
 
 @pytest.mark.parametrize(("dtype", "setting"), [(torch.float16, "fp16"), (BF16, "bf16"), (None, "off")])
-def test_a_checkpoint_says_what_it_was_trained_in(dtype: torch.dtype | None, setting: str) -> None:
-    assert setting_of(dtype) == setting
+def test_checkpoint_names_the_dtype(dtype: torch.dtype | None, setting: str) -> None:
+    assert format_amp(dtype) == setting
 
 
 @pytest.mark.parametrize(("setting", "expected"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("off", None)])
-def test_cuda_uses_what_is_asked(setting: str, expected: torch.dtype | None) -> None:
-    assert wanted_dtype(setting, torch.device("cuda")) == expected
+def test_cuda_uses_the_setting(setting: str, expected: torch.dtype | None) -> None:
+    assert select_dtype(setting, torch.device("cuda")) == expected

@@ -8,8 +8,8 @@ import torch
 
 import train
 from models.checkpoint import load_training_state
-from utils.config.base import TrainConfig
-from utils.core.device import out_of_memory
+from utils.config.train import TrainConfig
+from utils.core.device import is_out_of_memory
 from utils.core.errors import InputError
 from utils.train.out_of_memory import fit_within_memory
 from utils.train.trainer import Trainer
@@ -25,20 +25,20 @@ def settings(tiny_data: Path, folder: Path, **options: object) -> dict[str, Any]
 
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, limit: int, epoch: int = 0) -> None:
     """Let larger batches run out of memory (injected), from the second iteration of an epoch on."""
-    backward = Trainer._backward
+    prepare = Trainer._prepare_images
 
-    def checked(self: Trainer, batches: Any, iteration: int, meter: Any) -> int:
+    def fail_beyond_limit(self: Trainer, batch: Any, iteration: int) -> Any:
         if iteration > epoch * len(self.loader) and self.config.batch_size > limit:
             raise torch.OutOfMemoryError("CUDA out of memory (injected)")
-        return backward(self, batches, iteration, meter)
+        return prepare(self, batch, iteration)
 
-    monkeypatch.setattr(Trainer, "_backward", checked)
+    monkeypatch.setattr(Trainer, "_prepare_images", fail_beyond_limit)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
 def test_errors_of_memory_are_told_from_others(error: type) -> None:
-    assert out_of_memory(error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
-    assert not out_of_memory(RuntimeError("shapes do not fit"))
+    assert is_out_of_memory(error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
 
 
 def test_half_the_batch_trains_as_if_it_had_been_asked_for(
@@ -81,6 +81,6 @@ def test_other_errors_pass(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.
     def fail(*_: Any) -> int:
         raise RuntimeError("of another kind")
 
-    monkeypatch.setattr(Trainer, "_backward", fail)
+    monkeypatch.setattr(Trainer, "_prepare_images", fail)
     with pytest.raises(RuntimeError, match="of another kind"):
         train.run(**settings(tiny_data, tmp_path))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import train
-from utils.config.base import TrainConfig
+from utils.config.train import TrainConfig
 from utils.core.errors import InputError
 from utils.train.resume import find_last_checkpoint, resumed_launch
 

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from utils.config.base import TrainConfig
+from models.checkpoint import load_training_state
+from utils.config.train import TrainConfig
 from utils.core.errors import WORKER_DIED, InputError
-from utils.losses.meter import LossMeter
+from utils.core.types import Batch
 from utils.train.callbacks import HOOKS, Callbacks
+from utils.train.checkpointing import collect_state
 from utils.train.finish import finish
+from utils.train.multi_scale import get_largest_imgsz
 from utils.train.setup import build_trainer, freeze_layers
 from utils.train.trainer import Trainer
 
@@ -23,6 +28,30 @@ def make_trainer(tiny_data: Path, folder: Path, **options: object) -> Trainer:
     return build_trainer(TrainConfig.from_kwargs(**(base | options)))
 
 
+class FixedLoader:
+    """A `StepLoader` with one batch per step."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+
+    def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None: ...
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        return ([batch] for batch in self.batches)
+
+
+def collect_gradients(trainer: Trainer, batches: list[Batch]) -> torch.Tensor:
+    """Gradient of the first weight at the optimizer step over these batches."""
+    gradients: list[torch.Tensor] = []
+    weight = trainer.model.model[0].conv.weight
+    trainer.callbacks.on("optimizer_step", lambda **_: gradients.append(weight.grad.clone()))
+    trainer.loader = FixedLoader(batches)
+    trainer._train_epoch(0)
+    return gradients[-1]
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tiny_data: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_data, tmp_path)
     with torch.no_grad():
@@ -32,36 +61,38 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tiny_data: Pat
     assert (tmp_path / "exp/weights/last.pt").exists()
 
 
-def test_accumulated_gradients_equal_those_of_one_large_batch(tiny_data: Path, tmp_path: Path) -> None:
+def test_accumulated_gradients_equal_those_of_one_large_batch(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The step over two batches moves the weights by the sum of both gradients."""
-    trainer = make_trainer(tiny_data, tmp_path)
+    hyp = {"lr0": 0.0, "warmup_bias_lr": 0.0, "warmup_iterations": 0, "warmup_epochs": 0, "nominal_batch": 8}
+    trainer = make_trainer(tiny_data, tmp_path, hyp=hyp, clip_grad=0.0)
     trainer.model.eval()  # batch norm on running statistics, so that images do not influence each other
+    monkeypatch.setattr(trainer.model, "train", lambda mode=True: trainer.model)
     batches = [batch for step in trainer.loader for batch in step][:2]
-    meter = LossMeter(trainer.task.loss_names)
-    single = []
-    for batch in batches:
-        trainer.optimizer.zero_grad()
-        trainer._backward([batch], 0, meter)
-        single.append(trainer.model.model[0].conv.weight.grad.clone())
-    trainer.optimizer.zero_grad()
-    for batch in batches:
-        trainer._backward([batch], 0, meter)
-    assert torch.allclose(trainer.model.model[0].conv.weight.grad, single[0] + single[1], rtol=1e-4, atol=1e-6)
+    single = [collect_gradients(trainer, [batch]) for batch in batches]
+    both = collect_gradients(trainer, batches)
+    assert torch.allclose(both, single[0] + single[1], rtol=1e-4, atol=1e-6)
 
 
-def test_multi_scale_sides_are_on_the_grid_and_repeat(tiny_data: Path, tmp_path: Path) -> None:
+def draw_size(trainer: Trainer, side: int, iteration: int) -> int:
+    """Size of the network input for a square image in an iteration."""
+    batch = Batch(torch.zeros(1, 3, side, side, dtype=torch.uint8), torch.zeros(0, 6), ["a.jpg"])
+    return int(trainer._prepare_images(batch, iteration).shape[-1])
+
+
+def test_multi_scale_sizes_are_on_the_grid_and_repeat(tiny_data: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_data, tmp_path, multi_scale=True, imgsz=128)
-    images = torch.rand(1, 3, 128, 128)
-    sides = [trainer._rescale(images, iteration).shape[-1] for iteration in range(40)]
-    assert sides == [trainer._rescale(images, iteration).shape[-1] for iteration in range(40)]
-    assert set(sides) == {64, 96, 128, 160, 192}
+    sizes = [draw_size(trainer, 128, iteration) for iteration in range(40)]
+    assert sizes == [draw_size(trainer, 128, iteration) for iteration in range(40)]
+    assert set(sizes) == {64, 96, 128, 160, 192}
+    assert get_largest_imgsz(128, 32) == 192
 
 
 def test_multi_scale_and_quad_leave_batch_norm_enough(tiny_data: Path, tmp_path: Path) -> None:
     """Four images become one; at the smallest side it still has more than one value a channel."""
     trainer = make_trainer(tiny_data, tmp_path, multi_scale=True, quad=True)
-    sides = [trainer._rescale(torch.rand(1, 3, 128, 128), iteration).shape[-1] for iteration in range(40)]
-    assert set(sides) == {64, 96}
+    assert {draw_size(trainer, 128, iteration) for iteration in range(40)} == {64, 96}
 
 
 def test_frozen_layers_do_not_move(tiny_data: Path, tmp_path: Path) -> None:
@@ -74,7 +105,7 @@ def test_frozen_layers_do_not_move(tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="layers 0-24"):
         freeze_layers(trainer.model, [25, 99])
     for everything in ([25], list(range(25))):
-        with pytest.raises(InputError, match="all 25 layers, so nothing is left to train; give at most 24"):
+        with pytest.raises(InputError, match="nothing is left to train of 25 layers; freeze at most 24"):
             freeze_layers(trainer.model, everything)
 
 
@@ -129,7 +160,7 @@ def test_best_is_written_before_last(tiny_data: Path, tmp_path: Path, monkeypatc
 def test_image_weights_count_from_the_first_epoch(tiny_data: Path, tmp_path: Path) -> None:
     """Before the first measurement every class has mAP 0, so that its rarity alone decides."""
     trainer = make_trainer(tiny_data, tmp_path, image_weights=True)
-    index = trainer.task.index("train")  # type: ignore[attr-defined]
+    index = trainer.task.get_index("train")
     inverse = 1 / np.bincount(index.classes, minlength=2)
     expected = [inverse[index.labels(i)[0]].sum() / inverse.sum() for i in range(len(index))]
     assert trainer.image_weights == pytest.approx(expected)
@@ -140,22 +171,30 @@ def test_validation_takes_two_batches_at_a_time(tiny_data: Path, tmp_path: Path)
     assert len(make_trainer(tiny_data, tmp_path, batch_size=2).val_loader) == 2  # 6 images by fours
 
 
-@pytest.mark.parametrize("raised", [KeyboardInterrupt("by hand"), RuntimeError(f"{WORKER_DIED} 7) is killed by hand")])
-def test_what_a_signal_raises_while_a_checkpoint_is_written_is_no_failed_write(
-    raised: BaseException, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGCHLD])
+def test_a_signal_during_a_checkpoint_is_raised_after_it(
+    number: signal.Signals, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch closes its file as a Ctrl-C or a lost loader unwinds, finds it incomplete, and raises that instead."""
+    """Neither Ctrl-C nor a lost loader process tears the file or looks like a failed write."""
 
-    def interrupted(*_: object) -> None:
-        try:
-            raise raised
-        finally:
-            raise RuntimeError("unexpected pos")
+    def report(number: int, frame: object) -> None:
+        raise RuntimeError(f"{WORKER_DIED} 7) is killed by hand")
+
+    previous = signal.signal(signal.SIGCHLD, report)
+    written = torch.save
+
+    def save(*args: object) -> None:
+        signal.raise_signal(number)
+        written(*args)
 
     trainer = make_trainer(tiny_data, tmp_path)
-    monkeypatch.setattr(torch, "save", interrupted)
-    with pytest.raises(type(raised), match="by hand"):
-        trainer.fit()
+    monkeypatch.setattr(torch, "save", save)
+    try:
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else RuntimeError):
+            trainer.fit()
+    finally:
+        signal.signal(signal.SIGCHLD, previous)
+    assert load_training_state(tmp_path / "exp/weights/last.pt")["epoch"] == -1
 
 
 def test_every_moment_of_a_run_is_told(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,21 +228,18 @@ def test_listeners_are_told_of_an_end_by_error(tiny_data: Path, tmp_path: Path) 
     assert ended == [True]
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(0.5, 0.5), (0.0, None)])
-def test_gradients_are_clipped_as_asked(limit: float, expected: float | None, tiny_data: Path, tmp_path: Path) -> None:
-    """The norm of all gradients when the optimizer takes its step; 0 leaves them alone."""
+@pytest.mark.parametrize("limit", [0.5, 0.0])
+def test_gradients_are_clipped(limit: float, tiny_data: Path, tmp_path: Path) -> None:
+    """The norm of all gradients at the optimizer step; 0 leaves them alone."""
     trainer = make_trainer(tiny_data, tmp_path, clip_grad=limit)
-    trainer._backward(next(iter(trainer.loader)), 0, LossMeter(trainer.task.loss_names))
-    before = torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item()
-    assert before > 1
     norms = []
 
-    def note(**_: object) -> None:
+    def record(**_: object) -> None:
         norms.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item())
 
-    trainer.callbacks.on("optimizer_step", note)
-    trainer._step()
-    assert norms[0] == pytest.approx(before if expected is None else expected, rel=1e-3)
+    trainer.callbacks.on("optimizer_step", record)
+    trainer._train_epoch(0)
+    assert norms[0] == pytest.approx(limit, rel=1e-3) if limit else norms[0] > 1
 
 
 def test_recomputed_activations_train_to_the_same_weights(tiny_data: Path, tmp_path: Path) -> None:
@@ -222,20 +258,19 @@ def test_sides_images_and_frozen_layers_depend_on_seed_and_time_only(tiny_data: 
     options = {"multi_scale": True, "image_weights": True, "freeze": [2], "imgsz": 96, "seed": 3}
     one, other = (make_trainer(tiny_data, tmp_path / name, **options) for name in ("one", "other"))
     torch.rand(7), np.random.default_rng(1).random(9)  # what a process did before plays no part
-    images = torch.zeros(1, 3, 96, 96)
-    forward = [one._rescale(images, i).shape for i in range(20)]
-    assert forward == [other._rescale(images, i).shape for i in reversed(range(20))][::-1]
+    sizes = [draw_size(one, 96, i) for i in range(20)]
+    assert sizes == [draw_size(other, 96, i) for i in reversed(range(20))][::-1]
     frozen = [[name for name, p in t.model.named_parameters() if not p.requires_grad] for t in (one, other)]
     assert frozen[0] == frozen[1] != []
-    weights = one.task.image_weights(np.array([0.2, 0.7]))
-    assert np.array_equal(weights, other.task.image_weights(np.array([0.2, 0.7])))
+    weights = one.task.compute_image_weights(np.array([0.2, 0.7]))
+    assert np.array_equal(weights, other.task.compute_image_weights(np.array([0.2, 0.7])))
     orders = []
     for trainer, epochs in ((one, (0, 1, 2)), (other, (2, 0, 1))):
         drawn: dict[int, list[object]] = {}
         for epoch in epochs:
             loader = trainer.loader.loaders[0]
             loader.set_epoch(epoch, weights)
-            drawn[epoch] = [key for keys in loader.batches for key in keys]
+            drawn[epoch] = [key for keys in loader.sampler for key in keys]
         orders.append(drawn)
     assert orders[0] == orders[1]
     assert orders[0][0] != [(0, *rest) for _, *rest in orders[0][1]]
@@ -245,10 +280,10 @@ def test_a_resumed_run_keeps_its_precision(tiny_data: Path, tmp_path: Path, monk
     """A trial of the processor's speed may end otherwise when the run goes on."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     for pays, dtype in ((True, torch.bfloat16), (False, None)):
-        monkeypatch.setattr("utils.train.amp.bf16_pays", lambda answer=pays: answer)
+        monkeypatch.setattr("utils.train.amp.is_bf16_faster", lambda answer=pays: answer)
         begun = make_trainer(tiny_data, tmp_path, amp="bf16", nosave=True)
         assert begun.amp == dtype
-        monkeypatch.setattr("utils.train.amp.bf16_pays", lambda answer=not pays: answer)
-        state = begun._content(-1, {})
+        monkeypatch.setattr("utils.train.amp.is_bf16_faster", lambda answer=not pays: answer)
+        state = collect_state(begun, epoch=-1, metrics={}, position=None)
         options = {"device": begun.device, "save_dir": tmp_path, "callbacks": Callbacks(), "state": state}
         assert Trainer(begun.task, begun.model, begun.config, **options).amp == dtype

@@ -1,10 +1,10 @@
-"""Joined maps are those of torch.cat, and so are their gradients, which lie dense."""
+"""Channel concatenation: values and gradients of torch.cat."""
 
 from __future__ import annotations
 
 import torch
 
-from models.joining import join_maps
+from models.concat import concat_channels
 
 
 def test_values_and_gradients_are_those_of_cat() -> None:
@@ -19,7 +19,7 @@ def test_values_and_gradients_are_those_of_cat() -> None:
     middle = [part * 2 for part in maps]
     for part in middle:
         part.register_hook(seen.append)
-    joined = join_maps(middle)
+    joined = concat_channels(middle)
     assert torch.equal(joined, torch.cat(middle, dim=1))
     found = torch.autograd.grad((joined * weights).sum(), maps)
     expected = torch.autograd.grad((torch.cat([part * 2 for part in maps], dim=1) * weights).sum(), maps)
@@ -29,5 +29,5 @@ def test_values_and_gradients_are_those_of_cat() -> None:
 
 def test_without_gradients_it_is_cat() -> None:
     maps = [torch.rand(1, 2, 3, 3), torch.rand(1, 1, 3, 3)]
-    assert torch.equal(join_maps(maps), torch.cat(maps, dim=1))
-    assert join_maps([part.requires_grad_() for part in maps]).shape == (1, 3, 3, 3)
+    assert torch.equal(concat_channels(maps), torch.cat(maps, dim=1))
+    assert concat_channels([part.requires_grad_() for part in maps]).shape == (1, 3, 3, 3)

@@ -11,16 +11,16 @@ import torch
 from slim_networks import SLIM
 from torch import Tensor
 
-from models.checkpoint import load_model, save_checkpoint
+from models.checkpoint import save_checkpoint
 from models.graph import load_model_yaml
-from models.yolo import build_model
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.backends.multi import FLAGS, DetectMultiBackend
 from utils.backends.registry import Format
 from utils.core.errors import InputError
 from utils.ops.nms import non_max_suppression
 from utils.predict.autoshape import AutoShape
+from utils.predict.multi_backend import FLAGS, DetectMultiBackend
+from utils.tasks.networks import build_model, load_model
 
 ALL_FLAGS = ("pt", *FLAGS, "triton")
 
@@ -102,7 +102,9 @@ def test_the_flag_of_each_format(file: str, flag: str, dnn: bool, monkeypatch: p
 
     def load(self: Format, files: list[str], **options: Any) -> Exported:
         seen.update(options, files=files, runtime=self.runtime)
-        return Exported(files[0], ModelInfo(), device=options["device"], names=options["names"], fixed_batch=8)
+        return Exported(
+            files[0], ModelInfo(), device=options["device"], names=options["names"], input_shape=(8, 3, None, None)
+        )
 
     monkeypatch.setattr(Format, "load", load)
     model = DetectMultiBackend(file, device="cpu", dnn=dnn, fp16=True)
@@ -141,9 +143,9 @@ def test_visualize_into_a_folder_or_a_function(checkpoint: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("a_web_model", "run in a browser"),
-        ("a.xyz", "no model format has this ending"),
-        ([], "no such checkpoint|name at least one"),
+        ("a_web_model", "run in browsers only"),
+        ("a.xyz", "unknown model format"),
+        ([], "no such checkpoint|expected at least one"),
     ],
 )
 def test_what_cannot_be_loaded(file: Any, message: str) -> None:
@@ -177,11 +179,11 @@ def test_an_onnx_file_of_fixed_size_is_really_run(tmp_path: Path) -> None:
     model = DetectMultiBackend(str(file))
     assert (flags(model), model.names, model.batch_size) == (["onnx"], {0: "a", 1: "b"}, 1)
     assert model(torch.zeros(2, 3, 64, 96)).shape == (2, 1, 7)
-    with pytest.raises(InputError, match="takes 64x96 images only"):
+    with pytest.raises(InputError, match="fixed image size 64x96"):
         model(torch.zeros(1, 3, 64, 64))
     results = AutoShape(model)([np.zeros((128, 128, 3), np.uint8)] * 2, size=640)
     assert results.s == (2, 3, 64, 96)
     for rows in results.xyxy:
         np.testing.assert_allclose(rows, [[32, 48, 96, 80, 0.72, 1]], atol=1e-5)
-    with pytest.raises(InputError, match=r"--augment needs a .pt file"):
+    with pytest.raises(InputError, match=r"does not support --augment; use a .pt file"):
         AutoShape(model)(np.zeros((128, 128, 3), np.uint8), augment=True)

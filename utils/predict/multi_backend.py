@@ -1,4 +1,4 @@
-"""`DetectMultiBackend`: any model file as one `nn.Module`, with the name and attributes that other programs know."""
+"""`DetectMultiBackend`: a model file of any format as an `nn.Module`, with the interface that other programs use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.backends.registry import PYTORCH, TRITON, find_format, load_backend
 from utils.core.errors import InputError
 from utils.datasets.index.data_yaml import read_spec
 
-FLAGS = {  # attribute: the format's name for `export.py --include`
+FLAGS = {  # attribute -> name of the format for `export.py --include`
     "jit": "torchscript",
     "onnx": "onnx",
     "xml": "openvino",
@@ -31,25 +31,25 @@ FLAGS = {  # attribute: the format's name for `export.py --include`
 
 
 class DetectMultiBackend(nn.Module):
-    """A model file, or an ensemble of several .pt files, that is called like a network.
+    """A model file, or an ensemble of .pt files, that is called like a network.
 
     Args:
-        weights: file(s); the ending tells the format.
-        device: where to run; exported files stay there, a .pt file's network follows `.to()`.
-        dnn: run an .onnx file by OpenCV.
-        data: data YAML with class names for formats that store none.
-        fp16: half precision where device and format allow it.
-        fuse: fold batch norms into convolutions (.pt).
+        weights: file(s); the suffix determines the format.
+        device: device to run on; only the network of a .pt file follows `.to()`.
+        dnn: run an .onnx file with OpenCV.
+        data: data YAML with class names for files without names.
+        fp16: half precision if device and format support it.
+        fuse: fuse batch norms with convolutions (.pt).
 
     Attributes:
-        backend: what runs the file.
+        backend: the runtime.
         model: the network of a .pt file.
-        pt, jit, onnx, xml, engine, coreml, saved_model, pb, tflite, edgetpu, tfjs, paddle, triton: the one format that
-            it is; the others are False.
-        stride, names: of the model. batch_size: images a graph of fixed size takes at once, else 1.
+        pt, jit, onnx, xml, engine, coreml, saved_model, pb, tflite, edgetpu, tfjs, paddle, triton: True for the
+            model's format.
+        stride, names: of the model. batch_size: fixed batch size of an exported file, else 1.
 
     Raises:
-        utils.core.errors.InputError: as `load_backend`.
+        utils.core.errors.InputError: see `load_backend`.
     """
 
     def __init__(
@@ -78,57 +78,58 @@ class DetectMultiBackend(nn.Module):
 
     @property
     def task(self) -> str:
-        """What the model does: "detect", "segment" or "classify"."""
+        """Name of the model's task."""
         return self.backend.task
 
     @property
     def device(self) -> torch.device:
-        """Where the input is expected."""
-        return up_to_date(self.backend).device
+        """Device of the input."""
+        return refresh_backend(self.backend).device
 
     @property
     def fp16(self) -> bool:
-        """Whether the input is to be half precision."""
-        return up_to_date(self.backend).dtype == torch.float16
+        """Whether the input is FP16."""
+        return refresh_backend(self.backend).dtype == torch.float16
 
     def forward(self, im: Tensor, augment: bool = False, visualize: Any = False) -> Any:
-        """Output of the network for (B, C, H, W) images in [0, 1]: what `Backend.forward` gives.
+        """Run the model on (B, C, H, W) images in [0, 1]; returns the output of `Backend.forward`.
 
         Args:
             augment: test-time augmentation.
-            visualize: a folder that the maps of every layer are saved to, or a function called with every layer and
-                its output.
+            visualize: folder for the feature maps of all layers, or a function called with every layer and its output.
 
         Raises:
-            InputError: `im` is no tensor.
+            InputError: `im` is not a tensor.
         """
         if not isinstance(im, Tensor):
             raise InputError(
                 f"{type(im).__name__}: a model of task {self.task} that is not wrapped takes a (B, C, H, W) tensor of "
                 f"floats{', normalized as in ImageNet' if self.task == 'classify' else ' in 0-1'}; for files: detect.py"
             )
-        backend = up_to_date(self.backend)
+        backend = refresh_backend(self.backend)
         return backend.forward(
-            im.to(backend.device, backend.dtype), augment=augment, visualize=_visitor(visualize) if visualize else None
+            im.to(backend.device, backend.dtype),
+            augment=augment,
+            visualize=_make_visitor(visualize) if visualize else None,
         )
 
     def warmup(self, imgsz: Sequence[int] = (1, 3, 640, 640)) -> None:
-        """Run once where the first run is slower than the others.
+        """Run once if the first run is slower than later ones.
 
         Args:
             imgsz: (B, C, H, W).
         """
-        up_to_date(self.backend).warmup((imgsz[-2], imgsz[-1]))
+        refresh_backend(self.backend).warmup((imgsz[-2], imgsz[-1]))
 
 
-def with_suffix(file: str | Path) -> str:
-    """The name of a model file; `.pt` is added where it has no suffix and no file has that name."""
+def add_pt_suffix(file: str | Path) -> str:
+    """Add `.pt` to the name of a model without suffix, unless a file has that name."""
     bare = not Path(file).suffix and not Path(file).is_file() and find_format(str(file)) is PYTORCH
     return f"{file}.pt" if bare else str(file)
 
 
-def up_to_date(backend: Backend) -> Backend:
-    """The backend; of one that runs a network, device and type are where the network has been moved to meanwhile."""
+def refresh_backend(backend: Backend) -> Backend:
+    """Return the backend, its device and dtype updated if its network has been moved."""
     if isinstance(backend, PyTorchBackend):
         weight = next(backend.model.parameters(), None)
         if weight is not None:
@@ -136,11 +137,11 @@ def up_to_date(backend: Backend) -> Backend:
     return backend
 
 
-def _visitor(visualize: Any) -> Visitor:
-    """What looks at every layer."""
+def _make_visitor(visualize: Any) -> Visitor:
+    """A function that saves the output of every layer to a folder, or the given function."""
     if callable(visualize):
         return visualize
-    from utils.plots import save_feature_maps  # matplotlib takes half a second to import and this is its only use
+    from utils.plots import save_feature_maps  # imports matplotlib, which takes half a second
 
     def save(layer: nn.Module, output: Any) -> None:
         save_feature_maps(output, str(layer.type), int(layer.i), Path(visualize))  # type: ignore[arg-type]

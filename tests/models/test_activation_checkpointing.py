@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.recompute import recomputed
+from models.activation_checkpointing import checkpoint_layer
 from models.yolo import DetectionModel
 
 
@@ -23,7 +23,7 @@ def test_gradients_and_statistics_are_equal(cfg: str, frozen_norms: bool) -> Non
     plain = DetectionModel(cfg, nc=3).train()
     plain.model[3].eval() if frozen_norms else None
     saving = copy.deepcopy(plain)
-    saving.recompute = True
+    saving.checkpoint_activations = True
     images = torch.rand(2, 3, 128, 128)
     wanted, found = gradients(plain, images), gradients(saving, images)
     assert wanted.keys() == found.keys()
@@ -36,9 +36,9 @@ def test_only_the_borders_of_layers_are_kept() -> None:
     """Bytes that autograd saves for the backward pass."""
     images = torch.rand(1, 3, 128, 128)
     kept = []
-    for recompute in (False, True):
+    for checkpoint_activations in (False, True):
         model = DetectionModel("yolov5n.yaml", nc=3).train()
-        model.recompute = recompute
+        model.checkpoint_activations = checkpoint_activations
         total = 0
 
         def count(tensor: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def test_only_the_borders_of_layers_are_kept() -> None:
 
 def test_nothing_is_recomputed_without_gradients_or_parameters() -> None:
     model = DetectionModel("yolov5n.yaml", nc=3).eval()
-    model.recompute = True
+    model.checkpoint_activations = True
     assert model(torch.rand(1, 3, 64, 64))[0].shape == (1, 252, 8)
     layer, x = nn.Upsample(scale_factor=2), torch.rand(1, 2, 4, 4, requires_grad=True)
-    assert torch.equal(recomputed(layer, x), layer(x))
+    assert torch.equal(checkpoint_layer(layer, x), layer(x))
