@@ -1,4 +1,4 @@
-"""Compare a checkpoint in every format: `python benchmarks.py --weights yolov5n.pt --data shapes.yaml --imgsz 320`.
+"""Benchmark a checkpoint in all formats: `python benchmarks.py --weights yolov5n.pt --data shapes.yaml --imgsz 320`.
 
 From Python: `import benchmarks; table = benchmarks.run(weights="yolov5n.pt", data="shapes.yaml")`.
 """
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
 
 
 def run(**options: Any) -> DataFrame:
-    """Measure with the options of the command line, underscores for hyphens.
+    """Benchmark with the options of the command line, as keyword arguments with underscores.
 
     Returns:
-        A row per format: Format, Size (MB), mAP50-95, Inference time (ms), Load time (s), Note. NaN where nothing was
-        measured.
+        A row per format: Format, Size (MB), mAP50-95, Inference time (ms), Load time (s), Note. NaN if not measured.
 
     Raises:
-        RuntimeError: with `hard_fail`, a format failed or its mAP50-95 is below the floor.
+        InputError: an option, file or value is invalid.
+        RuntimeError: with `hard_fail`, a format failed or its mAP50-95 is too low.
     """
     config = BenchmarkConfig.from_kwargs(**options).check()
-    from utils.evaluate.benchmark import as_table, benchmark, problems  # torch takes seconds: once the flags are right
+    from utils.evaluate.benchmark import benchmark, find_problems, to_dataframe  # torch is slow to import
 
     rows = benchmark(config)
-    if config.hard_fail and (found := problems(rows, config.floor)):
-        raise RuntimeError("; ".join(found))
-    return as_table(rows)
+    if config.hard_fail and (problems := find_problems(rows, config.floor)):
+        raise RuntimeError("; ".join(problems))
+    return to_dataframe(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line entry; with `--hard-fail` status 1 where a format failed."""
+    """Command-line entry point; with `--hard-fail` status 1 if a format failed."""
     config = BenchmarkConfig.from_args(argv).check()
-    from utils.evaluate.benchmark import benchmark, problems
+    from utils.evaluate.benchmark import benchmark, find_problems
 
     rows = benchmark(config)
-    return EXIT_PROBLEM if config.hard_fail and problems(rows, config.floor) else 0
+    return EXIT_PROBLEM if config.hard_fail and find_problems(rows, config.floor) else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Find objects in images, videos and streams: `python detect.py --weights yolov5n.pt --source data/images`.
+"""Detect objects in images, videos and streams: `python detect.py --weights yolov5n.pt --source data/images`.
 
-docs/sources.md lists what `--source` takes.
+docs/sources.md lists the values of `--source`.
 
 From Python: `import detect; detect.run(weights="yolov5n.pt", source="data/images", save_txt=True)`.
 """
@@ -18,25 +18,26 @@ if TYPE_CHECKING:
 
 
 def run(kind: type[DetectConfig] = DetectConfig, /, **options: Any) -> DetectSummary:
-    """Detect with the options of the command line, underscores for hyphens; InputError for what cannot be used.
+    """Detect with the options of the command line, as keyword arguments with underscores.
 
     Args:
-        kind: settings of another task's command.
+        kind: config class, of this command or of one in segment/ or classify/.
+
+    Raises:
+        InputError: an option, file or value is invalid.
     """
     return detect(kind.from_kwargs(**options))
 
 
 def detect(config: DetectConfig) -> DetectSummary:
-    """Look at every image of the source as `config` says."""
-    from utils.predict import (
-        run as detect_run,  # torch takes seconds to import: only once the flags are known to be right
-    )
+    """Run the model on the images of the source."""
+    from utils.predict import run as predict_run  # after the flags are parsed, because torch is slow to import
 
-    return detect_run.detect(config)
+    return predict_run.detect(config)
 
 
 def main(argv: Sequence[str] | None = None, *, kind: type[DetectConfig] = DetectConfig) -> int:
-    """Command line entry; status 1 where some of the inputs could not be used."""
+    """Command-line entry point; status 1 if some inputs failed."""
     return EXIT_PROBLEM if detect(kind.from_args(argv)).problems else 0
 
 

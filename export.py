@@ -1,4 +1,4 @@
-"""Write checkpoints for other runtimes: `python export.py --weights yolov5n.pt --include onnx openvino`.
+"""Export checkpoints to other formats: `python export.py --weights yolov5n.pt --include onnx openvino`.
 
 From Python: `import export; files = export.run(weights="yolov5n.pt", include=["onnx"], dynamic=True)`.
 """
@@ -16,22 +16,28 @@ if TYPE_CHECKING:
 
 
 def run(**options: Any) -> list[str]:
-    """Export with the options of the command line, underscores for hyphens; the files and folders that succeeded.
+    """Export with the options of the command line, as keyword arguments with underscores.
 
-    Without `include` it writes TorchScript and ONNX. InputError for options that cannot be used.
+    Without `include` the formats are TorchScript and ONNX.
+
+    Returns:
+        The exported files and folders.
+
+    Raises:
+        InputError: an option, file or value is invalid.
     """
     return list(export(ExportConfig.from_kwargs(**{"include": ["torchscript", "onnx"], **options})).files)
 
 
 def export(config: ExportConfig) -> ExportSummary:
-    """Export as `config` says."""
-    from utils.export.run import export_all  # torch takes seconds to import: only once the flags are known to be right
+    """Export all checkpoints in all formats."""
+    from utils.export.run import export_all  # after the flags are parsed, because torch is slow to import
 
     return export_all(config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line entry; status 1 where some of the exports failed."""
+    """Command-line entry point; status 1 if some exports failed."""
     return EXIT_PROBLEM if export(ExportConfig.from_args(argv)).problems else 0
 
 

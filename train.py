@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.config.base import TrainConfig
+from utils.config.train import TrainConfig
 from utils.core.logging import RunLog
 from utils.core.script import run_script
 from utils.train.launch import devices_to_launch, launch
@@ -21,32 +21,35 @@ if TYPE_CHECKING:
 
 
 def run(kind: type[TrainConfig] = TrainConfig, /, **options: Any) -> FitResult | EvolveResult:
-    """Train with the options of the command line, underscores for hyphens; InputError for what cannot be used.
+    """Train with the options of the command line, as keyword arguments with underscores.
 
     Args:
-        kind: settings of another task's command.
+        kind: config class, of this command or of one in segment/ or classify/.
+
+    Raises:
+        InputError: an option, file or value is invalid.
     """
     return train(kind.from_kwargs(**options))
 
 
 def train(config: TrainConfig) -> FitResult | EvolveResult:
-    """Build the run that `config` describes, train, and measure its best checkpoint; or search hyperparameters."""
+    """Train and validate the best checkpoint, or evolve hyperparameters."""
     if config.evolve or config.resume_evolve:
         from utils.search.evolve import evolve
 
         return evolve(config)
-    from utils.core import distributed  # torch takes seconds to import: only once the flags are known to be right
+    from utils.core import distributed  # after the flags are parsed, because torch is slow to import
     from utils.train.finish import finish
     from utils.train.out_of_memory import fit_within_memory
 
     with RunLog():
         result = finish(*fit_within_memory(config))
-    distributed.stop()
+    distributed.destroy_process_group()
     return result
 
 
 def main(argv: Sequence[str] | None = None, *, kind: type[TrainConfig] = TrainConfig) -> int:
-    """Command line entry."""
+    """Command-line entry point."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     config = kind.from_args(arguments)
     device = config.device

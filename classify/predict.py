@@ -1,12 +1,12 @@
-"""Tell what images show: `python classify/predict.py --weights yolov5n-cls.pt --source data/images --save-txt`.
+"""Classify images, videos and streams: `python classify/predict.py --weights yolov5n-cls.pt --source data/images`.
 
-From Python: `from classify import predict; predict.run(weights="yolov5n-cls.pt", source="data/images")`.
-It is detect.py with other defaults, which takes classifiers as well.
+From Python: `from classify import predict; predict.run(weights="yolov5n-cls.pt", source="data/images", save_txt=True)`.
+It is detect.py with other defaults; detect.py supports classifiers too.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # as a script the project's own folder comes first
+if __name__ == "__main__":  # import from the project folder, not from this one
     import sys
     from pathlib import Path
 

@@ -5,7 +5,7 @@ From Python: `from classify import train; train.run(model="yolov5n-cls.pt", data
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # as a script the project's own folder comes first
+if __name__ == "__main__":  # import from the project folder, not from this one
     import sys
     from pathlib import Path
 

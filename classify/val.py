@@ -1,11 +1,11 @@
-"""Measure a classifier: `python classify/val.py --weights best.pt --data imagenette160 --imgsz 224`.
+"""Validate a classifier: `python classify/val.py --weights best.pt --data imagenette160 --imgsz 224`.
 
 From Python: `from classify import val; top1, top5, loss = val.run(weights="best.pt", data="imagenette160")`.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # as a script the project's own folder comes first
+if __name__ == "__main__":  # import from the project folder, not from this one
     import sys
     from pathlib import Path
 
@@ -22,7 +22,7 @@ main = partial(val.main, kind=ClassifyValConfig)
 
 
 def run(**options: Any) -> tuple[float, float, float]:
-    """Top-1 and top-5 accuracy and the loss, with the options of the command line, underscores for hyphens."""
+    """Top-1 accuracy, top-5 accuracy and loss; options as keyword arguments with underscores."""
     top1, top5, loss = val.run(ClassifyValConfig, **{"half": False, **options})[0]
     return top1, top5, loss
 

@@ -1,12 +1,12 @@
-"""Find objects and their outlines: `python segment/predict.py --weights yolov5s-seg.pt --source data/images`.
+"""Segment objects in images and videos: `python segment/predict.py --weights yolov5s-seg.pt --source data/images`.
 
 From Python: `from segment import predict; predict.run(weights="yolov5s-seg.pt", source="data/images", save_txt=True)`.
-It is detect.py with other defaults, which takes segmenters as well.
+It is detect.py with other defaults; detect.py supports these models too.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # as a script the project's own folder comes first
+if __name__ == "__main__":  # import from the project folder, not from this one
     import sys
     from pathlib import Path
 

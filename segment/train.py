@@ -1,12 +1,12 @@
-"""Train an instance segmenter: `python segment/train.py --data coco128-seg.yaml --weights yolov5s-seg.pt --imgsz 640`.
+"""Train an instance segmentation model: `python segment/train.py --data coco128-seg.yaml --weights yolov5s-seg.pt`.
 
 From Python: `from segment import train; train.run(data="coco128-seg.yaml", weights="yolov5s-seg.pt")`.
-It is train.py with other defaults, which serves segmenters as well.
+It is train.py with other defaults; train.py supports these models too.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # as a script the project's own folder comes first
+if __name__ == "__main__":  # import from the project folder, not from this one
     import sys
     from pathlib import Path
 

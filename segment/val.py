@@ -1,12 +1,12 @@
-"""Measure an instance segmenter: `python segment/val.py --weights best.pt --data coco128-seg.yaml --imgsz 640`.
+"""Validate an instance segmentation model: `python segment/val.py --weights best.pt --data coco128-seg.yaml`.
 
 From Python: `from segment import val; val.run(weights="best.pt", data="coco128-seg.yaml")`.
-It is val.py with other defaults, which measures segmenters as well.
+It is val.py with other defaults; val.py supports these models too.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # as a script the project's own folder comes first
+if __name__ == "__main__":  # import from the project folder, not from this one
     import sys
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A tiny set of images in class folders: what tests of classification train on and measure."""
+"""Tiny classification data sets in class folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CLASSES = ("a dark one", "größer & heller")  # names with spaces and beyond AS
 
 
 def write_class_set(root: Path, *, splits: dict[str, int] | None = None) -> Path:
-    """`<root>/<split>/<class>/<n>.png`, 40x32 px, the second class much brighter; counts are per class."""
+    """Write `<root>/<split>/<class>/<n>.png`, 40x32 px, the second class much brighter; counts are per class."""
     rng = np.random.default_rng(0)
     for split, count in (splits or {"train": 8, "val": 4}).items():
         for label, name in enumerate(CLASSES):

@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# pytest-xdist runs a process per core: with a thread each they do not wait for one another (read by torch on import)
+# pytest-xdist runs one process per core; torch reads this on import
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of reference values and small real data beside the checkout; a user's clone has none."""
+    """The folder `../shared` with reference values and small real data sets; skips without it."""
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip("reference data (../shared) is not beside this checkout")
@@ -28,8 +28,8 @@ def shared() -> Path:
 
 
 @pytest.fixture
-def log_as_before() -> Iterator[None]:
-    """The project's log is afterwards as the test found it."""
+def restore_log() -> Iterator[None]:
+    """Restore handlers and level of the project's logger after the test."""
     from utils.core.logging import LOGGER
 
     handlers, level, propagate = list(LOGGER.handlers), LOGGER.level, LOGGER.propagate
@@ -57,7 +57,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def draw_tiny_image(rng: np.random.Generator, *, objects: int) -> tuple[np.ndarray, list[str]]:
-    """A 96x64 image with `objects` shapes, and its label rows."""
+    """Draw a 96x64 image with `objects` shapes; the image and its label rows."""
     frame = rng.integers(90, 130, (64, 96, 3)).astype(np.uint8)
     rows = []
     for _ in range(objects):
@@ -73,7 +73,7 @@ def draw_tiny_image(rng: np.random.Generator, *, objects: int) -> tuple[np.ndarr
 
 @pytest.fixture(scope="session")
 def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a script of the project in a process of its own: `run_script("val.py", "--data", file, cwd=folder)`."""
+    """Run a script of the project in a subprocess: `run_script("val.py", "--data", file, cwd=folder)`."""
 
     def run(*arguments: object, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         script, *rest = arguments

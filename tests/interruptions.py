@@ -1,4 +1,4 @@
-"""Training runs that are stopped after their first epoch, and what must be the same once they are resumed."""
+"""Interrupted training runs, and the comparison of a resumed run with an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from models.checkpoint import load_training_state
 from utils.train.trainer import Trainer
 
 
-def stopped_after_first_epoch(run: Callable[..., Any], **options: Any) -> None:
-    """`run(**options)` with a Ctrl-C as soon as the first epoch is saved."""
-    saved = Trainer._save_epoch
+def stop_after_first_epoch(run: Callable[..., Any], **options: Any) -> None:
+    """Call `run(**options)` and interrupt it (Ctrl-C) after the first epoch is saved."""
+    save_epoch = Trainer._save_epoch
 
     def save_and_stop(self: Trainer, epoch: int, **more: Any) -> None:
-        saved(self, epoch, **more)
+        save_epoch(self, epoch, **more)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
@@ -28,7 +28,7 @@ def stopped_after_first_epoch(run: Callable[..., Any], **options: Any) -> None:
 
 
 def assert_same_run(folder: Path, other: Path) -> None:
-    """The rows of results.csv and the last weights of two run folders agree bit for bit."""
+    """Check that results.csv and last.pt of two run folders agree bit for bit."""
     assert (folder / "results.csv").read_text() == (other / "results.csv").read_text()
     first, second = (load_training_state(run / "weights/last.pt") for run in (folder, other))
     for part in ("model", "ema"):

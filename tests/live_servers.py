@@ -1,4 +1,4 @@
-"""Small cameras on loopback for the tests of live sources: MJPEG over HTTP, and RTSP (RFC 2326) with RTP/JPEG."""
+"""Camera servers on loopback: MJPEG over HTTP, and RTSP (RFC 2326) with RTP/JPEG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JPEG_420, TABLES_INBAND = 1, 255  # type and quality of RFC 2435
 
 @lru_cache(maxsize=64)
 def camera_jpeg(number: int, size_hw: tuple[int, int]) -> bytes:
-    """Image `number` of the camera: noise with a bright bar that moves down."""
+    """Image `number` of the camera: noise with a bright bar moving down."""
     height, width = size_hw
     frame = np.random.default_rng(number).integers(0, 60, (height // 8, width // 8, 3), np.uint8)
     frame = np.ascontiguousarray(np.kron(frame, np.ones((8, 8, 1), np.uint8)))
@@ -30,11 +30,11 @@ def camera_jpeg(number: int, size_hw: tuple[int, int]) -> bytes:
 
 
 class CameraServer(socketserver.ThreadingTCPServer):
-    """Sends the camera's images to everyone who asks; can be cut, stalled and resumed.
+    """Sends camera images to every client; can be cut, stalled and resumed.
 
     Args:
         size_hw: of the images, multiples of 16.
-        fps: images a second.
+        fps: images per second.
     """
 
     allow_reuse_address = True
@@ -48,8 +48,8 @@ class CameraServer(socketserver.ThreadingTCPServer):
         self.up, self.flowing = threading.Event(), threading.Event()
         self.up.set()
         self.flowing.set()
-        self.connections = 0  # that asked for images, so far
-        self.junk = 0  # images still to be sent damaged
+        self.connections = 0  # that requested images so far
+        self.junk = 0  # damaged images still to send
         self._clients: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -69,7 +69,7 @@ class CameraServer(socketserver.ThreadingTCPServer):
         return f"{self.scheme}://127.0.0.1:{self.server_address[1]}/live"
 
     def cut(self) -> None:
-        """Drop every connection, and new ones as they come."""
+        """Drop all present and new connections."""
         self.up.clear()
         with self._lock:
             for client in self._clients:
@@ -82,11 +82,11 @@ class CameraServer(socketserver.ThreadingTCPServer):
         self.flowing.set()
 
     def stall(self) -> None:
-        """Keep the connections, but send nothing."""
+        """Keep the connections but send nothing."""
         self.flowing.clear()
 
     def next_jpeg(self, number: int) -> bytes:
-        """Image `number`, after the pause of the frame rate."""
+        """Wait for the frame interval, then return image `number`."""
         self.flowing.wait()
         time.sleep(1 / self.fps)
         jpeg = camera_jpeg(number % 64, self.size_hw)
@@ -110,11 +110,11 @@ class CameraServer(socketserver.ThreadingTCPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is no error."""
+        """Ignore clients that disconnect."""
 
 
 class MjpegHandler(socketserver.StreamRequestHandler):
-    """One viewer of an MJPEG page (multipart/x-mixed-replace)."""
+    """One client of an MJPEG stream (multipart/x-mixed-replace)."""
 
     server: MjpegServer
 
@@ -140,7 +140,7 @@ class MjpegServer(CameraServer):
 
 
 class RtspHandler(socketserver.StreamRequestHandler):
-    """One RTSP session; RTP travels in the same connection (RFC 2326, 10.12)."""
+    """One RTSP session with interleaved RTP (RFC 2326, 10.12)."""
 
     server: RtspServer
 
@@ -159,7 +159,7 @@ class RtspHandler(socketserver.StreamRequestHandler):
 
     def _read_request(self) -> tuple[str, str, str] | None:
         """Method, address and sequence number of the next request; None at the end."""
-        while (first := self.rfile.read(1)) == b"$":  # an RTCP report of the viewer
+        while (first := self.rfile.read(1)) == b"$":  # an RTCP report of the client
             _, length = struct.unpack(">BH", self.rfile.read(3))
             self.rfile.read(length)
         method, url = [*(first + self.rfile.readline()).decode().split(), "", ""][:2]
@@ -200,14 +200,14 @@ class RtspHandler(socketserver.StreamRequestHandler):
 
 
 class RtspServer(CameraServer):
-    """A camera that speaks RTSP."""
+    """A camera that sends RTP/JPEG over RTSP."""
 
     handler = RtspHandler
     scheme = "rtsp"
 
 
 def jpeg_payloads(jpeg: bytes, size_hw: tuple[int, int]) -> list[tuple[bool, bytes]]:
-    """RTP payloads of a baseline JPEG (RFC 2435, section 3), each with whether it is the image's last."""
+    """RTP payloads of a baseline JPEG (RFC 2435, section 3), each with a flag for the last one."""
     tables, scan = split_jpeg(jpeg)
     payloads, offset = [], 0
     while offset < len(scan):

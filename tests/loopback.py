@@ -1,4 +1,4 @@
-"""Archives of data sets, served on loopback: the fixture is in conftest.py beside this file's users."""
+"""HTTP servers on loopback, and small archives of data sets."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import io
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -18,6 +18,7 @@ import numpy as np
 from utils.datasets.index.data_yaml import DataSpec, load_spec
 
 IMAGE = cv2.imencode(".jpg", np.full((50, 100, 3), 90, np.uint8))[1].tobytes()
+Responder = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -26,8 +27,8 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served_folder(folder: Path) -> Iterator[tuple[Path, str]]:
-    """A folder and the address under which it is served."""
+def serve_folder(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Create a folder and serve it; yields the folder and its URL."""
     folder.mkdir()
     handler = functools.partial(QuietHandler, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -37,6 +38,41 @@ def served_folder(folder: Path) -> Iterator[tuple[Path, str]]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@contextmanager
+def serve_responses(responders: dict[str, Responder]) -> Iterator[str]:
+    """A web server with a function for each path; yields its URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with suppress(OSError):
+                responders[self.path.partition("?")[0]](self)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def respond(body: bytes, *, status: int = 200, length: int | None = None, **headers: str) -> Responder:
+    def send(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        if length != -1:
+            handler.send_header("Content-Length", str(len(body) if length is None else length))
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return send
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:
@@ -71,7 +107,7 @@ def write_tar(path: Path, files: Mapping[str, bytes]) -> Path:
     return put(path, tar_bytes(files, "w:gz" if path.suffix == ".gz" else "w"))
 
 
-def spec_of(folder: Path, text: str) -> DataSpec:
+def make_spec(folder: Path, text: str) -> DataSpec:
     path = folder / "set.yaml"
     path.write_text(text)
     return load_spec(path)

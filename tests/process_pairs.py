@@ -1,12 +1,11 @@
-"""Training jobs that run in one process or in two, for the tests that compare them.
+"""Jobs for tests that compare one training process with two.
 
-As a script it is one of the processes: `process_pairs.py JOB DATA FOLDER`, its place in the environment.
+As a script, it is one of the processes: `process_pairs.py JOBS DATA FOLDER TASK`, with its rank in the environment.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -25,22 +24,22 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from utils.config.base import TrainConfig  # noqa: E402
+from utils.config.train import TrainConfig  # noqa: E402
 from utils.core import distributed  # noqa: E402
 from utils.core.logging import setup_logging  # noqa: E402
 from utils.core.types import Batch, Prediction  # noqa: E402
 from utils.evaluate.validator import validate  # noqa: E402
-from utils.tasks.base import images_to_device  # noqa: E402
+from utils.ops.network_input import images_to_device  # noqa: E402
 from utils.train.setup import build_trainer  # noqa: E402
 from utils.train.trainer import Trainer  # noqa: E402
 
 Result = dict[str, Any]
 TIMEOUT_S = 150
-IMAGES, BATCH = 9, 4  # the last batch has one image: the second process has none
+IMAGES, BATCH = 9, 4  # the last batch has one image: rank 1 has none
 HEAD = {
     "detect": [[[4, 3], 1, "Detect", ["nc", "anchors"]]],
     "segment": [[[4, 3], 1, "Segment", ["nc", "anchors", 4, 8]]],
-    "classify": [[[4, 3], 1, "Detect", ["nc", "anchors"]]],  # which is cut off
+    "classify": [[[4, 3], 1, "Detect", ["nc", "anchors"]]],  # the cutoff drops it
     "joint": [[[4, 3], 1, "Detect", ["nc", "anchors"]], [[4, 3, 3], 1, "SegMaskPSP", ["n_segcls", 1, 8, False]]],
 }
 
@@ -48,8 +47,8 @@ HEAD = {
 SEMANTIC = "semantic: {names: {0: ground, 1: thing}}\n"
 
 
-def graph(task: str) -> dict[str, Any]:
-    """A network of strides 8 and 16 with batch norms, built in a moment."""
+def make_graph(task: str) -> dict[str, Any]:
+    """A tiny network with strides 8 and 16 and batch norms."""
     rows = [[-1, 1, "Conv", [8, 6, 2, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]]
     backbone = [*rows, [-1, 1, "Conv", [16, 3, 2]], [2, 1, "Conv", [8, 1, 1]]]
     anchors = [[6, 8, 12, 12], [16, 20, 30, 28]]
@@ -61,9 +60,9 @@ def graph(task: str) -> dict[str, Any]:
 
 
 def write_data(folder: Path, task: str) -> None:
-    """`tiny.yaml` or class folders, and `graph.yaml`: gray images with bright boxes, some without any."""
+    """Write `tiny.yaml` or class folders, and `graph.yaml`: gray images with bright boxes, some with none."""
     rng = np.random.default_rng(1)
-    (folder / "graph.yaml").write_text(yaml.safe_dump(graph(task)))
+    (folder / "graph.yaml").write_text(yaml.safe_dump(make_graph(task)))
     for split, count in (("train", IMAGES), ("val", 2 * 2 * BATCH + 1)):
         for number in range(count):
             frame = rng.integers(90, 130, (64, 96, 3)).astype(np.uint8)
@@ -90,7 +89,7 @@ def write_data(folder: Path, task: str) -> None:
 
 
 def make_trainer(data: Path, folder: Path, task: str, **options: Any) -> Trainer:
-    """A trainer of the tiny network on the CPU."""
+    """Build a trainer of the tiny network on the CPU."""
     common = {
         **{"task": task, "weights": "", "cfg": str(data / "graph.yaml"), "imgsz": 64, "batch_size": BATCH},
         **{"workers": 0, "epochs": 2, "device": "cpu", "project": str(folder), "noplots": True, "exist_ok": True},
@@ -102,12 +101,12 @@ def make_trainer(data: Path, folder: Path, task: str, **options: Any) -> Trainer
     return build_trainer(TrainConfig.from_kwargs(**(common | options)))
 
 
-# -- jobs: each gives numbers that must be the same for one process and for two --------------------------------------
+# -- jobs: the results must not depend on the number of processes -----------------------------------------------------
 
 
-def gradients(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
-    """Loss and gradients of all batches of an epoch; with shared norms, and with frozen ones."""
-    found: Result = {}
+def compute_gradients(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
+    """Compute loss and gradients of all batches of an epoch, with synchronized and with frozen batch norms."""
+    values: Result = {}
     for dtype in (torch.float64, torch.float32):
         for norms in ("shared", "frozen"):
             trainer = make_trainer(data, folder, task, sync_bn=norms == "shared", **options)
@@ -119,47 +118,47 @@ def gradients(data: Path, folder: Path, task: str, options: dict[str, Any]) -> R
             name = f"{str(dtype).removeprefix('torch.')} {norms}"
             for number, batches in enumerate(trainer.loader):
                 loss = _forward_backward(trainer, batches[0], dtype)
-                found[f"{name} loss {number}"] = loss
-            distributed.sum_gradients(trainer.model.parameters())
-            found |= {f"{name} grad {key}": p.grad.clone() for key, p in trainer.model.named_parameters()}
+                values[f"{name} loss {number}"] = loss
+            distributed.all_reduce_gradients(trainer.model.parameters())
+            values |= {f"{name} grad {key}": p.grad.clone() for key, p in trainer.model.named_parameters()}
             if norms == "shared":
-                found |= {f"{name} {key}": b.clone() for key, b in trainer.model.named_buffers() if "running" in key}
-    return found
+                values |= {f"{name} {key}": b.clone() for key, b in trainer.model.named_buffers() if "running" in key}
+    return values
 
 
 def _forward_backward(trainer: Trainer, batch: Batch, dtype: torch.dtype) -> Tensor:
-    images = images_to_device(batch.images, trainer.device, dtype, pixels=trainer.task.traits.pixels)
-    with distributed.one_batch():
+    images = images_to_device(batch.images, trainer.device, dtype, pixels=trainer.task.pixels)
+    with distributed.sharded_batch():
         result = trainer.task.losses(trainer.model(images), batch)
     assert result is not None
     result.total.backward()
-    return distributed.all_sum(result.total).detach()
+    return distributed.all_reduce_sum(result.total).detach()
 
 
-def training(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
-    """The weights after a run, its losses, and how many images the last validation saw."""
+def run_training(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
+    """Train; return the EMA weights, the losses and the number of validated images."""
     trainer = make_trainer(data, folder, task, sync_bn=True, **options)
     trainer.fit()
     result = trainer._validate()
-    found = {f"ema {key}": value.clone() for key, value in trainer.ema.model.state_dict().items()}
-    return found | {"images": torch.tensor(result.images), "losses": torch.tensor(list(result.losses.values()))}
+    values = {f"ema {key}": value.clone() for key, value in trainer.ema.model.state_dict().items()}
+    return values | {"images": torch.tensor(result.images), "losses": torch.tensor(list(result.losses.values()))}
 
 
-def measuring(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
-    """Metrics of mock predictions: the labels, moved and mixed by a generator seeded from the image's name."""
+def run_validation(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
+    """Validate mock predictions: the labels, perturbed by a generator seeded from the image's name."""
     trainer = make_trainer(data, folder, task, **options)
-    real = trainer.task.postprocess
+    postprocess = trainer.task.postprocess
 
-    def mocked(preds: Any, batch: Batch) -> list[Prediction]:
-        found = real(preds, batch)
-        return [_mock(prediction, batch, number) for number, prediction in enumerate(found)]
+    def mock_postprocess(preds: Any, batch: Batch) -> list[Prediction]:
+        predictions = postprocess(preds, batch)
+        return [_mock(prediction, batch, number) for number, prediction in enumerate(predictions)]
 
-    trainer.task.postprocess = mocked  # type: ignore[method-assign]
+    trainer.task.postprocess = mock_postprocess  # type: ignore[method-assign]
     result = validate(trainer.task, trainer.model, trainer.val_loader, device=trainer.device)
     values = {key: torch.tensor(value, dtype=torch.float64) for key, value in result.evaluation.metrics.items()}
     evaluator: Any = result.evaluator
     if task == "joint":
-        values["map confusion"] = torch.from_numpy(evaluator.maps.confusion)
+        values["map confusion"] = torch.from_numpy(evaluator.semantic.confusion)
         evaluator = evaluator.boxes
     confusion = getattr(evaluator.confusion, "matrix", evaluator.confusion)
     values["confusion"] = torch.from_numpy(np.array(confusion))
@@ -181,51 +180,37 @@ def _mock(prediction: Prediction, batch: Batch, number: int) -> Prediction:
     if prediction.masks is None:
         return replace(prediction, boxes=boxes)
     assert prediction.boxes is not None
-    return prediction  # of masks the network's own: they cannot be made up
+    return prediction  # masks come from the network
 
 
-def dying(data: Path, folder: Path, task: str, options: dict[str, Any]) -> Result:
-    """A run whose second process kills itself in the middle of the second epoch, the first time it is started."""
-    trainer = make_trainer(data, folder, task, sync_bn=True, exist_ok=False, **options)
-
-    def die(*, iteration: int, **_: Any) -> None:
-        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-        if distributed.rank() == 1 and iteration == 4 and first:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    trainer.callbacks.on("on_train_batch_end", die)
-    trainer.fit()
-    return {}
-
-
-JOBS: dict[str, Callable[..., Result]] = {"gradients": gradients, "training": training, "measuring": measuring}
-JOBS["dying"] = dying
+JOBS: dict[str, Callable[..., Result]] = {"gradients": compute_gradients, "training": run_training}
+JOBS |= {"validation": run_validation}
 
 
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens at."""
+def find_free_port() -> int:
+    """Find an unused port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def environments(count: int) -> list[dict[str, str]]:
-    """What a launcher would tell each of `count` processes."""
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+def make_environments(count: int) -> list[dict[str, str]]:
+    """Make the environment that a launcher sets for each of `count` processes."""
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port()), "OMP_NUM_THREADS": "1"}
     sizes = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    return [os.environ | meeting | sizes | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(count)]
+    return [os.environ | rendezvous | sizes | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(count)]
 
 
 def run_pair(jobs: str, data: Path, folder: Path, task: str) -> list[dict[str, Result]]:
-    """Results of the jobs (names with commas between) by name, of each of two processes."""
+    """Run jobs (names separated by commas) in two processes; the results of each process by job name."""
     command = [sys.executable, str(Path(__file__)), jobs, str(data), str(folder), task]
     processes = [
         subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for env in environments(2)
+        for env in make_environments(2)
     ]
     try:
         outputs = [process.communicate(timeout=TIMEOUT_S)[0] for process in processes]
@@ -237,7 +222,7 @@ def run_pair(jobs: str, data: Path, folder: Path, task: str) -> list[dict[str, R
 
 
 def run_jobs(jobs: str, data: Path, folder: Path, task: str, **options: Any) -> dict[str, Result]:
-    """Results of the jobs in this process."""
+    """Run jobs in this process; results by job name."""
     return {name: JOBS[name](data, folder / name, task, options) for name in jobs.split(",")}
 
 
@@ -245,4 +230,4 @@ if __name__ == "__main__":
     jobs, data, folder, task = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
     setup_logging()
     torch.save(run_jobs(jobs, data, folder, task), folder / f"{os.environ['RANK']}.pt")
-    distributed.stop()
+    distributed.destroy_process_group()

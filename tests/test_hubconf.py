@@ -1,4 +1,4 @@
-"""torch.hub's entry points, called as other programs call them: from other folders, in processes of their own."""
+"""Entry points of torch.hub, called from other folders and in separate processes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ import hubconf
 from models.checkpoint import save_checkpoint
 from models.graph import load_model_yaml
 from models.yolo import ClassificationModel, DetectionModel
-from utils.backends.multi import DetectMultiBackend
 from utils.core.errors import InputError
 from utils.predict.autoshape import AutoShape
+from utils.predict.multi_backend import DetectMultiBackend
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = [f"yolov5{size}{kind}" for kind in ("", "6", "-seg", "-cls") for size in "nsmlx"]
 BEFORE = "import sys, os\nREPO = sys.argv[1]\n"
 
 
-pytestmark = pytest.mark.usefixtures("log_as_before")  # loading a model sets the log up
+pytestmark = pytest.mark.usefixtures("restore_log")  # loading a model sets the log up
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_checkpoint(file: Path, graph: str, task: str, classes: int = 2) -> Path:
     torch.manual_seed(0)
     description = {**load_model_yaml(graph), **SLIM, "nc": classes}
-    from models.yolo import build_model
+    from utils.tasks.networks import build_model
 
     model = build_model(description)
     names = {i: f"thing {i}" for i in range(classes)}
@@ -48,7 +48,7 @@ def make_checkpoint(file: Path, graph: str, task: str, classes: int = 2) -> Path
     return file
 
 
-def program(code: str, *, cwd: Path, repo: str | Path = ROOT, arguments: list[str] | None = None) -> Any:
+def run_program(code: str, *, cwd: Path, repo: str | Path = ROOT, arguments: list[str] | None = None) -> Any:
     command = [sys.executable, "-c", BEFORE + code, str(repo), *(arguments or [])]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
 
@@ -58,8 +58,8 @@ def image(file: Path) -> Path:
     return file
 
 
-def test_the_list_of_entry_points() -> None:
-    """What `torch.hub.list` and `torch.hub.help` show: everything that can be called and has no underscore."""
+def test_list_of_entry_points() -> None:
+    """`torch.hub.list` and `torch.hub.help` show all callables without an underscore."""
     shown = [name for name in dir(hubconf) if callable(getattr(hubconf, name)) and not name.startswith("_")]
     assert sorted(shown) == sorted(["custom", *SIZES])
     assert "ensemble" in hubconf.custom.__doc__
@@ -80,7 +80,7 @@ def test_parameters(name: str) -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_every_graph_is_built(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hubconf, "_device", lambda _: torch.device("meta"))  # without memory for the weights
+    monkeypatch.setattr(hubconf, "_select_device", lambda _: torch.device("meta"))  # without memory for the weights
     with torch.device("meta"):
         model = getattr(hubconf, name)(pretrained=False, channels=1, classes=4, _verbose=False)
     assert (model.yaml["ch"], model.nc, len(model.stride)) == (1, 4, 4 if name.endswith("6") else 3)
@@ -99,7 +99,7 @@ def test_counts_may_be_numpy_integers() -> None:
 
 
 def test_custom_from_another_folder_with_relative_paths(checkpoint: Path, tmp_path: Path) -> None:
-    """The path is the caller's; lazily imported parts are found although the caller has moved on to another folder."""
+    """Lazy imports work after a change of the working directory."""
     image(tmp_path / "a.png")
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "my best.pt").write_bytes(checkpoint.read_bytes())
@@ -113,14 +113,14 @@ def test_custom_from_another_folder_with_relative_paths(checkpoint: Path, tmp_pa
         "from models.common import Detections\n"
         "print(type(model).__name__, isinstance(results, Detections), model.names, results.files)\n"
     )
-    done = program(code, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "AutoShape True {0: 'thing 0', 1: 'thing 1'} ['a.jpg']"
+    process = run_program(code, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-1] == "AutoShape True {0: 'thing 0', 1: 'thing 1'} ['a.jpg']"
     assert (tmp_path / "elsewhere/runs/detect/exp/a.jpg").is_file()
 
 
 def test_the_checkout_by_a_relative_path(checkpoint: Path, tmp_path: Path) -> None:
-    """`torch.hub.load('.', ...)` puts '.' on sys.path; a later change of folder does no harm."""
+    """`torch.hub.load('.', ...)` puts '.' on sys.path; a later change of folder must not matter."""
     code = (
         "import torch\n"
         "model = torch.hub.load('.', 'custom', path=sys.argv[2], source='local')\n"
@@ -130,13 +130,13 @@ def test_the_checkout_by_a_relative_path(checkpoint: Path, tmp_path: Path) -> No
         "untrained = torch.hub.load(sys.argv[1], 'yolov5n', pretrained=False, source='local')\n"
         "print(type(untrained).__name__, untrained.training, len(untrained.names))\n"
     )
-    done = program(code, cwd=ROOT, arguments=[str(checkpoint), str(tmp_path)])
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2:] == ["1", "DetectionModel True 80"]
+    process = run_program(code, cwd=ROOT, arguments=[str(checkpoint), str(tmp_path)])
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-2:] == ["1", "DetectionModel True 80"]
 
 
 @pytest.mark.parametrize("layout", ["utils.py", "models.py", "models/__init__.py", "models/own.py"])
-def test_a_package_of_the_same_name_that_is_already_imported_is_named(tmp_path: Path, layout: str) -> None:
+def test_an_imported_package_of_the_same_name_is_an_error(tmp_path: Path, layout: str) -> None:
     file = tmp_path / layout
     file.parent.mkdir(exist_ok=True)
     file.write_text("own = 1\n")
@@ -145,40 +145,40 @@ def test_a_package_of_the_same_name_that_is_already_imported_is_named(tmp_path: 
     load = "import torch\ntorch.hub.load(REPO, 'yolov5n', source='local')\n"
     if name == "models":  # the same without the seconds that torch takes to import
         load = "sys.path.insert(0, REPO)\nimport hubconf\nhubconf.yolov5n()\n"
-    done = program(f"import {imported}\n{load}", cwd=tmp_path)
-    assert done.returncode == 1
-    place = file.parent if layout == "models/own.py" else file  # a folder without __init__.py has no file of its own
-    assert done.stderr.splitlines()[-1] == (
+    process = run_program(f"import {imported}\n{load}", cwd=tmp_path)
+    assert process.returncode == 1
+    place = file.parent if layout == "models/own.py" else file  # a namespace package has no file
+    assert process.stderr.splitlines()[-1] == (
         f"ImportError: OpenYOLOv5 needs its own package '{name}' in {ROOT}, but this program has already imported "
-        f"another one from {place}; rename that one, or load the model in a process of its own"
+        f"another one from {place}; rename that one, or load the model in a separate process"
     )
 
 
 def test_a_module_without_a_file(tmp_path: Path) -> None:
-    """One that a program made itself, as tests do."""
+    """Created by a program, as in tests."""
     code = "import types\nsys.modules['utils'] = types.ModuleType('utils')\nsys.path.insert(0, REPO)\n"
-    done = program(f"{code}import hubconf\nhubconf.yolov5n()\n", cwd=tmp_path)
-    assert "has already imported another one from a module without a file; rename" in done.stderr
+    process = run_program(f"{code}import hubconf\nhubconf.yolov5n()\n", cwd=tmp_path)
+    assert "has already imported another one from a module without a file; rename" in process.stderr
 
 
-def test_a_package_of_the_same_name_that_comes_first_is_named(tmp_path: Path) -> None:
+def test_a_package_earlier_on_the_path_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "utils.py").write_text("own = 1\n")
     code = "sys.path.append(REPO)\nimport hubconf\nhubconf.yolov5n(pretrained=False)\n"
-    done = program(code, cwd=tmp_path)
-    assert done.returncode == 1
-    assert f"but this program would import another one from {tmp_path / 'utils.py'}; rename" in done.stderr
+    process = run_program(code, cwd=tmp_path)
+    assert process.returncode == 1
+    assert f"but this program would import another one from {tmp_path / 'utils.py'}; rename" in process.stderr
 
 
-def test_a_package_that_is_hidden_is_named_and_a_folder_without_code_is_not(tmp_path: Path) -> None:
+def test_a_shadowed_module_is_a_warning_and_a_folder_without_code_is_not(tmp_path: Path) -> None:
     (tmp_path / "utils.py").write_text("own = 1\n")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "best.pt").write_text("")
     load = "torch.hub.load(REPO, 'yolov5n', pretrained=False, source='local', _verbose=False)"
     code = f"import torch\n{load}\nimport utils.ops.nms\n"
-    done = program(code, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines() == [
-        f"WARNING {tmp_path / 'utils.py'}: `import` gives OpenYOLOv5's package of that name from now on, not this file"
+    process = run_program(code, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.splitlines() == [
+        f"WARNING {tmp_path / 'utils.py'}: `import` now finds the OpenYOLOv5 package of that name, not this file"
     ]
 
 
@@ -188,25 +188,25 @@ def test_without_the_checkout_on_the_path(tmp_path: Path) -> None:
         "spec = importlib.util.spec_from_file_location('hub', REPO + '/hubconf.py')\n"
         "hub = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(hub)\nhub.custom('a.pt')\n"
     )
-    done = program(code, cwd=tmp_path)
-    assert "needs its own package 'models'" in done.stderr
-    assert "but it is not on sys.path" in done.stderr
+    process = run_program(code, cwd=tmp_path)
+    assert "needs its own package 'models'" in process.stderr
+    assert "but it is not on sys.path" in process.stderr
 
 
-def test_wrapped_and_unwrapped(checkpoint: Path) -> None:
+def test_autoshape_wraps_and_fuses(checkpoint: Path) -> None:
     wrapped = hubconf.custom(str(checkpoint), _verbose=False, device="cpu")
     plain = hubconf.custom(checkpoint, autoshape=False, _verbose=False, device=torch.device("cpu"))
     assert isinstance(wrapped, AutoShape)
     assert isinstance(wrapped.model, DetectMultiBackend)
     assert isinstance(plain, DetectMultiBackend)
     norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()) for model in (wrapped, plain)]
-    assert norms[0] == 0 < norms[1]  # fused for inference, as trained otherwise
+    assert norms[0] == 0 < norms[1]  # fused only for inference
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(plain(images)[0], wrapped(images), atol=1e-3, rtol=1e-4)
 
 
-def test_classifiers_are_wrapped_or_bare(tmp_path: Path) -> None:
+def test_classifiers_with_and_without_autoshape(tmp_path: Path) -> None:
     network = ClassificationModel({**load_model_yaml("yolov5n"), **SLIM}, nc=2)
     names = {0: "cat", 1: "dog"}
     file = tmp_path / "other.pt"
@@ -233,7 +233,7 @@ def test_classifiers_and_segmenters_by_name(tmp_path: Path, monkeypatch: pytest.
         assert (model.task, len(model.names)) == (task, 2)
 
 
-def test_segmenters_are_wrapped_and_give_masks(tmp_path: Path) -> None:
+def test_segmenters_with_autoshape_return_masks(tmp_path: Path) -> None:
     file = make_checkpoint(tmp_path / "other.pt", "yolov5n-seg", "segment")
     model = hubconf.custom(file, _verbose=False)
     model.conf, model.max_det = 1e-5, 3
@@ -257,7 +257,7 @@ def test_verbose_decides_what_is_logged(checkpoint: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("path", ["nowhere.pt", "path/to/nothing"])
-def test_a_file_that_is_missing(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=f"{Path(path).with_suffix('.pt')}: no such checkpoint"):
         hubconf.custom(path, _verbose=False)
@@ -266,16 +266,16 @@ def test_a_file_that_is_missing(path: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_pretrained_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing answers (a mock: the first connection fails): the message says where the file may be put."""
+    """Without a connection (a mock), the message says where to put the file."""
     from urllib.error import URLError
 
     def refuse(*_: Any, **__: Any) -> None:
         raise URLError("no route to host")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("utils.core.downloads.urlopen", refuse)
+    monkeypatch.setattr("utils.core.downloads.OpenerDirector.open", refuse)
     for options in ({}, {"classes": 4}):
-        with pytest.raises(InputError, match=r"yolov5n6.pt: not on disk and not to be had .*put the file at"):
+        with pytest.raises(InputError, match=r"yolov5n6.pt: not found, download failed .*put the file at"):
             hubconf.yolov5n6(_verbose=False, **options)
 
 
@@ -301,20 +301,20 @@ def test_official_weights_are_found_in_the_working_directory(
 
 
 def test_as_a_script(checkpoint: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    done = run_script("hubconf.py", "--model", checkpoint.with_suffix(""), cwd=checkpoint.parent)
-    assert done.returncode == 0, done.stderr
-    assert [line.partition(" ")[0] for line in done.stdout.splitlines()[:2]] == ["image", "image"]
-    done = run_script("hubconf.py", "--mod", "nowhere/my.pt")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: nowhere/my.pt: no such checkpoint")
+    process = run_script("hubconf.py", "--model", checkpoint.with_suffix(""), cwd=checkpoint.parent)
+    assert process.returncode == 0, process.stderr
+    assert [line.partition(" ")[0] for line in process.stdout.splitlines()[:2]] == ["image", "image"]
+    process = run_script("hubconf.py", "--mod", "nowhere/my.pt")
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith("error: nowhere/my.pt: no such checkpoint")
 
 
-def test_help_is_quick(run_script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_help_is_fast(run_script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     def seconds() -> float:
         start = time.perf_counter()
-        done = run_script("hubconf.py", "--help")
-        assert done.returncode == 0
-        assert "--model" in done.stdout
+        process = run_script("hubconf.py", "--help")
+        assert process.returncode == 0
+        assert "--model" in process.stdout
         return time.perf_counter() - start
 
     assert min(seconds() for _ in range(3)) < 0.5

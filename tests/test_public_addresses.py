@@ -1,4 +1,4 @@
-"""Names that other programs import, at the addresses and with the arguments that they use."""
+"""Public addresses: names that other programs import, and their arguments."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def test_addresses(module: str) -> None:
 
 @pytest.mark.parametrize("first", ["models.common", "utils.general", "utils.metrics"])
 def test_each_may_be_imported_first(first: str) -> None:
-    """A process of its own, in which nothing was loaded before."""
+    """In a new process, without earlier imports."""
     name = ADDRESSES[first].split()[1]
     code = f"from {first} import {name}; print({name}.__name__)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == name, done.stderr
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.stdout.strip() == name, process.stderr
 
 
-def test_the_loop_of_a_detection_script(shared: Path, tmp_path: Path) -> None:
-    """What a program does that was written for the original: load, fit, run, suppress, scale back, draw."""
+def test_detection_script(shared: Path, tmp_path: Path) -> None:
+    """A typical script: load, letterbox, inference, NMS, scale boxes, draw."""
     from models.common import DetectMultiBackend
 
     device = torch_utils.select_device("cpu")
@@ -126,8 +126,8 @@ def test_scale_boxes_against_the_reference(shared: Path) -> None:
     scaled = general.scale_boxes((384, 640), boxes, (720, 1280))
     assert scaled is boxes  # in place
     np.testing.assert_allclose(scaled, golden["a_scaled_384x640_to_720x1280"], atol=1e-3)
-    known = general.scale_coords((64, 64), torch.tensor([[12.0, 6, 22, 26]]), (30, 30, 3), ((2.0, 2.0), (2, 4)))
-    assert known.tolist() == [[5, 1, 10, 11]]
+    shifted = general.scale_coords((64, 64), torch.tensor([[12.0, 6, 22, 26]]), (30, 30, 3), ((2.0, 2.0), (2, 4)))
+    assert shifted.tolist() == [[5, 1, 10, 11]]
 
 
 def test_clip_boxes_in_place() -> None:
@@ -140,7 +140,7 @@ def test_letterbox_against_the_reference(shared: Path) -> None:
     golden = np.load(shared / "reference/golden/letterbox.npz")
     for case, settings in enumerate(json.loads(str(golden["meta"]))):
         shape = settings["new_shape"]
-        fitted, ratio, pad = letterbox(
+        padded, ratio, pad = letterbox(
             golden[f"in{case}"],
             shape if isinstance(shape, int) else tuple(shape),
             auto=settings["auto"],
@@ -148,15 +148,15 @@ def test_letterbox_against_the_reference(shared: Path) -> None:
             scaleup=settings["scaleup"],
             stride=settings["stride"],
         )
-        np.testing.assert_array_equal(fitted, golden[f"out{case}"])
+        np.testing.assert_array_equal(padded, golden[f"out{case}"])
         assert ratio == pytest.approx(settings["ratio"])
         assert pad == pytest.approx(settings["pad"])
 
 
 def test_letterbox_with_a_colored_border() -> None:
-    fitted, _, _ = letterbox(np.full((10, 20, 3), 9, np.uint8), (20, 20), color=(1, 2, 3), auto=False)
-    assert fitted[0, 0].tolist() == fitted[-1, -1].tolist() == [1, 2, 3]
-    assert fitted[10, 10].tolist() == [9, 9, 9]
+    padded, _, _ = letterbox(np.full((10, 20, 3), 9, np.uint8), (20, 20), color=(1, 2, 3), auto=False)
+    assert padded[0, 0].tolist() == padded[-1, -1].tolist() == [1, 2, 3]
+    assert padded[10, 10].tolist() == [9, 9, 9]
 
 
 # -- metrics ----------------------------------------------------------------------------------------------------------
@@ -167,9 +167,9 @@ def test_overlaps_against_the_reference(shared: Path) -> None:
     a, b = torch.from_numpy(golden["a"]), torch.from_numpy(golden["b"])
     np.testing.assert_allclose(box_iou(a, b), golden["iou_matrix"], atol=1e-5)
     for name, kind in (("iou", {}), ("giou", {"GIoU": True}), ("diou", {"DIoU": True}), ("ciou", {"CIoU": True})):
-        found = bbox_iou(a, b, xywh=False, **kind)
-        assert found.shape == (64, 1)
-        np.testing.assert_allclose(found[:, 0], golden[name], atol=1e-5)
+        ious = bbox_iou(a, b, xywh=False, **kind)
+        assert ious.shape == (64, 1)
+        np.testing.assert_allclose(ious[:, 0], golden[name], atol=1e-5)
     one = bbox_iou(general.xyxy2xywh(a[:1]), general.xyxy2xywh(b))
     np.testing.assert_allclose(one[:, 0], golden["iou_matrix"][0], atol=1e-5)
 
@@ -178,8 +178,8 @@ def test_ap_per_class_against_the_reference(shared: Path, tmp_path: Path) -> Non
     golden = np.load(shared / "reference/golden/ap.npz")
     inputs = [golden[name] for name in ("tp", "conf", "pred_cls", "target_cls")]
     tp, fp, p, r, f1, ap, classes = ap_per_class(*inputs, plot=True, save_dir=tmp_path, names=["a", "b"], prefix="Box")
-    for found, name in ((p, "p"), (r, "r"), (f1, "f1"), (ap, "ap")):
-        np.testing.assert_allclose(found, golden[name], atol=1e-6)
+    for values, name in ((p, "p"), (r, "r"), (f1, "f1"), (ap, "ap")):
+        np.testing.assert_allclose(values, golden[name], atol=1e-6)
     assert tp.shape == fp.shape == classes.shape == p.shape
     assert (tmp_path / "BoxPR_curve.png").is_file()
 
@@ -222,13 +222,13 @@ def test_annotator() -> None:
     assert im[50, 40].tolist() == [0, 0, 0]
     annotator.text((5, 5), "x", txt_color=(0, 9, 0), anchor="top")
     assert (im[4:12, 4:12] == (0, 9, 0)).all(axis=2).any()
-    locked = np.zeros((80, 100, 3), np.uint8)
-    locked.flags.writeable = False
-    for given in (locked, Image.new("RGB", (100, 80)), np.zeros((80, 100), np.uint8)):
-        other = plots.Annotator(given)
+    read_only = np.zeros((80, 100, 3), np.uint8)
+    read_only.flags.writeable = False
+    for image in (read_only, Image.new("RGB", (100, 80)), np.zeros((80, 100), np.uint8)):
+        other = plots.Annotator(image)
         other.box_label([20, 30, 60, 70], "label")
         assert (other.result()[50, 20] == 128).all()
-    assert not locked.any()
+    assert not read_only.any()
 
 
 def test_save_one_box(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_increment_path(tmp_path: Path) -> None:
 def test_check_file() -> None:
     assert Path(general.check_file("coco128.yaml")) == ROOT / "data/coco128.yaml"
     assert Path(general.check_file("yolov5s6.yaml", suffix=(".yaml", ".yml"))).is_file()
-    with pytest.raises(InputError, match=r"expected a file that ends in \.txt"):
+    with pytest.raises(InputError, match=r"expected a file with suffix \.txt"):
         general.check_file("coco128.yaml", suffix=".txt")
     with pytest.raises(InputError, match=r"coco12.yaml: no such file; near: coco128.yaml"):
         general.check_file("coco12.yaml")
@@ -276,7 +276,7 @@ def test_check_requirements_installs_nothing(tmp_path: Path, log: pytest.LogCapt
     file = tmp_path / "requirements.txt"
     file.write_text("# comment\ntorch>=1.7\n\nnot-there-1>=2  # why\nnot-there-2\n-r other.txt\n")
     assert not general.check_requirements(file, exclude=("not-there-2",))
-    assert log.messages == ["WARNING: packages are missing: pip install not-there-1>=2"]
+    assert log.messages == ["WARNING: missing packages: pip install not-there-1>=2"]
     assert general.check_requirements(("torch", "numpy>=1.0"))
     assert general.check_requirements("torch")
 
@@ -286,7 +286,7 @@ def test_check_imshow_without_a_screen(monkeypatch: pytest.MonkeyPatch, log: pyt
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     assert not general.check_imshow(warn=True)
-    assert "there is no screen" in log.text
+    assert "no display" in log.text
 
 
 def test_log_helpers(log: pytest.LogCaptureFixture) -> None:
@@ -312,9 +312,9 @@ def test_profile_adds_up() -> None:
 
 
 def test_strip_optimizer(tmp_path: Path) -> None:
-    from models.checkpoint import load_checkpoint, save_checkpoint
+    from models.checkpoint import save_checkpoint
     from models.graph import load_model_yaml
-    from models.yolo import build_model
+    from utils.tasks.networks import build_model, load_checkpoint
 
     model = build_model({**load_model_yaml("yolov5n"), "width_multiple": 0.125, "nc": 1})
     payload = {"task": "detect", "yaml": model.yaml, "names": {0: "a"}, "model": model.state_dict(), "optimizer": {}}
@@ -340,9 +340,9 @@ def test_torch_utils(log: pytest.LogCaptureFixture) -> None:
     norm.running_mean.uniform_()  # type: ignore[union-attr]
     x = torch.rand(1, 3, 8, 8)
     torch.testing.assert_close(torch_utils.fuse_conv_and_bn(conv, norm)(x), norm(conv(x)))
-    before = torch_utils.sparsity(conv)
+    sparsity = torch_utils.sparsity(conv)
     torch_utils.prune(conv, amount=0.5)
-    assert torch_utils.sparsity(conv) > before + 0.3
+    assert torch_utils.sparsity(conv) > sparsity + 0.3
 
 
 # -- sources ----------------------------------------------------------------------------------------------------------
@@ -361,25 +361,25 @@ def test_load_images_and_videos(tmp_path: Path) -> None:
     video.release()
     dataset = LoadImages([tmp_path / "a.png", str(tmp_path)], img_size=64, vid_stride=2)
     assert len(dataset) == dataset.nf == 3
-    seen = [(Path(path).name, im, im0, cap, dataset.mode) for path, im, im0, cap, _ in dataset]
-    assert [item[0] for item in seen] == ["a.png", "a.png", "b.avi", "b.avi"]
-    assert [item[4] for item in seen] == ["image", "image", "video", "video"]
-    _, im, im0, cap, _ = seen[0]
+    items = [(Path(path).name, im, im0, cap, dataset.mode) for path, im, im0, cap, _ in dataset]
+    assert [item[0] for item in items] == ["a.png", "a.png", "b.avi", "b.avi"]
+    assert [item[4] for item in items] == ["image", "image", "video", "video"]
+    _, im, im0, cap, _ = items[0]
     assert (im.shape, im0.shape, cap) == ((3, 32, 64), (40, 80, 3), None)
     assert im[:, 16, 32].tolist() == [0, 0, 255]  # blue in RGB
     assert im.flags.c_contiguous
-    clip = seen[2][3]
+    clip = items[2][3]
     assert (clip.get(cv2.CAP_PROP_FPS), clip.get(cv2.CAP_PROP_FRAME_WIDTH)) == (5, 64)  # every second frame
     assert (clip.get(cv2.CAP_PROP_FRAME_HEIGHT), clip.get(cv2.CAP_PROP_POS_MSEC)) == (48, 0)
-    assert abs(int(seen[3][2].mean()) - 160) < 4
-    own = LoadImages(str(tmp_path / "a.png"), transforms=lambda im0: im0.shape)
-    assert next(iter(own))[1] == (40, 80, 3)
+    assert abs(int(items[3][2].mean()) - 160) < 4
+    transformed = LoadImages(str(tmp_path / "a.png"), transforms=lambda im0: im0.shape)
+    assert next(iter(transformed))[1] == (40, 80, 3)
     with pytest.raises(InputError, match="nowhere"):
         LoadImages(str(tmp_path / "nowhere.png"))
 
 
 def test_load_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mock of two streams, of which the second is late and the first then silent."""
+    """A mock of two streams: the second starts late, then the first has no new frame."""
 
     def frame(name: str, level: int) -> SourceFrame:
         return SourceFrame(name, np.full((48, 64, 3), level, np.uint8), name, 1)
@@ -393,15 +393,15 @@ def test_load_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataloaders, "open_source", lambda *_: source)
     streams: Any = LoadStreams("list.streams", img_size=64)
     assert len(streams) == 2
-    seen = []
+    levels = []
     for names, im, im0s, cap, _ in streams:
         assert (names, im.shape, cap) == (["one", "two"], (2, 3, 64, 64), None)
-        seen.append([int(im0[0, 0, 0]) for im0 in im0s])
-        assert streams.count == len(seen) - 1
-    assert seen == [[10, 0], [20, 30], [20, 40]]
+        levels.append([int(im0[0, 0, 0]) for im0 in im0s])
+        assert streams.count == len(levels) - 1
+    assert levels == [[10, 0], [20, 30], [20, 40]]
     assert closed == [True]
-    with pytest.raises(InputError, match="LoadImages reads files"):
+    with pytest.raises(InputError, match="use LoadImages for files"):
         monkeypatch.setattr(dataloaders, "open_source", lambda *_: SimpleNamespace(close=lambda: None))
         LoadStreams("a.jpg")
-    with pytest.raises(InputError, match="LoadStreams reads streams"):
+    with pytest.raises(InputError, match="use LoadStreams for streams"):
         LoadImages("rtsp://somewhere")

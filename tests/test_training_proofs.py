@@ -1,4 +1,4 @@
-"""Whole training runs, minutes each: `pytest -m slow tests/test_training_proofs.py`."""
+"""Full training runs, minutes each: `pytest -m slow tests/test_training_proofs.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import val
-from utils.config.base import ValConfig
+from utils.config.val import ValConfig
 from utils.core.results_csv import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,16 +22,16 @@ MAP50, MAP = "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"
 pytestmark = pytest.mark.slow
 
 
-def readme_flags(script: str) -> list[str]:
-    """The flags of the call of a script in the first command of the README."""
+def read_readme_flags(script: str) -> list[str]:
+    """Read the flags of a script from the first command of the README."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(rf"python {script}\.py ([^&]*--data shapes\.yaml[^&]*) &&", text)
-    assert found, f"the README's first command calls {script}.py on shapes"
-    return shlex.split(found[1])
+    match = re.search(rf"python {script}\.py ([^&]*--data shapes\.yaml[^&]*) &&", text)
+    assert match, f"the README's first command calls {script}.py on shapes"
+    return shlex.split(match[1])
 
 
 def train(flags: list[str], project: Path) -> dict[str, np.ndarray]:
-    """Run train.py in `project`, with data sets below it; the columns of results.csv."""
+    """Run train.py in `project`, with its data sets inside; the columns of results.csv."""
     environment = os.environ | {"YOLOv5_DATASETS_DIR": str(project / "datasets"), "OMP_NUM_THREADS": "2"}
     command = [sys.executable, str(ROOT / "train.py"), *flags, "--project", str(project), "--name", "run"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
@@ -39,15 +39,15 @@ def train(flags: list[str], project: Path) -> dict[str, np.ndarray]:
 
 
 def test_readme_command_learns_shapes_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(readme_flags("train"), tmp_path)
+    train(read_readme_flags("train"), tmp_path)
     monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "datasets"))
     best = str(tmp_path / "run/weights/best.pt")
-    side = ValConfig.from_args(readme_flags("val")).imgsz
-    numbers, _, _ = val.run(weights=best, data="shapes.yaml", imgsz=side, project=str(tmp_path / "val"))
-    assert numbers[2] >= 0.60
+    imgsz = ValConfig.from_args(read_readme_flags("val")).imgsz
+    metrics, _, _ = val.run(weights=best, data="shapes.yaml", imgsz=imgsz, project=str(tmp_path / "val"))
+    assert metrics[2] >= 0.60
 
 
-def test_bccd_fine_tuned(shared: Path, tmp_path: Path) -> None:
+def test_bccd_fine_tuning(shared: Path, tmp_path: Path) -> None:
     data, weights = shared / "data/bccd/bccd.yaml", shared / "weights/yolov5n.pt"
     flags = ["--data", str(data), "--weights", str(weights), "--img", "416", "--epochs", "30", "--batch", "16"]
     assert max(train(flags, tmp_path)[MAP]) >= 0.52

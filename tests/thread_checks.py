@@ -1,4 +1,4 @@
-"""Whether several threads may share what they were given."""
+"""Thread safety of backends."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from utils.backends.base import Backend
 
 
 def assert_threads_agree(backend: Backend, images: Tensor) -> None:
-    """A thread for each of the images finds, three times, what one run over all of them finds."""
+    """Check that one thread per image, three times each, gives the outputs of a single batch."""
     expected = backend.forward(images)
-    found: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
 
-    def look(number: int) -> None:
+    def infer(number: int) -> None:
         for _ in range(3):
-            found[number] = backend.forward(images[number : number + 1])
+            outputs[number] = backend.forward(images[number : number + 1])
 
-    threads = [threading.Thread(target=look, args=(number,)) for number in range(len(images))]
+    threads = [threading.Thread(target=infer, args=(number,)) for number in range(len(images))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    torch.testing.assert_close(torch.cat([found[number] for number in range(len(images))]), expected)
+    torch.testing.assert_close(torch.cat([outputs[number] for number in range(len(images))]), expected)

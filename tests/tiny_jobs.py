@@ -1,4 +1,4 @@
-"""An export job of a network that is built in a moment, for the tests of converters and runtimes."""
+"""Tiny networks and export jobs for tests of converters and runtimes."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ NAMES = {0: "square", 1: "dïsc's"}
 SEGMENT_HEAD = [*TINY_GRAPH["head"][:-1], [[8, 5], 1, "Segment", ["nc", "anchors", 8, 16]]]
 
 
-def tiny_model(task: str = "detect") -> BaseModel:
-    """A detector, segmenter (8 prototypes) or classifier of two classes with random weights, always the same."""
+def build_tiny_model(task: str = "detect") -> BaseModel:
+    """Build a detector, segmenter (8 prototypes) or classifier of two classes with fixed random weights."""
     torch.manual_seed(0)
     if task == "classify":
         return ClassificationModel(TINY_GRAPH, nc=len(NAMES), cutoff=5)
     return SegmentationModel({**TINY_GRAPH, "head": SEGMENT_HEAD}) if task == "segment" else DetectionModel(TINY_GRAPH)
 
 
-def tiny_job(folder: Path, *, weights: str = "tiny mödel.pt", task: str = "detect", **options: Any) -> ExportJob:
-    """A fused network of `tiny_model`, strides 8 and 16 where it detects; nothing is written.
+def build_tiny_job(folder: Path, *, weights: str = "tiny mödel.pt", task: str = "detect", **options: Any) -> ExportJob:
+    """Build an export job of the fused network of `build_tiny_model`, strides 8 and 16; nothing is written.
 
     Args:
-        options: fields of `ExportOptions`; images are 64x96 unless they say otherwise.
+        options: fields of `ExportOptions`; images are 64x96 by default.
     """
     settings = ExportOptions(**{"imgsz": (64, 96), "conf_thres": 1e-5, "max_det": 20, **options})
-    model = tiny_model(task).eval().requires_grad_(False).fuse()
+    model = build_tiny_model(task).eval().requires_grad_(False).fuse()
     nms = None
     if settings.nms:
         limits = {"conf_thres": settings.conf_thres, "iou_thres": settings.iou_thres, "max_det": settings.max_det}

@@ -1,1 +1,1 @@
-"""Everything of OpenYOLOv5 that is not a network: data, losses, metrics, tasks and the engine."""
+"""OpenYOLOv5 without the networks: data, losses, metrics, tasks, training and inference."""

@@ -1,4 +1,4 @@
-"""Activations that torch lacks, or that exporters take apart better than torch's own."""
+"""Activations that torch lacks, or that export better than those of torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class SiLU(nn.Module):
-    """x * sigmoid(x) in elementary operations, for exporters without the fused one (arXiv:1606.08415)."""
+    """x * sigmoid(x) in elementary operations, for exporters without a SiLU operator (arXiv:1606.08415)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(x) * x
@@ -31,14 +31,14 @@ class Mish(nn.Module):
 
 
 class MemoryEfficientMish(nn.Module):
-    """Mish that keeps only its input for the backward pass, which torch's fused operator does."""
+    """Mish that stores only its input for the backward pass, as torch's fused operator does."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.mish(x)
 
 
 class FReLU(nn.Module):
-    """max(x, T(x)) with T a normalized depth-wise convolution (funnel activation, arXiv:2007.11824)."""
+    """max(x, T(x)), T a depth-wise convolution with batch norm (funnel activation, arXiv:2007.11824)."""
 
     def __init__(self, c1: int, k: int = 3) -> None:
         super().__init__()
@@ -50,34 +50,34 @@ class FReLU(nn.Module):
 
 
 class _Acon(nn.Module, ABC):
-    """(p1 - p2) x * sigmoid(beta (p1 - p2) x) + p2 x with learned slopes p1, p2 per channel."""
+    """(p1 - p2) x * sigmoid(beta (p1 - p2) x) + p2 x with learned p1, p2 per channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.p1, self.p2 = (nn.Parameter(torch.randn(1, channels, 1, 1)) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        rise = (self.p1 - self.p2) * x
-        return rise * torch.sigmoid(self._sharpness(x) * rise) + self.p2 * x
+        difference = (self.p1 - self.p2) * x
+        return difference * torch.sigmoid(self._compute_beta(x) * difference) + self.p2 * x
 
     @abstractmethod
-    def _sharpness(self, x: Tensor) -> Tensor:
-        """Beta, broadcast against x (B, C, H, W)."""
+    def _compute_beta(self, x: Tensor) -> Tensor:
+        """Beta, broadcastable to x (B, C, H, W)."""
 
 
 class AconC(_Acon):
-    """ACON-C, beta learned per channel (arXiv:2009.04759)."""
+    """ACON-C with a learned beta per channel (arXiv:2009.04759)."""
 
     def __init__(self, c1: int) -> None:
         super().__init__(c1)
         self.beta = nn.Parameter(torch.ones(1, c1, 1, 1))
 
-    def _sharpness(self, x: Tensor) -> Tensor:
+    def _compute_beta(self, x: Tensor) -> Tensor:
         return self.beta
 
 
 class MetaAconC(_Acon):
-    """ACON-C whose beta comes from the channel means through two 1x1 convolutions (arXiv:2009.04759)."""
+    """ACON-C whose beta is computed from channel means by two 1x1 convolutions (arXiv:2009.04759)."""
 
     def __init__(self, c1: int, k: int = 1, s: int = 1, r: int = 16) -> None:
         super().__init__(c1)
@@ -85,6 +85,6 @@ class MetaAconC(_Acon):
         self.fc1 = nn.Conv2d(c1, hidden, k, s)
         self.fc2 = nn.Conv2d(hidden, c1, k, s)
 
-    def _sharpness(self, x: Tensor) -> Tensor:
+    def _compute_beta(self, x: Tensor) -> Tensor:
         means = x.mean(dim=(2, 3), keepdim=True)
         return torch.sigmoid(self.fc2(self.fc1(means)))

@@ -1,4 +1,4 @@
-"""What other programs import from `utils.general`, with the arguments that they pass; the work is done elsewhere."""
+"""Public address of helpers for boxes, paths, checks and logging, with their known signatures."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from utils.core.logging import LOGGER, setup_logging
 from utils.ops import boxes as geometry
 from utils.ops.boxes import Boxes, clip_boxes_
 from utils.ops.nms import non_max_suppression
-from utils.predict.results import DrawStyle
 from utils.predict.writers import WindowViewer
+from utils.tasks.results import DrawStyle
 
 __all__ = [
     "LOGGER", "ROOT", "Profile", "check_file", "check_img_size", "check_imshow", "check_requirements", "clip_boxes",
@@ -43,49 +43,51 @@ ANSI |= {f"bright_{name}": code + 60 for name, code in ANSI.items()} | {"end": 0
 
 
 def xyxy2xywh(x: Boxes) -> Boxes:
-    """Rows with the corners in their first four columns replaced by center and size."""
-    return _replaced(x, geometry.xyxy_to_xywh(x))
+    """Convert the first four columns from corners to center and size."""
+    return _replace_boxes(x, geometry.xyxy_to_xywh(x))
 
 
 def xywh2xyxy(x: Boxes) -> Boxes:
-    """Rows with center and size in their first four columns replaced by the corners."""
-    return _replaced(x, geometry.xywh_to_xyxy(x))
+    """Convert the first four columns from center and size to corners."""
+    return _replace_boxes(x, geometry.xywh_to_xyxy(x))
 
 
 def xywhn2xyxy(x: Boxes, w: float = 640, h: float = 640, padw: float = 0, padh: float = 0) -> Boxes:
-    """Rows with center and size over `w` and `h` replaced by corners in pixels, moved by the padding."""
-    return _replaced(x, geometry.xywhn_to_xyxy(x, (h, w), offset_wh=(padw, padh)))
+    """Convert the first four columns from normalized center and size to corners in pixels, plus the padding."""
+    return _replace_boxes(x, geometry.xywhn_to_xyxy(x, (h, w), offset_wh=(padw, padh)))
 
 
 def xyxy2xywhn(x: Boxes, w: int = 640, h: int = 640, clip: bool = False, eps: float = 0.0) -> Boxes:
-    """Rows with corners in pixels replaced by center and size over `w` and `h`; with `clip` cut at the border first."""
+    """Convert the first four columns from corners in pixels to normalized center and size; `clip` first clips `x`."""
     if clip:
         clip_boxes_(x, (h - eps, w - eps))  # type: ignore[arg-type]
-    return _replaced(x, geometry.xyxy_to_xywhn(x, (h, w)))
+    return _replace_boxes(x, geometry.xyxy_to_xywhn(x, (h, w)))
 
 
 def scale_boxes(img1_shape: Sequence[int], boxes: Boxes, img0_shape: Sequence[int], ratio_pad: Any = None) -> Boxes:
-    """Boxes of a letterboxed `img1_shape` (h, w) in pixels of the image `img0_shape`, in place.
+    """Map boxes from the letterboxed size `img1_shape` (h, w) to the image size `img0_shape`, in place.
 
     Args:
-        ratio_pad: ((ratio, ...), (left, top padding)) of the letterbox, where it is not centered or known better.
+        ratio_pad: ((ratio, ...), (left, top padding)) of the letterbox; by default computed from the sizes.
     """
-    known = None if ratio_pad is None else ((ratio_pad[0][0], ratio_pad[0][0]), tuple(ratio_pad[1]))
-    scaled = geometry.scale_boxes(boxes[..., :4], (img1_shape[0], img1_shape[1]), (img0_shape[0], img0_shape[1]), known)
+    transform = None if ratio_pad is None else ((ratio_pad[0][0], ratio_pad[0][0]), tuple(ratio_pad[1]))
+    scaled = geometry.scale_boxes(
+        boxes[..., :4], (img1_shape[0], img1_shape[1]), (img0_shape[0], img0_shape[1]), transform
+    )
     boxes[..., :4] = scaled
     return boxes
 
 
 def clip_boxes(boxes: Boxes, shape: Sequence[int]) -> None:
-    """Move corners outside of an image of `shape` (h, w) onto its border, in place."""
+    """Clip boxes to an image of `shape` (h, w), in place."""
     clip_boxes_(boxes, (shape[0], shape[1]))
 
 
-scale_coords, clip_coords = scale_boxes, clip_boxes  # their names before 7.0
+scale_coords, clip_coords = scale_boxes, clip_boxes  # names before 7.0
 
 
-def _replaced(rows: Boxes, columns: Boxes) -> Boxes:
-    """A copy with other first four columns."""
+def _replace_boxes(rows: Boxes, columns: Boxes) -> Boxes:
+    """A copy of the rows with other boxes in the first four columns."""
     copy: Any = rows.clone() if isinstance(rows, Tensor) else np.copy(rows)
     copy[..., :4] = columns
     return copy
@@ -95,13 +97,13 @@ def _replaced(rows: Boxes, columns: Boxes) -> Boxes:
 
 
 def make_divisible(x: float, divisor: int | Tensor) -> int:
-    """`x` rounded up to a multiple of `divisor` (of the largest one of a tensor)."""
+    """Round `x` up to a multiple of `divisor`, or of the maximum of a tensor."""
     step = int(divisor.max()) if isinstance(divisor, Tensor) else divisor
     return math.ceil(x / step) * step
 
 
 def check_img_size(imgsz: int | Sequence[int], s: int | Tensor = 32, floor: int = 0) -> int | list[int]:
-    """The side(s) rounded up to multiples of the stride `s`, at least `floor`; warns where that changes them."""
+    """Round the image size up to a multiple of the stride `s`, at least `floor`; warns if it changes."""
     stride = int(s.max()) if isinstance(s, Tensor) else int(s)
     if isinstance(imgsz, int):
         return max(check_image_size(imgsz, stride), floor)
@@ -109,37 +111,37 @@ def check_img_size(imgsz: int | Sequence[int], s: int | Tensor = 32, floor: int 
 
 
 def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdir: bool = False) -> Path:
-    """The path where it is free, else the first free of `exp2`, `exp3`, ...
+    """The path if it does not exist, or else the first free one of `exp2`, `exp3`, ...
 
     Args:
-        sep: between name and number.
-        mkdir: make it as a folder.
+        sep: separator between name and number.
+        mkdir: create the folder.
     """
-    path, free = Path(path), paths.increment_path(path, exist_ok)
-    if sep and free != path:
+    path, free_path = Path(path), paths.increment_path(path, exist_ok)
+    if sep and free_path != path:
         suffix = "" if path.is_dir() else path.suffix
         number = 2
-        while (free := path.with_name(f"{path.name.removesuffix(suffix)}{sep}{number}{suffix}")).exists():
+        while (free_path := path.with_name(f"{path.name.removesuffix(suffix)}{sep}{number}{suffix}")).exists():
             number += 1
     if mkdir:
-        free.mkdir(parents=True, exist_ok=True)
-    return free
+        free_path.mkdir(parents=True, exist_ok=True)
+    return free_path
 
 
 def check_file(file: str | Path, suffix: str | Sequence[str] = "") -> str:
-    """The path of a file, looked for in data/ and models/ too; InputError where there is none or it ends otherwise."""
-    endings = (suffix,) if isinstance(suffix, str) else tuple(suffix)
-    if not str(file).lower().endswith(endings):
-        raise InputError(f"{file}: expected a file that ends in {' or '.join(endings)}")
+    """Find a file, also in data/ and models/; InputError if it is missing or has another suffix."""
+    suffixes = (suffix,) if isinstance(suffix, str) else tuple(suffix)
+    if not str(file).lower().endswith(suffixes):
+        raise InputError(f"{file}: expected a file with suffix {' or '.join(suffixes)}")
     return str(paths.find_file(file, [ROOT / "data", ROOT / "data/hyps", ROOT / "models", ROOT / "models/hub"]))
 
 
 def check_requirements(requirements: str | Path | Iterable[str] = (), exclude: Sequence[str] = (), **_: Any) -> bool:
-    """Whether the packages are there; warns with the pip line where not. Nothing is installed.
+    """Whether packages are installed; warns with a pip command if not.
 
     Args:
-        requirements: a requirements file, a package or several, whose versions are not compared.
-        exclude: names to leave out.
+        requirements: requirements file, package or list of packages; versions are not compared.
+        exclude: packages to skip.
     """
     if isinstance(requirements, str | Path):
         file = Path(requirements)
@@ -153,12 +155,12 @@ def check_requirements(requirements: str | Path | Iterable[str] = (), exclude: S
             except metadata.PackageNotFoundError:
                 missing.append(line.partition("#")[0].strip())
     if missing:
-        LOGGER.warning(f"WARNING: packages are missing: pip install {' '.join(missing)}")
+        LOGGER.warning(f"WARNING: missing packages: pip install {' '.join(missing)}")
     return not missing
 
 
 def check_imshow(warn: bool = False) -> bool:
-    """Whether images can be shown in windows here."""
+    """Whether images can be shown in windows."""
     try:
         WindowViewer(DrawStyle()).close()
     except InputError as error:
@@ -169,7 +171,7 @@ def check_imshow(warn: bool = False) -> bool:
 
 
 def strip_optimizer(f: str | Path = "best.pt", s: str | Path = "") -> None:
-    """Take the training state out of checkpoint `f`, into file `s` where one is given."""
+    """Strip the training state from checkpoint `f`, in place or into file `s`."""
     strip_checkpoint(f, s or None)
 
 
@@ -177,19 +179,19 @@ def strip_optimizer(f: str | Path = "best.pt", s: str | Path = "") -> None:
 
 
 def set_logging(name: str | None = None, verbose: bool = True) -> None:
-    """Send the log to standard error; `name` plays no part."""
+    """Log to standard error; `name` is ignored."""
     setup_logging(verbose=verbose)
 
 
 def colorstr(*input: str) -> str:
-    """Text for a terminal: `colorstr("red", "bold", "text")`, bold blue where only the text is given."""
+    """Colored text for a terminal, as in `colorstr("red", "bold", "text")`; bold blue by default."""
     *styles, text = input
     codes = "".join(f"\033[{ANSI[style]}m" for style in styles or ("blue", "bold"))
     return f"{codes}{text}\033[{ANSI['end']}m"
 
 
 def print_args(args: Mapping[str, Any] | None = None, show_file: bool = True, show_func: bool = False) -> None:
-    """Log settings as `name=value`: those given, or the arguments of the calling function."""
+    """Log `name=value` for `args`, or for the arguments of the calling function."""
     frame = inspect.currentframe()
     caller = frame.f_back if frame else None
     if args is None:
@@ -201,10 +203,11 @@ def print_args(args: Mapping[str, Any] | None = None, show_file: bool = True, sh
 
 
 class Profile(contextlib.ContextDecorator):
-    """Seconds that a block, or a decorated function, takes; waits for CUDA, whatever `device` says.
+    """Timer of a block or a decorated function; it synchronizes CUDA, and `device` is ignored.
 
     Attributes:
-        t: sum over all uses. dt: of the last one.
+        t: total seconds.
+        dt: seconds of the last use.
     """
 
     def __init__(self, t: float = 0.0, device: torch.device | None = None) -> None:
@@ -220,7 +223,7 @@ class Profile(contextlib.ContextDecorator):
 
 
 def time_now() -> float:
-    """Seconds of a clock that never goes back, after all work of CUDA is done."""
+    """Seconds of a monotonic clock, after synchronizing CUDA."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""Prune a checkpoint and say what it costs: `python -m utils.prune --weights best.pt --amount 0.3 --data my.yaml`."""
+"""Prune a checkpoint and measure it: `python -m utils.prune --weights best.pt --amount 0.3 --data my.yaml`."""
 
 from __future__ import annotations
 
@@ -13,58 +13,64 @@ from utils.core.script import run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Flags of the command."""
+    """The argparse parser of the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m utils.prune", description="Set the smallest weights of a checkpoint to zero and measure it."
+        prog="python -m utils.prune",
+        description="Set the smallest weights of a checkpoint to zero and measure size and accuracy.",
     )
     parser.add_argument("--weights", required=True, help="checkpoint")
     parser.add_argument(
-        "--amount", type=float, default=0.3, help="share of the weights of each convolution (%(default)s)"
+        "--amount", type=float, default=0.3, help="fraction of the weights of each convolution (default: %(default)s)"
     )
-    parser.add_argument("--data", default="", help="data set to measure on before and after; none: sizes only")
-    parser.add_argument("--output", default="", help="file to write (default: NAME-pruned.pt beside the checkpoint)")
+    parser.add_argument("--data", default="", help="data set YAML to validate on, before and after")
+    parser.add_argument("--output", default="", help="output file (default: NAME-pruned.pt beside the checkpoint)")
     parser.add_argument(
-        "--imgsz", "--img", "--img-size", type=int, default=640, help="network input, pixels (%(default)s)"
+        "--imgsz", "--img", "--img-size", type=int, default=640, help="image size in pixels (default: %(default)s)"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="images per step (%(default)s)")
-    parser.add_argument("--device", default="", help="cpu, mps or a CUDA index; empty takes the best there is")
-    parser.add_argument("--workers", type=int, default=8, help="loader processes, at most (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per step (default: %(default)s)")
+    parser.add_argument("--device", default="", help="cpu, mps or a CUDA index; empty: CUDA if available")
+    parser.add_argument(
+        "--workers", type=int, default=8, help="maximum number of loader processes (default: %(default)s)"
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the pruned checkpoint and print what it has before and after."""
+    """Write the pruned checkpoint and print size, sparsity and metrics before and after."""
     args = build_parser().parse_args(argv)
     if not 0 <= args.amount < 1:
         raise InputError(f"--amount {args.amount:g}: must be at least 0 and below 1")
-    from models.checkpoint import find_weights  # torch takes seconds to import: only once the flags are right
+    from utils.tasks.networks import find_weights  # after the flags are parsed, because torch is slow to import
 
     source = find_weights(args.weights)
     target = Path(args.output) if args.output else source.with_name(f"{source.stem}-pruned.pt")
     if target.resolve() == source.resolve():
-        raise InputError(f"--output {target}: is the checkpoint itself; name another file")
-    metrics = [measured(source, args)] if args.data else []  # first: data that cannot be used leave no file behind
-    zeros = write_pruned(source, target, args.amount)
-    metrics += [measured(target, args)] if args.data else [{}, {}]
+        raise InputError(f"--output {target}: is the checkpoint itself; give another file")
+    metrics = (
+        [evaluate_checkpoint(source, args)] if args.data else []
+    )  # first, so that unusable data leaves no file behind
+    sparsities = write_pruned(source, target, args.amount)
+    metrics += [evaluate_checkpoint(target, args)] if args.data else [{}, {}]
     columns = [
-        {**file_numbers(file, share), **numbers}
-        for file, share, numbers in zip((source, target), zeros, metrics, strict=True)
+        {**compute_file_stats(file, sparsity), **file_metrics}
+        for file, sparsity, file_metrics in zip((source, target), sparsities, metrics, strict=True)
     ]
-    print(report(*columns))
+    print(format_table(*columns))
     print(f"written: {target}")
 
 
 def write_pruned(source: Path, target: Path, amount: float) -> tuple[float, float]:
-    """Write a small checkpoint of the network with its smallest weights at zero; share of zeros before and after."""
-    from models.checkpoint import load_checkpoint, save_checkpoint, strip_checkpoint
-    from models.pruning import prune_convolutions, sparsity
+    """Write a stripped, pruned checkpoint; return the fraction of zero weights before and after."""
+    from models.checkpoint import save_checkpoint, strip_checkpoint
+    from models.pruning import compute_sparsity, prune_convolutions
+    from utils.tasks.networks import load_checkpoint
 
     checkpoint = load_checkpoint(source)
     if not checkpoint.yaml:
-        raise InputError(f"{source}: its layers cannot be told from the file, so it cannot be written anew")
-    before = sparsity(checkpoint.model)
+        raise InputError(f"{source}: its architecture is not in the file, so it cannot be saved again")
+    before = compute_sparsity(checkpoint.model)
     prune_convolutions(checkpoint.model, amount)
-    after = sparsity(checkpoint.model)
+    after = compute_sparsity(checkpoint.model)
     content: dict[str, Any] = {
         "task": checkpoint.task,
         "yaml": checkpoint.yaml,
@@ -78,15 +84,15 @@ def write_pruned(source: Path, target: Path, amount: float) -> tuple[float, floa
     return before, after
 
 
-def file_numbers(file: Path, zeros: float) -> dict[str, float]:
-    """Zeros in percent, size of the file and of a gzip of it, in MB."""
+def compute_file_stats(file: Path, sparsity: float) -> dict[str, float]:
+    """Zero weights in percent, and the size of the file, plain and gzipped, in MB."""
     content = file.read_bytes()
-    return {"zeros, %": 100 * zeros, "file, MB": len(content) / 1e6, "gzip, MB": len(gzip.compress(content)) / 1e6}
+    return {"zeros, %": 100 * sparsity, "file, MB": len(content) / 1e6, "gzip, MB": len(gzip.compress(content)) / 1e6}
 
 
-def measured(file: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Metrics on the validation split, by their names in results.csv without the folder."""
-    from utils.config.base import ValConfig
+def evaluate_checkpoint(file: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Metrics on the validation split, by their names in results.csv without `metrics/`."""
+    from utils.config.val import ValConfig
     from utils.evaluate.run import evaluate
 
     settings = {"imgsz": args.imgsz, "batch_size": args.batch_size, "device": args.device, "workers": args.workers}
@@ -95,8 +101,8 @@ def measured(file: Path, args: argparse.Namespace) -> dict[str, float]:
     return {name.removeprefix("metrics/"): value for name, value in metrics.items()}
 
 
-def report(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """A line for each number, before and after."""
+def format_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """A table of all values before and after."""
     lines = [f"{'':<16}{'before':>10}{'after':>10}"]
     lines += [f"{name:<16}{value:>10.4g}{after[name]:>10.4g}" for name, value in before.items()]
     return "\n".join(lines)

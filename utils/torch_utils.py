@@ -1,4 +1,4 @@
-"""What other programs import from `utils.torch_utils`, with the arguments that they pass."""
+"""Public address of device, timing and model helpers, with their known signatures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models import pruning
-from models.common import folded_convolution
+from models.common import fuse_conv_bn
 from utils.core import device as devices
 from utils.general import time_now
 
@@ -20,39 +20,39 @@ __all__ = [
 
 
 def select_device(device: str | int | torch.device = "", batch_size: int = 0, newline: bool = True) -> torch.device:
-    """The device of a `--device` value; the other arguments play no part."""
+    """The device of a `--device` value; the other arguments are ignored."""
     return devices.select_device(str(device))
 
 
 def time_sync() -> float:
-    """Seconds, after all work of CUDA is done; for differences."""
+    """Seconds of a monotonic clock, after synchronizing CUDA."""
     return time_now()
 
 
 def smart_inference_mode() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator that runs a function without recording gradients."""
+    """A decorator that runs a function in inference mode."""
     return torch.inference_mode()
 
 
 def de_parallel(model: nn.Module) -> nn.Module:
-    """The network inside a wrapper for several devices, or the network itself."""
+    """The model inside a DataParallel wrapper, or the model itself."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     return model.module if isinstance(model, wrappers) else model
 
 
 def model_info(model: Any, verbose: bool = False, imgsz: int = 640) -> None:
-    """Log layers, parameters and GFLOPs."""
+    """Log the numbers of layers, parameters and GFLOPs."""
     model.info(verbose, imgsz)
 
 
 def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
-    """One convolution that does what both do."""
-    return folded_convolution(conv, bn)
+    """Fuse batch norm into a convolution."""
+    return fuse_conv_bn(conv, bn)
 
 
 def prune(model: nn.Module, amount: float = 0.3) -> None:
-    """Set the share `amount` of smallest weights of every convolution to zero."""
+    """Set the fraction `amount` of smallest weights of each convolution to zero."""
     pruning.prune_convolutions(model, amount)
 
 
-sparsity = pruning.sparsity
+sparsity = pruning.compute_sparsity

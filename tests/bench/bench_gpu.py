@@ -32,8 +32,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from utils.config.base import TrainConfig  # noqa: E402
-from utils.core.device import out_of_memory  # noqa: E402
+from utils.config.train import TrainConfig  # noqa: E402
+from utils.core.device import is_out_of_memory  # noqa: E402
 from utils.core.logging import setup_logging  # noqa: E402
 from utils.losses.meter import LossMeter  # noqa: E402
 from utils.train.setup import build_trainer  # noqa: E402
@@ -181,7 +181,7 @@ def bench(args: argparse.Namespace, folder: Path, device: str) -> Iterator[str]:
                 trainer = make_trainer(model, batch, args, data=data, folder=folder / "runs", device=device)
                 row = measure(trainer)
             except RuntimeError as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             yield format_row(model, batch, row)
             del trainer

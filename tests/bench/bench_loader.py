@@ -25,7 +25,7 @@ from utils.config.hyp import Hyperparameters  # noqa: E402
 from utils.datasets.detection import DetectionDataset  # noqa: E402
 from utils.datasets.index.data_yaml import load_spec  # noqa: E402
 from utils.datasets.index.labels import load_index  # noqa: E402
-from utils.datasets.loader import start_worker  # noqa: E402
+from utils.datasets.loader import init_worker  # noqa: E402
 from utils.imaging.read import read_image  # noqa: E402
 
 REFERENCE_MS = 4.3  # the yardstick on the machine of the targets
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--samples", type=int, default=200)
     args = parser.parse_args()
-    start_worker(0)
+    init_worker(0)
     index = load_index(load_spec(args.data), "train")
     hyp = Hyperparameters.load(ROOT / "data/hyps/hyp.scratch-low.yaml")
     plain, cached = (

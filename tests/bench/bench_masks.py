@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from utils.core.types import Batch  # noqa: E402
-from utils.imaging.draw import draw_masks, palette  # noqa: E402
+from utils.imaging.draw import class_color_bgr, draw_masks  # noqa: E402
 from utils.imaging.letterbox import letterbox  # noqa: E402
 from utils.losses.detection import DetectionLoss, DetectionLossConfig  # noqa: E402
 from utils.losses.segmentation import SegmentationLoss  # noqa: E402
@@ -74,7 +74,7 @@ def measure_image(objects: int, side: int) -> None:
     frame = np.full((*IMAGE_HW, 3), 90, np.uint8)
     fitted, fit = letterbox(frame, (side, side), auto=True, stride=32)
     size_hw = fitted.shape[0], fitted.shape[1]
-    colors = [palette(number) for number in range(objects)]
+    colors = [class_color_bgr(number) for number in range(objects)]
     preds = network_output(objects, size_hw, fit.ratio_wh[0])
     batch = Batch(torch.zeros(1, 3, *size_hw, dtype=torch.uint8), torch.zeros(0, 6), ["a"], [fit])
     for fine in (False, True):

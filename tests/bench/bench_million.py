@@ -37,8 +37,8 @@ from utils.config.hyp import Hyperparameters  # noqa: E402
 from utils.datasets.detection import DetectionDataset  # noqa: E402
 from utils.datasets.index.data_yaml import load_spec  # noqa: E402
 from utils.datasets.index.image_index import ImageIndex  # noqa: E402
-from utils.datasets.index.labels import load_index, verify_pairs  # noqa: E402
-from utils.datasets.index.mapped import TextTable  # noqa: E402
+from utils.datasets.index.labels import load_index, verify_images  # noqa: E402
+from utils.datasets.index.shared_arrays import PathTable  # noqa: E402
 from utils.datasets.loader import build_loader  # noqa: E402
 
 LINKS = 40_000  # to one file; ext4 allows 65,000
@@ -83,13 +83,13 @@ def memory_mb(pid: int | str = "self") -> dict[str, float]:
 def verify_some(
     limit: int, found: dict[str, object], images: Sequence[str], labels: Sequence[str], *settings: Any
 ) -> Any:
-    """In place of `verify_pairs`: the first images verified, the rest as copies of their entries."""
+    """In place of `verify_images`: the first images verified, the rest as copies of their entries."""
     began = time.perf_counter()
-    part, findings = verify_pairs(images[:limit], labels[:limit], *settings)
+    part, findings = verify_images(images[:limit], labels[:limit], *settings)
     found["images verified a second"] = round(limit / (time.perf_counter() - began))
     count = len(images)
     index = ImageIndex(
-        TextTable.of(images),
+        PathTable.from_paths(images),
         np.resize(part.sizes_hw, (count, 2)),
         np.arange(count + 1, dtype=np.int64) * OBJECTS,
         np.resize(part.classes, count * OBJECTS),
@@ -103,7 +103,7 @@ def start(data: Path, workers: int, batches: int, limit: int | None) -> dict[str
     found: dict[str, object] = {"before": memory_mb()}
     began, busy = time.perf_counter(), time.process_time()
     if limit is not None:
-        with patch("utils.datasets.index.labels.verify_pairs", partial(verify_some, limit, found)):
+        with patch("utils.datasets.index.labels.verify_images", partial(verify_some, limit, found)):
             index = load_index(load_spec(data), "train")
     else:
         index = load_index(load_spec(data), "train")

@@ -24,11 +24,11 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from models.checkpoint import load_model  # noqa: E402
 from utils.imaging.letterbox import letterbox  # noqa: E402
 from utils.imaging.read import read_image  # noqa: E402
 from utils.ops.boxes import xywh_to_xyxy  # noqa: E402
 from utils.ops.nms import non_max_suppression  # noqa: E402
+from utils.tasks.networks import load_model  # noqa: E402
 
 CONF, IOU, MAX_DET = 0.001, 0.6, 300
 

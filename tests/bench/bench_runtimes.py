@@ -31,7 +31,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import export
-from models.checkpoint import load_model
 from utils.backends.base import Backend
 from utils.backends.registry import load_backend
 from utils.config.base import ROOT
@@ -40,6 +39,7 @@ from utils.core.logging import setup_logging
 from utils.imaging.letterbox import letterbox
 from utils.imaging.read import read_image
 from utils.predict.predictor import DetectionPostprocess, Predictor
+from utils.tasks.networks import load_model
 
 CPU = torch.device("cpu")
 UNMEASURED, MEASURED = 4, 8  # calls in a round
@@ -94,7 +94,7 @@ def share(times: list[float], of: list[float]) -> float:
 
 def entrant_of(name: str, backend: Backend, source: Path, side: int) -> Entrant:
     """The network of a backend alone, and from the image's file to its boxes."""
-    layout = torch.contiguous_format if backend.own_threads else torch.channels_last  # as each takes it without a copy
+    layout = torch.contiguous_format if backend.has_thread_pool else torch.channels_last  # as each takes it without a copy
     images = torch.rand(1, 3, side, side).contiguous(memory_format=layout).to(backend.dtype)
     predictor = Predictor(
         backend, DetectionPostprocess(), size_hw=(side, side), fit=lambda frame: letterbox(frame, (side, side))

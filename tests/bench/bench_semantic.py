@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models.graph import load_model_yaml
 from models.semantic_heads import SEMANTIC_HEADS
-from models.yolo import build_model
 from utils.core.device import select_device
+from utils.tasks.networks import build_model
 
 HEADS = ("base", "bise", "lab", "psp")
 CLASSES = {"nc": 10, "n_segcls": 19}  # as the published counts

@@ -23,11 +23,11 @@ sys.path.insert(0, str(ROOT))
 from utils.config.hyp import Hyperparameters  # noqa: E402
 from utils.datasets.index.data_yaml import load_spec  # noqa: E402
 from utils.datasets.index.semantic_labels import load_semantic_index  # noqa: E402
-from utils.datasets.loader import start_worker  # noqa: E402
+from utils.datasets.loader import init_worker  # noqa: E402
 from utils.datasets.semantic import SemanticDataset  # noqa: E402
 from utils.losses.semantic import SemanticLoss  # noqa: E402
-from utils.metrics.semantic import count_pairs  # noqa: E402
-from utils.ops.semantic_masks import argmax_resized  # noqa: E402
+from utils.metrics.semantic import count_confusion  # noqa: E402
+from utils.ops.semantic_masks import resize_and_argmax  # noqa: E402
 
 CLASSES, MAP_HW = 19, (1024, 2048)
 
@@ -59,9 +59,9 @@ def maps() -> dict[str, Callable[[int], object]]:
         return lambda n: function(batch, target).total.backward()  # type: ignore[no-untyped-call]
 
     return {
-        "count 1024x2048": lambda n: count_pairs(found, true, CLASSES),
-        "count, int64": lambda n: count_pairs(found.long(), true, CLASSES),
-        "logits to 1024x2048": lambda n: argmax_resized(logits, MAP_HW),
+        "count 1024x2048": lambda n: count_confusion(found, true, CLASSES),
+        "count, int64": lambda n: count_confusion(found.long(), true, CLASSES),
+        "logits to 1024x2048": lambda n: resize_and_argmax(logits, MAP_HW),
         **{f"loss 256x512, {kind}": loss(kind) for kind in ("ce", "ohem", "focal")},
     }
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=480)
     parser.add_argument("--samples", type=int, default=200)
     args = parser.parse_args()
-    start_worker(0)
+    init_worker(0)
     warps = {name: (lambda n, warp=warp: warp()) for name, warp in yardsticks().items()}
     small: dict[str, Callable[[int], object]] = {**samples(args.data, args.imgsz), **warps}  # type: ignore[dict-item]
     for jobs, rounds in ((small, args.samples), (maps(), max(1, args.samples // 10))):

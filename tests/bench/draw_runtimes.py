@@ -26,13 +26,13 @@ from utils.datasets.sources.frames import SourceFrame
 from utils.imaging.letterbox import letterbox
 from utils.imaging.read import imwrite, read_image
 from utils.predict.predictor import DetectionPostprocess, Predictor
-from utils.predict.results import DrawStyle, Result
+from utils.tasks.results import DrawStyle, Result
 
 CPU = torch.device("cpu")
 COLUMNS, TITLE_HEIGHT = 4, 24
 
 
-def drawing(file: str, source: Path, side: int, *, dnn: bool = False) -> np.ndarray:
+def draw(file: str, source: Path, side: int, *, dnn: bool = False) -> np.ndarray:
     """The image with what the model file finds in it, under the runtime's name."""
     backend = load_backend(file, device=CPU, dnn=dnn)
     predictor = Predictor(
@@ -45,7 +45,7 @@ def drawing(file: str, source: Path, side: int, *, dnn: bool = False) -> np.ndar
     title = np.full((TITLE_HEIGHT, frame.shape[1], 3), 255, np.uint8)
     name = OPENCV_DNN.title if dnn else find_format(file).title
     cv2.putText(title, f"{name}: {len(rows)}", (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.vstack([title, result.drawing(DrawStyle())])
+    return np.vstack([title, result.draw(DrawStyle())])
 
 
 def main() -> None:

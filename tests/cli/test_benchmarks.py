@@ -18,7 +18,7 @@ from models.yolo import DetectionModel
 from utils.backends.packages import MissingPackageError
 from utils.core.errors import InputError
 from utils.evaluate import benchmark as engine
-from utils.evaluate.benchmark import DONE, FAILED, LISTED, Row, as_markdown, as_text, problems
+from utils.evaluate.benchmark import DONE, FAILED, SKIPPED, Row, find_problems, format_markdown, format_text
 from utils.export.table import EXPORT_FORMATS
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -36,12 +36,12 @@ def weights(tmp_path: Path) -> Path:
     return file
 
 
-def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Let the table of formats be these."""
+def use_formats(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Restrict the table of formats."""
     monkeypatch.setattr(engine, "EXPORT_FORMATS", [kind for kind in EXPORT_FORMATS if kind.include in names])
 
 
-def test_the_checkpoint_alone(weights: Path, tiny_data: Path, tmp_path: Path, run_script: Run) -> None:
+def test_checkpoint_only(weights: Path, tiny_data: Path, tmp_path: Path, run_script: Run) -> None:
     flags = ("--weights", weights, "--data", tiny_data, "--img", 64, "--workers", 0, "--project", tmp_path / "runs")
     done = run_script("benchmarks.py", *flags, "--pt-only", "--hard-fail")
     assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def test_formats_agree_with_the_checkpoint(
 ) -> None:
     for package in PACKAGES.values():
         pytest.importorskip(package)
-    only(monkeypatch, *PACKAGES)
+    use_formats(monkeypatch, *PACKAGES)
     settings = {"imgsz": 64, "workers": 0, "device": "cpu", "project": str(tmp_path / "runs"), "hard_fail": True}
     table = benchmarks.run(weights=str(weights), data=str(tiny_data), **settings)
     assert table["Format"].tolist() == ["PyTorch", "TorchScript", "ONNX", "ONNX (OpenCV DNN)"]
@@ -71,8 +71,8 @@ def test_formats_agree_with_the_checkpoint(
 
 
 @pytest.mark.slow
-def test_exports_alone(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, "torchscript")
+def test_exports_only(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_formats(monkeypatch, "torchscript")
     project = str(tmp_path / "runs")
     table = benchmarks.run(weights=str(weights), imgsz=64, test=True, hard_fail=True, device="cpu", project=project)
     assert table["Format"].tolist() == ["TorchScript"]
@@ -80,7 +80,7 @@ def test_exports_alone(weights: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert weights.with_suffix(".torchscript").is_file()
 
 
-def test_what_this_machine_lacks_is_listed_and_what_breaks_fails(
+def test_missing_packages_are_skipped_and_errors_fail(
     weights: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def export(path: Path, model: object, kind: object, options: object) -> Path:
@@ -88,7 +88,7 @@ def test_what_this_machine_lacks_is_listed_and_what_breaks_fails(
             raise MissingPackageError("ONNX exports need the package onnx: pip install onnx")
         raise InputError("--device 0") if kind.include == "engine" else ArithmeticError("no\nconverter")  # type: ignore[attr-defined]
 
-    only(monkeypatch, "torchscript", "onnx", "engine")
+    use_formats(monkeypatch, "torchscript", "onnx", "engine")
     monkeypatch.setattr(engine, "export_one", export)
     settings = {"imgsz": 64, "workers": 0, "device": "cpu", "project": str(tmp_path / "runs")}
     table = benchmarks.run(weights=str(weights), data=str(tiny_data), **settings).set_index("Format")
@@ -99,35 +99,35 @@ def test_what_this_machine_lacks_is_listed_and_what_breaks_fails(
         benchmarks.run(weights=str(weights), data=str(tiny_data), hard_fail=True, **settings)
 
 
-def test_a_format_that_takes_no_batches_does_not_fail_the_run(
+def test_format_without_batches_does_not_fail_the_run(
     weights: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only(monkeypatch, "coreml")
+    use_formats(monkeypatch, "coreml")
     settings = {"imgsz": 64, "workers": 0, "device": "cpu", "project": str(tmp_path / "runs"), "batch_size": 4}
     table = benchmarks.run(weights=str(weights), data=str(tiny_data), hard_fail=True, **settings).set_index("Format")
-    assert table["Note"]["CoreML"] == "--batch-size 4: CoreML takes one image at a time; leave it out"
+    assert table["Note"]["CoreML"] == "--batch-size 4: CoreML supports batch size 1 only; leave it out"
 
 
 def test_tables() -> None:
-    rows = [Row("PyTorch", DONE, 4.0, 0.25, 12.345, 0.5), Row("A|B", LISTED, note="no package"), Row("C", FAILED)]
-    assert as_text(rows[:2]).splitlines()[1:] == [
+    rows = [Row("PyTorch", DONE, 4.0, 0.25, 12.345, 0.5), Row("A|B", SKIPPED, note="no package"), Row("C", FAILED)]
+    assert format_text(rows[:2]).splitlines()[1:] == [
         "PyTorch        4.0    0.2500                12.35           0.50",
         "A|B              -         -                    -              -  no package",
     ]
-    assert as_markdown(rows).splitlines()[2:4] == [
+    assert format_markdown(rows).splitlines()[2:4] == [
         "| PyTorch | 4.0 | 0.2500 | 12.35 | 0.50 |  |",
         "| A\\|B | - | - | - | - | no package |",
     ]
-    assert problems(rows, 0.0) == ["C failed: "]
-    assert problems(rows[:2], 0.3) == ["PyTorch: mAP50-95 0.2500 is below 0.3"]
-    assert problems([Row("nan", score=float("nan"))], 0.0)
+    assert find_problems(rows, 0.0) == ["C failed: "]
+    assert find_problems(rows[:2], 0.3) == ["PyTorch: mAP50-95 0.2500 is below 0.3"]
+    assert find_problems([Row("nan", score=float("nan"))], 0.0)
 
 
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (("--hard-fail", "high"), "--hard-fail high: expected nothing, or the lowest mAP50-95"),
-        (("--test", "--pt-only"), "--test checks exports, --pt-only makes none"),
+        (("--hard-fail", "high"), "--hard-fail high: expected no value, or a minimum mAP50-95"),
+        (("--test", "--pt-only"), "--test and --pt-only cannot be combined; use one of them"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
@@ -142,7 +142,7 @@ def test_bad_input_is_named_without_a_traceback(
 
 
 @pytest.mark.parametrize("option", ["weights", "data"])
-def test_files_that_are_not_there_end_the_run(option: str, weights: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_missing_files_end_the_run(option: str, weights: Path, tiny_data: Path, tmp_path: Path) -> None:
     options = {"weights": str(weights), "data": str(tiny_data), option: str(tmp_path / "none.yaml")}
     with pytest.raises(InputError, match=r"none\.yaml"):
         benchmarks.run(**options, imgsz=64, pt_only=True, project=str(tmp_path))

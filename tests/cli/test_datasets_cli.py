@@ -1,4 +1,4 @@
-"""`python -m utils.datasets` as a command: help, exit statuses, messages."""
+"""`python -m utils.datasets`: help, exit codes, messages."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(
-    *flags: object, module: str = "utils.datasets", cwd: Path = ROOT, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", module, *map(str, flags)]
+def command(*flags: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "utils.datasets", *map(str, flags)]
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
     return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_help_of_the_command() -> None:
+def test_help() -> None:
     done = command("--help")
     assert done.returncode == 0
     for name in ("check", "split", "convert", "crops", "fetch"):
         assert f"\n  {name} " in done.stdout
 
 
-def test_help_of_one() -> None:
+def test_help_of_a_command() -> None:
     done = command("convert", "--help")
     assert done.stdout.startswith("usage: python -m utils.datasets convert")
 
@@ -36,7 +34,7 @@ def test_help_of_one() -> None:
     [
         (
             ("chekc",),
-            "error: python -m utils.datasets chekc: no such command; there are check, split, convert, crops, fetch",
+            "error: python -m utils.datasets chekc: no such command; choose from check, split, convert, crops, fetch",
         ),
         (("check", "--data", "none.yaml"), "error: --data none.yaml: no such file"),
         (("convert", "--from", "voc", "--source", "none", "--out", "x"), "no annotations"),
@@ -45,7 +43,7 @@ def test_help_of_one() -> None:
         (("fetch", "--data", "none.yaml"), "error: --data none.yaml: no such file"),
     ],
 )
-def test_one_line_and_status_2(tmp_path: Path, flags: tuple[str, ...], message: str) -> None:
+def test_error_line_and_exit_code_2(tmp_path: Path, flags: tuple[str, ...], message: str) -> None:
     done = command(*flags, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
@@ -53,7 +51,7 @@ def test_one_line_and_status_2(tmp_path: Path, flags: tuple[str, ...], message: 
     assert not list(tmp_path.iterdir())
 
 
-def test_statuses_of_check(tiny_data: Path, tmp_path: Path) -> None:
+def test_exit_codes_of_check(tiny_data: Path, tmp_path: Path) -> None:
     assert command("check", "--data", tiny_data, "--noplots", cwd=tmp_path).returncode == 0
     text = tiny_data.read_text().replace("path: .", f"path: {tiny_data.parent}").replace(", 1: disc", "")
     (tmp_path / "fewer.yaml").write_text(text)
@@ -62,15 +60,13 @@ def test_statuses_of_check(tiny_data: Path, tmp_path: Path) -> None:
     assert "classes that do not exist: 1 (" in done.stdout + done.stderr
 
 
-def test_both_addresses_of_crops(tiny_data: Path, tmp_path: Path) -> None:
-    for number, (module, *first) in enumerate((("utils.datasets", "crops"), ("utils.datasets.tools.crops",))):
-        out = tmp_path / str(number)
-        done = command(*first, "--data", tiny_data, "--out", out, module=module, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert len(list(out.rglob("*.jpg"))) == 48
+def test_crops(tiny_data: Path, tmp_path: Path) -> None:
+    done = command("crops", "--data", tiny_data, "--out", tmp_path / "crops", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "crops").rglob("*.jpg"))) == 48
 
 
-def test_fetch_of_what_is_there_says_where(tiny_data: Path, tmp_path: Path) -> None:
+def test_fetch_of_a_present_set(tiny_data: Path, tmp_path: Path) -> None:
     done = command("fetch", "--data", tiny_data, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"{tiny_data}: train, val in {tiny_data.parent}, 2 classes" in done.stdout + done.stderr
@@ -85,8 +81,8 @@ def test_fetch_of_what_is_there_says_where(tiny_data: Path, tmp_path: Path) -> N
         ("download_weights.sh", "yolov5n.pt"),
     ],
 )
-def test_scripts_reach_what_they_are_for(tmp_path: Path, script: str, message: str) -> None:
-    """Without a network: a proxy that nobody serves stands in the way, and the message names what was asked for."""
+def test_download_scripts(tmp_path: Path, script: str, message: str) -> None:
+    """With a dead proxy instead of a network, the message names the requested file."""
     dead = "http://127.0.0.1:9"
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "YOLOv5_DATASETS_DIR": str(tmp_path / "sets")}
     environment |= {"http_proxy": dead, "https_proxy": dead, "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""train.py and val.py of joint and semantic networks on tiny sets: files, columns, exact resume, error messages."""
+"""train.py and val.py with joint and semantic networks on tiny sets: files, columns, exact resume, error messages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from interruptions import assert_same_run, stopped_after_first_epoch
+from interruptions import assert_same_run, stop_after_first_epoch
 
 import train
 import val
-from models.checkpoint import load_checkpoint
 from utils.core.errors import InputError
+from utils.tasks.networks import load_checkpoint
 from utils.train.trainer import Trainer
 
 QUICK: dict[str, Any] = {
@@ -34,9 +34,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def mapped_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_data` with a semantic mask beside each image: ground, bright, dark, and a border that is ignored."""
-    root = tmp_path_factory.mktemp("mapped") / "set"
+def semantic_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_data` with a semantic mask for each image: ground, bright, dark, and an ignored border."""
+    root = tmp_path_factory.mktemp("semantic") / "set"
     shutil.copytree(tiny_data.parent, root, ignore=shutil.ignore_patterns("*.cache"))
     for image in sorted(root.glob("images/*/*.jpg")):
         gray = cv2.imread(str(image), cv2.IMREAD_GRAYSCALE)
@@ -45,7 +45,7 @@ def mapped_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         file = root / "masks" / image.parent.name / f"{image.stem}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(file), classes)
-    file = root / "mapped.yaml"
+    file = root / "semantic.yaml"
     file.write_text(
         "path: .\ntrain: images/train\nval: images/val\nnames: {0: square, 1: disc}\n"
         "semantic: {masks: masks, names: {0: ground, 1: bright, 2: dark}}\n"
@@ -54,12 +54,12 @@ def mapped_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def two_sets(tiny_data: Path, mapped_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data YAML that names one set for boxes and a smaller one for semantic masks."""
+def two_sets(tiny_data: Path, semantic_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data YAML with one set for boxes and a smaller one for semantic masks."""
     root = tmp_path_factory.mktemp("two")
-    images = sorted(mapped_data.parent.glob("images/train/*.jpg"))[:5]
+    images = sorted(semantic_data.parent.glob("images/train/*.jpg"))[:5]
     (root / "train.txt").write_text("".join(f"{image}\n" for image in images))
-    semantic = mapped_data.read_text().replace("path: .", f"path: {mapped_data.parent}")
+    semantic = semantic_data.read_text().replace("path: .", f"path: {semantic_data.parent}")
     (root / "maps.yaml").write_text(semantic.replace("train: images/train", f"train: {root / 'train.txt'}"))
     (root / "both.yaml").write_text(f"detection: {tiny_data}\nsemantic: maps.yaml\n")
     return root / "both.yaml"
@@ -70,24 +70,24 @@ def trained(two_sets: Path, tmp_path_factory: pytest.TempPathFactory, run_script
     """Run folder of two epochs over two sets, from the command line."""
     project = tmp_path_factory.mktemp("trained")
     flags = [text for name, value in QUICK.items() for text in (f"--{name.replace('_', '-')}", value)]
-    done = run_script("train.py", "--data", two_sets, "--project", project, "--epochs", 2, *flags)
-    assert done.returncode == 0, done.stderr
-    assert "3 batches of 4 an epoch" in done.stderr  # 12 images with boxes; those with semantic masks start over
+    result = run_script("train.py", "--data", two_sets, "--project", project, "--epochs", 2, *flags)
+    assert result.returncode == 0, result.stderr
+    assert "3 batches of 4 an epoch" in result.stderr  # 12 images with boxes; the semantic loader restarts
     return project / "exp"
 
 
-def test_every_promised_file_is_there(trained: Path) -> None:
+def test_output_files(trained: Path) -> None:
     names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
-    promised = {
+    expected = {
         *("results.csv", "results.png", "labels.jpg", "confusion_matrix.png", "PR_curve.png", "weights/last.pt"),
         *("semantic_confusion_matrix.png", "semantic_iou.png", "train_batch0.jpg", "train_batch0_semantic.jpg"),
         *("val_batch0_labels.jpg", "val_batch0_pred.jpg"),
         *("val_batch0_semantic_labels.jpg", "val_batch0_semantic_pred.jpg", "weights/best.pt"),
     }
-    assert promised <= names, promised - names
+    assert expected <= names, expected - names
 
 
-def test_columns_of_the_results(trained: Path) -> None:
+def test_columns_of_results_csv(trained: Path) -> None:
     lines = (trained / "results.csv").read_text().splitlines()
     losses = ("box_loss", "obj_loss", "cls_loss", "sem_loss")
     assert [name.strip() for name in lines[0].split(",")] == [
@@ -101,28 +101,28 @@ def test_columns_of_the_results(trained: Path) -> None:
     assert len(numbers) == 2 and np.isfinite(numbers).all()
 
 
-def test_the_checkpoint_has_the_classes_of_both(trained: Path) -> None:
+def test_checkpoint_has_box_and_semantic_classes(trained: Path) -> None:
     checkpoint = load_checkpoint(trained / "weights/best.pt")
     assert checkpoint.task == "joint" and checkpoint.names == {0: "square", 1: "disc"}
     assert checkpoint.model.semantic is not None
     assert checkpoint.model.semantic.names == {0: "ground", 1: "bright", 2: "dark"}
 
 
-def test_an_interrupted_run_resumed_equals_an_undisturbed_one(trained: Path, two_sets: Path, tmp_path: Path) -> None:
-    stopped_after_first_epoch(train.run, data=str(two_sets), project=str(tmp_path), epochs=2, noplots=True, **QUICK)
+def test_resumed_run_equals_an_uninterrupted_one(trained: Path, two_sets: Path, tmp_path: Path) -> None:
+    stop_after_first_epoch(train.run, data=str(two_sets), project=str(tmp_path), epochs=2, noplots=True, **QUICK)
     train.run(resume=str(tmp_path / "exp/weights/last.pt"))
     assert_same_run(tmp_path / "exp", trained)
 
 
-def test_measuring_agrees_with_the_end_of_training(trained: Path, two_sets: Path, tmp_path: Path) -> None:
-    numbers, per_class, _ = val.run(
+def test_val_agrees_with_training(trained: Path, two_sets: Path, tmp_path: Path) -> None:
+    metrics, per_class, _ = val.run(
         weights=str(trained / "weights/best.pt"), data=str(two_sets), project=str(tmp_path), **MEASURE
     )
-    assert len(numbers) == 10 and per_class.shape == (2,)
+    assert len(metrics) == 10 and per_class.shape == (2,)
     lines = [line.split(",") for line in (trained / "results.csv").read_text().splitlines()]
     column = [name.strip() for name in lines[0]].index("metrics/mIoU")
     best = max(float(line[column]) for line in lines[1:])
-    assert numbers[4] == pytest.approx(best, abs=0.02)  # best.pt holds halves
+    assert metrics[4] == pytest.approx(best, abs=0.02)  # best.pt stores FP16
 
 
 @pytest.mark.parametrize(
@@ -144,60 +144,60 @@ def test_flags_train(
 
 
 @pytest.mark.parametrize(("joint_batches", "kinds"), [("auto", {""}), ("own", {"", "semantic"})])
-def test_a_set_with_both_labels_gives_one_batch_or_two(
-    joint_batches: str, kinds: set[str], mapped_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_joint_batches_of_a_set_with_both_labels(
+    joint_batches: str, kinds: set[str], semantic_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: set[str] = set()
+    kinds_used: set[str] = set()
     backward = Trainer._backward
 
-    def watched(self: Trainer, batches: list[Any], *arguments: Any) -> int:
-        seen.update(batch.kind for batch in batches)
+    def record_kinds(self: Trainer, batches: list[Any], *arguments: Any) -> int:
+        kinds_used.update(batch.kind for batch in batches)
         assert all(batch.semantic_masks is not None for batch in batches if batch.kind or joint_batches == "auto")
         return backward(self, batches, *arguments)
 
-    monkeypatch.setattr(Trainer, "_backward", watched)
+    monkeypatch.setattr(Trainer, "_backward", record_kinds)
     result = train.run(
-        data=str(mapped_data), project=str(tmp_path), epochs=1, noplots=True, joint_batches=joint_batches, **QUICK
+        data=str(semantic_data), project=str(tmp_path), epochs=1, noplots=True, joint_batches=joint_batches, **QUICK
     )
-    assert seen == kinds and len(result.metrics) == 6
+    assert kinds_used == kinds and len(result.metrics) == 6
 
 
-def test_a_semantic_network_alone(mapped_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_semantic_network(semantic_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = QUICK | {"cfg": "yolov5n-sem.yaml"}
-    result = train.run(data=str(mapped_data), project=str(tmp_path), epochs=2, **options)
+    result = train.run(data=str(semantic_data), project=str(tmp_path), epochs=2, **options)
     assert set(result.metrics) == {"metrics/mIoU", "metrics/pixel_accuracy"}
     folder = tmp_path / "exp"
     for name in ("train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "semantic_iou.png"):
         assert (folder / name).is_file()
-    numbers, per_class, _ = val.run(
+    metrics, per_class, _ = val.run(
         weights=str(folder / "weights/best.pt"),
-        data=str(mapped_data),
+        data=str(semantic_data),
         project=str(tmp_path),
         task="speed",
         save_json=True,
         **MEASURE,
     )
     assert "WARNING --save-json: without effect in task 'semantic'" in caplog.text
-    assert len(numbers) == 3 and per_class.shape == (3,)
+    assert len(metrics) == 3 and per_class.shape == (3,)
 
 
-def test_what_cannot_be_had_is_told(tiny_data: Path, mapped_data: Path, two_sets: Path, tmp_path: Path) -> None:
+def test_unusable_options_are_refused(tiny_data: Path, semantic_data: Path, two_sets: Path, tmp_path: Path) -> None:
     def start(data: Path, **options: Any) -> None:
         train.run(data=str(data), project=str(tmp_path), epochs=1, **QUICK | options)
 
     with pytest.raises(InputError, match=r"tiny\.yaml: key 'semantic' is missing"):
         start(tiny_data)
     with pytest.raises(InputError, match="--quad joins images with boxes only"):
-        start(mapped_data, quad=True)
+        start(semantic_data, quad=True)
     with pytest.raises(InputError, match=r"--joint-batches shared: .* names a set for each"):
         start(two_sets, joint_batches="shared")
     with pytest.raises(InputError, match="--class-weights: 2 numbers for the 3 semantic classes"):
-        start(mapped_data, class_weights=[1.0, 2.0])
+        start(semantic_data, class_weights=[1.0, 2.0])
     with pytest.raises(InputError, match="the graph is one of task 'joint'; leave --task out"):
-        start(mapped_data, task="detect")
+        start(semantic_data, task="detect")
     with pytest.raises(InputError, match="one of task 'detect', task 'joint' needs Detect and a semantic head"):
-        start(mapped_data, task="joint", cfg="yolov5n.yaml")
+        start(semantic_data, task="joint", cfg="yolov5n.yaml")
     with pytest.raises(InputError, match="one of task 'joint', task 'semantic' needs a semantic head and no Detect"):
-        start(mapped_data, task="semantic")
+        start(semantic_data, task="semantic")
     with pytest.raises(InputError, match="--image-weights: plays no part in task 'semantic'"):
-        start(mapped_data, cfg="yolov5n-sem.yaml", image_weights=True)
+        start(semantic_data, cfg="yolov5n-sem.yaml", image_weights=True)

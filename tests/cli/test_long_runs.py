@@ -1,4 +1,4 @@
-"""What happens to a training run in hours and days: its log, requests to stop, full disks, lost files and processes."""
+"""Long training runs: the log, stop requests, full disks, missing files and killed processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from models.checkpoint import load_training_state
-from utils.config.base import TrainConfig
+from utils.config.train import TrainConfig
 from utils.core.errors import InputError, StoppedError
 from utils.train.callbacks import Callbacks
 from utils.train.setup import build_trainer
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("--weights", "", "--cfg", "yolov5n.yaml", "--img", "64", "--batch", "4", "--device", "cpu", "--noautoanchor")
 
 
-def command(data: Path, project: Path, *more: object) -> list[str]:
+def make_command(data: Path, project: Path, *more: object) -> list[str]:
     arguments = ("train.py", "--data", data, "--project", project, *QUICK, *more)
     return [sys.executable, *map(str, arguments)]
 
@@ -42,7 +42,7 @@ def make_trainer(data: Path, project: Path, **options: object) -> Trainer:
 
 
 @pytest.fixture(autouse=True)
-def signals_as_before() -> Iterator[None]:
+def restore_signals() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGCHLD)
     yield
     signal.signal(signal.SIGCHLD, handler)
@@ -60,38 +60,38 @@ def start(arguments: list[str], **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload, no-any-return]
 
 
-# -- what is seen and kept ------------------------------------------------------------------------------------------
+# -- console and train.log ------------------------------------------------------------------------------------------
 
 
-def test_a_pipe_gets_a_line_an_epoch(tiny_data: Path, tmp_path: Path) -> None:
-    arguments = command(tiny_data, tmp_path, "--epochs", 2, "--workers", 0, "--noplots")
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert b"\r" not in done.stderr
-    assert b"\x1b" not in done.stderr
-    lines = [line for line in done.stderr.decode().splitlines() if line.startswith("epoch ")]
+def test_pipe_gets_one_line_per_epoch(tiny_data: Path, tmp_path: Path) -> None:
+    arguments = make_command(tiny_data, tmp_path, "--epochs", 2, "--workers", 0, "--noplots")
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert b"\r" not in result.stderr
+    assert b"\x1b" not in result.stderr
+    lines = [line for line in result.stderr.decode().splitlines() if line.startswith("epoch ")]
     assert [line.split(":")[0] for line in lines] == ["epoch 0/1", "epoch 1/1"]
     assert "mAP_0.5 " in lines[0]
     log = (tmp_path / "exp/train.log").read_text().splitlines()
     assert [line[20:] for line in log if " epoch " in line] == lines
-    assert any("torch" in line for line in log)  # said before there was a folder
+    assert any("torch" in line for line in log)  # logged before the run folder existed
 
 
-def test_a_terminal_gets_a_bar(tiny_data: Path, tmp_path: Path) -> None:
+def test_terminal_gets_a_progress_bar(tiny_data: Path, tmp_path: Path) -> None:
     controller, screen = pty.openpty()
     termios.tcsetwinsize(screen, (24, 160))
-    arguments = command(tiny_data, tmp_path, "--epochs", 1, "--workers", 0, "--noplots")
+    arguments = make_command(tiny_data, tmp_path, "--epochs", 1, "--workers", 0, "--noplots")
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=screen, stdout=subprocess.DEVNULL)
     os.close(screen)
-    shown = b""
+    output = b""
     while select.select([controller], [], [], 240)[0]:
         try:
-            shown += os.read(controller, 65536)
+            output += os.read(controller, 65536)
         except OSError:  # the other end is closed
             break
     os.close(controller)
-    assert process.wait(240) == 0, shown
-    text = shown.decode()
+    assert process.wait(240) == 0, output
+    text = output.decode()
     assert "\r" in text.replace("\r\n", "\n")
     assert "3/3 [" in text  # steps of the bar
     assert "box_loss" in text
@@ -101,11 +101,11 @@ def test_a_terminal_gets_a_bar(tiny_data: Path, tmp_path: Path) -> None:
     assert "\r" not in log
 
 
-# -- requests to stop -----------------------------------------------------------------------------------------------
+# -- stop requests --------------------------------------------------------------------------------------------------
 
 
 def assert_equal_runs(a: Path, b: Path) -> None:
-    """The same table and, bit for bit, the same weights, EMA and optimizer."""
+    """Check that results.csv, weights, EMA and optimizer agree bit for bit."""
     assert (a / "results.csv").read_text() == (b / "results.csv").read_text()
     first, second = load_training_state(a / "weights/last.pt"), load_training_state(b / "weights/last.pt")
     for part in ("model", "ema"):
@@ -115,15 +115,15 @@ def assert_equal_runs(a: Path, b: Path) -> None:
         assert torch.equal(state["momentum_buffer"], second["optimizer"]["state"][number]["momentum_buffer"])
 
 
-def test_stopped_by_file_and_by_signal_and_resumed_equals_undisturbed(
+def test_run_stopped_by_file_and_signal_equals_an_uninterrupted_one(
     tiny_data: Path, tmp_path: Path, run_script: Run
 ) -> None:
     options = ("--epochs", 5, "--noplots", "--workers", 0)
     whole, project = tmp_path / "whole", tmp_path / "stopped"
-    done = run_script(*command(tiny_data, whole, *options)[1:])
-    assert done.returncode == 0, done.stderr
+    result = run_script(*make_command(tiny_data, whole, *options)[1:])
+    assert result.returncode == 0, result.stderr
     run, last = project / "exp", project / "exp/weights/last.pt"
-    process = start(command(tiny_data, project, *options))
+    process = start(make_command(tiny_data, project, *options))
     wait_for(last.exists, process)
     (run / "stop").touch()
     _, errors = process.communicate(timeout=240)
@@ -142,14 +142,14 @@ def test_stopped_by_file_and_by_signal_and_resumed_equals_undisturbed(
     assert errors.splitlines()[-1] == "terminated (SIGTERM)"
     assert f"--resume {last}" in errors
     assert "ended by StoppedError" in (run / "train.log").read_text()
-    done = run_script("train.py", "--resume", last)
-    assert done.returncode == 0, done.stderr
+    result = run_script("train.py", "--resume", last)
+    assert result.returncode == 0, result.stderr
     assert_equal_runs(whole / "exp", run)
 
 
-def test_sigterm_to_all_processes_of_a_run(tiny_data: Path, tmp_path: Path) -> None:
-    """As batch systems and systemd send it: the loader processes die of it."""
-    arguments = command(tiny_data, tmp_path, "--epochs", 100, "--noplots", "--workers", 2)
+def test_sigterm_to_the_process_group(tiny_data: Path, tmp_path: Path) -> None:
+    """As batch systems and systemd send it: it also kills the workers."""
+    arguments = make_command(tiny_data, tmp_path, "--epochs", 100, "--noplots", "--workers", 2)
     process = start(arguments, start_new_session=True)
     wait_for((tmp_path / "exp/results.csv").exists, process)
     os.killpg(process.pid, signal.SIGTERM)
@@ -160,7 +160,7 @@ def test_sigterm_to_all_processes_of_a_run(tiny_data: Path, tmp_path: Path) -> N
 
 
 def test_sigterm_in_the_middle_of_an_epoch(tiny_data: Path, tmp_path: Path) -> None:
-    """The step in hand is finished and written: nothing is done twice."""
+    """The current step is finished and saved: no batch is used twice."""
     trainer = make_trainer(tiny_data, tmp_path, batch_size=2)
 
     def terminate(*, iteration: int, **_: object) -> None:
@@ -175,7 +175,7 @@ def test_sigterm_in_the_middle_of_an_epoch(tiny_data: Path, tmp_path: Path) -> N
     assert 0 < state["position"]["batches"] < 6
 
 
-def test_sigterm_while_validating(tiny_data: Path, tmp_path: Path) -> None:
+def test_sigterm_during_validation(tiny_data: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_data, tmp_path)
     trainer.callbacks.on("on_val_start", lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(StoppedError):
@@ -183,27 +183,27 @@ def test_sigterm_while_validating(tiny_data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "exp/weights/last.pt").exists()
 
 
-# -- disks, files and processes that fail -------------------------------------------------------------------------
+# -- failing disks, files and processes ---------------------------------------------------------------------------
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 64 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
+    """A separate file system of 64 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
     try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        result = subprocess.run(mount, capture_output=True, text=True, check=False)
     except OSError as error:
-        pytest.skip(f"no file system of a test's own: {error}")
-    if done.returncode:
-        pytest.skip(f"no file system of a test's own: {done.stderr.strip()} (it takes root)")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+        pytest.skip(f"cannot mount a file system: {error}")
+    if result.returncode:
+        pytest.skip(f"cannot mount a file system: {result.stderr.strip()} (needs root)")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(disk: Path) -> None:
-    """Take all room there is."""
+def fill_disk(disk: Path) -> None:
+    """Use all free space."""
     with (disk / "filler").open("wb", buffering=0) as file:
         try:
             while True:
@@ -212,11 +212,11 @@ def fill(disk: Path) -> None:
             pass
 
 
-def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
+def test_full_disk_keeps_the_last_checkpoint(
     tiny_data: Path, small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = make_trainer(tiny_data, small_disk)
-    trainer.callbacks.on("on_train_epoch_start", lambda epoch: fill(small_disk) if epoch == 1 else None)
+    trainer.callbacks.on("on_train_epoch_start", lambda epoch: fill_disk(small_disk) if epoch == 1 else None)
     with pytest.raises(InputError, match=r"weights/(best|last)\.pt: cannot be written .*free some space"):
         trainer.fit()
     run = small_disk / "exp"
@@ -229,28 +229,28 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     assert len((run / "results.csv").read_text().splitlines()) == 4
 
 
-def test_a_disk_that_becomes_read_only(tiny_data: Path, small_disk: Path) -> None:
-    def lock(epoch: int) -> None:
+def test_disk_that_becomes_read_only(tiny_data: Path, small_disk: Path) -> None:
+    def remount_read_only(epoch: int) -> None:
         if epoch == 1:
-            trainer.callbacks.run("teardown")  # closes the files that loggers hold open
-            trainer.callbacks = Callbacks()  # nobody listens after that
+            trainer.callbacks.run("teardown")  # closes the files of the loggers
+            trainer.callbacks = Callbacks()  # no more events
             subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
 
     trainer = make_trainer(tiny_data, small_disk)
-    trainer.callbacks.on("on_train_epoch_end", lock)
+    trainer.callbacks.on("on_train_epoch_end", remount_read_only)
     with pytest.raises(InputError, match=r"weights/(best|last)\.pt: cannot be written .*Read-only file system"):
         trainer.fit()
     assert load_training_state(small_disk / "exp/weights/last.pt")["epoch"] == 0
-    with pytest.raises(InputError, match=r"exp2/weights: the run folder cannot be made: Read-only .* --project"):
+    with pytest.raises(InputError, match=r"exp2/weights: the run folder cannot be created: Read-only .* --project"):
         make_trainer(tiny_data, small_disk)
     with pytest.raises(InputError, match=r"exp/weights: the run folder cannot be written in: Read-only .* --project"):
         make_trainer(tiny_data, small_disk, exist_ok=True)
 
 
-def test_a_limit_on_the_size_of_files(tiny_data: Path, tmp_path: Path) -> None:
-    """Works without root: what `ulimit -f` allows ends in the middle of the first checkpoint."""
-    resource = pytest.importorskip("resource", reason="this system has no limits on files")
-    arguments = command(tiny_data, tmp_path, "--epochs", 1, "--noplots", "--workers", 0)
+def test_file_size_limit(tiny_data: Path, tmp_path: Path) -> None:
+    """Needs no root: the limit (`ulimit -f`) is smaller than the first checkpoint."""
+    resource = pytest.importorskip("resource", reason="this system has no file size limits")
+    arguments = make_command(tiny_data, tmp_path, "--epochs", 1, "--noplots", "--workers", 0)
     process = start(arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)))
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 2, errors
@@ -260,37 +260,37 @@ def test_a_limit_on_the_size_of_files(tiny_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def own_data(tmp_path: Path, tiny_data: Path) -> Path:
-    """A copy of the tiny set that a test may damage."""
+def data_copy(tmp_path: Path, tiny_data: Path) -> Path:
+    """A copy of the tiny set that the test may damage."""
     folder = tmp_path / "set"
     subprocess.run(["cp", "-r", str(tiny_data.parent), str(folder)], check=True)
     return folder / tiny_data.name
 
 
 @pytest.mark.parametrize(("workers", "split"), [(0, "train"), (2, "train"), (0, "val"), (2, "val")])
-def test_an_image_that_is_deleted_while_training(workers: int, split: str, own_data: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(own_data, tmp_path, workers=workers)
-    lost = own_data.parent / f"images/{split}/004.jpg"
-    trainer.callbacks.on("on_train_epoch_end", lambda epoch: lost.unlink() if (epoch, split) == (0, "train") else None)
-    trainer.callbacks.on("on_val_end", lambda **_: lost.unlink(missing_ok=True) if split == "val" else None)
-    with pytest.raises(InputError, match=rf"{lost}: No such file or directory; it could be read before: put it back"):
+def test_image_deleted_during_training(workers: int, split: str, data_copy: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(data_copy, tmp_path, workers=workers)
+    image = data_copy.parent / f"images/{split}/004.jpg"
+    trainer.callbacks.on("on_train_epoch_end", lambda epoch: image.unlink() if (epoch, split) == (0, "train") else None)
+    trainer.callbacks.on("on_val_end", lambda **_: image.unlink(missing_ok=True) if split == "val" else None)
+    with pytest.raises(InputError, match=rf"{image}: No such file or directory; it was readable before: restore it"):
         trainer.fit()
     assert load_training_state(tmp_path / "exp/weights/last.pt")["epoch"] in (0, 1)
 
 
-def test_a_loader_process_that_is_killed(tiny_data: Path, tmp_path: Path) -> None:
-    process = start(command(tiny_data, tmp_path, "--epochs", 100, "--noplots", "--workers", 2))
+def test_killed_worker(tiny_data: Path, tmp_path: Path) -> None:
+    process = start(make_command(tiny_data, tmp_path, "--epochs", 100, "--noplots", "--workers", 2))
     wait_for((tmp_path / "exp/results.csv").exists, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
         process.kill()
-        pytest.skip("this system does not tell the children of a process")
-    killed = children.read_text().split()[0]
-    os.kill(int(killed), signal.SIGKILL)
+        pytest.skip("this system does not list the children of a process")
+    pid = children.read_text().split()[0]
+    os.kill(int(pid), signal.SIGKILL)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 2, errors
     assert "Traceback" not in errors
-    assert f"pid(s) {killed}" in errors.splitlines()[-1] or f"pid {killed}" in errors.splitlines()[-1]
+    assert f"pid(s) {pid}" in errors.splitlines()[-1] or f"pid {pid}" in errors.splitlines()[-1]
     last = tmp_path / "exp/weights/last.pt"
     assert f"--resume {last}" in errors
     assert load_training_state(last)["optimizer"]["param_groups"]

@@ -1,4 +1,4 @@
-"""segment/train.py and segment/val.py on a tiny set: files, columns, exact resume, error messages."""
+"""segment/*.py on a tiny set: files, columns, exact resume, error messages."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from interruptions import assert_same_run, stopped_after_first_epoch
-from lively_jobs import liven_
-from tiny_jobs import NAMES, tiny_model
+from confident_jobs import randomize_weights_
+from interruptions import assert_same_run, stop_after_first_epoch
+from tiny_jobs import NAMES, build_tiny_model
 
 import export
 import hubconf
 import train as plain_train
-from models.checkpoint import load_model, save_checkpoint
+from models.checkpoint import save_checkpoint
 from segment import predict, train, val
 from utils.core.errors import InputError
 from utils.ops.rle import decode_rle
+from utils.tasks.networks import load_model
 
 QUICK: dict[str, Any] = {
     "weights": "",
@@ -63,22 +64,22 @@ def trained(polygon_data: Path, tmp_path_factory: pytest.TempPathFactory, run_sc
     """Run folder of three epochs, from the command line."""
     project = tmp_path_factory.mktemp("trained")
     flags = [text for name, value in QUICK.items() for text in (f"--{name.replace('_', '-')}", value)]
-    done = run_script("segment/train.py", "--data", polygon_data, "--project", project, "--epochs", 3, *flags)
-    assert done.returncode == 0, done.stderr
+    result = run_script("segment/train.py", "--data", polygon_data, "--project", project, "--epochs", 3, *flags)
+    assert result.returncode == 0, result.stderr
     return project / "exp"
 
 
-def test_every_promised_file_is_there(trained: Path) -> None:
+def test_output_files(trained: Path) -> None:
     names = {p.relative_to(trained).as_posix() for p in trained.rglob("*") if p.is_file()}
     curves = {f"{kind}{curve}_curve.png" for kind in ("Box", "Mask") for curve in ("PR", "P", "R", "F1")}
-    promised = {
+    expected = {
         *("opt.yaml", "hyp.yaml", "results.csv", "results.png", "labels.jpg", "confusion_matrix.png"),
         *("train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "weights/last.pt", "weights/best.pt"),
     }
-    assert promised | curves <= names, (promised | curves) - names
+    assert expected | curves <= names, (expected | curves) - names
 
 
-def test_columns_of_the_results(trained: Path) -> None:
+def test_columns_of_results_csv(trained: Path) -> None:
     lines = (trained / "results.csv").read_text().splitlines()
     losses = ("box_loss", "seg_loss", "obj_loss", "cls_loss")
     metrics = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
@@ -92,10 +93,8 @@ def test_columns_of_the_results(trained: Path) -> None:
     assert len(lines) == 4 and {len(cell) for line in lines for cell in line.split(",")} == {23}
 
 
-def test_an_interrupted_run_resumed_equals_an_undisturbed_one(
-    trained: Path, polygon_data: Path, tmp_path: Path
-) -> None:
-    stopped_after_first_epoch(train.run, data=str(polygon_data), project=str(tmp_path), epochs=3, **QUICK)
+def test_resumed_run_equals_an_uninterrupted_one(trained: Path, polygon_data: Path, tmp_path: Path) -> None:
+    stop_after_first_epoch(train.run, data=str(polygon_data), project=str(tmp_path), epochs=3, **QUICK)
     train.run(resume=str(tmp_path / "exp/weights/last.pt"))
     assert_same_run(tmp_path / "exp", trained)
 
@@ -113,18 +112,18 @@ def test_flags_train(options: dict[str, Any], polygon_data: Path, tmp_path: Path
     if "hyp" in options:
         base = Path(__file__).parents[2] / "data/hyps/hyp.scratch-low.yaml"
         text = base.read_text() + "".join(f"\n{name}: {value}" for name, value in options["hyp"].items())
-        (tmp_path / "hyp.yaml").write_text(without_repeats(text))
+        (tmp_path / "hyp.yaml").write_text(drop_duplicate_keys(text))
         options = options | {"hyp": str(tmp_path / "hyp.yaml")}
     result = train.run(data=str(polygon_data), project=str(tmp_path), epochs=1, **QUICK, **options)
     assert len(result.metrics) == 8 and all(np.isfinite(value) for value in result.metrics.values())
 
 
-def without_repeats(text: str) -> str:
-    """The lines of a YAML mapping with the last value of each key."""
+def drop_duplicate_keys(text: str) -> str:
+    """Keep the last value of each key of a flat YAML mapping."""
     return "\n".join({line.split(":")[0]: line for line in text.splitlines() if ":" in line}.values())
 
 
-def test_measuring_writes_polygons_and_run_lengths(trained: Path, polygon_data: Path, tmp_path: Path) -> None:
+def test_val_writes_polygons_and_run_length_codes(trained: Path, polygon_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("faster_coco_eval")
     options = {"data": str(polygon_data), "imgsz": 64, "workers": 0, "device": "cpu", "project": str(tmp_path)}
     numbers, per_class, _ = val.run(
@@ -151,9 +150,7 @@ def test_measuring_writes_polygons_and_run_lengths(trained: Path, polygon_data: 
     assert (places >= 0).all() and (places <= 1).all()
 
 
-def test_predicting_writes_masks_polygons_and_transparent_crops(
-    trained: Path, polygon_data: Path, tmp_path: Path
-) -> None:
+def test_predict_writes_masks_polygons_and_transparent_crops(trained: Path, polygon_data: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"source": str(polygon_data.parent / "images/val/000.jpg"), "imgsz": 64, "device": "cpu"}
     for name, retina in (("plain", False), ("fine", True)):
         summary = predict.run(
@@ -175,11 +172,11 @@ def test_predicting_writes_masks_polygons_and_transparent_crops(
         assert len(lines) == 6 and all(len(line.split()) % 2 == 0 and len(line.split()) >= 8 for line in lines)
         crops = list((tmp_path / name / "crops").rglob("*.png"))
         assert len(crops) == 6
-        cut = cv2.imread(str(crops[0]), cv2.IMREAD_UNCHANGED)
-        assert cut.shape[2] == 4 and set(np.unique(cut[..., 3])) <= {0, 255}
+        crop = cv2.imread(str(crops[0]), cv2.IMREAD_UNCHANGED)
+        assert crop.shape[2] == 4 and set(np.unique(crop[..., 3])) <= {0, 255}
 
 
-def test_an_ensemble_of_segmenters_keeps_the_masks_of_each(trained: Path, polygon_data: Path) -> None:
+def test_ensemble_keeps_the_prototypes_of_each_member(trained: Path, polygon_data: Path) -> None:
     file = str(trained / "weights/best.pt")
     alone, twice = load_model(file), load_model([file, file])
     images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -193,9 +190,7 @@ def test_an_ensemble_of_segmenters_keeps_the_masks_of_each(trained: Path, polygo
         assert (codes[:, 32 - 32 * start : 64 - 32 * start] == 0).all()
 
 
-def test_a_detector_gives_the_weights_that_fit(
-    polygon_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_detector_weights_are_transferred(polygon_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plain = QUICK | {"cfg": "yolov5n.yaml"}
     detector = plain_train.run(data=str(polygon_data), project=str(tmp_path), name="d", epochs=1, noplots=True, **plain)
     config = QUICK | {"weights": str(detector.last)}
@@ -206,14 +201,14 @@ def test_a_detector_gives_the_weights_that_fit(
         train.run(data=str(polygon_data), project=str(tmp_path), **config | {"cfg": ""})
 
 
-def test_a_set_of_boxes_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+def test_box_labels_are_refused(tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="train: the labels are boxes; segmentation needs polygons"):
         train.run(data=str(tiny_data), project=str(tmp_path), **QUICK)
     with pytest.raises(InputError, match="ends with Segment, but task 'detect' needs Detect"):
         plain_train.run(data=str(tiny_data), project=str(tmp_path), task="detect", **QUICK)
 
 
-def test_hyperparameters_evolve_with_the_columns_of_masks(polygon_data: Path, tmp_path: Path) -> None:
+def test_evolution_has_mask_columns(polygon_data: Path, tmp_path: Path) -> None:
     options = {**QUICK, "epochs": 1, "noplots": True, "noautoanchor": True, "batch_size": 10}
     train.run(data=str(polygon_data), evolve=2, project=str(tmp_path), **options)
     header, *rows = (tmp_path / "exp/evolve.csv").read_text().splitlines()
@@ -225,34 +220,32 @@ def test_hyperparameters_evolve_with_the_columns_of_masks(polygon_data: Path, tm
 
 @pytest.fixture(scope="module")
 def lively(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A segmenter whose weights are drawn so that it finds many things, with scores that are wide apart."""
-    model = tiny_model("segment")
-    liven_(model)
+    """A segmenter with random weights that detects many objects with spread scores."""
+    model = build_tiny_model("segment")
+    randomize_weights_(model)
     file = tmp_path_factory.mktemp("lively") / "seg.pt"
     values = {"task": "segment", "yaml": model.yaml, "names": NAMES, "model": model.state_dict()}
     save_checkpoint(file, values)
     return str(file)
 
 
-def test_an_exported_segmenter_measures_and_predicts_like_its_checkpoint(
-    lively: str, polygon_data: Path, tmp_path: Path
-) -> None:
+def test_exported_segmenter_equals_its_checkpoint(lively: str, polygon_data: Path, tmp_path: Path) -> None:
     (file,) = export.run(weights=lively, include="onnx", imgsz=[64, 96], dynamic=True)
     image = str(polygon_data.parent / "images/val/000.jpg")
-    measured, lines = [], []
+    metrics, lines = [], []
     for number, weights in enumerate((lively, file)):
         options = {"weights": weights, "imgsz": 96, "device": "cpu", "project": str(tmp_path / str(number))}
-        measured.append(val.run(data=str(polygon_data), workers=0, noplots=True, **options)[0])
+        metrics.append(val.run(data=str(polygon_data), workers=0, noplots=True, **options)[0])
         predict.run(source=image, save_txt=True, save_conf=True, nosave=True, max_det=9, **options)
         lines.append((tmp_path / str(number) / "exp/labels/000.txt").read_text().splitlines())
-    assert measured[1] == pytest.approx(measured[0], abs=1e-3)
+    assert metrics[1] == pytest.approx(metrics[0], abs=1e-3)
     assert len(lines[0]) == 9
-    for ours, theirs in zip(*lines, strict=True):
-        assert [float(v) for v in theirs.split()] == pytest.approx([float(v) for v in ours.split()], abs=1e-3)
+    for expected, line in zip(*lines, strict=True):
+        assert [float(v) for v in line.split()] == pytest.approx([float(v) for v in expected.split()], abs=1e-3)
 
 
-def test_one_class_for_all_is_measured_with_polygons(lively: str, polygon_data: Path, tmp_path: Path) -> None:
-    """Whatever class a detection has, it may stand for any object; so more are found than class by class."""
+def test_single_cls_with_polygons(lively: str, polygon_data: Path, tmp_path: Path) -> None:
+    """Any detection may match any object, so recall is higher than per class."""
     options = {"weights": lively, "data": str(polygon_data), "imgsz": 96, "workers": 0, "device": "cpu"}
     options |= {"project": str(tmp_path), "noplots": True}
     (numbers, per_class, _), (together, of_one, _) = (val.run(single_cls=flag, **options) for flag in (False, True))
@@ -260,10 +253,10 @@ def test_one_class_for_all_is_measured_with_polygons(lively: str, polygon_data: 
     assert together[1] > numbers[1] and together[5] >= numbers[5], "recall of boxes, and of masks"
 
 
-def test_the_hub_gives_the_masks_of_an_exported_segmenter(lively: str, polygon_data: Path) -> None:
+def test_hub_masks_of_an_exported_segmenter(lively: str, polygon_data: Path) -> None:
     (file,) = export.run(weights=lively, include="torchscript", imgsz=96)
     image = cv2.copyMakeBorder(cv2.imread(str(polygon_data.parent / "images/val/000.jpg")), 0, 32, 0, 0, 0)
     masks = [hubconf.custom(weights, device="cpu")(image, size=96).masks[0].dense() for weights in (lively, file)]
     assert len(masks[0]) > 5 and masks[0].any(axis=(1, 2)).sum() > 5
-    for ours, theirs in zip(*masks, strict=True):
-        assert (ours & theirs).sum() >= 0.99 * (ours | theirs).sum()
+    for expected, mask in zip(*masks, strict=True):
+        assert (expected & mask).sum() >= 0.99 * (expected | mask).sum()

@@ -1,4 +1,4 @@
-"""train.py from the command line on a tiny set: outputs, repeatability, exact resume, error messages."""
+"""train.py from the command line on a tiny set: outputs, reproducibility, exact resume, error messages."""
 
 from __future__ import annotations
 
@@ -43,57 +43,57 @@ def assert_same_state(a: Path, b: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory, run_script: Run) -> Path:
-    """Run folder of four epochs in one go."""
-    project = tmp_path_factory.mktemp("undisturbed")
-    done = run_script(*arguments(tiny_data, project, "--epochs", 4))
-    assert done.returncode == 0, done.stderr
-    assert "Results are in" in done.stderr
+def uninterrupted(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory, run_script: Run) -> Path:
+    """Run folder of four epochs without interruption."""
+    project = tmp_path_factory.mktemp("uninterrupted")
+    result = run_script(*arguments(tiny_data, project, "--epochs", 4))
+    assert result.returncode == 0, result.stderr
+    assert "Results are in" in result.stderr
     return project / "exp"
 
 
-def test_every_promised_file_is_there(undisturbed: Path) -> None:
-    names = {p.relative_to(undisturbed).as_posix() for p in undisturbed.rglob("*") if p.is_file()}
-    promised = {
+def test_output_files(uninterrupted: Path) -> None:
+    names = {p.relative_to(uninterrupted).as_posix() for p in uninterrupted.rglob("*") if p.is_file()}
+    expected = {
         *("opt.yaml", "hyp.yaml", "results.csv", "results.png", "labels.jpg", "labels_correlogram.jpg"),
         *("train_batch0.jpg", "train_batch1.jpg", "train_batch2.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg"),
         *("confusion_matrix.png", "PR_curve.png", "P_curve.png", "R_curve.png", "F1_curve.png"),
         *("weights/last.pt", "weights/best.pt"),
     }
-    assert promised <= names, promised - names
+    assert expected <= names, expected - names
     assert any("events.out.tfevents" in name for name in names)
 
 
-def test_results_have_every_epoch_once(undisturbed: Path) -> None:
-    rows = read_rows(undisturbed)
+def test_results_csv_has_every_epoch_once(uninterrupted: Path) -> None:
+    rows = read_rows(uninterrupted)
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
     assert list(rows[0])[:5] == ["epoch", "train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision"]
     assert list(rows[0])[-3:] == ["x/lr0", "x/lr1", "x/lr2"]
 
 
-def test_the_same_seed_gives_the_same_numbers(
-    undisturbed: Path, tiny_data: Path, tmp_path: Path, run_script: Run
+def test_same_seed_gives_the_same_results(
+    uninterrupted: Path, tiny_data: Path, tmp_path: Path, run_script: Run
 ) -> None:
-    done = run_script(*arguments(tiny_data, tmp_path, "--epochs", 4, "--workers", 2))
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "exp" / "results.csv").read_text() == (undisturbed / "results.csv").read_text()
-    assert_same_state(tmp_path / "exp/weights/last.pt", undisturbed / "weights/last.pt")
+    result = run_script(*arguments(tiny_data, tmp_path, "--epochs", 4, "--workers", 2))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "exp" / "results.csv").read_text() == (uninterrupted / "results.csv").read_text()
+    assert_same_state(tmp_path / "exp/weights/last.pt", uninterrupted / "weights/last.pt")
 
 
-def test_killed_twice_and_resumed_equals_undisturbed(undisturbed: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_run_killed_twice_equals_an_uninterrupted_one(uninterrupted: Path, tiny_data: Path, tmp_path: Path) -> None:
     command = [sys.executable, *arguments(tiny_data, tmp_path, "--epochs", 4)]
     last = tmp_path / "exp/weights/last.pt"
-    for epochs_done in (1, 3):
-        start_and_kill(command, tmp_path / "exp/results.csv", epochs_done)
+    for epochs in (1, 3):
+        start_and_kill(command, tmp_path / "exp/results.csv", epochs)
         command = [sys.executable, "train.py", "--resume", str(last)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "exp/results.csv").read_text() == (undisturbed / "results.csv").read_text()
-    assert_same_state(last, undisturbed / "weights/last.pt")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "exp/results.csv").read_text() == (uninterrupted / "results.csv").read_text()
+    assert_same_state(last, uninterrupted / "weights/last.pt")
 
 
 def start_and_kill(command: list[str], results: Path, epochs: int) -> None:
-    """Start training and send SIGKILL a moment after `epochs` rows have been written."""
+    """Start training and send SIGKILL shortly after results.csv has `epochs` rows."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 240
     while not (results.exists() and len(results.read_text().splitlines()) > epochs):
@@ -105,7 +105,7 @@ def start_and_kill(command: list[str], results: Path, epochs: int) -> None:
     process.wait()
 
 
-def test_interrupt_leaves_a_resumable_file(tiny_data: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_resumable_checkpoint(tiny_data: Path, tmp_path: Path) -> None:
     command = [sys.executable, *arguments(tiny_data, tmp_path, "--epochs", 50, "--noplots")]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     last = tmp_path / "exp/weights/last.pt"
@@ -121,14 +121,14 @@ def test_interrupt_leaves_a_resumable_file(tiny_data: Path, tmp_path: Path) -> N
     assert load_training_state(last)["optimizer"]["param_groups"]
 
 
-def test_a_finished_run_goes_on_with_more_epochs(tiny_data: Path, tmp_path: Path, run_script: Run) -> None:
+def test_finished_run_resumes_with_more_epochs(tiny_data: Path, tmp_path: Path, run_script: Run) -> None:
     assert run_script(*arguments(tiny_data, tmp_path, "--epochs", 1, "--noplots")).returncode == 0
     last = tmp_path / "exp/weights/last.pt"
-    refused = run_script("train.py", "--resume", last)
-    assert refused.returncode == 2
-    assert "add --epochs" in refused.stderr
-    done = run_script("train.py", "--resume", last, "--epochs", 2)
-    assert done.returncode == 0, done.stderr
+    error = run_script("train.py", "--resume", last)
+    assert error.returncode == 2
+    assert "add --epochs" in error.stderr
+    result = run_script("train.py", "--resume", last, "--epochs", 2)
+    assert result.returncode == 0, result.stderr
     assert [row["epoch"] for row in read_rows(tmp_path / "exp")] == ["0", "1"]
 
 
@@ -153,8 +153,8 @@ def test_a_finished_run_goes_on_with_more_epochs(tiny_data: Path, tmp_path: Path
     ids=lambda flags: flags[0],
 )
 def test_flags_train(flags: tuple[str, ...], tiny_data: Path, tmp_path: Path, run_script: Run) -> None:
-    done = run_script(*arguments(tiny_data, tmp_path, "--epochs", 2, "--noplots", *flags))
-    assert done.returncode == 0, done.stderr
+    result = run_script(*arguments(tiny_data, tmp_path, "--epochs", 2, "--noplots", *flags))
+    assert result.returncode == 0, result.stderr
     losses = [float(row["train/box_loss"]) for row in read_rows(tmp_path / "exp")]
     assert len(losses) == 2
     assert all(0 < loss < 10 for loss in losses)
@@ -175,23 +175,23 @@ def test_flags_train(flags: tuple[str, ...], tiny_data: Path, tmp_path: Path, ru
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
-def test_bad_input_is_named_without_a_traceback(
+def test_bad_input_is_reported_without_a_traceback(
     flags: tuple[str, ...], text: str, tiny_data: Path, tmp_path: Path, run_script: Run
 ) -> None:
-    done = run_script(*arguments(tiny_data, tmp_path, "--epochs", 1, *flags))
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert text in done.stderr.splitlines()[-1]
+    result = run_script(*arguments(tiny_data, tmp_path, "--epochs", 1, *flags))
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert text in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_several_devices_start_a_process_each(tiny_data: Path, tmp_path: Path, run_script: Run) -> None:
-    """As with --device 0,1, on the processor."""
+def test_several_devices_start_one_process_each(tiny_data: Path, tmp_path: Path, run_script: Run) -> None:
+    """Like --device 0,1, on the CPU."""
     command = [*arguments(tiny_data, tmp_path, "--epochs", 1, "--sync-bn"), "--device", "cpu,cpu"]
-    done = run_script(*command)
-    assert done.returncode == 0, done.stderr
-    assert "starting 2 processes" in done.stderr and "2 processes share each batch of 4" in done.stderr
-    assert done.stderr.count("epochs done in") == 1  # one of them speaks
+    result = run_script(*command)
+    assert result.returncode == 0, result.stderr
+    assert "starting 2 processes" in result.stderr and "2 processes share each batch of 4" in result.stderr
+    assert result.stderr.count("epochs done in") == 1  # only rank 0 logs
     assert (tmp_path / "exp/weights/last.pt").exists() and not (tmp_path / "exp2").exists()
-    failed = run_script(*command, "--data", tmp_path / "missing.yaml")
-    assert failed.returncode == 2 and "missing.yaml" in failed.stderr and "Traceback" not in failed.stderr
+    error = run_script(*command, "--data", tmp_path / "missing.yaml")
+    assert error.returncode == 2 and "missing.yaml" in error.stderr and "Traceback" not in error.stderr

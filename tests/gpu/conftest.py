@@ -1,4 +1,4 @@
-"""Everything here needs a CUDA GPU: `pytest tests/gpu -n 0`."""
+"""Fixtures for tests on a CUDA GPU: `pytest tests/gpu -n 0`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from utils.config.base import TrainConfig
+from utils.config.train import TrainConfig
 from utils.train.setup import build_trainer
 from utils.train.trainer import Trainer
 
 
 @pytest.fixture
 def cuda() -> torch.device:
-    """The first GPU; the test is skipped, with the reason, where there is none."""
+    """The first GPU; skips without one."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU, PyTorch sees none")
     return torch.device("cuda:0")
@@ -24,7 +24,7 @@ def cuda() -> torch.device:
 
 @pytest.fixture
 def make_trainer(cuda: torch.device, tiny_data: Path, tmp_path: Path) -> Callable[..., Trainer]:
-    """`make_trainer(amp="off")`: a run of yolov5n on the GPU that is ready for its first step."""
+    """`make_trainer(amp="off")`: a trainer of yolov5n on the GPU, ready for its first step."""
 
     def make(name: str = "run", **options: Any) -> Trainer:
         base: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Exports that several tests look at, each made once."""
+"""Exports shared by several tests."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lively_jobs import lively_job
+from confident_jobs import build_confident_job
 
 from utils.export.base import ExportJob
-from utils.export.table import export_formats
+from utils.export.table import find_export_formats
 
 Exported = Callable[..., tuple[ExportJob, Path]]
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """`exported("onnx", dynamic=True)`: the job of a small network and the file written, whose name is not ASCII."""
-    made: dict[tuple[Any, ...], tuple[ExportJob, Path]] = {}
+    """Function such as `exported("onnx", dynamic=True)`: job and exported file, with a name that is not ASCII."""
+    exports: dict[tuple[Any, ...], tuple[ExportJob, Path]] = {}
 
     def export(include: str, **options: Any) -> tuple[ExportJob, Path]:
         key = (include, *sorted(options.items()))
-        if key not in made:
-            job = lively_job(tmp_path_factory.mktemp("ex ports"), **options)
-            made[key] = job, export_formats([include])[0].export(job)
-        return made[key]
+        if key not in exports:
+            job = build_confident_job(tmp_path_factory.mktemp("ex ports"), **options)
+            exports[key] = job, find_export_formats([include])[0].export(job)
+        return exports[key]
 
     return export

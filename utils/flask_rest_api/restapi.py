@@ -84,13 +84,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load the models and serve until interrupted."""
     config = ServiceConfig.from_args(argv)
     build_app({})  # a missing package is told before models are loaded
-    from utils.backends.multi import DetectMultiBackend, with_suffix  # torch takes seconds: once the flags are right
     from utils.core.device import select_device
     from utils.predict.autoshape import AutoShape
+    from utils.predict.multi_backend import (  # torch takes seconds: once the flags are right
+        DetectMultiBackend,
+        add_pt_suffix,
+    )
 
     device = select_device(config.device)
     models = {
-        PurePath(name).stem: AutoShape(DetectMultiBackend(with_suffix(name), device=device)) for name in config.model
+        PurePath(name).stem: AutoShape(DetectMultiBackend(add_pt_suffix(name), device=device)) for name in config.model
     }
     for name in models:
         LOGGER.info(f"POST to http://{config.host}:{config.port}/v1/object-detection/{name}")

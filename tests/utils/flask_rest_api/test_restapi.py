@@ -23,8 +23,8 @@ ADDRESS = "/v1/object-detection/nano"
 @pytest.fixture(scope="module")
 def client(shared: Path) -> Any:
     pytest.importorskip("flask")
-    from utils.backends.multi import DetectMultiBackend
     from utils.predict.autoshape import AutoShape
+    from utils.predict.multi_backend import DetectMultiBackend
 
     model = AutoShape(DetectMultiBackend(shared / "weights/yolov5n.pt"), verbose=False)
     return restapi.build_app({"nano": model}).test_client()

@@ -1,4 +1,4 @@
-"""An export job whose network detects dozens of things in every image, for tests that compare detections."""
+"""Export jobs whose networks detect dozens of objects in every image."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_jobs import tiny_job
+from tiny_jobs import build_tiny_job
 
 from models.yolo import Detect, Segment
 from utils.export.base import ExportJob
 
 
-def lively_job(folder: Path, **options: Any) -> ExportJob:
-    """`tiny_job` with a head whose scores spread from 0 to 1; nothing is written.
+def build_confident_job(folder: Path, **options: Any) -> ExportJob:
+    """Build a job as `build_tiny_job` with scores from 0 to 1.
 
     Args:
-        options: as of `tiny_job`; the threshold of NMS is 0.25.
+        options: as of `build_tiny_job`; `conf_thres` defaults to 0.25.
     """
-    job = tiny_job(folder, **{"conf_thres": 0.25, **options})
-    liven_(job.network.model)
+    job = build_tiny_job(folder, **{"conf_thres": 0.25, **options})
+    randomize_weights_(job.network.model)
     return job
 
 
-def liven_(model: Any) -> None:
-    """Draw weights whose outputs depend on the image and score high here and there."""
+def randomize_weights_(model: Any) -> None:
+    """Draw random weights whose outputs depend on the image and have some high scores."""
     generator = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
         if parameter.ndim == 4:
@@ -34,5 +34,5 @@ def liven_(model: Any) -> None:
         for conv in head.m:
             conv.weight.data *= 1.5
             conv.bias.data = torch.zeros_like(conv.bias)
-            if isinstance(head, Segment):  # in these weights its objectness is low
+            if isinstance(head, Segment):  # its objectness would be low
                 conv.bias.data[4 :: head.no] = 2.0
