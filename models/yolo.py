@@ -10,8 +10,8 @@ if __name__ == "__main__":  # the command has its own module, so that --help doe
     from pathlib import Path
 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from models.summary_cli import main
     from utils.core.script import run_script
+    from utils.evaluate.summary_cli import main
 
     run_script(main)
 
@@ -21,7 +21,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -256,11 +256,13 @@ class BaseModel(nn.Module):
         model: the layers. save: indices of the layers whose output is needed later.
         yaml: model description. names: class names. nc: number of classes. inplace: option of the head.
         stride: strides of the head's levels, on the CPU.
+        layer_table: layers that a model YAML may name.
         task: name of the task that trains such networks.
         semantic: classes of the semantic mask; None if there is no semantic head.
         checkpoint_activations: use activation checkpointing in training, see `models.activation_checkpointing`.
     """
 
+    layer_table: ClassVar[Mapping[str, LayerSpec]] = NETWORK_LAYERS
     task: str
     model: nn.Sequential
     save: list[int]
@@ -290,7 +292,7 @@ class BaseModel(nn.Module):
         self.yaml = config
         self.yaml_file = str(config.get("yaml_file", ""))
         self.yaml["ch"] = self.yaml.get("ch", ch)
-        self.model, self.save = parse_graph(self.yaml, self.yaml["ch"], NETWORK_LAYERS)
+        self.model, self.save = parse_graph(self.yaml, self.yaml["ch"], self.layer_table)
         self.inplace = bool(self.yaml.get("inplace", True))
         _set_norm_and_inplace(self)
 
@@ -332,10 +334,9 @@ class BaseModel(nn.Module):
             run_on_meta(self, (STRIDE_PROBE,) * 2, visualize=lambda layer, output: outputs.append((layer, output)))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             row = self.model[len(outputs)]
+            place = f"{self.yaml_file or 'model YAML'}: row {row.i}"
             kind = str(row.type).rpartition(".")[2]
-            raise InputError(
-                f"{self.yaml_file or 'model YAML'}: row {row.i}: {kind} does not accept the outputs of {row.f}: {error}"
-            ) from error
+            raise InputError(f"{place}: {kind} does not accept the outputs of rows {row.f}: {error}") from error
         if (head := self.semantic_head) is not None:
             output = next(output for layer, output in outputs if layer is head)
             height = (output if isinstance(output, Tensor) else output[0]).shape[2]

@@ -1,4 +1,4 @@
-"""A mock of a Triton server on loopback: the KServe v2 protocol over HTTP (JSON and binary) or gRPC, one model."""
+"""Mock Triton server on loopback: the KServe v2 protocol over HTTP (JSON and binary) or gRPC, with one model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ TYPES = {"FP32": np.float32, "FP16": np.float16}
 
 
 class MockModel:
-    """What the mock serves: images in, one array out."""
+    """The served model: one batch of images in, one array out."""
 
     def __init__(
         self, answer: Answer, *, shape: tuple[int, ...] = (-1, 3, -1, -1), datatype: str = "FP32", **parameters: str
     ) -> None:
         self.answer, self.shape, self.datatype, self.parameters = answer, shape, datatype, parameters
-        self.most = 2
+        self.max_batch_size = 2
         self.batches: list[int] = []
 
     @property
@@ -37,17 +37,17 @@ class MockModel:
     @property
     def config(self) -> dict[str, Any]:
         parameters = {key: {"string_value": value} for key, value in self.parameters.items()}
-        return {"name": "yolo", "max_batch_size": self.most, "parameters": parameters}
+        return {"name": "yolo", "max_batch_size": self.max_batch_size, "parameters": parameters}
 
     def infer(self, shape: list[int], content: bytes) -> np.ndarray:
-        assert shape[0] <= self.most
+        assert shape[0] <= self.max_batch_size
         self.batches.append(shape[0])
         return self.answer(np.frombuffer(content, TYPES[self.datatype]).reshape(shape)).astype(np.float32)
 
 
 @contextmanager
 def http_server(model: MockModel) -> Iterator[str]:
-    """Serve over HTTP; gives `http://127.0.0.1:port`."""
+    """Serve over HTTP; yields `http://127.0.0.1:port`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.0"  # no connection outlives the server
@@ -80,7 +80,7 @@ def http_server(model: MockModel) -> Iterator[str]:
             self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Disable the log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -93,7 +93,7 @@ def http_server(model: MockModel) -> Iterator[str]:
 
 @contextmanager
 def grpc_server(model: MockModel) -> Iterator[str]:
-    """Serve over gRPC, by the classes that tritonclient has of the protocol; gives `grpc://127.0.0.1:port`."""
+    """Serve over gRPC with the protocol classes of tritonclient; yields `grpc://127.0.0.1:port`."""
     import grpc
     from google.protobuf.json_format import ParseDict
     from tritonclient.grpc import service_pb2, service_pb2_grpc

@@ -128,8 +128,7 @@ def compute_gradients(data: Path, folder: Path, task: str, options: dict[str, An
 
 def _forward_backward(trainer: Trainer, batch: Batch, dtype: torch.dtype) -> Tensor:
     images = images_to_device(batch.images, trainer.device, dtype, pixels=trainer.task.pixels)
-    with distributed.sharded_batch():
-        result = trainer.task.losses(trainer.model(images), batch)
+    result = trainer.task.losses(trainer.model(images), batch, reduce=distributed.all_reduce_sum)
     assert result is not None
     result.total.backward()
     return distributed.all_reduce_sum(result.total).detach()

@@ -1,4 +1,4 @@
-"""Small networks with semantic masks, and images whose colors are their classes."""
+"""Small networks with semantic heads, and images whose colors are their classes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SEMANTIC_GRAPH["head"] = [*TINY_GRAPH["head"][:2], HEAD]  # type: ignore[index]
 GRAPHS = {"joint": JOINT_GRAPH, "semantic": SEMANTIC_GRAPH}
 
 
-def network(task: str) -> Any:
-    """A network in evaluation mode whose outputs depend on the image; strides 8 and 16."""
+def build_network(task: str) -> Any:
+    """Build a network in evaluation mode whose outputs depend on the image; strides 8 and 16."""
     torch.manual_seed(0)
     model = build_model(GRAPHS[task])
     assert model.task == task
@@ -41,16 +41,16 @@ def network(task: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def checkpoint(folder: Path, task: str) -> Path:
-    """The file of such a network."""
-    model = network(task)
+def write_checkpoint(folder: Path, task: str) -> Path:
+    """Write a checkpoint of such a network."""
+    model = build_network(task)
     content = {"task": task, "yaml": model.yaml, "names": model.names, "model": model.state_dict()}
     file = folder / f"tiny {task}.pt"
     save_checkpoint(file, {**content, "semantic": CLASSES.to_dict()})
     return file
 
 
-def painted(size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def paint_image(size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """A BGR image of red, green and blue areas with straight edges, and the class of each pixel."""
     height, width = size_hw
     classes = np.zeros(size_hw, np.uint8)

@@ -1,4 +1,4 @@
-"""Shipped graphs made thin, so that tests of networks take no time."""
+"""Narrow versions of shipped networks, for fast tests."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-SLIM = {"width_multiple": 0.125, "depth_multiple": 0.1}  # over those of a model YAML
+SLIM = {"width_multiple": 0.125, "depth_multiple": 0.1}  # replace those of a model YAML
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def with_moved_norms(model: Network) -> Network:
-    """The network in evaluation mode, its batch norms away from their start, where they change nothing."""
+def randomize_norm_stats(model: Network) -> Network:
+    """Set random batch-norm statistics and evaluation mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
@@ -19,6 +19,6 @@ def with_moved_norms(model: Network) -> Network:
     return model.eval()
 
 
-def tensors(output: Any) -> list[Tensor]:
-    """All tensors of a network's output, in order."""
-    return [output] if isinstance(output, Tensor) else [t for part in output for t in tensors(part)]
+def flatten_tensors(output: Any) -> list[Tensor]:
+    """All tensors of a nested output, in order."""
+    return [output] if isinstance(output, Tensor) else [t for part in output for t in flatten_tensors(part)]

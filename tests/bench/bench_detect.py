@@ -13,6 +13,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -29,8 +30,9 @@ from utils.backends.registry import load_backend
 from utils.core.logging import LOGGER
 from utils.datasets.sources.frames import SourceFrame
 from utils.datasets.sources.media import MediaSource
-from utils.predict.predictor import DetectionPostprocess, Predictor
+from utils.predict.predictor import Predictor
 from utils.predict.run import run_images
+from utils.tasks.base import PREDICT_DEFAULTS
 
 SIZE_HW = (720, 1280)
 
@@ -105,7 +107,7 @@ def main() -> None:
         model = DetectionModel("yolov5n.yaml").eval().fuse()
         model.names = {i: f"class{i}" for i in range(80)}
         backend = PyTorchBackend(model, device=device)
-    predictor = Predictor(backend, DetectionPostprocess(whole_pixels=True), size_hw=(args.imgsz, args.imgsz))
+    predictor = Predictor(backend, replace(PREDICT_DEFAULTS, round_boxes=True), size_hw=(args.imgsz, args.imgsz))
     with tempfile.TemporaryDirectory() as folder:
         video = args.video or str(Path(folder) / "video.mp4")
         if not args.video:

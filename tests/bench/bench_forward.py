@@ -25,7 +25,8 @@ from models.yolo import DetectionModel
 from utils.backends.pytorch import PyTorchBackend
 from utils.core.device import keep_freed_memory
 from utils.imaging.read import imwrite, read_image
-from utils.predict.predictor import DetectionPostprocess, Predictor
+from utils.predict.predictor import Predictor
+from utils.tasks.base import PREDICT_DEFAULTS
 
 
 def milliseconds(work: Callable[[], object], *, repeats: int = 30) -> float:
@@ -54,7 +55,7 @@ def main() -> None:
         kept = milliseconds(lambda: model(images))
         backend = PyTorchBackend(copy.deepcopy(model), device=torch.device("cpu"))
         images_last = images.contiguous(memory_format=torch.channels_last)
-        predictor = Predictor(backend, DetectionPostprocess(), size_hw=(args.imgsz, args.imgsz))
+        predictor = Predictor(backend, PREDICT_DEFAULTS, size_hw=(args.imgsz, args.imgsz))
         last = milliseconds(lambda: backend.forward(images_last))
         file = Path(folder) / "image.jpg"
         frame = np.random.default_rng(0).integers(0, 255, (args.imgsz // 8, args.imgsz // 8, 3), np.uint8)

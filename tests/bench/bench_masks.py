@@ -14,6 +14,7 @@ import argparse
 import resource
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -32,7 +33,8 @@ from utils.imaging.draw import class_color_bgr, draw_masks  # noqa: E402
 from utils.imaging.letterbox import letterbox  # noqa: E402
 from utils.losses.detection import DetectionLoss, DetectionLossConfig  # noqa: E402
 from utils.losses.segmentation import SegmentationLoss  # noqa: E402
-from utils.predict.predictor import DetectionPostprocess  # noqa: E402
+from utils.tasks.base import PREDICT_DEFAULTS  # noqa: E402
+from utils.tasks.detect import DetectionPostprocess  # noqa: E402
 
 IMAGE_HW = (2160, 3840)
 SIDES = (40, 400)  # pixels of the image
@@ -78,7 +80,7 @@ def measure_image(objects: int, side: int) -> None:
     preds = network_output(objects, size_hw, fit.ratio_wh[0])
     batch = Batch(torch.zeros(1, 3, *size_hw, dtype=torch.uint8), torch.zeros(0, 6), ["a"], [fit])
     for fine in (False, True):
-        postprocess = DetectionPostprocess(iou_thres=0.99, fine_masks=fine)
+        postprocess = DetectionPostprocess(replace(PREDICT_DEFAULTS, iou_thres=0.99, retina_masks=fine))
         time = milliseconds(partial(postprocess, preds, batch))
         masks = postprocess(preds, batch)[0].bitmaps
         assert masks is not None and len(masks) == objects

@@ -36,9 +36,9 @@ from utils.backends.registry import load_backend
 from utils.config.base import ROOT
 from utils.core.errors import InputError
 from utils.core.logging import setup_logging
-from utils.imaging.letterbox import letterbox
 from utils.imaging.read import read_image
-from utils.predict.predictor import DetectionPostprocess, Predictor
+from utils.predict.predictor import Predictor
+from utils.tasks.base import PREDICT_DEFAULTS
 from utils.tasks.networks import load_model
 
 CPU = torch.device("cpu")
@@ -94,11 +94,11 @@ def share(times: list[float], of: list[float]) -> float:
 
 def entrant_of(name: str, backend: Backend, source: Path, side: int) -> Entrant:
     """The network of a backend alone, and from the image's file to its boxes."""
-    layout = torch.contiguous_format if backend.has_thread_pool else torch.channels_last  # as each takes it without a copy
+    layout = (
+        torch.contiguous_format if backend.has_thread_pool else torch.channels_last
+    )  # as each takes it without a copy
     images = torch.rand(1, 3, side, side).contiguous(memory_format=layout).to(backend.dtype)
-    predictor = Predictor(
-        backend, DetectionPostprocess(), size_hw=(side, side), fit=lambda frame: letterbox(frame, (side, side))
-    )
+    predictor = Predictor(backend, PREDICT_DEFAULTS, size_hw=(side, side), auto=False)
     return Entrant(
         name,
         lambda: timed(lambda: backend.forward(images)),

@@ -23,9 +23,9 @@ from utils.backends.registry import FORMATS, OPENCV_DNN, find_format, load_backe
 from utils.core.errors import InputError
 from utils.core.logging import setup_logging
 from utils.datasets.sources.frames import SourceFrame
-from utils.imaging.letterbox import letterbox
 from utils.imaging.read import imwrite, read_image
-from utils.predict.predictor import DetectionPostprocess, Predictor
+from utils.predict.predictor import Predictor
+from utils.tasks.base import PREDICT_DEFAULTS
 from utils.tasks.results import DrawStyle, Result
 
 CPU = torch.device("cpu")
@@ -35,9 +35,7 @@ COLUMNS, TITLE_HEIGHT = 4, 24
 def draw(file: str, source: Path, side: int, *, dnn: bool = False) -> np.ndarray:
     """The image with what the model file finds in it, under the runtime's name."""
     backend = load_backend(file, device=CPU, dnn=dnn)
-    predictor = Predictor(
-        backend, DetectionPostprocess(), size_hw=(side, side), fit=lambda f: letterbox(f, (side, side))
-    )
+    predictor = Predictor(backend, PREDICT_DEFAULTS, size_hw=(side, side), auto=False)
     frame = read_image(source)
     rows = predictor.predict([frame])[0][0].boxes
     assert rows is not None
@@ -59,14 +57,14 @@ def main() -> None:
     setup_logging()
     with tempfile.TemporaryDirectory() as folder:
         weights = copyfile(args.weights, Path(folder) / "model.pt")
-        panels = [drawing(str(weights), args.source, args.imgsz)]
+        panels = [draw(str(weights), args.source, args.imgsz)]
         for kind in FORMATS:
             try:
                 include = [kind.include] if kind.include and kind.cpu else []
                 for file in export.run(weights=str(weights), imgsz=[args.imgsz], include=include) if include else ():
-                    panels.append(drawing(file, args.source, args.imgsz))
+                    panels.append(draw(file, args.source, args.imgsz))
                     if kind.ending == OPENCV_DNN.ending:
-                        panels.append(drawing(file, args.source, args.imgsz, dnn=True))
+                        panels.append(draw(file, args.source, args.imgsz, dnn=True))
             except InputError as error:
                 print(f"{kind.title}: left out: {error}")
     blank = np.full_like(panels[0], 255)

@@ -15,8 +15,8 @@ from tiny_jobs import TINY_GRAPH
 import benchmarks
 from models.checkpoint import save_checkpoint
 from models.yolo import DetectionModel
-from utils.backends.packages import MissingPackageError
 from utils.core.errors import InputError
+from utils.core.packages import MissingPackageError
 from utils.evaluate import benchmark as engine
 from utils.evaluate.benchmark import DONE, FAILED, SKIPPED, Row, find_problems, format_markdown, format_text
 from utils.export.table import EXPORT_FORMATS

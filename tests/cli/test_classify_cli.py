@@ -65,7 +65,7 @@ def test_both_val_scripts_agree(class_set: Path, trained: Path, tmp_path: Path) 
     assert metrics == pytest.approx((top1, top5, loss), abs=1e-6)
     assert per_class.tolist() == [1.0, 1.0]
     assert len(speed) == 3
-    with pytest.raises(InputError, match="--save-json: without effect"):
+    with pytest.raises(InputError, match="--save-json: not supported for this task"):
         val.run(**options, save_json=True)
     other = write_class_set(tmp_path / "other")
     (other / "train" / "third").mkdir()
@@ -133,7 +133,7 @@ def test_predictions_are_written_and_drawn(class_set: Path, trained: Path, tmp_p
         drawn, plain = read_image(summary.save_dir / "0.png"), read_image(bright / "0.png")
         assert drawn.shape == plain.shape
         assert (drawn != plain).any()
-    with pytest.raises(InputError, match="--conf-thres: without effect"):
+    with pytest.raises(InputError, match="--conf-thres: not supported for this task"):
         detect.run(source=str(bright), conf_thres=0.5, **options)
 
 

@@ -166,14 +166,14 @@ def test_nosave_makes_no_run_folder(weights: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_view_img_without_a_screen_makes_no_run_folder(
+def test_view_img_without_a_display_makes_no_run_folder(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     source = write_image(tmp_path / "a.png")
-    with pytest.raises(InputError, match="--view-img: there is no screen"):
+    with pytest.raises(InputError, match="--view-img: no display"):
         detect.run(weights=weights, source=source, view_img=True, project=tmp_path / "runs", **OPTIONS)
     assert not (tmp_path / "runs").exists()
 
@@ -385,7 +385,7 @@ def test_empty_standard_input_is_refused(weights: Path, tmp_path: Path) -> None:
     with DetectProcess("--weights", weights, "--source", "-", *flags, cwd=tmp_path, stdin=subprocess.DEVNULL) as run:
         assert run.process.wait(60) == 2
         assert run.process.stderr is not None
-        assert "there were no paths on standard input" in run.process.stderr.read()
+        assert "--source: no images, standard input named no paths" in run.process.stderr.read()
 
 
 def test_unknown_options_are_refused() -> None:

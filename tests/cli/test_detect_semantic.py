@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from semantic_nets import CLASSES, checkpoint, painted
+from semantic_nets import CLASSES, paint_image, write_checkpoint
 
 import detect
 import export
@@ -23,14 +23,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("wéights")
-    return {task: checkpoint(folder, task) for task in ("joint", "semantic")}
+    return {task: write_checkpoint(folder, task) for task in ("joint", "semantic")}
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     for name, size_hw in (("a.jpg", (48, 96)), ("tall.png", (90, 40))):
-        imwrite(folder / name, painted(size_hw)[0])
+        imwrite(folder / name, paint_image(size_hw)[0])
     return folder
 
 
@@ -64,7 +64,7 @@ def test_output_files(task: str, weights: dict[str, Path], images: Path, tmp_pat
     assert np.array_equal(results.semantic[0], read_pixels(tmp_path / "exp/a_mask.png"))
     class_names = [f"{name} " in result.stderr for name in CLASSES.names.values()]
     assert any(class_names)
-    warning = "--save-txt: without effect, the model gives no boxes"
+    warning = "WARNING --save-txt: ignored in task 'semantic'"
     assert (warning in result.stderr) == (task == "semantic")
     assert (tmp_path / "exp/labels/a.txt").is_file() == (task == "joint")
     assert (tmp_path / "exp/labels").exists() == (task == "joint")

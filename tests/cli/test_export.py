@@ -71,7 +71,7 @@ def test_nms_settings_of_a_file_with_nms_are_ignored_with_a_warning(
     detect.run(weights=file, **settings)
     assert "holds NMS" not in caplog.text
     detect.run(weights=file, iou_thres=0.3, agnostic_nms=True, **settings)
-    assert "WARNING: --agnostic-nms, --iou-thres: the file holds NMS by the settings of its export" in caplog.text
+    assert "WARNING: --agnostic-nms, --iou-thres: the file holds NMS with the settings of its export" in caplog.text
     val.run(weights=file, data=str(tiny_data), imgsz=64, device="cpu", noplots=True, workers=0)
     assert "holds NMS: measured by the thresholds of its export" in caplog.text
 
@@ -79,9 +79,9 @@ def test_nms_settings_of_a_file_with_nms_are_ignored_with_a_warning(
 def test_failed_exports_give_one_line_each_and_status_1(weights: Path, run_script: Run) -> None:
     result = run_script("export.py", "--weights", weights, "--include", "torchscript", "onnx", "--img", "64", "--int8")
     assert result.returncode == 1
-    assert "error: TorchScript: --int8: not offered for TorchScript; leave it out" in result.stderr
-    assert "error: ONNX: --int8: needs images to calibrate on; name the data set" in result.stderr
-    assert "WARNING: 2 of 2 exports failed, named above" in result.stderr
+    assert "error: TorchScript: --int8 is not supported for TorchScript; leave it out" in result.stderr
+    assert "error: ONNX: --int8 needs images for calibration; give the data set" in result.stderr
+    assert "WARNING: 2 of 2 exports failed, see above" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 import pytest
 from interruptions import assert_same_run, stop_after_first_epoch
+from torch import Tensor
 
 import train
 import val
 from utils.core.errors import InputError
+from utils.core.types import Batch
 from utils.tasks.networks import load_checkpoint
 from utils.train.trainer import Trainer
 
@@ -72,7 +74,7 @@ def trained(two_sets: Path, tmp_path_factory: pytest.TempPathFactory, run_script
     flags = [text for name, value in QUICK.items() for text in (f"--{name.replace('_', '-')}", value)]
     result = run_script("train.py", "--data", two_sets, "--project", project, "--epochs", 2, *flags)
     assert result.returncode == 0, result.stderr
-    assert "3 batches of 4 an epoch" in result.stderr  # 12 images with boxes; the semantic loader restarts
+    assert "3 batches of 4 per epoch" in result.stderr  # 12 images with boxes; the semantic loader restarts
     return project / "exp"
 
 
@@ -140,7 +142,7 @@ def test_flags_train(
     with caplog.at_level("INFO"):
         result = train.run(data=str(two_sets), project=str(tmp_path), epochs=1, noplots=True, **QUICK | options)
     assert len(result.metrics) == 6 and all(np.isfinite(value) for value in result.metrics.values())
-    assert f" {batches} batches of 4 an epoch" in caplog.text
+    assert f" {batches} batches of 4 per epoch" in caplog.text
 
 
 @pytest.mark.parametrize(("joint_batches", "kinds"), [("auto", {""}), ("own", {"", "semantic"})])
@@ -148,14 +150,14 @@ def test_joint_batches_of_a_set_with_both_labels(
     joint_batches: str, kinds: set[str], semantic_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds_used: set[str] = set()
-    backward = Trainer._backward
+    prepare_images = Trainer._prepare_images
 
-    def record_kinds(self: Trainer, batches: list[Any], *arguments: Any) -> int:
-        kinds_used.update(batch.kind for batch in batches)
-        assert all(batch.semantic_masks is not None for batch in batches if batch.kind or joint_batches == "auto")
-        return backward(self, batches, *arguments)
+    def record_kind(self: Trainer, batch: Batch, iteration: int) -> Tensor:
+        kinds_used.add(batch.kind)
+        assert batch.semantic_masks is not None or not (batch.kind or joint_batches == "auto")
+        return prepare_images(self, batch, iteration)
 
-    monkeypatch.setattr(Trainer, "_backward", record_kinds)
+    monkeypatch.setattr(Trainer, "_prepare_images", record_kind)
     result = train.run(
         data=str(semantic_data), project=str(tmp_path), epochs=1, noplots=True, joint_batches=joint_batches, **QUICK
     )
@@ -177,7 +179,7 @@ def test_semantic_network(semantic_data: Path, tmp_path: Path, caplog: pytest.Lo
         save_json=True,
         **MEASURE,
     )
-    assert "WARNING --save-json: without effect in task 'semantic'" in caplog.text
+    assert "WARNING --save-json: ignored in task 'semantic'" in caplog.text
     assert len(metrics) == 3 and per_class.shape == (3,)
 
 
@@ -193,7 +195,9 @@ def test_unusable_options_are_refused(tiny_data: Path, semantic_data: Path, two_
         start(two_sets, joint_batches="shared")
     with pytest.raises(InputError, match="--class-weights: 2 numbers for the 3 semantic classes"):
         start(semantic_data, class_weights=[1.0, 2.0])
-    with pytest.raises(InputError, match="the graph is one of task 'joint'; leave --task out"):
+    with pytest.raises(
+        InputError, match="the graph is one of task 'joint', task 'detect' needs Detect as its last layer"
+    ):
         start(semantic_data, task="detect")
     with pytest.raises(InputError, match="one of task 'detect', task 'joint' needs Detect and a semantic head"):
         start(semantic_data, task="joint", cfg="yolov5n.yaml")

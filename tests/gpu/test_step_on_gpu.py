@@ -3,29 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from utils.config.train import TrainConfig
-from utils.losses.meter import LossMeter
-from utils.train.autobatch import memory_of_step
+from utils.train.autobatch import RepeatedStep, measure_memory
 from utils.train.out_of_memory import fit_within_memory
 from utils.train.trainer import Trainer
 
 Make = Callable[..., Trainer]
 WAITING_CALLS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+WARMUP_STEPS = 3  # they select kernels and allocate optimizer state
+
+
+def freeze_norms(model: nn.Module) -> None:
+    """Put batch norms in evaluation mode."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def compute_loss_and_gradient(trainer: Trainer) -> tuple[float, torch.Tensor]:
     """Compute the summed loss and the flattened gradients of the first batch, without a step."""
-    meter = LossMeter(trainer.task.loss_names)
-    trainer._backward(next(iter(trainer.loader)), 0, meter)
-    trainer.scaler.unscale_(trainer.optimizer)
-    gradients = [p.grad.float().flatten() for p in trainer.model.parameters() if p.grad is not None]
-    return sum(meter.read().values()), torch.cat(gradients)
+    gradients: list[torch.Tensor] = []
+
+    def collect_gradients() -> None:
+        trainer.scaler.unscale_(trainer.optimizer)
+        gradients.extend(p.grad.float().flatten() for p in trainer.model.parameters() if p.grad is not None)
+
+    trainer._optimizer_step = collect_gradients  # type: ignore[method-assign]
+    losses = trainer._train_epoch(0)
+    return sum(losses.values()), torch.cat(gradients)
+
+
+def run_steps(trainer: Trainer, guard: Callable[[], AbstractContextManager[Any]], steps: int) -> None:
+    """Train on one batch; after the warm-up each step, loss to EMA, runs inside a new `guard`."""
+    trainer.loader = RepeatedStep(trainer.loader, WARMUP_STEPS + steps)  # type: ignore[assignment]
+    prepare_images = trainer._prepare_images
+    trainer._prepare_images = lambda batch, _: prepare_images(batch, 0)  # type: ignore[method-assign]  # one size
+    stack = ExitStack()
+
+    def enter(*, number: int, **_: Any) -> None:
+        if number >= WARMUP_STEPS:
+            torch.cuda.synchronize()
+            stack.enter_context(guard())
+
+    trainer.callbacks.on("on_train_batch_start", enter)
+    trainer.callbacks.on("on_optimizer_step_end", lambda **_: stack.close())
+    trainer._train_epoch(0)
+
+
+class SyncError(AbstractContextManager[None]):
+    """Makes operations that wait for the GPU an error."""
+
+    def __enter__(self) -> None:
+        torch.cuda.set_sync_debug_mode("error")
+
+    def __exit__(self, *_: object) -> None:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("amp", ["fp16", "bf16"])
@@ -35,9 +73,7 @@ def test_mixed_precision_agrees_with_float32(make_trainer: Make, amp: str) -> No
     for setting in ("off", amp):
         trainer = make_trainer(setting, amp=setting)
         assert (trainer.amp is None) == (setting == "off"), "the AMP check passed"
-        for module in trainer.model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+        trainer.callbacks.on("on_train_epoch_start", lambda model=trainer.model, **_: freeze_norms(model))
         results.append(compute_loss_and_gradient(trainer))
     (exact_loss, exact), (loss, gradient) = results
     assert loss == pytest.approx(exact_loss, rel=0.01)
@@ -50,43 +86,26 @@ def test_training_loss_with_amp_agrees(make_trainer: Make, amp: str) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
 
 
-def run_step(trainer: Trainer, batches: Any, meter: LossMeter) -> None:
-    trainer._seed(0)
-    trainer.schedule.apply(trainer.optimizer, 0)
-    trainer._backward(batches, 0, meter)
-    trainer._step()
-
-
 @pytest.mark.parametrize("amp", ["off", "fp16", "bf16"])
 @pytest.mark.parametrize("multi_scale", [False, True])
 def test_step_never_synchronizes(make_trainer: Make, amp: str, multi_scale: bool) -> None:
     trainer = make_trainer(amp=amp, multi_scale=multi_scale)
-    batches, meter = next(iter(trainer.loader)), LossMeter(trainer.task.loss_names)
-    for _ in range(3):  # the first steps select kernels and allocate optimizer state
-        run_step(trainer, batches, meter)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        run_step(trainer, batches, meter)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    run_steps(trainer, SyncError, steps=1)
 
 
 def test_profiler_shows_no_synchronization(make_trainer: Make) -> None:
     trainer = make_trainer(amp="fp16")
-    batches, meter = next(iter(trainer.loader)), LossMeter(trainer.task.loss_names)
-    for _ in range(3):
-        run_step(trainer, batches, meter)
-    torch.cuda.synchronize()
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile, torch.profiler.record_function("steps"):
-        for _ in range(2):
-            run_step(trainer, batches, meter)
-    steps = next(event for event in profile.events() if event.name == "steps")
+    with torch.profiler.profile(activities=activities) as profile:
+        run_steps(trainer, lambda: torch.profiler.record_function("step"), steps=2)
+    events = profile.events()
+    steps = [event.time_range for event in events if event.name == "step"]
+    assert len(steps) >= 2
     waiting = [
         event.name
-        for event in profile.events()
-        if event.name in WAITING_CALLS and event.time_range.end <= steps.time_range.end
+        for event in events
+        if event.name in WAITING_CALLS
+        and any(step.start <= event.time_range.start and event.time_range.end <= step.end for step in steps)
     ]
     assert not waiting
 
@@ -137,18 +156,13 @@ def test_activation_checkpointing_saves_memory(make_trainer: Make) -> None:
 
 
 def test_step_memory_grows_with_batch_size(make_trainer: Make) -> None:
-    trainer = make_trainer(imgsz=320)
-    small, large = (
-        memory_of_step(
-            TrainConfig.from_kwargs(**{**trainer.config.to_dict(), "batch_size": size}),
-            trainer.task,
-            trainer.model,
-            trainer.device,
-        )
-        for size in (2, 12)
-    )
+    def measure(batch_size: int) -> int | None:
+        trainer = make_trainer(str(batch_size), imgsz=320, batch_size=batch_size)
+        return measure_memory(trainer.config, lambda *_: (trainer.task, trainer.model), 320, trainer.device)
+
+    small, large = measure(2), measure(12)
     assert small is not None and large is not None
-    assert small < large < torch.cuda.get_device_properties(trainer.device).total_memory
+    assert small < large < torch.cuda.get_device_properties(0).total_memory
 
 
 def test_batch_that_does_not_fit_is_halved(make_trainer: Make, cuda: torch.device) -> None:

@@ -32,7 +32,7 @@ def test_gradients_and_statistics_are_equal(cfg: str, frozen_norms: bool) -> Non
         assert torch.equal(buffer, other), name
 
 
-def test_only_the_borders_of_layers_are_kept() -> None:
+def test_only_outputs_of_layers_are_stored() -> None:
     """Bytes that autograd saves for the backward pass."""
     images = torch.rand(1, 3, 128, 128)
     kept = []
@@ -52,7 +52,7 @@ def test_only_the_borders_of_layers_are_kept() -> None:
     assert kept[1] < kept[0] / 4
 
 
-def test_nothing_is_recomputed_without_gradients_or_parameters() -> None:
+def test_no_checkpointing_without_gradients_or_parameters() -> None:
     model = DetectionModel("yolov5n.yaml", nc=3).eval()
     model.checkpoint_activations = True
     assert model(torch.rand(1, 3, 64, 64))[0].shape == (1, 252, 8)

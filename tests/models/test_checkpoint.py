@@ -114,7 +114,7 @@ def test_content_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
     model, file = DetectionModel(small()), tmp_path / "a.pt"
     wrong = {**model.state_dict(), "model.24.m.0.bias": torch.zeros(5)}
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"task": "juggle"}, "task 'juggle' is not known to this version, which has detect, segment, classify"),
+        ({"task": "juggle"}, "task 'juggle' is not supported; known: detect, classify, .*; update this project"),
         ({"version": VERSION + 1}, f"checkpoint format {VERSION + 1}, this version reads up to {VERSION}; update it"),
         ({"version": "x"}, "checkpoint format 'x'"),
         ({"model": wrong}, "its weights do not fit its own graph: .*model.24.m.0.bias"),
@@ -307,7 +307,7 @@ def test_several_files_are_one_ensemble(two_files: list[str], tmp_path: Path) ->
     assert ensemble.names == {0: "a", 1: "b", 2: "ж"}
     other = tmp_path / "other.pt"
     save_checkpoint(other, payload(DetectionModel(small(nc=2)), names={0: "a", 1: "b"}))
-    with pytest.raises(InputError, match=r"other\.pt: 2 classes, but .*one\.pt has 3; they must agree"):
+    with pytest.raises(InputError, match=r"other\.pt: 2 classes, but .*one\.pt has 3 classes; they must agree"):
         load_model([two_files[0], other])
 
 

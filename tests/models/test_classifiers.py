@@ -1,4 +1,4 @@
-"""Classifiers by description: cut graphs, torchvision networks, published weights, and rows told by layers."""
+"""Classifiers: truncated detectors, torchvision networks, pretrained weights, model YAMLs from layers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def small(name: str = "yolov5n.yaml", **changes: Any) -> dict[str, Any]:
     return {**load_model_yaml(name), "width_multiple": 0.125, **changes}
 
 
-def test_a_detector_is_cut_where_it_is_asked_for() -> None:
+def test_cutoff_sets_the_number_of_layers() -> None:
     default, shorter = build_classifier(small(), 4), build_classifier(small(), 4, 7)
     assert (len(default.model), len(shorter.model)) == (10, 7)
     assert shorter.yaml["cutoff"] == 7
@@ -59,7 +59,7 @@ def test_torchvision_networks_survive_a_checkpoint(tmp_path: Path, name: str) ->
         assert torch.allclose(load_model(tmp_path / "a.pt")(IMAGE), model(IMAGE), atol=0.05)
 
 
-def test_names_that_are_none() -> None:
+def test_unknown_names() -> None:
     with pytest.raises(InputError, match=r"--model resnet19: not a \.pt file.*near: resnet18"):
         load_classifier_graph("resnet19")
     with pytest.raises(InputError, match="no such model YAML"):
@@ -90,7 +90,7 @@ def test_published_weights_come_from_the_cache(tmp_path: Path, monkeypatch: pyte
         load_torchvision_weights("resnet18")
 
 
-def test_published_weights_are_fetched_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def download_file(url: str, file: Path) -> None:
@@ -113,7 +113,7 @@ def test_published_weights_are_fetched_before_anything_else(tmp_path: Path, monk
         pytest.param(small("yolov5s-v4.yaml"), id="Focus, SPP"),
     ],
 )
-def test_rows_are_told_by_layers(graph: dict[str, Any]) -> None:
+def test_yaml_from_layers(graph: dict[str, Any]) -> None:
     model = build_classifier(graph, 4).eval()
     described = {**describe_layers(model.model), "nc": 4}
     rebuilt = build_classifier(described, 4).eval()
@@ -122,7 +122,7 @@ def test_rows_are_told_by_layers(graph: dict[str, Any]) -> None:
         assert torch.equal(rebuilt(IMAGE), model(IMAGE))
 
 
-def test_rows_that_cannot_be_told() -> None:
+def test_no_yaml_from_unknown_layers() -> None:
     model = ClassificationModel(model=DetectionModel(small("yolov5s-ghost.yaml")), nc=2)
     assert describe_layers(model.model) == {}
     assert describe_layers(nn.Sequential(nn.Flatten())) == {}

@@ -1,4 +1,4 @@
-"""Blocks: values worked out by hand, folding, and what each block is by its definition."""
+"""Blocks: known values, fusing, and comparison with their definitions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models import common
 from models.common import C3SPP, SPP, SPPF, Bottleneck, Concat, Contract, Conv, DWConv, Expand, Focus, GhostBottleneck
 
 
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
     """The module in evaluation mode with every parameter and statistic away from its initial value."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_depthwise_groups_divide_both() -> None:
     assert common.DWConvTranspose2d(12, 18, 2, 2).groups == 6
 
 
-def test_fold_one_channel_by_hand() -> None:
+def test_fuse_known_values() -> None:
     """conv weight 2, norm (x - 3) / sqrt(4) * 5 + 7 -> weight 5, bias -0.5."""
     block = Conv(1, 1, act=False).eval()
     assert block.bn is not None
@@ -72,8 +72,8 @@ def test_fold_one_channel_by_hand() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_fold_keeps_the_output(dtype: torch.dtype) -> None:
-    block = randomised(DWConv(6, 12, 3, 2)).to(dtype)
+def test_fuse_keeps_the_output(dtype: torch.dtype) -> None:
+    block = randomize(DWConv(6, 12, 3, 2)).to(dtype)
     fused = copy.deepcopy(block)
     assert isinstance(fused, Conv)
     fused.fuse()
@@ -85,13 +85,13 @@ def test_fold_keeps_the_output(dtype: torch.dtype) -> None:
     assert len(block.state_dict()) == 6  # the original is untouched
 
 
-def test_fold_refuses_norm_without_statistics() -> None:
+def test_fuse_needs_running_statistics() -> None:
     with pytest.raises(ValueError, match="without running statistics"):
         common.fuse_conv_bn(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, track_running_stats=False))
 
 
 def test_spp_and_sppf_are_equal() -> None:
-    fast, plain = randomised(SPPF(8, 12)), SPP(8, 12).eval()
+    fast, plain = randomize(SPPF(8, 12)), SPP(8, 12).eval()
     plain.load_state_dict(fast.state_dict())
     x = torch.rand(2, 8, 17, 23)
     assert torch.equal(fast(x), plain(x))
@@ -99,13 +99,13 @@ def test_spp_and_sppf_are_equal() -> None:
 
 def test_bottleneck_adds_only_where_shapes_agree() -> None:
     assert [Bottleneck(4, 4).add, Bottleneck(4, 4, False).add, Bottleneck(4, 8).add] == [True, False, False]
-    block = randomised(Bottleneck(4, 4))
+    block = randomize(Bottleneck(4, 4))
     x = torch.rand(1, 4, 5, 5)
     torch.testing.assert_close(block(x), x + block.cv2(block.cv1(x)))
 
 
 def test_c3_is_its_definition() -> None:
-    block = randomised(common.C3(4, 8, n=2))
+    block = randomize(common.C3(4, 8, n=2))
     x = torch.rand(1, 4, 5, 3)
     expected = block.cv3(torch.cat([block.m(block.cv1(x)), block.cv2(x)], 1))
     assert torch.equal(block(x), expected)
@@ -114,7 +114,7 @@ def test_c3_is_its_definition() -> None:
 
 
 def test_bottleneck_csp_is_its_definition() -> None:
-    block = randomised(common.BottleneckCSP(4, 8))
+    block = randomize(common.BottleneckCSP(4, 8))
     x = torch.rand(1, 4, 5, 3)
     joined = torch.cat([block.cv3(block.m(block.cv1(x))), block.cv2(x)], 1)
     assert torch.equal(block(x), block.cv4(block.act(block.bn(joined))))
@@ -127,7 +127,7 @@ def test_focus_orders_corners_column_by_column() -> None:
     assert block(x).flatten().tolist() == [0, 2, 1, 3]
 
 
-def test_contract_leads_with_offsets_and_expand_undoes_it() -> None:
+def test_contract_channel_order_and_its_inverse() -> None:
     x = torch.arange(8.0).view(1, 2, 2, 2)  # channel 0: 0 1 / 2 3, channel 1: 4 5 / 6 7
     packed = Contract(2)(x)
     assert packed.shape == (1, 8, 1, 1)
@@ -139,7 +139,7 @@ def test_contract_leads_with_offsets_and_expand_undoes_it() -> None:
 
 def test_ghost_bottleneck_shrinks_both_paths() -> None:
     assert GhostBottleneck(8, 12, 3, 2)(torch.rand(2, 8, 6, 6)).shape == (2, 12, 3, 3)
-    plain = randomised(GhostBottleneck(8, 8))
+    plain = randomize(GhostBottleneck(8, 8))
     x = torch.rand(1, 8, 4, 4)
     torch.testing.assert_close(plain(x), x + plain.conv(x))
 

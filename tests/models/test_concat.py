@@ -7,7 +7,7 @@ import torch
 from models.concat import concat_channels
 
 
-def test_values_and_gradients_are_those_of_cat() -> None:
+def test_values_and_gradients_equal_cat() -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, 3, 4, 5), (2, 6, 4, 5))
     maps = [

@@ -11,7 +11,7 @@ from models.yolo import DetectionModel
 from utils.core.errors import InputError
 
 
-def test_only_training_drops_and_the_keys_stay() -> None:
+def test_drops_in_training_only_and_keeps_keys() -> None:
     torch.manual_seed(0)
     model = DetectionModel("yolov5n.yaml", nc=3)
     images, keys = torch.rand(1, 3, 128, 128), list(model.state_dict())
@@ -26,7 +26,7 @@ def test_only_training_drops_and_the_keys_stay() -> None:
     assert not torch.equal(model(images)[0], model(images)[0])
 
 
-def test_blocks_of_zeros_of_the_wanted_share() -> None:
+def test_dropped_fraction_and_block_size() -> None:
     torch.manual_seed(0)
     model = DetectionModel("yolov5n.yaml", nc=3).train()
     add_dropblock(model, 0.2)
@@ -50,6 +50,6 @@ def test_half_precision_keeps_its_values() -> None:
     assert thinned.float().mean().item() == pytest.approx(1, abs=0.02)
 
 
-def test_a_foreign_network_is_refused() -> None:
+def test_torchvision_network_is_refused() -> None:
     with pytest.raises(InputError, match="--dropblock"):
         add_dropblock(build_classifier("squeezenet1_1", nc=2), 0.1)

@@ -1,4 +1,4 @@
-"""YAML grammar, errors that name the row, activations per model."""
+"""Model YAML parser: grammar, errors that name the row, activations per model."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_values_that_are_modules() -> None:
 
 
 @pytest.mark.parametrize("text", ["1 / 0", "nn.LeakyReLU(1, 2, 3)"])
-def test_values_that_cannot_be_worked_out(text: str) -> None:
+def test_values_that_cannot_be_evaluated(text: str) -> None:
     with pytest.raises(ValueError, match=text.split("(")[0].replace(".", r"\.")):
         parse_value(text, {})
 
@@ -84,7 +84,7 @@ def test_shipped_names_are_found(name: str, folder: str) -> None:
     assert find_model_yaml(name) == graph.MODELS_DIR / folder / f"{Path(name).stem}.yaml"
 
 
-def test_unknown_name_gives_near_ones() -> None:
+def test_unknown_name_lists_near_ones() -> None:
     with pytest.raises(InputError, match=r"^yolov5z: no such model YAML; near: yolov5[nsmlx]"):
         load_model_yaml("yolov5z")
 
@@ -109,7 +109,7 @@ def test_unknown_name_gives_near_ones() -> None:
         pytest.param("{nc: 1, anchors: [], backbone: [[]], head: []}", "anchors: level 0: None", id="no anchors"),
     ],
 )
-def test_files_that_are_no_graph(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_files(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "net.yaml"
     file.write_text(text)
     with pytest.raises(InputError, match=rf"net\.yaml: .*{message}"):
@@ -164,7 +164,7 @@ TWO = [CONV, CONV]
         pytest.param([CONV, [-1, 1, "nn.Linear", ["1 / 0"]]], "row 1: '1 / 0': division by zero", id="arithmetic"),
     ],
 )
-def test_wrong_rows_are_named(rows: list[Any], message: str) -> None:
+def test_invalid_rows_are_named(rows: list[Any], message: str) -> None:
     with pytest.raises(InputError, match=rf"^net\.yaml: .*{message}"):
         build(rows, yaml_file="net.yaml")
 
@@ -229,7 +229,7 @@ def test_activation_per_block() -> None:
     assert isinstance(ghost.conv[2].cv1.act, nn.Identity)
 
 
-def test_activation_must_be_one() -> None:
+def test_activation_must_be_a_module() -> None:
     with pytest.raises(InputError, match=r"activation: 'nn\.LeakyRelu' is not an activation"):
         build(TWO, activation="nn.LeakyRelu")
 

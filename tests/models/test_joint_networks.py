@@ -1,4 +1,4 @@
-"""Networks with semantic masks: sizes, outputs, strides, copies, types, fusing, views, weights, checkpoints."""
+"""Networks with semantic heads: sizes, outputs, strides, copies, dtypes, fusing, TTA, weights, checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from slim_networks import SLIM, tensors, with_moved_norms
+from slim_networks import SLIM, flatten_tensors, randomize_norm_stats
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -36,16 +36,16 @@ DETECTOR_GFLOPS = {"s": 20.9, "m": 64.4, "l": 146.0}
 
 
 def slim(name: str, **overrides: Any) -> Any:
-    """A shipped graph made thin, 3 and 5 classes, in evaluation mode, with norms away from their start."""
+    """A narrow version of a shipped network with 3 and 5 classes and random norm statistics, in evaluation mode."""
     torch.manual_seed(0)
     config = {**load_model_yaml(name), **SLIM, "n_segcls": 5, "nc": 3, **overrides}
     model = build_model(config)
-    return with_moved_norms(model)
+    return randomize_norm_stats(model)
 
 
 @pytest.mark.parametrize("size", PARAMETERS)
 @pytest.mark.parametrize("head", HEADS)
-def test_parameters_and_operations_on_release_5(size: str, head: str) -> None:
+def test_parameters_and_flops_on_release_5(size: str, head: str) -> None:
     rest, heads = PARAMETERS[size]
     with torch.device("meta"):
         model = build_model(f"yolov5{size}-v5-{head}.yaml")
@@ -83,7 +83,7 @@ def test_sizes_differ_in_their_multiples_only() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in GRAPHS if name.startswith(("yolov5n-", "yolov5s6-"))])
-def test_every_kind_of_graph_gives_what_its_name_says(name: str) -> None:
+def test_task_of_every_kind_of_graph(name: str) -> None:
     with torch.device("meta"):
         model = build_model(name)
     kind, task = (SemanticModel, "semantic") if name.endswith("-sem") else (JointModel, "joint")
@@ -115,7 +115,7 @@ def test_joint_outputs(name: str) -> None:
     assert found.semantic.shape == (1, 5, 64, 128)
     trained = model.train()(torch.rand(2, 3, 128, 128))
     assert [raw.shape[-1] for raw in trained.detection] == [8] * model.head.nl
-    outputs = tensors(trained.semantic)
+    outputs = flatten_tensors(trained.semantic)
     assert isinstance(trained.semantic, list) == name.endswith("bise")
     assert {tuple(o.shape) for o in outputs} == {(2, 5, 128, 128)}
     model.eval().head.export = True
@@ -126,12 +126,12 @@ def test_joint_outputs(name: str) -> None:
 @pytest.mark.parametrize("name", ["yolov5n-base", "yolov5n-bise", "yolov5n-lab", "yolov5n-psp", "yolov5n-sem"])
 def test_one_image_trains(name: str) -> None:
     model = slim(name).train()
-    sum(t.float().sum() for t in tensors(model(torch.rand(1, 3, 64, 64)))).backward()
+    sum(t.float().sum() for t in flatten_tensors(model(torch.rand(1, 3, 64, 64)))).backward()
     assert all(p.grad is not None for p in model.parameters())
     model.eval()(torch.rand(1, 3, 64, 64))
 
 
-def test_semantic_mask_without_boxes() -> None:
+def test_semantic_network() -> None:
     model = slim("yolov5n-sem")
     assert (model.nc, model.names, model.stride.tolist()) == (5, {i: str(i) for i in range(5)}, [32])
     assert model.head is model.semantic_head
@@ -139,7 +139,7 @@ def test_semantic_mask_without_boxes() -> None:
     assert len(model.yaml["backbone"]) + len(model.yaml["head"]) == 24
 
 
-def test_numbers_of_classes_override() -> None:
+def test_class_numbers_override_the_yaml() -> None:
     joint = build_model({**load_model_yaml("yolov5n-psp"), **SLIM}, nc=2, n_segcls=7)
     assert (joint.nc, joint.semantic_head.nc, joint.yaml["n_segcls"], len(joint.semantic)) == (2, 7, 7, 7)
     config = {**load_model_yaml("yolov5n-sem"), **SLIM}
@@ -147,7 +147,7 @@ def test_numbers_of_classes_override() -> None:
         assert (model.nc, model.yaml["nc"], model.yaml["n_segcls"]) == (4, 4, 4)
 
 
-def test_a_semantic_head_at_another_stride_still_fills_the_image() -> None:
+def test_semantic_head_at_another_stride() -> None:
     config = {**load_model_yaml("yolov5n-sem"), **SLIM, "n_segcls": 5}
     config["head"] = [[[2, 6, 9], 1, "SegMaskPSP", ["n_segcls", 3, 256, False]]]
     model = SemanticModel(config)
@@ -179,14 +179,14 @@ def test_rows_that_cannot_be_built(changes: dict[str, Any], message: str) -> Non
         build_model({**config, **changes})
 
 
-def test_missing_number_of_classes_is_told() -> None:
+def test_missing_number_of_classes_raises() -> None:
     config = load_model_yaml("yolov5n-psp")
     del config["n_segcls"]
     with pytest.raises(InputError, match=r"'n_segcls' is not a number of classes.*set n_segcls in the model YAML"):
         build_model(config)
 
 
-def test_instance_masks_beside_a_semantic_mask_are_told() -> None:
+def test_segment_with_a_semantic_head_raises() -> None:
     config = load_model_yaml("yolov5n-psp")
     config["head"][-2] = [[17, 20, 23], 1, "Segment", ["nc", "anchors", 32, 256]]
     with pytest.raises(InputError, match=r"yolov5n-psp.yaml: Segment beside a semantic head"):
@@ -201,38 +201,38 @@ def test_copies_and_pickles(name: str) -> None:
     model, images = slim(name), torch.rand(1, 3, 128, 64)
     model.semantic = SemanticClasses({i: f"class {i}" for i in range(5)})
     with torch.inference_mode():
-        wanted = tensors(model(images))
+        wanted = flatten_tensors(model(images))
         for twin in (copy.deepcopy(model), pickle.load(io.BytesIO(pickle.dumps(model)))):  # our own bytes
             assert twin.semantic == model.semantic
-            assert all(torch.equal(a, b) for a, b in zip(tensors(twin(images)), wanted, strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(flatten_tensors(twin(images)), wanted, strict=True))
 
 
 @pytest.mark.parametrize("name", THIN)
 def test_types_memory_format_and_fusing(name: str) -> None:
     model, images = slim(name), torch.rand(2, 3, 128, 64)
     with torch.inference_mode():
-        wanted = tensors(model(images))
+        wanted = flatten_tensors(model(images))
         fused = copy.deepcopy(model).fuse()
         assert not [m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)]
         model.to(memory_format=torch.channels_last)
         others = [model(images.to(memory_format=torch.channels_last)), fused(images)]
         for found in others:
-            for a, b in zip(tensors(found), wanted, strict=True):
+            for a, b in zip(flatten_tensors(found), wanted, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
         for dtype, tolerance in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
             low = copy.deepcopy(model).to(dtype)
-            for a, b in zip(tensors(low(images.to(dtype))), wanted, strict=True):
+            for a, b in zip(flatten_tensors(low(images.to(dtype))), wanted, strict=True):
                 assert a.dtype in (dtype, torch.float32)  # decoded boxes are of FP32
                 assert (a.float() - b).abs().max() <= tolerance * b.abs().max()
 
 
-def test_pooled_norms_fold_and_have_the_constants_of_the_recipe() -> None:
+def test_constants_of_unfused_norms() -> None:
     norms = [m for m in slim("yolov5n-psp").modules() if isinstance(m, PooledNorm)]
     assert [(norm.eps, norm.momentum) for norm in norms] == [(1e-3, 0.03)]
 
 
 @pytest.mark.parametrize("name", ["yolov5n-psp", "yolov5n-sem"])
-def test_augmented_maps_are_the_mean_of_views(name: str) -> None:
+def test_tta_averages_probabilities(name: str) -> None:
     """A network whose logits depend on a pixel's own class color agrees with itself in every view."""
     model, images = slim(name), torch.rand(2, 3, 64, 96)
     with torch.inference_mode():
@@ -248,7 +248,7 @@ def test_augmented_maps_are_the_mean_of_views(name: str) -> None:
             assert maps is None
 
 
-def test_augmented_maps_are_put_back_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tta_restores_scale_and_mirroring(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a network that gives the image itself as logits, mirrored and padded views give the image again."""
     model = slim("yolov5n-sem")
     monkeypatch.setattr(model, "_run", lambda image: image * 20)
@@ -260,7 +260,7 @@ def test_augmented_maps_are_put_back_in_place(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("name", ["yolov5n-psp", "yolov5s-v5-lab"])
-def test_weights_of_a_detector_are_taken_over(name: str) -> None:
+def test_weights_of_a_detector_are_transferred(name: str) -> None:
     plain = name.rpartition("-")[0]
     detector, model = slim(plain), slim(name)
     count = len(detector.state_dict())
@@ -274,7 +274,7 @@ def test_weights_of_a_detector_are_taken_over(name: str) -> None:
     assert taken == total
 
 
-def test_neck_of_a_detector_goes_into_a_semantic_mask_network() -> None:
+def test_weights_of_a_detector_are_transferred_to_a_semantic_network() -> None:
     detector, model = slim("yolov5n"), slim("yolov5n-sem")
     own = [key for key in model.state_dict() if not key.startswith("model.23.")]
     assert transfer_weights(model, detector.state_dict())[0] == len(own)
@@ -294,7 +294,7 @@ def test_checkpoint_keeps_classes_and_outputs(name: str, tmp_path: Path) -> None
     loaded = load_checkpoint(tmp_path / "a.pt")
     assert (loaded.task, loaded.model.semantic, loaded.model.names) == (model.task, model.semantic, model.names)
     with torch.inference_mode():
-        found, wanted = tensors(loaded.model(images)), tensors(model(images))
+        found, wanted = flatten_tensors(loaded.model(images)), flatten_tensors(model(images))
         assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
@@ -310,7 +310,7 @@ def test_checkpoint_without_or_with_wrong_classes(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-def test_official_nano_becomes_a_joint_network(shared: Path) -> None:
+def test_official_weights_are_transferred_to_a_joint_network(shared: Path) -> None:
     source = load_checkpoint(shared / "weights/yolov5n.pt")
     model = build_model("yolov5n-psp.yaml").eval()
     assert transfer_weights(model, source.state_dict)[0] == 349

@@ -32,8 +32,8 @@ def small(name: str, **changes: Any) -> dict[str, Any]:
     return {**load_model_yaml(name), "width_multiple": 0.125, "nc": 3, **changes}
 
 
-def settled(model: nn.Module) -> nn.Module:
-    """The model with batch norms that do something, in evaluation mode."""
+def randomize_norms(model: nn.Module) -> nn.Module:
+    """Set random batch-norm statistics and evaluation mode."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -55,7 +55,7 @@ def write(path: Path, model: nn.Module, **others: Any) -> Path:
 
 
 @pytest.mark.parametrize("image", ["bus", "zidane"])
-def test_official_file_gives_the_reference_boxes(shared: Path, image: str) -> None:
+def test_official_file_equals_reference_boxes(shared: Path, image: str) -> None:
     checkpoint = load_checkpoint(shared / "weights" / "yolov5n.pt")
     golden = np.load(shared / "reference" / "golden" / "yolov5n_coco.npz")
     frame, _ = letterbox(read_image(shared / "data" / "images" / f"{image}.jpg"), (640, 640), auto=True)
@@ -68,7 +68,7 @@ def test_official_file_gives_the_reference_boxes(shared: Path, image: str) -> No
     assert difference[..., 4:].max() < 1e-4
 
 
-def test_official_file_tells_what_it_is(shared: Path) -> None:
+def test_official_file_metadata(shared: Path) -> None:
     file = shared / "weights" / "yolov5n.pt"
     checkpoint = load_checkpoint(file)
     assert checkpoint.official
@@ -81,7 +81,7 @@ def test_official_file_tells_what_it_is(shared: Path) -> None:
 
 def test_training_file_of_7_0_with_numpy_and_paths(tmp_path: Path) -> None:
     """Constructed: weights of the EMA win; numpy numbers, paths in opt and a list of names are read."""
-    model, ema = (settled(DetectionModel(small("yolov5n.yaml"))) for _ in range(2))
+    model, ema = (randomize_norms(DetectionModel(small("yolov5n.yaml"))) for _ in range(2))
     ema.names = ["a", "b", "c"]
     ema.hyp = {"lr0": 0.01}
     file = write(
@@ -137,7 +137,7 @@ def age_to_3_1(model: DetectionModel, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_release_3_1_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Constructed: Model, Hardswish and LeakyReLU, anchor_grid as a buffer, attributes missing, stale grids."""
-    model = settled(DetectionModel(small("yolov5s-v3.yaml")))
+    model = randomize_norms(DetectionModel(small("yolov5s-v3.yaml")))
     expected = boxes(model)
     with monkeypatch.context() as patch, addressed(Model=(DetectionModel, "models.yolo")):
         age_to_3_1(model, patch)
@@ -158,7 +158,7 @@ def test_release_3_1_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", ["yolov5s-v1.yaml", "yolov5s-v4.yaml", "yolov5s-v5.yaml", "yolov5s-ghost.yaml"])
 def test_other_graphs_keep_their_boxes(tmp_path: Path, name: str) -> None:
     """Constructed: old stems, and Ghost blocks at their address up to release 5."""
-    model = settled(DetectionModel(small(name)))
+    model = randomize_norms(DetectionModel(small(name)))
     expected = boxes(model)
     rare = "models.experimental"
     with addressed(GhostConv=(common.GhostConv, rare), GhostBottleneck=(common.GhostBottleneck, rare)):
@@ -185,7 +185,7 @@ def test_rare_blocks_of_old_releases(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for key in ("i", "f", "type", "np"):
         setattr(block, key, getattr(row, key))
     model.model[2] = block
-    settled(model)
+    randomize_norms(model)
     rare = "models.experimental"
     with addressed(
         C3=(experimental.C3Cross, rare),
@@ -199,7 +199,7 @@ def test_rare_blocks_of_old_releases(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_classifier_before_6_2(tmp_path: Path) -> None:
     """Constructed: a Model that ends in the pooled 1x1 convolution."""
-    model = settled(DetectionModel(small("yolov5n.yaml")))
+    model = randomize_norms(DetectionModel(small("yolov5n.yaml")))
     head = experimental.PooledClassify(32, 4)
     for key, value in (("i", 9), ("f", -1), ("type", "models.common.Classify"), ("np", 132)):
         setattr(head, key, value)
@@ -224,7 +224,7 @@ def test_classifier_before_6_2(tmp_path: Path) -> None:
 
 def test_transformer_and_stored_inner_linear(tmp_path: Path) -> None:
     """Constructed: MultiheadAttention without batch_first, as torch up to 1.8 pickled it."""
-    model = settled(DetectionModel(small("yolov5s-transformer.yaml")))
+    model = randomize_norms(DetectionModel(small("yolov5s-transformer.yaml")))
     expected = boxes(model)
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
@@ -234,7 +234,7 @@ def test_transformer_and_stored_inner_linear(tmp_path: Path) -> None:
 
 def test_segmentation_with_its_stored_function(tmp_path: Path) -> None:
     """Constructed: `detect` is pickled through getattr; a plain Model with a Segment head is a segmenter too."""
-    model = settled(SegmentationModel(small("yolov5n-seg.yaml")))
+    model = randomize_norms(SegmentationModel(small("yolov5n-seg.yaml")))
     file = write(tmp_path / "seg.pt", model)
     assert b"getattr" in file.read_bytes()
     checkpoint = load_checkpoint(file)
@@ -256,7 +256,7 @@ def foreign_class(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> ty
 
 def test_classifier_with_image_transforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Constructed: no YAML, transforms of torchvision and of the original, which are not rebuilt."""
-    model = settled(ClassificationModel(small("yolov5n.yaml"), nc=5))
+    model = randomize_norms(ClassificationModel(small("yolov5n.yaml"), nc=5))
     del model.yaml, model.inplace, model.yaml_file
     model.transforms = [foreign_class("utils.augmentations", "CenterCrop", monkeypatch)()]
     file = write(tmp_path / "cls.pt", model, opt={"save_dir": Path("runs/train-cls/exp")})
@@ -272,7 +272,7 @@ def test_classifier_with_image_transforms(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_fused_conv_without_norm(tmp_path: Path) -> None:
     """Constructed: fused files have Conv blocks without `bn`."""
-    model = settled(DetectionModel(small("yolov5n.yaml"))).fuse()
+    model = randomize_norms(DetectionModel(small("yolov5n.yaml"))).fuse()
     for module in model.modules():
         if isinstance(module, common.Conv):
             del module._modules["bn"]
@@ -283,9 +283,9 @@ def test_fused_conv_without_norm(tmp_path: Path) -> None:
     assert torch.equal(boxes(loaded), boxes(model.half().float()))
 
 
-def test_hooks_and_hidden_methods_stay_behind(tmp_path: Path) -> None:
+def test_hooks_and_replaced_methods_are_dropped(tmp_path: Path) -> None:
     """Constructed: a network that would run something else when called."""
-    model = settled(DetectionModel(small("yolov5n.yaml")))
+    model = randomize_norms(DetectionModel(small("yolov5n.yaml")))
     expected = boxes(model)
     conv = model.model[0].conv
     conv._forward_hooks[0] = torch.Tensor
@@ -300,7 +300,7 @@ def test_hooks_and_hidden_methods_stay_behind(tmp_path: Path) -> None:
 
 
 def test_activation_objects_are_shared_as_they_were(tmp_path: Path) -> None:
-    model = settled(DetectionModel(small("yolov5n.yaml")))
+    model = randomize_norms(DetectionModel(small("yolov5n.yaml")))
     loaded = load_checkpoint(write(tmp_path / "a.pt", model)).model
     assert len({id(m.act) for m in loaded.modules() if isinstance(m, common.Conv)}) == 1
 

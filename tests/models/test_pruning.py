@@ -19,7 +19,7 @@ def test_the_smallest_weights_become_zero() -> None:
     assert compute_sparsity(layer) == 2 / 5
 
 
-def test_a_network_keeps_its_keys_and_learns_on() -> None:
+def test_pruned_network_keeps_its_keys_and_is_trainable() -> None:
     model = DetectionModel("yolov5n.yaml", nc=3)
     keys, convolutions = list(model.state_dict()), [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert prune_convolutions(model, 0.3) == len(convolutions)
@@ -30,7 +30,7 @@ def test_a_network_keeps_its_keys_and_learns_on() -> None:
 
 
 @pytest.mark.parametrize("amount", [-0.1, 1.0])
-def test_impossible_amounts(amount: float) -> None:
+def test_invalid_amounts(amount: float) -> None:
     with pytest.raises(ValueError, match="below 1"):
         prune_convolutions(nn.Conv2d(1, 1, 1), amount)
 

@@ -73,7 +73,7 @@ def test_every_foreign_global_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["__init__", "__globals__", "_apply"])
-def test_getattr_gives_nothing_but_one_function(tmp_path: Path, name: str) -> None:
+def test_getattr_is_limited_to_one_function(tmp_path: Path, name: str) -> None:
     from models.yolo import Detect
 
     file = saved(tmp_path / "a.pt", Calls(getattr, Detect, name))
@@ -90,7 +90,7 @@ def test_constructors_of_listed_classes_are_not_called(tmp_path: Path) -> None:
     assert record.state == {}
 
 
-def test_table_of_globals_is_as_before(tmp_path: Path) -> None:
+def test_allow_list_is_restored(tmp_path: Path) -> None:
     before = set(map(str, torch.serialization.get_safe_globals()))
     read_checkpoint(saved(tmp_path / "a.pt", nn.Conv2d(1, 1, 1)), ADDRESSES)
     with pytest.raises(InputError):
@@ -98,7 +98,7 @@ def test_table_of_globals_is_as_before(tmp_path: Path) -> None:
     assert set(map(str, torch.serialization.get_safe_globals())) == before
 
 
-def test_threads_do_not_take_each_others_table_away(tmp_path: Path) -> None:
+def test_threads_share_the_allow_list(tmp_path: Path) -> None:
     file = saved(tmp_path / "a.pt", nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(50))))
     results: list[Any] = []
 
@@ -152,7 +152,7 @@ def test_numpy_objects_are_refused(tmp_path: Path) -> None:
         read_checkpoint(file, ADDRESSES)
 
 
-def test_files_that_are_no_checkpoints_say_what_they_are(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints(tmp_path: Path) -> None:
     good = saved(tmp_path / "good.pt", {"a": torch.zeros(1000)}).read_bytes()
     script = tmp_path / "script.pt"
     torch.jit.save(torch.jit.script(nn.Identity()), str(script))

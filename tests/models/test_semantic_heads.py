@@ -1,4 +1,4 @@
-"""Blocks and heads of semantic masks: values by hand, shapes, one image in training, recorded graphs, parameters."""
+"""Semantic heads and blocks: known values, shapes, one image in training, traced graphs, parameters."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from models.semantic_heads import (
 
 
 def plain(block: nn.Module, weight: float = 1.0) -> nn.Module:
-    """Evaluation mode, norms without effect, every convolution's weights equal, linear activations."""
+    """Evaluation mode with identity norms, constant convolution weights and linear activations."""
     for module in block.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.constant_(module.weight, weight)
@@ -51,7 +51,7 @@ def ones(channels: int, side: int = 1) -> Tensor:
     return torch.ones(1, channels, side, side)
 
 
-def test_grid_means_by_hand() -> None:
+def test_adaptive_avg_pool_known_values() -> None:
     """Five columns in two cells: 0-2 and 2-4, which share the middle one."""
     x = torch.tensor([0.0, 1, 2, 3, 9]).expand(1, 1, 4, 5).contiguous()
     torch.testing.assert_close(adaptive_avg_pool(x, 2)[0, 0], torch.tensor([[1, 14 / 3]] * 2))
@@ -60,7 +60,7 @@ def test_grid_means_by_hand() -> None:
 
 @pytest.mark.parametrize("size_hw", [(4, 4), (5, 7), (2, 9), (13, 6)])
 @pytest.mark.parametrize("side", [1, 2, 3, 6])
-def test_recorded_grid_means_equal_adaptive_pooling(size_hw: tuple[int, int], side: int) -> None:
+def test_traced_adaptive_avg_pool_equals_torch(size_hw: tuple[int, int], side: int) -> None:
     x = torch.rand(2, 3, *size_hw)
     traced = torch.jit.trace(lambda y: adaptive_avg_pool(y, side), torch.rand(2, 3, 8, 8))
     torch.testing.assert_close(traced(x), F.adaptive_avg_pool2d(x, side))
@@ -82,7 +82,7 @@ def test_one_image_uses_the_running_statistics() -> None:
     assert int(norm.num_batches_tracked) == 1
 
 
-def test_attention_by_hand() -> None:
+def test_attention_known_values() -> None:
     """Mean 1 of each of two channels: the gate is sigmoid(2)."""
     found = plain(Attention(2))(ones(2, 3))
     torch.testing.assert_close(found, torch.full((1, 2, 3, 3), torch.tensor(2.0).sigmoid().item()))
@@ -90,13 +90,13 @@ def test_attention_by_hand() -> None:
     assert narrow(ones(4)).flatten()[0].item() == pytest.approx(torch.tensor(8.0).sigmoid().item())
 
 
-def test_arm_by_hand() -> None:
+def test_arm_known_values() -> None:
     found = plain(ARM(2, 3), 0.1)(ones(2))  # 0.2 in the middle of a 1x1 map, gate of 3 * 0.1 * 0.2
     expected = 0.2 * torch.tensor(0.06).sigmoid().item()
     torch.testing.assert_close(found, torch.full((1, 3, 1, 1), expected))
 
 
-def test_ffm_by_hand() -> None:
+def test_ffm_known_values() -> None:
     """Mixed value 3; the gate narrows to one channel: 2 * 3 = 6, SiLU, sigmoid; f + f * gate."""
     gate = torch.sigmoid(6 * torch.sigmoid(torch.tensor(6.0))).item()
     found = plain(FFM(3, 2, reduction=2))([ones(1), ones(2)])
@@ -104,7 +104,7 @@ def test_ffm_by_hand() -> None:
     assert plain(FFM(3, 2, reduction=2, is_cat=False))(ones(3)).tolist() == found.tolist()
 
 
-def test_pyramid_pooling_by_hand() -> None:
+def test_pyramid_pooling_known_values() -> None:
     """Of a ramp 0 ... 5 along x: the mean 2.5, and the grid of two columns 1 to 4 spread with the corners kept."""
     ramp = torch.arange(6.0).expand(1, 4, 6, 6).contiguous()
     found = plain(PyramidPooling(4), 0.25)(ramp)
@@ -117,13 +117,13 @@ def test_pyramid_pooling_by_hand() -> None:
         PyramidPooling(10)
 
 
-def test_cascade_by_hand() -> None:
+def test_rfb2_known_values() -> None:
     """On a single pixel every 3x3 sees its middle only: stages 4, 4, 4 (one channel), side 4, mean 4: 20 joined."""
     found = plain(RFB2(4, 2, map_reduce=4, has_globel=True))(ones(4))
     assert found.flatten().tolist() == [20, 20]
 
 
-def test_cascade_sees_what_its_rates_add_up_to() -> None:
+def test_rfb2_receptive_field() -> None:
     """Rates 1, 2 and 3 reach 1 + 2 + 3 = 6 pixels from the middle, without holes."""
     block = plain(RFB2(1, 1, map_reduce=1))
     image = torch.zeros(1, 1, 15, 15)
@@ -144,7 +144,7 @@ def test_cascade_sees_what_its_rates_add_up_to() -> None:
         (lambda: C3SPP(4, 2), 2 * 4 + 3 * 4 * (2 * 4)),  # plain: two of 4; pooled: 4, SPP 1 of 8, joined 3 of 32
     ],
 )
-def test_branches_by_hand(block: Callable[[], nn.Module], expected: float) -> None:
+def test_branches_known_values(block: Callable[[], nn.Module], expected: float) -> None:
     assert plain(block())(ones(4)).flatten().tolist() == [expected] * 2
 
 
@@ -155,7 +155,7 @@ def test_rates_of_the_dilated_branches() -> None:
     assert [b.conv.dilation[0] for b in ASPP(8, 8).branches] == [1, 3, 6, 9]
 
 
-def test_dappm_by_hand() -> None:
+def test_dappm_known_values() -> None:
     """One pixel of value 1: windows with their padding give 1/25, 1/81, 1/289, the whole map 1; SiLU before sums."""
     pooled = F.silu(torch.tensor([1, 1 / 25, 1 / 81, 1 / 289, 1]))
     refined = [pooled[0]]
@@ -208,7 +208,7 @@ def test_auxiliary_layers_of_bise() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
-def test_lab_widens_with_the_depth(n: int) -> None:
+def test_lab_width_depends_on_n(n: int) -> None:
     head = SegMaskLab(19, n, 128, False, [64, 64])
     assert head.context[1].branches[0].conv.out_channels == 256 // max(5 - n, 1)
 
@@ -227,7 +227,7 @@ def test_logits_have_the_size_of_the_image(name: str) -> None:
     assert head(maps).shape == (1, 5, 48, 64)
 
 
-def test_heads_tell_what_they_take() -> None:
+def test_heads_check_their_inputs() -> None:
     with pytest.raises(ValueError, match="2 inputs, but SegMaskPSP takes 3, finest first"):
         SegMaskPSP(19, ch=[8, 8])
     with pytest.raises(ValueError, match="'n_segcls' is not a number of classes"):
@@ -236,7 +236,7 @@ def test_heads_tell_what_they_take() -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_every_norm_folds_into_its_convolution(name: str) -> None:
+def test_every_norm_is_fused(name: str) -> None:
     kind, channels, _, _ = HEADS[name]
     head = kind(5, 1, 16, False, [c // 8 for c in channels]).eval()
     for module in head.modules():

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from models import summary_cli
 from models.graph import list_model_yamls
 from models.summary import (
     build_layer_table,
@@ -25,6 +24,7 @@ from models.summary import (
 )
 from models.yolo import ClassificationModel, DetectionModel
 from utils.core.errors import InputError
+from utils.evaluate import summary_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 

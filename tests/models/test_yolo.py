@@ -1,4 +1,4 @@
-"""Heads and networks: decoding, strides, biases, copies, types, fusing, test-time augmentation."""
+"""Heads and networks: decoding, strides, biases, copies, dtypes, fusing, test-time augmentation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from slim_networks import SLIM, tensors, with_moved_norms
+from slim_networks import SLIM, flatten_tensors, randomize_norm_stats
 from torch import Tensor, nn
 
 from models.graph import load_model_yaml
@@ -29,16 +29,16 @@ from utils.tasks.networks import build_model
 
 
 def slim(name: str, **kwargs: Any) -> BaseModel:
-    """A shipped graph made thin, with weights away from their start and the evaluation mode on."""
+    """A narrow version of a shipped network with random norm statistics, in evaluation mode."""
     torch.manual_seed(0)
     if name == "cls":
         model: BaseModel = ClassificationModel(model=DetectionModel({**load_model_yaml("yolov5n"), **SLIM}), nc=7)
     else:
         model = build_model({**load_model_yaml(name), **SLIM}, nc=3, **kwargs)
-    return with_moved_norms(model)
+    return randomize_norm_stats(model)
 
 
-def test_thin_path() -> None:
+def test_yolov5n_shapes() -> None:
     model = DetectionModel("yolov5n.yaml", nc=3)
     assert model.stride.tolist() == [8, 16, 32]
     assert model.names == {0: "0", 1: "1", 2: "2"}
@@ -51,8 +51,8 @@ def test_thin_path() -> None:
     assert Model is DetectionModel
 
 
-def head_of_one_cell(**kwargs: Any) -> Detect:
-    """One level of stride 8, one anchor of 16 x 32 px, two classes, inputs that are output maps already."""
+def make_one_level_head(**kwargs: Any) -> Detect:
+    """One level of stride 8, one anchor of 16 x 32 px, two classes, raw predictions as inputs."""
     head = Detect(2, [[16, 32]], **kwargs).eval()
     head.stride = torch.tensor([8.0])
     head.anchors /= 8
@@ -60,21 +60,21 @@ def head_of_one_cell(**kwargs: Any) -> Detect:
 
 
 @pytest.mark.parametrize("inplace", [True, False])
-def test_decoding_by_hand(inplace: bool) -> None:
+def test_decoding_known_values(inplace: bool) -> None:
     """Logits of 0 are sigmoids of 0.5: the cell's center and the anchor itself; ln 3 is 0.75."""
-    head = head_of_one_cell(inplace=inplace)
+    head = make_one_level_head(inplace=inplace)
     raw = torch.zeros(1, 7, 1, 2)
     raw[0, :, 0, 1] = torch.tensor([math.log(3), 0, math.log(3), 0, math.log(3), 0, -math.log(3)])
     with torch.no_grad():
-        boxes, (kept,) = head([raw])
+        boxes, (raw_out,) = head([raw])
     # second cell: x = (2 * 0.75 - 0.5 + 1) * 8, w = 1.5 ** 2 * 16
     expected = [[4, 4, 16, 32, 0.5, 0.5, 0.5], [16, 4, 36, 32, 0.75, 0.5, 0.25]]
     torch.testing.assert_close(boxes, torch.tensor([expected]))
-    assert torch.equal(kept[0, 0, 0, 1], raw[0, :, 0, 1])  # decoding has not touched the raw map
+    assert torch.equal(raw_out[0, 0, 0, 1], raw[0, :, 0, 1])  # decoding does not change it
 
 
-def test_export_gives_boxes_alone() -> None:
-    head = head_of_one_cell()
+def test_export_returns_boxes_only() -> None:
+    head = make_one_level_head()
     head.export = True
     (boxes,) = head([torch.zeros(1, 7, 3, 2)])
     assert boxes.shape == (1, 6, 7)
@@ -82,14 +82,14 @@ def test_export_gives_boxes_alone() -> None:
 
 def test_decoded_boxes_carry_gradients() -> None:
     raw = torch.zeros(1, 7, 2, 2, requires_grad=True)
-    boxes, _ = head_of_one_cell()([raw])
+    boxes, _ = make_one_level_head()([raw])
     boxes[..., 0].sum().backward()
     assert raw.grad is not None
     assert raw.grad[0, 0].tolist() == [[4, 4], [4, 4]]  # 2 * sigmoid' * stride = 2 * 0.25 * 8
 
 
 def test_grid_follows_shape_dtype_and_mode() -> None:
-    head = head_of_one_cell()
+    head = make_one_level_head()
     with torch.inference_mode():
         head([torch.zeros(1, 7, 2, 4)])
     first = head.grid[0]
@@ -105,7 +105,7 @@ def test_grid_follows_shape_dtype_and_mode() -> None:
     assert again[0, 0, :, :, 0].tolist() == [[-0.5, 0.5, 1.5, 2.5]] * 3
 
 
-def test_bias_starts_rare_and_even() -> None:
+def test_biases_are_priors() -> None:
     model = DetectionModel({**load_model_yaml("yolov5n"), **SLIM})
     for conv, stride in model.iter_head_convs():
         start = conv.bias.detach().view(3, 85)
@@ -130,7 +130,7 @@ def test_anchor_and_class_arguments_override(caplog: pytest.LogCaptureFixture) -
     assert "yolov5n.yaml: overriding nc 80 with 2" in caplog.text
 
 
-def test_release_1_head_reads_rows_of_the_graph() -> None:
+def test_release_1_head_takes_raw_predictions() -> None:
     model = slim("yolov5s-v1")
     assert isinstance(model, DetectionModel)
     assert model.stride.tolist() == [32, 16, 8]
@@ -159,14 +159,14 @@ def test_copies_and_pickles_before_and_after_a_forward(name: str) -> None:
     model, images = slim(name), torch.rand(1, 3, 128, 64)
     untouched = copy.deepcopy(model)
     with torch.inference_mode():
-        wanted = tensors(model(images))
+        wanted = flatten_tensors(model(images))
     for source in (model, untouched):
         buffer = io.BytesIO()
         pickle.dump(source, buffer)
         buffer.seek(0)
         for twin in (copy.deepcopy(source), pickle.load(buffer)):  # our own bytes
             with torch.inference_mode():
-                found = tensors(twin(images))
+                found = flatten_tensors(twin(images))
             assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
@@ -175,16 +175,16 @@ def test_copies_and_pickles_before_and_after_a_forward(name: str) -> None:
 def test_types_and_memory_format(name: str, after: bool) -> None:
     model, images = slim(name), torch.rand(1, 3, 128, 64)
     with torch.inference_mode():
-        wanted = tensors(copy.deepcopy(model)(images))
+        wanted = flatten_tensors(copy.deepcopy(model)(images))
         if after:
             model(images)
         model.to(memory_format=torch.channels_last)
-        found = tensors(model(images.to(memory_format=torch.channels_last)))
+        found = flatten_tensors(model(images.to(memory_format=torch.channels_last)))
         for a, b in zip(found, wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
         for dtype, tolerance in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
             low = copy.deepcopy(model).to(dtype)
-            for a, b in zip(tensors(low(images.to(dtype))), wanted, strict=True):
+            for a, b in zip(flatten_tensors(low(images.to(dtype))), wanted, strict=True):
                 assert a.dtype in (dtype, torch.float32)  # decoded boxes are of FP32
                 assert (a.float() - b).abs().max() <= tolerance * b.abs().max()
 
@@ -193,14 +193,14 @@ def test_types_and_memory_format(name: str, after: bool) -> None:
 def test_fusing_keeps_outputs(name: str) -> None:
     model, images = slim(name).double(), torch.rand(2, 3, 64, 128, dtype=torch.float64)
     with torch.inference_mode():
-        wanted = tensors(model(images))
+        wanted = flatten_tensors(model(images))
         assert model.fuse() is model
-        found = tensors(model.float()(images.float()))
+        found = flatten_tensors(model.float()(images.float()))
     for a, b in zip(found, wanted, strict=True):
         assert (a - b).abs().max() < 1e-4 * b.abs().max()
 
 
-def test_fused_nano_has_121_entries() -> None:
+def test_fused_yolov5n_has_121_entries() -> None:
     model = DetectionModel("yolov5n.yaml")
     assert len(model.state_dict()) == 349
     assert len(model.fuse().state_dict()) == 121
@@ -211,7 +211,7 @@ def test_norm_constants() -> None:
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.03)}
 
 
-def test_building_leaves_statistics_and_random_state_alone() -> None:
+def test_building_does_not_change_norm_statistics() -> None:
     """The strides come from shapes: no data passes through the network."""
     model = DetectionModel({**load_model_yaml("yolov5n"), **SLIM})
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -245,14 +245,14 @@ def test_profile_logs_every_layer(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class _Recorder(DetectionModel):
-    """Notes the images it gets."""
+    """Records its inputs."""
 
     def _run(self, x: Tensor, profile: bool = False, visualize: Any = False) -> Any:
         self.__dict__.setdefault("images", []).append(x)
         return super()._run(x, profile, visualize)
 
 
-def test_augmented_forward_joins_three_views() -> None:
+def test_tta_concatenates_three_views() -> None:
     """128 x 192 px: views of 128 x 192, 106 x 159 and 85 x 128, padded to multiples of 32."""
     torch.manual_seed(0)
     model = _Recorder({**load_model_yaml("yolov5n"), **SLIM}).eval()
@@ -274,7 +274,7 @@ def test_augmented_forward_joins_three_views() -> None:
     torch.testing.assert_close(boxes[0, first, 1:4], mirrored[0, 0, 1:4] / 0.83)
 
 
-def test_augmented_segmentation_is_plain_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_segmentation_ignores_tta_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     model, images = slim("yolov5s-seg"), torch.rand(1, 3, 64, 64)
     with torch.inference_mode(), caplog.at_level(logging.WARNING, logger="openyolov5"):
         found, plain = model(images, augment=True), model(images)
@@ -300,7 +300,7 @@ def test_segment_output_forms() -> None:
     assert trained[1].shape == (1, 32, 16, 24)
 
 
-def test_classifier_keeps_place_and_drops_the_rest() -> None:
+def test_classifier_replaces_the_last_layer() -> None:
     detector = DetectionModel("yolov5n.yaml")
     model = ClassificationModel(model=detector, nc=4)
     head = model.model[-1]
@@ -312,7 +312,7 @@ def test_classifier_keeps_place_and_drops_the_rest() -> None:
     assert ClassificationModel("yolov5n.yaml", nc=4, cutoff=8).model[-1].conv.conv.in_channels == 128
 
 
-def test_build_model_takes_the_head_that_the_rows_name() -> None:
+def test_build_model_chooses_the_class_by_the_head() -> None:
     assert type(build_model("yolov5n-seg.yaml", nc=1)) is SegmentationModel
     assert type(build_model("yolov5n.yaml", nc=1)) is DetectionModel
 
@@ -330,17 +330,19 @@ def test_image_size_rounds_up(
     ) is warns
 
 
-def test_wrong_row_is_told_by_the_network() -> None:
+def test_invalid_row_is_named() -> None:
     config = load_model_yaml("yolov5n")
     config["backbone"][7][3] = []
     with pytest.raises(InputError, match=r"^yolov5n\.yaml: row 7: Conv expects \[c2, k=1, .*missing"):
         DetectionModel(config)
 
 
-def test_maps_that_do_not_fit_are_told_by_their_row() -> None:
+def test_mismatched_feature_maps_are_named_by_row() -> None:
     config = load_model_yaml("yolov5n")
     config["head"][2][0] = [-1, 4]
-    message = r"^yolov5n\.yaml: row 12: Concat does not accept the outputs of \[-1, 4\]: Sizes of tensors must match"
+    message = (
+        r"^yolov5n\.yaml: row 12: Concat does not accept the outputs of \[-1, 4\]: Sizes of flatten_tensors must match"
+    )
     with pytest.raises(InputError, match=message):
         DetectionModel(config)
 
@@ -352,14 +354,14 @@ def test_compiled_equals_eager(name: str) -> None:
     model.eval()
     images = torch.rand(1, 3, 128, 128)
     with torch.inference_mode():
-        wanted = tensors(model(images))
-        found = tensors(torch.compile(model, fullgraph=True)(images))
+        wanted = flatten_tensors(model(images))
+        found = flatten_tensors(torch.compile(model, fullgraph=True)(images))
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_a_cached_grid_may_be_replaced_by_another_thread_while_it_is_looked_at() -> None:
-    """Whatever a head reads from its cache it reads once: the second look may find the grid of another size."""
+def test_cached_grid_may_be_replaced_by_another_thread() -> None:
+    """The head reads its cache once: a second read may return a grid of another size."""
 
     class Replaced(list[Tensor]):
         def __getitem__(self, level: Any) -> Any:

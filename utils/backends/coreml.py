@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.backends.packages import MissingPackageError, find_exported_file, import_runtime
 from utils.core.errors import InputError
+from utils.core.packages import MissingPackageError, find_exported_file, import_runtime
 
 BOXES, SCORES = "coordinates", "confidence"  # outputs of Apple's NMS stage in older exports
 

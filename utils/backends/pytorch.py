@@ -45,7 +45,7 @@ class PyTorchBackend:
         self.device, self.dtype = device, half or torch.float32
         self.model = model.to(dtype=self.dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         description: Any = model
-        self.task = description.task
+        self.task = getattr(description, "task", "detect")
         self.stride = max(int(torch.as_tensor(description.stride).max()), MIN_STRIDE)
         self.semantic = getattr(model, "semantic", None)
         self.names = to_names_dict(description.names or names or {})

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.backends.packages import find_exported_file, import_runtime
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
+from utils.core.packages import find_exported_file, import_runtime
 
 TYPES = {
     "FLOAT": torch.float32,

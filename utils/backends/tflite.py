@@ -20,9 +20,9 @@ from torch import Tensor
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.backends.packages import MissingPackageError, find_exported_file, import_runtime
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
+from utils.core.packages import MissingPackageError, find_exported_file, import_runtime
 
 FILE_IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every file
 MAX_INFO_BYTES = 1 << 20

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
-from utils.backends.packages import import_runtime
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
+from utils.core.packages import import_runtime
 
 TYPES = {"FP32": torch.float32, "FP16": torch.float16}
 PORTS = {"http": 8000, "grpc": 8001}

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 TIMEOUT = timedelta(hours=3)  # other ranks wait while the main process downloads or checks a data set
 BUCKET_BYTES = 25 << 20  # gradients per all-reduce: large enough for full speed, small enough to overlap the copies
 
-_is_sharded = False  # whether the ranks now process shards of one batch, see `sharded_batch`
-
 
 def get_launched_world_size() -> int:
     """Number of processes that the launcher started; 1 without a launcher."""
@@ -79,29 +77,6 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     total = tensor.detach().clone()
     dist.all_reduce(total)
     return total
-
-
-@contextmanager
-def sharded_batch() -> Iterator[None]:
-    """Within the context the ranks process shards of one batch, and `sum_over_shards` adds over all of them.
-
-    Outside, as in validation, each rank has its own batches, whose number may differ.
-    """
-    global _is_sharded
-    previous, _is_sharded = _is_sharded, True
-    try:
-        yield
-    finally:
-        _is_sharded = previous
-
-
-def sum_over_shards(count: Tensor) -> Tensor:
-    """Total count of a batch that is sharded over the ranks, by which its loss is averaged.
-
-    A rank divides the loss of its shard by this, so that losses and gradients add up to those of the whole batch.
-    All ranks must call it equally often, also without images.
-    """
-    return all_reduce_sum(count) if _is_sharded else count
 
 
 def any_rank(flag: bool) -> bool:

@@ -14,7 +14,6 @@ import torch
 
 from models.yolo import check_image_size
 from utils.backends.base import Backend
-from utils.backends.packages import MissingPackageError
 from utils.backends.registry import OPENCV_DNN, find_format
 from utils.config.benchmark import BenchmarkConfig
 from utils.config.val import ValConfig
@@ -22,6 +21,7 @@ from utils.core.device import describe_device, select_device
 from utils.core.errors import InputError
 from utils.core.files import increment_path, make_run_folder
 from utils.core.logging import LOGGER
+from utils.core.packages import MissingPackageError
 from utils.evaluate.run import load_subject, measure_split
 from utils.export.base import ExportOptions, UnsupportedOptionError
 from utils.export.run import compute_input_stride, compute_size_mb, export_one

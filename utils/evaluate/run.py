@@ -191,10 +191,8 @@ def is_coco_set(data: str | Path) -> bool:
 def report(result: ValidationResult, config: ValConfig, save_dir: Path, shape: tuple[int, ...]) -> None:
     """Log metrics and times, draw the curves; `shape` is that of a batch."""
     LOGGER.info(result.evaluation.table)
-    preprocess, inference, nms = result.speed_ms
-    LOGGER.info(
-        f"Speed: {preprocess:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS per image at shape {shape}"
-    )
+    preprocess, inference, nms = (f"{ms:.1f}ms" for ms in result.speed_ms)
+    LOGGER.info(f"Speed: {preprocess} pre-process, {inference} inference, {nms} NMS per image at shape {shape}")
     LOGGER.info(f"{result.seconds:.1f} s in total, {result.share_outside_forward:.0%} of it outside inference")
     if not config.noplots:
         result.evaluator.plot(save_dir)

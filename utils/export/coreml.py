@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from utils.backends.coreml import describe_spec, open_model
-from utils.backends.packages import import_runtime
 from utils.core.errors import InputError
+from utils.core.packages import import_runtime
 from utils.export.aten import export_aten_program
 from utils.export.base import ExportJob, UnsupportedOptionError
 from utils.export.folders import atomic_folder

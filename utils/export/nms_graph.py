@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from utils.backends.packages import import_runtime
+from utils.core.packages import import_runtime
 from utils.ops.boxes import xywh_to_xyxy
 
 NMS_OPERATOR = "openyolov5::nms_mask"

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.backends.packages import import_runtime
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
+from utils.core.packages import import_runtime
 from utils.export.base import ExportJob
 from utils.export.nms_graph import build_onnx_translation
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from utils.backends.packages import import_runtime
+from utils.core.packages import import_runtime
 from utils.export.base import ExportJob
 from utils.export.calibration import CalibrationReader, find_decoding_nodes, load_calibration_arrays
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from utils.backends.packages import import_runtime
+from utils.core.packages import import_runtime
 from utils.export.base import ExportJob
 from utils.export.calibration import find_decoding_nodes, load_calibration_arrays
 from utils.export.folders import atomic_folder

@@ -12,8 +12,8 @@ import yaml
 from torch import fx
 from torch.export.graph_signature import InputKind
 
-from utils.backends.packages import import_runtime
 from utils.core.errors import InputError
+from utils.core.packages import import_runtime
 from utils.export.aten import export_aten_program
 from utils.export.base import ExportJob
 from utils.export.folders import atomic_folder

@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from utils.backends.packages import MissingPackageError, import_runtime
 from utils.backends.tensorflow import INFO_ATTRIBUTE, INFO_FILE, INPUT, import_tensorflow
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
+from utils.core.packages import MissingPackageError, import_runtime
 from utils.export.base import ExportJob
 from utils.export.folders import atomic_folder
 from utils.export.onnx import build_onnx
@@ -37,7 +37,7 @@ def export_saved_model(job: ExportJob) -> Path:
     """Write `<stem>_saved_model/` with `metadata.yaml` inside; `dynamic` makes the batch dynamic.
 
     Raises:
-        InputError: a package is missing or the network cannot be converted.
+        InputError: a package is missing or the conversion fails.
     """
     target = job.get_path("_saved_model")
     with build_saved_model(job, keras=job.options.keras) as source, atomic_folder(target) as folder:
@@ -50,7 +50,7 @@ def export_graph_def(job: ExportJob) -> Path:
     """Write `<stem>.pb`: input `x:0`, outputs `Identity:0`, `Identity_1:0`; metadata is an attribute of the input node.
 
     Raises:
-        InputError: a package is missing or the network cannot be converted.
+        InputError: a package is missing or the conversion fails.
     """
     with build_saved_model(job) as folder:
         graph_def = freeze_graph(folder).graph.as_graph_def()
@@ -103,7 +103,7 @@ def build_saved_model(job: ExportJob, *, keras: bool = False) -> Iterator[Path]:
         keras: write it with Keras, which can then load it; slower and larger.
 
     Raises:
-        InputError: a package is missing or the network cannot be converted.
+        InputError: a package is missing or the conversion fails.
     """
     check_packages()
     model = build_onnx(job.with_options(half=False, int8=False, simplify=False, opset=None, dynamic=False))

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from utils.backends.packages import import_runtime
 from utils.backends.tensorrt import get_metadata_path
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
 from utils.core.logging import LOGGER
+from utils.core.packages import import_runtime
 from utils.export.base import ExportJob
 from utils.export.onnx import build_onnx
 

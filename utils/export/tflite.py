@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from models.yolo import Detect
-from utils.backends.packages import MissingPackageError, import_runtime
 from utils.backends.tensorflow import INPUT, import_tensorflow
 from utils.backends.tflite import import_litert
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
+from utils.core.packages import MissingPackageError, import_runtime
 from utils.export.base import ExportJob, ExportNetwork
 from utils.export.calibration import find_decoding_nodes, load_calibration_arrays
 from utils.export.tensorflow import build_saved_model, extract_error_line, load_concrete_function

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from utils.backends.base import Backend
 from utils.backends.outputs import flatten_outputs
-from utils.backends.packages import MissingPackageError
 from utils.backends.registry import find_format, load_backend
 from utils.core.errors import InputError
+from utils.core.packages import MissingPackageError
 from utils.core.types import NMSOutput
 from utils.export.base import ExportJob
 from utils.export.images import load_comparison_images

@@ -20,10 +20,10 @@ from typing import Any
 
 from PIL import Image
 
-from utils.backends.packages import import_runtime
 from utils.config.base import BaseConfig, option
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
+from utils.core.packages import import_runtime
 from utils.core.script import run_script
 
 MAX_BYTES = 32 * 2**20  # of a request

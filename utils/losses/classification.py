@@ -7,12 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.core.distributed import sum_over_shards
 from utils.losses.bce import upcast_half
+from utils.losses.result import Reduce, keep_local
 
 
 def classification_loss(
-    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, class_weights: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+    reduce: Reduce = keep_local,
 ) -> Tensor:
     """Mean cross-entropy (Szegedy et al. 2016, arXiv:1512.00567, sec. 7 for the smoothing).
 
@@ -21,6 +26,7 @@ def classification_loss(
         labels: (B,) int64.
         smoothing: fraction of each target that is spread over all classes.
         class_weights: (num_classes,) weights of a weighted mean.
+        reduce: adds counts over the ranks that share the batch.
 
     Returns:
         A scalar; with a batch sharded over several processes, the contribution of this one.
@@ -29,7 +35,7 @@ def classification_loss(
     class_weights = None if class_weights is None else class_weights.to(logits)
     total = F.cross_entropy(logits, labels, weight=class_weights, label_smoothing=smoothing, reduction="sum")
     weights = logits.new_ones(()).expand(len(labels)) if class_weights is None else class_weights[labels]
-    return total / sum_over_shards(weights.sum())
+    return total / reduce(weights.sum())
 
 
 def compute_class_weights(counts: np.ndarray) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from utils.config.hyp import Hyperparameters
-from utils.core.distributed import sum_over_shards
 from utils.losses.assign import LevelTargets, assign_targets, select_highest_priority
 from utils.losses.bce import bce_loss, smooth_one_hot, upcast_half
+from utils.losses.result import LossResult, Reduce, count_images, keep_local
 from utils.ops.boxes import box_iou, xywh_to_xyxy
 
 THREE_LEVEL_BALANCE = (4.0, 1.0, 0.4)
@@ -56,26 +56,6 @@ def scale_gains(hyp: Hyperparameters, num_layers: int, num_classes: int, imgsz: 
         fl_gamma=hyp.fl_gamma,
         label_smoothing=hyp.label_smoothing,
     )
-
-
-@dataclass(frozen=True)
-class LossResult:
-    """Loss of one batch.
-
-    Attributes:
-        total: scalar to minimize, the sum of the items times the batch size.
-        items: name -> detached scalar on the device, gains applied, mean over the batch. With a batch sharded over
-            several processes, the contribution of this one; their sum is the item of the whole batch.
-    """
-
-    total: Tensor
-    items: dict[str, Tensor]
-
-    @classmethod
-    def from_items(cls, items: Mapping[str, Tensor], batch_size: int | Tensor) -> LossResult:
-        """From items with gradients."""
-        total = torch.stack(list(items.values())).sum() * batch_size
-        return cls(total, {name: value.detach() for name, value in items.items()})
 
 
 @dataclass(frozen=True)
@@ -128,24 +108,27 @@ class DetectionLoss(nn.Module):
         self.register_buffer("obj_pos_weight", anchors.new_tensor(hyp.obj_pw), persistent=False)
         self.register_buffer("cls_pos_weight", anchors.new_tensor(hyp.cls_pw), persistent=False)
 
-    def forward(self, raw: Sequence[Tensor], targets: Tensor) -> LossResult:
+    def forward(self, raw: Sequence[Tensor], targets: Tensor, *, reduce: Reduce = keep_local) -> LossResult:
         """Loss of one batch; arguments as `compute_items`."""
-        items, _ = self.compute_items(raw, targets)
-        return LossResult.from_items(items, get_global_batch_size(raw[0]))
+        items, _ = self.compute_items(raw, targets, reduce)
+        return LossResult.from_items(items, count_images(raw[0], reduce))
 
-    def compute_items(self, raw: Sequence[Tensor], targets: Tensor) -> tuple[dict[str, Tensor], list[Positives]]:
+    def compute_items(
+        self, raw: Sequence[Tensor], targets: Tensor, reduce: Reduce = keep_local
+    ) -> tuple[dict[str, Tensor], list[Positives]]:
         """Loss items of one batch with gradients, gains applied, and the positives of each level.
 
         Args:
             raw: logits (B, na, H, W, 5 + num_classes + E) of each level.
             targets: (N, 6) image index, class, x, y, w, h normalized; N may be 0.
+            reduce: adds counts over the ranks that share the batch.
         """
         with torch.autocast(raw[0].device.type, enabled=False):
             grids_hw = [(level.shape[2], level.shape[3]) for level in raw]
             assigned = assign_targets(targets.float(), self.anchors, grids_hw, max_ratio=self.hyp.anchor_t)
             num_positives = torch.stack([rows.weights.sum() for rows in assigned])  # (nl,)
-            num_positives = sum_over_shards(num_positives).clamp(min=1)
-            batch_size = get_global_batch_size(raw[0])
+            num_positives = reduce(num_positives).clamp(min=1)
+            batch_size = count_images(raw[0], reduce)
             levels = [
                 self._level_loss(level, rows, count, batch_size)
                 for level, rows, count in zip(raw, assigned, num_positives, strict=True)
@@ -153,7 +136,7 @@ class DetectionLoss(nn.Module):
             box, obj, cls = (torch.stack([level[kind] for level in levels]) for kind in range(3))  # each (nl,)
             weighted_obj = (obj * self.balance).sum()
             if self.autobalance and torch.is_grad_enabled():
-                self._update_balance(sum_over_shards(obj.detach()))
+                self._update_balance(reduce(obj.detach()))
         items = {
             "box": box.sum() * self.hyp.box,
             "obj": weighted_obj * self.hyp.obj,
@@ -200,11 +183,6 @@ class DetectionLoss(nn.Module):
         """Move each level's weight towards the inverse of its loss, keeping the stride-16 level at 1."""
         balance = self.balance * AUTOBALANCE_DECAY + (1 - AUTOBALANCE_DECAY) / obj
         self.balance = balance / balance[self._reference_level]  # a new tensor: backward needs the old one
-
-
-def get_global_batch_size(preds: Tensor) -> Tensor:
-    """Size of the whole batch of which `preds` (B, ...) is the shard of this process, a scalar on its device."""
-    return sum_over_shards(preds.new_full((), len(preds), dtype=torch.float32))
 
 
 def get_level_balance(num_levels: int) -> list[float]:

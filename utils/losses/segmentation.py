@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from utils.losses.bce import upcast_half
-from utils.losses.detection import DetectionLoss, LossResult, Positives, get_global_batch_size
+from utils.losses.detection import DetectionLoss, Positives
+from utils.losses.result import LossResult, Reduce, count_images, keep_local
 from utils.ops.boxes import xywh_to_xyxy
 
 MAX_GROUP_PIXELS = 1 << 25  # mask logits in memory at a time on a GPU
@@ -32,7 +33,15 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         self.detection = detection
 
-    def forward(self, raw: Sequence[Tensor], prototypes: Tensor, targets: Tensor, masks: Tensor) -> LossResult:
+    def forward(
+        self,
+        raw: Sequence[Tensor],
+        prototypes: Tensor,
+        targets: Tensor,
+        masks: Tensor,
+        *,
+        reduce: Reduce = keep_local,
+    ) -> LossResult:
         """Loss of one batch.
 
         Args:
@@ -40,14 +49,15 @@ class SegmentationLoss(nn.Module):
             prototypes: (B, C, h, w).
             targets: (N, 6) image index, class, x, y, w, h normalized; sorted by image.
             masks: as `Batch.masks`, resized to the prototypes.
+            reduce: adds counts over the ranks that share the batch.
         """
-        items, positives = self.detection.compute_items(raw, targets)
+        items, positives = self.detection.compute_items(raw, targets, reduce)
         with torch.autocast(prototypes.device.type, enabled=False):
             mask_targets = build_mask_targets(positives, targets.float(), prototypes.shape)
             masks = resize_masks(masks, prototypes.shape[2:])
             coefficients = torch.cat([level.extra for level in positives])
             seg = _MaskLoss.apply(coefficients, upcast_half(prototypes), mask_targets, masks)
-        batch_size = get_global_batch_size(prototypes)
+        batch_size = count_images(prototypes, reduce)
         seg = seg * (self.detection.hyp.box / batch_size)
         items = {"box": items["box"], "seg": seg, "obj": items["obj"], "cls": items["cls"]}
         return LossResult.from_items(items, batch_size)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.core.distributed import sum_over_shards
 from utils.losses.bce import upcast_half
-from utils.losses.detection import LossResult, get_global_batch_size
+from utils.losses.result import LossResult, Reduce, count_images, keep_local
 
 KINDS = ("ce", "ohem", "focal")
 
@@ -54,12 +53,15 @@ class SemanticLoss(nn.Module):
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
-    def forward(self, preds: Tensor | Sequence[Tensor], semantic_masks: Tensor) -> LossResult:
+    def forward(
+        self, preds: Tensor | Sequence[Tensor], semantic_masks: Tensor, *, reduce: Reduce = keep_local
+    ) -> LossResult:
         """Loss of one batch; 0 with zero gradients if no pixel is labeled.
 
         Args:
             preds: logits (B, num_classes, H, W), or a sequence of the main and the auxiliary ones.
             semantic_masks: (B, H, W) integers on the same device.
+            reduce: adds counts over the ranks that share the batch.
 
         Raises:
             ValueError: more auxiliary outputs than weights.
@@ -69,12 +71,12 @@ class SemanticLoss(nn.Module):
             raise ValueError(f"{len(auxiliary)} auxiliary outputs, but {len(self.aux_weights)} aux_weights")
         with torch.autocast(main.device.type, enabled=False):
             targets = semantic_masks.long()
-            loss = self._mean_loss(main, targets)
+            loss = self._mean_loss(main, targets, reduce)
             for weight, logits in zip(self.aux_weights, auxiliary, strict=False):
-                loss = loss + weight * self._mean_loss(logits, targets)
-        return LossResult.from_items({"sem": loss}, get_global_batch_size(main))
+                loss = loss + weight * self._mean_loss(logits, targets, reduce)
+        return LossResult.from_items({"sem": loss}, count_images(main, reduce))
 
-    def _mean_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def _mean_loss(self, logits: Tensor, targets: Tensor, reduce: Reduce) -> Tensor:
         """Scalar loss of one output (B, num_classes, H, W) against (B, H, W) int64."""
         losses = F.cross_entropy(upcast_half(logits), targets, ignore_index=self.ignore, reduction="none")  # (B, H, W)
         weights = self._pixel_weights(targets, logits.shape[1])
@@ -85,7 +87,7 @@ class SemanticLoss(nn.Module):
         elif self.kind == "ohem":
             weights = weights * self._hard_pixels(losses.detach(), weights > 0)
         # without labeled pixels the loss is 0 / tiny = 0, still connected to the logits
-        return (losses * weights).sum() / sum_over_shards(weights.sum()).clamp(min=torch.finfo(torch.float32).tiny)
+        return (losses * weights).sum() / reduce(weights.sum()).clamp(min=torch.finfo(torch.float32).tiny)
 
     def _pixel_weights(self, targets: Tensor, num_classes: int) -> Tensor:
         """Weights (B, H, W) float32 of the pixels, 0 for ignored ones."""

@@ -40,7 +40,7 @@ def images_to_device(
     *,
     pixels: PixelStatistics | None = None,
 ) -> Tensor:
-    """(B, C, H, W) uint8 -> channels_last float in [0, 1] or normalized; divided on `device`, as bytes travel faster."""
+    """(B, C, H, W) uint8 -> channels_last float in [0, 1] or normalized; divided on `device`, as bytes move faster."""
     images = images.to(device, non_blocking=True)
     scaled = images.to(dtype, memory_format=torch.channels_last).div_(255)
     return scaled if pixels is None else pixels.normalize_(scaled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from utils.predict.detections import Detections, make_output_names
 from utils.predict.inputs import load_images
 from utils.predict.multi_backend import refresh_backend
 from utils.predict.predictor import Predictor
-from utils.tasks.base import PostprocessOptions
+from utils.tasks.base import PREDICT_DEFAULTS
 from utils.tasks.registry import find_task
 
 COPIED = ("yaml", "nc", "hyp", "semantic")  # attributes of the network
@@ -162,14 +163,14 @@ class AutoShape(nn.Module):
         if square and augment:
             LOGGER.warning("WARNING: augment=True is ignored: a classifier has no test-time augmentation")
         input_hw = (longest, longest) if square else compute_batch_shape(sizes_hw, longest, backend.stride)
-        options = PostprocessOptions(
-            self.conf,
-            self.iou,
-            _parse_classes(self.classes),
-            self.agnostic,
-            self.max_det,
+        options = replace(
+            PREDICT_DEFAULTS,
+            conf_thres=self.conf,
+            iou_thres=self.iou,
+            classes=_parse_classes(self.classes),
+            agnostic=self.agnostic,
+            max_det=self.max_det,
             multi_label=self.multi_label,
-            original=True,
             retina_masks=self.retina_masks,
         )
         return Predictor(backend, options, size_hw=input_hw, auto=False, augment=augment and not square, rgb=True)
@@ -195,7 +196,8 @@ class AutoShape(nn.Module):
             images = images_to_device(images, backend.device, backend.dtype, pixels=task.pixels)
         images = images.to(backend.device, backend.dtype)
         with torch.inference_mode(), self._autocast(backend):
-            return task.get_raw_output(backend.forward(images, augment=augment))
+            output = backend.forward(images, augment=augment)
+        return task.get_raw_output(output)
 
     def _profile(self, backend: Backend, count: int, input_hw: tuple[int, int]) -> None:
         network = getattr(backend, "model", None)

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from utils.backends.packages import import_runtime
 from utils.backends.pytorch import to_names_dict
 from utils.core.files import increment_path, make_run_folder
 from utils.core.logging import LOGGER
+from utils.core.packages import import_runtime
 from utils.core.types import Prediction
 from utils.datasets.sources.frames import SourceFrame
 from utils.imaging.semantic_classes import SemanticClasses

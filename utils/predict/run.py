@@ -40,7 +40,7 @@ from utils.predict.writers import (
     WindowViewer,
     Writer,
 )
-from utils.tasks.base import PostprocessOptions
+from utils.tasks.base import PREDICT_DEFAULTS
 from utils.tasks.networks import find_weights
 from utils.tasks.registry import find_task
 from utils.tasks.results import DrawStyle, Result
@@ -152,14 +152,13 @@ def build_predictor(config: DetectConfig, backend: Backend) -> Predictor:
     if "imgsz" in config.explicit and backend.fixed_hw not in (None, size_hw):
         only = "x".join(map(str, backend.fixed_hw))
         LOGGER.warning(f"WARNING: --imgsz {' '.join(map(str, config.imgsz))} is ignored: the file takes {only} only")
-    options = PostprocessOptions(
-        config.conf_thres,
-        config.iou_thres,
-        config.classes,
-        config.agnostic_nms,
-        config.max_det,
-        multi_label=False,
-        original=True,
+    options = replace(
+        PREDICT_DEFAULTS,
+        conf_thres=config.conf_thres,
+        iou_thres=config.iou_thres,
+        classes=config.classes,
+        agnostic=config.agnostic_nms,
+        max_det=config.max_det,
         round_boxes=True,
         retina_masks=config.retina_masks,
     )

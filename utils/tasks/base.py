@@ -26,7 +26,7 @@ from utils.datasets.sources.frames import SourceFrame
 from utils.datasets.step_loader import StepLoader
 from utils.imaging.letterbox import letterbox
 from utils.imaging.semantic_classes import SemanticClasses
-from utils.losses.detection import LossResult
+from utils.losses.result import LossResult, Reduce, keep_local
 from utils.metrics.agreement import Agreement, Tolerance
 from utils.ops.network_input import PixelStatistics
 from utils.tasks.results import Result
@@ -112,6 +112,9 @@ class PostprocessOptions:
     original: bool = False
     round_boxes: bool = False
     retina_masks: bool = False
+
+
+PREDICT_DEFAULTS = PostprocessOptions(0.25, 0.45, max_det=1000, multi_label=False, original=True)
 
 
 @dataclass(frozen=True)
@@ -381,8 +384,13 @@ class Task(ABC):
     # -- step ------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def losses(self, preds: Any, batch: Batch) -> LossResult | None:
-        """The loss of a training output; None for outputs that allow none, such as those of exported files."""
+    def losses(self, preds: Any, batch: Batch, *, reduce: Reduce = keep_local) -> LossResult | None:
+        """The loss of a training output; None for outputs that allow none, such as those of exported files.
+
+        Args:
+            reduce: adds counts over the ranks that share the batch, so that the losses of their shards, and the
+                gradients, add up to those of the whole batch.
+        """
 
     @classmethod
     @abstractmethod
@@ -457,7 +465,7 @@ class Task(ABC):
 
     @staticmethod
     def get_raw_output(output: Any) -> Any:
-        """What the hub returns for a batch of tensors: decoded rows, or logits."""
+        """What the hub returns for a batch of tensors, as normal tensors: decoded rows, or logits."""
         first: Tensor = output[0] if isinstance(output, tuple | list) else getattr(output, "rows", output)
         return first.clone()
 

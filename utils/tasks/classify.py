@@ -41,7 +41,7 @@ from utils.datasets.sources.frames import SourceFrame
 from utils.datasets.step_loader import ParallelLoader, StepLoader
 from utils.imaging.semantic_classes import SemanticClasses
 from utils.losses.classification import classification_loss, compute_class_weights
-from utils.losses.detection import LossResult
+from utils.losses.result import LossResult, Reduce, keep_local
 from utils.metrics.agreement import Agreement, Tolerance
 from utils.metrics.classification import ClassificationEvaluator
 from utils.ops.network_input import IMAGENET
@@ -222,11 +222,15 @@ class ClassificationTask(Task):
 
     # -- step ------------------------------------------------------------------------------------------------------
 
-    def losses(self, preds: Any, batch: Batch) -> LossResult | None:
+    def losses(self, preds: Any, batch: Batch, *, reduce: Reduce = keep_local) -> LossResult | None:
         """Cross-entropy of logits; plain until a network is bound."""
         assert batch.labels is not None
         loss = classification_loss(
-            get_logits(preds), batch.labels, smoothing=self._smoothing, class_weights=self._class_weights
+            get_logits(preds),
+            batch.labels,
+            smoothing=self._smoothing,
+            class_weights=self._class_weights,
+            reduce=reduce,
         )
         return LossResult(loss, {"loss": loss.detach()})
 

@@ -27,7 +27,8 @@ from utils.datasets.index.labels import load_index
 from utils.datasets.loader import build_loader
 from utils.datasets.masks import MaskBuilder
 from utils.datasets.step_loader import ParallelLoader, StepLoader
-from utils.losses.detection import DetectionLoss, LossResult, scale_gains
+from utils.losses.detection import DetectionLoss, scale_gains
+from utils.losses.result import LossResult, Reduce, keep_local
 from utils.metrics.agreement import Agreement, Tolerance, compare_detections
 from utils.metrics.detection import DetectionEvaluator
 from utils.metrics.prediction_files import BoxTextWriter, CocoJsonWriter
@@ -210,12 +211,12 @@ class DetectionTask(Task):
 
     # -- step ------------------------------------------------------------------------------------------------------
 
-    def losses(self, preds: Any, batch: Batch) -> LossResult | None:
+    def losses(self, preds: Any, batch: Batch, *, reduce: Reduce = keep_local) -> LossResult | None:
         """Box, objectness and class loss of raw feature maps; None for boxes without them (ensembles, exports)."""
         raw = (preds[1] if len(preds) > 1 else None) if isinstance(preds, tuple) else preds
         if raw is None or self._loss is None:
             return None
-        result: LossResult = self._loss(raw, batch.targets)
+        result: LossResult = self._loss(raw, batch.targets, reduce=reduce)
         return result
 
     @classmethod

@@ -23,7 +23,7 @@ from utils.datasets.index.data_yaml import DataSpec
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.semantic_labels import add_semantic_masks
 from utils.datasets.step_loader import ParallelLoader, SequentialLoader, StepLoader, TaggedLoader
-from utils.losses.detection import LossResult
+from utils.losses.result import LossResult, Reduce, keep_local
 from utils.metrics.agreement import Agreement, Tolerance
 from utils.metrics.joint import JointEvaluator
 from utils.tasks.base import (
@@ -180,14 +180,14 @@ class JointTask(Task):
 
     # -- step ------------------------------------------------------------------------------------------------------
 
-    def losses(self, preds: Any, batch: Batch) -> LossResult | None:
+    def losses(self, preds: Any, batch: Batch, *, reduce: Reduce = keep_local) -> LossResult | None:
         """The losses that the batch has labels for, each times its task's weight; the items are unweighted."""
         outputs = to_joint_output(preds)
         box_weight, mask_weight = self.specific.task_weights
         parts = []
-        if batch.kind != SEMANTIC and (boxes := self.boxes.losses(outputs.detection, batch)) is not None:
+        if batch.kind != SEMANTIC and (boxes := self.boxes.losses(outputs.detection, batch, reduce=reduce)) is not None:
             parts.append((box_weight * boxes.total, boxes.items))
-        if (masks := self.masks.losses(outputs.semantic, batch)) is not None:
+        if (masks := self.masks.losses(outputs.semantic, batch, reduce=reduce)) is not None:
             parts.append((mask_weight * masks.total, masks.items))
         if not parts:
             return None

@@ -18,7 +18,7 @@ from utils.core.errors import InputError
 from utils.core.types import Batch, Prediction
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.masks import MaskBuilder
-from utils.losses.detection import LossResult
+from utils.losses.result import LossResult, Reduce, keep_local
 from utils.losses.segmentation import SegmentationLoss, merge_masks
 from utils.metrics.mask_files import MaskCocoJsonWriter, PolygonTextWriter
 from utils.metrics.segmentation import SegmentationEvaluator
@@ -84,7 +84,7 @@ class SegmentationTask(DetectionTask):
         """The loss of detection and that of the masks."""
         return SegmentationLoss(self.build_detection_loss(model))
 
-    def losses(self, preds: Any, batch: Batch) -> LossResult | None:
+    def losses(self, preds: Any, batch: Batch, *, reduce: Reduce = keep_local) -> LossResult | None:
         """Box, mask, objectness and class loss of raw feature maps; None for the output of an exported network."""
         maps, prototypes = (preds[2], preds[1]) if len(preds) > 2 else preds
         if isinstance(maps, Tensor) or self._loss is None:
@@ -93,7 +93,7 @@ class SegmentationTask(DetectionTask):
         assert masks is not None
         if masks.dtype == torch.bool and not self.specific.no_overlap:  # of validation: in the form of training
             masks = merge_masks(masks, batch.targets, len(batch))
-        result: LossResult = self._loss(maps, prototypes, batch.targets, masks)
+        result: LossResult = self._loss(maps, prototypes, batch.targets, masks, reduce=reduce)
         return result
 
     def build_evaluator(self) -> SegmentationEvaluator:

@@ -29,7 +29,7 @@ from utils.datasets.loader import build_loader
 from utils.datasets.semantic import SemanticAugmentation, SemanticDataset
 from utils.datasets.step_loader import ParallelLoader, StepLoader
 from utils.imaging.semantic_classes import MAX_SEMANTIC_CLASSES, SemanticClasses
-from utils.losses.detection import LossResult
+from utils.losses.result import LossResult, Reduce, keep_local
 from utils.losses.semantic import SemanticLoss
 from utils.metrics.agreement import Agreement, Tolerance
 from utils.metrics.semantic import SemanticEvaluator
@@ -262,7 +262,7 @@ class SemanticTask(Task):
 
     # -- step ------------------------------------------------------------------------------------------------------
 
-    def losses(self, preds: Any, batch: Batch) -> LossResult | None:
+    def losses(self, preds: Any, batch: Batch, *, reduce: Reduce = keep_local) -> LossResult | None:
         """Loss of the logits, with those of auxiliary heads in training; None if no network is bound."""
         if self._loss is None or batch.semantic_masks is None:
             return None
@@ -270,7 +270,7 @@ class SemanticTask(Task):
         masks, size_hw = batch.semantic_masks, outputs[0].shape[2:]
         if masks.shape[1:] != size_hw:  # --multi-scale
             masks = F.interpolate(masks[:, None], size_hw, mode="nearest-exact")[:, 0]
-        result: LossResult = self._loss(outputs, masks)
+        result: LossResult = self._loss(outputs, masks, reduce=reduce)
         return result
 
     @classmethod

@@ -175,8 +175,8 @@ class Trainer:
             for batch in batches:
                 targets = batch.to(self.device, non_blocking=True)
                 images = self._prepare_images(targets, iteration)
-                with self._autocast(), distributed.sharded_batch():
-                    loss = self.task.losses(self.model(images), targets)
+                with self._autocast():
+                    loss = self.task.losses(self.model(images), targets, reduce=distributed.all_reduce_sum)
                 assert loss is not None, "a model in training mode gives raw outputs"
                 self.scaler.scale(loss.total * 4 if self.config.quad else loss.total).backward()
                 items |= loss.items

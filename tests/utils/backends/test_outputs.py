@@ -39,10 +39,12 @@ def test_rows_of_nms() -> None:
 @pytest.mark.parametrize(
     ("info", "shapes", "said"),
     [
-        pytest.param({"task": "classify"}, [ROWS], r"task classify, but .* shape \(1, 8, 7\)", id="no classifier"),
+        pytest.param(
+            {"task": "classify"}, [ROWS], r"task classify and 2 classes, but .* shape \(1, 8, 7\)", id="no classifier"
+        ),
         pytest.param({"nms": True}, [ROWS], r"task detect with nms and 2 classes, but", id="no NMS inside"),
         pytest.param({"task": "segment"}, [ROWS], "task segment and 2 classes, but", id="no prototypes"),
-        pytest.param({"task": "semantic"}, [ROWS], "task semantic, but", id="no semantic masks"),
+        pytest.param({"task": "semantic"}, [ROWS], "task semantic and 2 classes, but", id="no semantic masks"),
         pytest.param({"task": "joint"}, [ROWS], "task joint and 2 classes, but", id="one of two"),
         pytest.param({}, [(1, 8, 85)], r"task detect and 2 classes, but .* \(1, 8, 85\)", id="other classes"),
         pytest.param({}, [(1, 1000)], "task detect and 2 classes, but", id="logits"),

@@ -13,7 +13,8 @@ from models.yolo import DetectionModel
 from utils.backends.pytorch import PyTorchBackend, load_pytorch, to_names_dict
 from utils.imaging.read import read_image
 from utils.ops.boxes import box_iou_matrix
-from utils.predict.predictor import DetectionPostprocess, Predictor
+from utils.predict.predictor import Predictor
+from utils.tasks.base import PREDICT_DEFAULTS
 
 CPU = torch.device("cpu")
 
@@ -81,7 +82,7 @@ def test_half_on_a_cpu_with_bf16_finds_the_same_boxes(monkeypatch: pytest.Monkey
     monkeypatch.setattr("utils.backends.pytorch.get_half_dtype", lambda _: torch.bfloat16)
     file, frame = str(shared / "weights/yolov5n.pt"), read_image(shared / "data/images/bus.jpg")
     exact, half = (
-        Predictor(load_pytorch([file], device=CPU, fp16=fp16), DetectionPostprocess()).predict([frame])[0][0].boxes
+        Predictor(load_pytorch([file], device=CPU, fp16=fp16), PREDICT_DEFAULTS).predict([frame])[0][0].boxes
         for fp16 in (False, True)
     )
     assert exact is not None

@@ -127,7 +127,7 @@ def test_what_is_missing_is_named(
     def absent(name: str) -> None:
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr("utils.backends.packages.importlib.import_module", absent)
+    monkeypatch.setattr("utils.core.packages.importlib.import_module", absent)
     with pytest.raises(InputError, match="need the package tensorflow: pip install tensorflow"):
         load([str(place)], device=CPU)
 

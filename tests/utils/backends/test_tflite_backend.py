@@ -155,7 +155,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str, *_: Any) -> None:
         raise ModuleNotFoundError(name=name.partition(".")[0])
 
-    monkeypatch.setattr("utils.backends.packages.importlib.import_module", absent)
+    monkeypatch.setattr("utils.core.packages.importlib.import_module", absent)
     with pytest.raises(InputError, match=r"TensorFlow Lite files need .*: pip install ai-edge-litert"):
         import_litert()
 

@@ -14,7 +14,7 @@ from confident_jobs import build_confident_job
 from onnx import numpy_helper
 from tiny_jobs import build_tiny_job
 
-from utils.backends.packages import MissingPackageError
+from utils.core.packages import MissingPackageError
 from utils.export import verify
 from utils.export.base import ExportJob
 from utils.export.onnx import export_onnx

@@ -168,7 +168,7 @@ def test_classifiers_are_calibrated_and_measured_on_normalized_crops(tmp_path: P
     arrays = load_calibration_arrays(job)
     frame = read_image(sorted((tmp_path / "set").rglob("train/*/*.png"))[0])
     fitted = crop_center(frame, (32, 32))[0][..., ::-1] / 255
-    expected = (fitted - IMAGENET.mean) / IMAGENET.deviation
+    expected = (fitted - IMAGENET.mean) / IMAGENET.std
     assert arrays[0][0].transpose(1, 2, 0) == pytest.approx(expected, abs=1e-5)
     report = check_export(job, export_onnx(job), measure=build_accuracy_meter(job))
     assert report.relative is not None and 1e-4 < report.relative < 0.1

@@ -66,7 +66,7 @@ def test_static_graph_takes_any_number_of_images(batch: int, exported: Exported)
     for count in (1, 2, 3):
         images = torch.rand(count, 3, 64, 96)
         torch.testing.assert_close(backend.forward(images), job.network(images), atol=1e-3, rtol=1e-4)
-    with pytest.raises(InputError, match="takes 64x96 images only, not 32x96"):
+    with pytest.raises(InputError, match="fixed image size 64x96, got 32x96"):
         backend.forward(torch.rand(1, 3, 32, 96))
 
 
@@ -105,7 +105,7 @@ def test_half_is_ignored_if_bf16_is_slower(
     logging.getLogger("openyolov5").propagate = True
     backend = load_backend(exported("openvino")[1], device=CPU, fp16=True)
     assert backend.compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
-    assert "--half is ignored: OpenVINO would compute in BF16" in caplog.text
+    assert "--half is ignored: OpenVINO would use BF16" in caplog.text
 
 
 def test_threads_share_a_model(exported: Exported) -> None:
@@ -128,7 +128,7 @@ def test_outputs_are_not_overwritten(exported: Exported) -> None:
         ("xml", 0.0, r"OpenVINO \S+ cannot read it"),
         ("bin", 0.5, r"OpenVINO \S+ cannot read it"),
         ("bin", None, r"tiny mödel\.bin is missing; copy the whole folder"),
-        ("xml", None, r"no \.xml file, but an OpenVINO folder holds one"),
+        ("xml", None, r"expected one \.xml file, found none; export it again"),
     ],
 )
 def test_damaged_folders(ending: str, share: float | None, message: str, copied: Path) -> None:
@@ -143,7 +143,7 @@ def test_damaged_folders(ending: str, share: float | None, message: str, copied:
 
 def test_file_instead_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "x_openvino_model").write_text("no folder")
-    with pytest.raises(InputError, match="is no folder; export one with"):
+    with pytest.raises(InputError, match="not a folder; export one with"):
         load_backend(tmp_path / "x_openvino_model", device=CPU)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
-from semantic_nets import CLASSES, network
+from semantic_nets import CLASSES, build_network, paint_image
 from torch import Tensor
 
 from utils.backends.info import ModelInfo
 from utils.backends.registry import load_backend
 from utils.core.errors import InputError
+from utils.export.accuracy import build_accuracy_meter
 from utils.export.base import ExportJob, ExportOptions
+from utils.export.onnx import export_onnx
 from utils.export.pickle import export_pickle
 from utils.export.run import build_job
 from utils.export.table import find_export_formats
@@ -38,7 +42,7 @@ CASES = [  # OpenVINO models are converted from ONNX
 
 def build_semantic_job(folder: Path, task: str, **options: Any) -> ExportJob:
     settings = ExportOptions(**{"imgsz": (64, 96), **options})
-    return build_job(folder / f"tiny {task}.pt", network(task).fuse(), settings)
+    return build_job(folder / f"tiny {task}.pt", build_network(task).fuse(), settings)
 
 
 @pytest.mark.parametrize(("include", "task", "dynamic"), CASES)
@@ -49,7 +53,7 @@ def test_outputs_agree_with_pytorch(include: str, task: str, dynamic: bool, tmp_
     assert report.relative is not None and report.relative < 1e-4
     backend = load_backend(file, device=CPU)
     assert (backend.task, backend.semantic, backend.fixed_hw) == (task, CLASSES, None if dynamic else (64, 96))
-    reference: Any = network(task)
+    reference: Any = build_network(task)
     for size_hw in [(64, 96), *([(96, 32), (48, 176)] if dynamic else [])]:
         images = torch.rand(2, 3, *size_hw)
         with torch.inference_mode():
@@ -112,3 +116,21 @@ def test_classes_in_metadata() -> None:
     assert ModelInfo.from_values(replace(info, semantic=None).to_strings(), place="x").semantic is None
     with pytest.raises(InputError, match=r"x: metadata semantic: .* is not a description of semantic classes"):
         ModelInfo.from_values({"semantic": "{'names': {1: 'a'}}"}, place="x")
+
+
+@pytest.mark.parametrize(("task", "metrics"), [("semantic", ["mIoU"]), ("joint", ["mAP50-95", "mIoU"])])
+def test_accuracy_decides_on_fp16_with_data(task: str, metrics: list[str], tmp_path: Path) -> None:
+    for kind in ("images", "labels", "masks"):
+        (tmp_path / kind / "val").mkdir(parents=True)
+    image, semantic_mask = paint_image((64, 96))
+    cv2.imwrite(str(tmp_path / "images/val/a.png"), image)
+    cv2.imwrite(str(tmp_path / "masks/val/a.png"), semantic_mask)
+    (tmp_path / "labels/val/a.txt").write_text("1 0.5 0.5 0.5 0.5\n")
+    data = tmp_path / "set.yaml"
+    data.write_text(
+        "path: .\ntrain: images/val\nval: images/val\nnames: [square, disc]\nsemantic: {names: [road, sky, car]}\n"
+    )
+    job = build_semantic_job(tmp_path, task, half=True, data=str(data))
+    report = check_export(job, export_onnx(job), measure=build_accuracy_meter(job))
+    text = ", ".join(rf"{metric} \d\.\d{{3}}, PyTorch \d\.\d{{3}}" for metric in metrics)
+    assert re.search(f"; {text}$", report.text)

@@ -74,7 +74,7 @@ def test_a_damaged_saved_model_is_one_line(tmp_path: Path) -> None:
     content = graph.read_bytes()
     for damaged in (content[: len(content) // 2], b"no graph"):
         graph.write_bytes(damaged)
-        with pytest.raises(InputError, match="damaged or no TensorFlow model") as caught:
+        with pytest.raises(InputError, match="damaged or not a TensorFlow model") as caught:
             load_backend(folder, device=CPU)
         assert "\n" not in str(caught.value)
     graph.write_bytes(b"")

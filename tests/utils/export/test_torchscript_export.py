@@ -91,7 +91,7 @@ def test_original_file_has_a_static_shape(tmp_path: Path) -> None:
     backend = load_backend(save_script(tmp_path / "m.torchscript", {CONFIG_FILE: json.dumps(config)}), device=CPU)
     assert (backend.stride, backend.names, backend.fixed_hw) == (32, {0: "ä b"}, (64, 96))
     assert backend.forward(torch.rand(2, 3, 64, 96)).shape == (2, 64 * 96, 6)
-    with pytest.raises(InputError, match="takes 64x96 images only"):
+    with pytest.raises(InputError, match="fixed image size 64x96"):
         backend.forward(torch.rand(1, 3, 64, 64))
 
 
@@ -135,11 +135,11 @@ def test_damaged_files(share: float, exported: Exported, tmp_path: Path) -> None
     content = exported("torchscript")[1].read_bytes()
     file = tmp_path / "cut.torchscript"
     file.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(InputError, match=r"cut\.torchscript: is damaged or no TorchScript file; copy or export"):
+    with pytest.raises(InputError, match=r"cut\.torchscript: damaged or not a TorchScript file; copy or export"):
         load_backend(file, device=CPU)
 
 
 def test_checkpoint_is_not_torchscript(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(1)}, tmp_path / "m.torchscript")
-    with pytest.raises(InputError, match=r"m\.torchscript: is damaged or no TorchScript file"):
+    with pytest.raises(InputError, match=r"m\.torchscript: damaged or not a TorchScript file"):
         load_backend(tmp_path / "m.torchscript", device=CPU)

@@ -21,16 +21,23 @@ from utils.loggers.registry import SERVICES, choose_services
 
 
 def test_calls_are_made_in_order_and_closing_waits() -> None:
-    caller, calls = SafeCaller("service", threaded=True), []
+    caller = SafeCaller("service", threaded=True)
+    calls: list[int] = []
+
+    def record(number: int) -> None:
+        time.sleep(0.01)
+        calls.append(number)
+
     for number in range(5):
-        caller.call(lambda number: (time.sleep(0.01), calls.append(number)), number)
+        caller.call(record, number)
     caller.close(10)
     assert calls == [0, 1, 2, 3, 4]
 
 
 def test_first_error_ends_the_calls_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     for threaded in (False, True):
-        caller, calls = SafeCaller(f"service {threaded}", threaded=threaded), []
+        caller = SafeCaller(f"service {threaded}", threaded=threaded)
+        calls: list[int] = []
         caller.call(lambda: 1 / 0)
         caller.call(calls.append, 1)
         caller.close(10)

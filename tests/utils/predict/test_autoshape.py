@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,11 @@ from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
-from utils.imaging.letterbox import letterbox
 from utils.predict.autoshape import AutoShape, compute_batch_shape
 from utils.predict.detections import Detections
 from utils.predict.multi_backend import DetectMultiBackend
-from utils.predict.predictor import DetectionPostprocess, Predictor
+from utils.predict.predictor import Predictor
+from utils.tasks.base import PREDICT_DEFAULTS
 
 GREEN = (0, 255, 0)
 
@@ -38,7 +37,12 @@ class SpotFinder(ExportedBackend):
 
     def __init__(self, fixed_hw: tuple[int, int] | None = None, **info: Any) -> None:
         names = {0: "thing", 1: "spot"}
-        super().__init__("spot.x", ModelInfo(names=names, **info), device=torch.device("cpu"), input_shape=(None, None, *(fixed_hw or (None, None))))
+        super().__init__(
+            "spot.x",
+            ModelInfo(names=names, **info),
+            device=torch.device("cpu"),
+            input_shape=(None, None, *(fixed_hw or (None, None))),
+        )
         self.seen: list[tuple[int, ...]] = []
 
     def run(self, images: Tensor) -> list[Tensor]:
@@ -246,8 +250,8 @@ def test_images_that_are_none_are_named() -> None:
         AutoShape(SpotFinder())([scene((64, 64), (1, 1, 9, 9)), 5])
 
 
-def test_models_of_other_tasks_are_refused() -> None:
-    with pytest.raises(InputError, match=r"semantic and classify, not of task sort; load it with autoshape=False"):
+def test_models_of_unknown_tasks_are_refused() -> None:
+    with pytest.raises(InputError, match="task 'sort' is not supported; known: detect, "):
         AutoShape(SpotFinder(task="sort"))
 
 
@@ -349,7 +353,7 @@ def test_profile_logs_every_layer(caplog: pytest.LogCaptureFixture, monkeypatch:
 class Rows(nn.Module):
     """A network that finds the same things in every image."""
 
-    names, nc, stride, yaml = {0: "a", 1: "b"}, 2, torch.tensor([32.0]), {"ch": 3}
+    task, names, nc, stride, yaml = "detect", {0: "a", 1: "b"}, 2, torch.tensor([32.0]), {"ch": 3}
 
     def __init__(self, rows: list[list[float]]) -> None:
         super().__init__()
@@ -450,8 +454,7 @@ def test_a_batch_of_both_images(shared: Path, official: AutoShape) -> None:
     names = ("bus", "zidane")
     results = official([shared / "data" / "images" / f"{name}.jpg" for name in names])
     assert results.s == (2, 3, 640, 640)
-    square = partial(letterbox, new_shape_hw=(640, 640))
-    alone = Predictor(official.backend, DetectionPostprocess(), fit=square, rgb=True)
+    alone = Predictor(official.backend, PREDICT_DEFAULTS, auto=False, rgb=True)
     for found, im, name in zip(results.xyxy, results.ims, names, strict=True):
         (prediction,), _ = alone.predict([im])
         torch.testing.assert_close(found, prediction.boxes, atol=1e-2, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from utils.imaging.read import read_image
-from utils.predict.predictor import DetectionPostprocess, Predictor
+from utils.predict.predictor import Predictor
+from utils.tasks.base import PREDICT_DEFAULTS
 
 GREEN = (0, 255, 0)
 
@@ -64,7 +66,7 @@ def test_boxes_come_back_in_pixels_of_the_image(
     size_hw: tuple[int, int], wanted_hw: tuple[int, int], input_hw: tuple[int, int]
 ) -> None:
     box = (64, 32, 160, 128)
-    predictor = Predictor(SpotFinder(), DetectionPostprocess(whole_pixels=True), size_hw=wanted_hw)
+    predictor = Predictor(SpotFinder(), replace(PREDICT_DEFAULTS, round_boxes=True), size_hw=wanted_hw)
     (prediction,), seen_hw = predictor.predict([scene(size_hw, box)])
     assert seen_hw == input_hw
     assert prediction.boxes is not None
@@ -74,7 +76,7 @@ def test_boxes_come_back_in_pixels_of_the_image(
 
 def test_a_backend_of_one_size_gets_that_size() -> None:
     backend = SpotFinder(fixed_hw=(256, 320))
-    predictor = Predictor(backend, DetectionPostprocess(whole_pixels=True))
+    predictor = Predictor(backend, replace(PREDICT_DEFAULTS, round_boxes=True))
     (prediction,), seen_hw = predictor.predict([scene((256, 256), (64, 32, 160, 128))])
     assert seen_hw == (256, 320)
     assert prediction.boxes is not None
@@ -84,7 +86,7 @@ def test_a_backend_of_one_size_gets_that_size() -> None:
 
 
 def test_several_images_go_through_at_once_and_an_empty_one_gives_no_rows() -> None:
-    predictor = Predictor(SpotFinder(), DetectionPostprocess())
+    predictor = Predictor(SpotFinder(), PREDICT_DEFAULTS)
     frames = [scene((64, 64), (8, 8, 24, 32)), np.zeros((64, 64, 3), np.uint8)]
     predictions, seen_hw = predictor.predict(frames)
     assert seen_hw == (640, 640)
@@ -95,7 +97,7 @@ def test_the_network_sees_rgb_in_unit_range_channels_last() -> None:
     backend = SpotFinder()
     frame = np.zeros((640, 640, 3), np.uint8)
     frame[..., 2] = 255  # red in BGR
-    Predictor(backend, DetectionPostprocess()).predict([frame])
+    Predictor(backend, PREDICT_DEFAULTS).predict([frame])
     (images,) = backend.seen
     assert images[0, :, 0, 0].tolist() == [1.0, 0.0, 0.0]
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -104,13 +106,13 @@ def test_the_network_sees_rgb_in_unit_range_channels_last() -> None:
 def test_class_filter_and_threshold() -> None:
     frame = scene((640, 640), (64, 32, 160, 128))
     for settings, count in (({"classes": [0]}, 0), ({"classes": [1]}, 1), ({"conf_thres": 0.82}, 0)):
-        (prediction,), _ = Predictor(SpotFinder(), DetectionPostprocess(**settings)).predict([frame])
+        (prediction,), _ = Predictor(SpotFinder(), replace(PREDICT_DEFAULTS, **settings)).predict([frame])
         assert prediction.boxes is not None
         assert len(prediction.boxes) == count
 
 
 def test_times_are_kept_by_stage() -> None:
-    predictor = Predictor(SpotFinder(), DetectionPostprocess())
+    predictor = Predictor(SpotFinder(), PREDICT_DEFAULTS)
     predictor.predict([scene((640, 640), (64, 32, 160, 128))])
     assert all(watch.seconds > 0 for watch in predictor.watches)
 
@@ -126,7 +128,7 @@ def official(shared: Path) -> Any:
 @pytest.mark.parametrize(
     ("kind", "settings", "augment"),
     [
-        pytest.param("detect", {"whole_pixels": True}, False, id="detect"),
+        pytest.param("detect", {"round_boxes": True}, False, id="detect"),
         pytest.param("agnostic", {"conf_thres": 0.1, "agnostic": True}, False, id="agnostic"),
         pytest.param("tta", {}, True, id="tta"),
     ],
@@ -136,7 +138,7 @@ def test_official_checkpoint_gives_the_reference_boxes(
 ) -> None:
     golden = np.load(shared / "reference" / "golden" / "yolov5n_coco.npz")
     frame = read_image(shared / "data" / "images" / f"{image}.jpg")
-    predictor = Predictor(official, DetectionPostprocess(**settings), augment=augment)
+    predictor = Predictor(official, replace(PREDICT_DEFAULTS, **settings), augment=augment)
     (prediction,), input_hw = predictor.predict([frame])
     assert prediction.boxes is not None
     expected = golden[f"{image}_nms_{kind}"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from semantic_nets import CLASSES, checkpoint, network, painted
+from semantic_nets import CLASSES, build_network, paint_image, write_checkpoint
 from torch import Tensor
 
 from models.experimental import Ensemble
@@ -57,7 +57,7 @@ def test_semantic_masks_are_aligned_with_the_image(task: str, fixed_hw: tuple[in
     backend = ColorReader(task, fixed_hw)
     predictor = Predictor(backend, OPTIONS, size_hw=(64, 64))
     for size_hw in SIZES:
-        frame, classes = painted(size_hw)
+        frame, classes = paint_image(size_hw)
         (prediction,), _ = predictor.predict([frame])
         assert prediction.semantic_mask is not None
         assert (prediction.semantic_mask.shape, prediction.semantic_mask.dtype) == (size_hw, torch.uint8)
@@ -67,7 +67,7 @@ def test_semantic_masks_are_aligned_with_the_image(task: str, fixed_hw: tuple[in
 
 @pytest.mark.parametrize("task", ["semantic", "joint"])
 def test_hub_semantic_masks_have_image_size(task: str) -> None:
-    frames, maps = zip(*map(painted, SIZES), strict=True)
+    frames, maps = zip(*map(paint_image, SIZES), strict=True)
     model = AutoShape(ColorReader(task), verbose=False)
     results = model([Image.fromarray(frame[..., ::-1]) for frame in frames], size=128)
     assert results.semantic is not None
@@ -88,16 +88,16 @@ def test_hub_semantic_masks_have_image_size(task: str) -> None:
 
 @pytest.mark.parametrize("task", ["semantic", "joint"])
 def test_pytorch_networks_through_the_hub_model(task: str) -> None:
-    model = AutoShape(network(task), verbose=False)
+    model = AutoShape(build_network(task), verbose=False)
     assert (model.semantic, model.task) == (CLASSES, task)
-    frame, _ = painted((48, 96))
+    frame, _ = paint_image((48, 96))
     plain, augmented = model(frame, size=96), model(frame, size=96, augment=True)
     assert plain.semantic is not None and augmented.semantic is not None
     assert plain.semantic[0].shape == augmented.semantic[0].shape == (48, 96)
     images = torch.rand(2, 3, 64, 96)
     raw = model(images)
     with torch.inference_mode():
-        wanted: Any = network(task)(images)
+        wanted: Any = build_network(task)(images)
     if task == "semantic":
         torch.testing.assert_close(raw, wanted, rtol=1e-4, atol=1e-4)
         assert len(plain.pred[0]) == 0
@@ -110,8 +110,8 @@ def test_pytorch_networks_through_the_hub_model(task: str) -> None:
 
 def test_boxes_of_a_joint_network_are_those_of_its_detector() -> None:
     """Logits are not mistaken for mask prototypes."""
-    model = network("joint")
-    frame, _ = painted((64, 96))
+    model = build_network("joint")
+    frame, _ = paint_image((64, 96))
     predictor = Predictor(PyTorchBackend(model, device=CPU), OPTIONS)
     (joint,), _ = predictor.predict([frame])
     detection = find_task("detect").build_postprocess(OPTIONS)
@@ -125,7 +125,7 @@ def test_boxes_of_a_joint_network_are_those_of_its_detector() -> None:
 
 @pytest.mark.parametrize("task", ["semantic", "joint"])
 def test_ensembles_join_probabilities(task: str, tmp_path: Path) -> None:
-    file = checkpoint(tmp_path, task)
+    file = write_checkpoint(tmp_path, task)
     pair = load_model([file, file])
     assert isinstance(pair, Ensemble)
     assert pair.semantic == CLASSES
@@ -140,13 +140,13 @@ def test_ensembles_join_probabilities(task: str, tmp_path: Path) -> None:
 
 
 def test_members_of_an_ensemble_have_the_same_task(tmp_path: Path) -> None:
-    files = [checkpoint(tmp_path, "joint"), checkpoint(tmp_path, "semantic")]
+    files = [write_checkpoint(tmp_path, "joint"), write_checkpoint(tmp_path, "semantic")]
     with pytest.raises(InputError, match=r"tiny semantic.pt: task semantic, but .*tiny joint.pt has task joint"):
         load_model(files)
 
 
 def result(path: str, size_hw: tuple[int, int] = (40, 60), number: int | None = None) -> Result:
-    frame, classes = painted(size_hw)
+    frame, classes = paint_image(size_hw)
     source = SourceFrame(path, frame // 2, f"image 1/1 {path}", number, 10.0)
     boxes = np.array([[5, 5, 20, 20, 0.9, 1]], np.float32)
     return Result(source, boxes, {0: "cat", 1: "dog"}, semantic_mask=classes, semantic=CLASSES)
@@ -180,7 +180,7 @@ def test_files_of_semantic_masks(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     wanted = ["ünï.jpg", "ünï_color.png", f"{stem}.png", f"{stem}_2.png", f"{stem}_color.png", f"{stem}_mask.png"]
     assert files(tmp_path) == sorted(wanted)
     assert "in/ünï_mask.png: output named ünï_mask_2.png" in caplog.text
-    frame, classes = painted((40, 60))
+    frame, classes = paint_image((40, 60))
     stored = np.array(Image.open(tmp_path / "ünï_mask.png"))
     assert np.array_equal(stored, classes)
     assert np.array_equal(read_image(tmp_path / "ünï_color.png"), frame)
@@ -192,7 +192,7 @@ def test_submission_has_the_label_numbers_of_the_data_set(tmp_path: Path) -> Non
     writer.write(result("in/clip.mp4", number=1))
     writer.close()
     assert files(tmp_path) == ["results/a_pred.png"]
-    _, classes = painted((40, 60))
+    _, classes = paint_image((40, 60))
     assert np.array_equal(np.array(Image.open(tmp_path / "results/a_pred.png")), np.array([7, 23, 26])[classes])
 
 
@@ -232,7 +232,7 @@ def test_exported_file_without_class_names(tmp_path: Path) -> None:
         def __init__(self) -> None:
             ExportedBackend.__init__(self, "x", ModelInfo(task="semantic"), device=CPU)
 
-    frame, _ = painted((32, 64))
+    frame, _ = paint_image((32, 64))
     assert Bare().semantic == SemanticClasses.from_count(255)
     imwrite(tmp_path / "a.png", frame)
     assert "0 38%" in str(AutoShape(Bare(), verbose=False)(tmp_path / "a.png", size=64))

@@ -110,6 +110,7 @@ def test_files_of_a_search(finished_search: Path) -> None:
     assert header[-2:] == ["fitness", "generation"]
     assert len(header) == 7 + 29 + 2
     image = cv2.imread(str(finished_search / "evolve.png"))
+    assert image is not None
     assert image.shape[1] > image.shape[0] > 500
     assert Hyperparameters.load(finished_search / "hyp_evolve.yaml").anchors == 3
 
@@ -148,7 +149,9 @@ def test_a_stop_file_ends_a_search_between_generations(finished_search: Path) ->
 def test_a_generation_whose_loss_is_not_finite_has_fitness_0(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = [({"metrics/x": 0.5}, 0.5), NotFiniteError("the loss is not finite"), ({"metrics/x": 0.4}, 0.4)]
+    answers: list[tuple[dict[str, float], float] | NotFiniteError] = [
+        ({"metrics/x": 0.5}, 0.5), NotFiniteError("the loss is not finite"), ({"metrics/x": 0.4}, 0.4)
+    ]  # fmt: skip
 
     def fit(_config: TrainConfig) -> tuple[dict[str, float], float]:
         answer = answers.pop(0)

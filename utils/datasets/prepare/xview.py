@@ -9,8 +9,8 @@ from typing import Any
 from utils.core.errors import InputError
 from utils.core.files import read_json
 from utils.datasets.index.label_files import LabelWriter, get_class_names, make_label_rows
+from utils.datasets.prepare.autosplit import write_splits
 from utils.datasets.prepare.manual import unpack_local_archives
-from utils.datasets.tools.autosplit import write_splits
 from utils.imaging.read import read_image_size_hw
 
 PAGE = "http://challenge.xviewdataset.org"

@@ -12,8 +12,8 @@ from urllib.parse import SplitResult, urlsplit
 import cv2
 import numpy as np
 
-from utils.backends.packages import import_runtime
 from utils.core.errors import InputError
+from utils.core.packages import import_runtime
 from utils.datasets.sources.frames import MEDIA_SUFFIXES
 
 WEBCAM, HLS, YOUTUBE = "webcam", "HLS stream", "YouTube video"

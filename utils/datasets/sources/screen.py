@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.backends.packages import import_runtime
 from utils.core.errors import InputError
+from utils.core.packages import import_runtime
 from utils.datasets.sources.frames import DEFAULT_FPS, SourceFrame, fit_live_channels
 
 SYNTAX = "screen [N] [left top width height]"

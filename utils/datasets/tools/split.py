@@ -8,7 +8,7 @@ from utils.config.datasets import SplitConfig
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.datasets.index.labels import get_label_path, list_images
-from utils.datasets.tools.autosplit import LISTS, check_shares, write_splits
+from utils.datasets.prepare.autosplit import LISTS, check_shares, write_splits
 
 
 def run(config: SplitConfig) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from loopback import IMAGE, put, make_spec, tar_bytes, write_tar, write_zip
+from loopback import IMAGE, make_spec, put, tar_bytes, write_tar, write_zip
 from scipy.io import savemat
 
 from utils.config.base import ROOT

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from loopback import IMAGE, put, make_spec, write_tar, write_zip
+from loopback import IMAGE, make_spec, put, write_tar, write_zip
 
 from utils.core.errors import InputError
 from utils.datasets.index.data_yaml import load_spec

@@ -12,7 +12,7 @@ from utils.config.datasets import SplitConfig
 from utils.core.errors import InputError
 from utils.datasets.index.data_yaml import load_spec
 from utils.datasets.index.labels import load_index
-from utils.datasets.tools.autosplit import split_indices
+from utils.datasets.prepare.autosplit import split_indices
 from utils.datasets.tools.split import run
 
 
