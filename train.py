@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from utils.config.train import TrainConfig
 from utils.core.logging import RunLog
 from utils.core.script import run_script
-from utils.train.launch import devices_to_launch, launch
-from utils.train.resume import resumed_launch
+from utils.train.launch import list_launch_devices, launch
+from utils.train.resume import prepare_resumed_launch
 
 if TYPE_CHECKING:
     from utils.search.evolve import EvolveResult
@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None, *, kind: type[TrainConfig] = TrainCo
     config = kind.from_args(arguments)
     device = config.device
     if config.resume and not (config.evolve or config.resume_evolve):
-        device, arguments = resumed_launch(config, arguments)
-    if devices := devices_to_launch(device):
+        device, arguments = prepare_resumed_launch(config, arguments)
+    if devices := list_launch_devices(device):
         config.check()
         return launch(arguments, devices)
     train(config)

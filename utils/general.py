@@ -117,12 +117,7 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
         sep: separator between name and number.
         mkdir: create the folder.
     """
-    path, free_path = Path(path), paths.increment_path(path, exist_ok)
-    if sep and free_path != path:
-        suffix = "" if path.is_dir() else path.suffix
-        number = 2
-        while (free_path := path.with_name(f"{path.name.removesuffix(suffix)}{sep}{number}{suffix}")).exists():
-            number += 1
+    free_path = paths.increment_path(path, exist_ok, sep)
     if mkdir:
         free_path.mkdir(parents=True, exist_ok=True)
     return free_path

@@ -2,60 +2,48 @@
 
 from __future__ import annotations
 
-import argparse
 import gzip
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.config.base import IMG_FLAGS, BaseConfig, option
+from utils.config.flag_types import not_negative_int, positive_int
 from utils.core.errors import InputError
 from utils.core.script import run_script
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The argparse parser of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m utils.prune",
-        description="Set the smallest weights of a checkpoint to zero and measure size and accuracy.",
-    )
-    parser.add_argument("--weights", required=True, help="checkpoint")
-    parser.add_argument(
-        "--amount", type=float, default=0.3, help="fraction of the weights of each convolution (default: %(default)s)"
-    )
-    parser.add_argument("--data", default="", help="data set YAML to validate on, before and after")
-    parser.add_argument("--output", default="", help="output file (default: NAME-pruned.pt beside the checkpoint)")
-    parser.add_argument(
-        "--imgsz", "--img", "--img-size", type=int, default=640, help="image size in pixels (default: %(default)s)"
-    )
-    parser.add_argument("--batch-size", type=int, default=32, help="images per step (default: %(default)s)")
-    parser.add_argument("--device", default="", help="cpu, mps or a CUDA index; empty: CUDA if available")
-    parser.add_argument(
-        "--workers", type=int, default=8, help="maximum number of loader processes (default: %(default)s)"
-    )
-    return parser
+@dataclass(frozen=True)
+class PruneConfig(BaseConfig):
+    """Set the smallest weights of a checkpoint to zero and measure size and accuracy."""
+
+    weights: str = option("", "--weights", required=True, help="checkpoint")
+    amount: float = option(0.3, "--amount", type=float, help="fraction of the weights of each convolution")
+    data: str = option("", "--data", help="data set YAML to validate on, before and after")
+    output: str = option("", "--output", help="output file (default: NAME-pruned.pt beside the checkpoint)")
+    imgsz: int = option(640, *IMG_FLAGS, type=positive_int, help="image size in pixels")
+    batch_size: int = option(32, "--batch-size", type=positive_int, help="images per step")
+    device: str = option("", "--device", help="cpu, mps or a CUDA index; empty: CUDA if available")
+    workers: int = option(8, "--workers", type=not_negative_int, help="maximum number of loader processes")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the pruned checkpoint and print size, sparsity and metrics before and after."""
-    args = build_parser().parse_args(argv)
-    if not 0 <= args.amount < 1:
-        raise InputError(f"--amount {args.amount:g}: must be at least 0 and below 1")
+    config = PruneConfig.from_args(argv)
+    if not 0 <= config.amount < 1:
+        raise InputError(f"--amount {config.amount:g}: must be at least 0 and below 1")
     from utils.tasks.networks import find_weights  # after the flags are parsed, because torch is slow to import
 
-    source = find_weights(args.weights)
-    target = Path(args.output) if args.output else source.with_name(f"{source.stem}-pruned.pt")
+    source = find_weights(config.weights)
+    target = Path(config.output) if config.output else source.with_name(f"{source.stem}-pruned.pt")
     if target.resolve() == source.resolve():
         raise InputError(f"--output {target}: is the checkpoint itself; give another file")
-    metrics = (
-        [evaluate_checkpoint(source, args)] if args.data else []
-    )  # first, so that unusable data leaves no file behind
-    sparsities = write_pruned(source, target, args.amount)
-    metrics += [evaluate_checkpoint(target, args)] if args.data else [{}, {}]
-    columns = [
-        {**compute_file_stats(file, sparsity), **file_metrics}
-        for file, sparsity, file_metrics in zip((source, target), sparsities, metrics, strict=True)
-    ]
-    print(format_table(*columns))
+    before = evaluate_checkpoint(source, config)  # first, so that unusable data leaves no file behind
+    sparsity, pruned_sparsity = write_pruned(source, target, config.amount)
+    before = compute_file_stats(source, sparsity) | before
+    after = compute_file_stats(target, pruned_sparsity) | evaluate_checkpoint(target, config)
+    print(format_table(before, after))
     print(f"written: {target}")
 
 
@@ -90,14 +78,16 @@ def compute_file_stats(file: Path, sparsity: float) -> dict[str, float]:
     return {"zeros, %": 100 * sparsity, "file, MB": len(content) / 1e6, "gzip, MB": len(gzip.compress(content)) / 1e6}
 
 
-def evaluate_checkpoint(file: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Metrics on the validation split, by their names in results.csv without `metrics/`."""
+def evaluate_checkpoint(file: Path, config: PruneConfig) -> dict[str, float]:
+    """Metrics on the validation split, if any, by their names in results.csv without `metrics/`."""
+    if not config.data:
+        return {}
     from utils.config.val import ValConfig
     from utils.evaluate.run import evaluate
 
-    settings = {"imgsz": args.imgsz, "batch_size": args.batch_size, "device": args.device, "workers": args.workers}
-    config = ValConfig.from_kwargs(weights=[str(file)], data=args.data, noplots=True, **settings)
-    metrics = evaluate(config)[-1].evaluation.metrics
+    settings = {name: getattr(config, name) for name in ("data", "imgsz", "batch_size", "device", "workers")}
+    val_config = ValConfig.from_kwargs(weights=[str(file)], noplots=True, **settings)
+    metrics = evaluate(val_config)[-1].evaluation.metrics
     return {name.removeprefix("metrics/"): value for name, value in metrics.items()}
 
 

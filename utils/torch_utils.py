@@ -11,7 +11,7 @@ from torch import nn
 from models import pruning
 from models.common import fuse_conv_bn
 from utils.core import device as devices
-from utils.general import time_now
+from utils.general import time_now as time_sync
 
 __all__ = [
     "de_parallel", "fuse_conv_and_bn", "model_info", "prune", "select_device", "smart_inference_mode", "sparsity",
@@ -22,11 +22,6 @@ __all__ = [
 def select_device(device: str | int | torch.device = "", batch_size: int = 0, newline: bool = True) -> torch.device:
     """The device of a `--device` value; the other arguments are ignored."""
     return devices.select_device(str(device))
-
-
-def time_sync() -> float:
-    """Seconds of a monotonic clock, after synchronizing CUDA."""
-    return time_now()
 
 
 def smart_inference_mode() -> Callable[[Callable[..., Any]], Callable[..., Any]]:

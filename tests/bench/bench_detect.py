@@ -1,8 +1,8 @@
-"""Frames per second of a whole run over a 720p video, saving nothing, against those of the network alone.
+"""Frames per second of detect.py on a 720p video, compared with the network alone.
 
     python tests/bench/bench_detect.py [--weights yolov5n.pt] [--video FILE] [--frames 300] [--decode-threads 0]
 
-Without --weights a yolov5n of random weights is measured. Nothing else may run beside it.
+Without --weights it measures a yolov5n with random weights. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from utils.datasets.sources.frames import SourceFrame
 from utils.datasets.sources.media import MediaSource
 from utils.predict.predictor import Predictor
 from utils.predict.run import run_images
-from utils.tasks.base import PREDICT_DEFAULTS
+from utils.tasks.options import PREDICT_DEFAULTS
 
 SIZE_HW = (720, 1280)
 
 
 def write_video(file: Path, frames: int) -> None:
-    """A camera that pans over a landscape of soft spots, with sharp squares that move across it."""
+    """Write a video of a camera that pans over a blurred background with moving squares."""
     rng = np.random.default_rng(0)
     height, width = SIZE_HW
     spots = rng.integers(0, 255, (height // 16, (width + 4 * frames) // 16 + 1, 3), np.uint8)
@@ -54,22 +54,22 @@ def write_video(file: Path, frames: int) -> None:
 
 
 class FirstFrames(MediaSource):
-    """A video source that ends after some frames."""
+    """Video source with a maximum number of frames."""
 
     def __init__(self, file: str, frames: int, decode_threads: int) -> None:
         super().__init__([file], decode_threads=decode_threads)
         self.frames = frames
 
     def batches(self, channels: int = 3) -> Iterator[list[SourceFrame]]:
-        """As MediaSource, cut off."""
+        """As `MediaSource.batches`, up to the maximum."""
         for number, batch in enumerate(super().batches(channels), start=1):
             yield batch
             if number == self.frames:
                 return
 
 
-def network_fps(backend: Backend, images: torch.Tensor, repeats: int) -> float:
-    """Calls of the network a second."""
+def measure_network_fps(backend: Backend, images: torch.Tensor, repeats: int) -> float:
+    """Measure network calls per second."""
     with torch.inference_mode():
         for _ in range(5):
             backend.forward(images)
@@ -79,26 +79,26 @@ def network_fps(backend: Backend, images: torch.Tensor, repeats: int) -> float:
     return repeats / (perf_counter() - start)
 
 
-def run_fps(predictor: Predictor, video: str, frames: int, *, decode_threads: int, overlap: bool) -> float:
-    """Frames a second of a run that saves nothing."""
+def measure_run_fps(predictor: Predictor, video: str, frames: int, *, decode_threads: int, overlap: bool) -> float:
+    """Measure frames per second of a run without saving."""
     source = FirstFrames(video, frames, decode_threads)
     start = perf_counter()
-    seen = run_images(source, predictor, [], overlap=overlap)
-    return seen / (perf_counter() - start)
+    num_frames = run_images(source, predictor, [], overlap=overlap)
+    return num_frames / (perf_counter() - start)
 
 
 def main() -> None:
     """Print the frame rates and their ratio."""
     parser = argparse.ArgumentParser(description="time a run over a video against the network alone")
     parser.add_argument("--weights", help="model file; default: yolov5n.yaml with random weights")
-    parser.add_argument("--video", help="another video than the generated one")
+    parser.add_argument("--video", help="video file; default: a generated one")
     parser.add_argument("--frames", type=int, default=300, help="frames of the video")
     parser.add_argument("--imgsz", type=int, default=640, help="longest side of the network input")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--decode-threads", type=int, default=0, help="of the video decoder; 0: its own choice")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--decode-threads", type=int, default=0, help="threads of the video decoder; 0: default")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    LOGGER.addHandler(logging.StreamHandler(io.StringIO()))  # the lines of a run are made, and shown to nobody
+    LOGGER.addHandler(logging.StreamHandler(io.StringIO()))  # format the log lines without showing them
     LOGGER.setLevel(logging.INFO)
     device = torch.device("cpu")
     if args.weights:
@@ -115,12 +115,12 @@ def main() -> None:
         first = next(MediaSource([video]).batches())[0].frame
         input_hw = predictor.predict([first])[1]
         images = torch.rand(1, 3, *input_hw).contiguous(memory_format=torch.channels_last)
-        before = network_fps(backend, images, args.frames)
+        before = measure_network_fps(backend, images, args.frames)
         rates = {
-            name: run_fps(predictor, video, args.frames, decode_threads=args.decode_threads, overlap=overlap)
-            for name, overlap in (("overlapped", True), ("one after the other", False))
+            name: measure_run_fps(predictor, video, args.frames, decode_threads=args.decode_threads, overlap=overlap)
+            for name, overlap in (("overlapped", True), ("sequential", False))
         }
-        alone = (before + network_fps(backend, images, args.frames)) / 2
+        alone = (before + measure_network_fps(backend, images, args.frames)) / 2
     print(f"{args.weights or 'yolov5n.yaml'}, {first.shape[1]}x{first.shape[0]} video -> {input_hw[1]}x{input_hw[0]}")
     print(f"network alone:        {alone:6.1f} frames/s")
     for name, rate in rates.items():

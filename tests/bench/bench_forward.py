@@ -1,8 +1,8 @@
-"""Time of one image through the network, plain and channels_last, and of the whole way from file to boxes.
+"""Inference time of one image in both memory formats, and time from image file to boxes.
 
     python tests/bench/bench_forward.py [--cfg yolov5n.yaml] [--imgsz 640] [--threads 2]
 
-Nothing else may run beside it.
+Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from utils.backends.pytorch import PyTorchBackend
 from utils.core.device import keep_freed_memory
 from utils.imaging.read import imwrite, read_image
 from utils.predict.predictor import Predictor
-from utils.tasks.base import PREDICT_DEFAULTS
+from utils.tasks.options import PREDICT_DEFAULTS
 
 
-def milliseconds(work: Callable[[], object], *, repeats: int = 30) -> float:
-    """Median time of a call, after three unmeasured ones."""
+def measure_ms(work: Callable[[], object], *, repeats: int = 30) -> float:
+    """Measure the median time of a call, after three warm-up calls."""
     times = []
     for _ in range(repeats + 3):
         start = perf_counter()
@@ -40,32 +40,33 @@ def milliseconds(work: Callable[[], object], *, repeats: int = 30) -> float:
 
 
 def main() -> None:
-    """Print the times of both memory orders, and of the whole way for an image file."""
+    """Print the times."""
     parser = argparse.ArgumentParser(description="time one image through a network")
     parser.add_argument("--cfg", default="yolov5n.yaml", help="model YAML")
-    parser.add_argument("--imgsz", type=int, default=640, help="side of the image")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--imgsz", type=int, default=640, help="image size")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = DetectionModel(args.cfg).eval().fuse()
     images = torch.rand(1, 3, args.imgsz, args.imgsz)
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
-        plain = milliseconds(lambda: model(images))
+        plain = measure_ms(lambda: model(images))
         keep_freed_memory()
-        kept = milliseconds(lambda: model(images))
+        with_kept_memory = measure_ms(lambda: model(images))
         backend = PyTorchBackend(copy.deepcopy(model), device=torch.device("cpu"))
-        images_last = images.contiguous(memory_format=torch.channels_last)
+        channels_last_images = images.contiguous(memory_format=torch.channels_last)
         predictor = Predictor(backend, PREDICT_DEFAULTS, size_hw=(args.imgsz, args.imgsz))
-        last = milliseconds(lambda: backend.forward(images_last))
+        channels_last = measure_ms(lambda: backend.forward(channels_last_images))
         file = Path(folder) / "image.jpg"
         frame = np.random.default_rng(0).integers(0, 255, (args.imgsz // 8, args.imgsz // 8, 3), np.uint8)
         imwrite(file, np.kron(frame, np.ones((8, 8, 1), np.uint8)))
-        whole = milliseconds(lambda: predictor.predict([read_image(file)]))
+        file_to_boxes = measure_ms(lambda: predictor.predict([read_image(file)]))
     print(f"{args.cfg} at {args.imgsz}, {args.threads} threads, medians in ms")
     print(f"network, contiguous     {plain:7.1f}")
-    print(f"freed memory kept       {kept:7.1f}  ({kept / plain:.2f})")
-    print(f"and channels_last       {last:7.1f}  ({last / plain:.2f})")
-    print(f"file to boxes           {whole:7.1f}  ({whole / last - 1:+.0%} over the network alone)")
+    print(f"freed memory kept       {with_kept_memory:7.1f}  ({with_kept_memory / plain:.2f})")
+    print(f"and channels_last       {channels_last:7.1f}  ({channels_last / plain:.2f})")
+    overhead = file_to_boxes / channels_last - 1
+    print(f"file to boxes           {file_to_boxes:7.1f}  ({overhead:+.0%} over the network alone)")
 
 
 if __name__ == "__main__":

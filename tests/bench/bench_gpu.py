@@ -1,12 +1,12 @@
-"""Training on a GPU: images a second with the loader and with images that lie ready, peak memory, what limits.
+"""Training on a GPU: images per second with and without the loader, peak memory, bottleneck.
 
     python tests/bench/bench_gpu.py [--models yolov5n yolov5s yolov5m] [--batches 64 128] [--imgsz 640] [--workers 16]
         [--amp fp16] [--compile] [--data my.yaml] [--images 2048]
 
-Every row is a number of real steps (forward, loss, backward, optimizer, EMA) of `utils.train.trainer.Trainer`:
-"ready" with one batch that is copied to the GPU anew each time, "loader" with an epoch of augmented images, and
-"loader alone" without a network. Without --data the images are JPEGs of 640x480 with 7 boxes each, like COCO's. It
-prints the rows of a table for docs/benchmarks.md; nothing else may run beside it. Needs CUDA and PyTorch 2.11 or later.
+Measures real steps (forward, loss, backward, optimizer, EMA) of `utils.train.trainer.Trainer`: "ready" copies one batch
+to the GPU in every step, "loader" is an epoch of augmented images, "loader alone" runs no network. Without --data the
+images are 640x480 JPEGs with 7 boxes each, as in COCO. Prints the table of docs/benchmarks.md. Needs CUDA and PyTorch
+2.11 or later. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ COLUMNS += ("GPU use", "limit")
 
 @dataclass
 class Row:
-    """Figures of one network and batch; rates in images a second."""
+    """Results of one network and batch size; rates in images per second."""
 
     ready: float
     loader: float
@@ -59,12 +59,12 @@ class Row:
 
     @property
     def limit(self) -> str:
-        """What an epoch waits for: the loader where it alone is hardly faster than with the network."""
+        """The bottleneck: the loader if it is hardly faster without the network."""
         return "loader" if self.loader_alone < 1.1 * self.loader and self.loader < 0.9 * self.ready else "GPU"
 
 
 def write_images(folder: Path, count: int) -> Path:
-    """A data YAML with `count` training images of soft noise and boxes, and a few to validate."""
+    """Write a data set with `count` training images of blurred noise and boxes, and a few validation images."""
     rng = np.random.default_rng(0)
     for split, number in (("train", count), ("val", 8)):
         for kind in ("images", "labels"):
@@ -82,8 +82,10 @@ def write_images(folder: Path, count: int) -> Path:
     return file
 
 
-def make_trainer(model: str, batch: int, args: argparse.Namespace, *, data: Path, folder: Path, device: str) -> Trainer:
-    """A run of that network from random weights, ready for its first step."""
+def build_bench_trainer(
+    model: str, batch: int, args: argparse.Namespace, *, data: Path, folder: Path, device: str
+) -> Trainer:
+    """Build the trainer of a network with random weights, ready for the first step."""
     settings: dict[str, Any] = {"cfg": f"{model}.yaml", "weights": "", "data": str(data), "batch_size": batch}
     settings |= {"imgsz": args.imgsz, "workers": args.workers, "amp": args.amp, "compile": args.compile}
     settings |= {"project": str(folder), "device": device, "noplots": True, "noautoanchor": True, "epochs": 2}
@@ -93,78 +95,78 @@ def make_trainer(model: str, batch: int, args: argparse.Namespace, *, data: Path
     return trainer
 
 
-def wait(device: torch.device) -> None:
-    """Until all work of the device is done."""
+def synchronize(device: torch.device) -> None:
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def step(trainer: Trainer, batches: Any, iteration: int, meter: LossMeter) -> int:
-    """One step, as the trainer takes it once its batch is the nominal one; images in it."""
+def run_step(trainer: Trainer, batches: Any, iteration: int, meter: LossMeter) -> int:
+    """Run an optimizer step of the trainer and return its number of images."""
     trainer.schedule.apply(trainer.optimizer, iteration)
     trainer._backward(batches, iteration, meter)
     trainer._step()
     return sum(len(batch) for batch in batches)
 
 
-def rate_ready(trainer: Trainer, *, warm: int = WARM_STEPS, steps: int = STEPS) -> float:
-    """Images a second where the loader costs nothing."""
+def measure_ready_rate(trainer: Trainer, *, warm: int = WARM_STEPS, steps: int = STEPS) -> float:
+    """Measure images per second without the loader."""
     meter, batches = LossMeter(trainer.task.loss_names), next(iter(trainer.loader))
     for iteration in range(warm):
-        step(trainer, batches, iteration, meter)
-    wait(trainer.device)
+        run_step(trainer, batches, iteration, meter)
+    synchronize(trainer.device)
     start = perf_counter()
-    images = sum(step(trainer, batches, iteration, meter) for iteration in range(steps))
-    wait(trainer.device)
+    images = sum(run_step(trainer, batches, iteration, meter) for iteration in range(steps))
+    synchronize(trainer.device)
     return images / (perf_counter() - start)
 
 
-def rate_loader(trainer: Trainer, epoch: int, *, network: bool) -> tuple[float, float]:
-    """Images a second over an epoch, from its second batch on, and seconds for all of them at that rate."""
-    meter, images, start, in_all = LossMeter(trainer.task.loss_names), 0, perf_counter(), 0
+def measure_loader_rate(trainer: Trainer, epoch: int, *, network: bool) -> tuple[float, float]:
+    """Measure images per second from the second batch of an epoch on, and the time of an epoch at this rate."""
+    meter, images, start, total = LossMeter(trainer.task.loss_names), 0, perf_counter(), 0
     trainer.loader.set_epoch(epoch)
     for number, batches in enumerate(trainer.loader):
-        size = step(trainer, batches, number, meter) if network else sum(len(batch) for batch in batches)
-        in_all += size
+        size = run_step(trainer, batches, number, meter) if network else sum(len(batch) for batch in batches)
+        total += size
         if number:
             images += size
-        else:  # the workers had to start
-            wait(trainer.device)
+        else:  # includes the start of the workers
+            synchronize(trainer.device)
             start = perf_counter()
-    wait(trainer.device)
+    synchronize(trainer.device)
     rate = images / (perf_counter() - start) if images else 0.0
-    return rate, in_all / rate if rate else 0.0
+    return rate, total / rate if rate else 0.0
 
 
 @contextlib.contextmanager
-def utilisation() -> Iterator[list[float]]:
-    """Percent of the time in which the GPU worked, as nvidia-smi samples it; none where that is missing."""
-    found: list[float] = []
+def sample_utilization() -> Iterator[list[float]]:
+    """GPU utilization in percent, sampled by nvidia-smi; empty without it."""
+    samples: list[float] = []
     try:
         process = subprocess.Popen(SMI, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     except OSError:
-        yield found
+        yield samples
         return
     try:
-        yield found
+        yield samples
     finally:
         process.terminate()
         text, _ = process.communicate()
-        found += [float(line) for line in text.splitlines() if line.strip().isdigit()]
+        samples += [float(line) for line in text.splitlines() if line.strip().isdigit()]
 
 
 def measure(trainer: Trainer) -> Row:
-    """All figures of one network and batch."""
-    ready = rate_ready(trainer)
-    with utilisation() as samples:
-        loader, epoch_s = rate_loader(trainer, 0, network=True)
-    alone, _ = rate_loader(trainer, 1, network=False)
+    """Measure one network and batch size."""
+    ready = measure_ready_rate(trainer)
+    with sample_utilization() as samples:
+        loader, epoch_s = measure_loader_rate(trainer, 0, network=True)
+    alone, _ = measure_loader_rate(trainer, 1, network=False)
     peak = torch.cuda.max_memory_reserved(trainer.device) / 2**30 if trainer.device.type == "cuda" else 0.0
     return Row(ready, loader, alone, epoch_s, peak, f"{mean(samples):.0f} %" if samples else "-")
 
 
 def format_row(model: str, batch: int, row: Row | None) -> str:
-    """A line of the table; without figures where memory ran out."""
+    """Format a line of the table; `row` is None if memory ran out."""
     if row is None:
         return f"| {model} | {batch} | out of memory | | | | | | |"
     rates = f"{row.ready:.0f} | {row.loader:.0f} | {row.loader_alone:.0f} | {row.epoch_s:.1f}"
@@ -172,13 +174,13 @@ def format_row(model: str, batch: int, row: Row | None) -> str:
 
 
 def bench(args: argparse.Namespace, folder: Path, device: str) -> Iterator[str]:
-    """The rows of the table, one after the other."""
+    """Yield the lines of the table."""
     data = Path(args.data) if args.data else write_images(folder / "noise", args.images)
     for model in args.models:
         for batch in args.batches:
             trainer, row = None, None
             try:
-                trainer = make_trainer(model, batch, args, data=data, folder=folder / "runs", device=device)
+                trainer = build_bench_trainer(model, batch, args, data=data, folder=folder / "runs", device=device)
                 row = measure(trainer)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -192,7 +194,7 @@ def bench(args: argparse.Namespace, folder: Path, device: str) -> Iterator[str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Flags of the script."""
+    """Build the parser of the script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["yolov5n", "yolov5s", "yolov5m"])
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 128])
@@ -200,18 +202,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--amp", choices=("fp16", "bf16", "off"), default="fp16")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--data", default="", help="data YAML; none: images made for the purpose")
-    parser.add_argument("--images", type=int, default=2048, help="how many of those")
+    parser.add_argument("--data", default="", help="data YAML; default: generated images")
+    parser.add_argument("--images", type=int, default=2048, help="number of generated images")
     return parser
 
 
 def main() -> None:
-    """Measure and print; status 2 where there is no GPU."""
+    """Measure and print; exit status 2 without a GPU."""
     args = build_parser().parse_args()
     if not torch.cuda.is_available():
-        print(
-            "error: this measures a CUDA GPU and PyTorch sees none; bench_forward.py is for processors", file=sys.stderr
-        )
+        print("error: no CUDA GPU found; use bench_forward.py for CPUs", file=sys.stderr)
         sys.exit(2)
     setup_logging(verbose=False)
     properties = torch.cuda.get_device_properties(0)

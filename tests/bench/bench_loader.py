@@ -1,10 +1,10 @@
-"""Time of one training sample on one core, beside a yardstick of the same machine.
+"""Time of one training sample on one core, compared with a reference operation.
 
     python tests/bench/bench_loader.py [--data ../shared/data/bccd/bccd.yaml] [--imgsz 640] [--samples 200]
 
-The yardstick is `cv2.warpAffine` of a 1280x1280x3 image to 640x640, linear, one thread: once with scale and shift
-only (for which OpenCV 5 has a fast path) and once turned by ten degrees. All times are processor time of the thread;
-samples and yardsticks alternate, so that other work on the machine disturbs both. It still disturbs: run it alone.
+The reference is `cv2.warpAffine` of a 1280x1280x3 image to 640x640, linear, one thread: with scale and shift only (a
+fast path in OpenCV 5) and with a rotation of ten degrees. Times are CPU time of the thread; samples and references
+alternate. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from utils.datasets.index.labels import load_index  # noqa: E402
 from utils.datasets.loader import init_worker  # noqa: E402
 from utils.imaging.read import read_image  # noqa: E402
 
-REFERENCE_MS = 4.3  # the yardstick on the machine of the targets
+REFERENCE_MS = 4.3  # reference time on the machine that the targets refer to
 TARGETS_MS = {"uncached": 10.0, "cached in RAM": 5.0}
 
 
-def milliseconds(work: Callable[[], object]) -> float:
-    """Processor time of one call."""
+def measure_ms(work: Callable[[], object]) -> float:
+    """Measure the CPU time of one call."""
     start = time.thread_time()
     work()
     return 1000 * (time.thread_time() - start)
 
 
-def yardsticks() -> dict[str, Callable[[], object]]:
-    """The two warps."""
+def build_references() -> dict[str, Callable[[], object]]:
+    """Build the two reference warps."""
     image = np.random.default_rng(0).integers(0, 256, (1280, 1280, 3), dtype=np.uint8)
 
     def warp(degrees: float) -> Callable[[], object]:
@@ -48,15 +48,15 @@ def yardsticks() -> dict[str, Callable[[], object]]:
         matrix[:, 2] -= 320
         return lambda: cv2.warpAffine(image, matrix, (640, 640), flags=cv2.INTER_LINEAR)
 
-    return {"warp, straight": warp(0), "warp, turned": warp(10)}
+    return {"warp, straight": warp(0), "warp, rotated": warp(10)}
 
 
 def measure(jobs: dict[str, Callable[[int], object]], rounds: int) -> dict[str, float]:
-    """Median time of each job over rounds in which every job runs once, milliseconds."""
+    """Measure the median time of each job in ms, over rounds in which every job runs once."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(rounds):
         for name, job in jobs.items():
-            times[name].append(milliseconds(lambda job=job, number=number: job(number)))  # type: ignore[misc]
+            times[name].append(measure_ms(lambda job=job, number=number: job(number)))  # type: ignore[misc]
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
@@ -77,17 +77,17 @@ def main() -> None:
         "uncached": lambda n: plain[n // len(plain), n % len(plain)],
         "cached in RAM": lambda n: cached[n // len(cached), n % len(cached)],
         "read one image": lambda n: read_image(index.paths[n % len(index)]),
-        **{name: (lambda n, warp=warp: warp()) for name, warp in yardsticks().items()},  # type: ignore[misc]
+        **{name: (lambda n, warp=warp: warp()) for name, warp in build_references().items()},  # type: ignore[misc]
     }
     measure(jobs, 10)
     medians = measure(jobs, args.samples)
     for name, median in medians.items():
         print(f"{name:18s} {median:7.2f} ms")
     for name, target in TARGETS_MS.items():
-        scaled = [medians[name] / medians[f"warp, {kind}"] * REFERENCE_MS for kind in ("straight", "turned")]
+        scaled = [medians[name] / medians[f"warp, {kind}"] * REFERENCE_MS for kind in ("straight", "rotated")]
         print(
-            f"{name}: {scaled[0]:.1f} ms where the straight warp takes {REFERENCE_MS} ms, "
-            f"{scaled[1]:.1f} ms where the turned one does; target {target:.0f} ms"
+            f"{name}: {scaled[0]:.1f} ms scaled to {REFERENCE_MS} ms of the straight warp, "
+            f"{scaled[1]:.1f} ms scaled to the rotated one; target {target:.0f} ms"
         )
 
 

@@ -1,11 +1,10 @@
-"""Time and memory of masks: post-processing of a 4K image with 300 objects, and the mask loss of a training step.
+"""Time and memory of instance masks: post-processing of a 4K image with 300 objects, and the mask loss.
 
     python tests/bench/bench_masks.py [--objects 300] [--threads 2]
 
-The image is 3840x2160, the network input 384x640 or 2176x3840; objects lie at random and cover 40 to 400 px of the
-image a side. Post-processing is everything between the network's output and results: NMS, decoding of masks into the
-image's pixels (as --retina-masks does and as without), and after it outlines as polygons, COCO's run lengths and the
-drawing. Aim: under 1 s for NMS and decoding. Memory is the largest resident set of the process. Run it alone.
+The image is 3840x2160, the network input 384x640 or 2176x3840; random objects measure 40 to 400 px. Post-processing is
+NMS and decoding of masks at image size, with and without --retina-masks, followed by polygons, RLE and drawing. Target:
+under 1 s for NMS and decoding. Memory is the peak resident set size. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -28,24 +27,25 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from utils.config.hyp import Hyperparameters  # noqa: E402
 from utils.core.types import Batch  # noqa: E402
 from utils.imaging.draw import class_color_bgr, draw_masks  # noqa: E402
 from utils.imaging.letterbox import letterbox  # noqa: E402
-from utils.losses.detection import DetectionLoss, DetectionLossConfig  # noqa: E402
+from utils.losses.detection import DetectionLoss  # noqa: E402
 from utils.losses.segmentation import SegmentationLoss  # noqa: E402
-from utils.tasks.base import PREDICT_DEFAULTS  # noqa: E402
 from utils.tasks.detect import DetectionPostprocess  # noqa: E402
+from utils.tasks.options import PREDICT_DEFAULTS  # noqa: E402
 
 IMAGE_HW = (2160, 3840)
-SIDES = (40, 400)  # pixels of the image
+OBJECT_SIDES = (40, 400)  # pixels of the image
 CLASSES, PROTOTYPES = 80, 32
 ANCHORS = torch.tensor(
     [[[10.0, 13], [16, 30], [33, 23]], [[30, 61], [62, 45], [59, 119]], [[116, 90], [156, 198], [373, 326]]]
 ) / torch.tensor([8.0, 16, 32]).view(3, 1, 1)
 
 
-def milliseconds(work: Callable[[], object], *, repeats: int = 5) -> float:
-    """Median time of a call, after an unmeasured one."""
+def measure_ms(work: Callable[[], object], *, repeats: int = 5) -> float:
+    """Measure the median time of a call, after a warm-up call."""
     work()
     times = []
     for _ in range(repeats):
@@ -55,46 +55,46 @@ def milliseconds(work: Callable[[], object], *, repeats: int = 5) -> float:
     return median(times)
 
 
-def network_output(objects: int, size_hw: tuple[int, int], scale: float) -> tuple[Tensor, Tensor]:
-    """Decoded rows (1, N, 5 + classes + prototypes), of which `objects` score, and prototypes (1, C, h, w)."""
+def make_network_output(objects: int, size_hw: tuple[int, int], scale: float) -> tuple[Tensor, Tensor]:
+    """Make decoded rows (1, N, 5 + classes + prototypes) with `objects` detections, and prototypes (1, C, h, w)."""
     rng = torch.Generator().manual_seed(0)
     height, width = size_hw
     count = sum(3 * (height // s) * (width // s) for s in (8, 16, 32))
     rows = torch.zeros(1, count, 5 + CLASSES + PROTOTYPES)
-    places = torch.randperm(count, generator=rng)[:objects]
-    sides = (torch.rand(objects, 2, generator=rng) * (SIDES[1] - SIDES[0]) + SIDES[0]) * scale
-    rows[0, places, :2] = torch.rand(objects, 2, generator=rng) * torch.tensor([width, height])
-    rows[0, places, 2:4], rows[0, places, 4] = sides, 0.9
-    rows[0, places, 5 + torch.randint(CLASSES, (objects,), generator=rng)] = 0.9
-    rows[0, places, 5 + CLASSES :] = torch.randn(objects, PROTOTYPES, generator=rng)
+    indices = torch.randperm(count, generator=rng)[:objects]
+    sides = (torch.rand(objects, 2, generator=rng) * (OBJECT_SIDES[1] - OBJECT_SIDES[0]) + OBJECT_SIDES[0]) * scale
+    rows[0, indices, :2] = torch.rand(objects, 2, generator=rng) * torch.tensor([width, height])
+    rows[0, indices, 2:4], rows[0, indices, 4] = sides, 0.9
+    rows[0, indices, 5 + torch.randint(CLASSES, (objects,), generator=rng)] = 0.9
+    rows[0, indices, 5 + CLASSES :] = torch.randn(objects, PROTOTYPES, generator=rng)
     coarse = torch.randn(1, PROTOTYPES, height // 32, width // 32, generator=rng)
     return rows, F.interpolate(coarse, (height // 4, width // 4), mode="bilinear")
 
 
 def measure_image(objects: int, side: int) -> None:
-    """Print the times of a 4K image at a network input of this longer side."""
+    """Print the times of a 4K image at an image size."""
     frame = np.full((*IMAGE_HW, 3), 90, np.uint8)
     fitted, fit = letterbox(frame, (side, side), auto=True, stride=32)
     size_hw = fitted.shape[0], fitted.shape[1]
     colors = [class_color_bgr(number) for number in range(objects)]
-    preds = network_output(objects, size_hw, fit.ratio_wh[0])
+    preds = make_network_output(objects, size_hw, fit.ratio_wh[0])
     batch = Batch(torch.zeros(1, 3, *size_hw, dtype=torch.uint8), torch.zeros(0, 6), ["a"], [fit])
     for fine in (False, True):
         postprocess = DetectionPostprocess(replace(PREDICT_DEFAULTS, iou_thres=0.99, retina_masks=fine))
-        time = milliseconds(partial(postprocess, preds, batch))
+        time = measure_ms(partial(postprocess, preds, batch))
         masks = postprocess(preds, batch)[0].bitmaps
         assert masks is not None and len(masks) == objects
-        kept = sum(bitmap.nbytes for bitmap in masks.bitmaps) / 1e6
+        bitmap_mb = sum(bitmap.nbytes for bitmap in masks.bitmaps) / 1e6
         print(
             f"input {size_hw[0]}x{size_hw[1]}, {objects} objects, {'fine masks' if fine else 'plain masks'}: "
-            f"NMS and decoding {time:.0f} ms, {kept:.0f} MB of bitmaps; "
-            f"outlines {milliseconds(masks.outlines):.0f} ms, run lengths {milliseconds(masks.rles):.0f} ms, "
-            f"drawing {milliseconds(partial(draw_masks, frame, masks, colors)):.0f} ms"
+            f"NMS and decoding {time:.0f} ms, {bitmap_mb:.0f} MB of bitmaps; "
+            f"outlines {measure_ms(masks.outlines):.0f} ms, RLE {measure_ms(masks.rles):.0f} ms, "
+            f"drawing {measure_ms(partial(draw_masks, frame, masks, colors)):.0f} ms"
         )
 
 
 def measure_loss(batch_size: int, per_image: int, side: int) -> None:
-    """Print the time of the mask loss with gradients beside that of detection alone."""
+    """Print the time of loss and gradients with and without masks."""
     rng = torch.Generator().manual_seed(0)
     no = 5 + CLASSES + PROTOTYPES
     raw = [torch.randn(batch_size, 3, side // s, side // s, no, generator=rng, requires_grad=True) for s in (8, 16, 32)]
@@ -104,10 +104,10 @@ def measure_loss(batch_size: int, per_image: int, side: int) -> None:
     targets[:, 0] = torch.arange(count) // per_image
     targets[:, 1] = 0
     masks = torch.randint(per_image + 1, (batch_size, side // 4, side // 4), generator=rng, dtype=torch.int16)
-    detection = DetectionLoss(anchors=ANCHORS, strides=[8, 16, 32], num_classes=CLASSES, hyp=DetectionLossConfig())
+    detection = DetectionLoss(anchors=ANCHORS, strides=[8, 16, 32], num_classes=CLASSES, hyp=Hyperparameters())
     loss = SegmentationLoss(detection)
-    plain = milliseconds(lambda: detection(raw, targets).total.backward(), repeats=3)
-    both = milliseconds(lambda: loss(raw, prototypes, targets, masks).total.backward(), repeats=3)
+    plain = measure_ms(lambda: detection(raw, targets).total.backward(), repeats=3)
+    both = measure_ms(lambda: loss(raw, prototypes, targets, masks).total.backward(), repeats=3)
     print(
         f"loss of {batch_size} images of {side} px, {per_image} objects each: "
         f"boxes {plain:.0f} ms, with masks {both:.0f} ms"
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for side in (640, 3840):
         measure_image(args.objects, side)
     measure_loss(16, 8, 640)
-    print(f"largest resident set: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+    print(f"peak resident set size: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
-"""Start-up time and memory of training on a million labelled images.
+"""Start-up time and memory of training on a million labeled images.
 
     python tests/bench/bench_million.py FOLDER [--images 1000000] [--workers 2] [--verify N]
 
-FOLDER is filled with hard links to a few images and label files (about 200 bytes an image) and removed at the end;
-one that is there already is taken as it is and kept. Timed apart: making the links, the first start, which verifies
-every image, and the next one, which finds them verified. With --verify only N are verified, and the index of the
-others is constructed from theirs: they are links to the same files.
+Fills FOLDER with hard links to a few images and label files (about 200 bytes per image) and removes it at the end; uses
+and keeps an existing folder. Measures the creation of the links, the first start, which verifies every image, and the
+second one, which reads the cache. With --verify only N images are verified; the others, links to the same files, repeat
+their entries.
 
-Memory is that of the second start: of the process itself, and of each loader process what it has for itself alone
-(unique) and its share of what it has in common (proportional set size), at first and after many batches: copies of
-what was shared would show as growth.
+Memory is measured in the second start, for the main process and each worker: unique and proportional set size, at first
+and after many batches. Growth means that shared memory was copied.
 """
 
 from __future__ import annotations
@@ -41,15 +40,15 @@ from utils.datasets.index.labels import load_index, verify_images  # noqa: E402
 from utils.datasets.index.shared_arrays import PathTable  # noqa: E402
 from utils.datasets.loader import build_loader  # noqa: E402
 
-LINKS = 40_000  # to one file; ext4 allows 65,000
+LINKS = 40_000  # per file; ext4 allows 65,000
 PER_FOLDER = 10_000
-OBJECTS = 7  # an image, as in COCO
-SIDE = 64  # pixels: decoding is not what is measured
+OBJECTS = 7  # per image, as in COCO
+SIDE = 64  # pixels: decoding is not measured
 BATCHES = (20, 400)
 
 
-def make_set(folder: Path, count: int) -> Path:
-    """Hard links by thousands in numbered folders; the data YAML."""
+def write_set(folder: Path, count: int) -> Path:
+    """Write hard links in numbered folders, and the data YAML."""
     rng = np.random.default_rng(0)
     for n in range(count):
         part = f"{n // PER_FOLDER:03d}"
@@ -73,7 +72,7 @@ def make_set(folder: Path, count: int) -> Path:
 
 
 def memory_mb(pid: int | str = "self") -> dict[str, float]:
-    """Resident, proportional and unique memory of a process, MB; shared pages that are anonymous count as unique."""
+    """Resident, proportional and unique set size of a process in MB; anonymous shared pages count as unique."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     sizes = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines}
     unique = sizes["Private_Clean"] + sizes["Private_Dirty"]
@@ -81,12 +80,12 @@ def memory_mb(pid: int | str = "self") -> dict[str, float]:
 
 
 def verify_some(
-    limit: int, found: dict[str, object], images: Sequence[str], labels: Sequence[str], *settings: Any
+    limit: int, results: dict[str, object], images: Sequence[str], labels: Sequence[str], *settings: Any
 ) -> Any:
-    """In place of `verify_images`: the first images verified, the rest as copies of their entries."""
+    """Replacement of `verify_images` that verifies the first images and repeats their entries."""
     began = time.perf_counter()
     part, findings = verify_images(images[:limit], labels[:limit], *settings)
-    found["images verified a second"] = round(limit / (time.perf_counter() - began))
+    results["images verified per second"] = round(limit / (time.perf_counter() - began))
     count = len(images)
     index = ImageIndex(
         PathTable.from_paths(images),
@@ -98,70 +97,78 @@ def verify_some(
     return index, findings
 
 
-def start(data: Path, workers: int, batches: int, limit: int | None) -> dict[str, object]:
-    """What a training process does before its first batch, and memory before and after."""
-    found: dict[str, object] = {"before": memory_mb()}
+def measure_start(data: Path, workers: int, batches: int, limit: int | None) -> dict[str, object]:
+    """Start as a training process until some batches are loaded, and measure time and memory."""
+    results: dict[str, object] = {"before": memory_mb()}
     began, busy = time.perf_counter(), time.process_time()
     if limit is not None:
-        with patch("utils.datasets.index.labels.verify_images", partial(verify_some, limit, found)):
+        with patch("utils.datasets.index.labels.verify_images", partial(verify_some, limit, results)):
             index = load_index(load_spec(data), "train")
     else:
         index = load_index(load_spec(data), "train")
-    found["seconds to the index"] = round(time.perf_counter() - began, 1)
-    found["of them on the processor"] = round(time.process_time() - busy, 1)
-    found["objects"] = index.num_objects
-    found["with the index"] = memory_mb()
+    results["seconds to the index"] = round(time.perf_counter() - began, 1)
+    results["CPU seconds of these"] = round(time.process_time() - busy, 1)
+    results["objects"] = index.num_objects
+    results["with the index"] = memory_mb()
     if batches:
         dataset = DetectionDataset(index, imgsz=SIDE, hyp=Hyperparameters(), augment=True)
         loader = build_loader(dataset, batch_size=16, workers=workers, shuffle=True)
         began = time.perf_counter()
         for number, _ in enumerate(loader, 1):
             if number == 1:
-                found["seconds from there to the first batch"] = round(time.perf_counter() - began, 1)
+                results["seconds from there to the first batch"] = round(time.perf_counter() - began, 1)
             if number in BATCHES:
                 children = [child.pid for child in multiprocessing.active_children() if child.pid]
-                found[f"after {number} batches"] = memory_mb()
-                found[f"loader processes after {number} batches"] = [memory_mb(pid) for pid in children]
+                results[f"after {number} batches"] = memory_mb()
+                results[f"workers after {number} batches"] = [memory_mb(pid) for pid in children]
             if number == batches:
                 break
-    return found
+    return results
 
 
-def fresh(data: Path, method: str, workers: int, batches: int, limit: int | None = None) -> dict[str, object]:
-    """`start` in a new process, whose loader processes are started by a method."""
+def measure_in_process(
+    data: Path, method: str, workers: int, batches: int, limit: int | None = None
+) -> dict[str, object]:
+    """Run `measure_start` in a new process with a start method for its workers."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(
         target=_send, args=(sender, method, data, workers, batches, limit)
     )
     process.start()
-    found: dict[str, object] = receiver.recv()
+    results: dict[str, object] = receiver.recv()
     process.join()
-    return found
+    return results
 
 
 def _send(sender: Any, method: str, *arguments: Any) -> None:
     multiprocessing.set_start_method(method, force=True)
-    sender.send(start(*arguments))
+    sender.send(measure_start(*arguments))
 
 
 def main() -> None:
-    """Print the figures as JSON."""
+    """Print the results as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--method", choices=("fork", "spawn"), default="fork", help="how loader processes are started")
-    parser.add_argument("--verify", type=int, help="verify so many only")
+    parser.add_argument("--method", choices=("fork", "spawn"), default="fork", help="start method of workers")
+    parser.add_argument("--verify", type=int, help="number of images to verify")
     args = parser.parse_args()
-    made = not args.folder.exists()
+    is_new = not args.folder.exists()
     try:
         began = time.perf_counter()
-        data = make_set(args.folder, args.images) if made else args.folder / "million.yaml"
+        data = write_set(args.folder, args.images) if is_new else args.folder / "million.yaml"
         print(json.dumps({"seconds to make the links": round(time.perf_counter() - began, 1)}))
-        print(json.dumps({"first start": fresh(data, args.method, args.workers, 0, args.verify)}, indent=1), flush=True)
-        print(json.dumps({"second start": fresh(data, args.method, args.workers, BATCHES[-1])}, indent=1), flush=True)
+        print(
+            json.dumps({"first start": measure_in_process(data, args.method, args.workers, 0, args.verify)}, indent=1),
+            flush=True,
+        )
+        print(
+            json.dumps({"second start": measure_in_process(data, args.method, args.workers, BATCHES[-1])}, indent=1),
+            flush=True,
+        )
     finally:
-        if made:
+        if is_new:
             shutil.rmtree(args.folder)
 
 

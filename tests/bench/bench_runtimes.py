@@ -1,12 +1,11 @@
-"""Time of one image in every runtime that is installed, and of the whole way from file to boxes in each.
+"""Inference time of one image in every installed runtime, and time from image file to boxes.
 
     python tests/bench/bench_runtimes.py --weights yolov5n.pt --source photo.jpg [--data coco128.yaml] [--imgsz 640]
 
-The model is exported to a temporary folder first (INT8 with images of `--data`). All runtimes are then asked in turn,
-several calls each, round after round, so that none meets the threads of another, which spin for a while. A share of the
-plain forward's time is the median over rounds of the share within a round: machines change their speed from one minute
-to the next. The plain forward runs in a process of its own, as a loaded backend makes the C library keep freed memory,
-which the plain one then gains by. Nothing else may run beside it.
+Exports the model to a temporary folder (INT8 with images of `--data`). In each round, every runtime runs several times
+in turn, since idle threads of a runtime keep spinning for a while. Times relative to plain PyTorch are medians of the
+ratios within a round, as the speed of machines varies. Plain PyTorch runs in a separate process: a loaded backend makes
+the C library keep freed memory. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ from utils.core.errors import InputError
 from utils.core.logging import setup_logging
 from utils.imaging.read import read_image
 from utils.predict.predictor import Predictor
-from utils.tasks.base import PREDICT_DEFAULTS
 from utils.tasks.networks import load_model
+from utils.tasks.options import PREDICT_DEFAULTS
 
 CPU = torch.device("cpu")
-UNMEASURED, MEASURED = 4, 8  # calls in a round
+WARMUP_CALLS, CALLS = 4, 8  # per round
 EXPORTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("TorchScript, frozen", "torchscript", {}),
     ("ONNX Runtime", "onnx", {}),
@@ -52,114 +51,114 @@ EXPORTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Median time in ms of a round's calls, the first ones unmeasured."""
+def measure_ms(call: Callable[[], object]) -> float:
+    """Measure the median time of a round's calls, after warm-up calls."""
     times = []
-    for number in range(UNMEASURED + MEASURED):
+    for number in range(WARMUP_CALLS + CALLS):
         start = perf_counter()
         call()
-        if number >= UNMEASURED:
+        if number >= WARMUP_CALLS:
             times.append(1000 * (perf_counter() - start))
     return median(times)
 
 
 @dataclass
-class Entrant:
-    """A way to run the network: what times the network alone and the whole way, and the medians in ms of each round."""
+class Contestant:
+    """A runtime with functions that measure the network and file to boxes, and their results in ms per round."""
 
     name: str
     network: Callable[[], float]
-    whole: Callable[[], float] | None = None
+    file_to_boxes: Callable[[], float] | None = None
     network_ms: list[float] = field(default_factory=list)
-    whole_ms: list[float] = field(default_factory=list)
+    file_to_boxes_ms: list[float] = field(default_factory=list)
 
     def run(self) -> None:
-        """A round."""
+        """Run one round."""
         self.network_ms.append(self.network())
-        if self.whole is not None:
-            self.whole_ms.append(self.whole())
+        if self.file_to_boxes is not None:
+            self.file_to_boxes_ms.append(self.file_to_boxes())
 
-    def line(self, plain: Entrant) -> str:
-        """A row of the table."""
-        row = f"{self.name:<28}{median(self.network_ms):9.1f}{share(self.network_ms, plain.network_ms):9.2f}"
-        if self.whole_ms:
-            row += f"{median(self.whole_ms):9.1f}{share(self.whole_ms, self.network_ms) - 1:+9.0%}"
+    def format_row(self, plain: Contestant) -> str:
+        """Format a row of the table."""
+        row = f"{self.name:<28}{median(self.network_ms):9.1f}{compute_ratio(self.network_ms, plain.network_ms):9.2f}"
+        if self.file_to_boxes_ms:
+            row += (
+                f"{median(self.file_to_boxes_ms):9.1f}{compute_ratio(self.file_to_boxes_ms, self.network_ms) - 1:+9.0%}"
+            )
         return row
 
 
-def share(times: list[float], of: list[float]) -> float:
-    """Median over rounds of what a time is of another of the same round."""
-    return median(own / other for own, other in zip(times, of, strict=True))
+def compute_ratio(times: list[float], reference: list[float]) -> float:
+    """Median over rounds of the ratio within a round."""
+    return median(time / other for time, other in zip(times, reference, strict=True))
 
 
-def entrant_of(name: str, backend: Backend, source: Path, side: int) -> Entrant:
-    """The network of a backend alone, and from the image's file to its boxes."""
-    layout = (
-        torch.contiguous_format if backend.has_thread_pool else torch.channels_last
-    )  # as each takes it without a copy
+def build_contestant(name: str, backend: Backend, source: Path, side: int) -> Contestant:
+    """Build the contestant of a backend."""
+    layout = torch.contiguous_format if backend.has_thread_pool else torch.channels_last  # needs no copy
     images = torch.rand(1, 3, side, side).contiguous(memory_format=layout).to(backend.dtype)
     predictor = Predictor(backend, PREDICT_DEFAULTS, size_hw=(side, side), auto=False)
-    return Entrant(
+    return Contestant(
         name,
-        lambda: timed(lambda: backend.forward(images)),
-        lambda: timed(lambda: predictor.predict([read_image(source)])),
+        lambda: measure_ms(lambda: backend.forward(images)),
+        lambda: measure_ms(lambda: predictor.predict([read_image(source)])),
     )
 
 
 def serve_plain(weights: Path, side: int, connection: Connection) -> None:
-    """Answer each message but None with a round's time of the network as PyTorch runs it by itself."""
+    """Measure plain PyTorch once per message, until the message is None."""
     model, images = load_model(weights), torch.rand(1, 3, side, side)
     with torch.inference_mode():
         while connection.recv() is not None:
-            connection.send(timed(lambda: model(images)))
+            connection.send(measure_ms(lambda: model(images)))
 
 
 @contextmanager
-def plain_entrant(weights: Path, side: int) -> Iterator[Entrant]:
-    """The network as PyTorch runs it by itself, in a process of its own."""
+def run_plain_contestant(weights: Path, side: int) -> Iterator[Contestant]:
+    """Yield plain PyTorch in a separate process."""
     context = multiprocessing.get_context("spawn")
-    own, other = context.Pipe()
-    process = context.Process(target=serve_plain, args=(weights, side, other), daemon=True)
+    connection, child_connection = context.Pipe()
+    process = context.Process(target=serve_plain, args=(weights, side, child_connection), daemon=True)
     process.start()
 
-    def ask() -> float:
-        own.send("round")
-        answer: float = own.recv()
+    def measure_round() -> float:
+        connection.send("round")
+        answer: float = connection.recv()
         return answer
 
     try:
-        yield Entrant("PyTorch, plain", ask)
+        yield Contestant("PyTorch, plain", measure_round)
     finally:
-        own.send(None)
+        connection.send(None)
         process.join()
 
 
-def pytorch_entrants(weights: Path, source: Path, side: int) -> list[Entrant]:
-    """Contiguous float32, ours, ours at half precision where the processor has it, and compiled."""
+def build_pytorch_contestants(weights: Path, source: Path, side: int) -> list[Contestant]:
+    """Build contiguous float32, channels_last, half precision if the CPU supports it, and compiled."""
     model = load_model(weights)
     images = torch.rand(1, 3, side, side)
-    entrants = [
-        Entrant("PyTorch, freed memory kept", lambda: timed(lambda: model(images))),
-        entrant_of("PyTorch, channels_last", load_backend(weights, device=CPU), source, side),
+    contestants = [
+        Contestant("PyTorch, freed memory kept", lambda: measure_ms(lambda: model(images))),
+        build_contestant("PyTorch, channels_last", load_backend(weights, device=CPU), source, side),
     ]
     half = load_backend(weights, device=CPU, fp16=True)
     if half.dtype != torch.float32:
-        entrants.append(entrant_of(f"PyTorch, {half.dtype}".replace("torch.", ""), half, source, side))
+        contestants.append(build_contestant(f"PyTorch, {half.dtype}".replace("torch.", ""), half, source, side))
     compiled: Any = torch.compile(copy.deepcopy(model).to(memory_format=torch.channels_last))
-    last = images.contiguous(memory_format=torch.channels_last)
-    return [*entrants, Entrant("PyTorch, torch.compile", lambda: timed(lambda: compiled(last)))]
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    return [*contestants, Contestant("PyTorch, torch.compile", lambda: measure_ms(lambda: compiled(channels_last)))]
 
 
-def exported_entrants(weights: Path, source: Path, side: int, data: str) -> list[Entrant]:
-    """One for each format that can be written and run here; the others are named."""
-    entrants = []
+def build_exported_contestants(weights: Path, source: Path, side: int, data: str) -> list[Contestant]:
+    """Build one for each format that this machine can export and run."""
+    contestants = []
     for name, include, options in EXPORTS:
         try:
             files = export.run(weights=str(weights), imgsz=[side, side], include=[include], data=data, **options)
-            entrants.append(entrant_of(name, load_backend(files[0], device=CPU), source, side))
+            contestants.append(build_contestant(name, load_backend(files[0], device=CPU), source, side))
         except (InputError, IndexError) as error:
             print(f"{name}: not measured: {error}")
-    return entrants
+    return contestants
 
 
 def main() -> None:
@@ -167,22 +166,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="time one image in every runtime")
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint")
     parser.add_argument("--source", type=Path, default=ROOT / "data" / "images" / "shapes_1.jpg", help="an image file")
-    parser.add_argument("--data", default="", help="data YAML to calibrate INT8 with")
-    parser.add_argument("--imgsz", type=int, default=640, help="side of the network input")
-    parser.add_argument("--rounds", type=int, default=4, help="rounds, of eight calls each")
+    parser.add_argument("--data", default="", help="data YAML for INT8 calibration")
+    parser.add_argument("--imgsz", type=int, default=640, help="image size")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds of eight calls")
     args = parser.parse_args()
     setup_logging()
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         weights = Path(copyfile(args.weights, Path(folder) / args.weights.name))
-        with plain_entrant(weights, args.imgsz) as plain:
-            entrants = [plain, *pytorch_entrants(weights, args.source, args.imgsz)]
-            entrants += exported_entrants(weights, args.source, args.imgsz, args.data)
-            for entrant in entrants * args.rounds:
-                entrant.run()
+        with run_plain_contestant(weights, args.imgsz) as plain:
+            contestants = [plain, *build_pytorch_contestants(weights, args.source, args.imgsz)]
+            contestants += build_exported_contestants(weights, args.source, args.imgsz, args.data)
+            for contestant in contestants * args.rounds:
+                contestant.run()
     print(f"{args.weights.name}, {args.imgsz} px, batch 1, {torch.get_num_threads()} threads, medians in ms")
     print(f"{'':<28}{'network':>9}{'of plain':>9}{'to boxes':>9}{'more':>9}")
-    for entrant in entrants:
-        print(entrant.line(plain))
+    for contestant in contestants:
+        print(contestant.format_row(plain))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Time of SPP (three windows side by side) against SPPF (one small window in series), which give equal maps.
+"""Time of SPP (three windows in parallel) and SPPF (one small window in series), which compute equal maps.
 
     python tests/bench/bench_spp.py [--repeats 50]
 
-The maps are those of yolov5s at 640 px (512 channels, 20x20) and of a larger stride-16 level. Run it alone.
+The maps are those of yolov5s at 640 px (512 channels, 20x20) and of a larger level of stride 16. Run it on an idle
+machine.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from models.common import SPP, SPPF  # noqa: E402
 SHAPES = ((1, 512, 20, 20), (1, 256, 40, 40), (16, 256, 20, 20))
 
 
-def best_milliseconds(blocks: Sequence[nn.Module], x: Tensor, repeats: int) -> list[float]:
-    """Best time of a pass through each block; they take turns, the first three of which are not counted."""
+def measure_best_ms(blocks: Sequence[nn.Module], x: Tensor, repeats: int) -> list[float]:
+    """Measure the best time of each block; blocks alternate, after three warm-up rounds."""
     times: list[list[float]] = [[] for _ in blocks]
     for _ in range(repeats + 3):
-        for block, own in zip(blocks, times, strict=True):
+        for block, block_times in zip(blocks, times, strict=True):
             started = perf_counter()
             block(x)
-            own.append((perf_counter() - started) * 1000)
-    return [min(own[3:]) for own in times]
+            block_times.append((perf_counter() - started) * 1000)
+    return [min(block_times[3:]) for block_times in times]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with torch.inference_mode():
             if not torch.equal(serial(x), parallel(x)):
                 raise SystemExit(f"{shape}: the maps differ")
-            ours, plain = best_milliseconds([serial, parallel], x, repeats)
+            ours, plain = measure_best_ms([serial, parallel], x, repeats)
         size = "x".join(map(str, shape))
         print(f"{size:>14}: SPP {plain:7.2f} ms, SPPF {ours:7.2f} ms, {plain / ours:.2f} times as fast")
 

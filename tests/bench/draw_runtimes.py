@@ -1,4 +1,4 @@
-"""One image with the detections of every runtime that can be had here, side by side.
+"""Draw the detections of every available runtime side by side.
 
 python tests/bench/draw_runtimes.py --weights best.pt --source photo.jpg --out docs/images/runtimes.jpg [--imgsz 320]
 """
@@ -25,7 +25,7 @@ from utils.core.logging import setup_logging
 from utils.datasets.sources.frames import SourceFrame
 from utils.imaging.read import imwrite, read_image
 from utils.predict.predictor import Predictor
-from utils.tasks.base import PREDICT_DEFAULTS
+from utils.tasks.options import PREDICT_DEFAULTS
 from utils.tasks.results import DrawStyle, Result
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ COLUMNS, TITLE_HEIGHT = 4, 24
 
 
 def draw(file: str, source: Path, side: int, *, dnn: bool = False) -> np.ndarray:
-    """The image with what the model file finds in it, under the runtime's name."""
+    """Draw the detections of a model file under the name of its runtime."""
     backend = load_backend(file, device=CPU, dnn=dnn)
     predictor = Predictor(backend, PREDICT_DEFAULTS, size_hw=(side, side), auto=False)
     frame = read_image(source)
@@ -48,31 +48,31 @@ def draw(file: str, source: Path, side: int, *, dnn: bool = False) -> np.ndarray
 
 def main() -> None:
     """Export, predict, draw."""
-    parser = argparse.ArgumentParser(description="the detections of every runtime in one image")
+    parser = argparse.ArgumentParser(description="draw the detections of every runtime")
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint")
     parser.add_argument("--source", type=Path, required=True, help="an image file")
     parser.add_argument("--out", type=Path, required=True, help="image to write")
-    parser.add_argument("--imgsz", type=int, default=320, help="side of the network input")
+    parser.add_argument("--imgsz", type=int, default=320, help="image size")
     args = parser.parse_args()
     setup_logging()
     with tempfile.TemporaryDirectory() as folder:
         weights = copyfile(args.weights, Path(folder) / "model.pt")
         panels = [draw(str(weights), args.source, args.imgsz)]
-        for kind in FORMATS:
+        for fmt in FORMATS:
             try:
-                include = [kind.include] if kind.include and kind.cpu else []
+                include = [fmt.include] if fmt.include and fmt.cpu else []
                 for file in export.run(weights=str(weights), imgsz=[args.imgsz], include=include) if include else ():
                     panels.append(draw(file, args.source, args.imgsz))
-                    if kind.ending == OPENCV_DNN.ending:
+                    if fmt.ending == OPENCV_DNN.ending:
                         panels.append(draw(file, args.source, args.imgsz, dnn=True))
             except InputError as error:
-                print(f"{kind.title}: left out: {error}")
+                print(f"{fmt.title}: skipped: {error}")
     blank = np.full_like(panels[0], 255)
     panels += [blank] * (math.ceil(len(panels) / COLUMNS) * COLUMNS - len(panels))
     imwrite(
         args.out, np.vstack([np.hstack(panels[start : start + COLUMNS]) for start in range(0, len(panels), COLUMNS)])
     )
-    print(f"{args.out} written")
+    print(f"saved to {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""detect.py on an RTSP stream on loopback for some time, with two cuts: frames, reconnections and memory.
+"""Endurance test of detect.py on an RTSP stream with two interruptions: frames, reconnections, memory.
 
     python tests/bench/rtsp_endurance.py --weights yolov5n.pt [--seconds 300] [--save]
 
-The camera sends 640x480 images at 25 a second. It is gone for ten seconds at one and at two thirds of the time. At
-the end detect.py gets a Ctrl-C. Exit status 1 where a cut was not survived or memory grew.
+A camera on loopback sends 640x480 images at 25 FPS and disappears for ten seconds after one and two thirds of the time.
+Finally detect.py gets Ctrl-C. Exit status 1 if it did not reconnect or memory grew.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.live_servers import RtspServer
 
 ROOT = Path(__file__).resolve().parents[2]
 CUT_S = 10.0
-GROWTH_MB = 30.0  # allowed after the first minute, or sixth of the time
+GROWTH_MB = 30.0  # allowed after the first minute, or the first sixth of the run
 
 
 def memory_mb(pid: int) -> float:
@@ -33,7 +33,7 @@ def memory_mb(pid: int) -> float:
 
 
 class Log:
-    """Counts what detect.py says."""
+    """Counts frames, losses and connections in the log of detect.py."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -58,11 +58,11 @@ class Log:
 
 
 def watch(log: Log, camera: RtspServer, seconds: float) -> list[float]:
-    """Let it run, with the cuts; memory once a second."""
+    """Record memory once per second while interrupting the camera twice."""
     start, sizes = time.monotonic(), []
     cuts = [seconds / 3, 2 * seconds / 3]
-    while (passed := time.monotonic() - start) < seconds and log.process.poll() is None:
-        if cuts and passed >= cuts[0]:
+    while (elapsed := time.monotonic() - start) < seconds and log.process.poll() is None:
+        if cuts and elapsed >= cuts[0]:
             del cuts[0]
             camera.cut()
             threading.Timer(min(CUT_S, seconds / 10), camera.resume).start()
@@ -72,8 +72,8 @@ def watch(log: Log, camera: RtspServer, seconds: float) -> list[float]:
 
 
 def main() -> int:
-    """Run, and print the figures."""
-    parser = argparse.ArgumentParser(description="detect.py on an RTSP stream that is cut twice")
+    """Run and print the results."""
+    parser = argparse.ArgumentParser(description="run detect.py on an RTSP stream that is interrupted twice")
     parser.add_argument("--weights", required=True, help="model file")
     parser.add_argument("--seconds", type=float, default=300, help="length of the run")
     parser.add_argument("--save", action="store_true", help="write video and text files too")
@@ -81,7 +81,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, RtspServer(size_hw=(480, 640), fps=25) as camera:
         saving = ["--save-txt", "--project", folder] if args.save else ["--nosave"]
         command = [sys.executable, str(ROOT / "detect.py"), "--weights", args.weights, "--source", camera.url, *saving]
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it, and children
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of shells ignore it
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         log = Log(process)
         log.started.wait()
@@ -91,7 +91,7 @@ def main() -> int:
         log.thread.join()
     print("\n".join(log.others))
     warm = sizes[min(60, len(sizes) // 6) :] or [0.0]
-    print(f"status {status}; {log.frames} frames looked at of {log.last_number} received in {args.seconds:.0f} s")
+    print(f"status {status}; {log.frames} frames processed of {log.last_number} received in {args.seconds:.0f} s")
     print(f"connections {log.connections}, losses {log.losses}")
     print(f"memory after warm-up {warm[0]:.0f} MB, at most {max(warm):.0f} MB, at the end {warm[-1]:.0f} MB")
     good = status == 0 and log.connections >= 3 and max(warm) - warm[0] < GROWTH_MB

@@ -18,7 +18,7 @@ from models.yolo import DetectionModel
 from utils.core.errors import InputError
 from utils.core.packages import MissingPackageError
 from utils.evaluate import benchmark as engine
-from utils.evaluate.benchmark import DONE, FAILED, SKIPPED, Row, find_problems, format_markdown, format_text
+from utils.evaluate.benchmark import DONE, FAILED, SKIPPED, Row, find_problems, format_table
 from utils.export.table import EXPORT_FORMATS
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -110,13 +110,11 @@ def test_format_without_batches_does_not_fail_the_run(
 
 def test_tables() -> None:
     rows = [Row("PyTorch", DONE, 4.0, 0.25, 12.345, 0.5), Row("A|B", SKIPPED, note="no package"), Row("C", FAILED)]
-    assert format_text(rows[:2]).splitlines()[1:] == [
-        "PyTorch        4.0    0.2500                12.35           0.50",
-        "A|B              -         -                    -              -  no package",
-    ]
-    assert format_markdown(rows).splitlines()[2:4] == [
-        "| PyTorch | 4.0 | 0.2500 | 12.35 | 0.50 |  |",
-        "| A\\|B | - | - | - | - | no package |",
+    assert format_table(rows[:2]).splitlines() == [
+        "| Format  | Size (MB) | mAP50-95 | Inference time (ms) | Load time (s) | Note       |",
+        "| ------- | --------- | -------- | ------------------- | ------------- | ---------- |",
+        "| PyTorch | 4.0       | 0.2500   | 12.35               | 0.50          |            |",
+        "| A\\|B    | -         | -        | -                   | -             | no package |",
     ]
     assert find_problems(rows, 0.0) == ["C failed: "]
     assert find_problems(rows[:2], 0.3) == ["PyTorch: mAP50-95 0.2500 is below 0.3"]

@@ -87,7 +87,7 @@ def test_folder_with_a_damaged_image(weights: Path, tmp_path: Path, run_script: 
     assert f"skipped {images / 'broken.jpg'}: damaged" in result.stderr
     assert f"image 1/3 {images / 'a.png'}: 64x64 " in result.stderr
     assert f"image 3/3 {images / 'ünï 图.jpg'}: 64x32 " in result.stderr
-    assert "1 of 3 inputs could not be used" in result.stderr
+    assert "1 of 3 inputs had problems" in result.stderr
     assert f"Results saved to {tmp_path / 'exp'}, 2 text files in" in result.stderr
     written = list_files(tmp_path / "exp")
     assert [name for name in written if not name.startswith("crops/")] == [
@@ -127,7 +127,7 @@ def test_folder_without_usable_images_is_refused(weights: Path, tmp_path: Path) 
     with pytest.raises(InputError, match="the folder has no images or videos"):
         detect.run(weights=weights, source=folder, project=tmp_path / "runs", **OPTIONS)
     (folder / "a.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match=r"none of 1 inputs could be used; the first: .*a\.jpg: empty file"):
+    with pytest.raises(InputError, match=r"none of 1 inputs could be read; the first: .*a\.jpg: empty file"):
         detect.run(weights=weights, source=folder, project=tmp_path / "runs", **OPTIONS)
 
 
@@ -344,7 +344,7 @@ def test_ctrl_c_with_a_silent_server(weights: Path, tmp_path: Path) -> None:
             run.wait_for("RTSP stream 1/1 (frame ", 2)
             camera.stall()
             assert run.interrupt() == 0, run.log
-        assert "ended by Ctrl-C" in run.log[-1]
+        assert "stopped by Ctrl-C" in run.log[-1]
 
 
 def test_dead_streams_end_with_status_1(weights: Path, tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_empty_standard_input_is_refused(weights: Path, tmp_path: Path) -> None:
     with DetectProcess("--weights", weights, "--source", "-", *flags, cwd=tmp_path, stdin=subprocess.DEVNULL) as run:
         assert run.process.wait(60) == 2
         assert run.process.stderr is not None
-        assert "--source: no images, standard input named no paths" in run.process.stderr.read()
+        assert "--source: standard input lists no images" in run.process.stderr.read()
 
 
 def test_unknown_options_are_refused() -> None:

@@ -87,7 +87,7 @@ def test_submit_needs_semantic_masks(tmp_path: Path, weights: dict[str, Path], i
 
     model, file = DetectionModel(TINY_GRAPH), tmp_path / "boxes.pt"
     save_checkpoint(file, {"task": "detect", "yaml": model.yaml, "names": NAMES, "model": model.state_dict()})
-    with pytest.raises(InputError, match=r"--submit: .*boxes.pt gives no semantic masks; leave the flag out"):
+    with pytest.raises(InputError, match=r"--submit: .*boxes.pt predicts no semantic masks; leave the flag out"):
         detect.run(weights=str(file), source=str(images), imgsz=96, submit=True, project=str(tmp_path))
 
 

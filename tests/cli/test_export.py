@@ -73,7 +73,7 @@ def test_nms_settings_of_a_file_with_nms_are_ignored_with_a_warning(
     detect.run(weights=file, iou_thres=0.3, agnostic_nms=True, **settings)
     assert "WARNING: --agnostic-nms, --iou-thres: the file holds NMS with the settings of its export" in caplog.text
     val.run(weights=file, data=str(tiny_data), imgsz=64, device="cpu", noplots=True, workers=0)
-    assert "holds NMS: measured by the thresholds of its export" in caplog.text
+    assert "holds NMS: evaluated with the thresholds of its export" in caplog.text
 
 
 def test_failed_exports_give_one_line_each_and_status_1(weights: Path, run_script: Run) -> None:

@@ -216,7 +216,7 @@ def test_full_disk_keeps_the_last_checkpoint(
     tiny_data: Path, small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = make_trainer(tiny_data, small_disk)
-    trainer.callbacks.on("on_train_epoch_start", lambda epoch: fill_disk(small_disk) if epoch == 1 else None)
+    trainer.callbacks.on("on_train_epoch_start", lambda epoch, **_: epoch == 1 and fill_disk(small_disk))
     with pytest.raises(InputError, match=r"weights/(best|last)\.pt: cannot be written .*free some space"):
         trainer.fit()
     run = small_disk / "exp"
@@ -243,7 +243,7 @@ def test_disk_that_becomes_read_only(tiny_data: Path, small_disk: Path) -> None:
     assert load_training_state(small_disk / "exp/weights/last.pt")["epoch"] == 0
     with pytest.raises(InputError, match=r"exp2/weights: the run folder cannot be created: Read-only .* --project"):
         make_trainer(tiny_data, small_disk)
-    with pytest.raises(InputError, match=r"exp/weights: the run folder cannot be written in: Read-only .* --project"):
+    with pytest.raises(InputError, match=r"exp/weights: the run folder cannot be written to: Read-only .* --project"):
         make_trainer(tiny_data, small_disk, exist_ok=True)
 
 

@@ -197,7 +197,7 @@ def test_detector_weights_are_transferred(polygon_data: Path, tmp_path: Path, ca
     with caplog.at_level("INFO"):
         train.run(data=str(polygon_data), project=str(tmp_path), name="s", epochs=1, noplots=True, **config)
     assert "Transferred 342/367 items" in caplog.text
-    with pytest.raises(InputError, match=r"ends with Detect, but task 'segment' needs Segment.*yolov5s-seg\.yaml"):
+    with pytest.raises(InputError, match=r"one of task 'detect', task 'segment' needs Segment .*yolov5s-seg\.yaml"):
         train.run(data=str(polygon_data), project=str(tmp_path), **config | {"cfg": ""})
 
 

@@ -340,9 +340,7 @@ def test_invalid_row_is_named() -> None:
 def test_mismatched_feature_maps_are_named_by_row() -> None:
     config = load_model_yaml("yolov5n")
     config["head"][2][0] = [-1, 4]
-    message = (
-        r"^yolov5n\.yaml: row 12: Concat does not accept the outputs of \[-1, 4\]: Sizes of flatten_tensors must match"
-    )
+    message = r"^yolov5n\.yaml: row 12: Concat does not accept the outputs of rows \[-1, 4\]: Sizes of tensors"
     with pytest.raises(InputError, match=message):
         DetectionModel(config)
 

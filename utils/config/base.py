@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from utils.core.errors import InputError
 
@@ -46,20 +46,26 @@ class BaseConfig:
 
     Attributes:
         explicit: names of the fields that the caller set.
+        hidden: fields of a base class that have no flag in this one.
     """
 
+    hidden: ClassVar[frozenset[str]] = frozenset()
     explicit: frozenset[str] = field(default=frozenset(), kw_only=True)
+
+    @classmethod
+    def flags(cls) -> dict[str, dataclasses.Field[Any]]:
+        """The fields that have flags, by name."""
+        return {f.name: f for f in fields(cls) if "flags" in f.metadata and f.name not in cls.hidden}
 
     @classmethod
     def parser(cls, prog: str | None = None) -> argparse.ArgumentParser:
         """The argparse parser of the command; it accepts unambiguous prefixes of flags."""
         parser = argparse.ArgumentParser(prog=prog, description=(cls.__doc__ or "").splitlines()[0])
-        for f in fields(cls):
-            if "flags" in f.metadata:
-                options = dict(f.metadata["argparse"])
-                default = _get_default(f)
-                options["help"] += "" if default in (None, False, "", []) else f" (default: {_format_value(default)})"
-                parser.add_argument(*f.metadata["flags"], dest=f.name, default=argparse.SUPPRESS, **options)
+        for name, f in cls.flags().items():
+            options = dict(f.metadata["argparse"])
+            default = _get_default(f)
+            options["help"] += "" if default in (None, False, "", []) else f" (default: {_format_value(default)})"
+            parser.add_argument(*f.metadata["flags"], dest=name, default=argparse.SUPPRESS, **options)
         return parser
 
     @classmethod
@@ -74,7 +80,7 @@ class BaseConfig:
         Raises:
             InputError: no such field, or a value that its flag rejects.
         """
-        known = {f.name: f for f in fields(cls) if "flags" in f.metadata}
+        known = cls.flags()
         for alias in ("img", "img_size"):
             if alias in values and "imgsz" in known:
                 values["imgsz"] = values.pop(alias)
@@ -91,13 +97,13 @@ class BaseConfig:
         """
         if type(self) is kind:
             return self
-        if unsupported := self.explicit - {f.name for f in fields(kind) if "flags" in f.metadata}:
+        if unsupported := self.explicit - kind.flags().keys():
             raise InputError(f"{format_flags(unsupported)}: not supported for this task; omit it")
         return kind.from_kwargs(**{name: getattr(self, name) for name in self.explicit})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for opt.yaml and checkpoints."""
-        return {f.name: _to_plain(getattr(self, f.name)) for f in fields(self) if "flags" in f.metadata}
+        return {name: _to_plain(getattr(self, name)) for name in self.flags()}
 
 
 def format_flags(names: Iterable[str]) -> str:
@@ -123,7 +129,6 @@ def derive_config(kind: type[Config], description: str, **defaults: Any) -> type
 
 
 def _get_default(f: dataclasses.Field[Any]) -> Any:
-    """Default of a field."""
     return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 
 

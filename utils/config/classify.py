@@ -35,6 +35,11 @@ def parse_bool(text: str) -> bool:
 class ClassifyTrainConfig(TrainConfig):
     """Train a classifier on folders of images."""
 
+    hidden = frozenset({
+        "autobalance", "aux_weights", "balance", "close_mosaic", "evolve_population", "fitness", "joint_batches",
+        "mask_ratio", "no_overlap", "noautoanchor", "quad", "rect", "seg_batch_size", "seg_imgsz", "seg_loss",
+        "seg_mosaic", "single_cls", "task_weights",
+    })  # fmt: skip
     model: str = option(
         "yolov5s-cls.pt", "--model", help="checkpoint (of a classifier or detector), model YAML or torchvision model"
     )
@@ -78,24 +83,7 @@ class ClassifyTrainConfig(TrainConfig):
     )
     class_weights: bool = switch("--class-weights", help="weight classes in the loss by inverse frequency")
     verbose: bool = switch("--verbose", help="print the model, and all messages about images")
-    mask_ratio: int = field(default=4)
-    no_overlap: bool = field(default=False)
-    seg_loss: str = field(default="ce")
-    aux_weights: list[float] = field(default_factory=list)
-    seg_imgsz: int | None = field(default=None)
-    seg_mosaic: bool = field(default=False)
-    task_weights: list[float] = field(default_factory=list)
-    seg_batch_size: int | None = field(default=None)
-    balance: str = field(default="longest")
-    joint_batches: str = field(default="auto")
-    fitness: list[float] = field(default_factory=list)
-    rect: bool = field(default=False)
     noautoanchor: bool = field(default=True)
-    evolve_population: str = field(default="")
-    single_cls: bool = field(default=False)
-    quad: bool = field(default=False)
-    close_mosaic: int = field(default=0)
-    autobalance: bool = field(default=False)
 
     @classmethod
     def from_kwargs(cls, **values: Any) -> ClassifyTrainConfig:
@@ -146,30 +134,27 @@ def parse_model_option(model: str) -> dict[str, str]:
 class ClassifyValConfig(ValConfig):
     """Validate a classifier on folders of images."""
 
+    hidden = frozenset({
+        "augment", "coco", "conf_thres", "iou_thres", "max_det", "save_conf", "save_hybrid", "save_json", "save_txt",
+        "seg_imgsz", "single_cls",
+    })  # fmt: skip
     data: str = option("../datasets/mnist", "--data", help="folder, known name, builtin:shapes-cls or data YAML")
     weights: list[str] = option(["yolov5s-cls.pt"], "--weights", nargs="+", help="model file")
     batch_size: int = option(128, "--batch-size", type=positive_int, help="images per step")
     imgsz: int = option(224, *IMG_FLAGS, type=positive_int, help="image size in pixels")
     verbose: bool = option(True, "--verbose", nargs="?", const=True, type=parse_bool, help="show results per class")
     project: str = option("runs/val-cls", "--project", help="parent folder of runs")
-    seg_imgsz: int | None = field(default=None)
-    conf_thres: float = field(default=0.001)
-    iou_thres: float = field(default=0.6)
-    max_det: int = field(default=300)
-    single_cls: bool = field(default=False)
-    augment: bool = field(default=False)
-    save_txt: bool = field(default=False)
-    save_hybrid: bool = field(default=False)
-    save_conf: bool = field(default=False)
-    save_json: bool = field(default=False)
-    coco: bool = field(default=False)
 
 
 @dataclass(frozen=True)
 class ClassifyPredictConfig(DetectConfig):
     """Classify images, videos and streams."""
 
-    weights: list[str] = option(["yolov5s-cls.pt"], "--weights", nargs="+", help="model file or Triton URL")
+    hidden = frozenset({
+        "agnostic_nms", "classes", "conf_thres", "hide_conf", "hide_labels", "iou_thres", "line_thickness", "max_det",
+        "retina_masks", "save_conf", "save_crop", "save_format",
+    })  # fmt: skip
+    weights: list[str] = option(["yolov5s-cls.pt"], "--weights", nargs="+", type=str, help="model file or Triton URL")
     imgsz: list[int] = option(
         [224], *IMG_FLAGS, nargs="+", type=positive_int, help="image size in pixels: one side, or height and width"
     )
@@ -177,15 +162,3 @@ class ClassifyPredictConfig(DetectConfig):
     save_csv: bool = switch("--save-csv", help="save the top-1 class to predictions.csv")
     augment: bool = switch("--augment", help="ignored: classifiers have no test-time augmentation")
     project: str = option("runs/predict-cls", "--project", help="parent folder of runs")
-    conf_thres: float = field(default=0.25)
-    iou_thres: float = field(default=0.45)
-    max_det: int = field(default=1000)
-    save_format: int = field(default=0)
-    save_conf: bool = field(default=False)
-    save_crop: bool = field(default=False)
-    classes: list[int] | None = field(default=None)
-    agnostic_nms: bool = field(default=False)
-    line_thickness: int | None = field(default=None)
-    hide_labels: bool = field(default=False)
-    hide_conf: bool = field(default=False)
-    retina_masks: bool = field(default=False)

@@ -26,6 +26,17 @@ class ConvertConfig(BaseConfig):
 
 
 @dataclass(frozen=True)
+class CropsConfig(BaseConfig):
+    """Crop the labeled objects of a detection set into class folders for each split."""
+
+    data: str = option("data/coco128.yaml", "--data", help="data set YAML")
+    out: str = option("", "--out", required=True, help="folder to write; it must be empty or new")
+    margin: float = option(0.1, "--margin", type=not_negative_float, help="margin relative to the size of the box")
+    square: bool = switch("--square", help="extend the shorter side to a square as far as the image allows")
+    min_side: int = option(10, "--min-side", type=positive_int, help="skip objects with a shorter side, pixels")
+
+
+@dataclass(frozen=True)
 class FetchConfig(BaseConfig):
     """Download or generate a data set without training."""
 

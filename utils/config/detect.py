@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from utils.config.base import IMG_FLAGS, BaseConfig, option, switch
 from utils.config.flag_types import fraction, not_negative_float, positive_int
@@ -15,11 +14,16 @@ class DetectConfig(BaseConfig):
     """Run a model on images, videos and streams."""
 
     weights: list[str] = option(
-        ["yolov5s.pt"], "--weights", nargs="+", help="model file or Triton URL; several .pt files form an ensemble"
+        ["yolov5s.pt"],
+        "--weights",
+        nargs="+",
+        type=str,
+        help="model file or Triton URL; several .pt files form an ensemble",
     )
     source: str = option(
         "data/images",
         "--source",
+        type=str,
         help="image, video, folder, glob, list, URL, webcam number, screen, or - (see docs/sources.md)",
     )
     data: str = option("data/coco128.yaml", "--data", help="data set YAML, for class names if the model file has none")
@@ -71,17 +75,14 @@ class DetectConfig(BaseConfig):
     )
 
     def check(self) -> DetectConfig:
-        """The settings with single values as lists; InputError if one is invalid."""
-        weights = [str(self.weights)] if isinstance(self.weights, str | Path) else [str(w) for w in self.weights]
-        imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz)
-        classes = [self.classes] if isinstance(self.classes, int) else self.classes
-        if len(imgsz) not in (1, 2):
-            raise InputError(f"--imgsz {' '.join(map(str, imgsz))}: expected one side, or height and width")
-        if self.visualize and len(weights) > 1:
+        """Return the settings; InputError if one is invalid."""
+        if len(self.imgsz) not in (1, 2):
+            raise InputError(f"--imgsz {' '.join(map(str, self.imgsz))}: expected one side, or height and width")
+        if self.visualize and len(self.weights) > 1:
             raise InputError("--visualize supports one model; give one file with --weights")
         if self.visualize and self.augment:
             raise InputError("--visualize and --augment cannot be combined; use one of them")
-        return replace(self, weights=weights, imgsz=imgsz, classes=classes, source=str(self.source))
+        return self
 
     @property
     def size_hw(self) -> tuple[int, int]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from utils.config.base import IMG_FLAGS, BaseConfig, option, switch
 from utils.config.flag_types import fraction, positive_float, positive_int
@@ -15,7 +14,7 @@ class ExportConfig(BaseConfig):
     """Export a checkpoint to the formats of other runtimes."""
 
     data: str = option("data/coco128.yaml", "--data", help="data set YAML: images for --int8 and for the output check")
-    weights: list[str] = option(["yolov5s.pt"], "--weights", nargs="+", help="checkpoints to export")
+    weights: list[str] = option(["yolov5s.pt"], "--weights", nargs="+", type=str, help="checkpoints to export")
     imgsz: list[int] = option(
         [640, 640], *IMG_FLAGS, nargs="+", type=positive_int, help="image size in pixels: one side, or height and width"
     )
@@ -47,17 +46,14 @@ class ExportConfig(BaseConfig):
     )
 
     def check(self) -> ExportConfig:
-        """The settings with single values as lists; InputError if one is invalid."""
-        weights = [str(self.weights)] if isinstance(self.weights, str | Path) else [str(w) for w in self.weights]
-        imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz)
-        include = [self.include] if isinstance(self.include, str) else list(self.include)
-        if len(imgsz) not in (1, 2):
-            raise InputError(f"--imgsz {' '.join(map(str, imgsz))}: expected one side, or height and width")
+        """Return the settings; InputError if one is invalid."""
+        if len(self.imgsz) not in (1, 2):
+            raise InputError(f"--imgsz {' '.join(map(str, self.imgsz))}: expected one side, or height and width")
         if self.half and self.int8:
             raise InputError("--half and --int8 cannot be combined; use one of them")
-        if not include:
+        if not self.include:
             raise InputError("--include: give at least one format")
-        return replace(self, weights=weights, imgsz=imgsz, include=include)
+        return self
 
     @property
     def size_hw(self) -> tuple[int, int]:

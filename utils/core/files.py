@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from glob import escape
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,19 @@ from utils.core.logging import LOGGER
 LEFTOVER_AGE_S = 3600.0  # an older temporary file is from a process that was killed
 
 
-def increment_path(path: str | Path, exist_ok: bool = False) -> Path:
+def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "") -> Path:
     """The path if it does not exist, or else the first free one of `exp2`, `exp3`, ...; a file keeps its suffix.
 
     Args:
         exist_ok: return the path even if it exists.
+        sep: separator between name and number.
     """
     path = Path(path)
     if exist_ok or not path.exists():
         return path
     suffix = "" if path.is_dir() else path.suffix
     stem = path.name.removesuffix(suffix)
-    return next(p for n in count(2) if not (p := path.with_name(f"{stem}{n}{suffix}")).exists())
+    return next(p for n in count(2) if not (p := path.with_name(f"{stem}{sep}{n}{suffix}")).exists())
 
 
 @contextmanager
@@ -61,14 +63,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def _remove_leftovers(target: Path) -> None:
     """Remove temporary files of killed writers of `target`."""
     limit = time.time() - LEFTOVER_AGE_S
-    for leftover in target.parent.glob(f".{_escape_glob(target.name)}.*.tmp"):
+    for leftover in target.parent.glob(f".{escape(target.name)}.*.tmp"):
         with suppress(OSError):
             if leftover.stat().st_mtime < limit:
                 leftover.unlink()
-
-
-def _escape_glob(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _flush(path: Path) -> None:
@@ -86,23 +84,18 @@ def make_run_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         action = "written to"
-        probe = folder / f".{uuid.uuid4().hex[:12]}.tmp"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         reason = f"{folder}: the run folder cannot be {action}: {error.strerror}"
         raise InputError(f"{reason}; choose another --project") from error
     return folder
 
 
-def check_space(folder: Path, size: int = 1 << 16) -> None:
-    """OSError if the folder has no space for a file of `size` bytes."""
-    probe = folder / f".{uuid.uuid4().hex[:12]}.tmp"
-    try:
-        with add_path_to_errors(folder):
-            probe.write_bytes(bytes(size))
-    finally:
-        probe.unlink(missing_ok=True)
+def check_space(folder: Path) -> None:
+    """OSError if the folder has no space for a file of 64 kB."""
+    with add_path_to_errors(folder), tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(1 << 16))
+        probe.flush()
 
 
 @contextmanager
@@ -146,18 +139,16 @@ class UniqueNames:
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
         self._names: dict[str, str] = {}
-        self._last_numbers: dict[str, int] = {}  # of the names that are used more than once
 
     def assign(self, owner: str, stem: str, suffix: str) -> str:
         """The output name for an input file, the same on each call."""
         if owner not in self._names:
             name = plain_name = stem + suffix
-            number = self._last_numbers.get(plain_name, 1)
+            number = 1
             while name in self._owners:
                 number += 1
                 name = f"{stem}_{number}{suffix}"
             if number > 1:
-                self._last_numbers[plain_name] = number
                 LOGGER.warning(f"WARNING {owner}: output named {name}, {plain_name} is from {self._owners[plain_name]}")
             self._owners[name] = owner
             self._names[owner] = name

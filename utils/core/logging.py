@@ -17,18 +17,6 @@ TERMINAL_ONLY = {"terminal": True}
 FILE_ONLY = {"terminal": False}  # files and pipes
 
 
-class OutputFilter(logging.Filter):
-    """Drops messages for the other kind of output."""
-
-    def __init__(self, *, terminal: bool) -> None:
-        super().__init__()
-        self.terminal = terminal
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is for this kind of output."""
-        return getattr(record, "terminal", self.terminal) == self.terminal
-
-
 def setup_logging(*, verbose: bool = True) -> None:
     """Log to standard error; for main(), never on import. YOLOv5_VERBOSE=false leaves warnings only."""
     verbose = verbose and os.getenv("YOLOv5_VERBOSE", "true").lower() != "false"
@@ -36,7 +24,8 @@ def setup_logging(*, verbose: bool = True) -> None:
         LOGGER.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(OutputFilter(terminal=sys.stderr.isatty()))
+    terminal = sys.stderr.isatty()
+    handler.addFilter(lambda record: getattr(record, "terminal", terminal) == terminal)
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO if verbose else logging.WARNING)
     LOGGER.propagate = False
@@ -57,7 +46,7 @@ class RunLog(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        self.addFilter(OutputFilter(terminal=False))
+        self.addFilter(lambda record: not getattr(record, "terminal", False))
         self._buffer: list[logging.LogRecord] = []
         self._file: TextIO | None = None
         self._path: Path | None = None

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from utils.config.base import BaseConfig
-from utils.config.datasets import CheckConfig, ConvertConfig, FetchConfig, SplitConfig
+from utils.config.datasets import CheckConfig, ConvertConfig, CropsConfig, FetchConfig, SplitConfig
 from utils.core.errors import InputError
 from utils.core.script import run_script
-from utils.datasets.tools.crops import CropsConfig
 
 PROGRAM = "python -m utils.datasets"
 COMMANDS: dict[str, type[BaseConfig]] = {

@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from utils.core.logging import LOGGER
-from utils.imaging.letterbox import fit_longest_side
 
 MARGIN = 1.1  # required free space over the size of the images
 SHARED_MEMORY = Path("/dev/shm")
@@ -22,14 +20,6 @@ CGROUP = Path("/sys/fs/cgroup")
 THREADS = 8
 
 Loader = Callable[[int], np.ndarray]
-
-
-class ImageCache(Protocol):
-    """Images at their load size."""
-
-    def get(self, i: int) -> np.ndarray:
-        """(H, W, C) uint8 image i; must not be written to."""
-        ...
 
 
 class MemoryCache:
@@ -42,7 +32,7 @@ class MemoryCache:
         run_threaded(lambda i: np.copyto(self.get(i), load(i)), len(shapes))
 
     def get(self, i: int) -> np.ndarray:
-        """(H, W, C) uint8 view of image i."""
+        """(H, W, C) uint8 view of image i; must not be written to."""
         return self.block.numpy()[self.starts[i] : self.starts[i + 1]].reshape(self.shapes[i])
 
 
@@ -51,7 +41,6 @@ class DiskCache:
 
     def __init__(self, paths: Sequence[str], shapes: np.ndarray, longest: int, load: Loader) -> None:
         self.files = [get_cache_path(path, longest) for path in paths]
-        self.shapes = shapes
 
         def fill(i: int) -> None:
             if not is_fresh(self.files[i], Path(paths[i]), tuple(shapes[i])):
@@ -64,15 +53,17 @@ class DiskCache:
         return np.load(self.files[i], mmap_mode="r", allow_pickle=False)
 
 
+ImageCache = MemoryCache | DiskCache
+
+
 def build_cache(
     kind: str | None,
     paths: Sequence[str],
-    sizes_hw: np.ndarray,
+    sizes_hw: Sequence[Sequence[int]] | np.ndarray,
     load: Loader,
     *,
     longest: int,
     channels: int,
-    as_is: bool = False,
     label: str = "images",
 ) -> ImageCache | None:
     """Build and fill a cache; log a message and return None if it does not fit or cannot be written.
@@ -80,19 +71,20 @@ def build_cache(
     Args:
         kind: "ram", "disk" or None.
         paths: N image files.
-        sizes_hw: (N, 2) their sizes, pixels.
-        load: loads image i at its load size, (H, W, channels).
-        longest: longer side of the load size.
+        sizes_hw: (N, 2) sizes at which they are loaded, pixels.
+        load: loads image i, (H, W, channels).
+        longest: nominal longer side, for file names.
         channels: of each image.
-        as_is: the sizes are the load sizes; `longest` is used only in file names.
         label: name of the images in messages.
     """
     if not kind or not len(paths):
         return None
-    load_sizes_hw = sizes_hw if as_is else [fit_longest_side((int(h), int(w)), longest) for h, w in sizes_hw]
-    shapes = np.array([(*size_hw, channels) for size_hw in load_sizes_hw], np.int64)
+    shapes = np.array([(*size_hw, channels) for size_hw in sizes_hw], np.int64)
     total = int(shapes.prod(axis=1).sum())
-    free, medium = (get_free_memory(), "memory") if kind == "ram" else (get_free_disk(paths), "disk space")
+    if kind == "ram":
+        free, medium = get_free_memory(), "memory"
+    else:
+        free, medium = shutil.disk_usage(Path(paths[0]).parent).free, "disk space"
     if total * MARGIN > free:
         LOGGER.warning(
             f"--cache {kind}: {len(paths)} {label} take {total / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB of "
@@ -142,11 +134,6 @@ def write_array(file: Path, array: np.ndarray) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def get_free_disk(paths: Sequence[str]) -> int:
-    """Free bytes on the disk of the first image."""
-    return shutil.disk_usage(Path(paths[0]).parent).free
-
-
 def get_free_memory() -> int:
     """Free bytes: the minimum over the machine, this container and the shared memory file system."""
     limits = [get_available_memory()]
@@ -163,8 +150,4 @@ def get_available_memory() -> int:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
         return 2**29

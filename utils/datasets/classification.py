@@ -58,9 +58,7 @@ class ClassificationDataset(Dataset[Sample]):
         self.size_hw = fixed_hw or (imgsz, imgsz)
         self.cached_hw = np.array([self._compute_cached_size(int(h), int(w)) for h, w in index.sizes_hw]).reshape(-1, 2)
         longest = int(CACHE_SCALE * max(self.size_hw))
-        self.cache = build_cache(
-            cache, index.paths, self.cached_hw, self._load, longest=longest, channels=channels, as_is=True
-        )
+        self.cache = build_cache(cache, index.paths, self.cached_hw, self._load, longest=longest, channels=channels)
 
     def __len__(self) -> int:
         return len(self.index)

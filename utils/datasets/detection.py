@@ -20,11 +20,10 @@ from utils.datasets.index.image_index import ImageIndex
 from utils.imaging.letterbox import compute_rect_shapes, fit_longest_side, fit_size, pad_to, resize
 from utils.imaging.read import read_image
 from utils.imaging.semantic_files import read_semantic_mask
+from utils.ops.boxes import xywh_to_xyxy
 
 EPOCH_REPEAT = 1 << 20  # the n-th repetition of a data set within epoch e has the epoch number e + n * EPOCH_REPEAT
-SampleKey = (
-    int | tuple[int, int] | tuple[int, int, tuple[int, ...]]
-)  # position; epoch, position; and mosaic pool  # position; epoch, position; and mosaic pool
+SampleKey = int | tuple[int, int] | tuple[int, int, tuple[int, ...]]  # position; epoch, position; and mosaic pool
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -79,9 +78,14 @@ class DetectionDataset(Dataset[Sample]):
         self.shapes_hw: np.ndarray | None = None
         if rect:
             self.shapes_hw = compute_rect_shapes(index.sizes_hw, batch_size, imgsz=imgsz, stride=stride, pad=pad)
-        self.pipeline = build_pipeline(hyp) if augment else None
+        self.pipeline: LightPipeline | UserPipeline | None = None
+        if augment and hyp.albumentations is not None:
+            self.pipeline = UserPipeline(hyp.albumentations)
+        elif augment and is_installed():
+            self.pipeline = LightPipeline()
+        load_sizes_hw = [fit_longest_side((h, w), self.longest) for h, w in index.sizes_hw.tolist()] if cache else []
         self.cache = build_cache(
-            cache, index.paths, index.sizes_hw, self.load_image, longest=self.longest, channels=channels
+            cache, index.paths, load_sizes_hw, self.load_image, longest=self.longest, channels=channels
         )
         self.mask_cache: ImageCache | None = None
         if index.semantic_masks is not None:
@@ -92,7 +96,6 @@ class DetectionDataset(Dataset[Sample]):
                 self.read_mask_file,
                 longest=0,
                 channels=1,
-                as_is=True,
                 label="semantic masks",
             )
 
@@ -205,7 +208,7 @@ class DetectionDataset(Dataset[Sample]):
         out_hw = self.get_input_hw(i)
         frame = self.load_image(i) if self.cache is None else self.cache.get(i)
         resized = resize(frame, fit_size(frame.shape[:2], out_hw, scale_up=False), cv2.INTER_LINEAR)
-        height, width = (int(side) for side in self.index.sizes_hw[i])
+        height, width = self.index.sizes_hw[i].tolist()
         image, letterbox = pad_to(resized, out_hw, original_hw=(height, width))
         scale_wh = np.array([resized.shape[1], resized.shape[0]], np.float32)
         offset_wh = np.array(letterbox.pad_wh, np.float32)
@@ -239,19 +242,6 @@ class DetectionDataset(Dataset[Sample]):
         frame = read_image(
             self.index.paths[i], channels=self.channels, reduce_to=self.longest if self.augment else None
         )
-        size_hw = fit_longest_side((int(self.index.sizes_hw[i, 0]), int(self.index.sizes_hw[i, 1])), self.longest)
+        size_hw = fit_longest_side(tuple(self.index.sizes_hw[i].tolist()), self.longest)
         use_area = not self.augment and max(size_hw) < max(frame.shape[:2])
         return resize(frame, size_hw, cv2.INTER_AREA if use_area else cv2.INTER_LINEAR)
-
-
-def build_pipeline(hyp: Hyperparameters) -> LightPipeline | UserPipeline | None:
-    """The pipeline of the hyp file, else the light default set if Albumentations is installed."""
-    if hyp.albumentations is not None:
-        return UserPipeline(hyp.albumentations)
-    return LightPipeline() if is_installed() else None
-
-
-def xywh_to_xyxy(boxes_xywh: np.ndarray) -> np.ndarray:
-    """(n, 4) center and size -> (n, 4) corners, in the same unit."""
-    half = boxes_xywh[:, 2:] / 2
-    return np.concatenate([boxes_xywh[:, :2] - half, boxes_xywh[:, :2] + half], axis=1)

@@ -142,12 +142,8 @@ class EpochLoader:
     def __init__(self, loader: DataLoader[Batch], sampler: EpochBatchSampler) -> None:
         self.loader = loader
         self.sampler = sampler
+        self.dataset: Dataset[Sample] = loader.dataset.dataset  # type: ignore[attr-defined]
         self._warned = False
-
-    @property
-    def dataset(self) -> Dataset[Sample]:
-        """The data set of the samples."""
-        return self.loader.dataset.dataset  # type: ignore[attr-defined, no-any-return]
 
     def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
         """Set the epoch of the next iteration.
@@ -221,7 +217,7 @@ def build_loader(
     keep_freed_memory()
     options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
     loader: DataLoader[Any] = DataLoader(
-        BatchReader(QuadDataset(dataset, seed=seed) if quad else dataset),
+        BatchReader(dataset, quad_seed=seed if quad else None),
         batch_sampler=sampler,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=partial(collate_or_error, masks=masks),
@@ -242,10 +238,14 @@ class BatchReader(Dataset[Sample]):
     """Loads whole batches; an unreadable image is returned as an `ImageError`.
 
     If raised, it would reach the main process as text with a traceback.
+
+    Args:
+        quad_seed: combine each four samples of a batch into one, see `load_quad`; None for single samples.
     """
 
-    def __init__(self, dataset: Dataset[Sample]) -> None:
+    def __init__(self, dataset: Dataset[Sample], *, quad_seed: int | None = None) -> None:
         self.dataset = dataset
+        self.quad_seed = quad_seed
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -256,41 +256,23 @@ class BatchReader(Dataset[Sample]):
             samples = self.__getitems__(keys.template)
             return samples if isinstance(samples, ImageError) else EmptyBatch(samples)
         try:
-            if isinstance(self.dataset, QuadDataset):
-                return self.dataset.__getitems__(keys)
-            return [self.dataset[key] for key in keys]
+            if self.quad_seed is None:
+                return [self.dataset[key] for key in keys]
+            groups = (keys[start : start + 4] for start in range(0, len(keys), 4))
+            return [load_quad(self.dataset, group, self.quad_seed) for group in groups]
         except ImageError as error:
             return error
 
 
-class QuadDataset(Dataset[Sample]):
-    """Combines each four samples of a batch into one of twice the size: a 2x2 tiling, or the first one upscaled.
+def load_quad(dataset: Dataset[Sample], keys: Sequence[SampleKey], seed: int) -> Sample:
+    """One sample of twice the size from up to four: a 2x2 tiling, or the first one upscaled.
 
     The choice depends on (seed, epoch, position of the first). Missing tiles of an incomplete group are gray.
     """
-
-    def __init__(self, dataset: Dataset[Sample], *, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset":  # not set yet while a worker unpickles this object
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitems__(self, keys: Sequence[SampleKey]) -> list[Sample]:
-        """One sample per four keys; called with a whole batch."""
-        return [self.combine(keys[start : start + 4]) for start in range(0, len(keys), 4)]
-
-    def combine(self, keys: Sequence[SampleKey]) -> Sample:
-        """Combine up to four samples."""
-        epoch, first, *_ = (0, keys[0]) if isinstance(keys[0], int) else keys[0]
-        if np.random.default_rng([self.seed, epoch, first, len(keys)]).random() < 0.5:
-            return upscale(self.dataset[keys[0]])
-        return tile([self.dataset[key] for key in keys])
+    epoch, first, *_ = (0, keys[0]) if isinstance(keys[0], int) else keys[0]
+    if np.random.default_rng([seed, epoch, first, len(keys)]).random() < 0.5:
+        return upscale(dataset[keys[0]])
+    return tile([dataset[key] for key in keys])
 
 
 def upscale(sample: Sample) -> Sample:
@@ -349,7 +331,10 @@ def collate(samples: Sequence[Sample], *, masks: MaskBuilder | None = None) -> B
     """Collate samples of the same size, with BGR converted to RGB and images in channels_last memory format."""
     pixels = torch.empty((len(samples), *samples[0].image.shape), dtype=torch.uint8)  # (B, H, W, C)
     for target, sample in zip(pixels.numpy(), samples, strict=True):
-        copy_rgb(target, sample.image)
+        if target.shape[2] == 3:
+            cv2.cvtColor(sample.image, cv2.COLOR_BGR2RGB, dst=target)
+        else:
+            target[:] = sample.image
     semantic_masks, labels = [s.semantic_mask for s in samples], [s.label for s in samples]
     originals = [torch.from_numpy(s.original_mask) for s in samples if s.original_mask is not None]
     return Batch(
@@ -364,14 +349,6 @@ def collate(samples: Sequence[Sample], *, masks: MaskBuilder | None = None) -> B
         labels=None if None in labels else torch.tensor(labels, dtype=torch.int64),
         original_masks=originals if len(originals) == len(samples) else None,
     )
-
-
-def copy_rgb(target: np.ndarray, image: np.ndarray) -> None:
-    """Copy an image (H, W, C) into an array of the same shape; three channels BGR -> RGB."""
-    if image.shape[2] == 3:
-        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=target)
-    else:
-        target[:] = image
 
 
 def build_targets(samples: Sequence[Sample]) -> np.ndarray:

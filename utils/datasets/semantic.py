@@ -48,8 +48,6 @@ class SemanticAugmentation:
     hue: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.base < 1 or min(self.crop_hw) < 1:
-            raise ValueError(f"base {self.base} and crop {self.crop_hw} must be positive")
         if not 0 < self.low <= self.high or self.std <= 0:
             raise ValueError(f"0 < low <= high and std > 0 required, got {self.low}, {self.high} and {self.std}")
 
@@ -128,8 +126,8 @@ class SemanticDataset(DetectionDataset):
         sample = self.build_mosaic_crop(i, rng, pool) if in_mosaic else self.build_crop(i, rng)
         if self.hyp.cutmix > 0 and rng.random() < self.hyp.cutmix:
             sample = cutmix(sample, self.build_crop(self.draw_partners(1, rng, pool)[0], rng), rng)
-        matrix = random_color_matrix(rng, self.augmentation, sample.image) if self.channels == 3 else None
-        if matrix is not None:
+        if self.channels == 3:
+            matrix = random_color_matrix(rng, self.augmentation, sample.image)
             cv2.transform(sample.image, matrix, dst=sample.image)
         for effect in [] if self.pipeline is None else self.pipeline.select(rng):
             sample = effect(sample)
@@ -159,10 +157,8 @@ class SemanticDataset(DetectionDataset):
         return int(rng.choice(self.longer_sides, p=self.probabilities))
 
 
-def random_color_matrix(
-    rng: np.random.Generator, strengths: SemanticAugmentation, image: np.ndarray
-) -> np.ndarray | None:
-    """(3, 4) affine map of BGR colors: brightness, contrast, saturation and hue in random order; None for no change.
+def random_color_matrix(rng: np.random.Generator, strengths: SemanticAugmentation, image: np.ndarray) -> np.ndarray:
+    """(3, 4) affine map of BGR colors: brightness, contrast, saturation and hue in random order.
 
     Each is linear, so all four take one pass over the image: a gain, a gain around the image's mean luma, a gain around
     each pixel's luma, and a rotation around the gray axis in YIQ, which keeps luma. Values are clipped to 0-255 once,
@@ -174,8 +170,6 @@ def random_color_matrix(
     gains = 1 + rng.uniform(-1, 1, 3) * (strengths.brightness, strengths.contrast, strengths.saturation)
     angle = 2 * math.pi * strengths.hue * rng.uniform(-1, 1)
     order = rng.permutation(4)
-    if (gains == 1).all() and angle == 0:
-        return None
     mean = float(LUMA_BGR @ cv2.mean(image)[:3])
     saturate = gains[2] * np.eye(3) + (1 - gains[2]) * LUMA_BGR
     linear = (gains[0] * np.eye(3), gains[1] * np.eye(3), saturate, rotate_hue(angle))

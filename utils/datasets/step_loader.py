@@ -42,7 +42,6 @@ class ParallelLoader:
         self._first = 0
 
     def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
-        """As `StepLoader.set_epoch`."""
         self._epoch, self._first = (epoch, image_weights), first
 
     def __len__(self) -> int:
@@ -71,7 +70,6 @@ class TaggedLoader:
     kind: str = ""
 
     def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
-        """As `StepLoader.set_epoch`."""
         self.loader.set_epoch(epoch, image_weights, first)
 
     def __len__(self) -> int:

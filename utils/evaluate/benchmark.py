@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -17,12 +17,12 @@ from utils.backends.base import Backend
 from utils.backends.registry import OPENCV_DNN, find_format
 from utils.config.benchmark import BenchmarkConfig
 from utils.config.val import ValConfig
-from utils.core.device import describe_device, select_device
+from utils.core.device import Stopwatch, describe_device, select_device
 from utils.core.errors import InputError
 from utils.core.files import increment_path, make_run_folder
 from utils.core.logging import LOGGER
 from utils.core.packages import MissingPackageError
-from utils.evaluate.run import load_subject, measure_split
+from utils.evaluate.run import evaluate_split, load_subject
 from utils.export.base import ExportOptions, UnsupportedOptionError
 from utils.export.run import compute_input_stride, compute_size_mb, export_one
 from utils.export.table import EXPORT_FORMATS, ExportFormat
@@ -81,9 +81,9 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
         rows.append(row)
         LOGGER.info(f"{row.title}: {row.note or row.status}")
         gc.collect()
-    LOGGER.info(f"\n{format_text(rows)}")
+    LOGGER.info(f"\n{format_table(rows)}")
     to_dataframe(rows).to_csv(folder / "benchmarks.csv", index=False)
-    (folder / "benchmarks.md").write_text(format_markdown(rows), encoding="utf-8")
+    (folder / "benchmarks.md").write_text(format_table(rows), encoding="utf-8")
     plot_benchmark([(row.title, row.ms, row.score) for row in rows if row.ms is not None], folder / "benchmarks.png")
     for problem in find_problems(rows, config.floor):
         LOGGER.warning(f"WARNING: {problem}")
@@ -111,7 +111,7 @@ def iter_rows(path: Path, config: BenchmarkConfig, device: torch.device) -> Iter
 
 
 def export_format(kind: ExportFormat, path: Path, model: Any, options: ExportOptions) -> tuple[Row, Path | None]:
-    """Export a format; its row, and the file or folder, None if there is none."""
+    """Export a format; its row, and the file or folder, None if the export failed."""
     device = options.device
     elsewhere = not kind.runs_here or (device.type == "cpu" and not find_format(f"x{kind.ending}").cpu)
     try:
@@ -119,14 +119,12 @@ def export_format(kind: ExportFormat, path: Path, model: Any, options: ExportOpt
     except Exception as error:  # converters raise any exception; the other formats may succeed
         expected = isinstance(error, InputError if elsewhere else MissingPackageError | UnsupportedOptionError)
         return Row(kind.title, SKIPPED if expected else FAILED, note=_one_line(error)), None
-    size = compute_size_mb(target)
-    if elsewhere:
-        return Row(kind.title, SKIPPED, size, note="exported; runs on other hardware only"), target
-    return Row(kind.title, megabytes=size, note=""), target
+    row = Row(kind.title, megabytes=compute_size_mb(target))
+    return replace(row, status=SKIPPED, note="exported; runs on other hardware only") if elsewhere else row, target
 
 
 def measure(row: Row, file: Path, config: BenchmarkConfig, device: torch.device, *, dnn: bool = False) -> Row:
-    """Measure load time, speed and accuracy; the row with these, or with the reason why they are missing."""
+    """Measure load time, speed and accuracy; the row with these values, or with the reason why they are missing."""
     gpu = device.type != "cpu" and find_format(str(file)).gpu and not dnn
     settings = ValConfig.from_kwargs(
         weights=[str(file)],
@@ -140,13 +138,13 @@ def measure(row: Row, file: Path, config: BenchmarkConfig, device: torch.device,
         noplots=True,
         project=config.project,
     )
-    values = {field.name: getattr(row, field.name) for field in fields(row)}
+    values: dict[str, Any] = {}
     try:
         started = perf_counter()
         subject = load_subject(settings, settings.weights)
         values["load_s"] = perf_counter() - started
         values["ms"] = time_forward(subject.backend, config)
-        result = measure_split(subject, settings, Path(config.project), square=True)
+        result = evaluate_split(subject, settings, Path(config.project), square=True)
         (_, name), *_ = find_task(subject.backend.task).main_metrics
         values["score"] = result.evaluation.metrics[name]
     except MissingPackageError as error:
@@ -157,7 +155,7 @@ def measure(row: Row, file: Path, config: BenchmarkConfig, device: torch.device,
         values.update(status=FAILED, note=_one_line(error))
     else:
         values["note"] = "on the CPU" if device.type != "cpu" and not gpu else ""
-    return Row(**values)
+    return replace(row, **values)
 
 
 @torch.inference_mode()
@@ -170,11 +168,10 @@ def time_forward(backend: Backend, config: BenchmarkConfig) -> float:
     images = images.to(backend.device, backend.dtype)
     times: list[float] = []
     while len(times) < WARMUP_RUNS + MAX_RUNS and (len(times) <= WARMUP_RUNS or sum(times) < MAX_SECONDS):
-        started = perf_counter()
-        backend.forward(images)
-        if backend.device.type == "cuda":
-            torch.cuda.synchronize(backend.device)
-        times.append(perf_counter() - started)
+        watch = Stopwatch(backend.device)
+        with watch.measure():
+            backend.forward(images)
+        times.append(watch.seconds)
     return 1000 * median(times[WARMUP_RUNS:]) / config.batch_size
 
 
@@ -192,21 +189,12 @@ def to_dataframe(rows: Sequence[Row]) -> DataFrame:
     return pd.DataFrame([row.values for row in rows], columns=list(COLUMNS)).astype(dict.fromkeys(COLUMNS[1:5], float))
 
 
-def format_text(rows: Sequence[Row]) -> str:
-    """The rows as text in columns of equal width."""
-    cells = [COLUMNS, *map(_cells, rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS) - 1)]
-    lines = []
-    for title, *numbers, note in cells:
-        padded = [text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True)]
-        lines.append("  ".join([title.ljust(widths[0]), *padded, note]).rstrip())
-    return "\n".join(lines)
-
-
-def format_markdown(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = [COLUMNS, ("---", *["---:"] * 4, "---"), *map(_cells, rows)]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+def format_table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table with columns of equal width."""
+    table = [[cell.replace("|", "\\|") for cell in line] for line in (COLUMNS, *map(_cells, rows))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    table.insert(1, ["-" * width for width in widths])
+    return "".join("| " + " | ".join(map(str.ljust, line, widths)) + " |\n" for line in table)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -1,10 +1,9 @@
-"""val.py's work: a checkpoint measured on a split, and the speed and study modes."""
+"""Validation runs (val.py): evaluation of a split, and the speed and study modes."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,18 @@ from utils.datasets.index.data_yaml import DataSpec
 from utils.evaluate.sinks import PlotSink
 from utils.evaluate.validator import ValidationResult, validate
 from utils.plots.results import STUDY_SIZES
-from utils.tasks.base import DataOptions, PostprocessOptions, PredictionFiles, Sink, Task, TaskOptions
+from utils.tasks.base import PredictionFiles, Sink, Task
+from utils.tasks.options import DataOptions, PostprocessOptions, TaskOptions
 from utils.tasks.registry import find_task
 
 SPEED_SETTINGS: dict[str, Any] = {"conf_thres": 0.25, "iou_thres": 0.45, "noplots": True}
 COCO_CLASSES = 80
-MANY_CLASSES = 50  # from so many on the table has no line for each of them, unless it is asked for
+MANY_CLASSES = 50  # the table has a line per class only below this number, unless `--verbose` is given
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a loaded model, and the data it is measured on."""
+    """A loaded model and the data to evaluate it on."""
 
     backend: Backend
     spec: DataSpec
@@ -46,10 +46,10 @@ class Subject:
 
 
 def evaluate(config: ValConfig) -> list[ValidationResult]:
-    """Run the mode of `--task`; one result per model file and size.
+    """Run the mode of `--task`; returns one result per model file and image size.
 
     Raises:
-        InputError: a file, flag or value cannot be used, or the model's classes are not those of the data.
+        InputError: a file, flag or value is invalid, or the numbers of classes of model and data differ.
     """
     single = config.task in ("speed", "study")
     subjects = [
@@ -63,64 +63,55 @@ def evaluate(config: ValConfig) -> list[ValidationResult]:
     if config.task == "study":
         return [result for subject in subjects for result in study(subject, config, save_dir)]
     if config.task == "speed":
-        with quick_kernels():
-            return [measure_split(s, replace(config, **SPEED_SETTINGS), save_dir, square=True) for s in subjects]
-    return [measure_split(subjects[0], config, save_dir)]
-
-
-@contextmanager
-def quick_kernels() -> Iterator[None]:
-    """Let cuDNN try its kernels and keep the quickest, which pays where all inputs have one size."""
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # pays off, as all inputs have one size
+            return [evaluate_split(s, replace(config, **SPEED_SETTINGS), save_dir, square=True) for s in subjects]
+    return [evaluate_split(subjects[0], config, save_dir)]
 
 
 def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
-    """Load model file(s) and data YAML and see that their classes agree."""
+    """Load model file(s) and data YAML; InputError if their numbers of classes differ."""
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
     half = config.half and ("half" in config.explicit or device.type == "cuda")
-    data = read_data(config.data)  # a mismatch is told before anything is downloaded
+    data = read_data(config.data)  # fail on a mismatch before anything is downloaded
     backend = load_backend(weights, device=device, fp16=half, names=data.names, dnn=config.dnn)
     task = find_task(backend.task)
     names = task.get_class_names(data)
-    if names and len(backend.names) != len(names) and not config.single_cls:
-        raise InputError(
-            f"{weights[0]} has {len(backend.names)} classes, {config.data} names {len(names)}: "
-            "give the data set the model was trained on"
-        )
+    if names and not config.single_cls:
+        check_num_classes(weights[0], len(backend.names), config.data, len(names))
     spec = task.load_data(config.data)
-    if not names and len(backend.names) != spec.num_classes:
-        raise InputError(f"{weights[0]} has {len(backend.names)} classes, {spec.path} has {spec.num_classes}")
-    semantic = getattr(backend, "semantic", None)
-    if semantic is not None and spec.semantic is not None and len(semantic) != len(spec.semantic.classes):
-        raise InputError(
-            f"{weights[0]} has {len(semantic)} semantic classes, {spec.path} names {len(spec.semantic.classes)}: "
-            "give the data set the model was trained on"
-        )
+    if not names:
+        check_num_classes(weights[0], len(backend.names), spec.path, spec.num_classes)
+    if backend.semantic is not None and spec.semantic is not None:
+        check_num_classes(weights[0], len(backend.semantic), spec.path, len(spec.semantic.classes), "semantic classes")
     if has_nms(backend):
         LOGGER.warning(
-            f"WARNING: {weights[0]} holds NMS: measured by the thresholds of its export, "
-            "so mAP is below the network's; for that, export without --nms"
+            f"WARNING: {weights[0]} holds NMS: evaluated with the thresholds of its export, "
+            "so mAP is below that of the network; for that, export without --nms"
         )
     return Subject(backend, spec, weights[0])
 
 
-def measure_split(
+def check_num_classes(weights: str, num_classes: int, data: str | Path, num_names: int, kind: str = "classes") -> None:
+    """InputError if the numbers of classes of a model and a data set differ."""
+    if num_classes != num_names:
+        raise InputError(
+            f"{weights} has {num_classes} {kind}, {data} names {num_names}: give the data set the model was trained on"
+        )
+
+
+def evaluate_split(
     subject: Subject, config: ValConfig, save_dir: Path, *, square: bool = False, imgsz: int | None = None
 ) -> ValidationResult:
     """Evaluate a model on the split that `config.task` names (val in the benchmark modes).
 
-    Losses are not computed: training reports them every epoch, and here they would only take time.
+    Losses are not computed, to save time: training reports them every epoch.
     """
     backend, kind = subject.backend, find_task(subject.backend.task)
     split = config.task if config.task in ("train", "test") else "val"
     options = build_options(subject, config, imgsz or config.imgsz)
     task = kind(subject.spec, Hyperparameters(), options, channels=backend.channels)
-    loader = task.build_eval_loader(split, **({"rect": False, "pad": 0.0} if square else {}))
+    loader = task.build_eval_loader(split, rect=not square, pad=0.0 if square else None)
     result = validate(
         task,
         backend.forward,
@@ -156,17 +147,17 @@ def build_options(subject: Subject, config: ValConfig, imgsz: int) -> TaskOption
 
 
 def get_input_size(backend: Backend, imgsz: int) -> int:
-    """Longer side of the network input: the wanted one rounded up to the stride, or what an exported file demands."""
+    """Longer side of the network input: `imgsz` rounded up to the stride, or that of a file with a fixed size."""
     if backend.fixed_hw is None:
         return max(check_image_size(imgsz, backend.stride), 2 * backend.stride)
     height, width = backend.fixed_hw
     if max(backend.fixed_hw) != imgsz:
-        LOGGER.warning(f"The file takes {height}x{width} images only: measured at that size, not at {imgsz}")
+        LOGGER.warning(f"The file takes {height}x{width} images only: evaluating at that size, not at {imgsz}")
     return max(height, width)
 
 
 def build_sinks(task: Task, config: ValConfig, save_dir: Path, subject: Subject, split: str) -> list[Sink]:
-    """The readers of predictions that the flags ask for; the COCO set asks for JSON by itself."""
+    """The sinks that the flags select; for COCO also a JSON file."""
     is_coco = is_coco_set(config.data)
     as_json = config.save_json or config.coco or is_coco
     files = PredictionFiles(
@@ -184,12 +175,12 @@ def build_sinks(task: Task, config: ValConfig, save_dir: Path, subject: Subject,
 
 
 def is_coco_set(data: str | Path) -> bool:
-    """Whether a data YAML is named like that of the COCO set."""
+    """Whether a data YAML is that of COCO, by its name."""
     return str(data).endswith("coco.yaml")
 
 
 def report(result: ValidationResult, config: ValConfig, save_dir: Path, shape: tuple[int, ...]) -> None:
-    """Log metrics and times, draw the curves; `shape` is that of a batch."""
+    """Log metrics and times, and plot the curves; `shape` is that of a batch."""
     LOGGER.info(result.evaluation.table)
     preprocess, inference, nms = (f"{ms:.1f}ms" for ms in result.speed_ms)
     LOGGER.info(f"Speed: {preprocess} pre-process, {inference} inference, {nms} NMS per image at shape {shape}")
@@ -202,16 +193,13 @@ def report(result: ValidationResult, config: ValConfig, save_dir: Path, shape: t
 
 def study(subject: Subject, config: ValConfig, save_dir: Path) -> list[ValidationResult]:
     """Accuracy and speed over image sizes: `study_<data>_<weights>.txt`, study.zip and study.png."""
-    make_run_folder(save_dir)
-    results = []
     if subject.backend.fixed_hw is not None:
         raise InputError(f"{subject.weights}: --task study needs a model of any size; export it with --dynamic")
+    make_run_folder(save_dir)
     file = save_dir / f"study_{Path(config.data).stem}_{Path(subject.weights).stem}.txt"
-    rows = []
-    for side in STUDY_SIZES:
-        result = measure_split(subject, replace(config, noplots=True), save_dir, imgsz=side)
-        results.append(result)
-        rows.append([*result.evaluation.metrics.values(), *result.losses.values(), *result.speed_ms])
+    config = replace(config, noplots=True)
+    results = [evaluate_split(subject, config, save_dir, imgsz=size) for size in STUDY_SIZES]
+    rows = [[*r.evaluation.metrics.values(), *r.losses.values(), *r.speed_ms] for r in results]
     np.savetxt(file, np.array(rows, dtype=float), fmt="%10.4g")
     with zipfile.ZipFile(save_dir / "study.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(save_dir.glob("study_*.txt")):

@@ -9,10 +9,10 @@ from pathlib import Path
 from utils.core.distributed import get_rank, get_world_size
 from utils.core.types import Batch, Prediction
 from utils.plots.batches import get_batch_file
-from utils.tasks.base import Task
+from utils.tasks.base import Sink, Task
 
 
-class PlotSink:
+class PlotSink(Sink):
     """Plots the first batches of each kind: predictions, and labels if the task has a file for them."""
 
     def __init__(self, task: Task, save_dir: Path) -> None:
@@ -20,7 +20,7 @@ class PlotSink:
         self.num_batches: Counter[str] = Counter()
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Plot the batch if it is one of the first over all ranks."""
+        """Plot the batch if it is one of the first of all ranks."""
         files = self.task.val_plots
         number = self.num_batches[batch.kind] * get_world_size() + get_rank()
         if number < len(files):
@@ -29,6 +29,3 @@ class PlotSink:
                 self.task.plot_batch(batch, self.save_dir / get_batch_file(labels_file, batch))
             self.task.plot_batch(batch, self.save_dir / get_batch_file(preds_file, batch), predictions)
         self.num_batches[batch.kind] += 1
-
-    def close(self) -> None:
-        """Nothing to close."""

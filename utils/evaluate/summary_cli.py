@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from utils.config.base import BaseConfig, option, switch
@@ -79,15 +78,13 @@ def _time_model(model: Any, config: SummaryConfig) -> None:
     from utils.core.device import select_device
 
     device = select_device(config.device)
-    model = model.to(device)
+    model = model.to(device).eval()
     images = torch.rand(config.batch_size, model.yaml["ch"], IMAGE_SIZE, IMAGE_SIZE, device=device)
     if config.line_profile:
-        model.eval()
         with torch.inference_mode():
             model(images)
             model(images, profile=True)
     if config.profile:
-        model.eval()
         with torch.inference_mode():
             forward_ms = _measure_ms(lambda: model(images), device)
         model.train()
@@ -98,25 +95,19 @@ def _time_model(model: Any, config: SummaryConfig) -> None:
 
 def _run_backward(model: Any, images: torch.Tensor) -> None:
     """Forward and backward pass with the sum of all outputs as the loss."""
-    _sum_outputs(model(images)).backward()
-    model.zero_grad(set_to_none=True)
+    from utils.backends.outputs import flatten_outputs
 
-
-def _sum_outputs(output: Any) -> Any:
-    """Sum of all tensors in nested outputs."""
-    return sum(map(_sum_outputs, output)) if isinstance(output, list | tuple) else output.float().sum()
+    sum(output.float().sum() for output in flatten_outputs(model(images))).backward()
+    model.zero_grad()
 
 
 def _measure_ms(step: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
     """Mean time of `step` in milliseconds, after one warm-up call."""
-    import torch
+    from utils.core.device import Stopwatch
 
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = perf_counter()
-    for _ in range(repeats):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (perf_counter() - start) / repeats * 1000
+    watch = Stopwatch(device)
+    with watch.measure():
+        for _ in range(repeats):
+            step()
+    return watch.seconds / repeats * 1000

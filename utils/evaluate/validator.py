@@ -1,4 +1,4 @@
-"""One pass over a split: forward, post-processing, metrics and whatever else wants to see the predictions."""
+"""Validation of a model on one split of a data set."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from utils.tasks.base import Evaluator, Sink, Task
 
 @dataclass
 class ValidationResult:
-    """What a pass gave.
+    """Result of a validation.
 
     Attributes:
         evaluation: metrics of the split.
-        evaluator: what computed them, for plots.
-        losses: mean of each loss item by name; zeros where no loss is bound to the task or the model gives no raw maps.
-        speed_ms: milliseconds an image of (preparing, forward, post-processing).
-        images: images seen, by all processes.
-        seconds: wall time from the first batch to the last metric, loading included.
+        evaluator: the evaluator that computed them, for plots.
+        losses: mean of each loss item by name; zeros if the task has no loss or the model returns no raw output.
+        speed_ms: milliseconds per image of (pre-processing, inference, post-processing).
+        images: number of images, over all ranks.
+        seconds: wall time from the first batch to the last metric, including data loading.
     """
 
     evaluation: EvalResult
@@ -44,7 +44,7 @@ class ValidationResult:
 
     @property
     def share_outside_forward(self) -> float:
-        """Part of the wall time that was not spent in the network, 0 to 1."""
+        """Fraction of the wall time not spent in the network."""
         return 1 - self.speed_ms[1] * self.images / 1000 / self.seconds
 
 
@@ -63,20 +63,20 @@ def validate(
     progress: str | None = None,
     before_batch: Callable[[], object] | None = None,
 ) -> ValidationResult:
-    """Run `model` over `loader` and measure it.
+    """Compute losses and metrics of `model` on the batches of `loader`.
 
-    Several processes measure a part of the batches each; all of them get the result of the whole split.
+    Each rank processes a shard of the batches; all of them return the result of the whole split.
 
     Args:
-        model: a network or a backend: (B, C, H, W) floats in [0, 1], normalized if the task's networks want that,
-            -> what the task post-processes.
-        dtype: float type of the input, that of the model's weights.
+        model: a network or `Backend.forward`: maps (B, C, H, W) floats in [0, 1], or normalized if the task requires
+            it, to the input of `Task.postprocess`.
+        dtype: of the network input and the weights.
         has_thread_pool: as `Backend.has_thread_pool`.
         autocast: dtype of mixed precision over FP32 weights, or None.
         augment: test-time augmentation.
-        sinks: further readers of the predictions, such as text files and plots.
-        progress: heading of the progress bar on a terminal; None shows none.
-        before_batch: called before each batch goes in.
+        sinks: receive the predictions, to write files or plots.
+        progress: title of the progress bar on a terminal; None for no bar.
+        before_batch: called before each batch.
     """
     if isinstance(model, nn.Module):
         model.eval()
@@ -86,7 +86,7 @@ def validate(
     precision: Any = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
     meter = LossMeter(task.loss_names)
     buffer = InputBuffer(device, dtype, task.pixels, has_thread_pool=has_thread_pool)
-    images_seen = 0
+    num_images = 0
     hidden = get_tqdm_disable(progress is not None and is_main_process())
     for batches in tqdm(loader, desc=progress, disable=hidden, total=len(loader), dynamic_ncols=True):
         for batch in batches:
@@ -97,21 +97,21 @@ def validate(
                 images = buffer.load(on_device.images)
             with watches[1].measure(), precision:
                 preds = model(images, augment=True) if augment else model(images)
-            measured = None if augment else task.losses(preds, on_device)
+            losses = None if augment else task.losses(preds, on_device)
             with watches[2].measure():
                 predictions = task.postprocess(preds, on_device)
-            if measured is not None:
-                meter.add(measured.items, [])
+            if losses is not None:
+                meter.add(losses.items, [])
             evaluator.update(predictions, batch)
             for sink in sinks:
                 sink.update(predictions, batch)
-            images_seen += len(batch)
+            num_images += len(batch)
     for sink in sinks:
         sink.close()
-    prepare, forward, post = (1000 * w.seconds / max(images_seen, 1) for w in watches)
-    speed = (prepare, forward, post)
+    preprocess, inference, postprocess = (1000 * watch.seconds / max(num_images, 1) for watch in watches)
     if get_world_size() > 1:
         evaluator.merge(all_gather_arrays(evaluator.state()))
-        images_seen = int(all_reduce_sum(torch.tensor(images_seen)))
-    losses, evaluation = meter.gather_means(), evaluator.compute()
-    return ValidationResult(evaluation, evaluator, losses, speed, images_seen, perf_counter() - started)
+        num_images = int(all_reduce_sum(torch.tensor(num_images)))
+    mean_losses, evaluation = meter.gather_means(), evaluator.compute()
+    speed_ms = (preprocess, inference, postprocess)
+    return ValidationResult(evaluation, evaluator, mean_losses, speed_ms, num_images, perf_counter() - started)

@@ -13,7 +13,7 @@ from utils.config.hyp import Hyperparameters
 from utils.core.errors import InputError
 from utils.export.base import ExportJob
 from utils.ops.network_input import images_to_device
-from utils.tasks.base import DataOptions, TaskOptions
+from utils.tasks.options import DataOptions, TaskOptions
 from utils.tasks.registry import find_task
 
 BATCH_SIZE, MAX_IMAGES = 8, 512

@@ -18,7 +18,7 @@ from utils.core.packages import MissingPackageError
 from utils.core.types import NMSOutput
 from utils.export.base import ExportJob
 from utils.export.images import load_comparison_images
-from utils.metrics.agreement import Agreement, Tolerance
+from utils.metrics.agreement import Agreement, Comparison, Tolerance
 from utils.tasks.registry import find_task
 
 FP32 = Tolerance(relative=1e-4, agreeing=1.0, pixels=1.0, score=0.01)
@@ -109,6 +109,7 @@ def compare(
         height, width = options.imgsz
         sizes.append((height, max(width // 2 // job.info.stride, 1) * job.info.stride))
     nms = {"conf_thres": options.conf_thres, "iou_thres": options.iou_thres, "max_det": options.max_det}
+    nms["agnostic"] = options.agnostic
     errors, agreement = [], None if tolerance is FP32 and not options.nms else Agreement()
     for size_hw in sizes:
         images = load_comparison_images(job, size_hw)
@@ -120,9 +121,8 @@ def compare(
             outputs = _to_cpu(outputs)
             errors.append(compute_relative_error(path, reference, outputs))
         if agreement is not None:
-            settings = {**nms, "agnostic": options.agnostic}
-            task = find_task(job.info.task)
-            agreement += task.compare_outputs(reference, outputs, size_hw, tolerance, settings)
+            settings = Comparison(tolerance, size_hw, nms)
+            agreement += find_task(job.info.task).compare_outputs(reference, outputs, settings)
     return float(torch.tensor(errors).max()) if errors else None, agreement
 
 

@@ -1,1 +1,1 @@
-"""A small web service that finds objects in images sent to it."""
+"""Web service for object detection."""

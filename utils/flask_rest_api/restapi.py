@@ -1,4 +1,4 @@
-"""A web service: images sent by POST come back as JSON records of the objects in them.
+"""Web service for object detection: POST an image, get JSON records.
 
 `python utils/flask_rest_api/restapi.py --port 5000 --model yolov5s`, then
 `curl -F image=@bus.jpg http://localhost:5000/v1/object-detection/yolov5s`.
@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # run as a script: the project's folder, not this one, is where imports start
+if __name__ == "__main__":  # a script: import from the project root
     import sys
     from pathlib import Path
 
@@ -27,24 +27,26 @@ from utils.core.packages import import_runtime
 from utils.core.script import run_script
 
 MAX_BYTES = 32 * 2**20  # of a request
-MAX_PIXELS = 10**8  # of an image, which may be many times its file
+MAX_PIXELS = 10**8  # of a decoded image
 
 
 @dataclass(frozen=True)
 class ServiceConfig(BaseConfig):
-    """Answer images sent by POST with the objects in them."""
+    """Serve object detection over HTTP."""
 
-    port: int = option(5000, "--port", type=int, help="port to listen at")
-    host: str = option("127.0.0.1", "--host", help="address to listen at; 0.0.0.0 lets other machines in")
-    model: list[str] = option(["yolov5s"], "--model", nargs="+", help="model names or files, each served by its name")
-    device: str = option("", "--device", help="cpu, mps or a CUDA index; empty takes the best there is")
+    port: int = option(5000, "--port", type=int, help="port to listen on")
+    host: str = option("127.0.0.1", "--host", help="address to listen on; 0.0.0.0 accepts other machines")
+    model: list[str] = option(
+        ["yolov5s"], "--model", nargs="+", help="model names or files, each served under its name"
+    )
+    device: str = option("", "--device", help="cpu, mps or a CUDA index; empty selects the best available")
 
 
 def build_app(models: Mapping[str, Any]) -> Any:
-    """The Flask application.
+    """Build the Flask application.
 
     Args:
-        models: by the name they are served under, each called with the bytes of an image, gives `Detections`.
+        models: callables from image bytes to `Detections`, by the name they are served under.
 
     Raises:
         InputError: flask is not installed.
@@ -56,37 +58,37 @@ def build_app(models: Mapping[str, Any]) -> Any:
     @app.post("/v1/object-detection/<name>")
     def detect(name: str) -> Any:
         if name not in models:
-            return {"error": f"no model {name}; there are {', '.join(models)}"}, 404
+            return {"error": f"no model {name}; available: {', '.join(models)}"}, 404
         if "image" not in flask.request.files:
             return {"error": "send the image as the file `image` of a multipart form"}, 400
         data = flask.request.files["image"].read()
         try:
             _check_pixels(data)
-            found = models[name](data)
+            detections = models[name](data)
         except InputError as error:
             return {"error": str(error)}, 400
-        return flask.jsonify(found.records()[0])
+        return flask.jsonify(detections.records()[0])
 
     return app
 
 
 def _check_pixels(data: bytes) -> None:
-    """InputError for an image that would fill the memory; what is no image is told when it is decoded."""
+    """Raise InputError for a file that is not an image or would use too much memory when decoded."""
     try:
         width, height = Image.open(BytesIO(data)).size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise InputError("image: not an image in a known format, or too large") from None
+        raise InputError("image: unknown format, or too large") from None
     if width * height > MAX_PIXELS:
-        raise InputError(f"image: {width}x{height} is more than {MAX_PIXELS // 10**6} million pixels")
+        raise InputError(f"image: {width}x{height} exceeds {MAX_PIXELS // 10**6} million pixels")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Load the models and serve until interrupted."""
     config = ServiceConfig.from_args(argv)
-    build_app({})  # a missing package is told before models are loaded
+    build_app({})  # fail on a missing package before loading models
     from utils.core.device import select_device
     from utils.predict.autoshape import AutoShape
-    from utils.predict.multi_backend import (  # torch takes seconds: once the flags are right
+    from utils.predict.multi_backend import (  # importing torch takes seconds
         DetectMultiBackend,
         add_pt_suffix,
     )

@@ -70,13 +70,8 @@ def draw_boxes(
 
     Returns:
         `frame_bgr` itself.
-
-    Raises:
-        ValueError: the numbers of boxes, labels and colors differ.
     """
     boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
-    if not len(boxes) == len(labels) == len(colors):
-        raise ValueError(f"draw_boxes: {len(boxes)} boxes, {len(labels)} labels, {len(colors)} colors")
     height, width = frame_bgr.shape[:2]
     thickness = max(1, line_thickness or round((height + width) / 600))
     corners = np.rint(np.clip(boxes, 0, [width - 1, height - 1] * 2)).astype(int).tolist()
@@ -104,12 +99,7 @@ def draw_masks(
 
     Returns:
         `frame_bgr` itself.
-
-    Raises:
-        ValueError: the numbers of masks and colors differ.
     """
-    if len(masks) != len(colors):
-        raise ValueError(f"draw_masks: {len(masks)} masks, {len(colors)} colors")
     thickness = max(1, sum(frame_bgr.shape[:2]) // 1200) if line_thickness is None else line_thickness
     objects = list(masks)
     for number in np.argsort(-masks.areas, kind="stable"):

@@ -10,6 +10,9 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from utils.core.errors import InputError
 
@@ -18,6 +21,7 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".npy", ".p
 MAX_MISSING = 0.5  # share of a truncated image that may be missing
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
+ORIENTATION_TAG = 0x0112
 FLOAT_STARTS = (b"PF", b"Pf", b"II*\0", b"MM\0*")  # PFM and TIFF: pixels may be floats
 _REDUCED = (  # divisor, color flag, gray flag
     (8, cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
@@ -181,13 +185,19 @@ def read_image_size_hw(path: str | Path) -> tuple[int, int]:
 
 def parse_header_size_hw(stream: BinaryIO) -> tuple[int, int] | None:
     """Upright height and width of a JPEG, or of a PNG without EXIF tag; None if the image must be decoded."""
-    start = stream.read(26)
-    if start.startswith(PNG_START) and start[12:16] == b"IHDR" and len(start) >= 24:
-        width, height = struct.unpack(">II", start[16:24])
-        return None if _png_has_exif(stream) else (height, width)
-    if start.startswith(JPEG_START):
-        stream.seek(2)
-        return _jpeg_size_hw(stream)
+    start = stream.read(len(PNG_START))
+    stream.seek(0)
+    try:  # the classes, as `Image.open` rejects large images
+        if start == PNG_START:
+            png = PngImageFile(stream)
+            return None if "exif" in png.info else (png.height, png.width)
+        if start.startswith(JPEG_START):
+            jpeg, exif = JpegImageFile(stream), Image.Exif()
+            exif.load(jpeg.info.get("exif", b""))
+            is_rotated = exif.get(ORIENTATION_TAG) in (5, 6, 7, 8)
+            return (jpeg.width, jpeg.height) if is_rotated else (jpeg.height, jpeg.width)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        pass
     return None
 
 
@@ -275,62 +285,3 @@ def _reduced_flags(data: np.ndarray, reduce_to: int, channels: int) -> int:
         if size_hw is not None and max(size_hw) // divisor >= reduce_to:
             return int(color if channels == 3 else gray)
     return int(cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE)
-
-
-def _jpeg_size_hw(stream: BinaryIO) -> tuple[int, int] | None:
-    """Parse the segments after the start marker up to the frame header (ITU-T T.81, annex B)."""
-    swapped = False
-    while True:
-        marker = stream.read(2)
-        while marker == b"\xff\xff":  # fill bytes
-            marker = b"\xff" + stream.read(1)
-        head = stream.read(2)
-        if len(marker) < 2 or marker[0] != 0xFF or len(head) < 2:
-            return None
-        length = int.from_bytes(head, "big") - 2
-        code = marker[1]
-        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
-            frame_header = stream.read(5)
-            if len(frame_header) < 5:
-                return None
-            height, width = struct.unpack(">HH", frame_header[1:])
-            return (width, height) if swapped else (height, width)
-        if code == 0xE1:
-            swapped = swapped or _exif_swaps_sides(stream.read(length))
-        elif code == 0xDA or length < 0:
-            return None
-        else:
-            stream.seek(length, io.SEEK_CUR)
-
-
-def _exif_swaps_sides(segment: bytes) -> bool:
-    """Whether the orientation tag (0x0112) of an EXIF segment swaps height and width (values 5-8)."""
-    if not segment.startswith(b"Exif\0\0"):
-        return False
-    tiff = segment[6:]
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None or len(tiff) < 8:
-        return False
-    (start,) = struct.unpack_from(order + "I", tiff, 4)
-    if start + 2 > len(tiff):
-        return False
-    (entries,) = struct.unpack_from(order + "H", tiff, start)
-    for entry in range(start + 2, min(start + 2 + 12 * entries, len(tiff) - 11), 12):
-        tag, kind = struct.unpack_from(order + "HH", tiff, entry)
-        if tag == 0x0112 and kind == 3:
-            (value,) = struct.unpack_from(order + "H", tiff, entry + 8)
-            return 5 <= value <= 8
-    return False
-
-
-def _png_has_exif(stream: BinaryIO) -> bool:
-    """Whether there is an eXIf chunk; also true if the chunks cannot be parsed."""
-    stream.seek(8)
-    while len(head := stream.read(8)) == 8:
-        length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if kind == b"IEND":
-            return False
-        if kind == b"eXIf":
-            return True
-        stream.seek(length + 4, io.SEEK_CUR)
-    return True

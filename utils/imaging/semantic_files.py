@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from utils.imaging.read import ImageError
 
@@ -18,22 +18,16 @@ def read_semantic_mask(path: str) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            if image.mode not in ("L", "P", "1"):
-                raise ImageError(
-                    path,
-                    f"a semantic mask needs one byte per pixel (gray or palette), but the mode is {image.mode}; "
-                    "save class numbers instead of colors",
-                )
             steps = GRAY_STEPS.get(str(image.tile[0][3])) if image.tile else None
-            values = np.array(image, np.uint8)
-    except UnidentifiedImageError as error:
-        raise ImageError(path, "cannot read the semantic mask (damaged, or an unknown image format)") from error
+            image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, ImageError):
-            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(path, f"cannot read the semantic mask ({reason})") from error
+    if image.mode not in ("L", "P", "1"):
         raise ImageError(
-            path, f"cannot read the semantic mask ({getattr(error, 'strerror', None) or error})"
-        ) from error
-    if steps is not None:
-        values //= steps
-    return values
+            path,
+            f"a semantic mask needs one byte per pixel (gray or palette), but the mode is {image.mode}; "
+            "save class numbers instead of colors",
+        )
+    values = np.array(image, np.uint8)
+    return values if steps is None else values // steps

@@ -93,13 +93,9 @@ def _draw_pillow(text: str, canvas_hw: tuple[int, int], start_xy: tuple[int, int
     else:
         engine, text = ImageFont.Layout.BASIC, _to_display_order(text)
     canvas = Image.new("L", canvas_hw[::-1])
-    ImageDraw.Draw(canvas).text(start_xy, text, fill=255, font=_load_font(path, height, engine), anchor="ls")
+    font = ImageFont.truetype(path, height, layout_engine=engine)
+    ImageDraw.Draw(canvas).text(start_xy, text, fill=255, font=font, anchor="ls")
     return np.asarray(canvas)
-
-
-@lru_cache(maxsize=64)
-def _load_font(path: str, height: int, engine: ImageFont.Layout) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, height, layout_engine=engine)
 
 
 def _to_display_order(text: str) -> str:

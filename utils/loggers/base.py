@@ -1,4 +1,4 @@
-"""Experiment trackers: interface, and what they get to know about a run."""
+"""Experiment tracker interface and run description."""
 
 from __future__ import annotations
 
@@ -50,7 +50,6 @@ class RunInfo:
     folder: Path
     project: str
     params: dict[str, Any]
-    epochs: int
     start_epoch: int
     entity: str | None = None
     data: dict[str, Path] = field(default_factory=dict)
@@ -60,25 +59,22 @@ class RunInfo:
 
     @property
     def name(self) -> str:
-        """Name of the run, that of its folder."""
         return self.folder.name
 
     def load_id(self, service: str) -> str | None:
         """Id of a resumed run in the service; None for a new run."""
-        value = self._load_ids().get(service) if self.start_epoch else None
-        return value if isinstance(value, str) else None
+        return self._load_ids().get(service) if self.start_epoch else None
 
     def save_id(self, service: str, value: str) -> None:
         """Store the id of this run in the service, for `--resume`."""
         with _ids_lock, atomic_write(self.folder / IDS_FILE) as temporary:
             temporary.write_text(json.dumps({**self._load_ids(), service: value}), encoding="utf-8")
 
-    def _load_ids(self) -> dict[str, Any]:
+    def _load_ids(self) -> dict[str, str]:
         try:
-            ids = json.loads((self.folder / IDS_FILE).read_text(encoding="utf-8"))
+            return dict(json.loads((self.folder / IDS_FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return {}
-        return ids if isinstance(ids, dict) else {}
 
 
 class Tracker(ABC):
@@ -86,10 +82,16 @@ class Tracker(ABC):
 
     Attributes:
         title: name in messages.
+        package: name to import and to install.
+        variables: environment variables; any of them enables the tracker.
+        flags: flags of train.py that it supports.
         threaded: calls may take long, so they are made in a background thread.
     """
 
     title: str
+    package: str
+    variables: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ("upload_dataset", "artifact_alias", "bbox_interval")
     threaded = True
 
     @abstractmethod

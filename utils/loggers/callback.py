@@ -14,18 +14,18 @@ import torch
 
 from utils.core.logging import LOGGER
 from utils.core.types import Batch, Prediction
+from utils.datasets.index.labels import get_label_path
 from utils.loggers.base import BoxedImage, RunInfo, Tracker
 
 MAX_BOXED_IMAGES = 8  # of a validation batch
 MIN_SCORE = 0.25  # of the boxes logged
 CLOSE_WAIT_S = 30.0  # for pending calls at the end of training, plus a second per megabyte of files
-MAX_PENDING_CALLS = 10000  # of a service that does not answer
 FINAL_IMAGES = ("results.png", "confusion_matrix.png", "*_curve.png", "labels.jpg", "val_batch*_pred.jpg")
 FINAL_FILES = ("opt.yaml", "hyp.yaml", "results.csv", "train.log", "weights/best.pt")
 
 
 class SafeCaller:
-    """Makes the calls of a tracker so that they never disturb training: the first error disables it, with one warning.
+    """Calls a tracker without ever disturbing training: the first error disables it, with one warning.
 
     Args:
         title: name of the tracker, for the warning.
@@ -34,23 +34,27 @@ class SafeCaller:
 
     def __init__(self, title: str, *, threaded: bool) -> None:
         self.title, self.disabled = title, False
-        self._queue: queue.Queue[Callable[[], object] | None] = queue.Queue(MAX_PENDING_CALLS)
+        self._queue: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         if threaded:
             self._thread = threading.Thread(target=self._work, name=title, daemon=True)
             self._thread.start()
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Call the function now or, in the background, after the earlier calls."""
+        """Call the function, in the background after the earlier calls."""
+        if self._thread is None:
+            self.run(function, *args)
+        else:
+            self._queue.put((function, *args))
+
+    def run(self, function: Callable[..., object], *args: Any) -> None:
+        """Call the function now."""
         if self.disabled:
             return
-        if self._thread is None:
-            self._run(lambda: function(*args))
-            return
         try:
-            self._queue.put_nowait(lambda: function(*args))
-        except queue.Full:
-            self.disable("the service does not answer")
+            function(*args)
+        except Exception as error:  # services raise exceptions of their own libraries
+            self.disable(error)
 
     def close(self, timeout_s: float) -> None:
         """Wait for pending calls, up to `timeout_s` seconds."""
@@ -70,15 +74,8 @@ class SafeCaller:
             LOGGER.warning(f"WARNING {self.title}: {reason}; training continues without it")
 
     def _work(self) -> None:
-        while (function := self._queue.get()) is not None:
-            if not self.disabled:
-                self._run(function)
-
-    def _run(self, function: Callable[[], object]) -> None:
-        try:
-            function()
-        except Exception as error:  # services raise exceptions of their own libraries
-            self.disable(error)
+        while (call := self._queue.get()) is not None:
+            self.run(*call)
 
 
 class TrackerCallback:
@@ -94,22 +91,16 @@ class TrackerCallback:
         self._upload_s = 0.0
 
     def on_params_update(self, *, params: Mapping[str, Any], **_: Any) -> None:
-        """Keep settings and hyperparameters for the start of the run."""
         self._params = dict(params)
 
     def on_pretrain_routine_end(self, *, trainer: Any, **_: Any) -> None:
-        """Start the run."""
         self._trainer = trainer
         for tracker, caller in zip(self.trackers, self.callers, strict=True):
-            try:
-                tracker.load()  # not in the thread: a data loader forked meanwhile would inherit half an import
-            except Exception as error:  # as in the thread
-                caller.disable(error)
+            caller.run(tracker.load)  # not in the thread: a data loader forked meanwhile would inherit half an import
         if self._is_active():
             self._call("start", build_run_info(trainer, self._params))
 
     def on_train_epoch_start(self, *, epoch: int, **_: Any) -> None:
-        """Reset the count of validation batches."""
         self._epoch, self._num_batches = epoch, 0
 
     def on_val_batch_end(self, *, batch: Batch, predictions: Sequence[Prediction], **_: Any) -> None:
@@ -120,7 +111,8 @@ class TrackerCallback:
         try:
             encoded = draw_batch(batch, predictions, self._trainer)
         except OSError as error:
-            self._disable(error)
+            for caller in self.callers:
+                caller.disable(error)
             return
         self._call("log_image", "validation", encoded, self._epoch)
         self._call("log_boxes", select_boxed_images(batch, predictions), self._epoch)
@@ -155,10 +147,6 @@ class TrackerCallback:
         for tracker, caller in zip(self.trackers, self.callers, strict=True):
             caller.call(getattr(tracker, method), *args)
 
-    def _disable(self, error: OSError) -> None:
-        for caller in self.callers:
-            caller.disable(error)
-
     def _is_active(self) -> bool:
         return not all(caller.disabled for caller in self.callers)
 
@@ -171,10 +159,7 @@ class TrackerCallback:
 
     def _log_images(self, patterns: Sequence[str]) -> None:
         for file in find_files(self._trainer.save_dir, patterns):
-            try:
-                self._call("log_image", file.stem, file.read_bytes(), self._epoch)
-            except OSError as error:
-                self._disable(error)
+            self._call("log_image", file.stem, file.read_bytes(), self._epoch)
 
 
 def compute_image_interval(interval: int, epochs: int) -> int:
@@ -214,17 +199,15 @@ def build_run_info(trainer: Any, params: Mapping[str, Any]) -> RunInfo:
     config, task = trainer.config, trainer.task
     project = Path(config.project)
     is_default = project.parts[:1] == ("runs",)
-    names = task.class_names
     return RunInfo(
         folder=trainer.save_dir,
         project="OpenYOLOv5" if is_default else project.name or "OpenYOLOv5",
         params=dict(params),
-        epochs=config.epochs,
         start_epoch=trainer.start_epoch,
         entity=config.entity,
         data=find_dataset_files(task.spec, config.upload_dataset) if config.upload_dataset else {},
         alias=config.artifact_alias,
-        names=dict(names) if all(isinstance(name, str) for name in names.values()) else {},
+        names=dict(task.class_names),
         build_example=lambda: build_example(trainer),
     )
 
@@ -237,18 +220,10 @@ def find_dataset_files(spec: Any, split: str | bool) -> dict[str, Path]:
             for number, place in enumerate(map(Path, source.paths), 1):
                 key = name if number == 1 else f"{name}{number}"
                 files[key] = place
-                if (labels := find_label_folder(place)) is not None:
+                labels = Path(get_label_path(str(place / "x.jpg"))).parent
+                if labels != place and labels.is_dir():
                     files[f"{key}_labels"] = labels
     return files
-
-
-def find_label_folder(images: Path) -> Path | None:
-    """The folder `.../labels/x` of a folder `.../images/x`, if it exists."""
-    if "images" not in images.parts:
-        return None
-    last = len(images.parts) - 1 - images.parts[::-1].index("images")
-    folder = Path(*images.parts[:last], "labels", *images.parts[last + 1 :])
-    return folder if folder.is_dir() else None
 
 
 def build_example(trainer: Any) -> tuple[Any, Any]:

@@ -16,15 +16,15 @@ class ClearMLTracker(Tracker):
     """A task of the project CLEARML_PROJECT, else of the run's project; ClearML's automatic capture is off."""
 
     title = "ClearML"
+    package = "clearml"
+    variables = ("CLEARML_API_ACCESS_KEY", "CLEARML_CONFIG_FILE", "CLEARML_OFFLINE_MODE")
 
     def load(self) -> None:
-        """Import the package."""
         import clearml
 
         self._clearml: Any = clearml
 
     def start(self, run: RunInfo) -> None:
-        """Create the task, or continue the resumed one."""
         self._clearml.Task.force_store_standalone_script()  # searching the repository takes minutes
         self._task: Any = self._clearml.Task.init(
             project_name=os.getenv("CLEARML_PROJECT") or run.project,
@@ -43,22 +43,18 @@ class ClearMLTracker(Tracker):
             self._task.upload_artifact(f"data-{run.alias}-{name}", artifact_object=str(place))
 
     def log_scalars(self, values: Mapping[str, float], epoch: int) -> None:
-        """Report each metric in the plot of its group."""
         for name, value in values.items():
             title, _, series = name.partition("/")
             self._log.report_scalar(title, series or title, value, epoch)
 
     def log_image(self, tag: str, encoded: bytes, epoch: int) -> None:
-        """Report the image under its tag."""
         self._log.report_image("images", tag, iteration=epoch, image=np.asarray(decode_rgb(encoded)))
 
     def log_files(self, files: Sequence[Path]) -> None:
-        """Upload the files as artifacts."""
         for file in files:
             self._task.upload_artifact(file.stem, artifact_object=str(file))
 
     def finish(self, metrics: Mapping[str, float] | None) -> None:
-        """Report the metrics of the best weights and close the task."""
         for name, value in (metrics or {}).items():
             self._log.report_single_value(name, value)
         if metrics is None:

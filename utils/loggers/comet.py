@@ -14,6 +14,9 @@ class CometTracker(Tracker):
     """An experiment of the project COMET_PROJECT_NAME, else of the run's project; Comet's automatic capture is off."""
 
     title = "Comet"
+    package = "comet_ml"
+    variables = ("COMET_API_KEY", "COMET_OFFLINE_DIRECTORY")
+    flags = ("entity", *Tracker.flags)
 
     def load(self) -> None:
         """Import the package; without an API key it would ask for one, so raise."""
@@ -25,7 +28,6 @@ class CometTracker(Tracker):
             raise RuntimeError("no API key; set COMET_API_KEY, or COMET_OFFLINE_DIRECTORY to save runs on this disk")
 
     def start(self, run: RunInfo) -> None:
-        """Start the experiment, or continue the resumed one."""
         config = self._comet.ExperimentConfig(
             name=run.name,
             log_code=False,
@@ -56,20 +58,16 @@ class CometTracker(Tracker):
             self._run.log_artifact(artifact)
 
     def log_scalars(self, values: Mapping[str, float], epoch: int) -> None:
-        """Log all values of the epoch."""
         self._run.log_metrics(dict(values), step=epoch, epoch=epoch)
 
     def log_image(self, tag: str, encoded: bytes, epoch: int) -> None:
-        """Log the image under its tag."""
         self._run.log_image(decode_rgb(encoded), name=tag, step=epoch)
 
     def log_files(self, files: Sequence[Path]) -> None:
-        """Upload the files as assets."""
         for file in files:
             self._run.log_asset(str(file), file_name=file.name)
 
     def finish(self, metrics: Mapping[str, float] | None) -> None:
-        """Log the metrics of the best weights and end the experiment."""
         for name, value in (metrics or {}).items():
             self._run.log_other(name, value)
         self._run.end()

@@ -23,6 +23,8 @@ class MLflowTracker(Tracker):
     """
 
     title = "MLflow"
+    package = "mlflow"
+    variables = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
 
     def load(self) -> None:
         """Import the client; shorten its timeouts unless the environment sets them."""
@@ -34,7 +36,6 @@ class MLflowTracker(Tracker):
         self._entities, self._client_type = entities, MlflowClient
 
     def start(self, run: RunInfo) -> None:
-        """Create the run, or continue the resumed one."""
         uri, artifacts = os.getenv("MLFLOW_TRACKING_URI"), None
         if not uri:
             root = run.folder.parent.parent.resolve()
@@ -67,22 +68,18 @@ class MLflowTracker(Tracker):
             self._client.log_batch(self._id, params=rows[start : start + PARAMS_PER_REQUEST])
 
     def log_scalars(self, values: Mapping[str, float], epoch: int) -> None:
-        """Log all values of the epoch in one request."""
         now = int(time.time() * 1000)
         metrics = [self._entities.Metric(clean_name(name), value, now, epoch) for name, value in values.items()]
         self._client.log_batch(self._id, metrics=metrics)
 
     def log_image(self, tag: str, encoded: bytes, epoch: int) -> None:
-        """Log the image under its tag."""
         self._client.log_image(self._id, decode_rgb(encoded), key=clean_name(tag), step=epoch)
 
     def log_files(self, files: Sequence[Path]) -> None:
-        """Upload the files as artifacts."""
         for file in files:
             self._client.log_artifact(self._id, str(file), "weights" if file.suffix == ".pt" else None)
 
     def finish(self, metrics: Mapping[str, float] | None) -> None:
-        """Log the metrics of the best weights and end the run."""
         for name, value in (metrics or {}).items():
             self._client.log_metric(self._id, clean_name(name), value)
         self._client.set_terminated(self._id, status="KILLED" if metrics is None else "FINISHED")

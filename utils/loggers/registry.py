@@ -1,10 +1,9 @@
-"""Choice of experiment trackers by `--loggers` or environment variables."""
+"""Selection of experiment trackers by `--loggers` or environment variables."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from utils.config.train import TrainConfig
@@ -18,49 +17,17 @@ from utils.loggers.mlflow import MLflowTracker
 from utils.loggers.tensorboard import TensorBoardTracker
 from utils.loggers.wandb import WandbTracker
 
-
-@dataclass(frozen=True)
-class Service:
-    """A tracking service.
-
-    Attributes:
-        module: import name of the package, installed by `pip install <package>`.
-        variables: environment variables; any of them enables the service.
-        flags: flags of train.py that it supports.
-    """
-
-    tracker: Callable[[], Tracker]
-    module: str
-    package: str
-    variables: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ("upload_dataset", "artifact_alias", "bbox_interval")
-
-
-SERVICES: dict[str, Service] = {
-    "tensorboard": Service(TensorBoardTracker, "tensorboard", "tensorboard", flags=("bbox_interval",)),
-    "mlflow": Service(MLflowTracker, "mlflow", "mlflow", ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")),
-    "wandb": Service(
-        WandbTracker,
-        "wandb",
-        "wandb",
-        ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT"),
-        ("entity", "upload_dataset", "artifact_alias", "bbox_interval"),
-    ),
-    "clearml": Service(
-        ClearMLTracker, "clearml", "clearml", ("CLEARML_API_ACCESS_KEY", "CLEARML_CONFIG_FILE", "CLEARML_OFFLINE_MODE")
-    ),
-    "comet": Service(
-        CometTracker,
-        "comet_ml",
-        "comet_ml",
-        ("COMET_API_KEY", "COMET_OFFLINE_DIRECTORY"),
-        ("entity", "upload_dataset", "artifact_alias", "bbox_interval"),
-    ),
+SERVICES: dict[str, type[Tracker]] = {
+    "tensorboard": TensorBoardTracker,
+    "mlflow": MLflowTracker,
+    "wandb": WandbTracker,
+    "clearml": ClearMLTracker,
+    "comet": CometTracker,
 }
 
 
 def choose_services(config: TrainConfig) -> list[str]:
-    """Names of the services that record the run: those of `--loggers`, else TensorBoard and those with variables set.
+    """Names of the services that record the run: those of `--loggers`, else TensorBoard and those with a variable set.
 
     Raises:
         InputError: a service of `--loggers` is not installed.
@@ -94,7 +61,7 @@ def warn_of_ignored_flags(config: TrainConfig, names: Sequence[str]) -> None:
 
 def is_installed(name: str) -> bool:
     """Whether the package of a service is installed."""
-    return find_spec(SERVICES[name].module) is not None
+    return find_spec(SERVICES[name].package) is not None
 
 
 def build_tracker_callbacks(config: TrainConfig, names: Sequence[str]) -> list[TrackerCallback]:
@@ -102,7 +69,7 @@ def build_tracker_callbacks(config: TrainConfig, names: Sequence[str]) -> list[T
     trackers: list[Tracker] = []
     for name in names:
         if name != "tensorboard":
-            trackers.append(SERVICES[name].tracker())
+            trackers.append(SERVICES[name]())
         elif is_installed(name):
             trackers.append(TensorBoardTracker(graph="tensorboard" in (config.loggers or ())))
         else:

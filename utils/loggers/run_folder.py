@@ -1,4 +1,4 @@
-"""Loggers that write to the run folder: results.csv, results.png, a line per epoch in train.log."""
+"""Loggers of the run folder: results.csv, results.png, a line per epoch in train.log."""
 
 from __future__ import annotations
 
@@ -59,22 +59,15 @@ class CSVLogger:
 
 
 class EpochLogger:
-    """Logs one line per epoch to files and pipes; terminals have progress bars and tables instead.
-
-    Args:
-        epochs: of the run.
-    """
+    """Logs one line per epoch to files and pipes; terminals have progress bars and tables instead."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
-        self._started = perf_counter()
 
     def on_train_epoch_start(self, **_: Any) -> None:
-        """Start the timer."""
         self._started = perf_counter()
 
     def on_fit_epoch_end(self, *, epoch: int, metrics: Mapping[str, float], **_: Any) -> None:
-        """Log the line."""
         line = format_epoch(metrics)
         seconds = perf_counter() - self._started
         LOGGER.info(f"epoch {epoch}/{self.epochs - 1}: {line} | {seconds:.1f} s", extra=FILE_ONLY)

@@ -16,6 +16,9 @@ class WandbTracker(Tracker):
     """A run of the project WANDB_PROJECT, else of the run's project; its images have boxes as data."""
 
     title = "Weights & Biases"
+    package = "wandb"
+    variables = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT")
+    flags = ("entity", *Tracker.flags)
 
     def load(self) -> None:
         """Import the package; without an API key it would ask for one, so raise."""
@@ -26,7 +29,6 @@ class WandbTracker(Tracker):
             raise RuntimeError("no API key; set WANDB_API_KEY or run `wandb login`, or set WANDB_MODE=offline")
 
     def start(self, run: RunInfo) -> None:
-        """Start the run, or continue the resumed one."""
         wandb, run_id = self._wandb, run.load_id("wandb")
         settings = wandb.Settings(
             init_timeout=TIMEOUT_S,
@@ -57,15 +59,12 @@ class WandbTracker(Tracker):
             self._run.log_artifact(artifact, aliases=[run.alias])
 
     def log_scalars(self, values: Mapping[str, float], epoch: int) -> None:
-        """Log all values of the epoch."""
         self._run.log({**values, "epoch": epoch})
 
     def log_image(self, tag: str, encoded: bytes, epoch: int) -> None:
-        """Log the image under its tag."""
         self._run.log({tag: self._wandb.Image(decode_rgb(encoded)), "epoch": epoch})
 
     def log_boxes(self, images: Sequence[BoxedImage], epoch: int) -> None:
-        """Log the images with their boxes as data."""
         logged = []
         for image in images:
             if image.boxes is None:
@@ -87,14 +86,12 @@ class WandbTracker(Tracker):
         }
 
     def log_files(self, files: Sequence[Path]) -> None:
-        """Upload the files as one artifact of the run."""
         artifact = self._wandb.Artifact(f"run-{self._run.id}", type="model")
         for file in files:
             artifact.add_file(str(file))
         self._run.log_artifact(artifact)
 
     def finish(self, metrics: Mapping[str, float] | None) -> None:
-        """Add the metrics of the best weights to the summary and end the run."""
         for name, value in (metrics or {}).items():
             self._run.summary[name] = value
         self._run.finish(exit_code=0 if metrics is not None else 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,40 +21,14 @@ MULTI_LEVEL_BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
 AUTOBALANCE_DECAY = 0.9999
 
 
-@dataclass(frozen=True)
-class DetectionLossConfig:
-    """Settings of the detection loss; `scale_gains` makes them from hyperparameters.
-
-    Attributes:
-        box, obj, cls: gains of the box, objectness and class loss.
-        obj_pw, cls_pw: positive weights of objectness and classes.
-        anchor_t: an anchor matches a target if no side differs by this factor or more.
-        fl_gamma: exponent of the focal loss, 0 for none.
-        label_smoothing: epsilon of the class targets.
-    """
-
-    box: float = 0.05
-    obj: float = 1.0
-    cls: float = 0.5
-    obj_pw: float = 1.0
-    cls_pw: float = 1.0
-    anchor_t: float = 4.0
-    fl_gamma: float = 0.0
-    label_smoothing: float = 0.0
-
-
-def scale_gains(hyp: Hyperparameters, num_layers: int, num_classes: int, imgsz: int) -> DetectionLossConfig:
-    """Loss settings with gains scaled from the 3 levels, 80 classes and 640 px that hyperparameters are tuned for."""
+def scale_gains(hyp: Hyperparameters, num_layers: int, num_classes: int, imgsz: int) -> Hyperparameters:
+    """Scale the gains from the 3 levels, 80 classes and 640 px that hyperparameters are tuned for."""
     per_level = 3 / num_layers
-    return DetectionLossConfig(
+    return replace(
+        hyp,
         box=hyp.box * per_level,
         obj=hyp.obj * per_level * (imgsz / 640) ** 2,
         cls=hyp.cls * per_level * num_classes / 80,
-        obj_pw=hyp.obj_pw,
-        cls_pw=hyp.cls_pw,
-        anchor_t=hyp.anchor_t,
-        fl_gamma=hyp.fl_gamma,
-        label_smoothing=hyp.label_smoothing,
     )
 
 
@@ -77,7 +51,7 @@ class DetectionLoss(nn.Module):
         anchors: (nl, na, 2) in cells of their level.
         strides: pixels per cell of each level.
         num_classes: with 1 there is no class loss.
-        hyp: gains and settings, see `scale_gains`.
+        hyp: with scaled gains (see `scale_gains`).
         autobalance: adapt the objectness weight of each level to its loss, in training steps only; the weights are
             saved in `state_dict()`.
     """
@@ -93,7 +67,7 @@ class DetectionLoss(nn.Module):
         anchors: Tensor,
         strides: Sequence[float] | Tensor,
         num_classes: int,
-        hyp: DetectionLossConfig,
+        hyp: Hyperparameters,
         autobalance: bool = False,
     ) -> None:
         super().__init__()

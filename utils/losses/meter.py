@@ -53,10 +53,6 @@ class LossMeter:
             totals = _merge_states([state[get_rank()]])
         self.totals = totals
 
-    def means(self) -> dict[str, float]:
-        """Means of this process; zeros before the first step."""
-        return self._to_means({items: (total.cpu(), count) for items, (total, count) in self.totals.items()})
-
     def gather_means(self) -> dict[str, float]:
         """Means over the steps of all processes, which had different steps. Every process must call it."""
         return self._to_means(_merge_states(self.state(), add_steps=True))
@@ -80,7 +76,6 @@ class LossMeter:
         return self._to_means(totals)
 
     def _to_means(self, totals: Mapping[tuple[str, ...], tuple[Tensor, int]]) -> dict[str, float]:
-        """Means by name."""
         if not totals:
             return dict.fromkeys(self.names, 0.0)
         values = torch.cat([total / count for total, count in totals.values()]).tolist()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +31,20 @@ class Tolerance:
     score: float
     iou: float = 0.9
     same_pixels: float = 0.99
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Settings of a comparison.
+
+    Attributes:
+        size_hw: network input, pixels.
+        nms: keyword arguments of `non_max_suppression`.
+    """
+
+    tolerance: Tolerance
+    size_hw: tuple[int, int]
+    nms: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

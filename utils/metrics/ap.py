@@ -9,27 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from utils.metrics.arrays import to_numpy
-from utils.ops.boxes import box_iou_matrix
 
 RECALL_POINTS = np.linspace(0, 1, 101)
 SCORE_GRID = np.linspace(0, 1, 1000)
 SMOOTHING = 0.1  # fraction of the score grid in the window that smooths the mean F1
 EPS = 1e-16
-
-
-def match_detections(
-    detections: np.ndarray | Tensor, labels: np.ndarray | Tensor, iou_thresholds: np.ndarray | Tensor
-) -> np.ndarray:
-    """True positives (n, T) of one image at each threshold of the box IoU (see `match_iou_matrix`).
-
-    Args:
-        detections: (n, 6+) x1, y1, x2, y2, score, class, in any order.
-        labels: (m, 5) class, x1, y1, x2, y2 in the same frame.
-        iou_thresholds: (T,).
-    """
-    detections, labels = to_numpy(detections), to_numpy(labels)
-    ious = box_iou_matrix(detections[:, :4], labels[:, 1:5])
-    return match_iou_matrix(ious, detections, labels, iou_thresholds)
 
 
 def match_iou_matrix(
@@ -134,7 +118,7 @@ def average_precision(
     AP is the area under the precision envelope, sampled at 101 recalls and interpolated linearly.
 
     Args:
-        tp: (n, T) bool from `match_detections`, all images concatenated.
+        tp: (n, T) bool from `match_iou_matrix`, all images concatenated.
         conf: (n,) scores.
         pred_cls: (n,) classes of the detections.
         target_cls: (m,) classes of all labels; the result omits classes without labels.

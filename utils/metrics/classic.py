@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from utils import plots
 from utils.metrics import confusion
 from utils.metrics.ap import average_precision
 from utils.metrics.detection import MAP50_WEIGHT, MAP_WEIGHT
@@ -49,7 +49,7 @@ def ap_per_class(
     """
     result = average_precision(tp, conf, pred_cls, target_cls)
     if plot:
-        _import_plots().plot_curves(result, _to_dict(names), Path(save_dir), prefix=prefix)
+        plots.plot_curves(result, _to_dict(names), Path(save_dir), prefix=prefix)
     return result.tp, result.fp, result.p, result.r, result.f1, result.ap, result.classes
 
 
@@ -61,28 +61,21 @@ class ConfusionMatrix(confusion.ConfusionMatrix):
         self.nc = nc
 
     def process_batch(self, detections: Any, labels: Any) -> None:
-        """As `update`."""
         self.update(detections, labels)
 
     def tp_fp(self) -> tuple[np.ndarray, np.ndarray]:
-        """(nc,) true and false positives."""
         return self.true_positives, self.false_positives
 
     def plot(
         self, normalize: bool = True, save_dir: str | Path = "", names: Mapping[int, str] | Sequence[str] = ()
     ) -> None:
         """Plot `confusion_matrix.png`, always normalized by true class."""
-        _import_plots().plot_confusion_matrix(self.matrix, _to_dict(names), Path(save_dir) / "confusion_matrix.png")
+        plots.plot_confusion_matrix(self.matrix, _to_dict(names), Path(save_dir) / "confusion_matrix.png")
 
     def print(self) -> None:
         """Print the counts, one line per predicted class."""
         for row in self.matrix:
             print(" ".join(f"{count:g}" for count in row))
-
-
-def _import_plots() -> Any:
-    """Import `utils.plots`, which takes half a second."""
-    return importlib.import_module("utils.plots")
 
 
 def _to_dict(names: Mapping[int, str] | Sequence[str]) -> dict[int, str]:

@@ -54,11 +54,6 @@ def compute_anchor_fit(anchors_wh: np.ndarray, boxes_wh: np.ndarray, threshold: 
     )
 
 
-def best_possible_recall(anchors_wh: np.ndarray, boxes_wh: np.ndarray, threshold: float = 4.0) -> float:
-    """Fraction of boxes with a matching anchor; arguments as `compute_anchor_fit`."""
-    return compute_anchor_fit(anchors_wh, boxes_wh, threshold).recall
-
-
 def search_anchors(
     boxes_wh: np.ndarray,
     count: int,

@@ -39,12 +39,6 @@ def xyxy_to_ltwh(boxes_xyxy: Boxes) -> Boxes:
     return _join(near, far - near)
 
 
-def ltwh_to_xyxy(boxes_ltwh: Boxes) -> Boxes:
-    """Top-left corner and size (COCO's format) to corners."""
-    near = boxes_ltwh[..., :2]
-    return _join(near, near + boxes_ltwh[..., 2:4])
-
-
 def xyxy_to_xywhn(boxes_xyxy: Boxes, size_hw: tuple[int, int]) -> Boxes:
     """Corners to center and size as fractions of the image; not clipped."""
     return xyxy_to_xywh(boxes_xyxy) / _row_like(boxes_xyxy, _wh_twice(size_hw))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import cv2
 import numpy as np
 import torch
@@ -14,7 +12,6 @@ from utils.core.types import Letterbox
 from utils.imaging.semantic_classes import SemanticClasses
 
 COLOR_ALPHA = 0.4  # opacity of the class colors
-IGNORED_COLOR = (0, 0, 0)  # BGR of ignored pixels
 
 
 def decode_semantic_mask(logits: Tensor, fit: Letterbox) -> Tensor:
@@ -64,21 +61,11 @@ def _resize(plane: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return F.interpolate(plane[None, None], size_hw, mode="bilinear", align_corners=False)[0, 0].clone()
 
 
-def build_color_table(classes: SemanticClasses) -> np.ndarray:
-    """BGR colors (256, 3) uint8 of all values of a semantic mask; black for values that are not a class."""
-    return _color_table(classes.palette).copy()
-
-
-@lru_cache(maxsize=16)
-def _color_table(palette: tuple[tuple[int, int, int], ...]) -> np.ndarray:
-    table = np.full((256, 3), IGNORED_COLOR, np.uint8)
-    table[: len(palette)] = np.array(palette, np.uint8)[:, ::-1]
-    return table
-
-
 def colorize(semantic_mask: np.ndarray, classes: SemanticClasses) -> np.ndarray:
-    """Color image (H, W, 3) BGR of a semantic mask (H, W) uint8."""
-    return _color_table(classes.palette)[semantic_mask]
+    """Color image (H, W, 3) BGR of a semantic mask (H, W) uint8; black for values that are not a class."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(classes)] = np.array(classes.palette, np.uint8)[:, ::-1]
+    return table[semantic_mask]
 
 
 def blend_semantic_mask(

@@ -102,10 +102,5 @@ def _matplotlib_can_draw(text: str) -> bool:
     """Whether matplotlib's default font has all letters and none is right-to-left."""
     if text.isascii():
         return True
-    font = _default_font()
+    font = FT2Font(findfont(FontProperties(family="DejaVu Sans")))
     return not is_right_to_left(text) and all(font.get_char_index(ord(char)) for char in text)
-
-
-@lru_cache(maxsize=1)
-def _default_font() -> FT2Font:
-    return FT2Font(findfont(FontProperties(family="DejaVu Sans")))

@@ -1,4 +1,4 @@
-"""`AutoShape`: a network of any task that takes images of any kind and gives `Detections`."""
+"""`AutoShape`: the hub model, which takes images in any form and returns `Detections`."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from utils.predict.detections import Detections, make_output_names
 from utils.predict.inputs import load_images
 from utils.predict.multi_backend import refresh_backend
 from utils.predict.predictor import Predictor
-from utils.tasks.base import PREDICT_DEFAULTS
+from utils.tasks.options import PREDICT_DEFAULTS
 from utils.tasks.registry import find_task
 
 COPIED = ("yaml", "nc", "hyp", "semantic")  # attributes of the network
 
 
 class AutoShape(nn.Module):
-    """Wraps a network: any images in, what is in them out, in their pixels. Several threads may call one object.
+    """Wraps a model with pre-processing and post-processing. Several threads may call one object.
 
     Args:
-        model: a `DetectMultiBackend`, a network, or what `load_backend` gives.
-        verbose: log that the model is wrapped.
+        model: a `DetectMultiBackend`, a network, or a backend from `load_backend`.
+        verbose: log the number of classes and the stride.
 
     Attributes:
-        conf, iou: score floor and overlap limit of NMS.
-        agnostic: boxes of different classes suppress each other.
+        conf, iou: score and IoU thresholds of NMS.
+        agnostic: class-agnostic NMS.
         multi_label: a box may have several classes.
         classes: class numbers to keep; None keeps all.
-        max_det: boxes kept per image.
+        max_det: maximum number of boxes per image.
         amp: mixed precision (CUDA).
-        retina_masks: masks as fine as the image, not as the network input.
+        retina_masks: masks in the resolution of the image, not of the network input.
 
     Raises:
-        InputError: the model is neither.
+        InputError: unsupported type of model.
     """
 
     conf = 0.25
@@ -71,24 +71,21 @@ class AutoShape(nn.Module):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
         if verbose:
-            LOGGER.info(f"AutoShape: images of any kind and size, {len(self.names)} classes, stride {self.stride}")
+            LOGGER.info(f"AutoShape: images of any format and size, {len(self.names)} classes, stride {self.stride}")
             if has_nms(self.backend):
                 LOGGER.info(
-                    "The file holds NMS by the settings of its export: only a higher conf, a lower max_det and classes "
-                    "have an effect"
+                    "The file contains NMS with the settings of its export: only classes, a higher conf and a lower "
+                    "max_det have an effect"
                 )
 
     @property
     def task(self) -> str:
-        """Name of the model's task."""
         return self.backend.task
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode, with a warning: it is made for inference, with batch norms folded in."""
+        """Warn and stay in evaluation mode: batch norms are fused."""
         if mode:
-            LOGGER.warning(
-                "WARNING: train(): AutoShape is for inference; to train, load the model with autoshape=False"
-            )
+            LOGGER.warning("WARNING: train(): AutoShape is for inference; for training, use autoshape=False")
         return super().train(False)
 
     def forward(
@@ -98,67 +95,59 @@ class AutoShape(nn.Module):
         augment: bool = False,
         profile: bool = False,
     ) -> Detections | Tensor | JointOutput:
-        """Detections of images of any kind (see `load_images`); of a (B, C, H, W) tensor the decoded raw output.
+        """Detections of images in any form (see `load_images`); for a (B, C, H, W) tensor the decoded raw output.
 
-        That is rows (B, N, 5 + num_classes), of a semantic model or a classifier logits, of a joint one a
-        `JointOutput` of rows and logits.
+        The raw output is rows (B, N, 5 + num_classes), logits of a semantic model or a classifier, or a `JointOutput`
+        of rows and logits.
 
         Args:
-            size: longer side of the network input in pixels (of two, the larger), 640 unless given; the other side
-                follows from the images. A classifier sees the square in the middle, 224 px unless given. Files of
-                fixed size take theirs.
+            size: longer side of the network input in pixels (the larger of two), 640 by default; the other side
+                follows from the images. A classifier uses a center crop, 224 px by default. Files of fixed size
+                ignore it.
             augment: test-time augmentation.
             profile: log the time of every layer (PyTorch).
 
         Raises:
-            InputError: an image or a setting cannot be used.
+            InputError: an image or a setting is invalid.
         """
         backend = refresh_backend(self.backend)
         if isinstance(ims, Tensor) and ims.ndim == 4:
-            return self._raw(backend, ims, augment)
+            return self._compute_raw_output(backend, ims, augment)
         task = find_task(backend.task)
         longest = _parse_size(task.predict_config().imgsz if size is None else size)
-        if size is not None and backend.fixed_hw and longest != max(backend.fixed_hw):
-            self._warn_of_size(backend.fixed_hw)
+        if size is not None and backend.fixed_hw and longest != max(backend.fixed_hw) and not self._warned_of_size:
+            self._warned_of_size = True
+            height, width = backend.fixed_hw
+            LOGGER.warning(f"WARNING: size is ignored: the file takes {height}x{width} only")
         loading = Stopwatch(backend.device)
         with loading.measure():
             images = load_images(ims, channels=backend.channels)
         arrays = [image.array for image in images]
-        predictor = self._build_predictor(backend, [a.shape[:2] for a in arrays], longest, augment)
+        names = [image.name for image in images]
+        sizes_hw = [(array.shape[0], array.shape[1]) for array in arrays]
+        predictor = self._build_predictor(backend, sizes_hw, longest, augment)
         input_hw = predictor.size_hw
         with self._autocast(backend):
-            predictions, _ = predictor.predict(arrays, paths=[image.name for image in images])
+            predictions, _ = predictor.predict(arrays, paths=names)
         if profile:
             self._profile(backend, len(arrays), input_hw)
         preprocess, inference, postprocess = (watch.seconds for watch in predictor.watches)
-        sizes_hw = [(array.shape[0], array.shape[1]) for array in arrays]
-        rows = [
-            task.get_boxes(p, size).clone() for p, size in zip(predictions, sizes_hw, strict=True)
-        ]  # not of inference
+        boxes = [task.get_boxes(p, size_hw) for p, size_hw in zip(predictions, sizes_hw, strict=True)]
         return Detections(
             arrays,
-            rows,
-            make_output_names([image.name for image in images]),
+            [rows.clone() for rows in boxes],  # no inference tensors: those do not allow changes in place
+            make_output_names(names),
             (loading.seconds + preprocess, inference, postprocess),
             self.names,
             (len(arrays), backend.channels, *input_hw),
-            [p.bitmaps for p in predictions if p.bitmaps is not None] or None,
-            semantic=[p.semantic_mask.numpy() for p in predictions if p.semantic_mask is not None] or None,
-            semantic_classes=backend.semantic,
-            probs=[p.probs.clone() for p in predictions if p.probs is not None] or None,
             predictions=predictions,
+            semantic_classes=backend.semantic,
         )
-
-    def _warn_of_size(self, fixed_hw: tuple[int, int]) -> None:
-        """Say once that the file takes one size only."""
-        if not self._warned_of_size:
-            self._warned_of_size = True
-            LOGGER.warning(f"WARNING: size is ignored: the file takes {fixed_hw[0]}x{fixed_hw[1]} only")
 
     def _build_predictor(
         self, backend: Backend, sizes_hw: Sequence[Sequence[int]], longest: int, augment: bool
     ) -> Predictor:
-        """A predictor for images of these sizes, which share one input size."""
+        """A predictor with one input size for images of these sizes."""
         square = find_task(backend.task).square_input
         if square and augment:
             LOGGER.warning("WARNING: augment=True is ignored: a classifier has no test-time augmentation")
@@ -178,9 +167,8 @@ class AutoShape(nn.Module):
     def _autocast(self, backend: Backend) -> torch.autocast:
         return torch.autocast(backend.device.type, enabled=self.amp and backend.device.type == "cuda")
 
-    def _raw(self, backend: Backend, images: Tensor, augment: bool) -> Any:
-        """Raw output for a batch that is ready for the network: floats in [0, 1] (normalized if the task's networks
-        want that), or uint8."""
+    def _compute_raw_output(self, backend: Backend, images: Tensor, augment: bool) -> Any:
+        """Raw output for a network input: floats in [0, 1] or normalized, as the task requires, or uint8."""
         task = find_task(backend.task)
         channels, height, width = images.shape[1:]
         if channels != backend.channels:
@@ -202,7 +190,7 @@ class AutoShape(nn.Module):
     def _profile(self, backend: Backend, count: int, input_hw: tuple[int, int]) -> None:
         network = getattr(backend, "model", None)
         if not isinstance(network, BaseModel | Ensemble):
-            LOGGER.warning("WARNING: profile=True is ignored: only .pt files show their layers")
+            LOGGER.warning("WARNING: profile=True is ignored: it requires a .pt file")
             return
         images = torch.zeros(count, backend.channels, *input_hw, dtype=backend.dtype, device=backend.device)
         with torch.inference_mode(), self._autocast(backend):
@@ -210,14 +198,14 @@ class AutoShape(nn.Module):
 
 
 def compute_batch_shape(sizes_hw: Sequence[Sequence[int]], longest: int, stride: int) -> tuple[int, int]:
-    """Input size for images that share a batch: each scaled to its longer side, around all of them, on the stride."""
+    """Input size of a batch: the smallest multiple of the stride that fits all images, scaled to `longest`."""
     fitted = [fit_size((height, width), (longest, longest)) for height, width in sizes_hw]
     height, width = (math.ceil(max(sides) / stride) * stride for sides in zip(*fitted, strict=True))
     return height, width
 
 
 def _parse_classes(classes: Any) -> list[int] | None:
-    """The classes to keep, None for all; InputError where one is no number."""
+    """The class numbers to keep, None for all; InputError if one is not an integer."""
     if classes is None:
         return None
     numbers = _to_list(classes)
@@ -227,7 +215,7 @@ def _parse_classes(classes: Any) -> list[int] | None:
 
 
 def _parse_size(size: Any) -> int:
-    """The longer side of a wanted size; whole numbers of any type."""
+    """The longer side of `size` in pixels; InputError if it is not one or two positive integers."""
     sides = _to_list(size)
     whole = all(isinstance(side, Integral) and not isinstance(side, bool) and int(side) > 0 for side in sides)
     if len(sides) not in (1, 2) or not whole:
@@ -236,20 +224,20 @@ def _parse_size(size: Any) -> int:
 
 
 def _to_list(value: Any) -> list[Any]:
-    """The values of a sequence, array or tensor; any other value alone."""
+    """The values of a sequence, array or tensor, or a single value."""
     if isinstance(value, np.ndarray | Tensor):
         return list(value.reshape(-1).tolist())
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
 
 
 def _build_backend(model: Any) -> Backend:
-    """What runs the model."""
+    """The backend of a model that `AutoShape` accepts."""
     backend = getattr(model, "backend", model)
     needed = ("names", "stride", "yaml" if isinstance(backend, nn.Module) else "task")
     if not all(hasattr(backend, name) for name in needed):
         raise InputError(
             f"AutoShape takes a DetectMultiBackend or a network, not {type(model).__name__}; "
-            "of a file: AutoShape(DetectMultiBackend('best.pt'))"
+            "for a file: AutoShape(DetectMultiBackend('best.pt'))"
         )
     if not isinstance(backend, nn.Module):
         return backend

@@ -24,7 +24,6 @@ from utils.datasets.sources.frames import SourceFrame
 from utils.imaging.semantic_classes import SemanticClasses
 from utils.metrics.coco import predictions_to_coco
 from utils.ops.boxes import xyxy_to_xywh
-from utils.ops.masks import ObjectMasks
 from utils.predict.writers import CropWriter, MediaWriter
 from utils.tasks.results import ClassResult, DrawStyle, Result
 
@@ -43,15 +42,15 @@ class Detections:
         times: seconds of pre-processing, inference and NMS for all images.
         names: class names by number.
         shape: (B, C, H, W) of the network input.
-        masks: instance masks of each image: `masks[0].polygons()` has rings in pixels, `masks[0].dense()` is
-            (n, H, W) bool.
-        semantic: semantic mask of each image, (H, W) uint8.
+        predictions: output of the model's task for each image, in pixels of the image.
         semantic_classes: names and colors of the semantic classes.
-        probs: (num_classes,) probabilities of each image, from a classifier; `pred` is then a box around the image
-            with the most likely class.
-        predictions: what the model's task predicts for each image, in pixels of the image.
 
     Attributes:
+        masks: instance masks of each image: `masks[0].polygons()` has rings in pixels, `masks[0].dense()` is
+            (n, H, W) bool; None for models without this output.
+        semantic: semantic mask of each image, (H, W) uint8, or None.
+        probs: (num_classes,) probabilities of each image, from a classifier, or None; `pred` is then a box around the
+            image with the most likely class.
         xyxy, xywh: (n, 6) corners, or center and size, in pixels; score; class. xyxyn, xywhn: normalized to 0-1.
         n: number of images. t: milliseconds per image of pre-processing, inference and NMS. s: `shape`.
     """
@@ -66,19 +65,17 @@ class Detections:
         times: Sequence[float] = (0.0, 0.0, 0.0),
         names: Mapping[int, str] | Sequence[str] | None = None,
         shape: Sequence[int] | None = None,
-        masks: Sequence[ObjectMasks] | None = None,
         *,
-        semantic: Sequence[np.ndarray] | None = None,
-        semantic_classes: SemanticClasses | None = None,
-        probs: Sequence[Tensor] | None = None,
         predictions: Sequence[Prediction] = (),
+        semantic_classes: SemanticClasses | None = None,
     ) -> None:
         self.ims, self.pred, self.files = ims, pred, list(files)
         self.times, self.names, self.s = tuple(times), to_names_dict(names or {}), tuple(shape or ())
-        self.n, self.masks = len(ims), None if masks is None else list(masks)
-        self.semantic, self.semantic_classes = None if semantic is None else list(semantic), semantic_classes
-        self.probs = None if probs is None else list(probs)
-        self.predictions = list(predictions)
+        self.n, self.semantic_classes = len(ims), semantic_classes
+        self.predictions = list(predictions) or [Prediction()] * self.n
+        self.masks = [p.bitmaps for p in self.predictions if p.bitmaps is not None] or None
+        self.semantic = [p.semantic_mask.numpy() for p in self.predictions if p.semantic_mask is not None] or None
+        self.probs = [p.probs.clone() for p in self.predictions if p.probs is not None] or None
         self.t = tuple(1000 * seconds / max(self.n, 1) for seconds in self.times)
         self.xyxy = pred
 
@@ -99,31 +96,18 @@ class Detections:
 
     @cached_property
     def results(self) -> list[Result]:
-        """The same as `Result` objects, which draw, crop and count; their images are BGR, without boxes."""
+        """The same as `Result` objects, which draw, crop and count objects; their images are BGR, without boxes."""
         frames = [im[..., ::-1] if im.shape[2] == 3 else im for im in self.ims]
         sources = [SourceFrame(f, np.ascontiguousarray(im), f) for f, im in zip(self.files, frames, strict=True)]
         boxes = [rows.cpu().numpy() for rows in self.pred]
         if self.probs is not None:
             parts = zip(sources, boxes, self.probs, strict=True)
             return [ClassResult(im, rows, self.names, probs=probs.cpu().numpy()) for im, rows, probs in parts]
-        each = zip(sources, boxes, self._masks_each, self._semantic_each, strict=True)
+        parts = zip(sources, boxes, self.masks or [None] * self.n, self.semantic or [None] * self.n, strict=True)
         return [
             Result(im, rows, self.names, masks=masks, semantic_mask=semantic_mask, semantic=self.semantic_classes)
-            for im, rows, masks, semantic_mask in each
+            for im, rows, masks, semantic_mask in parts
         ]
-
-    @property
-    def _masks_each(self) -> Sequence[ObjectMasks | None]:
-        return self.masks or [None] * self.n
-
-    @property
-    def _semantic_each(self) -> Sequence[np.ndarray | None]:
-        nothing: list[np.ndarray | None] = [None] * self.n
-        return self.semantic or nothing
-
-    @property
-    def _probs_each(self) -> Sequence[Tensor | None]:
-        return self.probs or [None] * self.n
 
     def __len__(self) -> int:
         return self.n
@@ -137,8 +121,6 @@ class Detections:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}\n{self}"
-
-    # -- images ------------------------------------------------------------------------------------------------------
 
     def print(self) -> None:
         """Print a summary of each image, and the speed."""
@@ -188,8 +170,6 @@ class Detections:
             for row, (label, crop) in zip(rows, result.extract_crops(), strict=True)
         ]
 
-    # -- tables and other formats --------------------------------------------------------------------------------------
-
     def pandas(self) -> Detections:
         """A copy whose `xyxy`, `xyxyn`, `xywh` and `xywhn` are pandas data frames."""
         package = import_runtime("pandas", needed_for="Detections.pandas()")
@@ -202,7 +182,6 @@ class Detections:
     def tolist(self) -> list[Detections]:
         """One object per image."""
         times = [seconds / max(self.n, 1) for seconds in self.times]
-        lists = (self.ims, self.pred, self.files, self._masks_each, self._semantic_each, self._probs_each)
         return [
             Detections(
                 [im],
@@ -216,7 +195,9 @@ class Detections:
                 semantic_classes=self.semantic_classes,
                 probs=None if probs is None else [probs],
             )
-            for im, rows, file, masks, semantic_mask, probs in zip(*lists, strict=True)
+            for im, rows, file, masks, semantic_mask, probs in zip(
+                self.ims, self.pred, self.files, *outputs, strict=True
+            )
         ]
 
     def to_json(self) -> str:
@@ -236,7 +217,7 @@ class Detections:
             segmentation (RLE).
         """
         items: list[dict[str, Any]] = []
-        for file, rows, masks in zip(self.files, self.pred, self._masks_each, strict=True):
+        for file, rows, masks in zip(self.files, self.pred, self.masks or [None] * self.n, strict=True):
             boxes = predictions_to_coco(rows, file)
             codes = [{}] * len(boxes) if masks is None else [{"segmentation": code} for code in masks.rles()]
             items += [box | code for box, code in zip(boxes, codes, strict=True)]
@@ -258,11 +239,8 @@ class Detections:
 
     def _normalize(self, boxes: list[Tensor]) -> list[Tensor]:
         """Rows with the first four columns divided by width and height."""
-        normalized = []
-        for rows, im in zip(boxes, self.ims, strict=True):
-            height, width = im.shape[:2]
-            normalized.append(rows / rows.new_tensor([width, height, width, height, 1, 1]))
-        return normalized
+        scales = [(im.shape[1], im.shape[0], im.shape[1], im.shape[0], 1, 1) for im in self.ims]
+        return [rows / rows.new_tensor(scale) for rows, scale in zip(boxes, scales, strict=True)]
 
     def _rows(self, boxes: Tensor) -> list[list[Any]]:
         """A list per object: four coordinates, score, class, name."""

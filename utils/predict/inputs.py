@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -20,6 +20,7 @@ from utils.core.downloads import download_image
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.imaging.read import ImageError, decode_image, fit_channels, read_bytes, read_image, to_uint8
+from utils.predict.predictor import bgr_to_rgb
 
 URL = re.compile(r"(https?):/{1,2}(?=[^/])", re.IGNORECASE)  # a Path has lost one of the two slashes
 CHANNEL_COUNTS = (1, 2, 3, 4)  # by which (C, H, W) is distinguished from (H, W, C)
@@ -75,7 +76,7 @@ def _load(value: Any, position: int, channels: int) -> NamedImage:
     """Load one image; ImageError or InputError if it is not an image."""
     name = f"image{position}"
     if isinstance(value, str | os.PathLike):
-        return _load_path(os.fspath(value), channels)
+        return _load_path(os.fsdecode(value), channels)
     if isinstance(value, Image.Image):
         name = str(getattr(value, "filename", "") or name)
         return NamedImage(_to_rgb(_from_pil(value, name, channels), channels, name), name)
@@ -92,9 +93,8 @@ def _load(value: Any, position: int, channels: int) -> NamedImage:
     raise InputError(f"{type(value).__name__} is not an image; give {SUPPORTED}")
 
 
-def _load_path(path: str | bytes, channels: int) -> NamedImage:
+def _load_path(path: str, channels: int) -> NamedImage:
     """Load an image by file name or URL."""
-    path = os.fsdecode(path)
     if not path:
         raise InputError("an empty string is not an image; give a file name or URL")
     if URL.match(path):
@@ -104,7 +104,7 @@ def _load_path(path: str | bytes, channels: int) -> NamedImage:
     if "://" in path:
         raise InputError(f"{path}: only http and https URLs are supported; download the image and give the file")
     if path.lower().endswith(".npy"):
-        return NamedImage(_bgr_to_rgb(read_image(path, channels=channels)), path)
+        return NamedImage(bgr_to_rgb(read_image(path, channels=channels)), path)
     return NamedImage(_decode(read_bytes(path), path, channels), path)
 
 
@@ -114,12 +114,11 @@ def _decode(data: np.ndarray, name: str, channels: int) -> np.ndarray:
         raise ImageError(name, "empty (0 bytes)")
     try:
         frame = decode_image(data, name, channels=channels, warn=lambda why: LOGGER.warning(f"WARNING: {name}: {why}"))
-        return _bgr_to_rgb(frame)
+        return bgr_to_rgb(frame)
     except ImageError:
-        try:
+        image = None
+        with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             image = Image.open(BytesIO(data.data))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            image = None
         if image is None:
             raise
     return _to_rgb(_from_pil(image, name, channels), channels, name)
@@ -134,8 +133,6 @@ def _from_pil(image: Image.Image, name: str, channels: int) -> np.ndarray:
             if image.mode == "I" and deep.size and deep.max() > 255:  # 16-bit values in 32 bits
                 deep = np.clip(deep, 0, 2**16 - 1).astype(np.uint16)
             return _to_bytes(deep, name)
-        if image.mode == "La":  # Pillow converts it through LA only
-            image = image.convert("LA")
         keep_alpha = image.mode == "RGBA" and channels == 4
         return np.asarray(image if keep_alpha else image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -167,8 +164,3 @@ def _to_rgb(array: np.ndarray, channels: int, name: str) -> np.ndarray:
     if array.ndim == 3 and channels == 1 and array.shape[2] in (3, 4):
         array = array[..., 2::-1]  # `fit_channels` expects BGR
     return fit_channels(array, channels, name)
-
-
-def _bgr_to_rgb(frame: np.ndarray) -> np.ndarray:
-    """BGR to RGB; other channel counts are unchanged."""
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if frame.shape[2] == 3 else frame

@@ -9,25 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.backends.base import Backend, Visitor
+from utils.backends.base import Backend
 from utils.backends.pytorch import PyTorchBackend
-from utils.backends.registry import PYTORCH, TRITON, find_format, load_backend
+from utils.backends.registry import FORMATS, PYTORCH, TRITON, find_format, load_backend
 from utils.core.errors import InputError
 from utils.datasets.index.data_yaml import read_spec
+from utils.predict.predictor import build_feature_visitor
 
-FLAGS = {  # attribute -> name of the format for `export.py --include`
-    "jit": "torchscript",
-    "onnx": "onnx",
-    "xml": "openvino",
-    "engine": "engine",
-    "coreml": "coreml",
-    "saved_model": "saved_model",
-    "pb": "pb",
-    "tflite": "tflite",
-    "edgetpu": "edgetpu",
-    "tfjs": "tfjs",
-    "paddle": "paddle",
-}
+FLAGS = {"torchscript": "jit", "openvino": "xml"}  # `Format.include` -> attribute, where they differ
 
 
 class DetectMultiBackend(nn.Module):
@@ -65,8 +54,9 @@ class DetectMultiBackend(nn.Module):
         first = weights if isinstance(weights, str | Path) else next(iter(weights), "")
         kind = find_format(str(first))
         self.pt, self.triton, self.dnn = kind is PYTORCH, kind is TRITON, dnn
-        for flag, include in FLAGS.items():
-            setattr(self, flag, kind.include == include or (flag == "coreml" and kind.title == "CoreML"))
+        for fmt in FORMATS:
+            if fmt.include:
+                setattr(self, FLAGS.get(fmt.include, fmt.include), fmt.title == kind.title)
         names = read_spec(data).names if data and not self.pt else None
         self.backend: Backend = load_backend(
             weights, device=torch.device(device), fp16=fp16, names=names, dnn=dnn, fuse=fuse
@@ -78,17 +68,14 @@ class DetectMultiBackend(nn.Module):
 
     @property
     def task(self) -> str:
-        """Name of the model's task."""
         return self.backend.task
 
     @property
     def device(self) -> torch.device:
-        """Device of the input."""
         return refresh_backend(self.backend).device
 
     @property
     def fp16(self) -> bool:
-        """Whether the input is FP16."""
         return refresh_backend(self.backend).dtype == torch.float16
 
     def forward(self, im: Tensor, augment: bool = False, visualize: Any = False) -> Any:
@@ -103,15 +90,13 @@ class DetectMultiBackend(nn.Module):
         """
         if not isinstance(im, Tensor):
             raise InputError(
-                f"{type(im).__name__}: a model of task {self.task} that is not wrapped takes a (B, C, H, W) tensor of "
+                f"{type(im).__name__}: a model without AutoShape expects a (B, C, H, W) tensor of "
                 f"floats{', normalized as in ImageNet' if self.task == 'classify' else ' in 0-1'}; for files: detect.py"
             )
         backend = refresh_backend(self.backend)
-        return backend.forward(
-            im.to(backend.device, backend.dtype),
-            augment=augment,
-            visualize=_make_visitor(visualize) if visualize else None,
-        )
+        if visualize and not callable(visualize):
+            visualize = build_feature_visitor(Path(visualize))
+        return backend.forward(im.to(backend.device, backend.dtype), augment=augment, visualize=visualize or None)
 
     def warmup(self, imgsz: Sequence[int] = (1, 3, 640, 640)) -> None:
         """Run once if the first run is slower than later ones.
@@ -135,15 +120,3 @@ def refresh_backend(backend: Backend) -> Backend:
         if weight is not None:
             backend.device, backend.dtype = weight.device, weight.dtype
     return backend
-
-
-def _make_visitor(visualize: Any) -> Visitor:
-    """A function that saves the output of every layer to a folder, or the given function."""
-    if callable(visualize):
-        return visualize
-    from utils.plots import save_feature_maps  # imports matplotlib, which takes half a second
-
-    def save(layer: nn.Module, output: Any) -> None:
-        save_feature_maps(output, str(layer.type), int(layer.i), Path(visualize))  # type: ignore[arg-type]
-
-    return save

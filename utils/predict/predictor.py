@@ -1,19 +1,22 @@
-"""From images to predictions: pre-processing, inference, post-processing."""
+"""Predictor: pre-processing, inference and post-processing of images."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from torch import nn
 
 from utils.backends.base import Backend, Visitor
 from utils.core.device import Stopwatch
 from utils.core.types import Batch, Prediction
 from utils.ops.network_input import InputBuffer
-from utils.tasks.base import PostprocessOptions
+from utils.tasks.options import PostprocessOptions
 from utils.tasks.registry import find_task
 
 
@@ -21,10 +24,10 @@ class Predictor:
     """Runs one backend over images of any size.
 
     Args:
-        backend: the loaded model; its task fits images to the input and post-processes the output.
+        backend: the loaded model, whose task does the pre-processing and post-processing.
         options: of the post-processing.
-        size_hw: input size, multiples of the backend's stride; ignored if the backend takes one size only.
-        auto: pad images to the smallest rectangle within the size, where size and task allow it.
+        size_hw: input size, multiples of the backend's stride; ignored if the backend has a fixed size.
+        auto: pad images to the smallest rectangle within the size, if size and task allow it.
         augment: test-time augmentation.
         rgb: images of three channels are RGB, not BGR.
 
@@ -54,11 +57,11 @@ class Predictor:
     def predict(
         self, frames: Sequence[np.ndarray], *, paths: Sequence[str] = (), visualize: Visitor | None = None
     ) -> tuple[list[Prediction], tuple[int, int]]:
-        """Predictions for images that fit one input size, and that size (height, width).
+        """Predict images that fit one input size; returns the predictions and that size (height, width).
 
         Args:
             frames: (H, W, C) uint8 each, BGR if C = 3 (RGB with `rgb`).
-            paths: their names.
+            paths: file names of the frames.
             visualize: called with every layer and its output.
         """
         preprocess, inference, postprocess = self.watches
@@ -72,21 +75,31 @@ class Predictor:
         return predictions, (int(images.shape[2]), int(images.shape[3]))
 
     def _get_buffer(self) -> InputBuffer:
-        if not hasattr(self._buffers, "own"):
+        if not hasattr(self._buffers, "input"):
             backend = self.backend
-            self._buffers.own = InputBuffer(
+            self._buffers.input = InputBuffer(
                 backend.device, backend.dtype, self.task.pixels, has_thread_pool=backend.has_thread_pool
             )
-        return self._buffers.own
+        return self._buffers.input
 
     def _build_batch(self, frames: Sequence[np.ndarray], paths: Sequence[str]) -> Batch:
         fitted = [self.task.fit(frame, self.size_hw, auto=self.auto, stride=self.backend.stride) for frame in frames]
         tensors = [torch.from_numpy(frame if self.rgb else bgr_to_rgb(frame)) for frame, _ in fitted]
-        images = torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
+        images = torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]  # a view, without a copy
         images = images.permute(0, 3, 1, 2)  # (B, C, H, W), laid out channels_last
         return Batch(images, torch.zeros(0, 6), list(paths), [fit for _, fit in fitted])
 
 
 def bgr_to_rgb(frame: np.ndarray) -> np.ndarray:
-    """Three channels from BGR to RGB; other channel counts as they are."""
+    """BGR to RGB; other channel counts are unchanged."""
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if frame.shape[2] == 3 else frame
+
+
+def build_feature_visitor(folder: Path) -> Visitor:
+    """A function that saves the feature maps of a layer as an image in `folder`."""
+    from utils.plots import save_feature_maps  # imports matplotlib, which takes half a second
+
+    def save(layer: nn.Module, output: Any) -> None:
+        save_feature_maps(output, str(layer.type), int(layer.i), folder)  # type: ignore[arg-type]
+
+    return save

@@ -1,4 +1,4 @@
-"""One run of detect.py: source, model and writers from its settings, then image by image."""
+"""Inference runs (detect.py): build source, model and writers, then predict image by image."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from models.checkpoint import strip_checkpoint
 from models.yolo import check_image_size
-from utils.backends.base import Backend, Visitor, has_nms
+from utils.backends.base import Backend, has_nms
 from utils.backends.registry import PYTORCH, find_format, load_backend
 from utils.config.base import ROOT, format_flags
 from utils.config.detect import DetectConfig
@@ -27,7 +24,7 @@ from utils.datasets.sources.frames import Source, SourceFrame
 from utils.datasets.sources.media import MediaSource
 from utils.datasets.sources.streams import StreamTiming
 from utils.predict.pipeline import BackgroundWriter, prefetch, write_all
-from utils.predict.predictor import Predictor
+from utils.predict.predictor import Predictor, build_feature_visitor
 from utils.predict.writers import (
     CropWriter,
     CsvWriter,
@@ -40,20 +37,20 @@ from utils.predict.writers import (
     WindowViewer,
     Writer,
 )
-from utils.tasks.base import PREDICT_DEFAULTS
 from utils.tasks.networks import find_weights
+from utils.tasks.options import PREDICT_DEFAULTS
 from utils.tasks.registry import find_task
 from utils.tasks.results import DrawStyle, Result
 
 
 @dataclass(frozen=True)
 class DetectSummary:
-    """What a run did.
+    """Outcome of a run.
 
     Attributes:
         save_dir: the run folder; None if nothing was saved.
         images: number of images and video frames.
-        problems: one line for each input that could not be used.
+        problems: one line for each input that could not be read.
     """
 
     save_dir: Path | None
@@ -62,34 +59,32 @@ class DetectSummary:
 
 
 def detect(config: DetectConfig) -> DetectSummary:
-    """Predict every image of the source and pass the results to the writers.
+    """Run inference on the source and write the results.
 
     Raises:
-        InputError: a setting, the model or the whole source cannot be used.
+        InputError: a setting, the model or the whole source is invalid.
     """
     config = config.check()
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
-    check_update(config)
+    if config.update and not is_pytorch(config):
+        raise InputError(f"--update: strips .pt checkpoints, not {config.weights[0]}; leave the flag out")
     options = SourceOptions(config.vid_stride, config.watch, timing=StreamTiming(idle_timeout_s=config.stream_timeout))
-    with closing(open_source(find_source(config.source), options)) as source:  # a wrong one costs no model to be loaded
+    with closing(open_source(find_source(config.source), options)) as source:  # fail before the model is loaded
         names = None if is_pytorch(config) else load_class_names(config)
         backend = load_backend(config.weights, device=device, fp16=config.half, names=names, dnn=config.dnn)
         config = adapt_to_task(config, backend).check()
         if config.submit and backend.semantic is None:
-            raise InputError(f"--submit: {config.weights[0]} gives no semantic masks; leave the flag out")
+            raise InputError(f"--submit: {config.weights[0]} predicts no semantic masks; leave the flag out")
         predictor = build_predictor(config, backend)
         style = DrawStyle(config.line_thickness, config.hide_labels, config.hide_conf)
-        with ExitStack() as stack:
-            viewers: list[Writer] = [WindowViewer(style)] if config.view_img else []
-            for viewer in viewers:
-                stack.callback(viewer.close)
-            save_dir = choose_run_folder(config)
-            if save_dir is not None and isinstance(source, MediaSource):
-                source.ignore_folder(save_dir)
-            writers = build_writers(config, style, save_dir)
-            features_dir = save_dir if config.visualize else None
-            images = run_images(source, predictor, writers, viewers=viewers, features_dir=features_dir)
+        viewers = [WindowViewer(style)] if config.view_img else []
+        save_dir = make_save_dir(config)
+        if save_dir is not None and isinstance(source, MediaSource):
+            source.ignore_folder(save_dir)
+        writers = build_writers(config, style, save_dir)
+        features_dir = save_dir if config.visualize else None
+        images = run_images(source, predictor, writers, viewers=viewers, features_dir=features_dir)
         if config.update:
             for file in config.weights:
                 strip_checkpoint(find_weights(file))
@@ -98,28 +93,22 @@ def detect(config: DetectConfig) -> DetectSummary:
 
 
 def find_source(source: str) -> str:
-    """The source, looked for below the repository where it is not below the working directory."""
-    ours = ROOT / source
-    there = os.path.exists(source)  # noqa: PTH110 - no error where a folder cannot be looked into
-    return str(ours) if source.strip() and not there and os.path.exists(ours) else source  # noqa: PTH110
+    """The source; a path that exists only below the repository, such as data/images, becomes absolute."""
+    fallback = ROOT / source
+    exists = os.path.exists(source)  # noqa: PTH110 - False for a folder that is not readable, too
+    return str(fallback) if source.strip() and not exists and os.path.exists(fallback) else source  # noqa: PTH110
 
 
 def is_pytorch(config: DetectConfig) -> bool:
-    """Whether the weights are checkpoints, which know their class names and can be stripped."""
+    """Whether the weights are checkpoints, which contain their class names and can be stripped."""
     return all(find_format(file) is PYTORCH for file in config.weights)
 
 
-def check_update(config: DetectConfig) -> None:
-    """InputError for --update of files that hold no training state."""
-    if config.update and not is_pytorch(config):
-        raise InputError(f"--update: strips .pt checkpoints, not {config.weights[0]}; leave the flag out")
-
-
 def load_class_names(config: DetectConfig) -> dict[int, str] | None:
-    """Class names of the --data YAML; None where it is the default one and not there.
+    """Class names of the --data YAML; None if the default YAML is missing.
 
     Raises:
-        InputError: the YAML was asked for and cannot be used.
+        InputError: the YAML was given explicitly and is invalid.
     """
     try:
         return read_spec(config.data).names
@@ -130,10 +119,10 @@ def load_class_names(config: DetectConfig) -> dict[int, str] | None:
 
 
 def adapt_to_task(config: DetectConfig, backend: Backend) -> DetectConfig:
-    """The settings with the defaults of the model's task; those that it ignores are named and reset.
+    """Apply the defaults of the model's task; warn of settings that it ignores and reset them.
 
     Raises:
-        InputError: as `BaseConfig.adapted`, or a setting does not suit the model.
+        InputError: as `BaseConfig.adapt_to`, or a setting does not suit the model.
     """
     task = find_task(backend.task)
     config, defaults = config.adapt_to(task.predict_config), task.predict_config()
@@ -145,7 +134,7 @@ def adapt_to_task(config: DetectConfig, backend: Backend) -> DetectConfig:
 
 
 def build_predictor(config: DetectConfig, backend: Backend) -> Predictor:
-    """The predictor of these settings, warmed up."""
+    """Build the predictor and warm up the backend."""
     height, width = config.size_hw
     rounded = check_image_size(height, backend.stride)
     size_hw = (rounded, rounded if width == height else check_image_size(width, backend.stride))
@@ -167,19 +156,19 @@ def build_predictor(config: DetectConfig, backend: Backend) -> Predictor:
     return predictor
 
 
-def choose_run_folder(config: DetectConfig) -> Path | None:
-    """The run folder, made; None where no flag asks for a file."""
-    wanted = (not config.nosave, config.save_txt, config.save_csv, config.save_crop, config.visualize)
-    if not any((*wanted, config.save_as_video, config.submit)):
+def make_save_dir(config: DetectConfig) -> Path | None:
+    """Create the run folder; None if nothing is to be saved."""
+    flags = (config.save_txt, config.save_csv, config.save_crop, config.visualize, config.save_as_video, config.submit)
+    if config.nosave and not any(flags):
         return None
     return make_run_folder(increment_path(Path(config.project) / config.name, config.exist_ok))
 
 
 def build_writers(config: DetectConfig, style: DrawStyle, save_dir: Path | None) -> list[Writer]:
-    """What the settings want saved of each result."""
+    """The writers that the flags select; none without a run folder."""
     writers: list[Writer] = []
     if (config.save_conf or "save_format" in config.explicit) and not config.save_txt:
-        LOGGER.warning("WARNING: --save-conf and --save-format do nothing without --save-txt")
+        LOGGER.warning("WARNING: --save-conf and --save-format are ignored without --save-txt")
     if save_dir is None:
         return writers
     if config.save_crop:
@@ -207,46 +196,47 @@ def run_images(
     features_dir: Path | None = None,
     overlap: bool = True,
 ) -> int:
-    """Predict, log, show and write every frame of the source; the number of frames.
+    """Predict, log, show and write every frame of the source; returns the number of frames.
 
-    Files are read ahead and results written behind by a thread each, the network and the windows stay in this one.
-    The writers are closed.
+    Two threads read files ahead and write results; the network and the windows run in this thread. Writers and viewers
+    are closed at the end.
 
     Args:
         viewers: writers that have to be called in this thread.
         features_dir: folder for the feature maps of every layer.
-        overlap: False does one thing after the other.
+        overlap: use the two threads.
     """
     images = 0
     with ExitStack() as stack:
-        behind: list[Writer] = [BackgroundWriter(writers)] if overlap and writers else list(writers)
-        for writer in behind:
+        if overlap and writers:
+            writers = [BackgroundWriter(writers)]
+        for writer in (*viewers, *writers):
             stack.callback(writer.close)
         batches = source.batches(predictor.backend.channels)
         if overlap and not source.live:
             batches = prefetch(batches)
         stack.enter_context(closing(batches))  # type: ignore[type-var]
-        stack.callback(source.close)  # first of all, since the reader may wait for it
+        stack.callback(source.close)  # called first, since the reader may wait for it
         try:
             for items in batches:
                 for result in predict_frames(items, predictor, features_dir):
                     images += 1
-                    write_all(behind, result)
-                    LOGGER.info(result.format_log())  # after it, so that what the log names survives a Ctrl-C
+                    write_all(writers, result)
+                    LOGGER.info(result.format_log())  # a logged result is written even after Ctrl-C
                     write_all(viewers, result)
         except StopRunning:
-            LOGGER.info("ended by the key q")
+            LOGGER.info("stopped by key q")
         except KeyboardInterrupt:
             if not source.endless:
                 raise
-            LOGGER.info("ended by Ctrl-C")
+            LOGGER.info("stopped by Ctrl-C")
     return images
 
 
 def predict_frames(
     items: Sequence[SourceFrame], predictor: Predictor, features_dir: Path | None = None
 ) -> Iterator[Result]:
-    """The results of frames; those that fit one input size go through the network together."""
+    """Results of the frames; those with the same input size form a batch."""
     backend = predictor.backend
     groups: dict[tuple[int, ...], list[SourceFrame]] = {}
     for item in items:
@@ -255,7 +245,7 @@ def predict_frames(
     for group in batches:
         before = [watch.seconds for watch in predictor.watches]
         frames, paths = [item.frame for item in group], [item.path for item in group]
-        visualize = build_feature_visitor(features_dir, group[0])
+        visualize = None if features_dir is None else build_feature_visitor(features_dir / _get_stem(group[0]))
         predictions, input_hw = predictor.predict(frames, paths=paths, visualize=visualize)
         seconds = [watch.seconds - start for watch, start in zip(predictor.watches, before, strict=True)]
         preprocess, inference, postprocess = (1000 * value / len(group) for value in seconds)
@@ -264,27 +254,18 @@ def predict_frames(
             yield predictor.task.build_result(item, prediction, backend.names, input_hw, ms, backend.semantic)
 
 
-def build_feature_visitor(folder: Path | None, item: SourceFrame) -> Visitor | None:
-    """What saves the maps of each layer below `<folder>/<stem>/`; None without a folder."""
-    if folder is None:
-        return None
-    from utils.plots import save_feature_maps  # matplotlib takes half a second to import and this is its only use
-
-    target = folder / (Path(item.path).stem if item.number is None else f"{Path(item.path).stem}_{item.number}")
-
-    def save(layer: nn.Module, output: Any) -> None:
-        save_feature_maps(output, str(layer.type), int(layer.i), target)  # type: ignore[arg-type]
-
-    return save
+def _get_stem(frame: SourceFrame) -> str:
+    stem = Path(frame.path).stem
+    return stem if frame.number is None else f"{stem}_{frame.number}"
 
 
 def report(source: Source, predictor: Predictor, save_dir: Path | None, images: int) -> None:
-    """The last lines of the log; InputError if no input could be used."""
+    """Log speed, output folder and problems; InputError if no input could be read."""
     problems = source.problems
     if not images and problems:
-        raise InputError(f"none of {source.num_inputs} inputs could be used; the first: {problems[0]}")
+        raise InputError(f"none of {source.num_inputs} inputs could be read; the first: {problems[0]}")
     if not images and not source.endless:
-        raise InputError("--source: no images, standard input named no paths")
+        raise InputError("--source: standard input lists no images")
     if images:
         preprocess, inference, nms = (f"{1000 * watch.seconds / images:.1f}ms" for watch in predictor.watches)
         shape = (1, predictor.backend.channels, *predictor.size_hw)
@@ -294,4 +275,4 @@ def report(source: Source, predictor: Predictor, save_dir: Path | None, images: 
         count = f", {len(list(texts.glob('*.txt')))} text files in {texts}" if texts.is_dir() else ""
         LOGGER.info(f"Results saved to {save_dir}{count}")
     if problems:
-        LOGGER.warning(f"WARNING: {len(problems)} of {source.num_inputs} inputs could not be used fully, named above")
+        LOGGER.warning(f"WARNING: {len(problems)} of {source.num_inputs} inputs had problems, listed above")

@@ -35,7 +35,8 @@ class Writer(Protocol):
     """Writes the results of a run, one per image."""
 
     def write(self, result: Result) -> None: ...
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Finish the files."""
 
 
 class VideoFile:
@@ -52,7 +53,7 @@ class VideoFile:
         InputError: OpenCV cannot write the file, or has not written all of it.
     """
 
-    def __init__(self, file: Path, size_hw: tuple[int, int], fps: float) -> None:
+    def __init__(self, file: Path, size_hw: tuple[int, ...], fps: float) -> None:
         self.file, self.size_hw, self.fps = file, size_hw, fps
         self.frames = 0
         self._last: int | None = None
@@ -62,7 +63,6 @@ class VideoFile:
             raise InputError(f"{file}: OpenCV cannot write this video; add --nosave, or check the disk")
 
     def append(self, annotated: np.ndarray, source: SourceFrame) -> None:
-        """Add the annotated image of a frame."""
         repeats = 1
         if source.live and source.number is not None and self._last is not None:
             repeats = min(max((source.number - self._last) // source.step, 1), max(round(self.fps), 1))
@@ -85,14 +85,13 @@ class VideoFile:
             )
 
 
-class MediaWriter:
+class MediaWriter(Writer):
     """Saves annotated images under their file names, annotated videos and streams as .mp4.
 
     A video whose frame size changes continues in `<name>_2.mp4`.
 
     Args:
         folder: existing folder.
-        style: how results are drawn.
         names: names of output files, shared by all writers of the folder.
     """
 
@@ -112,34 +111,31 @@ class MediaWriter:
         imwrite(self.folder / self._names.assign(str(path), path.stem, suffix), annotated)
 
     def close(self) -> None:
-        """Finish the open videos."""
         with ExitStack() as stack:
             for video in self._videos.values():
                 stack.callback(video.close)
             self._videos.clear()
 
     def _append(self, annotated: np.ndarray, source: SourceFrame) -> None:
-        height, width = annotated.shape[:2]
         video = self._videos.get(source.path)
         if video is None and not source.live:
             self.close()  # files come one after another
-        if video is None or video.size_hw != (height, width):
+        if video is None or video.size_hw != annotated.shape[:2]:
             if video is not None:
                 video.close()
             self._parts[source.path] += 1
             part = self._parts[source.path]
-            owner = source.path if part == 1 else f"{source.path} from {width}x{height} on (part {part})"
+            owner = source.path if part == 1 else f"{source.path} (part {part})"
             file = self.folder / self._names.assign(owner, Path(source.path).stem, ".mp4")
-            video = self._videos[source.path] = VideoFile(file, (height, width), source.fps)
+            video = self._videos[source.path] = VideoFile(file, annotated.shape[:2], source.fps)
         video.append(annotated, source)
 
 
-class SlideshowWriter:
+class SlideshowWriter(Writer):
     """Saves all annotated images (not videos) as frames of one .mp4, letterboxed to the size of the first.
 
     Args:
         folder: existing folder.
-        style: how results are drawn.
     """
 
     def __init__(self, folder: Path, style: DrawStyle) -> None:
@@ -147,25 +143,21 @@ class SlideshowWriter:
         self._video: VideoFile | None = None
 
     def write(self, result: Result) -> None:
-        """Append the image."""
         if result.source.number is not None:
             return
         annotated = result.draw(self.style)
         if self._video is None:
-            self._video = VideoFile(
-                self.folder / SLIDESHOW_FILE, (annotated.shape[0], annotated.shape[1]), SLIDESHOW_FPS
-            )
+            self._video = VideoFile(self.folder / SLIDESHOW_FILE, annotated.shape[:2], SLIDESHOW_FPS)
         if annotated.shape[:2] != self._video.size_hw:
             annotated, _ = letterbox(annotated, self._video.size_hw)
         self._video.append(annotated, result.source)
 
     def close(self) -> None:
-        """Finish the video."""
         if self._video is not None:
             self._video.close()
 
 
-class SemanticMaskWriter:
+class SemanticMaskWriter(Writer):
     """Saves the semantic mask of each image: class numbers in `<stem>_mask.png`, colors in `<stem>_color.png`.
 
     Args:
@@ -173,9 +165,8 @@ class SemanticMaskWriter:
         names: as for `MediaWriter`.
     """
 
-    def __init__(self, folder: Path, names: UniqueNames | None = None) -> None:
-        self.folder = folder
-        self._names = UniqueNames() if names is None else names
+    def __init__(self, folder: Path, names: UniqueNames) -> None:
+        self.folder, self._names = folder, names
 
     def write(self, result: Result) -> None:
         """Save the semantic mask of one image; frames of videos are skipped."""
@@ -186,11 +177,8 @@ class SemanticMaskWriter:
             name = self._names.assign(f"{path} ({kind})", f"{Path(path).stem}_{kind}", ".png")
             imwrite(self.folder / name, pixels)
 
-    def close(self) -> None:
-        """Nothing to close."""
 
-
-class SubmissionWriter:
+class SubmissionWriter(Writer):
     """Saves semantic masks for a benchmark server: `<stem>_pred.png` with the label numbers of the data set.
 
     Args:
@@ -209,11 +197,8 @@ class SubmissionWriter:
             name = self._names.assign(path, f"{Path(path).stem}_pred", ".png")
             imwrite(self.folder / name, to_source_ids(semantic_mask, classes))
 
-    def close(self) -> None:
-        """Nothing to close."""
 
-
-class TextWriter:
+class TextWriter(Writer):
     """Appends a line per object to `<stem>.txt`, for videos `<stem>_<frame>.txt`; no file without objects.
 
     A second input with the same stem gets `<stem>_2.txt`, with a warning.
@@ -230,7 +215,6 @@ class TextWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, result: Result) -> None:
-        """Append the lines of one image."""
         if lines := result.to_text_lines(with_score=self.with_score, corners=self.corners):
             path, number = result.source.path, result.source.number
             stem = self._names.assign(path, Path(path).stem, "")
@@ -238,11 +222,8 @@ class TextWriter:
             with open(file, "a", encoding="utf-8") as stream:
                 stream.writelines(line + "\n" for line in lines)
 
-    def close(self) -> None:
-        """Nothing to close."""
 
-
-class CsvWriter:
+class CsvWriter(Writer):
     """Writes a CSV table with a row per object: file name, class name, score.
 
     Args:
@@ -255,19 +236,17 @@ class CsvWriter:
         self._csv.writerow(("Image Name", "Prediction", "Confidence"))
 
     def write(self, result: Result) -> None:
-        """Append the rows of one image."""
         name = Path(result.source.path).name
         with add_path_to_errors(self._stream.name):
             for label, score in zip(result.labels, result.boxes[:, 4].tolist(), strict=True):
                 self._csv.writerow((name, label, f"{score:.5f}"))
 
     def close(self) -> None:
-        """Flush and close the table."""
         with add_path_to_errors(self._stream.name):
             self._stream.close()
 
 
-class CropWriter:
+class CropWriter(Writer):
     """Saves the crop of each object to `<class>/<stem>.jpg`, `<stem>2.jpg`, ...; those with transparency as .png.
 
     Crops of frame 1 of a video are `<video>_1.jpg`, `<video>_1_2.jpg`, ...
@@ -281,7 +260,6 @@ class CropWriter:
         self._last: Counter[Path] = Counter()  # number of the last crop of each stem, for images
 
     def write(self, result: Result) -> None:
-        """Save the crops of one image."""
         last = self._last if result.source.number is None else Counter[Path]()
         separator = "" if result.source.number is None else "_"
         for label, crop in result.extract_crops():
@@ -290,9 +268,6 @@ class CropWriter:
                 transparent = crop.shape[2] == 4
                 name = self._find_free_name(base, last, separator, ".png" if transparent else ".jpg")
                 imwrite(name, crop, quality=None if transparent else CROP_JPEG_QUALITY)
-
-    def close(self) -> None:
-        """Nothing to close."""
 
     def _find_free_name(self, base: Path, last: Counter[Path], separator: str, suffix: str) -> Path:
         """The next unused name of this stem and suffix, after number `last[base]`."""
@@ -304,7 +279,7 @@ class CropWriter:
                 return name
 
 
-class WindowViewer:
+class WindowViewer(Writer):
     """Shows each source in a window; the key q ends the run.
 
     Raises:
@@ -331,5 +306,4 @@ class WindowViewer:
             raise StopRunning
 
     def close(self) -> None:
-        """Close the windows."""
         cv2.destroyAllWindows()

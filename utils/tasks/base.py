@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from models.graph import load_model_yaml
 from models.yolo import BaseModel
@@ -19,16 +20,19 @@ from utils.config.detect import DetectConfig
 from utils.config.hyp import Hyperparameters
 from utils.config.train import TrainConfig
 from utils.config.val import ValConfig
-from utils.core.types import Batch, EvalResult, Letterbox, Prediction
+from utils.core.types import Batch, EvalResult, Letterbox, Prediction, Sample
 from utils.datasets.index.data_yaml import DataSpec, load_spec
 from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.loader import build_loader
+from utils.datasets.masks import MaskBuilder
 from utils.datasets.sources.frames import SourceFrame
-from utils.datasets.step_loader import StepLoader
+from utils.datasets.step_loader import ParallelLoader, StepLoader
 from utils.imaging.letterbox import letterbox
 from utils.imaging.semantic_classes import SemanticClasses
 from utils.losses.result import LossResult, Reduce, keep_local
-from utils.metrics.agreement import Agreement, Tolerance
+from utils.metrics.agreement import Agreement, Comparison
 from utils.ops.network_input import PixelStatistics
+from utils.tasks.options import DataOptions, PostprocessOptions, SpecificOptions, TaskOptions
 from utils.tasks.results import Result
 
 if TYPE_CHECKING:
@@ -48,105 +52,6 @@ class Fit(Protocol):
     def __call__(
         self, frame: np.ndarray, size_hw: tuple[int, int], /, *, auto: bool = False, stride: int = 32
     ) -> tuple[np.ndarray, Letterbox]: ...
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """How images are loaded.
-
-    Attributes:
-        imgsz: side of the network input in pixels, already a multiple of `stride`.
-        batch_size: images in a batch.
-        workers: loader processes, at most.
-        cache: None, "ram", "disk" or "val" (the validation split in RAM).
-        rect, quad, single_cls: as the flags of train.py.
-        stride: largest stride of the network.
-        fixed_hw: the only input size of an exported model, which all images are fitted into; None if it takes any.
-        mosaic_epochs: number of epochs with mosaic, the first ones; None for all.
-        pin_memory: load into page-locked memory, from which CUDA copies faster.
-    """
-
-    imgsz: int = 640
-    batch_size: int = 16
-    workers: int = 8
-    seed: int = 0
-    cache: str | None = None
-    rect: bool = False
-    quad: bool = False
-    single_cls: bool = False
-    stride: int = 32
-    fixed_hw: tuple[int, int] | None = None
-    mosaic_epochs: int | None = None
-    pin_memory: bool = False
-
-    @property
-    def train_cache(self) -> str | None:
-        """Where the training split is cached."""
-        return None if self.cache == "val" else self.cache
-
-    @property
-    def val_cache(self) -> str | None:
-        """Where a split that is only measured is cached."""
-        return "ram" if self.cache == "val" else self.cache
-
-
-@dataclass(frozen=True)
-class PostprocessOptions:
-    """From the output of a network to predictions; the defaults are those of validation.
-
-    Attributes:
-        conf_thres, iou_thres, classes, agnostic, max_det, multi_label: as in `non_max_suppression`.
-        single_cls: all classes are one.
-        original: in pixels of the original images; else of the network input.
-        round_boxes: round the corners to whole pixels.
-        retina_masks: upsample masks to the original image before they are thresholded; else to the network input.
-    """
-
-    conf_thres: float = 0.001
-    iou_thres: float = 0.6
-    classes: Sequence[int] | None = None
-    agnostic: bool = False
-    max_det: int = 300
-    multi_label: bool = True
-    single_cls: bool = False
-    original: bool = False
-    round_boxes: bool = False
-    retina_masks: bool = False
-
-
-PREDICT_DEFAULTS = PostprocessOptions(0.25, 0.45, max_det=1000, multi_label=False, original=True)
-
-
-@dataclass(frozen=True)
-class SpecificOptions:
-    """Settings that one task reads; a subclass has fields named as those of the task's configs."""
-
-    @classmethod
-    def from_train_config(cls, config: TrainConfig) -> Self:
-        """The settings of a training run."""
-        return cls(**{f.name: getattr(config, f.name) for f in fields(cls)})
-
-    @classmethod
-    def from_val_config(cls, config: ValConfig) -> Self:
-        """The settings of a validation run."""
-        return cls()
-
-
-@dataclass(frozen=True)
-class TaskOptions:
-    """Settings of a run that a task needs.
-
-    Attributes:
-        data: how images are loaded.
-        postprocess: of validation.
-        specific: what only this task reads, an object of its `options_type`; None for the defaults.
-        verbose: a table row per class and every message about the labels.
-    """
-
-    data: DataOptions = field(default_factory=DataOptions)
-    postprocess: PostprocessOptions = field(default_factory=PostprocessOptions)
-    specific: Any = None
-    verbose: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,6 +123,7 @@ class Task(ABC):
         csv_width: characters of a column of results.csv.
         lr_column: prefix of its learning-rate columns. logs_all_lrs: one per parameter group.
         train_plots: files of the first training batches.
+        val_pad: strides of padding around rectangular validation images, as in the published results.
         val_plots: files of the first validation batches, with labels ("" for none) and with predictions.
         main_metrics: titles, and names in `EvalResult.metrics`, of what an exported model is judged by.
         pixels: how the input is normalized; None leaves it in [0, 1].
@@ -245,6 +151,7 @@ class Task(ABC):
     lr_column: ClassVar[str] = "x/lr"
     logs_all_lrs: ClassVar[bool] = True
     train_plots: ClassVar[tuple[str, ...]] = tuple(f"train_batch{i}.jpg" for i in range(3))
+    val_pad: ClassVar[float] = 0.5
     val_plots: ClassVar[tuple[tuple[str, str], ...]] = tuple(
         (f"val_batch{i}_labels.jpg", f"val_batch{i}_pred.jpg") for i in range(3)
     )
@@ -319,13 +226,53 @@ class Task(ABC):
     def get_index(self, split: str) -> ImageIndex:
         """The verified images and labels of a split, read once."""
 
-    @abstractmethod
     def build_train_loader(self) -> StepLoader:
         """Augmented training batches."""
+        data = self.options.data
+        return self._build_loader(
+            "train", augment=True, shuffle=not data.rect, batch_size=data.batch_size, rect=data.rect, pad=0.0
+        )
+
+    def build_eval_loader(
+        self, split: str, *, batch_size: int | None = None, rect: bool = True, pad: float | None = None
+    ) -> StepLoader:
+        """Batches of a split without augmentation.
+
+        Args:
+            batch_size: None for that of the options.
+            rect: letterbox the images of a batch into the smallest rectangle, plus `pad` strides (None: `val_pad`).
+        """
+        data = self.options.data
+        return self._build_loader(
+            split,
+            augment=False,
+            shuffle=False,
+            batch_size=batch_size or data.batch_size,
+            rect=rect and data.fixed_hw is None,
+            pad=self.val_pad if pad is None else pad,
+        )
+
+    def _build_loader(self, split: str, *, augment: bool, shuffle: bool, batch_size: int, **shape: Any) -> StepLoader:
+        data = self.options.data
+        loader = build_loader(
+            self.build_dataset(split, augment=augment, batch_size=batch_size, **shape),
+            batch_size=batch_size,
+            workers=data.workers,
+            shuffle=shuffle,
+            seed=data.seed,
+            quad=data.quad and augment,
+            pin_memory=data.pin_memory,
+            masks=self.get_mask_builder(augment=augment),
+        )
+        return ParallelLoader(loader)
 
     @abstractmethod
-    def build_eval_loader(self, split: str, **overrides: Any) -> StepLoader:
-        """Batches of a split as they are; `batch_size`, and `rect` and `pad` where images are letterboxed."""
+    def build_dataset(self, split: str, *, augment: bool, batch_size: int, rect: bool, pad: float) -> Dataset[Sample]:
+        """The samples of a split; `rect` and `pad` as in `build_eval_loader`."""
+
+    def get_mask_builder(self, *, augment: bool) -> MaskBuilder | None:
+        """What builds the instance masks of training or validation batches; None for no masks."""
+        return None
 
     @abstractmethod
     def compute_image_weights(self, per_class: np.ndarray) -> np.ndarray:
@@ -478,21 +425,12 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def compare_outputs(
-        cls,
-        reference: Sequence[Tensor],
-        outputs: Any,
-        size_hw: tuple[int, int],
-        tolerance: Tolerance,
-        nms: Mapping[str, Any],
-    ) -> Agreement:
+    def compare_outputs(cls, reference: Sequence[Tensor], outputs: Any, settings: Comparison) -> Agreement:
         """Post-process the outputs of PyTorch and of an exported file for one batch and count what agrees.
 
         Args:
             reference: PyTorch's raw outputs, on the CPU.
             outputs: those of the file, or its `NMSOutput` detections.
-            size_hw: network input, pixels.
-            nms: keyword arguments of `non_max_suppression`.
         """
 
     @classmethod

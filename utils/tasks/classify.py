@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.checkpoint import transfer_weights
 from models.classifiers import (
     TORCHVISION_KEY,
+    TORCHVISION_STRIDE,
     build_classifier,
     load_classifier_graph,
     load_torchvision_weights,
@@ -36,16 +37,15 @@ from utils.datasets.image_weights import class_weights, image_weights
 from utils.datasets.index.class_folders import load_class_data, load_class_index
 from utils.datasets.index.data_yaml import DataSpec
 from utils.datasets.index.image_index import ImageIndex
-from utils.datasets.loader import build_loader
 from utils.datasets.sources.frames import SourceFrame
-from utils.datasets.step_loader import ParallelLoader, StepLoader
 from utils.imaging.semantic_classes import SemanticClasses
 from utils.losses.classification import classification_loss, compute_class_weights
 from utils.losses.result import LossResult, Reduce, keep_local
-from utils.metrics.agreement import Agreement, Tolerance
+from utils.metrics.agreement import Agreement, Comparison
 from utils.metrics.classification import ClassificationEvaluator
 from utils.ops.network_input import IMAGENET
-from utils.tasks.base import Postprocess, PostprocessOptions, SpecificOptions, Task, TaskOptions
+from utils.tasks.base import Postprocess, Task
+from utils.tasks.options import PostprocessOptions, SpecificOptions, TaskOptions
 from utils.tasks.results import ClassResult, make_top1_box
 
 if TYPE_CHECKING:
@@ -102,7 +102,6 @@ class ClassificationTask(Task):
 
     @classmethod
     def build_train_options(cls, config: TrainConfig, **resolved: Any) -> TaskOptions:
-        """As `Task.build_train_options`."""
         assert isinstance(config, ClassifyTrainConfig)
         return replace(super().build_train_options(config, **resolved), verbose=config.verbose)
 
@@ -115,27 +114,19 @@ class ClassificationTask(Task):
 
     @staticmethod
     def load_index(spec: DataSpec, split: str) -> ImageIndex:
-        """As `Task.load_index`."""
         return load_class_index(spec, split)
 
     def get_index(self, split: str) -> ImageIndex:
-        """As `Task.get_index`."""
         if split not in self._indexes:
             self._indexes[split] = load_class_index(self.spec, split, verbose=self.options.verbose)
         return self._indexes[split]
 
-    def build_train_loader(self) -> StepLoader:
-        """As `Task.build_train_loader`."""
-        return self._build_loader("train", augment=True, batch_size=self.options.data.batch_size)
-
-    def build_eval_loader(self, split: str, **overrides: Any) -> StepLoader:
-        """Center crops of the images of a split; all inputs are square, whatever `rect` and `pad` say."""
-        batch_size = overrides.get("batch_size", self.options.data.batch_size)
-        return self._build_loader(split, augment=False, batch_size=batch_size)
-
-    def _build_loader(self, split: str, *, augment: bool, batch_size: int) -> StepLoader:
+    def build_dataset(
+        self, split: str, *, augment: bool, batch_size: int, rect: bool, pad: float
+    ) -> ClassificationDataset:
+        """Random crops, or center crops without `augment`; all inputs are square."""
         data = self.options.data
-        dataset = ClassificationDataset(
+        return ClassificationDataset(
             self.get_index(split),
             imgsz=data.imgsz,
             augment=augment,
@@ -146,18 +137,8 @@ class ClassificationTask(Task):
             crop_area=self.specific.crop_area,
             jitter=self.specific.jitter,
         )
-        loader = build_loader(
-            dataset,
-            batch_size=batch_size,
-            workers=data.workers,
-            shuffle=augment,
-            seed=data.seed,
-            pin_memory=data.pin_memory,
-        )
-        return ParallelLoader(loader)
 
     def compute_image_weights(self, per_class: np.ndarray) -> np.ndarray:
-        """As `Task.compute_image_weights`."""
         index = self.get_index("train")
         return image_weights(index, class_weights(index, len(self.class_names)) * (1 - per_class) ** 2)
 
@@ -187,6 +168,10 @@ class ClassificationTask(Task):
         return build_classifier(cfg, nc=1000 if nc is None else nc, cutoff=cutoff)
 
     @classmethod
+    def get_stride(cls, graph: Mapping[str, Any]) -> int:
+        return int(TORCHVISION_STRIDE) if TORCHVISION_KEY in graph else super().get_stride(graph)
+
+    @classmethod
     def restore_network(cls, graph: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> BaseModel:
         """The number of classes, and the layer at which a detector is cut, follow from the weights."""
         if TORCHVISION_KEY in graph:
@@ -195,7 +180,6 @@ class ClassificationTask(Task):
         return build_classifier(graph, nc=len(state_dict[f"model.{cutoff - 1}.linear.bias"]), cutoff=cutoff)
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
-        """As `Task.build_model`."""
         model = self.build_network(cfg, nc=len(self.class_names), cutoff=self.specific.cutoff)
         model.names = dict(self.class_names)
         if self.specific.dropout is not None:
@@ -248,7 +232,6 @@ class ClassificationTask(Task):
     # -- metrics and plots -----------------------------------------------------------------------------------------
 
     def build_evaluator(self) -> ClassificationEvaluator:
-        """As `Task.build_evaluator`."""
         return ClassificationEvaluator(self.class_names, per_class=self.options.verbose)
 
     def build_results_row(
@@ -285,7 +268,6 @@ class ClassificationTask(Task):
         ms: tuple[float, float, float],
         semantic: SemanticClasses | None = None,
     ) -> ClassResult:
-        """As `Task.build_result`."""
         assert prediction.probs is not None
         return ClassResult.from_probs(item, prediction.probs.numpy(), names, input_hw, ms)
 
@@ -301,17 +283,10 @@ class ClassificationTask(Task):
         return outputs[0].ndim == 2
 
     @classmethod
-    def compare_outputs(
-        cls,
-        reference: Sequence[Tensor],
-        outputs: Any,
-        size_hw: tuple[int, int],
-        tolerance: Tolerance,
-        nms: Mapping[str, Any],
-    ) -> Agreement:
+    def compare_outputs(cls, reference: Sequence[Tensor], outputs: Any, settings: Comparison) -> Agreement:
         """As `Task.compare_outputs`: probabilities."""
         gaps = (reference[0].softmax(1) - outputs[0].softmax(1)).abs().amax(dim=1)
-        return Agreement.count(gaps <= tolerance.score)
+        return Agreement.count(gaps <= settings.tolerance.score)
 
     @classmethod
     def count_classes(cls, outputs: Sequence[Tensor]) -> int | None:

@@ -24,25 +24,22 @@ from utils.datasets.image_weights import class_weights, image_weights
 from utils.datasets.index.data_yaml import DataSpec
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.labels import load_index
-from utils.datasets.loader import build_loader
-from utils.datasets.masks import MaskBuilder
-from utils.datasets.step_loader import ParallelLoader, StepLoader
 from utils.losses.detection import DetectionLoss, scale_gains
 from utils.losses.result import LossResult, Reduce, keep_local
-from utils.metrics.agreement import Agreement, Tolerance, compare_detections
+from utils.metrics.agreement import Agreement, Comparison, compare_detections
 from utils.metrics.detection import DetectionEvaluator
 from utils.metrics.prediction_files import BoxTextWriter, CocoJsonWriter
 from utils.ops.autoanchor import check_anchors, compute_box_sizes
 from utils.ops.boxes import undo_letterbox
 from utils.ops.nms import non_max_suppression
 from utils.ops.prototypes import get_prototypes, split_masks
-from utils.tasks.base import Postprocess, PostprocessOptions, PredictionFiles, Sink, SpecificOptions, Task, TaskOptions
+from utils.tasks.base import Postprocess, PredictionFiles, Sink, Task
+from utils.tasks.options import PostprocessOptions, SpecificOptions, TaskOptions
 from utils.tasks.registry import check_graph
 
 if TYPE_CHECKING:
     from utils.backends.info import ModelInfo
 
-VAL_PAD = 0.5  # strides of padding around validation images, as in the published results
 AMP_TOLERANCE = 25.6  # pixels, a tenth of the probe's side; broken half precision is off by far more, or not finite
 AMP_COMPARED = 100  # boxes of highest objectness
 BOX_COLUMNS = 5  # x, y, w, h, objectness
@@ -80,34 +77,17 @@ class DetectionTask(Task):
 
     @staticmethod
     def load_index(spec: DataSpec, split: str) -> ImageIndex:
-        """As `Task.load_index`."""
         return load_index(spec, split, require_labels=False)
 
     def get_index(self, split: str) -> ImageIndex:
-        """As `Task.get_index`."""
         if split not in self._indexes:
             single_cls, verbose = self.options.data.single_cls, self.options.verbose
             self._indexes[split] = load_index(self.spec, split, single_cls=single_cls, verbose=verbose)
         return self._indexes[split]
 
-    def build_train_loader(self) -> StepLoader:
-        """As `Task.build_train_loader`."""
+    def build_dataset(self, split: str, *, augment: bool, batch_size: int, rect: bool, pad: float) -> DetectionDataset:
         data = self.options.data
-        return self._build_loader(
-            "train", augment=True, rect=data.rect, pad=0.0, batch_size=data.batch_size, shuffle=not data.rect
-        )
-
-    def build_eval_loader(self, split: str, **overrides: Any) -> StepLoader:
-        """As `Task.build_eval_loader`; rectangular unless `rect=False` and `pad=0.0` are given."""
-        settings = {"rect": True, "pad": VAL_PAD, "batch_size": self.options.data.batch_size} | overrides
-        settings["rect"] = settings["rect"] and self.options.data.fixed_hw is None
-        return self._build_loader(split, augment=False, shuffle=False, **settings)
-
-    def _build_loader(
-        self, split: str, *, augment: bool, rect: bool, pad: float, batch_size: int, shuffle: bool
-    ) -> StepLoader:
-        data = self.options.data
-        dataset = DetectionDataset(
+        return DetectionDataset(
             self.get_index(split),
             imgsz=data.imgsz,
             hyp=self.hyp,
@@ -122,24 +102,8 @@ class DetectionTask(Task):
             fixed_hw=data.fixed_hw,
             mosaic_epochs=data.mosaic_epochs,
         )
-        loader = build_loader(
-            dataset,
-            batch_size=batch_size,
-            workers=data.workers,
-            shuffle=shuffle,
-            seed=data.seed,
-            quad=data.quad and augment,
-            pin_memory=data.pin_memory,
-            masks=self.get_mask_builder(augment=augment),
-        )
-        return ParallelLoader(loader)
-
-    def get_mask_builder(self, *, augment: bool) -> MaskBuilder | None:
-        """Form of the masks in training or validation batches; None for no masks."""
-        return None
 
     def compute_image_weights(self, per_class: np.ndarray) -> np.ndarray:
-        """As `Task.compute_image_weights`."""
         index, num_classes = self.get_index("train"), len(self.class_names)
         weights = class_weights(index, num_classes) * num_classes * (1 - per_class) ** 2 / num_classes
         return image_weights(index, weights)
@@ -161,7 +125,6 @@ class DetectionTask(Task):
         anchors: float | None = None,
         **_: Any,
     ) -> BaseModel:
-        """As `Task.build_network`."""
         return cls.network(cfg, ch, nc, anchors)
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
@@ -179,7 +142,6 @@ class DetectionTask(Task):
         return model
 
     def prepare_training(self, model: BaseModel, save_dir: Path, *, anchors: bool, plots: bool) -> None:
-        """As `Task.prepare_training`."""
         index = self.get_index("train")
         if plots:
             self._plot_labels(index, save_dir)
@@ -229,7 +191,6 @@ class DetectionTask(Task):
 
     @classmethod
     def build_postprocess(cls, options: PostprocessOptions) -> Postprocess:
-        """As `Task.build_postprocess`."""
         return DetectionPostprocess(options)
 
     def state_dict(self) -> dict[str, Any]:
@@ -245,7 +206,6 @@ class DetectionTask(Task):
     # -- metrics and plots -----------------------------------------------------------------------------------------
 
     def build_evaluator(self) -> DetectionEvaluator:
-        """As `Task.build_evaluator`."""
         return DetectionEvaluator(self.class_names, per_class=self.options.verbose)
 
     def build_sinks(self, files: PredictionFiles, split: str) -> list[Sink]:
@@ -265,7 +225,6 @@ class DetectionTask(Task):
         return BoxTextWriter(folder, with_score=with_score, hybrid_iou=iou)
 
     def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None:
-        """As `Task.plot_batch`."""
         boxes = batch.targets if predictions is None else [p.boxes for p in predictions]
         plots.plot_batch(batch.images, boxes, batch.paths, self.class_names, file)
 
@@ -298,18 +257,11 @@ class DetectionTask(Task):
         return extra > 0 if not info.names or has_prototypes(outputs) else extra == 0
 
     @classmethod
-    def compare_outputs(
-        cls,
-        reference: Sequence[Tensor],
-        outputs: Any,
-        size_hw: tuple[int, int],
-        tolerance: Tolerance,
-        nms: Mapping[str, Any],
-    ) -> Agreement:
+    def compare_outputs(cls, reference: Sequence[Tensor], outputs: Any, settings: Comparison) -> Agreement:
         """As `Task.compare_outputs`: detections, and their masks if there are any."""
         with_masks = has_prototypes(reference)
         detections = [
-            non_max_suppression(side, **nms, nm=reference[1].shape[1] if with_masks else 0)
+            non_max_suppression(side, **settings.nms, nm=reference[1].shape[1] if with_masks else 0)
             for side in (reference, outputs)
         ]
         agreement = Agreement()
@@ -318,11 +270,13 @@ class DetectionTask(Task):
             masks = None
             if with_masks:
                 own_masks, other_masks = (
-                    split_masks(part, side[1][image], size_hw)[1].to_prototype_size()
+                    split_masks(part, side[1][image], settings.size_hw)[1].to_prototype_size()
                     for part, side in zip(pair, (reference, outputs), strict=True)
                 )
                 masks = (own_masks, other_masks)
-            agreement += compare_detections(rows, other_rows, tolerance, conf_thres=nms["conf_thres"], masks=masks)
+            agreement += compare_detections(
+                rows, other_rows, settings.tolerance, conf_thres=settings.nms["conf_thres"], masks=masks
+            )
         return agreement
 
     @classmethod

@@ -19,23 +19,17 @@ from utils.config.semantic import SemanticTrainConfig
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.types import Batch, Prediction
+from utils.datasets.detection import DetectionDataset
 from utils.datasets.index.data_yaml import DataSpec
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.semantic_labels import add_semantic_masks
 from utils.datasets.step_loader import ParallelLoader, SequentialLoader, StepLoader, TaggedLoader
 from utils.losses.result import LossResult, Reduce, keep_local
-from utils.metrics.agreement import Agreement, Tolerance
+from utils.metrics.agreement import Agreement, Comparison
 from utils.metrics.joint import JointEvaluator
-from utils.tasks.base import (
-    MASK_FLAGS,
-    Postprocess,
-    PostprocessOptions,
-    PredictionFiles,
-    Sink,
-    Task,
-    TaskOptions,
-)
+from utils.tasks.base import MASK_FLAGS, Postprocess, PredictionFiles, Sink, Task
 from utils.tasks.detect import DetectionOptions, DetectionTask
+from utils.tasks.options import PostprocessOptions, TaskOptions
 from utils.tasks.registry import check_graph
 from utils.tasks.semantic import SemanticOptions, SemanticTask
 
@@ -126,14 +120,19 @@ class JointTask(Task):
         mask_loader = TaggedLoader(self.masks.build_train_loader(), SEMANTIC)
         return ParallelLoader(TaggedLoader(loader), mask_loader, balance=self.specific.balance)
 
-    def build_eval_loader(self, split: str, **overrides: Any) -> StepLoader:
+    def build_eval_loader(
+        self, split: str, *, batch_size: int | None = None, rect: bool = True, pad: float | None = None
+    ) -> StepLoader:
         """All images for both if one size serves both; else those with boxes, then those with semantic masks."""
-        loader = self.boxes.build_eval_loader(split, **overrides)
+        loader = self.boxes.build_eval_loader(split, batch_size=batch_size, rect=rect, pad=pad)
         if self.boxes.shares_images(split):
             return loader
-        batch_size = self.masks.options.data.batch_size
-        mask_loader = self.masks.build_eval_loader(split, **{**overrides, "batch_size": batch_size})
+        mask_loader = self.masks.build_eval_loader(split, rect=rect, pad=pad)
         return SequentialLoader(TaggedLoader(loader), TaggedLoader(mask_loader, SEMANTIC))
+
+    def build_dataset(self, split: str, **settings: Any) -> DetectionDataset:
+        """That of the boxes."""
+        return self.boxes.build_dataset(split, **settings)
 
     def compute_image_weights(self, per_class: np.ndarray) -> np.ndarray:
         """Of the images with boxes, as for the detector."""
@@ -157,7 +156,6 @@ class JointTask(Task):
         n_segcls: int | None = None,
         **_: Any,
     ) -> BaseModel:
-        """As `Task.build_network`."""
         return JointModel(cfg, ch, nc, anchors, n_segcls)
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
@@ -203,7 +201,6 @@ class JointTask(Task):
 
     @classmethod
     def build_postprocess(cls, options: PostprocessOptions) -> Postprocess:
-        """As `Task.build_postprocess`."""
         return JointPostprocess(options)
 
     def state_dict(self) -> dict[str, Any]:
@@ -211,7 +208,6 @@ class JointTask(Task):
         return self.boxes.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict()`."""
         self.boxes.load_state_dict(state)
 
     # -- metrics and plots -----------------------------------------------------------------------------------------
@@ -245,17 +241,10 @@ class JointTask(Task):
         return len(outputs) == 2 and DetectionTask.matches_outputs(info, outputs[:1]) and outputs[1].ndim == 4
 
     @classmethod
-    def compare_outputs(
-        cls,
-        reference: Sequence[Tensor],
-        outputs: Any,
-        size_hw: tuple[int, int],
-        tolerance: Tolerance,
-        nms: Mapping[str, Any],
-    ) -> Agreement:
+    def compare_outputs(cls, reference: Sequence[Tensor], outputs: Any, settings: Comparison) -> Agreement:
         """As `Task.compare_outputs`: detections and semantic masks."""
-        boxes = DetectionTask.compare_outputs(reference[:1], outputs[:1], size_hw, tolerance, nms)
-        return boxes + SemanticTask.compare_outputs(reference[1:], outputs[1:], size_hw, tolerance, nms)
+        boxes = DetectionTask.compare_outputs(reference[:1], outputs[:1], settings)
+        return boxes + SemanticTask.compare_outputs(reference[1:], outputs[1:], settings)
 
     default_semantic_classes = SemanticTask.default_semantic_classes
 

@@ -25,25 +25,16 @@ from utils.core.types import Batch, Prediction
 from utils.datasets.index.data_yaml import DataSpec, load_spec
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.semantic_labels import load_semantic_index
-from utils.datasets.loader import build_loader
 from utils.datasets.semantic import SemanticAugmentation, SemanticDataset
-from utils.datasets.step_loader import ParallelLoader, StepLoader
+from utils.datasets.step_loader import StepLoader
 from utils.imaging.semantic_classes import MAX_SEMANTIC_CLASSES, SemanticClasses
 from utils.losses.result import LossResult, Reduce, keep_local
 from utils.losses.semantic import SemanticLoss
-from utils.metrics.agreement import Agreement, Tolerance
+from utils.metrics.agreement import Agreement, Comparison
 from utils.metrics.semantic import SemanticEvaluator
 from utils.ops.semantic_masks import blend_semantic_mask, crop_padding, decode_semantic_mask
-from utils.tasks.base import (
-    JOINT_FLAGS,
-    MASK_FLAGS,
-    Postprocess,
-    PostprocessOptions,
-    SpecificOptions,
-    Task,
-    TaskOptions,
-    round_up,
-)
+from utils.tasks.base import JOINT_FLAGS, MASK_FLAGS, Postprocess, Task, round_up
+from utils.tasks.options import PostprocessOptions, SpecificOptions, TaskOptions
 from utils.tasks.registry import check_graph
 
 if TYPE_CHECKING:
@@ -95,6 +86,7 @@ class SemanticTask(Task):
     )
     loss_names = ("sem_loss",)
     csv_width = 23
+    val_pad = 0.0
     main_metrics = (("mIoU", "metrics/mIoU"),)
     floor_accumulation = True
     supports_int8 = False
@@ -135,7 +127,6 @@ class SemanticTask(Task):
 
     @staticmethod
     def load_index(spec: DataSpec, split: str) -> ImageIndex:
-        """As `Task.load_index`."""
         return load_semantic_index(spec, split)
 
     def get_index(self, split: str) -> ImageIndex:
@@ -151,18 +142,14 @@ class SemanticTask(Task):
         return max(round_up(self.specific.seg_imgsz or data.imgsz, data.stride), 2 * data.stride)
 
     def build_train_loader(self) -> StepLoader:
-        """As `Task.build_train_loader`."""
-        return self._build_loader("train", augment=True, rect=False, batch_size=self.options.data.batch_size)
+        """As `Task.build_train_loader`; never rectangular."""
+        return self._build_loader(
+            "train", augment=True, shuffle=True, batch_size=self.options.data.batch_size, rect=False, pad=0.0
+        )
 
-    def build_eval_loader(self, split: str, **overrides: Any) -> StepLoader:
-        """As `Task.build_eval_loader`, with masks of the original size; rectangular unless `rect=False` is given."""
-        settings = {"rect": True, "batch_size": self.options.data.batch_size} | overrides
-        settings["rect"] = settings["rect"] and self.options.data.fixed_hw is None
-        return self._build_loader(split, augment=False, **settings)
-
-    def _build_loader(self, split: str, *, augment: bool, rect: bool, batch_size: int, pad: float = 0.0) -> StepLoader:
+    def build_dataset(self, split: str, *, augment: bool, batch_size: int, rect: bool, pad: float) -> SemanticDataset:
         data, index = self.options.data, self.get_index(split)
-        dataset = SemanticDataset(
+        return SemanticDataset(
             index,
             imgsz=self.imgsz,
             hyp=self.hyp,
@@ -179,15 +166,6 @@ class SemanticTask(Task):
             channels=self.channels,
             fixed_hw=data.fixed_hw,
         )
-        loader = build_loader(
-            dataset,
-            batch_size=batch_size,
-            workers=data.workers,
-            shuffle=augment,
-            seed=data.seed,
-            pin_memory=data.pin_memory,
-        )
-        return ParallelLoader(loader)
 
     def _build_augmentation(self, index: ImageIndex) -> SemanticAugmentation:
         """Sizes around `self.imgsz`, crops of the images' shape with `imgsz` as longer side, strengths of the hyp."""
@@ -281,13 +259,11 @@ class SemanticTask(Task):
 
     @classmethod
     def build_postprocess(cls, options: PostprocessOptions) -> Postprocess:
-        """As `Task.build_postprocess`."""
         return SemanticPostprocess(options)
 
     # -- metrics and plots -----------------------------------------------------------------------------------------
 
     def build_evaluator(self) -> SemanticEvaluator:
-        """As `Task.build_evaluator`."""
         return SemanticEvaluator(self.semantic, per_class=self.options.verbose)
 
     def plot_batch(self, batch: Batch, file: Path, predictions: Sequence[Prediction] | None = None) -> None:
@@ -316,17 +292,10 @@ class SemanticTask(Task):
         return outputs[0].ndim == 4
 
     @classmethod
-    def compare_outputs(
-        cls,
-        reference: Sequence[Tensor],
-        outputs: Any,
-        size_hw: tuple[int, int],
-        tolerance: Tolerance,
-        nms: Mapping[str, Any],
-    ) -> Agreement:
+    def compare_outputs(cls, reference: Sequence[Tensor], outputs: Any, settings: Comparison) -> Agreement:
         """As `Task.compare_outputs`: the share of the pixels with the same class."""
         shares = (reference[-1].argmax(1) == outputs[-1].argmax(1)).flatten(1).double().mean(dim=1)
-        return Agreement.count(shares >= tolerance.same_pixels)
+        return Agreement.count(shares >= settings.tolerance.same_pixels)
 
     @classmethod
     def default_semantic_classes(cls) -> SemanticClasses:

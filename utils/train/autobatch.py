@@ -137,7 +137,6 @@ class RepeatedStep:
     steps: int
 
     def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
-        """As `StepLoader.set_epoch`."""
         self.loader.set_epoch(epoch, image_weights, first)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Hooks of a run: who wants to be told, and in which moments."""
+"""Training callbacks."""
 
 from __future__ import annotations
 
@@ -33,39 +33,37 @@ HOOKS = (
 
 
 class Callbacks:
-    """Passes each hook on to the listeners, in the order they were added.
-
-    A listener is any object; it hears the hooks it has methods for, called with the keywords of `run`.
+    """Calls the callbacks of each hook, in the order they were added.
 
     Args:
-        listeners: objects to begin with.
+        callbacks: objects as for `add`.
     """
 
-    def __init__(self, listeners: Iterable[object] = ()) -> None:
+    def __init__(self, callbacks: Iterable[object] = ()) -> None:
         self._actions: dict[str, list[Callable[..., object]]] = {hook: [] for hook in HOOKS}
-        for listener in listeners:
-            self.add(listener)
+        for callback in callbacks:
+            self.add(callback)
 
-    def add(self, listener: object) -> None:
-        """Let `listener` hear every hook it has a method for.
+    def add(self, callback: object) -> None:
+        """Add any object; its methods named like hooks are called with the keywords of `run`.
 
         Raises:
             ValueError: a method is named like a hook (`on_...`) but no such hook exists.
         """
-        for name in dir(listener):
+        for name in dir(callback):
             if name in HOOKS or name.startswith("on_"):
-                self.on(name, getattr(listener, name))
+                self.on(name, getattr(callback, name))
 
     def on(self, hook: str, action: Callable[..., object]) -> None:
         """Call `action` at `hook`; ValueError for a hook that does not exist."""
-        self._known(hook).append(action)
+        self._get_actions(hook).append(action)
 
     def run(self, hook: str, **details: Any) -> None:
-        """Tell every listener of `hook`; ValueError for a hook that does not exist."""
-        for action in self._known(hook):
+        """Call the actions of `hook`; ValueError for a hook that does not exist."""
+        for action in self._get_actions(hook):
             action(**details)
 
-    def _known(self, hook: str) -> list[Callable[..., object]]:
+    def _get_actions(self, hook: str) -> list[Callable[..., object]]:
         if hook not in self._actions:
             near = get_close_matches(hook, HOOKS)
             raise ValueError(f"unknown hook {hook!r}; " + (f"near: {near}" if near else f"there are {list(HOOKS)}"))
@@ -73,7 +71,7 @@ class Callbacks:
 
 
 class CallbackSink:
-    """Tells the listeners of a run of every measured image and batch, of several processes of the main one's."""
+    """Runs the validation hooks for every image and batch of this rank."""
 
     def __init__(self, callbacks: Callbacks) -> None:
         self.callbacks = callbacks
@@ -85,4 +83,4 @@ class CallbackSink:
         self.callbacks.run("on_val_batch_end", batch=batch, predictions=predictions)
 
     def close(self) -> None:
-        """The end of the pass has a hook of its own."""
+        """Nothing to close."""

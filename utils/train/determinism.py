@@ -1,4 +1,4 @@
-"""`--deterministic`: repeatable algorithms, and a word on what has none."""
+"""Deterministic algorithms (`--deterministic`), and a report of operations without one."""
 
 from __future__ import annotations
 
@@ -11,65 +11,67 @@ import torch
 
 from utils.core.logging import LOGGER
 
-WORKSPACE = ":4096:8"  # with it cuBLAS is repeatable, see torch.use_deterministic_algorithms
+WORKSPACE = ":4096:8"  # makes cuBLAS deterministic, see torch.use_deterministic_algorithms
 MARK = "deterministic"  # in every such message of PyTorch
 
 
 def make_deterministic() -> None:
-    """Choose repeatable algorithms everywhere; those that have none run and are told of by `NondeterminismReport`."""
+    """Use deterministic algorithms; operations without one still run, see `NondeterminismReport`."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", WORKSPACE)
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
     LOGGER.info(
-        "--deterministic: the same command gives the same numbers on this machine with this version of PyTorch and as "
-        "many threads (OMP_NUM_THREADS); another processor, GPU, version or number of threads may change last digits"
+        "--deterministic: results repeat on this machine with this version of PyTorch and this number of threads "
+        "(OMP_NUM_THREADS); others may change the last digits"
     )
 
 
 class NondeterminismReport:
-    """Callback that says after the first epoch which operations had no repeatable algorithm."""
+    """Callback that reports, after the first epoch, operations without a deterministic algorithm."""
 
     def __init__(self) -> None:
-        self.found: set[str] = set()
-        self._told = False
-        self._catcher: Any = None
+        self.operations: set[str] = set()
+        self._is_done = False
+        self._context: Any = None
 
     def on_train_epoch_start(self, **_: Any) -> None:
-        """Listen to PyTorch's warnings; all others are passed on."""
-        if self._told:
+        """Collect PyTorch's warnings; others are shown as usual."""
+        if self._is_done:
             return
-        self._catcher = warnings.catch_warnings()
-        self._catcher.__enter__()
+        self._context = warnings.catch_warnings()
+        self._context.__enter__()
         show = warnings.showwarning
 
-        def keep(message: Any, *details: Any, **more: Any) -> None:
+        def collect(message: Any, *details: Any, **more: Any) -> None:
             if MARK in str(message):
-                self.found.add(operation_of(str(message)))
+                self.operations.add(parse_operation(str(message)))
             else:
                 show(message, *details, **more)
 
-        warnings.showwarning = keep
+        warnings.showwarning = collect
         warnings.filterwarnings("always", message=f".*{MARK}.*")
 
     def on_train_epoch_end(self, **_: Any) -> None:
-        """Say what was heard."""
+        """Log the report."""
         self.teardown()
-        if self._told:
+        if self._is_done:
             return
-        self._told = True
-        if self.found:
-            LOGGER.warning(f"WARNING --deterministic: not repeatable on this device: {', '.join(sorted(self.found))}")
+        self._is_done = True
+        if self.operations:
+            LOGGER.warning(
+                f"WARNING --deterministic: not deterministic on this device: {', '.join(sorted(self.operations))}"
+            )
         else:
-            LOGGER.info("--deterministic: every operation of this network has a repeatable algorithm on this device")
+            LOGGER.info("--deterministic: all operations of this network are deterministic on this device")
 
     def teardown(self, **_: Any) -> None:
-        """Leave the warnings as they were."""
-        if self._catcher is not None:
-            self._catcher.__exit__(None, None, None)
-            self._catcher = None
+        """Restore the handling of warnings."""
+        if self._context is not None:
+            self._context.__exit__(None, None, None)
+            self._context = None
 
 
-def operation_of(message: str) -> str:
-    """The operation that a warning of PyTorch names, else its first words."""
-    named = re.match(r"\s*(\S+) does not have a deterministic", message)
-    return named[1] if named else " ".join(message.split()[:12])
+def parse_operation(message: str) -> str:
+    """The operation named in a warning of PyTorch, else its first words."""
+    match = re.match(r"\s*(\S+) does not have a deterministic", message)
+    return match[1] if match else " ".join(message.split()[:12])

@@ -1,4 +1,4 @@
-"""Exponential moving average of a model's weights, the copy that is validated and kept."""
+"""Exponential moving average (EMA) of a model's weights, which is validated and saved."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 DECAY, RAMP = 0.9999, 2000  # the decay grows from 0 to DECAY over a few RAMP updates
 
 
-def ema_decay(updates: int) -> float:
-    """Share of the old average that update number `updates` keeps."""
+def compute_decay(updates: int) -> float:
+    """Decay of update number `updates`."""
     return DECAY * (1 - math.exp(-updates / RAMP))
 
 
@@ -21,7 +21,7 @@ class ModelEMA:
 
     Args:
         model: the network in training; a detached FP32 copy of it becomes `model`.
-        updates: updates already made, for a resumed run.
+        updates: number of earlier updates, of a resumed run.
     """
 
     def __init__(self, model: nn.Module, updates: int = 0) -> None:
@@ -38,14 +38,14 @@ class ModelEMA:
         if model is not self._source:
             self._pair_with(model)
         self.updates += 1
-        torch._foreach_lerp_(*self._averaged, 1 - ema_decay(self.updates))
+        torch._foreach_lerp_(*self._averaged, 1 - compute_decay(self.updates))
         if self._copied[0]:
             torch._foreach_copy_(*self._copied)
 
     def _pair_with(self, model: nn.Module) -> None:
-        """Remember which tensor follows which; training changes them in place, so this is done once."""
-        theirs: dict[str, Tensor] = model.state_dict()
-        pairs = [(ours, theirs[key].detach()) for key, ours in self.model.state_dict().items()]
+        """Pair the tensors of both state dicts, once: training changes them in place."""
+        weights: dict[str, Tensor] = model.state_dict()
+        pairs = [(average, weights[key].detach()) for key, average in self.model.state_dict().items()]
         floating = [pair for pair in pairs if pair[0].dtype.is_floating_point]
         whole = [pair for pair in pairs if not pair[0].dtype.is_floating_point]
         self._averaged = ([a for a, _ in floating], [b for _, b in floating])

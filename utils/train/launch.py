@@ -1,4 +1,4 @@
-"""One process for each device of `--device 0,1`, started by torchrun's engine."""
+"""Multi-GPU launch: one process per device of `--device 0,1`, as torchrun does."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from utils.core.logging import LOGGER
 from utils.core.script import EXIT_LOST, EXIT_PROBLEM
 
 
-def devices_to_launch(device: str) -> list[str]:
-    """The devices of a `--device` value that names several; none where one is named or a launcher is at work."""
+def list_launch_devices(device: str) -> list[str]:
+    """Devices of a `--device` value with several; empty for a single one or if a launcher started this process."""
     devices = parse_devices(str(device))
     return devices if len(devices) > 1 and "LOCAL_RANK" not in os.environ else []
 
 
 def launch(arguments: Sequence[str], devices: Sequence[str]) -> int:
-    """Run the running script in one process per device; its exit status, that of the first process that failed.
+    """Run the current script in one process per device; the exit status of the first process that failed, or 0.
 
     Args:
         arguments: of its command line.
@@ -34,7 +34,7 @@ def launch(arguments: Sequence[str], devices: Sequence[str]) -> int:
     LOGGER.info(
         f"--device {','.join(devices)}: starting {count} processes, as `{command} {Path(script).name} ...` does"
     )
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // count)))  # of the processes to come
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // count)))  # inherited by the processes
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -1,4 +1,4 @@
-"""Muon: the momentum of weight matrices made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
+"""Muon optimizer: orthogonalized momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.optim.adamw import adamw
 
 RMS_OF_ADAMW = 0.2  # root mean square of the elements of AdamW's steps at a learning rate of 1 (arXiv:2502.16982)
 EPS = 1e-8  # of AdamW
-POLYNOMIALS = (  # a s + b s^3 + c s^5, one after the other: 1 +/- 0.2 for all s from 0.003 to 1 (arXiv:2505.16932)
+POLYNOMIALS = (  # a s + b s^3 + c s^5, composed: 1 +/- 0.2 for all s from 0.003 to 1 (arXiv:2505.16932)
     (8.3837, -24.7661, 18.3572),
     (4.0434, -3.0114, 0.5695),
     (3.5056, -2.6267, 0.5257),
@@ -22,19 +22,19 @@ POLYNOMIALS = (  # a s + b s^3 + c s^5, one after the other: 1 +/- 0.2 for all s
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for weights of two axes and more, AdamW for all other parameters.
+    """Muon for weights with two or more axes, AdamW for all other parameters.
 
-    A convolution's weight is the matrix (outputs, inputs * height * width). Its Nesterov momentum is replaced by about
-    the nearest matrix with orthogonal rows, or columns, and scaled so that its elements are as large as those of a step
-    of AdamW: rates and weight decay (decoupled) of AdamW serve both kinds. `torch.optim.Muon` takes matrices only, no
-    convolutions, and one at a time.
+    A convolution's weight is viewed as a matrix (outputs, inputs * height * width). Its Nesterov momentum is replaced
+    by approximately the nearest matrix with orthogonal rows (or columns), scaled to the RMS of an AdamW step, so that
+    both kinds share AdamW's learning rate and decoupled weight decay. `torch.optim.Muon` takes no convolutions and
+    handles one matrix at a time.
 
     Args:
         params: parameters, or groups of them.
         lr: learning rate.
-        betas: decay of the first moment, which is also the momentum, and of the second one.
-        weight_decay: share of a weight that is taken off a step, times the learning rate.
-        fused: AdamW's part by one kernel for all parameters.
+        betas: decay of the first moment (also the momentum) and of the second.
+        weight_decay: decoupled, times the learning rate.
+        fused: one kernel for all AdamW parameters.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step along the gradients that are there."""
+        """Perform one optimizer step."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -62,14 +62,14 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _step_matrices(self, weights: Sequence[Tensor], group: Mapping[str, Any]) -> None:
-        steps = orthogonal([self._momentum(weight, group["betas"][0]).flatten(1) for weight in weights])
+        steps = orthogonalize([self._momentum(weight, group["betas"][0]).flatten(1) for weight in weights])
         for weight, step in zip(weights, steps, strict=True):
             weight.mul_(1 - group["lr"] * group["weight_decay"])
             scale = RMS_OF_ADAMW * math.sqrt(max(step.shape))
             weight.add_(step.reshape(weight.shape), alpha=-group["lr"] * scale)
 
     def _momentum(self, weight: Tensor, beta: float) -> Tensor:
-        """Nesterov's: the gathered gradients as they will be after one more like this one."""
+        """Update the momentum of a weight; its Nesterov look-ahead."""
         state, gradient = self.state[weight], weight.grad
         assert gradient is not None
         if "momentum" not in state:
@@ -101,27 +101,26 @@ class Muon(torch.optim.Optimizer):
         )
 
 
-def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """For every matrix M about the nearest one with orthogonal rows, or columns if these are fewer: (M M^T)^(-1/2) M.
+def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Approximately the nearest matrix with orthogonal rows (columns if fewer) to each matrix M: (M M^T)^(-1/2) M.
 
-    They are (rows, columns) of any sizes, the results have the same. The method is that of arXiv:2505.16932.
-    Singular values become 0.8 to 1.2 rather than 1; those below 0.003 of the norm stay smaller. The powers are those of
-    M M^T, which is as large as the shorter side alone, for all matrices of one shape at a time.
+    Singular values become 0.8 to 1.2; those below 0.003 of the norm stay smaller (arXiv:2505.16932). Works on M M^T of
+    the shorter side, batched over matrices of one shape.
     """
     wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
-    alike = defaultdict(list)
-    for place, matrix in enumerate(wide):
-        alike[matrix.shape].append(place)
+    positions = defaultdict(list)
+    for position, matrix in enumerate(wide):
+        positions[matrix.shape].append(position)
     results = list(wide)
-    for places in alike.values():
-        stack = torch.stack([wide[place] for place in places])
-        for place, rows in zip(places, inverse_root(stack @ stack.mT) @ stack, strict=True):
-            results[place] = rows
+    for same_shape in positions.values():
+        stack = torch.stack([wide[position] for position in same_shape])
+        for position, rows in zip(same_shape, inverse_root(stack @ stack.mT) @ stack, strict=True):
+            results[position] = rows
     return [new if new.shape == old.shape else new.mT for new, old in zip(results, matrices, strict=True)]
 
 
 def inverse_root(grams: Tensor) -> Tensor:
-    """About G^(-1/2) of symmetric positive semidefinite matrices (n, k, k), by polynomials in G; zeros stay finite."""
+    """Approximate G^(-1/2) of symmetric positive semidefinite matrices (n, k, k) by polynomials; finite for zeros."""
     norms = grams.diagonal(dim1=1, dim2=2).sum(1).clamp(min=torch.finfo(grams.dtype).tiny).view(-1, 1, 1)
     grams = grams / norms
     first, *others = POLYNOMIALS

@@ -20,7 +20,7 @@ def build_optimizer(
     model: nn.Module, name: str, *, lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """The optimizer over biases, weights, norm weights, in this order; the weights decay, SGD is Nesterov's."""
-    biases, weights, norms = split_parameters(model)
+    biases, weights, norms = group_parameters(model)
     groups = [
         {"params": biases, "weight_decay": 0.0},
         {"params": weights, "weight_decay": weight_decay},
@@ -36,7 +36,7 @@ def build_optimizer(
     return optimizer
 
 
-def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+def group_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """All parameters as biases, decayed weights and weights of normalization layers, each once."""
     norm_layers = tuple(kind for kind in vars(nn).values() if isinstance(kind, type) and "Norm" in kind.__name__)
     biases, weights, norms = [], [], []
@@ -51,7 +51,7 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return biases, weights, norms
 
 
-def lr_factor(epoch: float, *, epochs: int, final: float, cosine: bool = False) -> float:
+def compute_lr_factor(epoch: float, *, epochs: int, final: float, cosine: bool = False) -> float:
     """Share of the first learning rate in `epoch`: from 1 down to `final`, linear or as half a cosine."""
     done = epoch / epochs
     if cosine:
@@ -69,7 +69,7 @@ class Schedule:
         batches: batches in an epoch.
         batch_size: images in a batch.
         cosine: shape of the decay.
-        floor: never gather more than the nominal batch; otherwise the nearest whole number of batches.
+        floor: never accumulate more than the nominal batch; otherwise the nearest whole number of batches.
     """
 
     hyp: Hyperparameters
@@ -81,33 +81,33 @@ class Schedule:
 
     @property
     def warmup_iterations(self) -> int:
-        """Iterations until the full rates are reached."""
+        """Iterations of the warm-up."""
         return max(round(self.hyp.warmup_epochs * self.batches), round(self.hyp.warmup_iterations))
 
     @property
     def decay_scale(self) -> float:
-        """Factor of the weight decay, which is stated for the nominal batch."""
+        """Factor of the weight decay, which is given for the nominal batch."""
         nominal = self.hyp.nominal_batch
-        return self.batch_size * self._whole(nominal / self.batch_size) / nominal
+        return self.batch_size * self._round(nominal / self.batch_size) / nominal
 
-    def factor(self, epoch: int) -> float:
+    def compute_factor(self, epoch: int) -> float:
         """Share of lr0 in `epoch` after warm-up."""
-        return lr_factor(epoch, epochs=self.epochs, final=self.hyp.lrf, cosine=self.cosine)
+        return compute_lr_factor(epoch, epochs=self.epochs, final=self.hyp.lrf, cosine=self.cosine)
 
     def accumulate(self, iteration: int) -> int:
-        """Batches whose gradients make one step."""
+        """Batches whose gradients are accumulated for one step."""
         nominal = self.hyp.nominal_batch / self.batch_size
         if iteration <= self.warmup_iterations > 0:
             nominal = float(np.interp(iteration, [0, self.warmup_iterations], [1, nominal]))
-        return self._whole(nominal)
+        return self._round(nominal)
 
-    def _whole(self, batches: float) -> int:
+    def _round(self, batches: float) -> int:
         return max(math.floor(batches) if self.floor else round(batches), 1)
 
     def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
         """Set the rates of a global iteration (epoch * batches + batch)."""
         epoch = iteration // self.batches
-        full = self.hyp.lr0 * self.factor(epoch)
+        full = self.hyp.lr0 * self.compute_factor(epoch)
         done = min(iteration / self.warmup_iterations, 1.0) if self.warmup_iterations else 1.0
         momentum = self.hyp.warmup_momentum + done * (self.hyp.momentum - self.hyp.warmup_momentum)
         for number, group in enumerate(optimizer.param_groups):

@@ -1,4 +1,4 @@
-"""A run that finds no memory in its first epoch starts anew with half the batch."""
+"""Retry with half the batch size after running out of memory in the first epoch."""
 
 from __future__ import annotations
 
@@ -17,59 +17,45 @@ from utils.train.setup import build_trainer
 from utils.train.trainer import FitResult, Trainer
 
 
-class EpochCounter:
-    """Callback that counts the epochs that ended."""
+def fit_within_memory(config: TrainConfig) -> tuple[Trainer, FitResult]:
+    """Build a run and train; if memory runs out in the first epoch, restart with half the batch size.
 
-    def __init__(self) -> None:
-        self.ended = 0
-
-    def on_fit_epoch_end(self, **_: Any) -> None:
-        self.ended += 1
-
-
-def fit_within_memory(config: TrainConfig, *listeners: object) -> tuple[Trainer, FitResult]:
-    """Build a run and train; where memory runs out in the first epoch, start anew with half the batch.
-
-    The nominal batch stays: twice as many batches make a step. So the run is that of the smaller `--batch-size`.
-
-    Args:
-        listeners: callbacks to add.
+    The nominal batch stays the same: twice as many batches make an optimizer step. The run equals one with the
+    smaller `--batch-size`.
 
     Raises:
         InputError: memory ran out later, in a resumed run, with several processes or with a single image.
     """
     while True:
-        trainer, counter = build_trainer(config), EpochCounter()
-        for listener in (counter, *listeners):
-            trainer.callbacks.add(listener)
+        trainer = build_trainer(config)
         try:
             return trainer, trainer.fit()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            config = halved(trainer, first_epoch=counter.ended == 0)
-        del trainer  # with its memory; the error and its frames are gone too
+            config = halve_batch_size(trainer)
+        del trainer  # frees its memory
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def halved(trainer: Trainer, *, first_epoch: bool) -> TrainConfig:
-    """The settings of a run that found no memory with half its batch, for the same folder.
+def halve_batch_size(trainer: Trainer) -> TrainConfig:
+    """The settings of a run that is out of memory with half its batch size, for the same folder.
 
     Raises:
-        InputError: it cannot start anew.
+        InputError: it cannot restart.
     """
     config, size = trainer.config, trainer.config.batch_size
     place = f"out of memory with batches of {size} at {trainer.task.options.data.imgsz} px"
     remedy = "give a smaller --batch-size or --imgsz, or --checkpoint-activations"
-    several = distributed.get_world_size() > 1
-    if size < 2 or several or config.resume or not first_epoch:
+    is_first_epoch = trainer.epoch == trainer.start_epoch
+    if size < 2 or distributed.get_world_size() > 1 or config.resume or not is_first_epoch:
         raise InputError(f"{place}; {remedy}")
     half = size // 2
     LOGGER.warning(
-        f"\nWARNING {place}: starting anew with batches of {half}; their gradients are gathered up to "
-        f"{trainer.task.hyp.nominal_batch:g} images a step, as before"
+        f"\nWARNING {place}: restarting with batches of {half}; gradients are accumulated over "
+        f"{trainer.task.hyp.nominal_batch:g} images per step, as before"
     )
     folder = trainer.save_dir
     changes: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The run that `--resume` goes on with: its checkpoint and stored settings, found before torch is imported."""
+"""Find the checkpoint and stored settings of a run to resume, without torch."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from utils.config.train import TrainConfig
 from utils.core.errors import InputError
 
 
-def resumed_launch(config: TrainConfig, arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The `--device` value of the run to go on with, and the arguments for each of its processes.
+def prepare_resumed_launch(config: TrainConfig, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Device of a resumed run, and the command-line arguments for each of its processes.
 
-    The device is the command line's, else the one stored with the run. The arguments name the checkpoint, so that all
-    processes take the same one.
+    The device is that of `--device`, else the one stored with the run. The arguments name the checkpoint, so that all
+    processes resume from the same one.
 
     Raises:
         InputError: there is no checkpoint, or its settings cannot be read.
     """
     last = find_last_checkpoint(config.resume)
-    device = config.device if "device" in config.explicit else str(stored_settings(last).get("device") or "")
+    device = config.device if "device" in config.explicit else str(load_settings(last).get("device") or "")
     return device, [*arguments, "--resume", str(last)]
 
 
 def find_last_checkpoint(resume: str | bool) -> Path:
-    """The checkpoint to resume: the one named, or the newest last.pt below runs/."""
+    """The checkpoint that `--resume` names, or the newest last.pt below runs/."""
     if isinstance(resume, str):
         path = Path(resume)
         if not path.is_file():
             raise InputError(f"--resume {resume}: there is no such file; name a last.pt, or give --resume alone")
         return path
-    found = sorted(Path("runs").glob("**/weights/last*.pt"), key=lambda p: p.stat().st_mtime)
-    if not found:
+    checkpoints = sorted(Path("runs").glob("**/weights/last*.pt"), key=lambda p: p.stat().st_mtime)
+    if not checkpoints:
         raise InputError("--resume: no last.pt below runs/; name one, as in --resume path/to/weights/last.pt")
-    return found[-1]
+    return checkpoints[-1]
 
 
-def stored_settings(last: Path) -> dict[str, Any]:
+def load_settings(last: Path) -> dict[str, Any]:
     """The settings of a checkpoint's run: opt.yaml of its folder, else those in the checkpoint itself."""
     stored = read_settings(last.parent.parent / "opt.yaml")
     if not stored:
@@ -50,7 +50,7 @@ def stored_settings(last: Path) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:
-    """The mapping in an opt.yaml; None where there is no such file."""
+    """Content of an opt.yaml; None if there is no such file."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:

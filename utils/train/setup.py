@@ -42,7 +42,7 @@ from utils.train.settings import (
     restore_config,
     write_settings,
 )
-from utils.train.sync_batchnorm import with_shared_norms
+from utils.train.sync_batchnorm import convert_batchnorm
 from utils.train.trainer import Trainer
 
 
@@ -217,7 +217,7 @@ def build_task_and_model(run: Run, plan: Plan, save_dir: Path) -> tuple[Task, Ba
     distributed.broadcast_tensors_(model.state_dict().values())
     task.bind(model)
     if config.sync_bn and distributed.get_world_size() > 1:
-        model = with_shared_norms(model, device)  # type: ignore[assignment]
+        model = convert_batchnorm(model, device)  # type: ignore[assignment]
     return task, model
 
 

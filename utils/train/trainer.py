@@ -88,13 +88,15 @@ class Trainer:
         self.stop = StopRequest(save_dir)
         self.amp = choose_amp(self.model, config.amp, device, (state or {}).get("amp"), agree=task.outputs_agree)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
-        self.start_epoch, self.is_new = 0, state is None
+        self.start_epoch = 0
+        self.is_new = state is None
         self.position: dict[str, Any] | None = None  # progress within the first epoch to train
         self.image_weights: np.ndarray | None = None
         if config.image_weights:  # by class frequency until the first validation
             self.image_weights = task.compute_image_weights(np.zeros(len(task.class_names)))
         if state is not None:
             restore_state(self, state)
+        self.epoch = self.start_epoch
 
     # -- run -------------------------------------------------------------------------------------------------------
 
@@ -136,8 +138,8 @@ class Trainer:
             f"Image size {self.task.options.data.imgsz}, {len(self.loader)} batches of {config.batch_size} per epoch\n"
             f"Logging results to {self.save_dir}\nTraining for {config.epochs} epochs..."
         )
-        epoch = self.start_epoch - 1
         for epoch in range(self.start_epoch, config.epochs):
+            self.epoch = epoch
             is_last = epoch + 1 == config.epochs
             losses = self._train_epoch(epoch)
             result = self._validate() if is_last or not config.noval else None
@@ -155,7 +157,7 @@ class Trainer:
                     f"{self.stopping.best_epoch}; --patience sets how long to wait"
                 )
                 break
-        return epoch
+        return self.epoch
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set; mean loss items by name."""

@@ -14,7 +14,7 @@ from utils.backends.pytorch import PyTorchBackend, load_pytorch, to_names_dict
 from utils.imaging.read import read_image
 from utils.ops.boxes import box_iou_matrix
 from utils.predict.predictor import Predictor
-from utils.tasks.base import PREDICT_DEFAULTS
+from utils.tasks.options import PREDICT_DEFAULTS
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from utils.core.device import (
     single_threaded,
 )
 from utils.core.errors import InputError
-from utils.train.launch import devices_to_launch
+from utils.train.launch import list_launch_devices
 
 
 def test_cpu() -> None:
@@ -92,11 +92,17 @@ def test_a_wrong_number_of_devices_is_an_error(names: str, text: str, monkeypatc
 
 def test_several_devices_are_launched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert devices_to_launch("0, 1") == ["0", "1"]
-    assert devices_to_launch("0") == devices_to_launch("") == devices_to_launch("cpu,") == devices_to_launch(",") == []
-    assert devices_to_launch("0,,1,") == ["0", "1"]
+    assert list_launch_devices("0, 1") == ["0", "1"]
+    assert (
+        list_launch_devices("0")
+        == list_launch_devices("")
+        == list_launch_devices("cpu,")
+        == list_launch_devices(",")
+        == []
+    )
+    assert list_launch_devices("0,,1,") == ["0", "1"]
     monkeypatch.setenv("LOCAL_RANK", "0")  # started by a launcher
-    assert devices_to_launch("0,1") == []
+    assert list_launch_devices("0,1") == []
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt(3) is part of glibc")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -79,7 +80,7 @@ def test_cache_is_not_changed_by_augmentation(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_too_large_falls_back(kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(cache_module, "get_free_memory", lambda: 10)
-    monkeypatch.setattr(cache_module, "get_free_disk", lambda paths: 10)
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with caplog.at_level("WARNING", logger="openyolov5"):
         assert build_cache(kind, ["a.png"], np.array([[4, 4]]), load, longest=4, channels=1) is None
     assert f"--cache {kind}: 1 images take" in caplog.text

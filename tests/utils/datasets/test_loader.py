@@ -15,7 +15,7 @@ from utils.core.types import Batch, Sample
 from utils.datasets.detection import DetectionDataset
 from utils.datasets.image_weights import class_weights, image_weights
 from utils.datasets.index.image_index import ImageIndex, PolygonTable, compute_offsets
-from utils.datasets.loader import EpochBatchSampler, QuadDataset, build_loader, build_targets, collate, tile, upscale
+from utils.datasets.loader import EpochBatchSampler, build_loader, build_targets, collate, tile, upscale
 
 PIPELINE = {
     "__class_fullname__": "Compose",
@@ -244,4 +244,4 @@ def test_a_vanished_image_is_a_one_line_error(
         gone.paths[5:] = gone.paths[9:] * 5
     with pytest.raises(InputError, match=r"gone\.png: No such file or directory; it was readable before.*restart$"):
         list(loader)
-    assert isinstance(loader.dataset, QuadDataset if quad else DetectionDataset)
+    assert isinstance(loader.dataset, DetectionDataset)

@@ -1,4 +1,4 @@
-"""The web service, asked by Flask's test client."""
+"""Web service, with Flask's test client."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ def post(client: Any, data: bytes, *, address: str = ADDRESS, field: str = "imag
 
 
 def test_records_of_an_image(client: Any, shared: Path) -> None:
-    answer = post(client, (shared / "data/images/bus.jpg").read_bytes())
-    assert answer.status_code == 200
+    response = post(client, (shared / "data/images/bus.jpg").read_bytes())
+    assert response.status_code == 200
     golden = np.load(shared / "reference/golden/yolov5n_coco.npz")["bus_nms_detect"]
-    assert [record["name"] for record in answer.json] == ["person", "person", "person", "person", "bus"]
-    for record, row in zip(answer.json, golden, strict=True):
+    assert [record["name"] for record in response.json] == ["person", "person", "person", "person", "bus"]
+    for record, row in zip(response.json, golden, strict=True):
         assert list(record) == ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
         corners = [record[key] for key in ("xmin", "ymin", "xmax", "ymax")]
         np.testing.assert_allclose(np.round(corners), row[:4], atol=0.11)
         assert (record["confidence"], record["class"]) == (pytest.approx(row[4], abs=1e-4), int(row[5]))
 
 
-def test_an_empty_image_has_no_records(client: Any) -> None:
-    answer = post(client, cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes())
-    assert (answer.status_code, answer.json) == (200, [])
+def test_blank_image_has_no_records(client: Any) -> None:
+    response = post(client, cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes())
+    assert (response.status_code, response.json) == (200, [])
 
 
-def test_requests_that_cannot_be_answered(client: Any) -> None:
+def test_invalid_requests(client: Any) -> None:
     bomb = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
     image = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
-    for answer, status, message in (
-        (post(client, b"text"), 400, "not an image"),
+    for response, status, message in (
+        (post(client, b"text"), 400, "unknown format"),
         (post(client, image[:50]), 400, "image"),
         (post(client, bomb.getvalue()), 400, "too large|million pixels"),
         (post(client, image, field="file"), 400, "as the file `image`"),
-        (post(client, image, address="/v1/object-detection/other"), 404, "no model other; there are nano"),
+        (post(client, image, address="/v1/object-detection/other"), 404, "no model other; available: nano"),
     ):
-        assert answer.status_code == status
-        assert any(part in answer.json["error"] for part in message.split("|"))
+        assert response.status_code == status
+        assert any(part in response.json["error"] for part in message.split("|"))
     assert post(client, b"0" * (restapi.MAX_BYTES + 1)).status_code == 413
     assert client.get(ADDRESS).status_code == 405
 
@@ -75,6 +75,6 @@ def test_without_flask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help(run_script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    done = run_script("utils/flask_rest_api/restapi.py", "--help", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "--port" in done.stdout
+    result = run_script("utils/flask_rest_api/restapi.py", "--help", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "--port" in result.stdout

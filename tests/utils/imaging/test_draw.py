@@ -50,11 +50,6 @@ def test_no_boxes_leave_the_image(boxes: object) -> None:
     assert not changed(frame).any()
 
 
-def test_lengths_must_agree() -> None:
-    with pytest.raises(ValueError, match="draw_boxes: 1 boxes, 2 labels, 1 colors"):
-        draw_boxes(gray(9, 9), [[0, 0, 1, 1]], ["a", "b"], [RED])
-
-
 def label_place(
     monkeypatch: pytest.MonkeyPatch, size_hw: tuple[int, int], boxes: list[list[float]], labels: list[str]
 ) -> list[tuple[int, int, int, int]]:
@@ -155,8 +150,6 @@ def test_masks_tint_objects_and_outline_them_small_ones_on_top() -> None:
     assert len(np.unique(flat.reshape(-1, 3), axis=0)) == 2
 
 
-def test_masks_and_colors_must_pair() -> None:
+def test_empty_mask_draws_nothing() -> None:
     masks = ObjectMasks((20, 30), np.array([[6, 6, 6, 6]]), [np.zeros((0, 0), bool)])
     assert not changed(draw_masks(gray(20, 30), masks, [RED])).any()
-    with pytest.raises(ValueError, match="1 masks, 2 colors"):
-        draw_masks(gray(20, 30), masks, [RED, RED])

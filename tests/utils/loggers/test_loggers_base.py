@@ -14,7 +14,7 @@ import torch
 from utils.config.train import LOGGERS, TrainConfig
 from utils.core.errors import InputError
 from utils.core.types import Batch, Prediction
-from utils.loggers import callback, registry
+from utils.loggers import registry
 from utils.loggers.base import BoxedImage, RunInfo, Tracker
 from utils.loggers.callback import SafeCaller, TrackerCallback, compute_image_interval, select_boxed_images
 from utils.loggers.registry import SERVICES, choose_services
@@ -45,19 +45,15 @@ def test_first_error_ends_the_calls_with_one_warning(caplog: pytest.LogCaptureFi
         assert caplog.text.count(f"WARNING service {threaded}: division by zero; training continues without it") == 1
 
 
-def test_hanging_service_does_not_block(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(callback, "MAX_PENDING_CALLS", 3)
+def test_hanging_service_does_not_block(caplog: pytest.LogCaptureFixture) -> None:
     released, started = threading.Event(), time.monotonic()
     caller = SafeCaller("service", threaded=True)
-    for _ in range(6):  # one runs, three are queued, more are refused
+    for _ in range(6):
         caller.call(released.wait, 60)
     assert time.monotonic() - started < 5
-    assert "WARNING service: the service does not answer" in caplog.text
-    other = SafeCaller("another", threaded=True)
-    other.call(released.wait, 60)
-    other.close(0.2)
+    caller.close(0.2)
     assert time.monotonic() - started < 10
-    assert "WARNING another: no answer within 0 s" in caplog.text
+    assert "WARNING service: no answer within 0 s" in caplog.text
     released.set()
 
 
@@ -110,7 +106,7 @@ def test_images_with_their_boxes() -> None:
 
 def test_ids_are_read_by_resumed_runs(tmp_path: Path) -> None:
     def run(start: int) -> RunInfo:
-        return RunInfo(tmp_path, "p", {}, 3, start)
+        return RunInfo(tmp_path, "p", {}, start)
 
     assert run(1).load_id("wandb") is None
     run(0).save_id("wandb", "abc")

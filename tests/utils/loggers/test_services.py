@@ -32,7 +32,7 @@ def jpeg() -> bytes:
 def make_run(folder: Path, **changes: Any) -> RunInfo:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data.yaml").write_text("names: [square]\n")
-    values: dict[str, Any] = {"params": {"lr0": 0.01, "cfg": "net.yaml"}, "epochs": 3, "start_epoch": 0}
+    values: dict[str, Any] = {"params": {"lr0": 0.01, "cfg": "net.yaml"}, "start_epoch": 0}
     values |= {"data": {"data.yaml": folder / "data.yaml"}, "alias": "v2", "names": {0: "square"}}
     return RunInfo(folder, "shapes", **(values | changes))
 

@@ -22,7 +22,7 @@ PIXEL = bytes.fromhex("89504e470d0a1a0a0000000d494844520000000100000001080600000
 def make_run(folder: Path, *, start_epoch: int = 0) -> RunInfo:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
     params = {"lr0": 0.01, "freeze": [0], "optimizer": "SGD", "entity": None}
-    return RunInfo(folder, "p", params, 3, start_epoch, build_example=lambda: (model, torch.zeros(1, 3, 8, 8)))
+    return RunInfo(folder, "p", params, start_epoch, build_example=lambda: (model, torch.zeros(1, 3, 8, 8)))
 
 
 def read_events(folder: Path) -> EventAccumulator:
@@ -90,8 +90,7 @@ def test_full_disk_ends_the_events_and_not_the_run(
     tracker.start(make_run(tmp_path))
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    assert tracker._file is not None
-    tracker._file._records._writer = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
+    tracker._records._writer = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
     callback = TrackerCallback([tracker])
     callback._trainer = FakeTrainer(tmp_path)
     for epoch in range(2):

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from utils.config.hyp import Hyperparameters
 from utils.losses import assign, detection
-from utils.losses.detection import DetectionLoss, DetectionLossConfig, get_level_balance, scale_gains
+from utils.losses.detection import DetectionLoss, get_level_balance, scale_gains
 
 ANCHORS = torch.tensor([[[1.25, 1.625], [2.0, 3.75]], [[1.9, 3.8], [3.9, 2.8]]])
 
 
 def build(num_classes: int = 2, *, autobalance: bool = False, **settings: float) -> DetectionLoss:
-    hyp = DetectionLossConfig(**settings)
+    hyp = Hyperparameters(**settings)
     return DetectionLoss(anchors=ANCHORS, strides=[8, 16], num_classes=num_classes, hyp=hyp, autobalance=autobalance)
 
 
@@ -40,7 +40,7 @@ def some_targets(count: int = 12, *, seed: int = 1) -> Tensor:
 )
 def test_against_the_original(shared: Path, file: str, settings: dict[str, float]) -> None:
     golden = {k: torch.tensor(v) for k, v in np.load(shared / f"reference/golden/loss_{file}.npz").items()}
-    hyp = DetectionLossConfig(**settings)
+    hyp = Hyperparameters(**settings)
     loss = DetectionLoss(anchors=golden["anchors"], strides=[8, 16, 32], num_classes=5, hyp=hyp)
     raw = [golden[f"p{i}"].requires_grad_() for i in range(3)]
     result = loss(raw, golden["targets"])

@@ -27,7 +27,7 @@ def test_meter_names_the_files_of_a_batch_with_infinite_loss() -> None:
 def test_means_may_be_infinite() -> None:
     meter = LossMeter(("a",))
     meter.add({"a": torch.tensor(float("inf"))}, [])
-    assert meter.means() == {"a": float("inf")}
+    assert meter.gather_means() == {"a": float("inf")}
 
 
 def test_steps_with_different_items_have_separate_means() -> None:
@@ -35,4 +35,4 @@ def test_steps_with_different_items_have_separate_means() -> None:
     meter.add({"box": torch.tensor(1.0)}, [])
     meter.add({"box": torch.tensor(3.0)}, [])
     meter.add({"sem": torch.tensor(5.0)}, [])
-    assert meter.means() == {"box_loss": 2.0, "sem_loss": 5.0}
+    assert meter.gather_means() == {"box_loss": 2.0, "sem_loss": 5.0}

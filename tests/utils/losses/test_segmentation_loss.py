@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.config.hyp import Hyperparameters
 from utils.losses import assign, segmentation
-from utils.losses.detection import DetectionLoss, DetectionLossConfig
+from utils.losses.detection import DetectionLoss
 from utils.losses.segmentation import SegmentationLoss, merge_masks, resize_masks
 
 ANCHORS = torch.tensor([[[1.25, 1.625], [2.0, 3.75]], [[1.9, 3.8], [3.9, 2.8]]])
@@ -23,7 +24,7 @@ GOLDEN_ANCHORS = torch.tensor(  # yolov5n's, in cells
 
 
 def build(num_classes: int = 2) -> SegmentationLoss:
-    hyp = DetectionLossConfig()
+    hyp = Hyperparameters()
     return SegmentationLoss(DetectionLoss(anchors=ANCHORS, strides=[8, 16], num_classes=num_classes, hyp=hyp))
 
 
@@ -45,7 +46,7 @@ def test_against_the_original(shared: Path, monkeypatch: pytest.MonkeyPatch, for
     if on_gpu:
         use_gpu_path(monkeypatch)
     golden = {k: torch.tensor(v) for k, v in np.load(shared / "reference/golden/segment.npz").items()}
-    detection = DetectionLoss(anchors=GOLDEN_ANCHORS, strides=[8, 16, 32], num_classes=4, hyp=DetectionLossConfig())
+    detection = DetectionLoss(anchors=GOLDEN_ANCHORS, strides=[8, 16, 32], num_classes=4, hyp=Hyperparameters())
     masks = golden[f"{form}_masks"]
     masks = masks.to(torch.int16) if form == "overlap" else masks > 0
     prototypes = golden["proto"].requires_grad_()

@@ -13,7 +13,6 @@ import torch
 from utils.core.errors import InputError
 from utils.datasets.tools import anchors as anchors_cli
 from utils.ops.autoanchor import (
-    best_possible_recall,
     check_anchors,
     compute_anchor_fit,
     compute_box_sizes,
@@ -47,7 +46,6 @@ def test_fit_by_hand() -> None:
     fit = compute_anchor_fit(anchors, boxes, 4.0)
     assert (fit.recall, fit.per_box) == (0.5, 0.75)
     assert fit.mean_best == pytest.approx((1 / 2 + 10 / 39.9 + 1 / 4 + 20 / 400) / 4, rel=1e-5)
-    assert best_possible_recall(anchors, boxes, 4.0) == 0.5
 
 
 def test_search_finds_clusters() -> None:
@@ -105,7 +103,7 @@ def test_other_anchors_are_replaced(strides: tuple[float, ...]) -> None:
     assert check_anchors(detector, tiny_boxes(), rng=generator(), generations=50) is True
     assert detector.anchors is storage  # in place
     pixels = (detector.anchors * detector.stride.view(-1, 1, 1)).numpy()
-    assert best_possible_recall(pixels.reshape(-1, 2), tiny_boxes()) > 0.98
+    assert compute_anchor_fit(pixels.reshape(-1, 2), tiny_boxes()).recall > 0.98
     areas = pixels.prod(axis=2).mean(axis=1)
     assert (areas.argsort() == np.argsort(strides)).all()  # small anchors on the fine level
 

@@ -10,7 +10,6 @@ from utils.imaging.letterbox import letterbox
 from utils.imaging.semantic_classes import SemanticClasses
 from utils.ops.semantic_masks import (
     blend_semantic_mask,
-    build_color_table,
     colorize,
     crop_padding,
     decode_semantic_mask,
@@ -93,11 +92,6 @@ def test_colors_and_blend_by_hand() -> None:
     ]
     assert (frame == 100).all()
     assert blend_semantic_mask(frame[:, :2], semantic_mask[:, :2], CLASSES).shape == (1, 2, 3)
-
-
-def test_color_table_is_a_copy() -> None:
-    build_color_table(CLASSES)[:] = 0
-    assert build_color_table(CLASSES)[0].tolist() == [200, 0, 0]
 
 
 def test_to_source_ids() -> None:

@@ -27,7 +27,7 @@ from utils.predict.autoshape import AutoShape, compute_batch_shape
 from utils.predict.detections import Detections
 from utils.predict.multi_backend import DetectMultiBackend
 from utils.predict.predictor import Predictor
-from utils.tasks.base import PREDICT_DEFAULTS
+from utils.tasks.options import PREDICT_DEFAULTS
 
 GREEN = (0, 255, 0)
 
@@ -257,7 +257,7 @@ def test_models_of_unknown_tasks_are_refused() -> None:
 
 @pytest.mark.parametrize("model", ["best.pt", nn.Conv2d(3, 3, 1), None])
 def test_what_is_no_model_is_refused(model: Any) -> None:
-    with pytest.raises(InputError, match=rf"not {type(model).__name__}; of a file: AutoShape\(DetectMultiBackend"):
+    with pytest.raises(InputError, match=rf"not {type(model).__name__}; for a file: AutoShape\(DetectMultiBackend"):
         AutoShape(model)
 
 
@@ -347,7 +347,7 @@ def test_profile_logs_every_layer(caplog: pytest.LogCaptureFixture, monkeypatch:
         assert sum(" ms " in line for line in caplog.messages) == 25
         caplog.clear()
         AutoShape(SpotFinder(), verbose=False)(frame, size=64, profile=True)
-        assert caplog.messages == ["WARNING: profile=True is ignored: only .pt files show their layers"]
+        assert caplog.messages == ["WARNING: profile=True is ignored: it requires a .pt file"]
 
 
 class Rows(nn.Module):
@@ -481,4 +481,4 @@ def test_a_file_with_nms_inside_says_which_settings_have_an_effect(
         AutoShape(SpotFinder())
         assert "NMS" not in caplog.text
         AutoShape(SpotFinder(nms=True))
-    assert "only a higher conf, a lower max_det and classes have an effect" in caplog.text
+    assert "only classes, a higher conf and a lower max_det have an effect" in caplog.text

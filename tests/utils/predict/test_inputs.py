@@ -86,7 +86,6 @@ def deep(mode: str) -> Image.Image:
         pytest.param(Image.fromarray(ALPHA), RGB, id="RGBA"),
         pytest.param(Image.fromarray(GRAY), GRAY3, id="L"),
         pytest.param(Image.fromarray(GRAY).convert("LA"), GRAY3, id="LA"),
-        pytest.param(Image.fromarray(GRAY).convert("LA").convert("La"), GRAY3, id="La"),
         pytest.param(Image.fromarray(ALPHA[..., :3]).convert("RGBA").convert("RGBa"), RGB, id="RGBa"),
         pytest.param(Image.fromarray(GRAY > 99), (GRAY3 > 99).astype(np.uint8) * 255, id="1"),
         pytest.param(Image.fromarray(GRAY).convert("P"), GRAY3, id="P"),

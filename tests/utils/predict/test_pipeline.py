@@ -22,12 +22,12 @@ from utils.backends.pytorch import PyTorchBackend
 from utils.core.errors import InputError
 from utils.datasets.sources.frames import SourceFrame
 from utils.datasets.sources.media import MediaSource
-from utils.predict.pipeline import BackgroundWriter, BoundedQueue, prefetch
+from utils.predict.pipeline import BackgroundWriter, prefetch
 from utils.predict.predictor import Predictor
 from utils.predict.run import run_images
 from utils.predict.writers import CropWriter, CsvWriter, MediaWriter, StopRunning, TextWriter, Writer
 from utils.tasks import results
-from utils.tasks.base import PostprocessOptions
+from utils.tasks.options import PostprocessOptions
 from utils.tasks.results import DrawStyle, Result
 
 
@@ -44,7 +44,7 @@ def result(number: int) -> Result:
 
 
 def find_threads(name: str) -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == name]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
 
 
 def clip(path: Path, frames: int, size_hw: tuple[int, int] = (48, 64)) -> Path:
@@ -71,41 +71,6 @@ class Collector:
 
     def close(self) -> None:
         self.closed = True
-
-
-# -- the queue --------------------------------------------------------------------------------------------------------
-
-
-def test_queue_never_exceeds_its_depth() -> None:
-    items: BoundedQueue[int] = BoundedQueue(3)
-    longest = 0
-
-    def fill() -> None:
-        for number in range(200):
-            items.put(number)
-        items.finish()
-
-    thread = threading.Thread(target=fill)
-    thread.start()
-    taken = []
-    for number in items:
-        longest = max(longest, len(items))
-        taken.append(number)
-    thread.join()
-    assert taken == list(range(200))
-    assert longest <= 3
-
-
-def test_cancelled_queue_releases_both_threads() -> None:
-    items: BoundedQueue[int] = BoundedQueue(1)
-    items.put(1)
-    thread = threading.Thread(target=lambda: waiting.append(items.put(2)))
-    waiting: list[bool] = []
-    thread.start()
-    items.cancel()
-    thread.join(5)
-    assert waiting == [False]
-    assert list(items) == []
 
 
 # -- prefetch ---------------------------------------------------------------------------------------------------------
@@ -223,7 +188,7 @@ def test_writer_error_ends_the_run(error: Exception, message: str) -> None:
     with pytest.raises(InputError, match=message):
         for number in range(100):
             writer.write(result(number))
-            wait_for(lambda: not find_threads("writer"))
+            wait_for(lambda: writer._pending[0].done())
     writer.close()
     assert other.closed and other.numbers == [0]
 

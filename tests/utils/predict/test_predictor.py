@@ -13,7 +13,7 @@ from torch import Tensor
 
 from utils.imaging.read import read_image
 from utils.predict.predictor import Predictor
-from utils.tasks.base import PREDICT_DEFAULTS
+from utils.tasks.options import PREDICT_DEFAULTS
 
 GREEN = (0, 255, 0)
 

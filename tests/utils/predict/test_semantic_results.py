@@ -27,8 +27,8 @@ from utils.imaging.semantic_classes import SemanticClasses
 from utils.predict.autoshape import AutoShape
 from utils.predict.predictor import Predictor
 from utils.predict.writers import MediaWriter, SemanticMaskWriter, SlideshowWriter, SubmissionWriter
-from utils.tasks.base import PostprocessOptions
 from utils.tasks.networks import load_model
+from utils.tasks.options import PostprocessOptions
 from utils.tasks.registry import find_task
 from utils.tasks.results import DrawStyle, Result
 
@@ -198,7 +198,7 @@ def test_submission_has_the_label_numbers_of_the_data_set(tmp_path: Path) -> Non
 
 def test_detections_write_no_semantic_masks(tmp_path: Path) -> None:
     plain = Result(SourceFrame("a.png", np.zeros((8, 8, 3), np.uint8), "a"), np.zeros((0, 6), np.float32), {})
-    for writer in (SemanticMaskWriter(tmp_path), SubmissionWriter(tmp_path)):
+    for writer in (SemanticMaskWriter(tmp_path, UniqueNames()), SubmissionWriter(tmp_path)):
         writer.write(plain)
         writer.close()
     assert files(tmp_path) == []

@@ -18,8 +18,8 @@ from utils.core.errors import InputError
 from utils.core.results_csv import read_rows
 from utils.datasets.index.class_folders import load_class_data
 from utils.ops.network_input import IMAGENET, InputBuffer, images_to_device
-from utils.tasks.base import DataOptions, TaskOptions
 from utils.tasks.classify import ClassificationOptions, ClassificationTask, compute_probabilities
+from utils.tasks.options import DataOptions, TaskOptions
 from utils.train.finish import finish
 from utils.train.setup import build_trainer
 from utils.train.trainer import Trainer

@@ -17,8 +17,8 @@ from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.types import Batch, Letterbox, Prediction
 from utils.datasets.index.data_yaml import load_spec
-from utils.tasks.base import DataOptions, TaskOptions
 from utils.tasks.joint import SEMANTIC, JointTask, to_joint_output
+from utils.tasks.options import DataOptions, TaskOptions
 from utils.tasks.semantic import SemanticTask, compute_rarity_weights, get_plotted_mask
 
 GRAPH: dict[str, Any] = {

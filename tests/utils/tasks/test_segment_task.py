@@ -12,7 +12,8 @@ from utils.datasets.index.data_yaml import load_spec
 from utils.datasets.prepare import shapes
 from utils.metrics.mask_files import PolygonTextWriter
 from utils.ops.prototypes import PrototypeMasks
-from utils.tasks.base import DataOptions, PredictionFiles, TaskOptions
+from utils.tasks.base import PredictionFiles
+from utils.tasks.options import DataOptions, TaskOptions
 from utils.tasks.segment import SegmentationTask, select_label_masks
 
 GRAPH = {

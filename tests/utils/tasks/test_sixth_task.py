@@ -29,15 +29,16 @@ from utils.config.export import ExportConfig
 from utils.core.errors import InputError
 from utils.core.results_csv import read_rows
 from utils.core.types import Batch, EvalResult, Prediction
-from utils.export.run import build_job, build_export_options
+from utils.export.run import build_export_options, build_job
 from utils.export.verify import MismatchError, check_export
 from utils.losses.result import LossResult, Reduce, count_images, keep_local
 from utils.metrics.agreement import Agreement, Tolerance
 from utils.ops.boxes import undo_letterbox
 from utils.tasks import registry
-from utils.tasks.base import Postprocess, PostprocessOptions, PredictionFiles, Sink
+from utils.tasks.base import Postprocess, PredictionFiles, Sink
 from utils.tasks.detect import DetectionTask
 from utils.tasks.networks import load_checkpoint, load_model
+from utils.tasks.options import PostprocessOptions
 from utils.tasks.registry import register_task
 from utils.tasks.results import DrawStyle, Result
 from utils.train.trainer import Trainer

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from utils.config.hyp import Hyperparameters
 from utils.datasets.index.data_yaml import DataSpec
-from utils.tasks.base import TaskOptions
 from utils.tasks.detect import DetectionTask
+from utils.tasks.options import TaskOptions
 from utils.train.amp import check_amp, format_amp, select_dtype
 
 BF16 = torch.bfloat16

@@ -13,7 +13,7 @@ from utils.train import compile as compiling
 from utils.train.compile import compile_network
 
 
-def test_what_cannot_be_compiled_is_told_and_trains_without(
+def test_failed_compilation_warns_and_trains_without(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(function: object) -> None:
@@ -23,7 +23,7 @@ def test_what_cannot_be_compiled_is_told_and_trains_without(
     monkeypatch.setattr(compiling.LOGGER, "propagate", True)
     layer = nn.Linear(2, 2)
     assert not compile_network(layer, torch.device("cpu"))
-    assert "--compile: cannot be used here (no C++ compiler): training without" in caplog.text
+    assert "--compile: torch.compile fails here (no C++ compiler): training without it" in caplog.text
     assert layer(torch.zeros(1, 2)).shape == (1, 2)
 
 

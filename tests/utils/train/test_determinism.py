@@ -10,7 +10,7 @@ import torch
 from test_trainer import make_trainer
 
 from utils.train import determinism
-from utils.train.determinism import NondeterminismReport, make_deterministic, operation_of
+from utils.train.determinism import NondeterminismReport, make_deterministic, parse_operation
 
 MESSAGE = (
     "adaptive_max_pool2d_backward_cuda does not have a deterministic implementation, but you set "
@@ -28,11 +28,13 @@ def unchanged_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_operations_are_named() -> None:
-    assert operation_of(MESSAGE) == "adaptive_max_pool2d_backward_cuda"
-    assert operation_of("Deterministic behavior was enabled with cuBLAS but").startswith("Deterministic behavior was")
+    assert parse_operation(MESSAGE) == "adaptive_max_pool2d_backward_cuda"
+    assert parse_operation("Deterministic behavior was enabled with cuBLAS but").startswith(
+        "Deterministic behavior was"
+    )
 
 
-def test_what_is_not_repeatable_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_nondeterministic_operations_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     """With PyTorch's own warning, raised by hand: on a processor every operation of these networks is repeatable."""
     caplog.set_level("INFO", "openyolov5")
     report = NondeterminismReport()
@@ -42,14 +44,14 @@ def test_what_is_not_repeatable_is_told_once(caplog: pytest.LogCaptureFixture) -
         with pytest.warns(UserWarning, match="something else"):
             warnings.warn("something else", stacklevel=1)
         report.on_train_epoch_end(epoch=0)
-    assert "every operation of this network has a repeatable algorithm" in caplog.text
+    assert "all operations of this network are deterministic" in caplog.text
     assert warnings.showwarning is shown
     report = NondeterminismReport()
     report.on_train_epoch_start(epoch=0)
     for _ in range(2):
         warnings.warn(MESSAGE, stacklevel=1)
     report.on_train_epoch_end(epoch=0)
-    assert caplog.text.count("not repeatable on this device: adaptive_max_pool2d_backward_cuda\n") == 1
+    assert caplog.text.count("not deterministic on this device: adaptive_max_pool2d_backward_cuda\n") == 1
 
 
 def test_other_warnings_are_passed_on() -> None:
@@ -70,8 +72,8 @@ def test_the_flag_reaches_the_run(tiny_data: Path, tmp_path: Path, caplog: pytes
     make_trainer(tiny_data, tmp_path, deterministic=True).fit()
     assert torch.are_deterministic_algorithms_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    assert "the same command gives the same numbers" in caplog.text
-    assert "every operation of this network has a repeatable algorithm on this device" in caplog.text
+    assert "results repeat on this machine" in caplog.text
+    assert "all operations of this network are deterministic on this device" in caplog.text
 
 
 def test_a_chosen_workspace_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from utils.train.ema import ModelEMA, ema_decay
+from utils.train.ema import ModelEMA, compute_decay
 
 
 def test_decay_equals_the_reference(shared: Path) -> None:
     golden = json.loads((shared / "reference/golden/schedules.json").read_text())
     pairs = zip(golden["ema_updates"], golden["ema_decay"], strict=True)
-    assert all(ema_decay(updates) == pytest.approx(value) for updates, value in pairs)
+    assert all(compute_decay(updates) == pytest.approx(value) for updates, value in pairs)
 
 
 def test_update_by_hand() -> None:
@@ -23,9 +23,9 @@ def test_update_by_hand() -> None:
     nn.init.constant_(model[0].weight, 3.0)
     model[1].num_batches_tracked += 7
     ema.update(model)
-    kept = ema_decay(2000)
+    decay = compute_decay(2000)
     assert ema.updates == 2000
-    assert ema.model[0].weight.item() == pytest.approx(kept * 1.0 + (1 - kept) * 3.0)
+    assert ema.model[0].weight.item() == pytest.approx(decay * 1.0 + (1 - decay) * 3.0)
     assert ema.model[1].num_batches_tracked.item() == 7
     assert not any(p.requires_grad for p in ema.model.parameters())
     assert torch.equal(model[0].weight, torch.tensor([[3.0]])), "the model itself is untouched"

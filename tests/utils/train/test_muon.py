@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.train.muon import RMS_OF_ADAMW, Muon, orthogonal
+from utils.train.muon import RMS_OF_ADAMW, Muon, orthogonalize
 from utils.train.optim import build_optimizer
 
 
@@ -16,7 +16,7 @@ def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int]) 
     torch.manual_seed(0)
     matrix = torch.randn(shape) * 1e-4
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    turned = left.mT @ orthogonal([matrix])[0] @ right.mT
+    turned = left.mT @ orthogonalize([matrix])[0] @ right.mT
     wide = values > 0.003 * values.norm()  # of a square matrix the last ones are far below the others
     assert turned.diagonal()[wide].min() > 0.79
     assert turned.diagonal().max() < 1.21
@@ -26,14 +26,14 @@ def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int]) 
 def test_matrices_of_all_shapes_together_equal_each_alone() -> None:
     torch.manual_seed(0)
     matrices = [torch.randn(shape) for shape in ((4, 9), (9, 4), (4, 4), (4, 30), (7, 8))]
-    together = orthogonal(matrices)
+    together = orthogonalize(matrices)
     assert [new.shape for new in together] == [old.shape for old in matrices]
     for new, old in zip(together, matrices, strict=True):
-        torch.testing.assert_close(new, orthogonal([old])[0])
+        torch.testing.assert_close(new, orthogonalize([old])[0])
 
 
 def test_no_gradient_makes_no_step() -> None:
-    assert torch.equal(orthogonal([torch.zeros(3, 5)])[0], torch.zeros(3, 5))
+    assert torch.equal(orthogonalize([torch.zeros(3, 5)])[0], torch.zeros(3, 5))
 
 
 def test_convolutions_step_like_adamw_in_size_whatever_the_gradient() -> None:
@@ -52,7 +52,7 @@ def test_a_step_by_hand() -> None:
     weight = nn.Parameter(torch.ones(1, 4))
     weight.grad = torch.tensor([[3.0, 0.0, 4.0, 0.0]])
     Muon([weight], lr=0.1, weight_decay=0.5).step()
-    row = orthogonal([torch.tensor([[0.6, 0.0, 0.8, 0.0]])])[0]  # one row: the length alone changes
+    row = orthogonalize([torch.tensor([[0.6, 0.0, 0.8, 0.0]])])[0]  # one row: the length alone changes
     torch.testing.assert_close(weight.detach(), 0.95 - 0.1 * RMS_OF_ADAMW * math.sqrt(4) * row)
 
 

@@ -8,15 +8,19 @@ import torch
 from torch import nn
 
 from utils.config.hyp import Hyperparameters
-from utils.train.optim import Schedule, build_optimizer, lr_factor, split_parameters
+from utils.train.optim import Schedule, build_optimizer, compute_lr_factor, group_parameters
 
 
 def test_lr_factors_equal_the_reference(shared: Path) -> None:
     golden = json.loads((shared / "reference/golden/schedules.json").read_text())
-    linear = [lr_factor(e, epochs=100, final=0.01) for e in range(len(golden["linear_lr_factor_100_epochs_lrf_0_01"]))]
+    linear = [
+        compute_lr_factor(e, epochs=100, final=0.01) for e in range(len(golden["linear_lr_factor_100_epochs_lrf_0_01"]))
+    ]
     assert linear == pytest.approx(golden["linear_lr_factor_100_epochs_lrf_0_01"])
     values = golden["cosine_lr_factor_100_epochs_lrf_0_01"]
-    assert [lr_factor(e, epochs=100, final=0.01, cosine=True) for e in range(len(values))] == pytest.approx(values)
+    assert [compute_lr_factor(e, epochs=100, final=0.01, cosine=True) for e in range(len(values))] == pytest.approx(
+        values
+    )
 
 
 def test_warm_up_by_hand() -> None:
@@ -47,7 +51,7 @@ def test_weight_decay_follows_the_effective_batch(batch: int, scale: float) -> N
 
 def test_groups_hold_every_parameter_once() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1), nn.LayerNorm(4))
-    biases, weights, norms = split_parameters(model)
+    biases, weights, norms = group_parameters(model)
     assert [len(g) for g in (biases, weights, norms)] == [3, 2, 2]
     optimizer = build_optimizer(model, "AdamW", lr=0.1, momentum=0.9, weight_decay=0.5)
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.0, 0.5, 0.0]

@@ -8,7 +8,7 @@ import pytest
 import train
 from utils.config.train import TrainConfig
 from utils.core.errors import InputError
-from utils.train.resume import find_last_checkpoint, resumed_launch
+from utils.train.resume import find_last_checkpoint, prepare_resumed_launch
 
 
 def stored_run(root: Path, device: str, name: str = "exp") -> Path:
@@ -33,7 +33,7 @@ def test_newest_last_checkpoint_is_found(tmp_path: Path, monkeypatch: pytest.Mon
 def test_device_of_the_run_unless_another_is_given(given: tuple[str, ...], expected: str, tmp_path: Path) -> None:
     last = stored_run(tmp_path, "cpu,cpu")
     arguments = ["--resume", str(last), *given]
-    assert resumed_launch(TrainConfig.from_args(arguments), arguments)[0] == expected
+    assert prepare_resumed_launch(TrainConfig.from_args(arguments), arguments)[0] == expected
 
 
 def test_settings_of_the_checkpoint_serve_where_the_folder_has_none(
@@ -42,7 +42,7 @@ def test_settings_of_the_checkpoint_serve_where_the_folder_has_none(
     last = stored_run(tmp_path, "")
     (last.parent.parent / "opt.yaml").unlink()
     monkeypatch.setattr("models.checkpoint.load_training_state", lambda path: {"opt": {"device": "0,1"}})
-    assert resumed_launch(TrainConfig(resume=str(last)), [])[0] == "0,1"
+    assert prepare_resumed_launch(TrainConfig(resume=str(last)), [])[0] == "0,1"
 
 
 def test_run_of_several_devices_is_launched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import islice
 from types import ModuleType
 from typing import Any
 
@@ -31,28 +31,13 @@ LIGHT_SET: tuple[tuple[str, dict[str, Any]], ...] = (  # names and settings
     ("CLAHE", {"clip_limit": (1.0, 4.0), "tile_grid_size": (8, 8)}),
 )
 PIXEL_CENTER = 0.5  # the origin of its keypoints is the center of the first pixel, that of ours its edge
-UPDATE_SWITCH = "NO_ALBUMENTATIONS_UPDATE"
-
-
-@contextmanager
-def no_update_check() -> Iterator[None]:
-    """Disable the online version check of Albumentations during its import."""
-    before = os.environ.get(UPDATE_SWITCH)
-    os.environ[UPDATE_SWITCH] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[UPDATE_SWITCH]
-        else:
-            os.environ[UPDATE_SWITCH] = before
 
 
 def import_albumentations() -> ModuleType:
-    """The package; InputError if it cannot be imported."""
+    """The package, without its online version check, here and in worker processes; InputError if not importable."""
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     try:
-        with no_update_check():
-            return importlib.import_module("albumentations")
+        return importlib.import_module("albumentations")
     except ImportError as error:
         raise InputError(
             f"hyperparameter albumentations: the package cannot be imported ({error}); pip install 'albumentations>=2'"
@@ -68,22 +53,13 @@ class LightPipeline:
     """Blur, MedianBlur, ToGray and CLAHE with a probability of 1 % each, for three-channel images only."""
 
     def __init__(self) -> None:
-        self._transforms: list[Any] = self._build()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_transforms": []}  # a spawned worker builds its transforms itself, without the version check
+        library = import_albumentations()
+        self._transforms = [getattr(library, name)(**settings, p=1.0) for name, settings in LIGHT_SET]
 
     def select(self, rng: np.random.Generator) -> list[Effect]:
         """A random selection of the transforms, usually empty."""
         selected = np.flatnonzero(rng.random(len(LIGHT_SET)) < LIGHT_PROBABILITY)
-        if len(selected):
-            self._transforms = self._transforms or self._build()
         return [partial(apply_to_image, self._transforms[n], int(rng.integers(2**32))) for n in selected]
-
-    @staticmethod
-    def _build() -> list[Any]:
-        library = import_albumentations()
-        return [getattr(library, name)(**settings, p=1.0) for name, settings in LIGHT_SET]
 
 
 class UserPipeline:
@@ -98,27 +74,20 @@ class UserPipeline:
     """
 
     def __init__(self, serialized: Mapping[str, Any]) -> None:
-        self.serialized = serialized
-        self._compose: Any = self._build()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"serialized": self.serialized, "_compose": None}
-
-    def select(self, rng: np.random.Generator) -> list[Effect]:
-        """The pipeline with a seed; it selects its transforms itself."""
-        self._compose = self._compose or self._build()
-        apply = apply_to_sample if "bboxes" in self._compose.processors else apply_to_image
-        return [partial(apply, self._compose, int(rng.integers(2**32)))]
-
-    def _build(self) -> Any:
         library = import_albumentations()
-        pipeline = load_pipeline(library, self.serialized)
+        pipeline = load_pipeline(library, serialized)
         if is_color_only(library, pipeline):
-            return library.Compose([pipeline])
+            self._compose, self._apply = library.Compose([pipeline]), apply_to_image
+            return
         set_mask_defaults_(library, pipeline)
         boxes = library.BboxParams(format="pascal_voc", label_fields=["objects"], clip=True, min_width=1, min_height=1)
         points = library.KeypointParams(format="xy", label_fields=["rings"], remove_invisible=False)
-        return library.Compose([pipeline], bbox_params=boxes, keypoint_params=points)
+        self._compose = library.Compose([pipeline], bbox_params=boxes, keypoint_params=points)
+        self._apply = apply_to_sample
+
+    def select(self, rng: np.random.Generator) -> list[Effect]:
+        """The pipeline with a seed; it selects its transforms itself."""
+        return [partial(self._apply, self._compose, int(rng.integers(2**32)))]
 
 
 def load_pipeline(library: ModuleType, serialized: Mapping[str, Any]) -> Any:
@@ -202,8 +171,8 @@ def apply_to_sample(compose: Any, seed: int, sample: Sample) -> Sample:
     polygons = None
     if sample.polygons is not None:
         points = np.asarray(out["keypoints"]).reshape(-1, 2) + PIXEL_CENTER
-        transformed = split_rings(points, [len(ring) for ring in rings])
-        grouped = group_rings(transformed, [len(rings) for rings in sample.polygons])
+        transformed = iter(np.split(points, np.cumsum([len(ring) for ring in rings], dtype=int)[:-1]))
+        grouped = [list(islice(transformed, len(rings))) for rings in sample.polygons]
         frame = (0.0, 0.0, float(out["image"].shape[1]), float(out["image"].shape[0]))
         polygons = [clip_rings(grouped[k], frame) for k in objects]
         visible = np.array([bool(rings) for rings in polygons], bool)
@@ -211,14 +180,3 @@ def apply_to_sample(compose: Any, seed: int, sample: Sample) -> Sample:
         boxes = np.array([compute_bounding_box(rings) for rings in polygons], np.float32).reshape(-1, 4)
     image = np.ascontiguousarray(out["image"]).reshape(*out["image"].shape[:2], -1)
     return Sample(image, boxes, sample.classes[objects], polygons, out.get("mask"), sample.path)
-
-
-def split_rings(points: np.ndarray, lengths: list[int]) -> list[np.ndarray]:
-    """Split (P, 2) points into rings of the given lengths."""
-    return np.split(points, np.cumsum(lengths)[:-1]) if lengths else []
-
-
-def group_rings(rings: list[np.ndarray], counts: list[int]) -> list[list[np.ndarray]]:
-    """Split a flat list of rings into one list per object."""
-    ends = np.cumsum(counts).tolist()
-    return [rings[end - count : end] for end, count in zip(ends, counts, strict=True)]

@@ -301,8 +301,12 @@ def transform_labels(placement: Placement, matrix: np.ndarray, size_hw: tuple[in
         rings = image.polygons[k] if is_inside else clip_rings(image.polygons[k], placement.region_xyxyn)
         projected = [transform_points(ring, matrix, MIN_DEPTH) for ring in rings if len(ring) > 2]
         polygons.append(projected if is_inside else clip_rings(projected, frame))
-    bounding_boxes = np.array([compute_bounding_box(rings) for rings in polygons], np.float64).reshape(-1, 4)
-    return Labels(bounding_boxes, areas, classes, polygons)
+    return Labels(compute_bounding_boxes(polygons), areas, classes, polygons)
+
+
+def compute_bounding_boxes(polygons: Polygons) -> np.ndarray:
+    """(n, 4) float64 bounding boxes of objects."""
+    return np.array([compute_bounding_box(rings) for rings in polygons], np.float64).reshape(-1, 4)
 
 
 def clip_boxes(boxes_xyxy: np.ndarray, frame_xyxy: Sequence[float]) -> np.ndarray:

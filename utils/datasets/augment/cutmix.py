@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 
-from utils.core.types import Polygons, Sample
+from utils.core.types import Sample
 from utils.datasets.augment.compose import (
     MIN_AREA_BOXES,
     MIN_AREA_POLYGONS,
     Labels,
     box_areas,
     clip_boxes,
+    compute_bounding_boxes,
     keep_visible,
 )
 from utils.ops.polygons import clip_rings, compute_bounding_box
@@ -64,7 +65,7 @@ def clip_labels(sample: Sample, rectangle: Rectangle) -> Labels:
     if sample.polygons is None:
         return Labels(_zero_inverted(clip_boxes(sample.boxes_xyxy, rectangle)), areas, sample.classes, None)
     polygons = [clip_rings(rings, rectangle) for rings in sample.polygons]
-    return Labels(_compute_bounding_boxes(polygons), areas, sample.classes, polygons)
+    return Labels(compute_bounding_boxes(polygons), areas, sample.classes, polygons)
 
 
 def cut_labels(sample: Sample, rectangle: Rectangle) -> Labels:
@@ -80,7 +81,7 @@ def cut_labels(sample: Sample, rectangle: Rectangle) -> Labels:
         visible[areas - hidden <= MIN_AREA_BOXES * areas] = 0
         return Labels(visible, areas, sample.classes, None)
     polygons = [_cut_rings(rings, rectangle, sample.image.shape[:2]) for rings in sample.polygons]
-    visible = _compute_bounding_boxes(polygons)
+    visible = compute_bounding_boxes(polygons)
     visible[areas - hidden <= MIN_AREA_POLYGONS * areas] = 0
     return Labels(visible, areas, sample.classes, polygons)
 
@@ -118,8 +119,3 @@ def _cut_rings(rings: list[np.ndarray], rectangle: Rectangle, size_hw: tuple[int
     height, width = size_hw[:2]
     strips = [(0, 0, x1, height), (x2, 0, width, height), (x1, 0, x2, y1), (x1, y2, x2, height)]
     return [ring for x3, y3, x4, y4 in strips if x3 < x4 and y3 < y4 for ring in clip_rings(rings, (x3, y3, x4, y4))]
-
-
-def _compute_bounding_boxes(polygons: Polygons) -> np.ndarray:
-    """(n, 4) bounding boxes of objects."""
-    return np.array([compute_bounding_box(rings) for rings in polygons], np.float64).reshape(-1, 4)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from utils.config.hyp import Hyperparameters
-from utils.core.types import Polygons, Sample
+from utils.core.types import Sample
 from utils.datasets.augment.compose import Recolor
 
 MIXUP_BETA = 32.0  # both parameters of the Beta distribution of the mixing ratio
@@ -61,41 +61,29 @@ def multiply_hsv(source: np.ndarray, target: np.ndarray, *, gains: np.ndarray) -
 def random_flips(sample: Sample, rng: np.random.Generator, hyp: Hyperparameters) -> Sample:
     """Flip vertically with probability `flipud` and horizontally with probability `fliplr`."""
     vertical, horizontal = rng.random(2) < (hyp.flipud, hyp.fliplr)
-    sample = flip_vertical(sample) if vertical else sample
-    return flip_horizontal(sample) if horizontal else sample
+    sample = flip(sample, axis=1) if vertical else sample
+    return flip(sample, axis=0) if horizontal else sample
 
 
-def flip_horizontal(sample: Sample) -> Sample:
-    """Flip a sample left to right."""
-    return _flip(sample, axis=0)
-
-
-def flip_vertical(sample: Sample) -> Sample:
-    """Flip a sample top to bottom."""
-    return _flip(sample, axis=1)
-
-
-def _flip(sample: Sample, *, axis: int) -> Sample:
-    """Flip x (axis 0) or y (axis 1)."""
+def flip(sample: Sample, *, axis: int) -> Sample:
+    """Flip a sample left to right (axis 0) or top to bottom (axis 1)."""
     height, width, channels = sample.image.shape
     side, code = (width, 1) if axis == 0 else (height, 0)
     boxes = sample.boxes_xyxy.copy()
     boxes[:, [axis, axis + 2]] = side - sample.boxes_xyxy[:, [axis + 2, axis]]
+    polygons = sample.polygons
+    if polygons is not None:
+        offset, sign = np.zeros(2), np.ones(2)
+        offset[axis], sign[axis] = side, -1
+        polygons = [[offset + sign * ring for ring in rings] for rings in polygons]
     return Sample(
         cv2.flip(sample.image, code).reshape(height, width, channels),
         boxes,
         sample.classes,
-        None if sample.polygons is None else _flip_rings(sample.polygons, axis, side),
+        polygons,
         None if sample.semantic_mask is None else cv2.flip(sample.semantic_mask, code),
         sample.path,
     )
-
-
-def _flip_rings(polygons: Polygons, axis: int, side: int) -> Polygons:
-    """Flip x (axis 0) or y (axis 1) of rings in an image of length `side`."""
-    offset, sign = np.zeros(2), np.ones(2)
-    offset[axis], sign[axis] = side, -1
-    return [[offset + sign * ring for ring in rings] for rings in polygons]
 
 
 def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from utils.core.errors import InputError
-from utils.core.files import UniqueNames, read_json
+from utils.core.files import UniqueNames
 from utils.core.logging import LOGGER
 from utils.core.types import Polygons
 from utils.datasets.index.image_index import ImageIndex
@@ -40,12 +40,15 @@ class PixelObjects:
     polygons: Polygons = field(default_factory=list)
     places: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if min(self.size_hw) <= 0:
+            raise ValueError("image size is not positive")
+
     def add(self, label: int, place: str, *, box_xyxy: Sequence[float] = (), rings: Sequence[np.ndarray] = ()) -> None:
         """Add an object with a box, rings (K, 2), or both; by default its box encloses the rings."""
-        outlines = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings]
-        outlines = [ring for ring in outlines if len(ring) >= 3]
+        outlines = [ring for ring in rings if len(ring) >= 3]
         if not len(box_xyxy):
-            points = np.concatenate([np.zeros((0, 2)), *(np.asarray(ring).reshape(-1, 2) for ring in rings)])
+            points = np.concatenate([np.zeros((0, 2)), *rings])
             box_xyxy = [*points.min(0), *points.max(0)] if len(points) else [0.0] * 4
         self.classes.append(label)
         self.boxes_xyxy.append(box_xyxy)
@@ -92,14 +95,6 @@ def resolve_class_names(labels: Iterable[str], names: Sequence[str], folder: Pat
     if len(set(names)) < len(names):
         raise InputError(f"--names {' '.join(names)}: duplicate name")
     return dict(enumerate(names))
-
-
-def read_json_object(file: Path) -> dict[str, Any]:
-    """Read a JSON file that contains an object; InputError for anything else."""
-    content = read_json(file)
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected an object with annotations, found {type(content).__name__}")
-    return content
 
 
 def find_image(folder: Path, *names: str) -> str:
@@ -155,9 +150,13 @@ class ImageCopier:
         self.link = link
         self._names: dict[Path, UniqueNames] = {}
 
-    def copy(self, image: str, folder: Path) -> Path:
-        """Copy or link an image into the folder; returns its new path."""
+    def copy_images(self, index: ImageIndex, folder: Path) -> Iterator[tuple[Path, tuple[int, int], list[PixelObject]]]:
+        """Copy or link every image into the folder; new path, height and width, and objects of each."""
         folder.mkdir(parents=True, exist_ok=True)
+        for i, (image, (height, width)) in enumerate(zip(index.paths, index.sizes_hw.tolist(), strict=True)):
+            yield self._copy(image, folder), (height, width), get_pixel_objects(index, i)
+
+    def _copy(self, image: str, folder: Path) -> Path:
         stem = self._names.setdefault(folder, UniqueNames()).assign(image, Path(image).stem, "")
         target = folder / f"{stem}{Path(image).suffix}"
         source = os.path.realpath(image)
@@ -170,12 +169,6 @@ class ImageCopier:
         if not target.exists():
             shutil.copyfile(source, target)
         return target
-
-
-def iter_images(index: ImageIndex) -> Iterator[tuple[int, str, int, int]]:
-    """Number, path, height and width of each image."""
-    for i, path in enumerate(index.paths):
-        yield i, path, int(index.sizes_hw[i, 0]), int(index.sizes_hw[i, 1])
 
 
 def write_json(file: Path, content: object) -> None:

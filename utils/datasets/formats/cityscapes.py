@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from utils.core.errors import InputError
-from utils.datasets.formats.base import PixelObjects, Splits, build_index, read_json_object
+from utils.core.files import read_json
+from utils.datasets.formats.base import PixelObjects, Splits, build_index
 from utils.datasets.index.verify import LabelRows
 
 CLASSES = (
@@ -39,7 +40,7 @@ def read_cityscapes(source: Path, names: Sequence[str], images: Path | None) -> 
         for file in sorted((source / POLYGONS / split).glob(f"*/*_{POLYGONS}_polygons.json")):
             stem = file.name.removesuffix(f"_{POLYGONS}_polygons.json")
             image = image_folder / split / file.parent.name / f"{stem}_{IMAGE}.png"
-            pairs.append((str(image), parse_cityscapes(read_json_object(file), class_ids, file)))
+            pairs.append((str(image), parse_cityscapes(read_json(file), class_ids, file)))
         if pairs:
             sets[split] = build_index(pairs, class_names, split)
     if not sets:
@@ -60,8 +61,6 @@ def parse_cityscapes(content: Mapping[str, Any], class_ids: Mapping[str, int], f
     """
     try:
         height, width = int(content["imgHeight"]), int(content["imgWidth"])
-        if min(height, width) <= 0:
-            raise ValueError("image size is not positive")
         objects = PixelObjects((height, width))
         for number, item in enumerate(content["objects"]):
             if item["label"] in class_ids and not item.get("deleted"):

@@ -12,8 +12,6 @@ from utils.datasets.formats.base import (
     PixelObject,
     Splits,
     build_index,
-    get_pixel_objects,
-    iter_images,
     resolve_class_names,
     separate_holes,
     write_data_yaml,
@@ -21,7 +19,6 @@ from utils.datasets.formats.base import (
 )
 from utils.datasets.index.coco_json import load_annotations, read_category_names
 from utils.datasets.index.data_yaml import SPLITS
-from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.labels import list_images
 from utils.ops.masks import rasterize, ring_area
 
@@ -73,25 +70,19 @@ def write_coco(sets: Splits, out: Path, copier: ImageCopier) -> Path:
     """Write images/<split>/, annotations/instances_<split>.json and a data.yaml. Category ids start at 1."""
     splits = {}
     for split, index in sets.items():
-        content = build_coco_content(index, split, out, copier)
-        file = Path("annotations") / f"{PREFIX}{split}.json"
-        write_json(out / file, content)
-        splits[split] = {"images": f"images/{split}", "annotations": file.as_posix()}
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for image_id, (image, size_hw, items) in enumerate(copier.copy_images(index, out / "images" / split), 1):
+            images.append({"id": image_id, "file_name": image.name, "width": size_hw[1], "height": size_hw[0]})
+            for item in items:
+                ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": item.label + 1, "iscrowd": 0}
+                annotations.append(ids | to_coco_shape(item, size_hw))
+        categories = [{"id": number + 1, "name": name, "supercategory": ""} for number, name in index.names.items()]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        file = f"annotations/{PREFIX}{split}.json"
+        write_json(out / file, {"info": {"description": split}} | content)
+        splits[split] = {"images": f"images/{split}", "annotations": file}
     return write_data_yaml(out, splits, next(iter(sets.values())).names)
-
-
-def build_coco_content(index: ImageIndex, split: str, out: Path, copier: ImageCopier) -> dict[str, Any]:
-    """Copy the images of one split and build the content of its JSON file."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for i, path, height, width in iter_images(index):
-        image = copier.copy(path, out / "images" / split)
-        images.append({"id": i + 1, "file_name": image.name, "width": width, "height": height})
-        for item in get_pixel_objects(index, i):
-            common = {"id": len(annotations) + 1, "image_id": i + 1, "category_id": item.label + 1, "iscrowd": 0}
-            annotations.append(common | to_coco_shape(item, (height, width)))
-    categories = [{"id": number + 1, "name": name, "supercategory": ""} for number, name in index.names.items()]
-    return {"info": {"description": split}, "images": images, "annotations": annotations, "categories": categories}
 
 
 def to_coco_shape(item: PixelObject, size_hw: tuple[int, int]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from utils.core.errors import InputError
+from utils.core.files import read_json
 from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
     ImageCopier,
@@ -19,9 +19,6 @@ from utils.datasets.formats.base import (
     Splits,
     build_index,
     find_image,
-    get_pixel_objects,
-    iter_images,
-    read_json_object,
     resolve_class_names,
     separate_holes,
     write_json,
@@ -29,7 +26,7 @@ from utils.datasets.formats.base import (
 )
 from utils.datasets.index.data_yaml import SPLITS
 from utils.datasets.index.verify import LabelRows
-from utils.imaging.read import ImageError, decode_image
+from utils.imaging.read import decode_image
 from utils.ops.masks import trace_rings
 from utils.ops.polygons import join_rings
 
@@ -47,8 +44,9 @@ def read_labelme(source: Path, names: Sequence[str], images: Path | None) -> Spl
     Raises:
         InputError: no annotations, or a file that is not in labelme's format.
     """
-    files = {split: sorted(folder.glob("**/*.json")) for split, folder in _find_split_folders(source).items()}
-    contents = {file: read_json_object(file) for split_files in files.values() for file in split_files}
+    folders = {split: source / split for split in SPLITS if (source / split).is_dir()} or {"train": source}
+    files = {split: sorted(folder.glob("**/*.json")) for split, folder in folders.items()}
+    contents = {file: read_json(file) for split_files in files.values() for file in split_files}
     if not contents:
         raise InputError(f"--source {source}: no labelme files (*.json) in it")
     labels = {str(shape.get("label")) for file, content in contents.items() for shape in _get_shapes(content, file)}
@@ -56,24 +54,17 @@ def read_labelme(source: Path, names: Sequence[str], images: Path | None) -> Spl
     class_ids = {name: number for number, name in class_names.items()}
     sets = {}
     for split, split_files in files.items():
-        if split_files:
-            pairs = [
-                (_find_image(file, contents[file], images), parse_labelme(contents[file], class_ids, file))
-                for file in split_files
-            ]
+        pairs = [
+            (_find_image(file, contents[file], images), parse_labelme(contents[file], class_ids, file))
+            for file in split_files
+        ]
+        if pairs:
             sets[split] = build_index(pairs, class_names, split)
     return sets
 
 
-def _find_split_folders(source: Path) -> dict[str, Path]:
-    """The subfolders train, val and test if there are any, else the folder itself for training."""
-    if not source.is_dir():
-        raise InputError(f"--source {source}: no such folder")
-    return {split: source / split for split in SPLITS if (source / split).is_dir()} or {"train": source}
-
-
-def _get_shapes(content: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
-    shapes = content.get("shapes")
+def _get_shapes(content: Any, file: Path) -> list[dict[str, Any]]:
+    shapes = content.get("shapes") if isinstance(content, dict) else None
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
         raise InputError(f"{file}: no list 'shapes'; expected labelme annotations")
     return shapes
@@ -97,13 +88,9 @@ def parse_labelme(content: Mapping[str, Any], class_ids: Mapping[str, int], file
     objects, skipped = PixelObjects((height, width)), 0
     groups: dict[tuple[int, str], tuple[str, list[np.ndarray]]] = {}
     for number, shape in enumerate(_get_shapes(content, file)):
-        place = f"{file}: shape {number}"
-        if str(shape.get("label")) not in class_ids:
-            skipped += 1
-            continue
-        label = class_ids[str(shape["label"])]
-        box, rings = _parse_shape(shape, place)
-        if not len(box) and not rings:
+        place, label = f"{file}: shape {number}", class_ids.get(str(shape.get("label")))
+        box, rings = _parse_shape(shape, place) if label is not None else ((), [])
+        if label is None or (not len(box) and not rings):
             skipped += 1
         elif shape.get("group_id") is not None and rings:
             groups.setdefault((label, str(shape["group_id"])), (place, []))[1].extend(rings)
@@ -127,7 +114,11 @@ def _parse_shape(shape: Mapping[str, Any], place: str) -> tuple[Sequence[float],
         low, high = points.min(0), points.max(0)
         if kind == "rectangle":
             return [*low, *high], []
-        mask = _decode_mask(shape.get("mask"), place)
+        try:
+            data = np.frombuffer(base64.b64decode(shape["mask"], validate=True), np.uint8)
+            mask = decode_image(data, place, channels=1)[..., 0] > 0
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{place}: the mask is not a base64-encoded PNG ({error})") from error
         return [*low, *(low + mask.shape[::-1])], [ring + low for ring in trace_rings(mask)]
     if kind == "circle" and len(points) == 2:
         radius = float(np.hypot(*(points[1] - points[0])))
@@ -139,21 +130,12 @@ def _parse_shape(shape: Mapping[str, Any], place: str) -> tuple[Sequence[float],
     return (), []
 
 
-def _decode_mask(text: Any, place: str) -> np.ndarray:
-    try:
-        data = np.frombuffer(base64.b64decode(str(text), validate=True), np.uint8)
-        return (decode_image(data, place, channels=1)[..., 0] > 0).astype(np.uint8)
-    except (binascii.Error, ImageError, ValueError) as error:
-        raise InputError(f"{place}: the mask is not a base64-encoded PNG ({error})") from error
-
-
 def write_labelme(sets: Splits, out: Path, copier: ImageCopier) -> Path:
     """Write images and JSON files to <split>/. Parts of an object share a group_id, holes are joined to them."""
     for split, index in sets.items():
-        for i, path, height, width in iter_images(index):
-            image = copier.copy(path, out / split)
+        for image, (height, width), items in copier.copy_images(index, out / split):
             shapes: list[dict[str, Any]] = []
-            for number, item in enumerate(get_pixel_objects(index, i)):
+            for number, item in enumerate(items):
                 shapes += to_labelme_shapes(item, index.names[item.label], number)
             size = {"imagePath": image.name, "imageData": None, "imageHeight": height, "imageWidth": width}
             content = {"version": VERSION, "flags": {}, "shapes": shapes} | size
@@ -170,12 +152,5 @@ def to_labelme_shapes(item: PixelObject, name: str, number: int) -> list[dict[st
         parts, holes = separate_holes(item.rings)
         kind, outlines = "polygon", [join_rings(item.rings)] if holes else parts
     group = number if len(outlines) > 1 else None
-    common: dict[str, Any] = {
-        "label": name,
-        "group_id": group,
-        "description": "",
-        "shape_type": kind,
-        "flags": {},
-        "mask": None,
-    }
+    common = {"label": name, "group_id": group, "description": "", "shape_type": kind, "flags": {}, "mask": None}
     return [common | {"points": np.round(outline, 3).tolist()} for outline in outlines]

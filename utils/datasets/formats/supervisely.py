@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import cv2
 import numpy as np
 
 from utils.core.errors import InputError
+from utils.core.files import read_json
 from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
     ImageCopier,
@@ -21,9 +21,6 @@ from utils.datasets.formats.base import (
     Splits,
     build_index,
     find_image,
-    get_pixel_objects,
-    iter_images,
-    read_json_object,
     resolve_class_names,
     separate_holes,
     write_json,
@@ -31,7 +28,7 @@ from utils.datasets.formats.base import (
 from utils.datasets.index.data_yaml import SPLITS
 from utils.datasets.index.verify import LabelRows
 from utils.imaging.draw import class_color_bgr
-from utils.imaging.read import ImageError, decode
+from utils.imaging.read import decode
 from utils.ops.masks import rasterize, trace_rings
 
 MAX_BITMAP = 1 << 26  # bytes of a decompressed bitmap, so that a small file cannot fill the memory
@@ -50,16 +47,17 @@ def read_supervisely(source: Path, names: Sequence[str], images: Path | None) ->
     """
     if images:
         raise InputError("--images: a Supervisely project has its images in img/ beside ann/; remove the flag")
-    meta = read_json_object(source / "meta.json")
-    titles = [item.get("title") for item in meta.get("classes") or [] if isinstance(item, dict)]
-    class_names = resolve_class_names([], names or [str(title) for title in titles if title], source)
+    meta = source / "meta.json"
+    try:
+        titles = [str(item["title"]) for item in read_json(meta)["classes"]]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{meta}: no list 'classes' of objects with a title ({error!r})") from error
+    class_names = resolve_class_names([], names or titles, source)
     class_ids = {name: number for number, name in class_names.items()}
     sets = {}
     for split, folder in _find_split_folders(source).items():
-        pairs = []
-        for file in sorted((folder / "ann").glob("*.json")):
-            content = read_json_object(file)
-            pairs.append((find_image(folder / "img", file.stem), parse_supervisely(content, class_ids, file)))
+        files = sorted((folder / "ann").glob("*.json"))
+        pairs = ((find_image(folder / "img", f.stem), parse_supervisely(read_json(f), class_ids, f)) for f in files)
         sets[split] = build_index(pairs, class_names, split)
     return sets
 
@@ -84,8 +82,6 @@ def parse_supervisely(content: Mapping[str, Any], class_ids: Mapping[str, int], 
     """
     try:
         objects = PixelObjects((int(content["size"]["height"]), int(content["size"]["width"])))
-        if min(objects.size_hw) <= 0:
-            raise ValueError("image size is not positive")
         skipped = 0
         for number, item in enumerate(content["objects"]):
             label = class_ids.get(str(item["classTitle"]))
@@ -93,7 +89,7 @@ def parse_supervisely(content: Mapping[str, Any], class_ids: Mapping[str, int], 
                 skipped += 1
                 continue
             _add_object(objects, label, item, f"{file}: object {number}")
-    except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise InputError(f"{file}: not a Supervisely annotation ({error!r}); {ANNOTATION}") from error
     if skipped:
         LOGGER.info(f"{file}: {skipped} objects of other kinds or classes skipped")
@@ -126,10 +122,7 @@ def decode_bitmap(text: str) -> np.ndarray:
     """Decode a base64-encoded, zlib-compressed PNG to (H, W) uint8, 1 for the object; ValueError for anything else."""
     unpacker = zlib.decompressobj()
     data = unpacker.decompress(base64.b64decode(text, validate=True), MAX_BITMAP)
-    try:
-        frame, _ = decode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED, "bitmap")
-    except ImageError as error:
-        raise ValueError("the bitmap is not a PNG") from error
+    frame, _ = decode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED, "bitmap")
     channels = frame.reshape(*frame.shape[:2], -1)
     return (channels[..., 3 if channels.shape[2] == 4 else 0] > 0).astype(np.uint8)  # alpha channel
 
@@ -143,9 +136,7 @@ def encode_bitmap(mask: np.ndarray) -> str:
 def write_supervisely(sets: Splits, out: Path, copier: ImageCopier) -> Path:
     """Write meta.json, <split>/img and <split>/ann. Objects of several parts become bitmaps."""
     for split, index in sets.items():
-        for i, path, height, width in iter_images(index):
-            image = copier.copy(path, out / split / "img")
-            items = get_pixel_objects(index, i)
+        for image, (height, width), items in copier.copy_images(index, out / split / "img"):
             objects = [to_supervisely_object(item, index.names[item.label], (height, width)) for item in items]
             size = {"height": height, "width": width}
             content = {"description": "", "tags": [], "size": size, "objects": objects}
@@ -167,10 +158,8 @@ def to_supervisely_object(item: PixelObject, name: str, size_hw: tuple[int, int]
         bitmap = {"origin": [left, top], "data": encode_bitmap(masks.bitmaps[0])}
         return common | {"geometryType": "bitmap", "bitmap": bitmap}
     if parts:
-        points = {
-            "exterior": np.round(parts[0], 3).tolist(),
-            "interior": [np.round(hole, 3).tolist() for hole in holes],
-        }
+        exterior, *interior = (np.round(ring, 3).tolist() for ring in (*parts, *holes))
+        points = {"exterior": exterior, "interior": interior}
         return common | {"geometryType": "polygon", "points": points}
     return common | {"geometryType": "rectangle", "points": {"exterior": [[x1, y1], [x2, y2]], "interior": []}}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from utils.core.errors import InputError
@@ -13,15 +13,13 @@ from utils.datasets.formats.base import (
     Splits,
     build_index,
     find_image,
-    get_pixel_objects,
-    iter_images,
     resolve_class_names,
     write_names,
 )
 from utils.datasets.index.data_yaml import SPLITS
 from utils.datasets.index.label_files import write_image_list
 from utils.datasets.index.verify import LabelRows
-from utils.datasets.prepare.voc import parse_xml, read_voc_annotation
+from utils.datasets.prepare.voc import parse_voc_annotation, parse_xml
 
 
 def read_voc(source: Path, names: Sequence[str], images: Path | None) -> Splits:
@@ -35,41 +33,33 @@ def read_voc(source: Path, names: Sequence[str], images: Path | None) -> Splits:
         InputError: no annotations, or an invalid one.
     """
     annotations = source / "Annotations" if (source / "Annotations").is_dir() else source
-    files = {file.stem: file for file in sorted(annotations.glob("*.xml"))}
-    if not files:
+    trees = {file: parse_xml(file) for file in sorted(annotations.glob("*.xml"))}
+    if not trees:
         raise InputError(f"--source {source}: no annotations (Annotations/*.xml) in it")
-    objects = (item for file in files.values() for item in parse_xml(file).iter("object"))
+    objects = (item for tree in trees.values() for item in tree.iter("object"))
     class_names = resolve_class_names((item.findtext("name", "").strip() for item in objects), names, source)
     class_ids = {name: number for number, name in class_names.items()}
     jpegs = source / "JPEGImages"
     image_folder = images or (jpegs if jpegs.is_dir() else annotations)
-    return {
-        split: build_index(_read_split(stems, files, image_folder, class_ids), class_names, split)
-        for split, stems in _read_split_lists(source, list(files)).items()
-    }
-
-
-def _read_split_lists(source: Path, all_stems: list[str]) -> dict[str, list[str]]:
-    files = {split: source / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
-    lists = {split: _read_stems(file) for split, file in files.items() if file.is_file()}
-    return {split: stems for split, stems in lists.items() if stems} or {"train": all_stems}
-
-
-def _read_stems(file: Path) -> list[str]:
-    """The stems in a list, one per line; they may contain spaces."""
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    sets = {}
+    for split in SPLITS:
+        listing = source / "ImageSets" / "Main" / f"{split}.txt"
+        lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+        if files := [annotations / f"{line.strip()}.xml" for line in lines if line.strip()]:
+            sets[split] = build_index(_read_split(files, trees, image_folder, class_ids), class_names, split)
+    return sets or {"train": build_index(_read_split(trees, trees, image_folder, class_ids), class_names, "train")}
 
 
 def _read_split(
-    stems: Sequence[str], files: dict[str, Path], images: Path, class_ids: dict[str, int]
+    files: Iterable[Path], trees: Mapping[Path, ElementTree.Element], images: Path, class_ids: Mapping[str, int]
 ) -> Iterator[tuple[str, LabelRows]]:
     num_skipped = 0
-    for stem in stems:
-        if stem not in files:
-            raise InputError(f"{stem}: listed in ImageSets/Main, but the annotation {stem}.xml is missing")
-        labels, skipped = read_voc_annotation(files[stem], class_ids)
+    for file in files:
+        if file not in trees:
+            raise InputError(f"{file.stem}: listed in ImageSets/Main, but the annotation {file.name} is missing")
+        labels, skipped = parse_voc_annotation(trees[file], file, class_ids)
         num_skipped += skipped
-        filename = parse_xml(files[stem]).findtext("filename", "").strip()
+        stem, filename = file.stem, trees[file].findtext("filename", "").strip()
         yield find_image(images, *dict.fromkeys((f"{stem}.jpg", Path(filename).name or f"{stem}.jpg"))), labels
     if num_skipped:
         LOGGER.info(f"{num_skipped} objects that are difficult or of other classes skipped")
@@ -82,21 +72,20 @@ def write_voc(sets: Splits, out: Path, copier: ImageCopier) -> Path:
         folder.mkdir(parents=True)
     for split, index in sets.items():
         stems = []
-        for i, path, height, width in iter_images(index):
-            image = copier.copy(path, out / "JPEGImages")
+        for image, (height, width), items in copier.copy_images(index, out / "JPEGImages"):
             stems.append(image.stem)
             root = ElementTree.Element("annotation")
             _add_fields(root, {"folder": "JPEGImages", "filename": image.name})
             _add_fields(ElementTree.SubElement(root, "size"), {"width": width, "height": height, "depth": 3})
             _add_fields(root, {"segmented": 0})
-            for item in get_pixel_objects(index, i):
+            for item in items:
                 node = ElementTree.SubElement(root, "object")
-                fields = {"name": index.names[item.label], "pose": "Unspecified", "truncated": 0, "difficult": 0}
-                _add_fields(node, fields)
+                name = index.names[item.label]
+                _add_fields(node, {"name": name, "pose": "Unspecified", "truncated": 0, "difficult": 0})
                 _add_fields(ElementTree.SubElement(node, "bndbox"), to_voc_box(item.box_xyxy))
             ElementTree.indent(root)
-            tree = ElementTree.ElementTree(root)
-            tree.write(out / "Annotations" / f"{image.stem}.xml", encoding="utf-8")
+            file = out / "Annotations" / f"{image.stem}.xml"
+            ElementTree.ElementTree(root).write(file, encoding="utf-8")
         write_image_list(lists / f"{split}.txt", stems)
     write_names(out, next(iter(sets.values())).names)
     return out

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.core.errors import InputError
-from utils.datasets.formats.base import ImageCopier, Splits, get_pixel_objects, iter_images, write_data_yaml
+from utils.datasets.formats.base import ImageCopier, Splits, write_data_yaml
 from utils.datasets.index.data_yaml import find_data_yaml, load_spec
 from utils.datasets.index.label_files import format_label_rows
 from utils.datasets.index.labels import load_index
@@ -32,9 +32,7 @@ def write_yolo(sets: Splits, out: Path, copier: ImageCopier) -> Path:
     """Write images/, labels/ and data.yaml; parts and holes of an object are joined to one outline."""
     for split, index in sets.items():
         (out / "labels" / split).mkdir(parents=True)
-        for i, path, height, width in iter_images(index):
-            image = copier.copy(path, out / "images" / split)
-            items = get_pixel_objects(index, i)
+        for i, (image, (height, width), items) in enumerate(copier.copy_images(index, out / "images" / split)):
             rings = [join_rings(item.rings) / (width, height) if item.rings else None for item in items]
             classes, boxes, _ = index.labels(i)
             rows = np.concatenate([classes[:, None], boxes], axis=1)

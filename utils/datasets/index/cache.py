@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -59,67 +59,41 @@ def load_cache(path: Path, key: str) -> tuple[ImageIndex, Findings] | None:
     """The cached index, without class names and semantic masks; None if there is no valid cache for this key."""
     try:
         arrays = map_arrays(path)
-        about = json.loads(arrays["about"].tobytes())
+        about = json.loads(arrays.pop("about").tobytes())
         if about["key"] != key:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # e.g. a pickle that YOLOv5 wrote under the same name
-    polygons = None
-    if "points" in arrays:
-        polygons = PolygonTable(arrays["points"], arrays["ring_offsets"], arrays["object_offsets"])
-    index = ImageIndex(
-        PathTable(arrays["paths"]),
-        arrays["sizes_hw"],
-        arrays["offsets"],
-        arrays["classes"],
-        arrays["boxes_xywhn"],
-        polygons=polygons,
-        pixels=arrays.get("pixels"),
-    )
+    paths = PathTable(arrays.pop("paths"))
+    table = {f.name: arrays.pop(f.name) for f in fields(PolygonTable) if f.name in arrays}
+    index = ImageIndex(paths, polygons=PolygonTable(**table) if table else None, **arrays)
     return index, Findings(**about["findings"])
 
 
-def save_and_map(path: Path, key: str, index: ImageIndex, findings: Findings) -> tuple[ImageIndex, Findings]:
-    """Write the cache and return the index memory-mapped from it; the index itself if the cache cannot be written."""
+def load_or_build(
+    path: Path, key: str, build: Callable[[], tuple[ImageIndex, Findings]]
+) -> tuple[ImageIndex, Findings]:
+    """The cached index; if there is none, the built one, memory-mapped from its cache if that can be written."""
+    cached = load_cache(path, key)
+    if cached is not None:
+        return cached
+    index, findings = build()
     save_cache(path, key, index, findings)
     return load_cache(path, key) or (index, findings)
 
 
 def save_cache(path: Path, key: str, index: ImageIndex, findings: Findings) -> None:
-    """Write the cache atomically; warn if the folder cannot be written.
-
-    A folder without write permission is respected even when running as root.
-    """
-    if not path.parent.is_dir():
-        return _warn(path, "no such folder")
-    if not path.parent.stat().st_mode & 0o222:
-        return _warn(path, "the folder is read-only")
-    try:
-        with atomic_write(path) as work, open(work, "wb") as stream:
-            write_arrays(stream, _to_arrays(key, index, findings))
-    except OSError as error:
-        return _warn(path, error.strerror or str(error))
-
-
-def _warn(path: Path, reason: str) -> None:
-    LOGGER.warning(f"WARNING {path}: cannot be written ({reason}); the data set will be verified again in every run")
-
-
-def _to_arrays(key: str, index: ImageIndex, findings: Findings) -> dict[str, np.ndarray]:
+    """Write the cache atomically; warn if that fails."""
     about = {"key": key, "findings": asdict(findings)}
-    arrays = {
-        "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
-        "paths": PathTable.from_paths(index.paths).encoded,
-        "sizes_hw": index.sizes_hw,
-        "offsets": index.offsets,
-        "classes": index.classes,
-        "boxes_xywhn": index.boxes_xywhn,
-    }
-    table = index.polygons
-    if table is not None:
-        arrays |= {
-            "points": table.points,
-            "ring_offsets": table.ring_offsets,
-            "object_offsets": table.object_offsets,
-        }
-    return arrays if index.pixels is None else arrays | {"pixels": index.pixels}
+    arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    arrays["paths"] = PathTable.from_paths(index.paths).encoded
+    values = vars(index) if index.polygons is None else vars(index) | vars(index.polygons)
+    arrays |= {name: array for name, array in values.items() if isinstance(array, np.ndarray)}
+    try:
+        path.parent.stat()  # a missing folder is not created
+        with atomic_write(path) as work, open(work, "wb") as stream:
+            write_arrays(stream, arrays)
+    except OSError as error:
+        LOGGER.warning(
+            f"WARNING {path}: cannot be written ({error.strerror}); the data set will be verified again in every run"
+        )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,10 @@ import numpy as np
 from utils.core.errors import InputError
 from utils.core.files import expand_user
 from utils.core.logging import LOGGER
-from utils.datasets.index.cache import Findings, compute_fingerprint, load_cache, save_and_map
+from utils.datasets.index.cache import Findings, compute_fingerprint, load_or_build
 from utils.datasets.index.data_yaml import SPLITS, DataSpec, SplitSource, load_spec, read_spec
 from utils.datasets.index.image_index import ImageIndex
-from utils.datasets.index.labels import list_images, log_messages, verify_images
+from utils.datasets.index.labels import get_split_source, list_images, log_messages, verify_images
 from utils.datasets.index.verify import LabelRows
 from utils.datasets.prepare.archives import datasets_folder, download_dataset
 
@@ -147,11 +149,9 @@ def load_class_index(spec: DataSpec, split: str, *, verbose: bool = False, worke
     index, findings = verify_class_split(spec, split, workers)
     _log_summary(split, index, findings, spec.names, verbose=verbose)
     if not index.paths:
-        folder = get_split_folders(spec, split)[0]
+        folder = get_split_source(spec, split).paths[0]
         raise InputError(f"{folder}: {split}: none of the {findings.corrupt} images can be read")
-    return ImageIndex(
-        index.paths, index.sizes_hw, index.offsets, index.classes, index.boxes_xywhn, names=dict(spec.names)
-    )
+    return replace(index, names=dict(spec.names))
 
 
 def verify_class_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[ImageIndex, Findings]:
@@ -160,29 +160,16 @@ def verify_class_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[Im
     Raises:
         InputError: no such split, a folder of an unknown class, or no image.
     """
-    folders = get_split_folders(spec, split)
+    folders = get_split_source(spec, split).paths
     numbers = match_class_folders(spec)
     images, classes = list_class_images(folders, numbers, split)
     if not images:
         raise InputError(f"{folders[0]}: {split}: no images in class folders; {LAYOUT}; {CROPS_HINT}")
     key = compute_fingerprint(images, "classes", sorted(numbers.items()))
     cache_file = folders[0].with_name(f"{folders[0].name}.cache")
-    cached = load_cache(cache_file, key)
-    if cached is not None:
-        return cached
-    labels = [make_image_label(image, number) for image, number in zip(images, classes, strict=True)]
-    return save_and_map(cache_file, key, *verify_images(images, labels, len(numbers), split, workers))
-
-
-def get_split_folders(spec: DataSpec, split: str) -> tuple[Path, ...]:
-    """The folders of a split; InputError if the split does not exist."""
-    source = spec.splits.get(split)
-    if source is None:
-        splits = ", ".join(dict.fromkeys(str(s.paths[0].name) for s in spec.splits.values()))
-        raise InputError(f"{spec.path}: no {split} split, only {splits or 'nothing'}; {LAYOUT}")
-    if source.missing:
-        raise InputError(f"{spec.path}: {split}: {source.missing[0]!r} not found under {spec.root}")
-    return source.paths
+    rows = np.array([[number, 0.5, 0.5, 1, 1] for number in classes], np.float32)  # boxes around the whole images
+    labels = [LabelRows(row[None], locations=[image]) for image, row in zip(images, rows, strict=True)]
+    return load_or_build(cache_file, key, partial(verify_images, images, labels, len(numbers), split, workers))
 
 
 def list_class_images(folders: Sequence[Path], numbers: dict[str, int], split: str) -> tuple[list[str], list[int]]:
@@ -208,11 +195,6 @@ def list_class_images(folders: Sequence[Path], numbers: dict[str, int], split: s
     if images and (missing := [name for name, number in numbers.items() if number not in present]):
         LOGGER.warning(f"WARNING {folders[0]}: {split}: no images of {_format_names(missing)}")
     return images, classes
-
-
-def make_image_label(image: str, number: int) -> LabelRows:
-    """The class of an image as one row with a box around the whole image."""
-    return LabelRows(np.array([[number, 0.5, 0.5, 1, 1]], np.float32), locations=[image])
 
 
 def _format_names(names: Sequence[str]) -> str:

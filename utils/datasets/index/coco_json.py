@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +101,9 @@ class _PathFinder:
     def __init__(self, listed: Sequence[str], folders: Sequence[Path], file_names: Iterable[str]) -> None:
         self.folders = folders
         self.listed = set(listed)
-        self.matches: dict[str, str] = {}
-        unmatched = []
-        for name in dict.fromkeys(file_names):
-            if path := self._find_in_folders(name):
-                self.matches[name] = path
-            else:
-                unmatched.append(name)
-        if unmatched:
-            self._match_by_end(unmatched, sorted(self.listed.difference(self.matches.values())))
+        names = list(dict.fromkeys(file_names))
+        self.matches = {name: path for name in names if (path := self._find_in_folders(name))}
+        self._match_by_end([name for name in names if name not in self.matches])
 
     def find(self, file_name: str) -> str:
         """The image's file; its expected path if there is none."""
@@ -120,36 +113,27 @@ class _PathFinder:
         candidates = (os.path.normpath(folder / name) for folder in self.folders)
         return next((path for path in candidates if path in self.listed), None)
 
-    def _match_by_end(self, names: Sequence[str], files: Sequence[str]) -> None:
-        """Match names that are in no folder to the files that have no entry yet."""
+    def _match_by_end(self, names: Sequence[str]) -> None:
+        """Match names that are in no folder to the files that have no entry yet, by ever shorter ends."""
         counts = Counter(Path(path).name for path in self.listed)
-        by_end: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        for path in files:
-            for length in (1, 2):
-                by_end[Path(path).parts[-length:]].append(path)
-        by_file: dict[str, list[tuple[int, str]]] = defaultdict(list)  # candidate names of each file
-        for name in names:
-            parts = Path(name).parts
-            candidates = by_end.get(parts[-2:], []) if len(parts) > 1 else []
-            if not candidates and parts and counts[parts[-1]] == 1:
-                candidates = by_end.get(parts[-1:], [])
-            if best := _unique_max([(_common_end(name, path), path) for path in candidates]):
-                by_file[best[1]].append((best[0], name))
-        for path, matches in by_file.items():
-            if best := _unique_max(matches):
-                self.matches[best[1]] = path
+        files = {path: Path(path).parts for path in sorted(self.listed.difference(self.matches.values()))}
+        parts = {name: Path(name).parts for name in names}
+        for length in range(max(map(len, parts.values()), default=0), 0, -1):
+            names_by_end, files_by_end = _group_by_end(parts, length), _group_by_end(files, length)
+            for end, group in names_by_end.items():
+                paths = files_by_end.get(end, [])
+                if len(group) == len(paths) == 1 and (length > 1 or counts[end[0]] == 1):
+                    self.matches[group[0]] = paths[0]
+                    del parts[group[0]], files[paths[0]]
 
 
-def _common_end(a: str, b: str) -> int:
-    """Number of last parts that two paths have in common."""
-    pairs = zip(reversed(Path(a).parts), reversed(Path(b).parts), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _unique_max(matches: Sequence[tuple[int, str]]) -> tuple[int, str] | None:
-    """The match of the greatest length; None if there is none or a tie."""
-    best = max(matches, default=None)
-    return best if best and sum(length == best[0] for length, _ in matches) == 1 else None
+def _group_by_end(parts: Mapping[str, tuple[str, ...]], length: int) -> dict[tuple[str, ...], list[str]]:
+    """Paths by their last `length` parts, without those that are shorter."""
+    groups = defaultdict(list)
+    for path, names in parts.items():
+        if len(names) >= length:
+            groups[names[-length:]].append(path)
+    return groups
 
 
 def read_category_names(file: Path) -> list[str]:
@@ -228,7 +212,7 @@ def _image_rows(
             labels.drop(location, f"category {annotation.get('category_id')} is not in the list 'categories'")
         elif not size_wh.all():
             labels.drop(location, f"image {image['id']} has no valid width and height")
-        elif not _is_box(box):
+        elif not _is_numbers(box) or len(box) != 4:
             labels.drop(location, f"bbox {box!r} is not left, top, width, height")
         else:
             ltwh = np.array(box, np.float64).reshape(2, 2)
@@ -241,12 +225,8 @@ def _image_rows(
     return labels
 
 
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-
-
-def _is_ring(ring: Any) -> bool:
-    return isinstance(ring, list) and len(ring) % 2 == 0 and all(isinstance(v, int | float) for v in ring)
+def _is_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(v, int | float) for v in values)
 
 
 def _rings(segmentation: Any, size_wh: np.ndarray) -> list[np.ndarray]:
@@ -260,7 +240,8 @@ def _rings(segmentation: Any, size_wh: np.ndarray) -> list[np.ndarray]:
         mask = decode_rle(segmentation) if same_size else None
         rings = [] if mask is None else trace_rings(mask)
     elif isinstance(segmentation, list):
-        parts = [np.array(ring, np.float64).reshape(-1, 2) for ring in segmentation if _is_ring(ring)]
+        valid = (ring for ring in segmentation if _is_numbers(ring) and len(ring) % 2 == 0)
+        parts = [np.array(ring, np.float64).reshape(-1, 2) for ring in valid]
         rings = [ring if len(parts) == 1 or signed_area(ring) >= 0 else ring[::-1] for ring in parts]
     else:
         rings = []

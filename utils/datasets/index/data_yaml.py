@@ -14,12 +14,11 @@ import yaml
 from utils.config.base import ROOT
 from utils.core.errors import InputError
 from utils.core.files import expand_user
-from utils.datasets.index.semantic_yaml import SemanticSpec, parse_names, parse_semantic
-from utils.datasets.prepare.archives import ARCHIVE_SUFFIXES, download_data, is_url, unpack_data_yaml
+from utils.datasets.index.semantic_yaml import SPLITS, SemanticSpec, parse_names, parse_semantic
+from utils.datasets.prepare.archives import ARCHIVE_SUFFIXES, download_data, unpack_data_yaml
 from utils.datasets.prepare.registry import is_unfinished, prepare_data
 
 DATASETS_PREFIX = "../datasets/"
-SPLITS = ("train", "val", "test")
 JOINT_KEYS = ("detection", "semantic")  # of a joint data YAML
 
 
@@ -177,11 +176,8 @@ def find_data_yaml(data: str | Path, *, flag: str = "--data") -> Path:
     Raises:
         InputError: no file, several files of that name, or a failed download.
     """
-    if str(data).startswith("clearml://"):
-        raise InputError(
-            f"{flag} {data}: ClearML data sets are not supported; get it with clearml-data and give its YAML"
-        )
-    given = download_data(str(data)) if is_url(data) else expand_user(data)
+    is_url = str(data).lower().startswith(("http://", "https://"))
+    given = download_data(str(data)) if is_url else expand_user(data)
     for candidate in (given, ROOT / given, ROOT / "data" / given):
         if candidate.is_file():
             archived = candidate.name.lower().endswith(ARCHIVE_SUFFIXES)
@@ -219,37 +215,23 @@ def _parse_names(raw: Mapping[str, Any], path: Path) -> dict[int, str]:
 
 
 def _find_root(raw: Mapping[str, Any], path: Path) -> Path:
-    """The root folder: the first candidate that contains val, else that exists, else where to create it."""
+    """The root folder: the first candidate that contains val, else that exists, else where to create it.
+
+    Candidates are next to the YAML, in the repository, in the working folder; last the YAML's folder itself, as in
+    archives. YOLOv5_DATASETS_DIR replaces ../datasets.
+    """
     written = str(raw.get("path") or "")
-    candidates = _root_candidates(written, path)
-    for root in candidates:
+    bases = (path.parent, ROOT, Path.cwd())
+    candidates = [Path(os.path.normpath(base / expand_user(written))) for base in bases]
+    new = candidates[1] if path.is_relative_to(ROOT) else candidates[0]
+    folder = os.getenv("YOLOv5_DATASETS_DIR")
+    if folder and written.startswith(DATASETS_PREFIX):
+        new = expand_user(folder).absolute() / written.removeprefix(DATASETS_PREFIX)
+        candidates.insert(0, new)
+    for root in (*candidates, path.parent):
         if not _find_split("val", raw["val"], root, path).missing:
             return root
-    if written:
-        for root in candidates[:-1]:
-            if root.is_dir():
-                return root
-    in_repository = path.is_relative_to(ROOT) and not _apply_datasets_dir(written)
-    return Path(os.path.normpath(ROOT / expand_user(written))) if in_repository else candidates[0]
-
-
-def _root_candidates(written: str, path: Path) -> list[Path]:
-    """Next to the YAML, in the repository, in the working folder; last the YAML's folder itself, as in archives.
-
-    YOLOv5_DATASETS_DIR replaces ../datasets.
-    """
-    given = expand_user(written)
-    bases = (path.parent, ROOT, Path.cwd())
-    candidates = [*(Path(os.path.normpath(base / given)) for base in bases), path.parent]
-    override = _apply_datasets_dir(written)
-    return candidates if override is None else [override, *candidates]
-
-
-def _apply_datasets_dir(written: str) -> Path | None:
-    folder = os.getenv("YOLOv5_DATASETS_DIR")
-    if not folder or not written.startswith(DATASETS_PREFIX):
-        return None
-    return expand_user(folder).absolute() / written.removeprefix(DATASETS_PREFIX)
+    return next((root for root in candidates if written and root.is_dir()), new)
 
 
 def _find_splits(raw: Mapping[str, Any], root: Path, path: Path) -> dict[str, SplitSource]:
@@ -267,18 +249,11 @@ def _find_split(split: str, value: Any, root: Path, path: Path) -> SplitSource:
     entries = value if isinstance(value, list) else [value]
     if not entries or not all(isinstance(entry, str) and entry for entry in entries):
         raise InputError(f"{path}: {split}: {value!r} is neither a path nor a list of paths")
-    paths, missing = [], []
-    for entry in entries:
-        found = _find_path(entry, root)
-        paths.append(found or root / entry)
-        if found is None:
-            missing.append(entry)
-    if annotations is None:
-        return SplitSource(split, tuple(paths), None, tuple(missing))
-    json_file = _find_path(str(annotations), root)
-    if json_file is None:
-        missing.append(str(annotations))
-    return SplitSource(split, tuple(paths), json_file or root / str(annotations), tuple(missing))
+    files = entries if annotations is None else [*entries, str(annotations)]
+    existing = [_find_path(file, root) for file in files]
+    paths = [path or root / file for path, file in zip(existing, files, strict=True)]
+    missing = tuple(file for path, file in zip(existing, files, strict=True) if path is None)
+    return SplitSource(split, tuple(paths[: len(entries)]), None if annotations is None else paths[-1], missing)
 
 
 def _find_path(entry: str, root: Path) -> Path | None:

@@ -48,15 +48,6 @@ class PolygonTable(SharedArrays):
             points, compute_offsets(len(ring) for ring in rings), compute_offsets(len(rings) for rings in polygons)
         )
 
-    @classmethod
-    def concatenate(cls, tables: Sequence[PolygonTable]) -> PolygonTable:
-        """The objects of all tables, at least one, in order."""
-        return cls(
-            np.concatenate([table.points for table in tables]),
-            compute_offsets(np.concatenate([np.diff(table.ring_offsets) for table in tables])),
-            compute_offsets(np.concatenate([np.diff(table.object_offsets) for table in tables])),
-        )
-
     def __len__(self) -> int:
         return len(self.object_offsets) - 1
 

@@ -9,28 +9,29 @@ import glob
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER, get_tqdm_disable
-from utils.core.types import Polygons
-from utils.datasets.index.cache import Findings, compute_fingerprint, load_cache, save_and_map
+from utils.datasets.index.cache import Findings, compute_fingerprint, load_or_build
 from utils.datasets.index.coco_json import load_annotations
 from utils.datasets.index.data_yaml import DataSpec, SplitSource
 from utils.datasets.index.image_index import ImageIndex, PolygonTable, compute_offsets
 from utils.datasets.index.shared_arrays import PathTable
-from utils.datasets.index.verify import LabelRows, VerifiedImage, verify_image
+from utils.datasets.index.verify import LabelRows, verify_image
 from utils.imaging.read import IMAGE_SUFFIXES
 
 SHOWN_MESSAGES = 10
 MAX_PROBED_LINES = 1000  # of a list file, to find the folder that its lines are relative to
-CHUNK = 1 << 14  # images verified before their results are packed into arrays
+CHUNK = 1 << 14  # images whose verification is queued at a time
 PROGRESS_FROM = 1000  # images; verifying fewer is too quick for a progress bar
 
 
@@ -84,13 +85,11 @@ def verify_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[ImageInd
     images, labels = _list_pairs(spec, source)
     if not images:
         raise InputError(f"{spec.path}: {split}: no images under {', '.join(map(str, source.paths))}")
-    files = itertools.chain(images, _label_files(source, labels))
+    label_files = [str(source.annotations)] if source.annotations else map(str, labels)
+    files = itertools.chain(images, label_files)
     key = compute_fingerprint(files, spec.num_classes, source.annotations, spec.names)
-    cache_file = _cache_file(source, images)
-    cached = load_cache(cache_file, key)
-    if cached is not None:
-        return cached
-    return save_and_map(cache_file, key, *verify_images(images, labels, spec.num_classes, split, workers))
+    verify = partial(verify_images, images, labels, spec.num_classes, split, workers)
+    return load_or_build(_cache_file(source, images), key, verify)
 
 
 def get_label_path(image: str) -> str:
@@ -128,7 +127,7 @@ def list_images(path: Path, root: Path) -> list[str]:
 def get_split_source(spec: DataSpec, split: str) -> SplitSource:
     """The source of a split; InputError if it is not in the YAML or not on disk."""
     if split not in spec.splits:
-        raise InputError(f"{spec.path}: no key {split!r}, only {', '.join(spec.splits)}")
+        raise InputError(f"{spec.path}: no split {split!r}, only {', '.join(spec.splits)}")
     source = spec.splits[split]
     if source.missing:
         raise InputError(f"{spec.path}: {split}: {source.missing[0]!r} not found under {spec.root}")
@@ -151,10 +150,6 @@ def _warn_duplicates(spec: DataSpec, source: SplitSource, listed: Sequence[str])
             f"WARNING {spec.path}: {source.split}: {repeats} of {len(listed)} images are duplicates and are used each "
             "time; list each image once unless this is intended"
         )
-
-
-def _label_files(source: SplitSource, labels: Sequence[str | LabelRows]) -> Iterable[str]:
-    return [str(source.annotations)] if source.annotations else map(str, labels)
 
 
 def _filter_images(files: Iterable[str]) -> list[str]:
@@ -199,46 +194,32 @@ def _cache_file(source: SplitSource, images: Sequence[str]) -> Path:
 def verify_images(
     images: Sequence[str], labels: Sequence[str | LabelRows], num_classes: int, split: str, workers: int
 ) -> tuple[ImageIndex, Findings]:
-    """Verify images and labels in threads: decoding, which dominates, releases the GIL.
+    """Verify images and labels.
 
     Args:
         images: N image files.
         labels: N label files, or rows that are not checked yet.
     """
-    findings, chunks = Findings(), []
-    hidden = get_tqdm_disable(len(images) >= PROGRESS_FROM)
-    with (
-        ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool,
-        tqdm(desc=f"Verifying {split}", total=len(images), disable=hidden) as bar,
-    ):
-        for start in range(0, len(images) or 1, CHUNK):  # a million results as objects would fill the memory
-            chunk = slice(start, start + CHUNK)
-            results = []
-            for result in pool.map(verify_image, images[chunk], labels[chunk], itertools.repeat(num_classes)):
-                results.append(result)
-                bar.update()
-            chunks.append(_build_index(images[chunk], results, findings))
-    return _concatenate(chunks), findings
-
-
-def _build_index(images: Sequence[str], results: Sequence[VerifiedImage], findings: Findings) -> ImageIndex:
-    """Index of the usable images; adds to the findings."""
-    for result in results:
-        findings.messages += result.labels.messages
-        findings.dropped += result.labels.dropped
-        findings.clipped += result.labels.clipped
+    results = run_verification(partial(verify_image, num_classes=num_classes), images, labels, split, workers)
     usable = [(image, result) for image, result in zip(images, results, strict=True) if result.size_hw is not None]
-    findings.images += len(usable)
-    findings.corrupt += len(images) - len(usable)
-    findings.backgrounds += sum(len(result.labels.rows) == 0 for _, result in usable)
-    findings.unlabelled += sum(not result.labelled for _, result in usable)
     labels = [result.labels for _, result in usable]
+    findings = Findings(
+        images=len(usable),
+        backgrounds=sum(len(image_labels.rows) == 0 for image_labels in labels),
+        unlabelled=sum(not result.labelled for _, result in usable),
+        corrupt=len(images) - len(usable),
+        dropped=sum(result.labels.dropped for result in results),
+        clipped=sum(result.labels.clipped for result in results),
+        messages=[message for result in results for message in result.labels.messages],
+    )
     rows = np.concatenate([np.zeros((0, 5), np.float32), *(image_labels.rows for image_labels in labels)])
     polygons = None
     if any(image_labels.polygons is not None for image_labels in labels):
-        rings = [rings for image_labels in labels for rings in image_labels.polygons or [[]] * len(image_labels.rows)]
-        polygons = _build_polygon_table(rings, rows[:, 1:])
-    return ImageIndex(
+        objects = [rings for image_labels in labels for rings in image_labels.polygons or [[]] * len(image_labels.rows)]
+        polygons = PolygonTable.from_lists(
+            [rings or [box_to_polygon(box)] for rings, box in zip(objects, rows[:, 1:], strict=True)]
+        )
+    index = ImageIndex(
         paths=PathTable.from_paths([image for image, _ in usable]),
         sizes_hw=np.array([result.size_hw for _, result in usable], np.int32).reshape(-1, 2),
         offsets=compute_offsets(len(image_labels.rows) for image_labels in labels),
@@ -246,35 +227,25 @@ def _build_index(images: Sequence[str], results: Sequence[VerifiedImage], findin
         boxes_xywhn=np.ascontiguousarray(rows[:, 1:]),
         polygons=polygons,
     )
+    return index, findings
 
 
-def _concatenate(chunks: Sequence[ImageIndex]) -> ImageIndex:
-    """One index of all chunks, at least one; boxes become polygons if any chunk has polygons."""
-    polygons = None
-    if any(chunk.polygons is not None for chunk in chunks):
-        polygons = PolygonTable.concatenate(
-            [
-                chunk.polygons
-                if chunk.polygons is not None
-                else _build_polygon_table([[]] * chunk.num_objects, chunk.boxes_xywhn)
-                for chunk in chunks
-            ]
-        )
-    return ImageIndex(
-        paths=PathTable.from_paths([path for chunk in chunks for path in chunk.paths]),
-        sizes_hw=np.concatenate([chunk.sizes_hw for chunk in chunks]),
-        offsets=compute_offsets(np.concatenate([np.diff(chunk.offsets) for chunk in chunks])),
-        classes=np.concatenate([chunk.classes for chunk in chunks]),
-        boxes_xywhn=np.concatenate([chunk.boxes_xywhn for chunk in chunks]),
-        polygons=polygons,
-    )
-
-
-def _build_polygon_table(polygons: Polygons, boxes_xywhn: np.ndarray) -> PolygonTable:
-    """Table of the objects' polygons, the corners of its box for an object without any."""
-    return PolygonTable.from_lists(
-        [rings or [box_to_polygon(box)] for rings, box in zip(polygons, boxes_xywhn, strict=True)]
-    )
+def run_verification(
+    verify: Callable[[str, Any], Any], images: Sequence[str], labels: Sequence[Any], split: str, workers: int
+) -> list[Any]:
+    """Results of `verify` for each image and its label, in threads: decoding, which dominates, releases the GIL."""
+    results = []
+    hidden = get_tqdm_disable(len(images) >= PROGRESS_FROM)
+    with (
+        ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool,
+        tqdm(desc=f"Verifying {split}", total=len(images), disable=hidden) as bar,
+    ):
+        for start in range(0, len(images), CHUNK):  # a million queued calls would fill the memory
+            chunk = slice(start, start + CHUNK)
+            for result in pool.map(verify, images[chunk], labels[chunk]):
+                results.append(result)
+                bar.update()
+    return results
 
 
 def box_to_polygon(box_xywh: np.ndarray) -> np.ndarray:

@@ -6,43 +6,26 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
-from utils.datasets.index.cache import Findings, compute_fingerprint, load_cache, save_and_map
+from utils.datasets.index.cache import Findings, compute_fingerprint, load_or_build
 from utils.datasets.index.data_yaml import DataSpec, SplitSource
 from utils.datasets.index.image_index import ImageIndex
-from utils.datasets.index.labels import PROGRESS_FROM, get_split_source, list_images, log_messages
+from utils.datasets.index.labels import get_split_source, list_images, log_messages, run_verification
 from utils.datasets.index.semantic_yaml import SemanticSpec
-from utils.datasets.index.verify import verify_image
+from utils.datasets.index.verify import VerifiedImage, verify_image
 from utils.imaging.read import ImageError
 from utils.imaging.semantic_files import read_semantic_mask
 
 MAX_VALUES = 6  # in messages
-
-
-@dataclass(frozen=True)
-class VerifiedMask:
-    """A verified image and its semantic mask.
-
-    Attributes:
-        size_hw: of both, None if they are unusable.
-        pixels: (num_classes,) number of pixels of each class.
-        messages: problems.
-    """
-
-    size_hw: tuple[int, int] | None
-    pixels: np.ndarray
-    messages: list[str]
 
 
 def load_semantic_index(spec: DataSpec, split: str, *, verbose: bool = False, workers: int = 8) -> ImageIndex:
@@ -88,11 +71,8 @@ def verify_semantic_split(spec: DataSpec, split: str, workers: int = 8) -> tuple
     masks = [get_mask_path(spec, image) for image in images]
     valid = spec.semantic.valid.tobytes(), None if spec.semantic.id_map is None else spec.semantic.id_map.tobytes()
     key = compute_fingerprint([*images, *masks], "semantic masks", valid, spec.semantic.num_classes)
-    cache_file = get_cache_file(masks, source)
-    cached = load_cache(cache_file, key)
-    if cached is not None:
-        return cached
-    return save_and_map(cache_file, key, *verify_masks(images, masks, spec.semantic, split, workers))
+    verify = partial(verify_masks, images, masks, spec.semantic, split, workers)
+    return load_or_build(get_cache_file(masks, source), key, verify)
 
 
 def add_mask_paths(index: ImageIndex, spec: DataSpec) -> ImageIndex:
@@ -159,68 +139,65 @@ def get_cache_file(masks: Sequence[str], source: SplitSource) -> Path:
 def verify_masks(
     images: Sequence[str], masks: Sequence[str], semantic: SemanticSpec, split: str, workers: int
 ) -> tuple[ImageIndex, Findings]:
-    """Verify images and their semantic masks in threads: decoding, which dominates, releases the GIL."""
-    with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
-        results = pool.map(verify_mask, images, masks, itertools.repeat(semantic))
-        disable = len(images) < PROGRESS_FROM
-        verified = list(tqdm(results, desc=f"Verifying {split}", total=len(images), disable=disable))
-    usable = [n for n, result in enumerate(verified) if result.size_hw is not None]
+    """Verify images and their semantic masks."""
+    results = run_verification(partial(verify_mask, semantic=semantic), images, masks, split, workers)
+    usable = [
+        (image, verified.size_hw, pixels)
+        for image, (verified, pixels) in zip(images, results, strict=True)
+        if pixels is not None
+    ]
     findings = Findings(
         images=len(usable),
         corrupt=len(images) - len(usable),
-        messages=[message for result in verified for message in result.messages],
+        messages=[message for verified, _ in results for message in verified.labels.messages],
     )
     index = ImageIndex(
-        paths=[images[n] for n in usable],
-        sizes_hw=np.array([verified[n].size_hw for n in usable], np.int32).reshape(-1, 2),
+        paths=[image for image, _, _ in usable],
+        sizes_hw=np.array([size_hw for _, size_hw, _ in usable], np.int32).reshape(-1, 2),
         offsets=np.zeros(len(usable) + 1, np.int64),
         classes=np.zeros(0, np.int32),
         boxes_xywhn=np.zeros((0, 4), np.float32),
-        pixels=np.array([verified[n].pixels for n in usable], np.int64).reshape(-1, semantic.num_classes),
+        pixels=np.array([pixels for _, _, pixels in usable], np.int64).reshape(-1, semantic.num_classes),
     )
     return index, findings
 
 
-def verify_mask(image: str, path: str, semantic: SemanticSpec) -> VerifiedMask:
-    """Verify an image and its semantic mask. Does not raise for invalid input."""
+def verify_mask(image: str, path: str, semantic: SemanticSpec) -> tuple[VerifiedImage, np.ndarray | None]:
+    """Verify an image and its semantic mask; returns the image and `count_pixels`, None if either is unusable."""
     verified = verify_image(image, None, 0)
-    messages = list(verified.labels.messages)
-    unusable = VerifiedMask(None, np.zeros(semantic.num_classes, np.int64), messages)
-    if verified.size_hw is None:
-        return unusable
+    if verified.size_hw is not None:
+        try:
+            return verified, count_pixels(path, verified.size_hw, semantic)
+        except ImageError as error:
+            verified.labels.messages.append(f"{error}; {image} skipped for semantic segmentation")
+    return verified, None
+
+
+def count_pixels(path: str, size_hw: tuple[int, int], semantic: SemanticSpec) -> np.ndarray:
+    """(num_classes,) pixels of each class in the semantic mask of an image of this size.
+
+    Raises:
+        ImageError: the mask is missing, unreadable or of another size, or has a value that means nothing.
+    """
     if not os.path.exists(path):
-        messages.append(f"{path}: no such semantic mask; {image} skipped for semantic segmentation")
-        return unusable
-    try:
-        values = read_semantic_mask(path)
-    except ImageError as error:
-        messages.append(f"{error}; {image} skipped for semantic segmentation")
-        return unusable
-    problem = find_mask_error(values, verified.size_hw, semantic)
-    if problem is not None:
-        messages.append(f"{path}: {problem}; {image} skipped for semantic segmentation")
-        return unusable
-    counts = np.bincount(values.ravel(), minlength=256)
-    if semantic.id_map is not None:
-        counts = np.bincount(semantic.id_map, weights=counts, minlength=256).astype(np.int64)
-    return VerifiedMask(verified.size_hw, counts[: semantic.num_classes], messages)
-
-
-def find_mask_error(values: np.ndarray, size_hw: tuple[int, int], semantic: SemanticSpec) -> str | None:
-    """What is wrong with the semantic mask (H, W) of an image of this size, or None."""
+        raise ImageError(path, "no such semantic mask")
+    values = read_semantic_mask(path)
     if values.shape != size_hw:
         height, width = values.shape
-        return f"{width}x{height} pixels, but its image has {size_hw[1]}x{size_hw[0]}"
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    invalid = present[~semantic.valid[present]].tolist()
-    if not invalid:
-        return None
-    shown = ", ".join(map(str, invalid[:MAX_VALUES])) + (", ..." if len(invalid) > MAX_VALUES else "")
-    ignored = [value for value in np.flatnonzero(semantic.valid).tolist() if value >= semantic.num_classes]
-    return (
-        f"value {shown} is neither a class (0-{semantic.num_classes - 1}) nor ignored ({ignored[0]}); "
-        "fix the mask, or map the value to a class with id_map"
-    )
+        raise ImageError(path, f"{width}x{height} pixels, but its image has {size_hw[1]}x{size_hw[0]}")
+    counts = np.bincount(values.ravel(), minlength=256)
+    invalid = np.flatnonzero((counts > 0) & ~semantic.valid).tolist()
+    if invalid:
+        shown = ", ".join(map(str, invalid[:MAX_VALUES])) + (", ..." if len(invalid) > MAX_VALUES else "")
+        ignored = next(value for value in np.flatnonzero(semantic.valid).tolist() if value >= semantic.num_classes)
+        raise ImageError(
+            path,
+            f"value {shown} is neither a class (0-{semantic.num_classes - 1}) nor ignored ({ignored}); "
+            "fix the mask, or map the value to a class with id_map",
+        )
+    if semantic.id_map is not None:
+        counts = np.bincount(semantic.id_map, weights=counts, minlength=256).astype(np.int64)
+    return counts[: semantic.num_classes]
 
 
 def log_semantic_findings(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from utils.datasets.augment.compose import IGNORE
 from utils.imaging.semantic_classes import SemanticClasses
 
 KEYS = ("names", "masks", "images", "image_end", "mask_end", "layout", "ignore", "palette", "id_map")
-SPLITS = ("train", "val", "test")  # for semantic masks of other images than those with boxes
+SPLITS = ("train", "val", "test")  # also allowed: splits of semantic masks of other images than those with boxes
 
 
 @dataclass(frozen=True)
@@ -105,17 +105,14 @@ def parse_semantic(block: Any, *, source: Path, names: Mapping[int, str] | None 
     ignore, mapping = block.get("ignore", IGNORE), block.get("id_map")
     try:
         classes = SemanticClasses(class_names, palette, ignore)
-        if mapping is None:
-            id_map, valid = _build_identity(len(class_names), ignore)
-        else:
-            id_map, ids = _parse_id_map(mapping, classes, f"{where}: id_map")
-            valid, classes = np.ones(256, bool), SemanticClasses(class_names, palette, IGNORE, ids)
-    except InputError:
-        raise
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
-    if classes.ignore != IGNORE:
-        classes = SemanticClasses(class_names, palette, IGNORE)
+    if mapping is None:
+        id_map, valid = _build_identity(len(class_names), ignore)
+        classes = replace(classes, ignore=IGNORE)
+    else:
+        id_map, ids = _parse_id_map(mapping, classes, f"{where}: id_map")
+        valid, classes = np.ones(256, bool), replace(classes, ignore=IGNORE, source_ids=ids)
     return SemanticSpec(classes, _parse_rule(block, where), id_map, valid)
 
 

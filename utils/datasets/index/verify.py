@@ -17,7 +17,7 @@ SLACK = 0.05  # values outside 0-1 by at most this are clipped; others are not n
 ROUNDING = 1e-5  # boxes outside the image by at most this are kept as they are: text has few digits
 
 
-@dataclass
+@dataclass(slots=True)
 class LabelRows:
     """Label rows of one image, before or after the checks.
 
@@ -42,7 +42,7 @@ class LabelRows:
         self.messages.append(f"{location}: {reason}; row dropped")
 
 
-@dataclass
+@dataclass(slots=True)
 class VerifiedImage:
     """A verified image: `size_hw` is None if it is unusable, `labelled` if it has a label file or entry."""
 
@@ -92,17 +92,11 @@ def parse_label_text(text: str, path: str) -> LabelRows:
     A row of five values is a box, one of an odd number from seven on a polygon; others are dropped.
     """
     lines = [(f"{path}:{n}", line.split()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if all(len(tokens) == 5 for _, tokens in lines):
-        try:
-            with np.errstate(over="ignore"):  # becomes infinite, which `check_rows` reports
-                rows = np.array([tokens for _, tokens in lines], np.float32).reshape(-1, 5)
-            return LabelRows(rows, locations=[location for location, _ in lines])
-        except ValueError:
-            pass  # not a number: reported below
     labels, valid_rows, polygons = LabelRows(), [], []
     for location, tokens in lines:
         try:
-            values = np.array(tokens, np.float32)
+            with np.errstate(over="ignore"):  # becomes infinite, which `check_rows` reports
+                values = np.array(tokens, np.float32)
         except ValueError:
             labels.drop(location, f"{' '.join(tokens)[:60]!r} has a value that is not a number")
             continue

@@ -10,8 +10,6 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -22,7 +20,6 @@ from utils.config.base import ROOT
 from utils.core.downloads import download_file
 from utils.core.errors import InputError
 from utils.core.files import expand_user
-from utils.core.logging import get_tqdm_disable
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar", ".zip")
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -33,7 +30,7 @@ def download_archive(url: str, folder: Path) -> None:
     """Download an archive and unpack it into `folder`, once.
 
     Raises:
-        InputError: the download fails, the archive is damaged or the folder cannot be written.
+        InputError: the download fails, or the archive is damaged.
     """
     name = get_file_name(url)
     archive, done = folder / ".fetched" / name, folder / ".fetched" / f"{name}.done"
@@ -41,9 +38,8 @@ def download_archive(url: str, folder: Path) -> None:
         return
     download_file(url, archive)
     unpack_archive(archive, folder)
-    with _folder_errors(folder):
-        done.touch()
-        archive.unlink()
+    done.touch()
+    archive.unlink()
 
 
 def download_dataset(url: str, root: Path) -> None:
@@ -56,11 +52,12 @@ def download_dataset(url: str, root: Path) -> None:
         raise InputError(f"download: {url}: not an archive ({', '.join(ARCHIVE_SUFFIXES)})")
     archive = root / ".fetched" / get_file_name(url)
     download_file(url, archive)
-    with _folder_errors(root), tempfile.TemporaryDirectory(prefix=".unpacked-", dir=root) as work:
-        unpack_archive(archive, work)
-        nested = Path(work, root.name)
-        _merge(nested if nested.is_dir() else Path(work), root)
-        shutil.rmtree(archive.parent)
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=root) as work:
+        content = Path(work, "content")
+        unpack_archive(archive, content)
+        nested = content / root.name
+        shutil.copytree(nested if nested.is_dir() else content, root, copy_function=_move_file, dirs_exist_ok=True)
+    shutil.rmtree(archive.parent)
 
 
 def download_data(url: str) -> Path:
@@ -74,14 +71,13 @@ def download_data(url: str) -> Path:
         raise InputError(f"--data {url}: neither a YAML file nor an archive ({', '.join(ARCHIVE_SUFFIXES)})")
     folder = datasets_folder()
     file, origin = folder / name, folder / ".addresses" / name
-    with _folder_errors(folder):
-        known = origin.read_text(encoding="utf-8") if origin.is_file() else "elsewhere"
-        if file.exists() and known != url:
-            raise InputError(f"--data {url}: {file} exists and is from {known}; remove it, or use --data {file}")
-        if not file.exists():
-            origin.parent.mkdir(parents=True, exist_ok=True)
-            origin.write_text(url, encoding="utf-8")
-            download_file(url, file)
+    known = origin.read_text(encoding="utf-8") if origin.is_file() else "elsewhere"
+    if file.exists() and known != url:
+        raise InputError(f"--data {url}: {file} exists and is from {known}; remove it, or use --data {file}")
+    if not file.exists():
+        origin.parent.mkdir(parents=True, exist_ok=True)
+        origin.write_text(url, encoding="utf-8")
+        download_file(url, file)
     return file
 
 
@@ -103,7 +99,7 @@ def unpack_data_yaml(archive: Path) -> Path:
     return files[0]
 
 
-def unpack_archive(archive: str | Path, folder: str | Path, *, progress: bool = True) -> None:
+def unpack_archive(archive: Path, folder: Path) -> None:
     """Unpack a .zip or .tar(.gz, .bz2, .xz) archive, replacing files of the same name.
 
     All members are checked first: an absolute path, a path out of the folder, a link or a device rejects the archive.
@@ -111,7 +107,6 @@ def unpack_archive(archive: str | Path, folder: str | Path, *, progress: bool = 
     Raises:
         InputError: not an archive, damaged, rejected, or larger than the free space.
     """
-    archive, folder = Path(archive), Path(folder)
     try:
         with _open_archive(archive) as source:
             members = _check_members(archive, source)
@@ -119,7 +114,7 @@ def unpack_archive(archive: str | Path, folder: str | Path, *, progress: bool = 
             size, free = sum(size for _, size in members), shutil.disk_usage(folder).free
             if size > free:
                 raise InputError(f"{archive}: needs {size / 1e9:.1f} GB in {folder}, but {free / 1e9:.1f} GB are free")
-            for member, _ in tqdm(members, desc=archive.name, unit=" files", disable=get_tqdm_disable(progress)):
+            for member, _ in tqdm(members, desc=archive.name, unit=" files", leave=None, disable=None):
                 source.extract(member, folder)
     except InputError:
         raise
@@ -165,26 +160,7 @@ def datasets_folder() -> Path:
     return expand_user(moved).absolute() if moved else ROOT.parent / "datasets"
 
 
-def is_url(data: str | Path) -> bool:
-    """Whether `--data` is a URL."""
-    return str(data).lower().startswith(("http://", "https://"))
-
-
-def _merge(source: Path, target: Path) -> None:
-    """Move everything in `source` into `target`, keeping files that are there."""
-    for item in source.iterdir():
-        place = target / item.name
-        if item.is_dir() and place.is_dir():
-            _merge(item, place)
-        elif not place.exists():
-            item.replace(place)
-
-
-@contextmanager
-def _folder_errors(folder: Path) -> Iterator[None]:
-    """Raise OSError as InputError."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{folder}: {reason}; set path or YOLOv5_DATASETS_DIR to a writable folder") from error
+def _move_file(source: str, target: str) -> None:
+    """Move a file, unless the target exists."""
+    if not Path(target).exists():
+        Path(source).replace(target)

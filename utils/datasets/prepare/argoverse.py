@@ -18,29 +18,18 @@ TRACKING = "tracking/"  # image folder in the archive, renamed to images/
 
 
 def prepare_argoverse(root: Path, raw: Mapping[str, Any]) -> None:
-    """Download Argoverse-HD into `root` and write Argoverse-1.1/labels/ beside Argoverse-1.1/images/.
-
-    Args:
-        raw: the data YAML; its `source` overrides the official address.
-
-    Raises:
-        InputError: the archive cannot be downloaded or has unexpected content.
-    """
+    """Download Argoverse-HD into `root` and write Argoverse-1.1/labels/ beside Argoverse-1.1/images/."""
     download_archive(f"{get_source_url(raw, SOURCE)}/{ARCHIVE}", root)
     tracking, images = root / "Argoverse-1.1" / TRACKING, root / "Argoverse-1.1" / "images"
     if tracking.is_dir() and not images.exists():
         tracking.replace(images)
     for split in LABELED_SPLITS:
         annotations = root / "Argoverse-HD" / "annotations" / f"{split}.json"
-        write_sequence_labels(annotations, root / "Argoverse-1.1" / "labels", len(get_class_names(raw)))
+        _write_sequence_labels(annotations, root / "Argoverse-1.1" / "labels", len(get_class_names(raw)))
 
 
-def write_sequence_labels(annotations: Path, folder: Path, num_classes: int) -> None:
-    """Write a label file for each image, in a subfolder of `folder` for its sequence.
-
-    Raises:
-        InputError: not a file of Argoverse-HD annotations.
-    """
+def _write_sequence_labels(annotations: Path, folder: Path, num_classes: int) -> None:
+    """Write a label file for each image, in a subfolder of `folder` for its sequence."""
     content, writer = read_coco(annotations, name_key="name"), LabelWriter(num_classes)
     if not isinstance(content.get("seq_dirs"), list):
         raise InputError(f"{annotations}: no list 'seq_dirs'; expected Argoverse-HD annotations")

@@ -15,13 +15,6 @@ from utils.datasets.index.label_files import write_image_list
 LISTS = {split: f"autosplit_{split}.txt" for split in ("train", "val", "test")}
 
 
-def check_shares(shares: Sequence[float]) -> None:
-    """InputError unless all shares are 0 or more and one is above 0."""
-    parts = np.asarray(shares, np.float64)
-    if not np.isfinite(parts).all() or (parts < 0).any() or not parts.sum():
-        raise InputError(f"shares {' '.join(map(str, shares))}: must be 0 or more, and one of them above 0")
-
-
 def split_indices(count: int, shares: Sequence[float], seed: int) -> list[np.ndarray]:
     """Split the indices 0 to count - 1 at random into groups with the given shares; each group is sorted.
 
@@ -30,8 +23,9 @@ def split_indices(count: int, shares: Sequence[float], seed: int) -> list[np.nda
     Raises:
         InputError: a negative share, or only zeros.
     """
-    check_shares(shares)
     parts = np.asarray(shares, np.float64)
+    if not np.isfinite(parts).all() or (parts < 0).any() or not parts.sum():
+        raise InputError(f"shares {' '.join(map(str, shares))}: must be 0 or more, and one of them above 0")
     sizes = np.diff(np.rint(np.cumsum([0, *parts]) / parts.sum() * count).astype(int))
     for empty in np.flatnonzero((parts > 0) & (sizes == 0)):
         if sizes.max() > 1:
@@ -44,22 +38,28 @@ def split_indices(count: int, shares: Sequence[float], seed: int) -> list[np.nda
 def write_splits(folder: Path, images: Sequence[str], shares: Sequence[float], seed: int) -> dict[str, int]:
     """Write autosplit_train.txt, autosplit_val.txt and autosplit_test.txt; returns the number of images in each.
 
-    Lines are relative to the folder (`./images/a.jpg`) for images below it, else absolute. Empty splits have no list.
+    Existing lists are replaced, or removed if their split is empty.
+
+    Lines are relative to the folder (`./images/a.jpg`) for images below it, else absolute.
 
     Args:
-        folder: folder for the lists.
         images: image paths, in an order that does not depend on the machine.
         shares: of train, val and test.
+
+    Raises:
+        InputError: invalid shares; the lists are unchanged.
     """
+    groups = split_indices(len(images), shares, seed)
+    for name in LISTS.values():
+        (folder / name).unlink(missing_ok=True)
     counts = {}
-    for (split, name), indices in zip(LISTS.items(), split_indices(len(images), shares, seed), strict=False):
+    for (split, name), indices in zip(LISTS.items(), groups, strict=False):
         if len(indices):
-            write_image_list(folder / name, (format_list_line(images[i], folder) for i in indices))
+            write_image_list(folder / name, (_format_line(images[i], folder) for i in indices))
             counts[split] = len(indices)
     return counts
 
 
-def format_list_line(image: str, folder: Path) -> str:
-    """The line for an image in a list file in `folder`."""
+def _format_line(image: str, folder: Path) -> str:
     path = os.path.relpath(os.path.abspath(image), os.path.abspath(folder))  # noqa: PTH100 (links stay)
     return os.path.abspath(image) if path.startswith("..") else f"./{Path(path).as_posix()}"  # noqa: PTH100

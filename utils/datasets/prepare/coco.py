@@ -17,26 +17,19 @@ IMAGES = ("zips/val2017.zip", "zips/train2017.zip", "zips/test2017.zip")  # 1, 1
 
 
 def prepare_coco(root: Path, raw: Mapping[str, Any]) -> None:
-    """Download COCO 2017 into `root`: images/, box labels in labels/, and the lists train2017.txt, val2017.txt, ...
-
-    Args:
-        raw: the data YAML; its `names` define the classes, its `source` overrides the official address.
-
-    Raises:
-        InputError: an archive cannot be downloaded or has unexpected content.
-    """
+    """Download COCO 2017 into `root`: images/, box labels in labels/, and the lists train2017.txt, val2017.txt, ..."""
     source = get_source_url(raw, SOURCE)
     for archive in (ANNOTATIONS, TEST_INFO):
         download_archive(f"{source}/{archive}", root)
     for archive in IMAGES:
         download_archive(f"{source}/{archive}", root / "images")
     for split in ("train2017", "val2017"):
-        write_box_labels(root, split, get_class_names(raw))
+        _write_box_labels(root, split, get_class_names(raw))
     test = read_image_names(root / "annotations" / "image_info_test-dev2017.json")
     _write_list(root / "test-dev2017.txt", "test2017", test)
 
 
-def write_box_labels(root: Path, split: str, names: Mapping[int, str]) -> None:
+def _write_box_labels(root: Path, split: str, names: Mapping[int, str]) -> None:
     """Convert annotations/instances_SPLIT.json to labels/SPLIT/*.txt and the list SPLIT.txt, without crowds."""
     annotations = root / "annotations" / f"instances_{split}.json"
     images, labels = load_annotations(annotations, names, [], [root / "images" / split])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import InputError
-from utils.core.logging import LOGGER
 from utils.datasets.index.label_files import get_source_url
 from utils.datasets.prepare.archives import download_archive
 
@@ -20,14 +19,7 @@ SITES = (
 
 
 def prepare_global_wheat(root: Path, raw: Mapping[str, Any]) -> None:
-    """Download the set into `root`: images/<site>/, labels/<site>/, and the original files in annotations/.
-
-    Args:
-        raw: the data YAML; its `source` overrides both official addresses.
-
-    Raises:
-        InputError: an archive cannot be downloaded or lacks a site.
-    """
+    """Download the set into `root`: images/<site>/, labels/<site>/, and the original files in annotations/."""
     download_archive(f"{get_source_url(raw, IMAGES)}/global-wheat-codalab-official.zip", root)
     download_archive(f"{get_source_url(raw, LABELS)}/GlobalWheat2020_labels.zip", root)
     nested = root / "GlobalWheat2020" / "labels"  # the archive may wrap the labels in a folder of the set's name
@@ -43,8 +35,6 @@ def prepare_global_wheat(root: Path, raw: Mapping[str, Any]) -> None:
         for kind in ("images", "labels"):
             if not (root / kind / site).is_dir():
                 raise InputError(f"{root / kind / site}: missing in the archives; remove {root} and try again")
-    counts = {kind: sum(1 for file in (root / kind).rglob("*") if file.is_file()) for kind in ("images", "labels")}
-    LOGGER.info(f"{len(SITES)} sites: {counts['images']} images, {counts['labels']} label files")
 
 
 def _find_unpacked(root: Path, name: str) -> list[Path]:

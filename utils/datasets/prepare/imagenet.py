@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
+from utils.core.packages import import_runtime
 from utils.datasets.prepare.archives import unpack_archive
 from utils.datasets.prepare.manual import unpack_local_archives
 
@@ -19,16 +20,12 @@ WORK = ".unpacked"  # temporary folder below the root
 
 
 def prepare_imagenet(root: Path, raw: Mapping[str, Any]) -> None:
-    """Create `train/<class>/` and `val/<class>/` below `root`; classes are WordNet ids (n01440764).
-
-    Raises:
-        InputError: archives are missing (the message says where to get them) or have unexpected content.
-    """
+    """Create `train/<class>/` and `val/<class>/` below `root`; classes are WordNet ids (n01440764)."""
     unpack_local_archives(root, {TRAIN: WORK, VAL: f"{WORK}/val", KIT: WORK}, PAGE)
     work = root / WORK
     _unpack_classes(sorted(work.glob("n*.tar")), root / "train")
-    classes = read_validation_classes(work / KIT.removesuffix(".tar.gz"))
-    num_images = sort_validation_images(sorted((work / "val").glob("*.JPEG")), classes, root / "val")
+    classes = _read_validation_classes(work / KIT.removesuffix(".tar.gz"))
+    num_images = _sort_validation_images(sorted((work / "val").glob("*.JPEG")), classes, root / "val")
     LOGGER.info(f"train: {sum(1 for _ in (root / 'train').iterdir())} classes; val: {num_images} images sorted")
 
 
@@ -38,21 +35,14 @@ def _unpack_classes(archives: list[Path], train: Path) -> None:
     for archive in tqdm(archives, desc="classes", disable=None):
         folder, partial = train / archive.stem, train / f".{archive.stem}"
         if not folder.exists():  # else an earlier run was stopped before it removed the archive
-            unpack_archive(archive, partial, progress=False)
+            unpack_archive(archive, partial)
             partial.replace(folder)
         archive.unlink()
 
 
-def read_validation_classes(kit: Path) -> list[str]:
-    """Read the WordNet id of each validation image, in order, from the development kit.
-
-    Raises:
-        InputError: its files are missing or not as published.
-    """
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise InputError("reading ImageNet's development kit needs SciPy: pip install scipy") from error
+def _read_validation_classes(kit: Path) -> list[str]:
+    """Read the WordNet id of each validation image, in order, from the development kit."""
+    loadmat = import_runtime("scipy.io", needed_for="class lists of ImageNet", install="scipy").loadmat
     try:
         truth = (kit / "data" / "ILSVRC2012_validation_ground_truth.txt").read_text(encoding="utf-8").split()
         synsets = loadmat(kit / "data" / "meta.mat", squeeze_me=True)["synsets"]
@@ -62,12 +52,8 @@ def read_validation_classes(kit: Path) -> list[str]:
         raise InputError(f"{kit}: not the development kit of ILSVRC 2012 ({error}); get {KIT} from {PAGE}") from error
 
 
-def sort_validation_images(images: list[Path], classes: list[str], folder: Path) -> int:
-    """Move images (..._00000001.JPEG and so on) into class folders; returns their number.
-
-    Raises:
-        InputError: an image's number has no class.
-    """
+def _sort_validation_images(images: list[Path], classes: list[str], folder: Path) -> int:
+    """Move images (..._00000001.JPEG and so on) into class folders; returns their number."""
     for image in images:
         number = image.stem.rpartition("_")[2]
         if not number.isdigit() or not 1 <= int(number) <= len(classes):

@@ -22,29 +22,18 @@ PATCHES = {  # image archives of each split
 def prepare_objects365(root: Path, raw: Mapping[str, Any]) -> None:
     """Download Objects365 into `root`: images/<split>/ and labels/<split>/; 350 GB of archives, as much unpacked.
 
-    Reading the training annotations (25 million boxes) takes about 21 GB of memory.
-
-    Args:
-        raw: the data YAML; its `source` overrides the official address.
-
-    Raises:
-        InputError: an archive cannot be downloaded or has unexpected content.
-    """
+    Reading the training annotations (25 million boxes) takes about 21 GB of memory."""
     source = get_source_url(raw, SOURCE)
     for split, patches in PATCHES.items():
         download_archive(f"{source}/{split}/zhiyuan_objv2_{split}.tar.gz", root)
         for patch in patches:
             download_archive(f"{source}/{patch}", root / "images" / split)
         annotations = next(iter(sorted(root.rglob(f"zhiyuan_objv2_{split}.json"))), root / f"{split}.json")
-        write_patch_labels(annotations, root, split, len(get_class_names(raw)))
+        _write_patch_labels(annotations, root, split, len(get_class_names(raw)))
 
 
-def write_patch_labels(annotations: Path, root: Path, split: str, num_classes: int) -> None:
-    """Write labels/<split>/ in the layout of the images: subfolders (`patch8/name.jpg`) or a single folder.
-
-    Raises:
-        InputError: not a file of Objects365 annotations.
-    """
+def _write_patch_labels(annotations: Path, root: Path, split: str, num_classes: int) -> None:
+    """Write labels/<split>/ in the layout of the images: subfolders (`patch8/name.jpg`) or a single folder."""
     content, writer, missing = read_coco(annotations), LabelWriter(num_classes), 0
     images, labels = root / "images" / split, root / "labels" / split
     image_labels = iter_image_labels(content, num_classes, annotations)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from utils.datasets.prepare.visdrone import prepare_visdrone
 from utils.datasets.prepare.voc import prepare_voc
 from utils.datasets.prepare.xview import prepare_xview
 
-Preparer = Callable[[Path, Mapping[str, Any]], None]  # root of the data set, parsed data YAML
+# Creates a data set below a root from its parsed data YAML: `names` are its classes, `source` overrides the official
+# address. Raises InputError if archives are missing, cannot be downloaded or have unexpected content.
+Preparer = Callable[[Path, Mapping[str, Any]], None]
 PREPARERS: dict[str, Preparer] = {
     "argoverse": prepare_argoverse,
     "coco": prepare_coco,
@@ -80,10 +83,9 @@ def _parse_step(entry: Any, raw: Mapping[str, Any], source: Path) -> Callable[[P
     """Turn one entry of `download` into a function of the root."""
     text = str(entry).strip()
     prefix, _, name = text.partition(":")
-    if prefix == "builtin" and name in GENERATED:
-        return lambda root: PREPARERS[name](root, raw)
     if prefix == "builtin" and name in PREPARERS:
-        return lambda root: _run_with_marker(PREPARERS[name], root, raw)
+        prepare = PREPARERS[name] if name in GENERATED else partial(_run_with_marker, PREPARERS[name])
+        return lambda root: prepare(root, raw)
     if prefix in ("http", "https") and len(text.split()) == 1:
         return lambda root: download_dataset(text, root)
     excerpt = text.splitlines()[0][:60] if text else ""

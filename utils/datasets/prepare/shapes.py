@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,8 +20,10 @@ import cv2
 import numpy as np
 
 from utils.core.errors import InputError
+from utils.core.files import atomic_folder
 from utils.core.logging import LOGGER
 from utils.imaging.read import imwrite
+from utils.ops.masks import ring_area
 
 CLASSES = ("disc", "rectangle", "triangle", "star", "cross")
 SEED = 20221122
@@ -72,43 +72,23 @@ class Scene:
 
 
 def prepare_shapes(root: Path, raw: Mapping[str, Any]) -> None:
-    """Generate the set in `root`: images, polygon labels, semantic masks, COCO annotations; takes a few seconds.
+    """Generate the set in `root`: images, polygon labels, semantic masks, COCO annotations; takes a few seconds."""
+    generate_set(root, "shapes", _write_splits)
+
+
+def generate_set(root: Path, name: str, write: Callable[[Path], None]) -> None:
+    """Generate `builtin:NAME`: call `write` on a temporary folder that becomes `root` once it is complete.
 
     Raises:
         InputError: the folder cannot be written or contains other files.
     """
-    generate_set(root, "shapes", _write_splits, expected_folder="images")
-
-
-def generate_set(root: Path, name: str, write: Callable[[Path], None], *, expected_folder: str) -> None:
-    """Call `write` on a temporary folder that becomes `root` once it is complete.
-
-    Args:
-        name: of the set in `builtin:NAME`.
-        expected_folder: a folder of the complete set.
-
-    Raises:
-        InputError: the folder cannot be written or contains other files.
-    """
-    if root.exists() and any(root.iterdir()):
-        raise InputError(f"{root}: not empty, but without the images of builtin:{name}; remove the folder")
     LOGGER.info(f"Generating builtin:{name} in {root}")
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+        with atomic_folder(root, f"builtin:{name} (YOLOv5_DATASETS_DIR)") as work:
+            write(work)
     except OSError as error:
-        raise InputError(f"{root.parent}: {error.strerror}; set YOLOv5_DATASETS_DIR to a writable folder") from error
-    try:
-        write(work)
-        work.chmod(0o755)
-        if root.exists():
-            root.rmdir()  # empty, see above; Windows does not replace it
-        work.replace(root)
-    except OSError as error:
-        if not (root / expected_folder).is_dir():  # else another process generated the same images first
+        if not (root.is_dir() and any(root.iterdir())):  # else another process generated the same images first
             raise InputError(f"{root}: {error.strerror} while generating builtin:{name}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _write_splits(root: Path) -> None:
@@ -201,7 +181,7 @@ def _place(scene: Scene, label: int, outline_xy: np.ndarray) -> Shape | None:
     if len(cut) < 3 or np.ptp(cut, axis=0).min() < SIDES[0] or np.ptp(cut, axis=0).max() > SIDES[1]:
         return None
     inside = _coverage(outline_xy) >= 128
-    shape = Shape(label, cut, _area(outline_xy), inside, int(inside.sum()))
+    shape = Shape(label, cut, ring_area(outline_xy), inside, int(inside.sum()))
     if shape.visible < MIN_VISIBLE * shape.full_area:
         return None
     hidden = np.bincount(scene.owner[inside] + 1, minlength=len(scene.shapes) + 1)[1:]
@@ -285,12 +265,6 @@ def clip_polygon(points: np.ndarray, size: float) -> np.ndarray:
                     clipped.append(points[k])
             points = np.array(clipped).reshape(-1, 2)
     return np.clip(points, 0, size)
-
-
-def _area(points: np.ndarray) -> float:
-    """Area of a simple polygon (shoelace formula)."""
-    x, y = points.T
-    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def _coverage(outline_xy: np.ndarray) -> np.ndarray:

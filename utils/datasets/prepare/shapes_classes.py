@@ -22,12 +22,8 @@ MARGIN = 0.15  # around the box, relative to its longer side
 
 
 def prepare_shapes_classes(root: Path, raw: Mapping[str, Any]) -> None:
-    """Generate the set in `root` as `<split>/<class>/<number>.jpg`; takes a few seconds.
-
-    Raises:
-        InputError: the folder cannot be written or contains other files.
-    """
-    generate_set(root, "shapes-cls", _write_splits, expected_folder="train")
+    """Generate the set in `root` as `<split>/<class>/<number>.jpg`; takes a few seconds."""
+    generate_set(root, "shapes-cls", _write_splits)
 
 
 def _write_splits(root: Path) -> None:

@@ -24,20 +24,12 @@ SPLITS = ("train", "val", "test")
 
 
 def prepare_sku110k(root: Path, raw: Mapping[str, Any]) -> None:
-    """Download SKU-110K into `root`: images/, labels/, annotations/ and the lists train.txt, val.txt and test.txt.
-
-    Args:
-        raw: the data YAML; its `source` overrides the official address.
-
-    Raises:
-        InputError: the archive cannot be downloaded or has unexpected content.
-    """
+    """Download SKU-110K into `root`: images/, labels/, annotations/ and the lists train.txt, val.txt and test.txt."""
     download_archive(f"{get_source_url(raw, SOURCE)}/{ARCHIVE}", root)
     unpacked = root / ARCHIVE.removesuffix(".tar.gz")
-    for name in ("images", "annotations"):
-        if (unpacked / name).is_dir() and not (root / name).exists():
-            (unpacked / name).replace(root / name)
-    if unpacked.is_dir() and not any(unpacked.iterdir()):
+    for item in unpacked.glob("*"):
+        item.replace(root / item.name)
+    if unpacked.is_dir():
         unpacked.rmdir()
     for split in SPLITS:
         writer = LabelWriter(len(get_class_names(raw)))
@@ -72,6 +64,5 @@ def read_sku110k_annotations(file: Path) -> dict[str, LabelRows]:
     except OSError as error:
         raise InputError(f"{file}: missing in the archive; remove {file.parents[1]} and try again") from error
     except ValueError as error:
-        reason = f"{file}:{number}: not name, x1, y1, x2, y2, class, width, height ({error})"
-        raise InputError(reason) from error
+        raise InputError(f"{file}:{number}: not name, x1, y1, x2, y2, class, width, height ({error})") from error
     return {name: make_label_rows([0] * len(rows), rows, sizes[name], places[name]) for name, rows in boxes.items()}

@@ -22,21 +22,14 @@ PARTS = (*LABELED_PARTS, "VisDrone2019-DET-test-challenge")
 
 
 def prepare_visdrone(root: Path, raw: Mapping[str, Any]) -> None:
-    """Download VisDrone2019-DET into `root` and write labels/ beside images/ and annotations/ of each part.
-
-    Args:
-        raw: the data YAML; its `source` overrides the official address.
-
-    Raises:
-        InputError: an archive cannot be downloaded or has unexpected content.
-    """
+    """Download VisDrone2019-DET into `root` and write labels/ beside images/ and annotations/ of each part."""
     for part in PARTS:
         download_archive(f"{get_source_url(raw, SOURCE)}/{part}.zip", root)
     for part in LABELED_PARTS:
-        write_part_labels(root / part, len(get_class_names(raw)))
+        _write_part_labels(root / part, len(get_class_names(raw)))
 
 
-def write_part_labels(folder: Path, num_classes: int) -> None:
+def _write_part_labels(folder: Path, num_classes: int) -> None:
     """Convert annotations/ of one part to labels/; InputError if there are none."""
     annotations, writer, num_ignored = sorted((folder / "annotations").glob("*.txt")), LabelWriter(num_classes), 0
     if not annotations:
@@ -59,11 +52,10 @@ def read_visdrone_annotation(file: Path, size_hw: tuple[int, int], num_classes: 
     """
     classes, boxes, places, ignored = [], [], [], 0
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
-        fields = line.strip().rstrip(",").split(",")
-        if fields == [""]:
+        if not line.strip():
             continue
         try:
-            left, top, width, height, score, category = (float(field) for field in fields[:6])
+            left, top, width, height, score, category = (float(field) for field in line.split(",")[:6])
         except ValueError as error:
             raise InputError(f"{file}:{number}: {line[:60]!r} is not a VisDrone annotation of 8 numbers") from error
         if score == 0 or not 1 <= category <= num_classes:

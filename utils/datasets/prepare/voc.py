@@ -22,14 +22,7 @@ SETS = (("2007", "train"), ("2007", "val"), ("2007", "test"), ("2012", "train"),
 
 
 def prepare_voc(root: Path, raw: Mapping[str, Any]) -> None:
-    """Download VOC 2007 and 2012 into `root`, arranged as images/train2012, labels/train2012 and so on.
-
-    Args:
-        raw: the data YAML; its `names` define the classes, its `source` overrides the official address.
-
-    Raises:
-        InputError: an archive cannot be downloaded or an annotation is invalid.
-    """
+    """Download VOC 2007 and 2012 into `root`, arranged as images/train2012, labels/train2012 and so on."""
     for archive in ARCHIVES:
         download_archive(f"{get_source_url(raw, SOURCE)}/{archive}", root)
     class_ids = {name: number for number, name in get_class_names(raw).items()}
@@ -49,7 +42,8 @@ def _arrange_set(root: Path, year: str, image_set: str, class_ids: Mapping[str, 
     stems = listing.read_text(encoding="utf-8").split()
     writer, num_skipped = LabelWriter(len(class_ids)), 0
     for stem in stems:
-        rows, skipped = read_voc_annotation(kit / "Annotations" / f"{stem}.xml", class_ids)
+        annotation = kit / "Annotations" / f"{stem}.xml"
+        rows, skipped = parse_voc_annotation(parse_xml(annotation), annotation, class_ids)
         num_skipped += skipped
         writer.write(labels / f"{stem}.txt", rows)
         image = kit / "JPEGImages" / f"{stem}.jpg"
@@ -58,8 +52,10 @@ def _arrange_set(root: Path, year: str, image_set: str, class_ids: Mapping[str, 
     writer.report(f"{image_set}{year}", f"{num_skipped} objects that are difficult or of other classes skipped")
 
 
-def read_voc_annotation(annotation: Path, class_ids: Mapping[str, int]) -> tuple[LabelRows, int]:
-    """Read unchecked rows of one annotation file, and count the skipped objects.
+def parse_voc_annotation(
+    tree: ElementTree.Element, annotation: Path, class_ids: Mapping[str, int]
+) -> tuple[LabelRows, int]:
+    """Unchecked rows of one annotation file, and the number of skipped objects.
 
     Objects marked difficult are skipped, as in VOC's evaluation. VOC counts pixels from 1 and includes the last one, so
     a box spans [xmin - 1, xmax].
@@ -67,7 +63,6 @@ def read_voc_annotation(annotation: Path, class_ids: Mapping[str, int]) -> tuple
     Raises:
         InputError: not a VOC annotation.
     """
-    tree = parse_xml(annotation)
     classes, boxes, places, skipped = [], [], [], 0
     try:
         height, width = (_number(tree, f"size/{side}") for side in ("height", "width"))

@@ -27,15 +27,11 @@ Objects = dict[str, tuple[list[int], list[list[float]], list[str]]]  # by image:
 
 
 def prepare_xview(root: Path, raw: Mapping[str, Any]) -> None:
-    """Arrange xView below `root` from local archives; nine in ten images are for training.
-
-    Raises:
-        InputError: archives are missing (the message says where to get them) or have unexpected content.
-    """
+    """Arrange xView below `root` from local archives; nine in ten images are for training."""
     unpack_local_archives(root, ARCHIVES, PAGE)
     for split in ("train", "val"):
         nested = root / "images" / split / f"{split}_images"
-        for file in nested.iterdir() if nested.is_dir() else ():
+        for file in nested.glob("*"):
             file.replace(nested.parent / file.name)
     images = sorted((root / "images" / "train").glob("*.tif"))
     if not images:

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
 import cv2
-import numpy as np
 
 from utils.core.errors import InputError
 from utils.core.packages import import_runtime
 from utils.datasets.sources.frames import MEDIA_SUFFIXES
 
 WEBCAM, HLS, YOUTUBE = "webcam", "HLS stream", "YouTube video"
-SCHEMES = {
-    "rtsp": "RTSP stream",
-    "rtsps": "RTSP stream",
-    "rtmp": "RTMP stream",
-    "rtmps": "RTMP stream",
-    "http": "HTTP stream",
-    "https": "HTTP stream",
-    "udp": "UDP stream",
-    "tcp": "TCP stream",
-    "rtp": "RTP stream",
-}
+SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "rtp")
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 YOUTUBE_HOSTS = ("youtube.com", "youtu.be")
 YOUTUBE_FORMAT = "bestvideo[vcodec^=avc1][height<=1080]/best[height<=1080]/best"
@@ -37,15 +26,6 @@ DIAGNOSE_TIMEOUT_S = 3.0
 
 class StreamError(Exception):
     """A live source has no frames at present; the text says why."""
-
-
-class Capture(Protocol):
-    """The part of cv2.VideoCapture that is used."""
-
-    def grab(self) -> bool: ...
-    def retrieve(self) -> tuple[bool, np.ndarray | None]: ...
-    def get(self, prop: int) -> float: ...
-    def release(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -90,9 +70,9 @@ def parse_address(text: str, *, place: str = "--source") -> LiveAddress | None:
         raise InputError(
             f"{place}: {_strip_secrets(text)}: unsupported stream scheme {scheme}://; supported: {supported}"
         )
-    host = _get_host(parts)
+    host = parts.netloc.rpartition("@")[2]  # with the port, without user and password
     display = f"{scheme}://{host}{parts.path}"
-    kind = SCHEMES[scheme]
+    kind = f"{scheme.removesuffix('s').upper()} stream"
     if scheme in ("http", "https"):
         kind = YOUTUBE if _is_youtube(parts) else HLS if parts.path.lower().endswith(".m3u8") else kind
     name = re.sub(r"[^\w-]+", "_", f"{host}{parts.path}").strip("_")
@@ -104,16 +84,11 @@ def parse_address(text: str, *, place: str = "--source") -> LiveAddress | None:
 
 def is_media_url(text: str) -> bool:
     """Whether the text is an http(s) address with the suffix of an image or video."""
-    if not re.match("https?://", text, re.IGNORECASE):
-        return False
-    try:
-        path = urlsplit(text).path
-    except ValueError:  # reported by `parse_address`
-        return False
-    return PurePosixPath(path).suffix.lower() in MEDIA_SUFFIXES
+    match = re.match(r"https?://[^/?#]*(/[^?#]*)", text, re.IGNORECASE)
+    return match is not None and PurePosixPath(match[1]).suffix.lower() in MEDIA_SUFFIXES
 
 
-def open_capture(address: LiveAddress, *, open_ms: int, read_ms: int) -> Capture:
+def open_capture(address: LiveAddress, *, open_ms: int, read_ms: int) -> cv2.VideoCapture:
     """Open a live source.
 
     Args:
@@ -126,15 +101,13 @@ def open_capture(address: LiveAddress, *, open_ms: int, read_ms: int) -> Capture
     if address.kind == WEBCAM:
         capture = cv2.VideoCapture(int(address.text))
         if not capture.isOpened():
-            capture.release()
             raise StreamError("no such camera, or another program is using it")
         return capture
-    url = resolve_youtube(address.text) if address.kind == YOUTUBE else address.text
+    url = _resolve_youtube(address.text) if address.kind == YOUTUBE else address.text
     options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
     one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # each further thread delays the video by one frame
     capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, options + one_thread)
     if not capture.isOpened():
-        capture.release()
         raise StreamError(diagnose_connection(url))
     return capture
 
@@ -145,7 +118,7 @@ def diagnose_connection(url: str) -> str:
     port = parts.port or PORTS.get(parts.scheme.lower())
     if parts.hostname is None or port is None:
         return "no data arrives"
-    server = f"{_get_host(parts, with_port=False)}:{port}"
+    server = f"{parts.hostname}:{port}"
     try:
         socket.create_connection((parts.hostname, port), timeout=DIAGNOSE_TIMEOUT_S).close()
     except socket.gaierror:
@@ -157,20 +130,15 @@ def diagnose_connection(url: str) -> str:
     return f"{server} answers but sends no video"
 
 
-def resolve_youtube(page: str) -> str:
-    """Look up the video address of a YouTube page with yt-dlp.
-
-    Raises:
-        StreamError: the page has no video or cannot be reached.
-        InputError: yt-dlp is not installed.
-    """
+def _resolve_youtube(page: str) -> str:
+    """Look up the video address of a YouTube page with yt-dlp; StreamError if there is none."""
     package = import_runtime("yt_dlp", needed_for="YouTube videos", install="yt-dlp")
     options = {
         "format": YOUTUBE_FORMAT,
         "quiet": True,
         "no_warnings": True,
         "noplaylist": True,
-        "logger": _SilentLogger(),
+        "logger": logging.Logger("yt_dlp", logging.CRITICAL),  # silent: errors arrive as exceptions
     }
     try:
         with package.YoutubeDL(options) as resolver:
@@ -179,15 +147,6 @@ def resolve_youtube(page: str) -> str:
         raise StreamError(" ".join(str(error).removeprefix("ERROR: ").split())[:200]) from error
     except (KeyError, TypeError) as error:
         raise StreamError("the page has no playable video") from error
-
-
-class _SilentLogger:
-    """Discards the output of yt-dlp; errors arrive as exceptions."""
-
-    def debug(self, message: str) -> None: ...
-    def info(self, message: str) -> None: ...
-    def warning(self, message: str) -> None: ...
-    def error(self, message: str) -> None: ...
 
 
 def _split_url(text: str, place: str) -> SplitResult:
@@ -204,12 +163,6 @@ def _split_url(text: str, place: str) -> SplitResult:
 def _strip_secrets(text: str) -> str:
     """Remove the query and everything from `://` to the last `@`, even from a malformed address."""
     return re.sub(r"://\S*@", "://", text).partition("?")[0]
-
-
-def _get_host(parts: SplitResult, *, with_port: bool = True) -> str:
-    """Host and port, without user and password."""
-    host = parts.netloc.rpartition("@")[2]
-    return host if with_port else re.sub(r":\d+$", "", host)
 
 
 def _is_youtube(parts: SplitResult) -> bool:

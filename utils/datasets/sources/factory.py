@@ -9,11 +9,12 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
+from urllib.parse import unquote
 
 from utils.core.downloads import download_file, hide_secrets
 from utils.core.errors import InputError
+from utils.core.files import to_folder_name
 from utils.datasets.sources.capture import LiveAddress, is_media_url, parse_address
 from utils.datasets.sources.frames import MEDIA_SUFFIXES, Source, describe_formats
 from utils.datasets.sources.media import MediaSource
@@ -23,7 +24,6 @@ from utils.datasets.sources.watch import PathLines, WatchedFiles
 
 STDIN = "-"
 DOWNLOAD_BYTES, DOWNLOAD_SECONDS = 2e9, 1800.0  # limits of a file that is downloaded first
-DOWNLOAD_REMEDY = "check the address, or download the file yourself and pass its path"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _open(source: str, options: SourceOptions) -> Source:
     if is_screen(source):
         return ScreenSource(source)
     if source == STDIN:
-        lines = PathLines(_get_stdin_descriptor())
+        lines = PathLines(sys.stdin.fileno())
         return MediaSource(lines, vid_stride=options.vid_stride, on_close=(lines.close,))
     if not Path(source).exists() and is_media_url(source):
         return _download_media(source, options.vid_stride)
@@ -116,15 +116,9 @@ def _list_files(source: str) -> list[str]:
 def _download_media(url: str, vid_stride: int) -> MediaSource:
     """Download a file into a temporary folder that the source removes when it closes."""
     folder = tempfile.TemporaryDirectory(prefix="openyolov5-")
-    name = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", unquote(PurePosixPath(urlsplit(url).path).name))
+    name = to_folder_name(unquote(re.split("[?#]", url)[0].rpartition("/")[2]))
     try:
-        file = download_file(
-            url,
-            Path(folder.name) / name,
-            max_bytes=DOWNLOAD_BYTES,
-            max_seconds=DOWNLOAD_SECONDS,
-            remedy=DOWNLOAD_REMEDY,
-        )
+        file = download_file(url, Path(folder.name) / name, max_bytes=DOWNLOAD_BYTES, max_seconds=DOWNLOAD_SECONDS)
     except BaseException:
         folder.cleanup()
         raise
@@ -132,37 +126,25 @@ def _download_media(url: str, vid_stride: int) -> MediaSource:
     return MediaSource([str(file)], vid_stride=vid_stride, titles=titles, on_close=(folder.cleanup,))
 
 
-def _get_stdin_descriptor() -> int:
-    try:
-        return sys.stdin.fileno()
-    except (AttributeError, OSError, ValueError) as error:
-        raise InputError("--source -: standard input is not available") from error
-
-
 def _read_stream_list(path: Path) -> list[LiveAddress]:
-    """Addresses in a .streams file, or in a .txt file that contains streams only; [] for everything else.
+    """Addresses, separated by white space, in a .streams file, or in a .txt file of streams only; else [].
 
-    Entries are separated by white space; lines that start with `#` are comments.
-
-    Raises:
-        InputError: a .streams file that is missing, empty or contains something else.
+    InputError for a .streams file that is empty or contains something else.
     """
-    is_stream_list = path.suffix.lower() == ".streams"
-    if not is_stream_list and path.suffix.lower() != ".txt":
+    suffix = path.suffix.lower()
+    if suffix not in (".streams", ".txt") or not path.is_file():
         return []
-    if not path.is_file():
-        if not is_stream_list:
+    addresses = []
+    for place, word in ((f"{path}:{number}", word) for number, line in _read_lines(path) for word in line.split()):
+        address = parse_address(word, place=place)
+        if suffix == ".txt" and (address is None or is_media_url(word)):
             return []
-        raise InputError(f"--source {path}: no such stream list")
-    words = [(f"{path}:{n}", word) for n, line in _read_lines(path) for word in line.split()]
-    entries = [(place, word, parse_address(word, place=place)) for place, word in words]
-    if not is_stream_list and not (entries and all(address and not is_media_url(word) for _, word, address in entries)):
-        return []
-    if wrong := next(((place, word) for place, word, address in entries if address is None), None):
-        raise InputError(f"{wrong[0]}: {wrong[1]}: neither a webcam number nor a stream address")
-    if not entries:
+        if address is None:
+            raise InputError(f"{place}: {word}: neither a webcam number nor a stream address")
+        addresses.append(address)
+    if suffix == ".streams" and not addresses:
         raise InputError(f"{path}: contains no streams; write one address per line")
-    return [address for _, _, address in entries if address is not None]
+    return addresses
 
 
 def _read_lines(listing: Path) -> list[tuple[int, str]]:

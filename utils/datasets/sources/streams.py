@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 
 import cv2
 import numpy as np
 
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
-from utils.datasets.sources.capture import HLS, Capture, LiveAddress, StreamError, open_capture
+from utils.datasets.sources.capture import HLS, LiveAddress, StreamError, open_capture
 from utils.datasets.sources.frames import DEFAULT_FPS, SourceFrame, fit_live_channels, sanitize_fps
 from utils.datasets.sources.media import COMPLETE_SHARE
 
@@ -52,18 +53,18 @@ class Stream:
     Attributes:
         fps: frame rate of the source.
         num_frames: frames received so far, over all connections.
-        num_connections: connections that sent frames.
         failure: why there are no frames at present, or "".
         last_frame_time: time of the last frame, or of the start.
         attempted: the first attempt to connect is over.
         finished: a recording is over.
         error: an unexpected exception in the thread.
+        stopped: ends the thread after the frame that it waits for.
     """
 
     def __init__(
         self,
         address: LiveAddress,
-        connect: Callable[[], Capture],
+        connect: Callable[[], cv2.VideoCapture],
         *,
         condition: threading.Condition,
         timing: StreamTiming,
@@ -72,12 +73,12 @@ class Stream:
         self.address, self.connect, self.condition = address, connect, condition
         self.timing, self.vid_stride = timing, vid_stride
         self.name = address.name
-        self.fps, self.num_frames, self.num_connections, self.failure = DEFAULT_FPS, 0, 0, ""
+        self.fps, self.num_frames, self.failure = DEFAULT_FPS, 0, ""
         self.last_frame_time = time.monotonic()
         self.attempted = self.finished = False
         self.error: BaseException | None = None
         self._newest: tuple[np.ndarray, int] | None = None
-        self._stopped = threading.Event()
+        self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"reader of {address.display}", daemon=True)
 
     def pop_newest(self) -> tuple[np.ndarray, int] | None:
@@ -85,23 +86,19 @@ class Stream:
         newest, self._newest = self._newest, None
         return newest
 
-    def stop(self) -> None:
-        """Ask the thread to end after the frame it is waiting for."""
-        self._stopped.set()
-
     def _run(self) -> None:
         try:
             delay = self.timing.retry_delay_s
-            while not self._stopped.is_set():
+            while not self.stopped.is_set():
                 before = self.num_frames
                 reason = self._run_connection()
-                if self.finished or self._stopped.is_set():
+                if self.finished or self.stopped.is_set():
                     return
                 delay = self.timing.retry_delay_s if self.num_frames > before else delay
                 if self.attempted:  # failures of the first attempt are reported for all streams at once
                     LOGGER.warning(f"WARNING: {self.address}: {reason}; reconnecting in {delay:g} s")
                 self._set_state(failure=reason)
-                self._stopped.wait(delay)
+                self.stopped.wait(delay)
                 delay = min(2 * delay, self.timing.max_retry_delay_s)
         except BaseException as error:
             self._set_state(error=error)
@@ -117,19 +114,19 @@ class Stream:
         finally:
             capture.release()
 
-    def _read(self, capture: Capture) -> str:
+    def _read(self, capture: cv2.VideoCapture) -> str:
         fps, total = sanitize_fps(capture.get(cv2.CAP_PROP_FPS)), capture.get(cv2.CAP_PROP_FRAME_COUNT)
         is_recording = 0 < total < MAX_FRAMES
         throttled = is_recording or self.address.kind == HLS
         start, grabbed = time.monotonic(), 0
-        while not self._stopped.is_set() and capture.grab():
+        while not self.stopped.is_set() and capture.grab():
             grabbed += 1
             decoded, frame = capture.retrieve() if (grabbed - 1) % self.vid_stride == 0 else (False, None)
             if grabbed == 1 and frame is not None:
                 LOGGER.info(f"{self.address}: {frame.shape[1]}x{frame.shape[0]} at {fps:g} FPS")
-            self._publish(frame if decoded else None, fps, first=grabbed == 1)
+            self._publish(frame if decoded else None, fps)
             if throttled:
-                self._stopped.wait(max(0.0, start + grabbed / fps - time.monotonic()))
+                self.stopped.wait(max(0.0, start + grabbed / fps - time.monotonic()))
         if is_recording and grabbed >= total * COMPLETE_SHARE:
             self._set_state(finished=True)
         silent_s = time.monotonic() - max(start, self.last_frame_time)
@@ -137,7 +134,7 @@ class Stream:
             return f"no frame for {silent_s:.0f} s"
         return f"lost after {grabbed} frames" if grabbed else "connected, but sent no frame"
 
-    def _publish(self, frame: np.ndarray | None, fps: float, *, first: bool) -> None:
+    def _publish(self, frame: np.ndarray | None, fps: float) -> None:
         """Count a frame, and keep it as the newest if it was decoded."""
         with self.condition:
             self.num_frames += 1
@@ -145,7 +142,6 @@ class Stream:
                 self._newest = (frame, self.num_frames)
                 self.fps, self.failure, self.last_frame_time, self.attempted = fps, "", time.monotonic(), True
                 self.condition.notify_all()
-            self.num_connections += first
 
     def _set_state(self, *, failure: str = "", finished: bool = False, error: BaseException | None = None) -> None:
         with self.condition:
@@ -175,7 +171,7 @@ class StreamSource:
         *,
         vid_stride: int = 1,
         timing: StreamTiming | None = None,
-        connect: Callable[[LiveAddress], Capture] | None = None,
+        connect: Callable[[LiveAddress], cv2.VideoCapture] | None = None,
     ) -> None:
         self.timing = timing = timing or StreamTiming()
         open_ms, read_ms = round(1000 * timing.open_timeout_s), round(1000 * timing.read_timeout_s)
@@ -186,7 +182,12 @@ class StreamSource:
             Stream(a, partial(connect, a), condition=self._condition, timing=timing, vid_stride=vid_stride)
             for a in addresses
         ]
-        _make_names_unique(self.streams)
+        self.num_inputs = len(addresses)
+        names: set[str] = set()
+        for stream in self.streams:
+            numbered = (f"{stream.address.name}_{number}" for number in count(2))
+            stream.name = next(name for name in chain([stream.address.name], numbered) if name not in names)
+            names.add(stream.name)
         for stream in self.streams:
             stream.thread.start()
         try:
@@ -194,11 +195,6 @@ class StreamSource:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def num_inputs(self) -> int:
-        """Number of streams."""
-        return len(self.streams)
 
     @property
     def problems(self) -> list[str]:
@@ -223,7 +219,7 @@ class StreamSource:
         """Stop the threads; one that waits for a dead server ends after `read_timeout_s` at the latest."""
         self._closed = True
         for stream in self.streams:
-            stream.stop()
+            stream.stopped.set()
         with self._condition:
             self._condition.notify_all()
         end = time.monotonic() + JOIN_TIMEOUT_S
@@ -265,14 +261,3 @@ class StreamSource:
         for stream in running:
             stream.failure = stream.failure or f"no frame for {silent_s:.0f} s"
         return True
-
-
-def _make_names_unique(streams: Sequence[Stream]) -> None:
-    """Number streams of the same name: cam, cam_2, cam_3."""
-    names: set[str] = set()
-    for stream in streams:
-        base, number = stream.name, 1
-        while stream.name in names:
-            number += 1
-            stream.name = f"{base}_{number}"
-        names.add(stream.name)

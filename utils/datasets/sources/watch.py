@@ -87,7 +87,7 @@ class PathLines:
     def __iter__(self) -> Iterator[str]:
         rest = b""
         while not self._closed.is_set():
-            if not self._has_input():
+            if os.name == "posix" and not select.select([self.descriptor], [], [], WAKE_S)[0]:
                 continue
             chunk = os.read(self.descriptor, 1 << 16)  # sys.stdin would hold a lock that Python needs at exit
             *lines, rest = (rest + chunk).split(b"\n") if chunk else (rest, b"")
@@ -100,7 +100,3 @@ class PathLines:
     def close(self) -> None:
         """End the iteration; on Windows only after the next line."""
         self._closed.set()
-
-    def _has_input(self) -> bool:
-        """Wait up to WAKE_S for input; always True on Windows, where the read itself waits."""
-        return os.name != "posix" or bool(select.select([self.descriptor], [], [], WAKE_S)[0])

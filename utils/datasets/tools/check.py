@@ -80,7 +80,8 @@ def run(config: CheckConfig) -> int:
         facts += describe_contents(check)
         split_messages = [f"{split}: {message}" for split, (_, f) in check.results.items() for message in f.messages]
         unknown = describe_unknown_classes(split_messages, check.spec.names)
-        warnings += [line for line in (unknown, *find_suspicious(check)) if line]
+        absent = [] if check.kind == "masks" else find_absent_classes(check.indexes, check.spec.names)
+        warnings += [line for line in (unknown, *absent, *find_duplicate_images(check.indexes)) if line]
         messages += split_messages
         if not config.noplots:
             draw_plots(check, folder)
@@ -149,12 +150,6 @@ def describe_contents(check: LabelCheck) -> list[str]:
     num_lines = 2 if check.kind == "boxes" else 1  # one on images, one on objects
     sizes = [line for split, index in indexes.items() for line in describe_sizes(split, index)[:num_lines]]
     return [format_table(indexes, check.spec.names), *sizes]
-
-
-def find_suspicious(check: LabelCheck) -> list[str]:
-    """Lines about suspicious contents that do not prevent training."""
-    absent = [] if check.kind == "masks" else find_absent_classes(check.indexes, check.spec.names)
-    return [*absent, *find_duplicate_images(check.indexes)]
 
 
 def _write_report(facts: list[str], warnings: list[str], messages: list[str], folder: Path) -> None:

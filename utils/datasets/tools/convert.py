@@ -31,12 +31,7 @@ def run(config: ConvertConfig) -> Splits:
             if has_polygons and not config.boxes:
                 LOGGER.warning(f"WARNING --to {config.target_format}: stores boxes only, dropping the polygons")
         written = target.write(sets, work, ImageCopier(link=config.link))
-    LOGGER.info(describe_splits(sets))
+    counts = (f"{split}: {len(index)} images, {index.num_objects} objects" for split, index in sets.items())
+    LOGGER.info("; ".join(counts))
     LOGGER.info(f"Results saved to {out / written.relative_to(work)}")
     return sets
-
-
-def describe_splits(sets: Splits) -> str:
-    """Number of images and objects of each split."""
-    parts = (f"{split}: {len(index)} images, {index.num_objects} objects" for split, index in sets.items())
-    return "; ".join(parts)

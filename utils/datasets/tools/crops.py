@@ -7,33 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from utils.config.base import BaseConfig, option, switch
-from utils.config.flag_types import not_negative_float, positive_int
+import numpy as np
+
+from utils.config.datasets import CropsConfig
 from utils.core.errors import InputError
 from utils.core.files import atomic_folder, to_folder_name
 from utils.core.logging import LOGGER
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from utils.datasets.index.data_yaml import DataSpec
+from utils.datasets.index.data_yaml import DataSpec, load_spec
+from utils.datasets.index.labels import load_index
+from utils.imaging.read import imwrite, read_image
 
 QUALITY = 95  # of the JPEG files
-
-
-@dataclass(frozen=True)
-class CropsConfig(BaseConfig):
-    """Crop the labeled objects of a detection set into class folders for each split."""
-
-    data: str = option("data/coco128.yaml", "--data", help="data set YAML")
-    out: str = option("", "--out", required=True, help="folder to write; it must be empty or new")
-    margin: float = option(0.1, "--margin", type=not_negative_float, help="margin relative to the size of the box")
-    square: bool = switch("--square", help="extend the shorter side to a square as far as the image allows")
-    min_side: int = option(10, "--min-side", type=positive_int, help="skip objects with a shorter side, pixels")
 
 
 def run(config: CropsConfig) -> dict[str, Counter[str]]:
@@ -42,8 +28,6 @@ def run(config: CropsConfig) -> dict[str, Counter[str]]:
     Raises:
         InputError: the data set cannot be read, or the output folder is not empty.
     """
-    from utils.datasets.index.data_yaml import load_spec
-
     spec = load_spec(config.data)
     out = Path(config.out)
     available = [split for split, source in spec.splits.items() if not source.missing]
@@ -68,9 +52,6 @@ def _write_split(
     spec: DataSpec, split: str, folder: Path, folders: dict[int, str], config: CropsConfig
 ) -> Counter[str]:
     """Write the crops of one split; every class gets a folder, even if it is empty."""
-    from utils.datasets.index.labels import load_index
-    from utils.imaging.read import imwrite, read_image
-
     for name in folders.values():
         (folder / name).mkdir(parents=True)
     index = load_index(spec, split)

@@ -8,7 +8,7 @@ from utils.config.datasets import SplitConfig
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.datasets.index.labels import get_label_path, list_images
-from utils.datasets.prepare.autosplit import LISTS, check_shares, write_splits
+from utils.datasets.prepare.autosplit import LISTS, write_splits
 
 
 def run(config: SplitConfig) -> dict[str, int]:
@@ -22,7 +22,6 @@ def run(config: SplitConfig) -> dict[str, int]:
         raise InputError(f"--images {source}: no such folder or list file")
     if len(config.shares) > len(LISTS):
         raise InputError(f"--shares {' '.join(map(str, config.shares))}: pass up to three, for train, val and test")
-    check_shares(config.shares)  # before existing lists are removed
     folder = Path(config.out) if config.out else source.absolute().parent
     existing = [str(folder / name) for name in LISTS.values() if (folder / name).exists()]
     if existing and not config.exist_ok:
@@ -36,8 +35,6 @@ def run(config: SplitConfig) -> dict[str, int]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {folder}: cannot be created: {error.strerror}; choose another folder") from error
-    for name in LISTS.values():
-        (folder / name).unlink(missing_ok=True)
     counts = write_splits(folder, images, config.shares, config.seed)
     for split, count in counts.items():
         LOGGER.info(f"{split}: {count} images in {folder / LISTS[split]}")

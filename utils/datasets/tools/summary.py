@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from utils.core.downloads import file_sha256
 from utils.datasets.index.image_index import ImageIndex
 
 SMALL, MEDIUM = 32.0, 96.0  # COCO's limits of small and medium objects: square roots of areas in pixels
@@ -26,14 +27,19 @@ def get_box_sizes(index: ImageIndex) -> np.ndarray:
 
 def format_class_table(indexes: Mapping[str, ImageIndex], names: Mapping[int, str]) -> str:
     """Table with a row per class: its objects and the images that contain it, for each split."""
-    width = max(12, *(len(name) for name in names.values()))
-    lines = [f"{'class':>{width}}" + "".join(f"{f'{split}: objects':>18}{'images':>10}" for split in indexes)]
-    counts = {split: _count_classes(index, len(names)) for split, index in indexes.items()}
-    for number, name in names.items():
-        cells = (f"{objects[number]:>18}{images[number]:>10}" for objects, images in counts.values())
-        lines.append(f"{name:>{width}}" + "".join(cells))
-    totals = (f"{index.num_objects:>18}{len(index):>10}" for index in indexes.values())
-    return "\n".join([*lines, f"{'all':>{width}}" + "".join(totals)])
+    counts = [_count_classes(index, len(names)) for index in indexes.values()]
+    rows = [(name, [(objects[k], images[k]) for objects, images in counts]) for k, name in names.items()]
+    totals = [(index.num_objects, len(index)) for index in indexes.values()]
+    return _format_table([f"{split}: objects" for split in indexes], [*rows, ("all", totals)])
+
+
+def _format_table(columns: Iterable[str], rows: Sequence[tuple[str, Iterable[tuple[Any, int]]]]) -> str:
+    """Table with a row per class: a quantity and a number of images in each column."""
+    width = max(12, *(len(name) for name, _ in rows))
+    lines = [f"{'class':>{width}}" + "".join(f"{column:>18}{'images':>10}" for column in columns)]
+    for name, cells in rows:
+        lines.append(f"{name:>{width}}" + "".join(f"{quantity:>18}{images:>10}" for quantity, images in cells))
+    return "\n".join(lines)
 
 
 def _count_classes(index: ImageIndex, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,14 +54,14 @@ def _count_classes(index: ImageIndex, num_classes: int) -> tuple[np.ndarray, np.
 
 def format_pixel_table(indexes: Mapping[str, ImageIndex], names: Mapping[int, str]) -> str:
     """Table with a row per class of semantic masks: its share of the labeled pixels and its images, for each split."""
-    width = max(12, *(len(name) for name in names.values()))
-    lines = [f"{'class':>{width}}" + "".join(f"{f'{split}: pixels':>18}{'images':>10}" for split in indexes)]
-    counts = {split: np.asarray(index.pixels) for split, index in indexes.items()}
-    shares = {split: pixels.sum(axis=0) / max(pixels.sum(), 1) for split, pixels in counts.items()}
-    for number, name in names.items():
-        cells = (f"{shares[split][number]:>18.2%}{np.count_nonzero(counts[split][:, number]):>10}" for split in indexes)
-        lines.append(f"{name:>{width}}" + "".join(cells))
-    return "\n".join(lines)
+    counts = [np.asarray(index.pixels) for index in indexes.values()]
+    shares = [pixels.sum(axis=0) / max(pixels.sum(), 1) for pixels in counts]
+    images = [np.count_nonzero(pixels, axis=0) for pixels in counts]
+    rows = [
+        (name, [(f"{share[k]:.2%}", number[k]) for share, number in zip(shares, images, strict=True)])
+        for k, name in names.items()
+    ]
+    return _format_table([f"{split}: pixels" for split in indexes], rows)
 
 
 def describe_sizes(split: str, index: ImageIndex) -> list[str]:
@@ -108,11 +114,11 @@ def find_duplicate_images(indexes: Mapping[str, ImageIndex]) -> list[str]:
     for split, index in indexes.items():
         for path in index.paths:
             by_size[Path(path).stat().st_size].append((split, path))
-    by_content: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
+    by_content: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for files in by_size.values():
         if len(files) > 1:
             for split, path in files:
-                by_content[_compute_digest(path)].append((split, path))
+                by_content[file_sha256(Path(path))].append((split, path))
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for files in by_content.values():
         for (split, path), (other_split, other) in pairwise(files):
@@ -125,11 +131,6 @@ def _describe_duplicates(splits: tuple[str, str], duplicates: Sequence[tuple[str
     suffix = f": {examples}{' ...' if len(duplicates) > 2 else ''}" if examples else " (the same files)"
     where = f"twice in {splits[0]}" if splits[0] == splits[1] else f"in {splits[0]} and in {splits[1]}"
     return f"{len(duplicates)} images are {where}{suffix}"
-
-
-def _compute_digest(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _join_names(names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 
 import numpy as np
@@ -9,10 +10,9 @@ import pytest
 from utils.config.hyp import Hyperparameters
 from utils.core.errors import InputError
 from utils.core.types import Sample
-from utils.datasets.augment.albumentations import LIGHT_SET, LightPipeline, UserPipeline, no_update_check
+from utils.datasets.augment.albumentations import LIGHT_SET, LightPipeline, UserPipeline
 from utils.datasets.augment.transforms import (
-    flip_horizontal,
-    flip_vertical,
+    flip,
     mixup,
     multiply_hsv,
     random_flips,
@@ -44,13 +44,13 @@ def object_box(image: np.ndarray) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("flip", "box"),
-    [(flip_horizontal, [20, 2, 26, 8]), (flip_vertical, [4, 12, 10, 18])],
+    ("axis", "box"),
+    [(0, [20, 2, 26, 8]), (1, [4, 12, 10, 18])],
     ids=["left-right", "up-down"],
 )
 @pytest.mark.parametrize("channels", [1, 3, 10])
-def test_flips_move_all_parts(flip: object, box: list[int], channels: int) -> None:
-    out = flip(sample(channels=channels))  # type: ignore[operator]
+def test_flips_move_all_parts(axis: int, box: list[int], channels: int) -> None:
+    out = flip(sample(channels=channels), axis=axis)
     assert out.boxes_xyxy.tolist() == [box]
     assert object_box(out.image) == box
     assert out.semantic_mask[box[1] : box[3], box[0] : box[2]].all()
@@ -62,7 +62,7 @@ def test_flips_move_all_parts(flip: object, box: list[int], channels: int) -> No
 
 def test_flips_of_an_empty_sample() -> None:
     empty = Sample(np.zeros((4, 6, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-    assert flip_horizontal(empty).boxes_xyxy.shape == (0, 4)
+    assert flip(empty, axis=0).boxes_xyxy.shape == (0, 4)
 
 
 def test_random_flips_follow_their_probabilities() -> None:
@@ -231,11 +231,15 @@ class TestAlbumentations:
         with pytest.raises(InputError, match=r"changes the image size from \(20, 30\) to \(8, 8\)"):
             run(pipeline, sample())
 
-    def test_update_check_is_off_only_while_importing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pipelines_reach_spawned_workers_without_update_check(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("NO_ALBUMENTATIONS_UPDATE", raising=False)
-        with no_update_check():
-            assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
-        assert "NO_ALBUMENTATIONS_UPDATE" not in os.environ
+        user = UserPipeline(albumentations.to_dict(albumentations.GaussNoise(p=1)))
+        assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
+        copy, light = pickle.loads(pickle.dumps(user)), pickle.loads(pickle.dumps(LightPipeline()))
+        np.testing.assert_array_equal(run(copy, sample()).image, run(user, sample()).image)
+        for seed in range(100):
+            expected = run(LightPipeline(), sample(), seed).image
+            np.testing.assert_array_equal(run(light, sample(), seed).image, expected)
 
     def test_missing_package_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "albumentations", None)

@@ -75,7 +75,7 @@ def test_broken_sets_are_explained(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no class folders"):
         load_class_data(tmp_path)
     only_train = load_class_data(write_class_set(tmp_path / "set", splits={"train": 1}))
-    with pytest.raises(InputError, match="no val split, only train"):
+    with pytest.raises(InputError, match="no split 'val', only train"):
         load_class_index(only_train, "val")
     both = write_class_set(tmp_path / "other")
     (both / "val" / "zebra").mkdir()

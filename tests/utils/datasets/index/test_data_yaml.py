@@ -166,11 +166,6 @@ def test_invalid_urls(served: tuple[Path, str], datasets: Path, path: str, messa
     assert not (datasets / path).exists()
 
 
-def test_clearml_data_sets_are_not_supported() -> None:
-    with pytest.raises(InputError, match=r"--data clearml://1f: ClearML data sets are not supported; get it with"):
-        find_data_yaml("clearml://1f")
-
-
 def test_bare_names_are_found_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_data_yaml("coco.yaml") == ROOT / "data" / "coco.yaml"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.datasets.index.cache import Findings, save_and_map
+from utils.datasets.index.cache import Findings, load_or_build
 from utils.datasets.index.image_index import ImageIndex, PolygonTable, compute_offsets
 from utils.datasets.index.shared_arrays import PathTable, map_arrays, write_arrays
 
@@ -73,7 +73,7 @@ def test_a_cached_index_is_pickled_as_locations_in_the_file(tmp_path: Path) -> N
         {},
         polygons,
     )
-    index, _ = save_and_map(tmp_path / "x.cache", "key", original, Findings())
+    index, _ = load_or_build(tmp_path / "x.cache", "key", lambda: (original, Findings()))
     stream = io.BytesIO()
     pickle.dump(index, stream)
     assert len(stream.getvalue()) < 3000 < boxes.nbytes

@@ -54,7 +54,7 @@ def test_archives_are_unpacked_below_the_folder(tmp_path: Path, kind: str) -> No
     into = tmp_path / "data"
     (into / "set" / "labels").mkdir(parents=True)
     (into / "set" / "labels" / "a.txt").write_text("old")
-    unpack_archive(archive, into, progress=False)
+    unpack_archive(archive, into)
     assert names_in(into) == ["README", "set"]
     assert (into / "set" / "images" / "ä.jpg").read_bytes() == b"image"
     assert (into / "set" / "labels" / "a.txt").read_bytes() == b""
@@ -65,7 +65,7 @@ def test_archives_are_unpacked_below_the_folder(tmp_path: Path, kind: str) -> No
 def test_paths_out_of_the_folder_refuse_the_archive(tmp_path: Path, name: str, make: type) -> None:
     archive = make(tmp_path / "a.archive", {"good.txt": b"x", name: b"x"})
     with pytest.raises(InputError, match=r"rejected, nothing was unpacked: .* is outside the folder"):
-        unpack_archive(archive, tmp_path / "data", progress=False)
+        unpack_archive(archive, tmp_path / "data")
     assert names_in(tmp_path) == ["a.archive"]
 
 
@@ -81,7 +81,7 @@ def test_links_and_devices_refuse_the_archive(tmp_path: Path) -> None:
         cases.append(make_tar(tmp_path / f"{number}.tar", {"a": b"x"}, mode="w", special=special_member(kind)))
     for archive in cases:
         with pytest.raises(InputError, match=r"nothing was unpacked: 'special' is a link or a device"):
-            unpack_archive(archive, tmp_path / "data", progress=False)
+            unpack_archive(archive, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -96,7 +96,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=rf"{name}: {message}.*; download it again|{name}: {message}; download"):
-            unpack_archive(tmp_path / name, tmp_path / "data", progress=False)
+            unpack_archive(tmp_path / name, tmp_path / "data")
 
 
 @pytest.mark.parametrize(("method", "start"), [(zipfile.ZIP_DEFLATED, 35), (zipfile.ZIP_LZMA, 99)])
@@ -107,7 +107,7 @@ def test_damage_of_packed_bytes_is_named(tmp_path: Path, method: int, start: int
     content = file.read_bytes()
     file.write_bytes(content[:start] + b"\xff" * 200 + content[start + 200 :])
     with pytest.raises(InputError, match=r"a\.zip: cannot be unpacked"):
-        unpack_archive(file, tmp_path / "data", progress=False)
+        unpack_archive(file, tmp_path / "data")
 
 
 def test_damage_that_only_the_checksum_of_gzip_tells(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_damage_that_only_the_checksum_of_gzip_tells(tmp_path: Path) -> None:
     packed[2000] ^= 1
     (tmp_path / "a.tgz").write_bytes(packed)
     with pytest.raises(InputError, match=r"a\.tgz: cannot be unpacked \(CRC"):
-        unpack_archive(tmp_path / "a.tgz", tmp_path / "data", progress=False)
+        unpack_archive(tmp_path / "a.tgz", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -127,4 +127,4 @@ def test_archive_larger_than_the_free_space_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr("utils.datasets.prepare.archives.shutil.disk_usage", lambda _: Usage)
     archive = make_zip(tmp_path / "a.zip", {"a.bin": CONTENT})
     with pytest.raises(InputError, match=r"needs 0\.0 GB in .*, but 0\.0 GB are free"):
-        unpack_archive(archive, tmp_path / "data", progress=False)
+        unpack_archive(archive, tmp_path / "data")

@@ -125,7 +125,7 @@ def test_two_processes_may_generate_at_once(tmp_path: Path, monkeypatch: pytest.
 
 def test_unwritable_folder(tmp_path: Path, few: None) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="set YOLOv5_DATASETS_DIR to a writable folder"):
+    with pytest.raises(InputError, match=r"YOLOv5_DATASETS_DIR.*: cannot be created: "):
         prepare_shapes(tmp_path / "file" / "shapes", {})
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils.core.errors import InputError
-from utils.datasets.prepare.voc import read_voc_annotation
+from utils.datasets.prepare.voc import parse_voc_annotation, parse_xml
 
 XML = """<annotation><size><width>100</width><height>50</height><depth>3</depth></size>
 <object><name>dog</name><difficult>0</difficult><bndbox><xmin>11</xmin><ymin>6</ymin><xmax>30</xmax><ymax>15</ymax></bndbox>
@@ -17,10 +17,11 @@ XML = """<annotation><size><width>100</width><height>50</height><depth>3</depth>
 </annotation>"""
 
 
-def test_read_voc_annotation(tmp_path: Path) -> None:
+def test_parse_voc_annotation(tmp_path: Path) -> None:
     """xmin 11 to xmax 30, counted from 1 and inclusive, are the 20 pixels from 10 to 30: center 20 of 100."""
     (tmp_path / "a.xml").write_text(XML)
-    labels, skipped = read_voc_annotation(tmp_path / "a.xml", {"cat": 0, "dog": 1})
+    file = tmp_path / "a.xml"
+    labels, skipped = parse_voc_annotation(parse_xml(file), file, {"cat": 0, "dog": 1})
     assert labels.rows.tolist() == np.array([[1, 0.2, 0.2, 0.2, 0.2], [0, 0.5, 0.5, 1, 1]], np.float32).tolist()
     assert labels.locations == [f"{tmp_path / 'a.xml'}: object {number}" for number in (0, 3)]
     assert skipped == 2
@@ -36,6 +37,7 @@ def test_read_voc_annotation(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_annotations(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "a.xml").write_text(text)
+    file = tmp_path / "a.xml"
+    file.write_text(text)
     with pytest.raises(InputError, match=message):
-        read_voc_annotation(tmp_path / "a.xml", {"cat": 0, "dog": 1})
+        parse_voc_annotation(parse_xml(file), file, {"cat": 0, "dog": 1})

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils.config.datasets import CropsConfig
 from utils.core.errors import InputError
 from utils.datasets.index.class_folders import load_class_data, load_class_index
-from utils.datasets.tools.crops import CropsConfig, crop_objects, make_folder_names, run
+from utils.datasets.tools.crops import crop_objects, make_folder_names, run
 
 FRAME = np.arange(100 * 200 * 3, dtype=np.uint32).reshape(100, 200, 3)  # every pixel differs
 BOX = np.array([[0.5, 0.5, 0.2, 0.2]])  # x 80-120, y 40-60
