@@ -6,7 +6,6 @@ As a script, `python hubconf.py --model yolov5s` prints the detections of a mode
 
 from __future__ import annotations
 
-import importlib.machinery
 import importlib.util
 import numbers
 import pathlib
@@ -42,8 +41,7 @@ def custom(
         _verbose: log information, not only warnings.
         device: "cpu", 0, "cuda:0" or a torch.device; None means CUDA if available.
     """
-    shadowed = _check_packages()
-    _set_up_logging(_verbose, shadowed)
+    _set_up(_verbose)
     return _load_file(path, autoshape, device)
 
 
@@ -58,8 +56,7 @@ def _make_entry(name: str, num_classes: int = 80) -> typing.Callable[..., typing
         _verbose: bool = True,
         device: typing.Any = None,
     ) -> typing.Any:
-        shadowed = _check_packages()
-        _set_up_logging(_verbose, shadowed)
+        _set_up(_verbose)
         if pretrained and (channels, classes) == (3, num_classes):
             return _load_file(f"{name}.pt", autoshape, device)
         return _build_model(name, pretrained, channels, classes, device)
@@ -83,47 +80,21 @@ globals().update({f"yolov5{size}-seg": _make_entry(f"yolov5{size}-seg") for size
 globals().update({f"yolov5{size}{_CLASSIFIER}": _make_entry(f"yolov5{size}{_CLASSIFIER}", 1000) for size in "nsmlx"})
 
 
-def _check_packages() -> list[str]:
-    """Modules that the packages of this project will shadow; ImportError if others shadow them."""
-    shadowed = []
+def _set_up(verbose: bool) -> None:
+    """Set up logging; ImportError if other modules have the names of this project's packages."""
     for name in _PACKAGES:
-        loaded = sys.modules.get(name)
-        place = _get_module_path(loaded) if loaded else _find_module(name, None)
-        if place is None or _ROOT / name not in (place, place.parent):
-            action = "has already imported" if loaded else "would import"
-            reason = f"this program {action} another one from {place}" if place else "it is not on sys.path"
+        spec = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
+        place = (spec.origin or next(iter(spec.submodule_search_locations or ()), None)) if spec else None
+        if not place or pathlib.Path(place).resolve().parent != _ROOT / name:
             raise ImportError(
-                f"OpenYOLOv5 needs its own package {name!r} in {_ROOT}, but {reason}; "
+                f"OpenYOLOv5 needs its own package {name!r} in {_ROOT}, but this program imports {place or 'no file'}; "
                 "rename that one, or load the model in a separate process",
                 name=name,
-                path=None if place is None else str(place),
+                path=place,
             )
-        other_folders = [folder for folder in sys.path if pathlib.Path(folder or ".").resolve() != _ROOT]
-        if not loaded and (other := _find_module(name, other_folders)):
-            shadowed.append(str(other))
-    return shadowed
-
-
-def _find_module(name: str, folders: list[str] | None) -> pathlib.Path | None:
-    """The file that `import name` finds in these folders (None: sys.path), without namespace packages."""
-    spec = importlib.machinery.PathFinder.find_spec(name, folders)
-    return pathlib.Path(spec.origin).resolve() if spec and spec.origin else None
-
-
-def _get_module_path(module: typing.Any) -> pathlib.Path:
-    """File or folder of a loaded module."""
-    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-    place = next((place for place in places if place), None)
-    return pathlib.Path(place).resolve() if place else pathlib.Path("a module without a file")
-
-
-def _set_up_logging(verbose: bool, shadowed: list[str]) -> None:
-    """Set up logging and warn of shadowed modules."""
-    from utils.core.logging import LOGGER, setup_logging
+    from utils.core.logging import setup_logging
 
     setup_logging(verbose=verbose)
-    for file in shadowed:
-        LOGGER.warning(f"WARNING {file}: `import` now finds the OpenYOLOv5 package of that name, not this file")
 
 
 def _load_file(path: typing.Any, autoshape: bool, device: typing.Any) -> typing.Any:
@@ -140,10 +111,13 @@ def _load_file(path: typing.Any, autoshape: bool, device: typing.Any) -> typing.
 def _build_model(name: str, pretrained: bool, channels: int, classes: int, device: typing.Any) -> typing.Any:
     """Build a model and transfer matching official weights if `pretrained`."""
     from models.checkpoint import transfer_weights
+    from utils.core.errors import InputError
     from utils.core.logging import LOGGER
     from utils.tasks.networks import find_weights, load_checkpoint
 
-    _check_counts(name, channels=channels, classes=classes)
+    for setting, value in (("channels", channels), ("classes", classes)):
+        if not isinstance(value, numbers.Integral) or value < 1:
+            raise InputError(f"{name}: {setting} {value!r} is not a positive integer")
     model = _build_network(name, channels, classes)
     if pretrained:
         checkpoint = load_checkpoint(find_weights(f"{name}.pt"))
@@ -152,15 +126,6 @@ def _build_model(name: str, pretrained: bool, channels: int, classes: int, devic
         if len(checkpoint.names) == classes:
             model.names = checkpoint.names
     return model.to(_select_device(device))
-
-
-def _check_counts(name: str, **counts: typing.Any) -> None:
-    """InputError unless all are positive integers."""
-    from utils.core.errors import InputError
-
-    for setting, value in counts.items():
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{name}: {setting} {value!r} is not a positive integer")
 
 
 def _build_network(name: str, channels: int, classes: int) -> typing.Any:

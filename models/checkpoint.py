@@ -1,23 +1,23 @@
-"""Checkpoint files of our own format, which are plain data: write, strip, read the training state.
+"""Checkpoints of our own format: save, strip, load the training state, transfer weights.
 
 The format is a mapping of plain values (numbers, strings, None, lists, tuples, dicts, tensors) in a file of
 `torch.save`; no class is pickled, so any `torch.load(weights_only=True)` reads it. Its keys:
 
-| key                      | holds                                                                                 |
+| key                      | value                                                                                 |
 |--------------------------|---------------------------------------------------------------------------------------|
-| format, version          | "openyolov5" and the number of this description                                       |
+| format, version          | "openyolov5" and the version of this format                                           |
 | task                     | name of the task, as "detect"; `utils.tasks.networks` rebuilds the network            |
 | yaml                     | the graph as a model YAML, with `nc`, `ch` and the anchors it was built with; or the  |
 |                          | name of a torchvision network                                                         |
 | names                    | class number -> name; of a joint model those of the boxes                             |
-| semantic                 | the classes of the semantic mask (`SemanticClasses.to_dict`), where the network gives one |
-| model, ema               | state dicts; while training FP32, in the final file `model` alone, FP16, from the EMA |
+| semantic                 | classes of the semantic masks (`SemanticClasses.to_dict`), if the network predicts them |
+| model, ema               | state dicts; FP32 in training; the final file has only `model`, FP16, from the EMA    |
 | ema_updates, optimizer, scaler, epoch, best_fitness, early_stop, task_state, image_weights | state of a training |
-|                          | run; `epoch` is the last finished one. Without `optimizer` a file cannot be resumed    |
-| position                 | None between epochs, else `batches` of the next one that are done, and its `meter`     |
-| metrics, hyp, opt, date  | what it reached, hyperparameters and settings of the run, when                        |
+|                          | run; `epoch` is the last finished one. A file without `optimizer` cannot be resumed    |
+| position                 | None between epochs, else finished `batches` of the next one, and its loss `meter`     |
+| metrics, hyp, opt, date  | metrics, hyperparameters, settings and date of the run                                 |
 
-Strides follow from the graph and anchors are part of the state dict. A task that needs more adds keys of plain data.
+Strides follow from the graph; anchors are part of the state dict. A task may add keys of plain data.
 """
 
 from __future__ import annotations
@@ -66,20 +66,22 @@ def is_own(content: Any) -> bool:
 
 
 def check_own(content: dict[str, Any], path: Path) -> None:
-    """Raise InputError for a file of our format whose keys cannot be used."""
+    """InputError for a file of our format with missing or invalid keys."""
     version = content.get("version")
     if not isinstance(version, int) or version > VERSION:
-        raise InputError(f"{path}: checkpoint format {version!r}, this version reads up to {VERSION}; update it")
+        raise InputError(
+            f"{path}: checkpoint format {version!r}, this version reads up to {VERSION}; update this project"
+        )
     if missing := [key for key in (*REQUIRED_KEYS, "epoch") if key not in content]:
         raise InputError(f"{path}: damaged checkpoint, it has no {', '.join(missing)}; copy it again")
     for key in ("yaml", "names", "model"):
         if not isinstance(content[key], dict):
             shown = str(content[key])[:40]
-            raise InputError(f"{path}: damaged checkpoint, {key}: {shown} is no mapping; copy it again")
+            raise InputError(f"{path}: damaged checkpoint, {key}: {shown} is not a mapping; copy it again")
 
 
 def load_training_state(path: str | Path) -> dict[str, Any]:
-    """The whole mapping of a checkpoint of ours that a training run can go on from, tensors on the CPU.
+    """Content of a checkpoint to resume training from, tensors on the CPU.
 
     Raises:
         InputError: as `load_checkpoint`, or the file has no training state.
@@ -91,7 +93,7 @@ def load_training_state(path: str | Path) -> dict[str, Any]:
     check_own(content, path)
     if content.get("optimizer") is None:
         raise InputError(
-            f"{path}: a final file without training state; resume weights/last.pt, or start with --weights {path}"
+            f"{path}: stripped, without training state; resume weights/last.pt, or start with --weights {path}"
         )
     return content
 
@@ -100,10 +102,10 @@ def load_training_state(path: str | Path) -> dict[str, Any]:
 
 
 def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
-    """Write a checkpoint of our format; the file is whole or stays as it was.
+    """Write a checkpoint of our format, atomically.
 
     Args:
-        payload: keys of the table above without format and version; task, yaml, names and model are required.
+        payload: keys of the table above except format and version; task, yaml, names and model are required.
 
     Raises:
         InputError: the file cannot be written.
@@ -112,19 +114,19 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
     if missing := [key for key in REQUIRED_KEYS if key not in payload]:
         raise ValueError(f"checkpoint without {', '.join(missing)}")
     content = {"format": FORMAT, "version": VERSION, **TRAINING_STATE, **payload}
-    plain = {key: _plain(value, key) for key, value in content.items()}
+    plain = {key: _to_plain(value, key) for key, value in content.items()}
     try:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(plain, file)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as either
-        old = "the old file is as it was, " if Path(path).exists() else ""
+        old = "the old file is unchanged, " if Path(path).exists() else ""
         full = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = "free some space" if full else "name a place that can be written"
+        remedy = "free some space" if full else "choose a path that can be written"
         raise InputError(f"{path}: cannot be written ({error}); {old}{remedy}") from error
 
 
-def _plain(value: Any, place: str) -> Any:
-    """The value as plain data on the CPU; TypeError where it is none."""
+def _to_plain(value: Any, key: str) -> Any:
+    """The value as plain data on the CPU; TypeError if it is not plain."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if value is None or type(value) in (bool, int, float, str):
@@ -134,17 +136,17 @@ def _plain(value: Any, place: str) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        return {_plain(key, place): _plain(item, f"{place}.{key}") for key, item in value.items()}
+        return {_to_plain(name, key): _to_plain(item, f"{key}.{name}") for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_plain(item, f"{place}[{i}]") for i, item in enumerate(value))
-    raise TypeError(f"checkpoint: {place} is {type(value).__name__}, not plain data")
+        return type(value)(_to_plain(item, f"{key}[{i}]") for i, item in enumerate(value))
+    raise TypeError(f"checkpoint: {key} is {type(value).__name__}, not plain data")
 
 
 def strip_checkpoint(src: str | Path, dst: str | Path | None = None) -> Path:
-    """Write the small final file: the EMA's weights in FP16, no training state.
+    """Strip a checkpoint to the EMA's weights in FP16, without training state.
 
     Args:
-        dst: where to; None replaces `src`. Files of the original YOLOv5 are left as they are, with a warning.
+        dst: target; None replaces `src`. Files of the original YOLOv5 are not stripped, with a warning.
 
     Returns:
         The file written.
@@ -152,17 +154,17 @@ def strip_checkpoint(src: str | Path, dst: str | Path | None = None) -> Path:
     src = Path(src)
     content = read_checkpoint(src, ADDRESSES)
     if not is_own(content):
-        LOGGER.warning(f"{src}: not stripped, it is no checkpoint of this project")
+        LOGGER.warning(f"{src}: not stripped, not a checkpoint of this project")
         return src
     check_own(content, src)
     weights = content.get("ema") or content["model"]
     target = src if dst is None else Path(dst)
-    save_checkpoint(target, {**content, **TRAINING_STATE, "model": {k: _halved(k, v) for k, v in weights.items()}})
+    save_checkpoint(target, {**content, **TRAINING_STATE, "model": {k: _to_half(k, v) for k, v in weights.items()}})
     return target
 
 
-def _halved(key: str, value: Tensor) -> Tensor:
-    """FP16 for what FP16 can hold; anchors stay exact."""
+def _to_half(key: str, value: Tensor) -> Tensor:
+    """Convert to FP16 unless that overflows; anchors stay exact."""
     if not value.is_floating_point() or key.endswith("anchors"):
         return value
     half = value.half()
@@ -176,18 +178,18 @@ def transfer_weights(model: nn.Module, state_dict: StateDict, *, exclude: Collec
     """Copy into `model` every item that it has under the same name with the same shape.
 
     Args:
-        exclude: parts of names ("anchor") that are left out.
+        exclude: items whose name contains one of these ("anchor") are skipped.
 
     Returns:
         (items copied, items the model has).
     """
-    own = model.state_dict()
+    current = model.state_dict()
     if isinstance(model, BaseModel):
         state_dict = model.align_state_dict(state_dict)
-    fitting = {
+    matching = {
         key: value
         for key, value in state_dict.items()
-        if key in own and own[key].shape == value.shape and not any(part in key for part in exclude)
+        if key in current and current[key].shape == value.shape and not any(part in key for part in exclude)
     }
-    model.load_state_dict(fitting, strict=False)
-    return len(fitting), len(own)
+    model.load_state_dict(matching, strict=False)
+    return len(matching), len(current)

@@ -124,7 +124,8 @@ def test_tables() -> None:
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (("--hard-fail", "high"), "--hard-fail high: expected no value, or a minimum mAP50-95"),
+        (("--hard-fail", "high"), "argument --hard-fail: invalid fraction value: 'high'"),
+        (("--hard-fail", "2"), "argument --hard-fail: 2.0 must be between 0 and 1"),
         (("--test", "--pt-only"), "--test and --pt-only cannot be combined; use one of them"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,

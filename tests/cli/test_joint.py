@@ -201,5 +201,5 @@ def test_unusable_options_are_refused(tiny_data: Path, semantic_data: Path, two_
         start(semantic_data, task="joint", cfg="yolov5n.yaml")
     with pytest.raises(InputError, match="one of task 'joint', task 'semantic' needs a semantic head and no Detect"):
         start(semantic_data, task="semantic")
-    with pytest.raises(InputError, match="--image-weights: plays no part in task 'semantic'"):
+    with pytest.raises(InputError, match="--image-weights: not for task 'semantic'"):
         start(semantic_data, cfg="yolov5n-sem.yaml", image_weights=True)

@@ -48,7 +48,7 @@ def uninterrupted(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory, run
     project = tmp_path_factory.mktemp("uninterrupted")
     result = run_script(*arguments(tiny_data, project, "--epochs", 4))
     assert result.returncode == 0, result.stderr
-    assert "Results are in" in result.stderr
+    assert "Results saved to" in result.stderr
     return project / "exp"
 
 

@@ -110,7 +110,7 @@ def test_loading_draws_no_random_numbers(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_content_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
+def test_invalid_content_is_reported(tmp_path: Path) -> None:
     model, file = DetectionModel(small()), tmp_path / "a.pt"
     wrong = {**model.state_dict(), "model.24.m.0.bias": torch.zeros(5)}
     cases: list[tuple[dict[str, Any], str]] = [
@@ -121,7 +121,7 @@ def test_content_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
         ({"model": {}}, "its weights do not fit its own graph: .*Missing key"),
         ({"yaml": {"nc": 3}}, "its weights do not fit its own graph: model YAML: backbone"),
         ({"yaml": {"nc": "3"}}, "its weights do not fit its own graph"),
-        ({"names": None}, "damaged checkpoint, names: None is no mapping; copy it again"),
+        ({"names": None}, "damaged checkpoint, names: None is not a mapping; copy it again"),
     ]
     for changes, message in cases:
         save_checkpoint(file, payload(model))
@@ -145,7 +145,7 @@ def test_only_plain_values_are_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_training_state_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_training_state_round_trip(tmp_path: Path) -> None:
     model = DetectionModel(small())
     given = payload(model, ema=model.state_dict(), ema_updates=9, task_state={"balance": [4.0, 1.0]})
     save_checkpoint(tmp_path / "last.pt", given)
@@ -161,11 +161,11 @@ def test_training_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert list(state["model"]) == list(model.state_dict())
 
 
-def test_files_that_cannot_be_resumed_say_why(tmp_path: Path) -> None:
+def test_files_without_training_state_are_refused(tmp_path: Path) -> None:
     model = DetectionModel(small())
     save_checkpoint(tmp_path / "best.pt", payload(model))
     strip_checkpoint(tmp_path / "best.pt")
-    with pytest.raises(InputError, match=r"a final file without training state; resume weights/last\.pt, or start"):
+    with pytest.raises(InputError, match=r"stripped, without training state; resume weights/last\.pt, or start"):
         load_training_state(tmp_path / "best.pt")
     torch.save({"epoch": 3, "model": copy.deepcopy(model), "optimizer": {"state": {}}}, tmp_path / "theirs.pt")
     with pytest.raises(InputError, match=r"not written by this train\.py, so it cannot be resumed; start"):
@@ -229,7 +229,7 @@ save_checkpoint(sys.argv[1], {"task": "detect", "yaml": {}, "names": {}, "model"
 
 def test_a_place_that_cannot_be_written_is_not_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"last\.pt: cannot be written \(.*\); name a place that can be written$"):
+    with pytest.raises(InputError, match=r"last\.pt: cannot be written \(.*\); choose a path that can be written$"):
         save_checkpoint(tmp_path / "file/last.pt", payload(DetectionModel(small())))
 
 
@@ -254,7 +254,7 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path, code: str, status: int)
 # -- weight transfer --------------------------------------------------------------------------------------------------
 
 
-def test_transfer_takes_what_fits(tmp_path: Path) -> None:
+def test_transfer_copies_matching_items(tmp_path: Path) -> None:
     model = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(3, 2), "anchor": nn.Linear(1, 1)})
     before = copy.deepcopy(model.state_dict())
     source = {
@@ -345,7 +345,7 @@ def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
         thread.join()
 
 
-def test_official_name_is_fetched_once_and_checked(
+def test_official_weights_are_downloaded_once_and_checked(
     releases: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, address = releases
@@ -359,7 +359,7 @@ def test_official_name_is_fetched_once_and_checked(
     assert find_weights("yolov5n.pt", releases=address) == found  # it is on disk now
 
 
-def test_fetched_file_that_is_no_checkpoint_is_not_kept(releases: tuple[Path, str], tmp_path: Path) -> None:
+def test_downloaded_file_that_is_not_a_checkpoint_is_removed(releases: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = releases
     (folder / "yolov5s.pt").write_bytes(b"<html>" * 50_000)
     with pytest.raises(InputError, match=r"yolov5s\.pt: not found, download failed \(.*not a PyTorch checkpoint\)"):
@@ -367,7 +367,7 @@ def test_fetched_file_that_is_no_checkpoint_is_not_kept(releases: tuple[Path, st
     assert [p.name for p in tmp_path.iterdir()] == ["releases"]
 
 
-def test_other_names_are_not_fetched(tmp_path: Path) -> None:
+def test_other_names_are_not_downloaded(tmp_path: Path) -> None:
     (tmp_path / "best.pt").touch()
     assert find_weights(tmp_path / "best.pt") == tmp_path / "best.pt"
     with pytest.raises(InputError, match=r"bset\.pt: no such checkpoint; near: best\.pt"):

@@ -137,9 +137,12 @@ def _check_value(f: dataclasses.Field[Any], value: Any) -> Any:
 
     A flag with any number of values is True without values.
     """
-    nargs, default = f.metadata["argparse"].get("nargs"), _get_default(f)
-    if value is None or value == default:
-        return default if value is None else value
+    options, default = f.metadata["argparse"], _get_default(f)
+    if value is None:
+        return default
+    if value in (default, options.get("const")):
+        return value
+    nargs = options.get("nargs")
     if nargs == "*" and value in (True, []):
         return True
     if nargs in ("+", "*") or isinstance(nargs, int):

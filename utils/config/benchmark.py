@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from utils.config.base import IMG_FLAGS, BaseConfig, option, switch
-from utils.config.flag_types import not_negative_int, positive_int
+from utils.config.flag_types import fraction, not_negative_int, positive_int
 from utils.core.errors import InputError
 
 
@@ -21,11 +21,12 @@ class BenchmarkConfig(BaseConfig):
     half: bool = switch("--half", help="FP16 in formats that support it")
     test: bool = switch("--test", help="only export and check the files")
     pt_only: bool = switch("--pt-only", help="benchmark only the checkpoint")
-    hard_fail: str | float | bool = option(
+    hard_fail: float | bool = option(
         False,
         "--hard-fail",
         nargs="?",
         const=True,
+        type=fraction,
         help="exit with status 1 if a format fails or its mAP50-95 is below the value",
     )
     workers: int = option(8, "--workers", type=not_negative_int, help="maximum number of loader processes")
@@ -34,21 +35,12 @@ class BenchmarkConfig(BaseConfig):
     exist_ok: bool = switch("--exist-ok", help="use an existing run folder")
 
     def check(self) -> BenchmarkConfig:
-        """The settings with `hard_fail` as a bool or number; InputError if one is invalid."""
+        """Return the settings; InputError if two contradict each other."""
         if self.test and self.pt_only:
             raise InputError("--test and --pt-only cannot be combined; use one of them")
-        return replace(self, hard_fail=self.hard_fail if isinstance(self.hard_fail, bool) else self._parse_floor())
+        return self
 
     @property
     def floor(self) -> float:
         """Minimum mAP50-95 of a format."""
-        return 0.0 if isinstance(self.hard_fail, bool) else float(self.hard_fail)
-
-    def _parse_floor(self) -> float:
-        try:
-            value = float(self.hard_fail)
-        except ValueError:
-            value = -1.0
-        if not 0 <= value <= 1:
-            raise InputError(f"--hard-fail {self.hard_fail}: expected no value, or a minimum mAP50-95 from 0 to 1")
-        return value
+        return 0.0 if isinstance(self.hard_fail, bool) else self.hard_fail

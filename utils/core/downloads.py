@@ -186,7 +186,7 @@ def _download_part(url: str, part: Path, tag: Path, max_bytes: float, deadline: 
 def _open_url(url: str, headers: dict[str, str], proxies: ProxyHandler, *, public_only: bool = False) -> HTTPResponse:
     """Open an http(s) URL, following redirects; read the body with `_read_chunks`."""
     redirects = HTTPRedirectHandler()
-    redirects.max_redirections = MAX_REDIRECTS
+    redirects.max_redirections = MAX_REDIRECTS  # type: ignore[misc]
     opener = OpenerDirector()  # build_opener would also follow redirects to ftp://
     for handler in (proxies, redirects, HTTPErrorProcessor(), HTTPDefaultErrorHandler(), UnknownHandler()):
         opener.add_handler(handler)

@@ -139,16 +139,18 @@ class UniqueNames:
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self._last_numbers: dict[str, int] = {}  # of the names that are used more than once
 
     def assign(self, owner: str, stem: str, suffix: str) -> str:
         """The output name for an input file, the same on each call."""
         if owner not in self._names:
             name = plain_name = stem + suffix
-            number = 1
+            number = self._last_numbers.get(plain_name, 1)
             while name in self._owners:
                 number += 1
                 name = f"{stem}_{number}{suffix}"
             if number > 1:
+                self._last_numbers[plain_name] = number
                 LOGGER.warning(f"WARNING {owner}: output named {name}, {plain_name} is from {self._owners[plain_name]}")
             self._owners[name] = owner
             self._names[owner] = name

@@ -135,19 +135,13 @@ def write_array(file: Path, array: np.ndarray) -> None:
 
 
 def get_free_memory() -> int:
-    """Free bytes: the minimum over the machine, this container and the shared memory file system."""
-    limits = [get_available_memory()]
+    """Free bytes: the minimum over machine, container and shared memory file system; half a GiB if unknown."""
+    limits = []
+    with suppress(OSError, StopIteration):  # not Linux
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        limits.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")))
     with suppress(OSError, ValueError):  # no container, or no limit ("max")
         limits.append(int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text()))
     if SHARED_MEMORY.is_dir():
         limits.append(shutil.disk_usage(SHARED_MEMORY).free)
-    return max(0, min(limits))
-
-
-def get_available_memory() -> int:
-    """Bytes of memory available without swapping; half a GiB if unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 2**29
+    return max(0, min(limits, default=2**29))

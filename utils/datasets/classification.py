@@ -19,7 +19,7 @@ from utils.imaging.read import read_image
 CROP_ASPECT = (3 / 4, 4 / 3)  # width over height
 MAX_CROP_TRIES = 10
 FLIP_PROBABILITY = 0.5
-GRAY_OF_BGR = np.array([0.114, 0.587, 0.299])  # ITU-R BT.601
+LUMA_BGR = np.array([0.114, 0.587, 0.299])  # ITU-R BT.601
 CACHE_SCALE = 2.0  # maximum shorter side of cached images over the input's longer side
 
 Box = tuple[float, float, float, float]
@@ -133,8 +133,8 @@ def jitter_colors(image: np.ndarray, brightness: float, contrast: float, saturat
     Each one blends the image with black, its mean gray, or its own gray, so together they are one affine map of the
     colors in any order, with one rounding and clipping.
     """
-    mean_gray = float(GRAY_OF_BGR @ np.array(cv2.mean(image)[:3]))
-    linear = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), GRAY_OF_BGR)
+    mean_gray = float(LUMA_BGR @ np.array(cv2.mean(image)[:3]))
+    linear = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), LUMA_BGR)
     offset = brightness * (1 - contrast) * mean_gray
     return cv2.transform(image, np.column_stack([brightness * contrast * linear, np.full(3, offset)]))
 

@@ -47,7 +47,6 @@ class DetectionDataset(Dataset[Sample]):
 
     Attributes:
         index: images and labels in the order of the positions.
-        order: (N,) position of each image in the original index.
     """
 
     def __init__(
@@ -69,8 +68,7 @@ class DetectionDataset(Dataset[Sample]):
         mosaic_epochs: int | None = None,
     ) -> None:
         aspects = index.sizes_hw[:, 0] / index.sizes_hw[:, 1]
-        self.order = np.argsort(aspects, kind="stable") if rect else np.arange(len(index))
-        self.index = index = index.subset(self.order) if rect else index
+        self.index = index = index.subset(np.argsort(aspects, kind="stable")) if rect else index
         self.imgsz, self.hyp, self.augment, self.seed, self.channels = imgsz, hyp, augment, seed, channels
         self.longest = longest if augment and longest is not None else imgsz
         self.batch_size, self.square_hw = batch_size, fixed_hw or (imgsz, imgsz)

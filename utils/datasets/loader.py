@@ -247,9 +247,6 @@ class BatchReader(Dataset[Sample]):
         self.dataset = dataset
         self.quad_seed = quad_seed
 
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
     def __getitems__(self, keys: list[SampleKey] | EmptyBatch) -> list[Sample] | EmptyBatch | ImageError:
         """Load the samples of a batch; called by DataLoader."""
         if isinstance(keys, EmptyBatch):

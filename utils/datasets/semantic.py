@@ -16,11 +16,11 @@ from utils.datasets.augment.compose import Placement, compose
 from utils.datasets.augment.cutmix import cutmix
 from utils.datasets.augment.mosaic import plan_mosaic
 from utils.datasets.augment.transforms import random_flips, random_transform
+from utils.datasets.classification import LUMA_BGR
 from utils.datasets.detection import DetectionDataset
 from utils.datasets.index.image_index import ImageIndex
 
 STEP = 32  # pixels between random sizes
-LUMA_BGR = np.array([0.114, 0.587, 0.299])  # ITU-R BT.601
 TO_YIQ = np.array([LUMA_BGR, [-0.3213, -0.2746, 0.5959], [0.3112, -0.5227, 0.2115]])  # from BGR; NTSC of 1953
 
 

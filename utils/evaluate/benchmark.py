@@ -26,7 +26,7 @@ from utils.evaluate.run import evaluate_split, load_subject
 from utils.export.base import ExportOptions, UnsupportedOptionError
 from utils.export.run import compute_input_stride, compute_size_mb, export_one
 from utils.export.table import EXPORT_FORMATS, ExportFormat
-from utils.plots.benchmark import plot_benchmark
+from utils.plots.bars import plot_benchmark
 from utils.tasks.networks import find_weights, load_model
 from utils.tasks.registry import find_task
 
@@ -138,7 +138,7 @@ def measure(row: Row, file: Path, config: BenchmarkConfig, device: torch.device,
         noplots=True,
         project=config.project,
     )
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"note": "on the CPU" if device.type != "cpu" and not gpu else ""}
     try:
         started = perf_counter()
         subject = load_subject(settings, settings.weights)
@@ -153,8 +153,6 @@ def measure(row: Row, file: Path, config: BenchmarkConfig, device: torch.device,
         if row.title == "PyTorch" and isinstance(error, InputError):
             raise  # an invalid checkpoint or data set
         values.update(status=FAILED, note=_one_line(error))
-    else:
-        values["note"] = "on the CPU" if device.type != "cpu" and not gpu else ""
     return replace(row, **values)
 
 

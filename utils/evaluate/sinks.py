@@ -9,10 +9,10 @@ from pathlib import Path
 from utils.core.distributed import get_rank, get_world_size
 from utils.core.types import Batch, Prediction
 from utils.plots.batches import get_batch_file
-from utils.tasks.base import Sink, Task
+from utils.tasks.base import Task
 
 
-class PlotSink(Sink):
+class PlotSink:
     """Plots the first batches of each kind: predictions, and labels if the task has a file for them."""
 
     def __init__(self, task: Task, save_dir: Path) -> None:
@@ -29,3 +29,5 @@ class PlotSink(Sink):
                 self.task.plot_batch(batch, self.save_dir / get_batch_file(labels_file, batch))
             self.task.plot_batch(batch, self.save_dir / get_batch_file(preds_file, batch), predictions)
         self.num_batches[batch.kind] += 1
+
+    def close(self) -> None: ...

@@ -95,9 +95,11 @@ def _time_model(model: Any, config: SummaryConfig) -> None:
 
 def _run_backward(model: Any, images: torch.Tensor) -> None:
     """Forward and backward pass with the sum of all outputs as the loss."""
+    from torch.autograd import backward
+
     from utils.backends.outputs import flatten_outputs
 
-    sum(output.float().sum() for output in flatten_outputs(model(images))).backward()
+    backward([output.float().sum() for output in flatten_outputs(model(images))])
     model.zero_grad()
 
 

@@ -38,7 +38,7 @@ def export_onnx(job: ExportJob) -> Path:
         from utils.export.onnx_int8 import quantize  # needs onnxruntime
 
         if options.half:
-            raise InputError("--half --int8: give one of the two")
+            raise InputError("--half and --int8 cannot be combined; use one of them")
         model, suffix = quantize(job, build_onnx(job)), INT8_SUFFIX
     else:
         model, suffix = build_onnx(job), ".onnx"

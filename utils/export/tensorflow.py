@@ -107,7 +107,7 @@ def build_saved_model(job: ExportJob, *, keras: bool = False) -> Iterator[Path]:
     """
     check_packages()
     model = build_onnx(job.with_options(half=False, int8=False, simplify=False, opset=None, dynamic=False))
-    free_batch_axis(model, reshapes=job.options.dynamic)
+    make_batch_dynamic(model, reshapes=job.options.dynamic)
     with tempfile.TemporaryDirectory() as temporary:
         source, target = Path(temporary) / "graph.onnx", Path(temporary) / "converted"
         source.write_bytes(model.SerializeToString())
@@ -151,7 +151,7 @@ def extract_error_line(stdout: str, stderr: str) -> str:
     return errors[-1][:200]
 
 
-def free_batch_axis(model: Any, *, reshapes: bool) -> None:
+def make_batch_dynamic(model: Any, *, reshapes: bool) -> None:
     """Make the batch axis of an ONNX model dynamic.
 
     Args:

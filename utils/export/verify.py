@@ -57,10 +57,10 @@ def check_export(job: ExportJob, path: Path, *, measure: Measure | None = None) 
         MismatchError: the file differs by more than its precision explains.
         InputError: the file cannot be opened.
     """
-    kind = find_format(str(path))
-    device = job.options.device if kind.gpu else torch.device("cpu")
-    if device.type == "cpu" and not kind.cpu:
-        return Report(f"not compared with PyTorch: {kind.title} runs on an accelerator, this export is on the CPU")
+    fmt = find_format(str(path))
+    device = job.options.device if fmt.gpu else torch.device("cpu")
+    if device.type == "cpu" and not fmt.cpu:
+        return Report(f"not compared with PyTorch: {fmt.title} runs on an accelerator, this export is on the CPU")
     try:
         backend = load_backend(path, device=device, fp16=job.options.half and device.type != "cpu")
     except MissingPackageError as error:

@@ -81,5 +81,4 @@ class SemanticClasses:
 
 
 def _is_byte(value: Any) -> bool:
-    """Whether `value` is an integer of 0 to 255."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255

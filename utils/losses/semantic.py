@@ -12,8 +12,6 @@ from torch.nn import functional as F
 from utils.losses.bce import upcast_half
 from utils.losses.result import LossResult, Reduce, count_images, keep_local
 
-KINDS = ("ce", "ohem", "focal")
-
 
 class SemanticLoss(nn.Module):
     """Mean loss of the labeled pixels of a batch plus weighted losses of auxiliary outputs, in float32 or finer.
@@ -27,9 +25,6 @@ class SemanticLoss(nn.Module):
         ignore: value of pixels without a label.
         hard_score, least_hard: of "ohem".
         gamma: of "focal".
-
-    Raises:
-        ValueError: unknown kind.
     """
 
     class_weights: Tensor | None
@@ -46,8 +41,6 @@ class SemanticLoss(nn.Module):
         gamma: float = 2.0,
     ) -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"unknown semantic loss {kind!r}; choose from {', '.join(KINDS)}")
         self.kind, self.aux_weights, self.ignore = kind, tuple(aux_weights), ignore
         self.hard_loss, self.least_hard, self.gamma = -math.log(hard_score), least_hard, gamma
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
@@ -62,17 +55,12 @@ class SemanticLoss(nn.Module):
             preds: logits (B, num_classes, H, W), or a sequence of the main and the auxiliary ones.
             semantic_masks: (B, H, W) integers on the same device.
             reduce: adds counts over the ranks that share the batch.
-
-        Raises:
-            ValueError: more auxiliary outputs than weights.
         """
         main, *auxiliary = [preds] if isinstance(preds, Tensor) else preds
-        if len(auxiliary) > len(self.aux_weights):
-            raise ValueError(f"{len(auxiliary)} auxiliary outputs, but {len(self.aux_weights)} aux_weights")
         with torch.autocast(main.device.type, enabled=False):
             targets = semantic_masks.long()
             loss = self._mean_loss(main, targets, reduce)
-            for weight, logits in zip(self.aux_weights, auxiliary, strict=False):
+            for weight, logits in zip(self.aux_weights[: len(auxiliary)], auxiliary, strict=True):
                 loss = loss + weight * self._mean_loss(logits, targets, reduce)
         return LossResult.from_items({"sem": loss}, count_images(main, reduce))
 

@@ -44,7 +44,6 @@ class ClassificationEvaluator:
         self._images = np.zeros(count)
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Add the predictions of a batch."""
         assert batch.labels is not None
         labels = batch.labels.numpy()
         probs = np.stack([to_numpy(prediction.probs) for prediction in predictions])  # (B, nc)
@@ -55,17 +54,14 @@ class ClassificationEvaluator:
         np.add.at(self.confusion, (probs.argmax(axis=1), labels), 1)
 
     def state(self) -> dict[str, np.ndarray]:
-        """The counts."""
         return {"confusion": self.confusion, "correct": self._correct, "images": self._images}
 
     def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Replace the counts by the sums of several states."""
         self.confusion, self._correct, self._images = (
             np.sum([state[name] for state in states], axis=0) for name in ("confusion", "correct", "images")
         )
 
     def compute(self) -> EvalResult:
-        """Metrics of all batches."""
         total = max(self._images.sum(), 1)
         top1, top5 = (float(correct.sum() / total) for correct in self._correct)
         accuracy = self._correct / np.maximum(self._images, 1)
@@ -78,7 +74,6 @@ class ClassificationEvaluator:
         )
 
     def plot(self, save_dir: Path) -> None:
-        """Plot the confusion matrix."""
         plots.plot_confusion_matrix(self.confusion, self.names, save_dir / "confusion_matrix.png", background=False)
 
     def _table(self, top1: float, top5: float, accuracy: np.ndarray) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,27 +21,25 @@ from utils.ops.masks import rasterize, signed_area
 UNUSED_COCO_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = [number for number in range(1, 91) if number not in UNUSED_COCO_IDS]  # of the 80 classes
 IoUType = Literal["bbox", "segm"]
-STATS = ("map", "map50", "map75", "map_small", "map_medium", "map_large")  # the first six statistics of COCO
 
 
-@dataclass(frozen=True)
-class CocoMetrics:
+class CocoMetrics(NamedTuple):
     """COCO metrics; 0 if undefined.
 
     Attributes:
+        summary: one-line summary.
         map: mean AP over IoU 0.5:0.05:0.95.
         map50, map75: mAP at one IoU.
         map_small, map_medium, map_large: mAP of objects up to 32², up to 96² and above, in square pixels.
-        summary: one-line summary.
     """
 
+    summary: str
     map: float
     map50: float
     map75: float
     map_small: float
     map_medium: float
     map_large: float
-    summary: str
 
 
 def image_id(path: str | Path) -> int | str:
@@ -149,7 +146,7 @@ def evaluate_coco(
     numbers = {image["id"]: number for number, image in enumerate(ground_truth["images"], start=1)}
     items = [{**item, "image_id": numbers[item["image_id"]]} for item in predictions if item["image_id"] in numbers]
     if not items or not ground_truth["annotations"]:
-        return _build_metrics(package, [0.0] * len(STATS), len(numbers), iou_type)
+        return _build_metrics(package, [0.0] * 6, len(numbers), iou_type)
     with contextlib.redirect_stdout(io.StringIO()):  # both packages print their progress
         truth = coco_class()
         truth.dataset = _number_images(ground_truth, numbers)
@@ -158,7 +155,7 @@ def evaluate_coco(
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    stats = [max(float(value), 0.0) for value in evaluator.stats[: len(STATS)]]
+    stats = [max(float(value), 0.0) for value in evaluator.stats[:6]]
     return _build_metrics(package, stats, len(numbers), iou_type)
 
 
@@ -187,12 +184,9 @@ def _import_coco() -> tuple[str, Any, Any]:
 
 
 def _build_metrics(package: str, stats: Sequence[float], num_images: int, iou_type: IoUType) -> CocoMetrics:
-    """Metrics with a summary line."""
-    values = dict(zip(STATS, stats, strict=True))
     subject = "mask metrics" if iou_type == "segm" else "metrics"
     summary = (
-        f"COCO {subject} of {num_images} images ({package}): "
-        f"mAP50-95 {values['map']:.4f}, mAP50 {values['map50']:.4f}, mAP75 {values['map75']:.4f}; "
-        f"small {values['map_small']:.3f}, medium {values['map_medium']:.3f}, large {values['map_large']:.3f}"
+        f"COCO {subject} of {num_images} images ({package}): mAP50-95 {stats[0]:.4f}, mAP50 {stats[1]:.4f}, "
+        f"mAP75 {stats[2]:.4f}; small {stats[3]:.3f}, medium {stats[4]:.3f}, large {stats[5]:.3f}"
     )
-    return CocoMetrics(summary=summary, **values)
+    return CocoMetrics(summary, *stats)

@@ -129,7 +129,6 @@ class DetectionEvaluator:
         return (box_iou_matrix(detections[:, :4], labels[:, 1:5]),)
 
     def compute(self) -> EvalResult:
-        """Metrics of all batches."""
         detections = np.concatenate(self._detections) if self._detections else np.zeros((0, 2), np.float32)
         labels = np.concatenate(self._labels) if self._labels else np.zeros(0, np.float32)
         self.results = [
@@ -150,14 +149,12 @@ class DetectionEvaluator:
         )
 
     def plot(self, save_dir: Path) -> None:
-        """Plot curves and the confusion matrix."""
         assert self.results, "call compute() first"
         for group, result in zip(self.groups, self.results, strict=True):
             plots.plot_curves(result, self.names, save_dir, prefix=group.prefix)
         plots.plot_confusion_matrix(self.confusion.matrix, self.names, save_dir / "confusion_matrix.png")
 
     def _table(self, means: Sequence[Sequence[float]], labels: np.ndarray) -> str:
-        """Table of all classes, then of each class."""
         columns = [
             (f"{name}{group.suffix}", CELL_WIDTH + len(group.suffix)) for group in self.groups for name in HEADINGS
         ]

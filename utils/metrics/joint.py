@@ -33,14 +33,12 @@ class JointEvaluator:
             self.semantic.update(predictions, batch)
 
     def state(self) -> dict[str, np.ndarray]:
-        """State of both evaluators."""
         boxes, semantic = self.boxes.state(), self.semantic.state()
         return {f"boxes/{key}": value for key, value in boxes.items()} | {
             f"semantic/{key}": value for key, value in semantic.items()
         }
 
     def merge(self, states: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Replace the state by several merged ones."""
         self.boxes.merge([_remove_prefix(state, "boxes/") for state in states])
         self.semantic.merge([_remove_prefix(state, "semantic/") for state in states])
 
@@ -57,11 +55,9 @@ class JointEvaluator:
         )
 
     def plot(self, save_dir: Path) -> None:
-        """Plots of both evaluators."""
         self.boxes.plot(save_dir)
         self.semantic.plot(save_dir)
 
 
 def _remove_prefix(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose keys have a prefix, without the prefix."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

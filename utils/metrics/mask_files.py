@@ -56,7 +56,6 @@ class MaskCocoJsonWriter(CocoJsonWriter):
     iou_types = ("bbox", "segm")
 
     def to_items(self, prediction: Prediction, path: str, letterbox: Letterbox) -> list[dict[str, Any]]:
-        """Items of one image."""
         assert prediction.masks is not None
         rles = prediction.masks.to_original(letterbox).rles()
         items = super().to_items(prediction, path, letterbox)

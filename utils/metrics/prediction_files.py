@@ -39,7 +39,6 @@ class BoxTextWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Write the files of a batch."""
         for number, prediction in enumerate(predictions):
             path = batch.paths[number]
             name = self._names.assign(path, Path(path).stem, ".txt")
@@ -98,7 +97,6 @@ class CocoJsonWriter:
         self._counts: list[int] = []  # items of each batch
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Add the predictions of a batch."""
         num_items = len(self.items)
         for prediction, path, letterbox in zip(predictions, batch.paths, batch.letterboxes, strict=True):
             assert letterbox is not None

@@ -163,7 +163,6 @@ def _undo_fit(
 
 
 def _join(first: Boxes, second: Boxes) -> Boxes:
-    """Concatenate two (..., 2) halves to (..., 4)."""
     if isinstance(first, Tensor):
         return torch.cat((first, second), dim=-1)
     return np.concatenate((first, second), axis=-1)

@@ -69,13 +69,10 @@ class ObjectMasks:
     def opacity(self, number: int, region_xyxy: Sequence[int]) -> np.ndarray:
         """Alpha channel (h, w) uint8 of a region of the frame: 255 where object `number` is, else 0."""
         x1, y1, x2, y2 = region_xyxy
-        (left, top, right, bottom), alpha = self.windows_xyxy[number], np.zeros((y2 - y1, x2 - x1), np.uint8)
-        start, end = np.maximum((x1, y1), (left, top)), np.minimum((x2, y2), (right, bottom))
-        if (start < end).all():
-            (x3, y3), (x4, y4) = start, end
-            visible = self.bitmaps[number][y3 - top : y4 - top, x3 - left : x4 - left]
-            alpha[y3 - y1 : y4 - y1, x3 - x1 : x4 - x1] = visible * np.uint8(255)
-        return alpha
+        left, top, right, bottom = self.windows_xyxy[number]
+        alpha = np.zeros(self.size_hw, np.uint8)
+        alpha[top:bottom, left:right] = self.bitmaps[number] * np.uint8(255)
+        return alpha[y1:y2, x1:x2]
 
     def index_map(self) -> np.ndarray:
         """Index (H, W) int16 + 1 of the object at each pixel, small objects over large ones; 0 for none."""

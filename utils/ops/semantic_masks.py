@@ -68,18 +68,15 @@ def colorize(semantic_mask: np.ndarray, classes: SemanticClasses) -> np.ndarray:
     return table[semantic_mask]
 
 
-def blend_semantic_mask(
-    frame_bgr: np.ndarray, semantic_mask: np.ndarray, classes: SemanticClasses, *, alpha: float = COLOR_ALPHA
-) -> np.ndarray:
+def blend_semantic_mask(frame_bgr: np.ndarray, semantic_mask: np.ndarray, classes: SemanticClasses) -> np.ndarray:
     """Blend class colors into an image; pixels without a class stay unchanged.
 
     Args:
         frame_bgr: (H, W, 3) uint8.
         semantic_mask: (H, W) uint8.
         classes: with the palette.
-        alpha: opacity of the colors.
     """
-    blended = cv2.addWeighted(frame_bgr, 1 - alpha, colorize(semantic_mask, classes), alpha, 0)
+    blended = cv2.addWeighted(frame_bgr, 1 - COLOR_ALPHA, colorize(semantic_mask, classes), COLOR_ALPHA, 0)
     has_class = (semantic_mask < len(classes)).view(np.uint8)
     return blended if has_class.all() else cv2.copyTo(blended, has_class, frame_bgr.copy())
 

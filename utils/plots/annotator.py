@@ -63,7 +63,6 @@ class Annotator:
         draw_text(self.im, text, (int(xy[0]), top), height, _color(txt_color))
 
     def result(self) -> np.ndarray:
-        """The image."""
         return self.im
 
 

@@ -20,6 +20,8 @@ from utils.plots.figure import write_image
 GRAY = 114
 RED = (60, 60, 200)  # BGR
 GAP = 2  # pixels between images
+MAX_IMAGES, MAX_CAPTIONED_IMAGES = 16, 64
+MAX_SIDE = 1920  # pixels; larger grids are scaled down
 MIN_SCORE = 0.25  # predictions below are not drawn
 
 Painter = Callable[[np.ndarray, int], None]
@@ -35,10 +37,8 @@ def plot_batch(
     *,
     masks: Callable[[int], ObjectMasks] | None = None,
     paint: Painter | None = None,
-    max_images: int = 16,
-    max_side: int = 1920,
 ) -> None:
-    """Plot a batch as a grid of images, each with its file name and boxes.
+    """Plot the first images of a batch as a grid, each with its file name and boxes.
 
     Args:
         images: (B, C, H, W), uint8 or float in [0, 1], RGB if C = 3.
@@ -49,8 +49,6 @@ def plot_batch(
         file: .jpg or .png to write.
         masks: returns the masks of the boxes of an image, by its index; for predictions, of those from MIN_SCORE.
         paint: draws on an image (h, w, 3) BGR in place, below boxes and masks; also gets its index.
-        max_images: maximum number of images.
-        max_side: maximum of the longer side of the grid in pixels; larger grids are scaled down.
     """
     size_hw = (images.shape[2], images.shape[3])
 
@@ -64,7 +62,7 @@ def plot_batch(
         xyxy = xyxyn * np.tile(cell.shape[1::-1], 2)
         draw_boxes(cell, xyxy, labels, [class_color_bgr(c) for c in classes], avoid=[title])
 
-    _write_grid(images, draw, file, max_images, max_side)
+    _write_grid(images[:MAX_IMAGES], draw, file)
 
 
 def plot_captions(
@@ -73,35 +71,29 @@ def plot_captions(
     file: Path,
     *,
     wrong: Sequence[bool] = (),
-    max_images: int = 64,
-    max_side: int = 1920,
 ) -> None:
-    """Plot a batch as a grid of images with captions.
+    """Plot the first images of a batch as a grid, with captions.
 
     Args:
         images: as for `plot_batch`.
         captions: B texts.
         file: .jpg or .png to write.
         wrong: B bools; True for a red border and caption. By default none is red.
-        max_images, max_side: as for `plot_batch`.
     """
 
     def draw(cell: np.ndarray, index: int) -> None:
         color = RED if index < len(wrong) and wrong[index] else (GRAY, GRAY, GRAY)
         draw_boxes(cell, [(0, 0, cell.shape[1], cell.shape[0])], [captions[index]], [color])
 
-    _write_grid(images, draw, file, max_images, max_side)
+    _write_grid(images[:MAX_CAPTIONED_IMAGES], draw, file)
 
 
-def _write_grid(
-    images: Tensor | np.ndarray, draw: Callable[[np.ndarray, int], None], file: Path, max_images: int, max_side: int
-) -> None:
+def _write_grid(images: Tensor | np.ndarray, draw: Callable[[np.ndarray, int], None], file: Path) -> None:
     """Write the images of a batch as a grid, after `draw(cell, index)` for each."""
     count, _, height, width = images.shape
-    count = min(count, max_images)
     columns = math.ceil(math.sqrt(count)) or 1
     rows = math.ceil(count / columns) or 1
-    available = max_side - GAP * max(columns, rows)
+    available = MAX_SIDE - GAP * max(columns, rows)
     scale = min(1.0, available / max(columns * width, rows * height))
     cell_hw = max(1, int(height * scale)), max(1, int(width * scale))
     grid = np.full((rows * (cell_hw[0] + GAP) - GAP, columns * (cell_hw[1] + GAP) - GAP, 3), WHITE, np.uint8)

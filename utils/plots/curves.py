@@ -84,7 +84,6 @@ def _plot(
 
 
 def _add_legend(axes: Axes, entries: list[tuple[Any, str]]) -> None:
-    """Add a legend to the right of the axes."""
     handles, labels = zip(*entries, strict=True)
     # matplotlib omits labels with a leading underscore: prepend a thin space
     labels = tuple(f"\u2009{label}" if label.startswith("_") else label for label in labels)

@@ -12,10 +12,11 @@ from torch import Tensor
 from utils.plots.figure import write_image
 
 COLUMNS = 8
+MAX_MAPS = 32  # channels in the grid, each scaled from its minimum to its maximum
 MIN_CELL, GAP = 96, 2  # pixels
 
 
-def save_feature_maps(output: object, module: str, stage: int, folder: Path, *, max_maps: int = 32) -> Path | None:
+def save_feature_maps(output: object, module: str, stage: int, folder: Path) -> Path | None:
     """Save feature maps as `stage<i>_<Module>_features.png`, a grid of the first channels, and all channels as `.npy`.
 
     Args:
@@ -23,7 +24,6 @@ def save_feature_maps(output: object, module: str, stage: int, folder: Path, *, 
         module: class name of the layer, optionally with its module path.
         stage: index of the layer in the graph.
         folder: output folder.
-        max_maps: maximum number of channels in the grid; each is scaled from its minimum to its maximum.
 
     Returns:
         Path of the image, or None if nothing was saved.
@@ -32,7 +32,7 @@ def save_feature_maps(output: object, module: str, stage: int, folder: Path, *, 
         return None
     maps = output[0].detach().float().cpu().numpy()  # (C, H, W)
     file = folder / f"stage{stage}_{module.rpartition('.')[2]}_features.png"
-    write_image(file, _build_grid(maps[:max_maps]))
+    write_image(file, _build_grid(maps[:MAX_MAPS]))
     np.save(file.with_suffix(".npy"), maps)
     return file
 

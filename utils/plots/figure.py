@@ -15,9 +15,10 @@ from matplotlib.ft2font import FT2Font
 
 from utils.core.files import add_path_to_errors
 from utils.imaging.draw import class_color_bgr
+from utils.imaging.read import imwrite
 from utils.imaging.text import is_right_to_left, text_mask
 
-JPEG_QUALITY, PNG_COMPRESSION = 92, 4
+JPEG_QUALITY = 92
 DESCENT = 0.3  # part of a text mask below the baseline, as a fraction of the font size
 
 
@@ -34,13 +35,10 @@ def save_figure(figure: Figure, file: Path) -> None:
 
 
 def write_image(file: Path, frame_bgr: np.ndarray) -> None:
-    """Write an image as .png or .jpg, to a path in any script; creates the folder."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION]
-    png = file.suffix.lower() == ".png"
-    _, encoded = cv2.imencode(file.suffix, frame_bgr, options[2:] if png else options[:2])
+    """Write an image as .png or .jpg; creates the folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with add_path_to_errors(file):
-        file.write_bytes(encoded.tobytes())
+        imwrite(file, frame_bgr, quality=None if file.suffix == ".png" else JPEG_QUALITY)
 
 
 def class_color(i: int) -> tuple[float, float, float]:

@@ -105,7 +105,6 @@ def plot_study(files: Sequence[str | Path], file: Path, *, sizes: Sequence[int] 
 
 
 def _read_study(file: Path) -> np.ndarray:
-    """Read a table (rows, columns)."""
     try:
         table = np.loadtxt(file, ndmin=2)
     except (OSError, ValueError) as error:

@@ -74,7 +74,9 @@ class Detections:
         self.n, self.semantic_classes = len(ims), semantic_classes
         self.predictions = list(predictions) or [Prediction()] * self.n
         self.masks = [p.bitmaps for p in self.predictions if p.bitmaps is not None] or None
-        self.semantic = [p.semantic_mask.numpy() for p in self.predictions if p.semantic_mask is not None] or None
+        self.semantic: Sequence[Any] | None = [
+            p.semantic_mask.numpy() for p in self.predictions if p.semantic_mask is not None
+        ] or None
         self.probs = [p.probs.clone() for p in self.predictions if p.probs is not None] or None
         self.t = tuple(1000 * seconds / max(self.n, 1) for seconds in self.times)
         self.xyxy = pred
@@ -103,10 +105,10 @@ class Detections:
         if self.probs is not None:
             parts = zip(sources, boxes, self.probs, strict=True)
             return [ClassResult(im, rows, self.names, probs=probs.cpu().numpy()) for im, rows, probs in parts]
-        parts = zip(sources, boxes, self.masks or [None] * self.n, self.semantic or [None] * self.n, strict=True)
+        semantic = self.semantic or [None] * self.n
         return [
-            Result(im, rows, self.names, masks=masks, semantic_mask=semantic_mask, semantic=self.semantic_classes)
-            for im, rows, masks, semantic_mask in parts
+            Result(im, rows, self.names, masks=p.bitmaps, semantic_mask=semantic_mask, semantic=self.semantic_classes)
+            for im, rows, p, semantic_mask in zip(sources, boxes, self.predictions, semantic, strict=True)
         ]
 
     def __len__(self) -> int:
@@ -190,14 +192,10 @@ class Detections:
                 times,
                 self.names,
                 self.s,
-                None if masks is None else [masks],
-                semantic=None if semantic_mask is None else [semantic_mask],
+                predictions=[prediction],
                 semantic_classes=self.semantic_classes,
-                probs=None if probs is None else [probs],
             )
-            for im, rows, file, masks, semantic_mask, probs in zip(
-                self.ims, self.pred, self.files, *outputs, strict=True
-            )
+            for im, rows, file, prediction in zip(self.ims, self.pred, self.files, self.predictions, strict=True)
         ]
 
     def to_json(self) -> str:
@@ -217,8 +215,8 @@ class Detections:
             segmentation (RLE).
         """
         items: list[dict[str, Any]] = []
-        for file, rows, masks in zip(self.files, self.pred, self.masks or [None] * self.n, strict=True):
-            boxes = predictions_to_coco(rows, file)
+        for file, rows, prediction in zip(self.files, self.pred, self.predictions, strict=True):
+            boxes, masks = predictions_to_coco(rows, file), prediction.bitmaps
             codes = [{}] * len(boxes) if masks is None else [{"segmentation": code} for code in masks.rles()]
             items += [box | code for box, code in zip(boxes, codes, strict=True)]
         return items

@@ -36,7 +36,8 @@ class Writer(Protocol):
 
     def write(self, result: Result) -> None: ...
     def close(self) -> None:
-        """Finish the files."""
+        """Finish the files; most writers have none open."""
+        return
 
 
 class VideoFile:
@@ -54,7 +55,7 @@ class VideoFile:
     """
 
     def __init__(self, file: Path, size_hw: tuple[int, ...], fps: float) -> None:
-        self.file, self.size_hw, self.fps = file, size_hw, fps
+        self.file, self.size_hw, self.fps = file, (size_hw[0], size_hw[1]), fps
         self.frames = 0
         self._last: int | None = None
         codec = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]

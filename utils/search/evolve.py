@@ -65,7 +65,7 @@ def evolve(config: TrainConfig) -> EvolveResult:
         write_settings(folder, config, base_hyp)
     names = [name for name in GENES if task.genes is None or name in task.genes]
     if config.noautoanchor and "anchors" in names:
-        names.remove("anchors")  # autoanchor is what reads their number
+        names.remove("anchors")  # only autoanchor uses their number
     population = [select_genes(hyp, names) for hyp in (base_hyp, *read_population(config.evolve_population))]
     rows = read_generations(csv, names)
     while len(rows) < config.evolve and not (folder / STOP_FILE).exists():

@@ -29,12 +29,12 @@ class Checkpoint:
     """A checkpoint in memory.
 
     Attributes:
-        model: the network with the EMA's weights where the file has them; FP32, CPU, evaluation mode.
+        model: the network, with the EMA's weights if the file has them; FP32, CPU, evaluation mode.
         names: class names by number, of a joint model those of the boxes.
-        yaml: the graph; empty for official classifiers whose layers do not tell it.
+        yaml: the graph; empty for official classifiers whose layers do not reveal it.
         epoch: last finished epoch of an unfinished training, else -1.
         official: written by the original YOLOv5.
-        raw: our format's mapping, or what an official file has beside its networks.
+        raw: content of a file of our format, or of an official file without its networks.
     """
 
     path: Path
@@ -73,13 +73,13 @@ def build_model(
 
 
 def load_checkpoint(path: str | Path, *, map_location: str | torch.device = "cpu") -> Checkpoint:
-    """Read a checkpoint of ours or of YOLOv5 3.0 to 7.0 and rebuild its network; nothing in the file is executed.
+    """Load a checkpoint, our own or of YOLOv5 3.0 to 7.0, without executing anything in it.
 
     Args:
         map_location: device of the network.
 
     Raises:
-        InputError: no such file, damaged, no checkpoint, or it names a global that no checkpoint needs.
+        InputError: missing, damaged, not a checkpoint, or it names a global that no checkpoint needs.
     """
     path = Path(path)
     content = read_checkpoint(path, ADDRESSES)
@@ -144,7 +144,7 @@ def _restore_official(content: Any, path: Path) -> Checkpoint:
         raise InputError(f"{path}: holds {what}; give a checkpoint of train.py or of YOLOv5 3.0 to 7.0")
     try:
         model = restore_network(record)
-    except (InputError, AttributeError, TypeError, KeyError, RuntimeError) as error:  # states of unknown origin
+    except (InputError, AttributeError, TypeError, KeyError, RuntimeError) as error:  # unexpected states
         raise InputError(f"{path}: cannot be used as a network: {error}") from error
     raw = {k: v for k, v in content.items() if k not in ("model", "ema")} if isinstance(content, dict) else {}
     opt = raw.get("opt") or {}
@@ -173,7 +173,7 @@ def load_model(
     """The network of a checkpoint ready for inference: FP32, evaluation mode, with `fuse` batch norms folded in.
 
     Args:
-        weights: a file or name, or several: their boxes are joined by an `Ensemble`.
+        weights: a file or name, or several for an `Ensemble`.
 
     Raises:
         InputError: as `find_weights` and `load_checkpoint`, or the classes of the networks differ.
@@ -193,7 +193,7 @@ def load_model(
 
 
 def _list_traits(network: Any) -> tuple[str, ...]:
-    """What the members of an ensemble share, in words."""
+    """What the members of an ensemble must have in common."""
     return f"task {network.task}", f"{len(network.semantic or ())} semantic classes", f"{network.nc} classes"
 
 
@@ -203,7 +203,7 @@ def attempt_load(
     inplace: bool = True,
     fuse: bool = True,
 ) -> nn.Module:
-    """`load_model` under the name and with the arguments that other tools import from `models.experimental`."""
+    """`load_model` with the name and arguments of the original, importable from `models.experimental`."""
     model = load_model(weights, device="cpu" if device is None else device, fuse=fuse)
     for module in model.modules():
         if "inplace" in vars(module):
@@ -212,13 +212,13 @@ def attempt_load(
 
 
 def find_weights(name: str | Path, *, releases: str = OFFICIAL_RELEASES) -> Path:
-    """The checkpoint file of that name; an official name that is not on disk is fetched from the official release.
+    """The checkpoint file of that name; an official one that is not on disk is downloaded from its release.
 
     Args:
-        releases: address of the releases page.
+        releases: URL of the releases page.
 
     Raises:
-        InputError: neither a file nor an official name, or it cannot be fetched.
+        InputError: neither a file nor an official name, or the download fails.
     """
     path = expand_user(name)
     if path.is_file():

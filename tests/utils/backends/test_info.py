@@ -23,11 +23,11 @@ FULL = ModelInfo(
 )
 
 
-def test_text_comes_back_as_written() -> None:
+def test_text_round_trip() -> None:
     assert ModelInfo.from_values(FULL.to_strings(), place="m.onnx") == FULL
 
 
-def test_plain_values_come_back_as_written() -> None:
+def test_plain_values_round_trip() -> None:
     assert ModelInfo.from_values(FULL.to_values(), place="m") == FULL
     assert ModelInfo.from_values(ModelInfo().to_values(), place="m") == ModelInfo()
 
@@ -56,6 +56,6 @@ def test_metadata_of_the_original() -> None:
         ({"task": "dance"}, "task: 'dance' is none of detect"),
     ],
 )
-def test_what_cannot_be_metadata_is_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_metadata_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ModelInfo.from_values(values, place="m.onnx")

@@ -51,6 +51,6 @@ def test_rows_of_nms() -> None:
         pytest.param({}, [], "has shape none", id="nothing"),
     ],
 )
-def test_outputs_of_something_else(info: dict[str, object], shapes: Shapes, said: str) -> None:
+def test_unexpected_outputs_are_refused(info: dict[str, object], shapes: Shapes, said: str) -> None:
     with pytest.raises(InputError, match=f"^m\\.x: its metadata says .*{said}.*; export it again$"):
         check_outputs("m.x", ModelInfo(names=NAMES, **info), [torch.zeros(shape) for shape in shapes])  # type: ignore[arg-type]

@@ -95,13 +95,13 @@ def test_fixed_non_square_input(tmp_path: Path) -> None:
 def test_rect_batches_are_sorted_and_share_a_size(tmp_path: Path) -> None:
     index = make_index(tmp_path, SIZES)
     dataset = DetectionDataset(index, imgsz=96, hyp=PLAIN, augment=False, rect=True, batch_size=2, stride=32, pad=0.5)
-    assert dataset.order.tolist() == [3, 0, 4, 2, 1]  # h/w: 1/3, 3/4, 3/4, 1, 4/3
+    assert dataset.index.paths == [index.paths[i] for i in (3, 0, 4, 2, 1)]  # h/w: 1/3, 3/4, 3/4, 1, 4/3
     # (1/3, 3/4): 3/4 * 3 + 0.5 = 2.75 -> 3 strides high; (3/4, 1) square: 3.5 -> 4; (4/3): 3/4 wide
     assert [dataset.get_input_hw(i) for i in range(5)] == [(96, 128)] * 2 + [(128, 128)] * 2 + [(128, 96)]
     for i in range(5):
         sample = dataset[i]
         assert sample.image.shape[:2] == dataset.get_input_hw(i)
-        assert sample.path == index.paths[dataset.order[i]]
+        assert sample.path == dataset.index.paths[i]
         fit = sample.letterbox
         assert fit is not None
         expected = [0.25, 0.25, 0.75, 0.75] * np.array(fit.original_hw[::-1] * 2) * np.array(fit.ratio_wh * 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from utils.export.pickle import export_pickle
 from utils.export.run import build_job
 from utils.export.table import find_export_formats
 from utils.export.verify import FP32, MismatchError, check_export, compute_relative_error
-from utils.metrics.agreement import Agreement
+from utils.metrics.agreement import Agreement, Comparison
 from utils.tasks.registry import find_task
 
 CPU = torch.device("cpu")
@@ -100,11 +99,10 @@ def logits(*classes: int) -> Tensor:
 
 
 def test_agreement_of_pixels() -> None:
-    tolerance = replace(FP32, same_pixels=0.75)
-    compare = partial(find_task("semantic").compare_outputs, size_hw=(1, 4), nms={})
+    task, loose = find_task("semantic"), replace(FP32, same_pixels=0.75)
     reference, output = [logits(0, 1, 2, 3)], [logits(0, 1, 2, 2)]
-    assert compare(reference, output, tolerance=tolerance) == Agreement(1, 1)
-    assert compare(reference, output, tolerance=FP32) == Agreement(0, 1)
+    assert task.compare_outputs(reference, output, Comparison(loose, (1, 4), {})) == Agreement(1, 1)
+    assert task.compare_outputs(reference, output, Comparison(FP32, (1, 4), {})) == Agreement(0, 1)
     # two of sixteen values are off by one, their mean is a quarter
     assert compute_relative_error(Path("x"), reference, output) == pytest.approx(0.5)
 

@@ -20,7 +20,7 @@ from utils.export.base import ExportJob
 from utils.export.onnx import export_onnx
 from utils.export.torchscript import export_torchscript
 from utils.export.verify import MismatchError, check_export, get_tolerance
-from utils.metrics.agreement import Agreement
+from utils.metrics.agreement import Agreement, Comparison
 from utils.tasks.registry import find_task
 
 CPU = torch.device("cpu")
@@ -70,10 +70,10 @@ def test_wrong_probabilities_fail_in_half_precision(exported: Exported, monkeypa
     job, file = exported("onnx", task="classify", half=True)
     backend = load_backend(file, device=CPU)
     outputs = backend.forward(torch.rand(4, 3, 64, 96))
-    settings = ((64, 96), get_tolerance(job), {})
+    settings = Comparison(get_tolerance(job), (64, 96), {})
     task = find_task("classify")
-    assert task.compare_outputs([outputs], [outputs + 1], *settings) == Agreement(4, 4), "equal by softmax"
-    assert task.compare_outputs([outputs], [outputs.flip(1)], *settings).agreeing < 4
+    assert task.compare_outputs([outputs], [outputs + 1], settings) == Agreement(4, 4), "equal by softmax"
+    assert task.compare_outputs([outputs], [outputs.flip(1)], settings).agreeing < 4
 
 
 def test_onnx_output_names(exported: Exported) -> None:
@@ -141,10 +141,10 @@ def test_objects_with_other_masks_disagree(change: Callable[..., Any], tmp_path:
     job = build_confident_job(tmp_path, task="segment")
     outputs = job.network(torch.rand(2, 3, 64, 96))
     nms = {"conf_thres": 0.25, "iou_thres": 0.45, "max_det": 100, "agnostic": False}
-    settings = ((64, 96), get_tolerance(job.with_options(half=True)), nms)
-    same = find_task("segment").compare_outputs(outputs, outputs, *settings)
+    settings = Comparison(get_tolerance(job.with_options(half=True)), (64, 96), nms)
+    same = find_task("segment").compare_outputs(outputs, outputs, settings)
     assert same.agreeing == same.total > 10
-    other = find_task("segment").compare_outputs(outputs, change(*outputs), *settings)
+    other = find_task("segment").compare_outputs(outputs, change(*outputs), settings)
     assert other.agreeing < 0.9 * same.total
 
 

@@ -27,7 +27,7 @@ from utils.export.tensorflow import (
     export_tfjs,
     extract_error_line,
     find_converter,
-    free_batch_axis,
+    make_batch_dynamic,
     run_converter,
 )
 from utils.export.verify import check_export
@@ -108,7 +108,7 @@ def test_dynamic_batch_gives_the_same_boxes(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     job = build_tensorflow_job(tmp_path)
     model = build_onnx(job)
-    free_batch_axis(model, reshapes=True)
+    make_batch_dynamic(model, reshapes=True)
     session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     images = torch.rand(3, 3, 64, 96)
     (output,) = session.run(None, {"images": images.numpy()})

@@ -70,8 +70,9 @@ def test_batch_draws_predictions_above_the_minimum_score(tmp_path: Path) -> None
     assert not is_drawn[40:100, 102:].any()
 
 
-def test_batch_is_scaled_and_limited(tmp_path: Path) -> None:
-    plots.plot_batch(torch.zeros(20, 1, 64, 32), torch.zeros(0, 6), ["x"] * 20, {}, tmp_path / "b.jpg", max_side=128)
+def test_batch_is_scaled_and_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "MAX_SIDE", 128)
+    plots.plot_batch(torch.zeros(20, 1, 64, 32), torch.zeros(0, 6), ["x"] * 20, {}, tmp_path / "b.jpg")
     assert read(tmp_path / "b.jpg").shape == (4 * 30 + 6, 4 * 15 + 6, 3)  # 16 images, 30 = (128 - 8) / 4
 
 

@@ -122,7 +122,7 @@ def test_size(size: Any, shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1, (1.5, 2), (1, 2, 3), (True, 2), (), 320.0, "320"])
-def test_sizes_that_are_none(size: Any) -> None:
+def test_invalid_sizes(size: Any) -> None:
     with pytest.raises(InputError, match="expected pixels of the longer side"):
         AutoShape(SpotFinder())(scene((64, 64), (1, 1, 9, 9)), size=size)
 
@@ -245,7 +245,7 @@ def test_one_image_in_every_form_gives_the_same_boxes(tmp_path: Path) -> None:
     assert results.files[:4] == ["a.jpg", "a_2.jpg", "a_3.jpg", "image3.jpg"]
 
 
-def test_images_that_are_none_are_named() -> None:
+def test_invalid_images_are_named() -> None:
     with pytest.raises(InputError, match=r"ims\[1\] \(int\): int is not an image"):
         AutoShape(SpotFinder())([scene((64, 64), (1, 1, 9, 9)), 5])
 
@@ -256,7 +256,7 @@ def test_models_of_unknown_tasks_are_refused() -> None:
 
 
 @pytest.mark.parametrize("model", ["best.pt", nn.Conv2d(3, 3, 1), None])
-def test_what_is_no_model_is_refused(model: Any) -> None:
+def test_objects_that_are_not_models_are_refused(model: Any) -> None:
     with pytest.raises(InputError, match=rf"not {type(model).__name__}; for a file: AutoShape\(DetectMultiBackend"):
         AutoShape(model)
 
@@ -473,7 +473,7 @@ def test_threads_share_the_official_model(shared: Path, official: AutoShape) -> 
         assert all(same(found, wanted) for found, wanted in zip(results, expected, strict=True))
 
 
-def test_a_file_with_nms_inside_says_which_settings_have_an_effect(
+def test_file_with_nms_reports_effective_settings(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LOGGER, "propagate", True)

@@ -19,10 +19,13 @@ from utils.backends.registry import Format
 from utils.core.errors import InputError
 from utils.ops.nms import non_max_suppression
 from utils.predict.autoshape import AutoShape
-from utils.predict.multi_backend import FLAGS, DetectMultiBackend
+from utils.predict.multi_backend import DetectMultiBackend
 from utils.tasks.networks import build_model, load_model
 
-ALL_FLAGS = ("pt", *FLAGS, "triton")
+ALL_FLAGS = (
+    *("pt", "jit", "onnx", "xml", "engine", "coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle"),
+    "triton",
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Exported(ExportedBackend):
-    """Stands for the runtime of any exported format."""
+    """A mock runtime of an exported format."""
 
     def run(self, images: Tensor) -> list[Tensor]:
         return [images.mean(dim=(1, 2, 3))[:, None, None].expand(-1, 4, 7).contiguous()]

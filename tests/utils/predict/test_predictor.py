@@ -1,4 +1,4 @@
-"""Fit, network, post-processing and the way back, with a network made by hand and with the official checkpoint."""
+"""Predictor: letterbox, inference, post-processing, with a mock network and the official checkpoint."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_class_filter_and_threshold() -> None:
         assert len(prediction.boxes) == count
 
 
-def test_times_are_kept_by_stage() -> None:
+def test_times_are_recorded_per_stage() -> None:
     predictor = Predictor(SpotFinder(), PREDICT_DEFAULTS)
     predictor.predict([scene((640, 640), (64, 32, 160, 128))])
     assert all(watch.seconds > 0 for watch in predictor.watches)

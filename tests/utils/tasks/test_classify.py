@@ -57,7 +57,7 @@ def test_batches_travel_as_bytes_and_are_normalized_once(class_set: Path) -> Non
     assert torch.allclose(gray, torch.zeros(1, 1, 2, 2), atol=1e-6)
 
 
-def test_smoothing_and_class_weights_belong_to_training(class_set: Path, tmp_path: Path) -> None:
+def test_smoothing_and_class_weights_apply_to_training_only(class_set: Path, tmp_path: Path) -> None:
     uneven = write_class_set(tmp_path / "set")
     for file in sorted((uneven / "train" / CLASSES[1]).iterdir())[2:]:
         file.unlink()
@@ -117,7 +117,7 @@ def test_a_run_leaves_its_files_and_learns(class_set: Path, tmp_path: Path) -> N
     assert float(rows[-1]["train/loss"]) < float(rows[0]["train/loss"])
 
 
-def test_the_folder_of_the_measured_loss_names_it(tmp_path: Path) -> None:
+def test_validation_loss_is_named_after_its_folder(tmp_path: Path) -> None:
     task = make_task(write_class_set(tmp_path / "set", splits={"train": 1, "test": 1}))
     row = task.build_results_row({"loss": 2.0}, {"metrics/accuracy_top1": 0.5}, {"loss": 1.0})
     assert list(row) == ["train/loss", "test/loss", "metrics/accuracy_top1"]
@@ -144,14 +144,14 @@ def flatten_outputs(value: Any, place: str = "") -> Iterator[tuple[str, torch.Te
 
 
 @pytest.mark.parametrize("model", ["yolov5n.yaml", "resnet18"])
-def test_a_resumed_run_equals_an_undisturbed_one(class_set: Path, tmp_path: Path, model: str) -> None:
+def test_resumed_run_equals_an_uninterrupted_one(class_set: Path, tmp_path: Path, model: str) -> None:
     settings = {"noplots": True, "dropout": 0.3, "model": model, **({"cutoff": 7} if "yolo" in model else {})}
     whole = start(class_set, tmp_path / "whole", **settings).fit()
     stopped = start(class_set, tmp_path / "stopped", **settings)
     stopped.callbacks.add(StopAfter(0))
     with pytest.raises(KeyboardInterrupt):
         stopped.fit()
-    last = stopped.weights_dir / "last.pt"
+    last = stopped.last
     resumed = build_trainer(ClassifyTrainConfig.from_kwargs(resume=str(last))).fit()
     assert (resumed.save_dir / "results.csv").read_text() == (whole.save_dir / "results.csv").read_text()
     first, second = (load_training_state(run.last) for run in (whole, resumed))

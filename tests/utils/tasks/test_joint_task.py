@@ -65,7 +65,7 @@ def load_batch(task: JointTask) -> Batch:
     return batch
 
 
-def test_weights_of_the_tasks_and_items_without_them(data: Path) -> None:
+def test_task_weights_scale_the_total_only(data: Path) -> None:
     task = make_task(data, task_weights=(0.5, 2.0))
     model = task.build_model(GRAPH)
     assert (model.nc, model.semantic.names) == (2, {0: "sky", 1: "road", 2: "tree"})
@@ -83,7 +83,7 @@ def test_weights_of_the_tasks_and_items_without_them(data: Path) -> None:
     assert both.total.item() == pytest.approx((boxes.total + maps.total).item(), rel=1e-5)
 
 
-def test_predictions_hold_what_the_batch_can_measure(data: Path) -> None:
+def test_predictions_match_the_labels_of_the_batch(data: Path) -> None:
     task = make_task(data)
     model = task.build_model(GRAPH).eval()
     batch = load_batch(task)
@@ -104,7 +104,7 @@ def test_predictions_hold_what_the_batch_can_measure(data: Path) -> None:
     assert evaluator.semantic.confusion.sum() == 2 * (32 - 4) * 48
 
 
-def test_fitness_is_weighed(data: Path) -> None:
+def test_fitness_is_weighted(data: Path) -> None:
     task = make_task(data, fitness=(0.0, 0.0, 2.0))
     batch = load_batch(task)
     assert batch.original_masks is not None
@@ -119,7 +119,7 @@ def test_fitness_is_weighed(data: Path) -> None:
     assert result.fitness == pytest.approx(2.0)
 
 
-def test_two_processes_put_together(data: Path) -> None:
+def test_states_of_two_ranks_are_merged(data: Path) -> None:
     task = make_task(data)
     batch = load_batch(task)
     assert batch.original_masks is not None
@@ -137,7 +137,7 @@ def test_two_processes_put_together(data: Path) -> None:
     [({}, True), ({"seg_imgsz": 64}, True), ({"seg_imgsz": 96}, False), ({"joint_batches": "own"}, False)],
     ids=str,
 )
-def test_one_batch_where_sizes_agree(
+def test_one_batch_if_sizes_agree(
     data: Path, options: dict[str, Any], shared: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = make_task(data, **options)
@@ -160,7 +160,7 @@ def test_images_without_a_semantic_mask_are_counted(data: Path) -> None:
         make_task(data, joint_batches="shared").boxes.get_index("train")
 
 
-def test_a_speed_test_has_one_size_for_both(data: Path) -> None:
+def test_square_evaluation_has_one_size_per_part(data: Path) -> None:
     loader = make_task(data, seg_imgsz=96).build_eval_loader("val", rect=False, pad=0.0)
     sizes = {(batch.kind, tuple(batch.images.shape[2:])) for batches in loader for batch in batches}
     assert sizes == {("", (64, 64)), (SEMANTIC, (96, 96))}
@@ -174,7 +174,7 @@ def test_crops_have_the_shape_of_the_images_on_the_grid(data: Path) -> None:
     assert task._build_augmentation(task.get_index("train")).crop_hw == (64, 128)
 
 
-def test_rare_classes_weigh_more_and_the_mean_stays() -> None:
+def test_rare_classes_weigh_more_with_constant_mean() -> None:
     pixels = np.array([900, 100, 0])
     weights = compute_rarity_weights(pixels)
     assert weights[0] < weights[1] < weights[2]
@@ -183,7 +183,7 @@ def test_rare_classes_weigh_more_and_the_mean_stays() -> None:
     assert compute_rarity_weights(np.zeros(2, int)) == pytest.approx([1 / np.log(1.02)] * 2)
 
 
-def test_class_weights_are_those_of_the_labels(data: Path) -> None:
+def test_class_weights_follow_the_labels(data: Path) -> None:
     pixels = np.array([20 * 48, 8 * 48, 0])
     assert make_task(data, SemanticTask, class_weights=True).compute_class_weights() == compute_rarity_weights(pixels)
     assert make_task(data, SemanticTask).compute_class_weights() is None

@@ -29,14 +29,14 @@ def test_the_largest_batch_below_the_limit_is_found(limit: int, steps: int) -> N
     assert len(calls) == len(set(calls)) <= 21
 
 
-def test_memory_that_runs_out_counts_as_too_large() -> None:
+def test_out_of_memory_counts_as_too_large() -> None:
     assert search_batch_size(lambda batch: None if batch > 37 else batch, 1e9) == 37
     assert search_batch_size(lambda batch: None, 1e9) == 0
     assert search_batch_size(lambda batch: batch, 1e9, most=24) == 24
 
 
 @pytest.mark.parametrize(("kind", "expected"), [(TrainConfig, 16), (ClassifyTrainConfig, 64)])
-def test_a_processor_takes_the_default(
+def test_cpu_uses_the_default(
     kind: type[TrainConfig], expected: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(autobatch.LOGGER, "propagate", True)
@@ -46,7 +46,7 @@ def test_a_processor_takes_the_default(
     assert f"measured on CUDA only; batches of {expected} on this CPU" in caplog.text
 
 
-def test_a_run_is_built_with_the_number_that_was_found(tiny_data: Path, tmp_path: Path) -> None:
+def test_run_uses_the_batch_size_found(tiny_data: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_data, tmp_path, batch_size=-1)
     assert (trainer.config.batch_size, trainer.task.options.data.batch_size, trainer.schedule.batch_size) == (
         16,
@@ -56,7 +56,7 @@ def test_a_run_is_built_with_the_number_that_was_found(tiny_data: Path, tmp_path
     assert "batch_size: 16\n" in (tmp_path / "exp/opt.yaml").read_text()
 
 
-def test_cuda_is_asked_for_the_free_memory(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_batch_size_follows_free_memory(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a mock of CUDA's memory: 100 bytes are free, a step takes 9 and 7 per image; 12 images fit 1..16."""
     trainer = make_trainer(tiny_data, tmp_path)
     sizes = []

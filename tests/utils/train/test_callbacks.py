@@ -16,7 +16,7 @@ class Listener:
         self.heard.append("teardown")
 
 
-def test_callbacks_reach_listeners_in_order() -> None:
+def test_callbacks_run_in_order() -> None:
     listener = Listener()
     callbacks = Callbacks([listener])
     callbacks.on("on_fit_epoch_end", lambda epoch, metrics: listener.heard.append(metrics))

@@ -28,7 +28,7 @@ def test_failed_compilation_warns_and_trains_without(
 
 
 @pytest.mark.slow
-def test_a_compiled_network_trains_alike_under_the_same_keys(tiny_data: Path, tmp_path: Path) -> None:
+def test_compiled_network_trains_the_same_with_the_same_keys(tiny_data: Path, tmp_path: Path) -> None:
     cfg = tmp_path / "tiny.yaml"
     cfg.write_text(yaml.safe_dump(TINY_GRAPH))
     options = {"hyp": {"warmup_iterations": 0, "warmup_epochs": 0, "lr0": 0.001}, "cfg": str(cfg)}

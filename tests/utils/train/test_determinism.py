@@ -76,7 +76,7 @@ def test_the_flag_reaches_the_run(tiny_data: Path, tmp_path: Path, caplog: pytes
     assert "all operations of this network are deterministic on this device" in caplog.text
 
 
-def test_a_chosen_workspace_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_workspace_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     make_deterministic()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

@@ -3,7 +3,7 @@ from __future__ import annotations
 from utils.train.early_stopping import EarlyStopping
 
 
-def test_equal_fitness_is_best_but_buys_no_time() -> None:
+def test_equal_fitness_is_best_but_does_not_reset_patience() -> None:
     stopping = EarlyStopping(patience=2)
     assert stopping.update(0, 0.5)
     assert stopping.update(1, 0.5)

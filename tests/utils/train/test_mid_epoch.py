@@ -46,7 +46,7 @@ def assert_same_end(first: Path, second: Path) -> None:
 
 
 @pytest.mark.parametrize(("iteration", "optimizer"), [(3, "SGD"), (8, "Muon")])
-def test_a_run_resumed_within_an_epoch_ends_as_if_undisturbed(
+def test_run_resumed_within_an_epoch_equals_an_uninterrupted_one(
     data: Path, tmp_path: Path, iteration: int, optimizer: str
 ) -> None:
     options = {**OPTIONS, "optimizer": optimizer}
@@ -68,7 +68,7 @@ def test_a_run_resumed_within_an_epoch_ends_as_if_undisturbed(
     assert_same_end(tmp_path / "whole/exp", tmp_path / "broken/exp")
 
 
-def test_only_every_nth_step_is_kept(data: Path, tmp_path: Path) -> None:
+def test_every_nth_step_is_saved(data: Path, tmp_path: Path) -> None:
     trainer = make_trainer(data, tmp_path, "detect", save_every_steps=2, epochs=1, **OPTIONS)
     kept = []
     write = trainer._save

@@ -12,7 +12,7 @@ from utils.train.optim import build_optimizer
 
 
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16), (32, 32), (1, 9), (9, 1)])
-def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int]) -> None:
+def test_singular_values_approach_one_and_vectors_stay(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(shape) * 1e-4
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
@@ -71,7 +71,7 @@ def test_other_parameters_step_as_with_adamw() -> None:
         torch.testing.assert_close(own, other)
 
 
-def test_it_goes_on_from_its_state_as_if_never_stopped() -> None:
+def test_resume_from_state_is_exact() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     optimizer = build_optimizer(model, "Muon", lr=0.01, momentum=0.9, weight_decay=0.1)

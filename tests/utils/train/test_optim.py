@@ -49,7 +49,7 @@ def test_weight_decay_follows_the_effective_batch(batch: int, scale: float) -> N
     assert Schedule(Hyperparameters(), epochs=1, batches=1, batch_size=batch).decay_scale == pytest.approx(scale)
 
 
-def test_groups_hold_every_parameter_once() -> None:
+def test_groups_contain_every_parameter_once() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1), nn.LayerNorm(4))
     biases, weights, norms = group_parameters(model)
     assert [len(g) for g in (biases, weights, norms)] == [3, 2, 2]
@@ -63,13 +63,13 @@ def test_optimizer_kinds(name: str, kind: type) -> None:
     assert isinstance(build_optimizer(nn.Linear(1, 1), name, lr=1, momentum=0.9, weight_decay=0), kind)
 
 
-def test_a_recipe_may_never_gather_more_than_the_nominal_batch() -> None:
+def test_floor_accumulation_never_exceeds_the_nominal_batch() -> None:
     nearest, floor = (Schedule(Hyperparameters(), 10, 50, 24, floor=floor) for floor in (False, True))
     assert (nearest.accumulate(499), floor.accumulate(499)) == (3, 2)  # 64 / 24 = 2.67
     assert floor.decay_scale == pytest.approx(24 * 2 / 64)
     assert [floor.accumulate(i) for i in (0, 89, 90, 150)] == [1, 1, 2, 2]  # 1 + 1.67 i / 150 reaches 2 at 90
 
 
-def test_sgd_without_momentum_is_the_plain_one() -> None:
+def test_sgd_without_momentum_is_plain_sgd() -> None:
     optimizer = build_optimizer(nn.Linear(1, 1), "SGD", lr=1, momentum=0, weight_decay=0)
     assert not optimizer.param_groups[0]["nesterov"]

@@ -36,12 +36,12 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, limit: int, epoch: int =
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
-def test_errors_of_memory_are_told_from_others(error: type) -> None:
+def test_memory_errors_are_recognized(error: type) -> None:
     assert is_out_of_memory(error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
 
 
-def test_half_the_batch_trains_as_if_it_had_been_asked_for(
+def test_halved_batch_trains_like_the_smaller_batch_size(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train.run(**settings(tiny_data, tmp_path / "asked", batch_size=4))
@@ -69,7 +69,7 @@ def test_the_nominal_batch_stays(tiny_data: Path, tmp_path: Path, monkeypatch: p
     [({"batch_size": 1}, 0), ({}, 1)],
     ids=["a single image", "later"],
 )
-def test_what_cannot_start_anew_is_told(
+def test_runs_that_cannot_restart_report_an_error(
     options: dict[str, object], epoch: int, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short_of_memory(monkeypatch, limit=0, epoch=epoch)

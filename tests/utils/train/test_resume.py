@@ -36,7 +36,7 @@ def test_device_of_the_run_unless_another_is_given(given: tuple[str, ...], expec
     assert prepare_resumed_launch(TrainConfig.from_args(arguments), arguments)[0] == expected
 
 
-def test_settings_of_the_checkpoint_serve_where_the_folder_has_none(
+def test_settings_of_the_checkpoint_are_the_fallback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last = stored_run(tmp_path, "")
@@ -46,7 +46,7 @@ def test_settings_of_the_checkpoint_serve_where_the_folder_has_none(
 
 
 def test_run_of_several_devices_is_launched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All processes are told the one checkpoint that was found, by the arguments that torchrun passes on."""
+    """All processes get the same checkpoint, through the arguments that torchrun passes on."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     launched: list[tuple[TrainConfig, list[str]]] = []

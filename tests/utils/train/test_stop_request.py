@@ -19,7 +19,7 @@ def restore_signals() -> Iterator[None]:
     signal.signal(signal.SIGCHLD, handler)
 
 
-def test_nothing_asked(tmp_path: Path) -> None:
+def test_no_resume(tmp_path: Path) -> None:
     with StopRequest(tmp_path) as stop:
         stop.check()
         assert not stop.after_epoch()
@@ -37,7 +37,7 @@ def test_a_stop_file_counts_once(tmp_path: Path) -> None:
         assert not stop.after_epoch()
 
 
-def test_sigterm_is_answered_at_the_next_check_and_not_afterwards(tmp_path: Path) -> None:
+def test_sigterm_stops_at_the_next_check_only(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest(tmp_path) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -47,7 +47,7 @@ def test_sigterm_is_answered_at_the_next_check_and_not_afterwards(tmp_path: Path
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_loader_that_was_terminated_too_is_no_error_of_its_own(tmp_path: Path) -> None:
+def test_terminated_loader_is_part_of_the_stop(tmp_path: Path) -> None:
     died = "DataLoader worker (pid 7) is killed by signal: Terminated."
     with pytest.raises(RuntimeError, match="pid 7"), StopRequest(tmp_path):
         raise RuntimeError(died)
@@ -56,7 +56,7 @@ def test_a_loader_that_was_terminated_too_is_no_error_of_its_own(tmp_path: Path)
         raise RuntimeError(died)
 
 
-def test_in_another_thread_the_file_alone_is_heard(tmp_path: Path) -> None:
+def test_other_threads_support_the_stop_file_only(tmp_path: Path) -> None:
     before, heard = signal.getsignal(signal.SIGTERM), []
 
     def run() -> None:

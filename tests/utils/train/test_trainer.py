@@ -135,7 +135,7 @@ def test_any_channel_count_trains(channels: int, tmp_path: Path) -> None:
     assert result.epochs == 1
 
 
-def test_a_best_checkpoint_of_another_run_is_not_taken_for_ours(tiny_data: Path, tmp_path: Path) -> None:
+def test_best_checkpoint_of_another_run_is_removed(tiny_data: Path, tmp_path: Path) -> None:
     weights = tmp_path / "exp/weights"
     weights.mkdir(parents=True)
     (weights / "best.pt").write_bytes(b"of another run")
@@ -197,7 +197,7 @@ def test_a_signal_during_a_checkpoint_is_raised_after_it(
     assert load_training_state(tmp_path / "exp/weights/last.pt")["epoch"] == -1
 
 
-def test_every_moment_of_a_run_is_told(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_hook_runs(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each hook of the public list is called, in the order of a run, with its batches and images counted."""
     heard: list[str] = []
     tell = Callbacks.run
@@ -218,7 +218,7 @@ def test_every_moment_of_a_run_is_told(tiny_data: Path, tmp_path: Path, monkeypa
     assert heard[-2:] == ["on_train_end", "teardown"]
 
 
-def test_listeners_are_told_of_an_end_by_error(tiny_data: Path, tmp_path: Path) -> None:
+def test_teardown_runs_after_an_error(tiny_data: Path, tmp_path: Path) -> None:
     ended: list[bool] = []
     trainer = make_trainer(tiny_data, tmp_path)
     trainer.callbacks.on("on_train_epoch_start", lambda **_: 1 / 0)
@@ -242,7 +242,7 @@ def test_gradients_are_clipped(limit: float, tiny_data: Path, tmp_path: Path) ->
     assert norms[0] == pytest.approx(limit, rel=1e-3) if limit else norms[0] > 1
 
 
-def test_recomputed_activations_train_to_the_same_weights(tiny_data: Path, tmp_path: Path) -> None:
+def test_activation_checkpointing_gives_the_same_weights(tiny_data: Path, tmp_path: Path) -> None:
     options = {"dropblock": 0.1, "multi_scale": True}
     runs = [
         make_trainer(tiny_data, tmp_path / str(saving), checkpoint_activations=saving, **options).fit()
@@ -253,11 +253,11 @@ def test_recomputed_activations_train_to_the_same_weights(tiny_data: Path, tmp_p
     assert not any("drop" in key for key in first["model"])
 
 
-def test_sides_images_and_frozen_layers_depend_on_seed_and_time_only(tiny_data: Path, tmp_path: Path) -> None:
+def test_sizes_images_and_frozen_layers_depend_on_the_seed_only(tiny_data: Path, tmp_path: Path) -> None:
     """As several processes need it: whoever asks, in whatever order, gets the same."""
     options = {"multi_scale": True, "image_weights": True, "freeze": [2], "imgsz": 96, "seed": 3}
     one, other = (make_trainer(tiny_data, tmp_path / name, **options) for name in ("one", "other"))
-    torch.rand(7), np.random.default_rng(1).random(9)  # what a process did before plays no part
+    torch.rand(7), np.random.default_rng(1).random(9)  # earlier draws of a process do not matter
     sizes = [draw_size(one, 96, i) for i in range(20)]
     assert sizes == [draw_size(other, 96, i) for i in reversed(range(20))][::-1]
     frozen = [[name for name, p in t.model.named_parameters() if not p.requires_grad] for t in (one, other)]

@@ -76,8 +76,9 @@ class UserPipeline:
     def __init__(self, serialized: Mapping[str, Any]) -> None:
         library = import_albumentations()
         pipeline = load_pipeline(library, serialized)
+        self._apply: Callable[[Any, int, Sample], Sample] = apply_to_image
         if is_color_only(library, pipeline):
-            self._compose, self._apply = library.Compose([pipeline]), apply_to_image
+            self._compose = library.Compose([pipeline])
             return
         set_mask_defaults_(library, pipeline)
         boxes = library.BboxParams(format="pascal_voc", label_fields=["objects"], clip=True, min_width=1, min_height=1)

@@ -161,8 +161,8 @@ def draw_upright(
     """
     (width, _, left), (_, height, top), _ = matrix.tolist()
     u1, v1, u2, v2 = placement.region_xyxyn
-    x1, x2 = round_span(left + u1 * width, left + u2 * width, image.shape[1])
-    y1, y2 = round_span(top + v1 * height, top + v2 * height, image.shape[0])
+    x1, x2 = max(0, round(left + u1 * width)), min(image.shape[1], round(left + u2 * width))
+    y1, y2 = max(0, round(top + v1 * height)), min(image.shape[0], round(top + v2 * height))
     if x1 >= x2 or y1 >= y2:
         return None
     frame = placement.image.read(math.ceil(max(width, height)))
@@ -187,11 +187,6 @@ def draw_resized(target: np.ndarray, source: np.ndarray, recolor: Recolor | None
     cv2.resize(source, size_wh, dst=target, interpolation=cv2.INTER_AREA if large_reduction else cv2.INTER_LINEAR)
     if recolor is not None and not upscale:
         recolor(target, target)
-
-
-def round_span(start: float, stop: float, side: int) -> tuple[int, int]:
-    """Pixels of an output of length `side` between two edges."""
-    return max(0, round(start)), min(side, round(stop))
 
 
 def round_source_span(start: float, stop: float, side: int) -> tuple[int, int]:

@@ -39,6 +39,7 @@ class PixelObjects:
     boxes_xyxy: list[Sequence[float]] = field(default_factory=list)
     polygons: Polygons = field(default_factory=list)
     places: list[str] = field(default_factory=list)
+    skipped: int = 0  # objects of other kinds or classes
 
     def __post_init__(self) -> None:
         if min(self.size_hw) <= 0:
@@ -55,8 +56,10 @@ class PixelObjects:
         self.polygons.append([(ring / self.size_hw[::-1]).astype(np.float32) for ring in outlines])
         self.places.append(place)
 
-    def to_rows(self) -> LabelRows:
-        """Normalized label rows, unchecked."""
+    def to_rows(self, file: Path) -> LabelRows:
+        """Normalized label rows, unchecked; logs how many objects of the file were skipped."""
+        if self.skipped:
+            LOGGER.info(f"{file}: {self.skipped} objects of other kinds or classes skipped")
         rows = make_label_rows(self.classes, self.boxes_xyxy, self.size_hw, self.places)
         return replace(rows, polygons=self.polygons if any(self.polygons) else None)
 
@@ -153,22 +156,21 @@ class ImageCopier:
     def copy_images(self, index: ImageIndex, folder: Path) -> Iterator[tuple[Path, tuple[int, int], list[PixelObject]]]:
         """Copy or link every image into the folder; new path, height and width, and objects of each."""
         folder.mkdir(parents=True, exist_ok=True)
+        names = self._names.setdefault(folder, UniqueNames())
         for i, (image, (height, width)) in enumerate(zip(index.paths, index.sizes_hw.tolist(), strict=True)):
-            yield self._copy(image, folder), (height, width), get_pixel_objects(index, i)
+            target = folder / f"{names.assign(image, Path(image).stem, '')}{Path(image).suffix}"
+            self._copy(os.path.realpath(image), target)
+            yield target, (height, width), get_pixel_objects(index, i)
 
-    def _copy(self, image: str, folder: Path) -> Path:
-        stem = self._names.setdefault(folder, UniqueNames()).assign(image, Path(image).stem, "")
-        target = folder / f"{stem}{Path(image).suffix}"
-        source = os.path.realpath(image)
+    def _copy(self, source: str, target: Path) -> None:
         if self.link:
             try:
                 os.link(source, target)
             except OSError:  # another disk, or a file system without hard links
                 self.link = False
-                LOGGER.warning(f"WARNING {folder}: hard links failed, copying the images instead")
+                LOGGER.warning(f"WARNING {target.parent}: hard links failed, copying the images instead")
         if not target.exists():
             shutil.copyfile(source, target)
-        return target
 
 
 def write_json(file: Path, content: object) -> None:

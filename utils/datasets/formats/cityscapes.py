@@ -68,4 +68,4 @@ def parse_cityscapes(content: Mapping[str, Any], class_ids: Mapping[str, int], f
                 objects.add(class_ids[item["label"]], f"{file}: object {number}", rings=[ring])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file}: not a polygon file of Cityscapes ({error!r})") from error
-    return objects.to_rows()
+    return objects.to_rows(file)

@@ -11,7 +11,6 @@ import numpy as np
 
 from utils.core.errors import InputError
 from utils.core.files import read_json
-from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
     ImageCopier,
     PixelObject,
@@ -85,22 +84,20 @@ def parse_labelme(content: Mapping[str, Any], class_ids: Mapping[str, int], file
     height, width = content.get("imageHeight"), content.get("imageWidth")
     if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
         raise InputError(f"{file}: invalid imageHeight {height!r} or imageWidth {width!r}; save the file again")
-    objects, skipped = PixelObjects((height, width)), 0
+    objects = PixelObjects((height, width))
     groups: dict[tuple[int, str], tuple[str, list[np.ndarray]]] = {}
     for number, shape in enumerate(_get_shapes(content, file)):
         place, label = f"{file}: shape {number}", class_ids.get(str(shape.get("label")))
         box, rings = _parse_shape(shape, place) if label is not None else ((), [])
         if label is None or (not len(box) and not rings):
-            skipped += 1
+            objects.skipped += 1
         elif shape.get("group_id") is not None and rings:
             groups.setdefault((label, str(shape["group_id"])), (place, []))[1].extend(rings)
         else:
             objects.add(label, place, box_xyxy=box, rings=rings)
     for (label, _), (place, rings) in groups.items():
         objects.add(label, place, rings=rings)
-    if skipped:
-        LOGGER.info(f"{file}: {skipped} shapes of other kinds or classes skipped")
-    return objects.to_rows()
+    return objects.to_rows(file)
 
 
 def _parse_shape(shape: Mapping[str, Any], place: str) -> tuple[Sequence[float], list[np.ndarray]]:
@@ -152,5 +149,5 @@ def to_labelme_shapes(item: PixelObject, name: str, number: int) -> list[dict[st
         parts, holes = separate_holes(item.rings)
         kind, outlines = "polygon", [join_rings(item.rings)] if holes else parts
     group = number if len(outlines) > 1 else None
-    common = {"label": name, "group_id": group, "description": "", "shape_type": kind, "flags": {}, "mask": None}
-    return [common | {"points": np.round(outline, 3).tolist()} for outline in outlines]
+    common: dict[str, Any] = {"label": name, "group_id": group, "description": "", "shape_type": kind, "flags": {}}
+    return [common | {"mask": None, "points": np.round(outline, 3).tolist()} for outline in outlines]

@@ -13,7 +13,6 @@ import numpy as np
 
 from utils.core.errors import InputError
 from utils.core.files import read_json
-from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
     ImageCopier,
     PixelObject,
@@ -32,7 +31,6 @@ from utils.imaging.read import decode
 from utils.ops.masks import rasterize, trace_rings
 
 MAX_BITMAP = 1 << 26  # bytes of a decompressed bitmap, so that a small file cannot fill the memory
-ANNOTATION = "expected objects with classTitle and geometryType"
 
 
 def read_supervisely(source: Path, names: Sequence[str], images: Path | None) -> Splits:
@@ -82,18 +80,15 @@ def parse_supervisely(content: Mapping[str, Any], class_ids: Mapping[str, int], 
     """
     try:
         objects = PixelObjects((int(content["size"]["height"]), int(content["size"]["width"])))
-        skipped = 0
         for number, item in enumerate(content["objects"]):
             label = class_ids.get(str(item["classTitle"]))
             if label is None or item.get("geometryType") not in ("rectangle", "polygon", "bitmap"):
-                skipped += 1
+                objects.skipped += 1
                 continue
             _add_object(objects, label, item, f"{file}: object {number}")
     except (KeyError, TypeError, ValueError, zlib.error) as error:
-        raise InputError(f"{file}: not a Supervisely annotation ({error!r}); {ANNOTATION}") from error
-    if skipped:
-        LOGGER.info(f"{file}: {skipped} objects of other kinds or classes skipped")
-    return objects.to_rows()
+        raise InputError(f"{file}: not a Supervisely annotation ({error!r})") from error
+    return objects.to_rows(file)
 
 
 def _add_object(objects: PixelObjects, label: int, item: Mapping[str, Any], place: str) -> None:

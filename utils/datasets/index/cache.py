@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,10 +65,10 @@ def load_cache(path: Path, key: str) -> tuple[ImageIndex, Findings] | None:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # e.g. a pickle that YOLOv5 wrote under the same name
-    paths = PathTable(arrays.pop("paths"))
-    table = {f.name: arrays.pop(f.name) for f in fields(PolygonTable) if f.name in arrays}
-    index = ImageIndex(paths, polygons=PolygonTable(**table) if table else None, **arrays)
-    return index, Findings(**about["findings"])
+    values: dict[str, Any] = {**arrays, "paths": PathTable(arrays["paths"])}
+    if "points" in values:
+        values["polygons"] = PolygonTable(**{f.name: values.pop(f.name) for f in fields(PolygonTable)})
+    return ImageIndex(**values), Findings(**about["findings"])
 
 
 def load_or_build(

@@ -68,10 +68,9 @@ def iter_image_labels(
     Raises:
         InputError: another number of categories.
     """
-    ids = sorted(category["id"] for category in content["categories"])
-    if len(ids) != num_classes:
-        raise InputError(f"{file}: {len(ids)} categories, but the data YAML names {num_classes} classes")
-    classes = {category_id: number for number, category_id in enumerate(ids)}
+    classes = _number_categories(content["categories"])
+    if len(classes) != num_classes:
+        raise InputError(f"{file}: {len(classes)} categories, but the data YAML names {num_classes} classes")
     by_image = _group_by_image(content["annotations"])
     for image in content["images"]:
         yield image, _image_rows(image, by_image[image["id"]], classes, file)
@@ -194,6 +193,11 @@ def _match_categories(categories: Sequence[Mapping[str, Any]], names: Mapping[in
             f"matched in order with {len(names)} names"
         )
     LOGGER.warning(f"WARNING {file}: category names differ from the data YAML's; matched in order of their ids")
+    return _number_categories(categories)
+
+
+def _number_categories(categories: Sequence[Mapping[str, Any]]) -> dict[Any, int]:
+    """Class number of each category id, in the order of the ids."""
     ids = sorted(category["id"] for category in categories)
     return {category_id: number for number, category_id in enumerate(ids)}
 
@@ -207,7 +211,7 @@ def _image_rows(
     size_wh = np.array([side if isinstance(side, int | float) and side > 0 else 0 for side in sides], np.float64)
     for annotation in annotations:
         location = f"{file}: annotation {annotation.get('id')}"
-        box = annotation.get("bbox")
+        box: Any = annotation.get("bbox")
         if annotation.get("category_id") not in classes:
             labels.drop(location, f"category {annotation.get('category_id')} is not in the list 'categories'")
         elif not size_wh.all():

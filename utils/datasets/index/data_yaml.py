@@ -182,8 +182,8 @@ def find_data_yaml(data: str | Path, *, flag: str = "--data") -> Path:
         if candidate.is_file():
             archived = candidate.name.lower().endswith(ARCHIVE_SUFFIXES)
             return (unpack_data_yaml(candidate) if archived else candidate).resolve()
-    matches = sorted((ROOT / "data").rglob(given.name)) if given.name == str(given) and given.name else []
-    matches = [file for file in matches if file.is_file()]
+    is_name = given.name and given.name == str(given)
+    matches = sorted(file for file in (ROOT / "data").rglob(given.name) if file.is_file()) if is_name else []
     if len(matches) > 1:
         raise InputError(f"{flag} {data}: several files of that name: {', '.join(map(str, matches))}; give the path")
     if not matches:

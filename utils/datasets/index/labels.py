@@ -202,27 +202,27 @@ def verify_images(
     """
     results = run_verification(partial(verify_image, num_classes=num_classes), images, labels, split, workers)
     usable = [(image, result) for image, result in zip(images, results, strict=True) if result.size_hw is not None]
-    labels = [result.labels for _, result in usable]
+    label_rows = [result.labels for _, result in usable]
     findings = Findings(
         images=len(usable),
-        backgrounds=sum(len(image_labels.rows) == 0 for image_labels in labels),
+        backgrounds=sum(len(entry.rows) == 0 for entry in label_rows),
         unlabelled=sum(not result.labelled for _, result in usable),
         corrupt=len(images) - len(usable),
         dropped=sum(result.labels.dropped for result in results),
         clipped=sum(result.labels.clipped for result in results),
         messages=[message for result in results for message in result.labels.messages],
     )
-    rows = np.concatenate([np.zeros((0, 5), np.float32), *(image_labels.rows for image_labels in labels)])
+    rows = np.concatenate([np.zeros((0, 5), np.float32), *(entry.rows for entry in label_rows)])
     polygons = None
-    if any(image_labels.polygons is not None for image_labels in labels):
-        objects = [rings for image_labels in labels for rings in image_labels.polygons or [[]] * len(image_labels.rows)]
+    if any(entry.polygons is not None for entry in label_rows):
+        objects = [rings for entry in label_rows for rings in entry.polygons or [[]] * len(entry.rows)]
         polygons = PolygonTable.from_lists(
             [rings or [box_to_polygon(box)] for rings, box in zip(objects, rows[:, 1:], strict=True)]
         )
     index = ImageIndex(
         paths=PathTable.from_paths([image for image, _ in usable]),
         sizes_hw=np.array([result.size_hw for _, result in usable], np.int32).reshape(-1, 2),
-        offsets=compute_offsets(len(image_labels.rows) for image_labels in labels),
+        offsets=compute_offsets(len(entry.rows) for entry in label_rows),
         classes=rows[:, 0].astype(np.int32),
         boxes_xywhn=np.ascontiguousarray(rows[:, 1:]),
         polygons=polygons,

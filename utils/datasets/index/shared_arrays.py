@@ -53,7 +53,6 @@ class MappedArray(NamedTuple):
     shape: tuple[int, ...]
 
     def open(self) -> np.ndarray:
-        """Map the array."""
         if 0 in self.shape:
             return np.zeros(self.shape, self.dtype)
         return np.asarray(np.memmap(*self))  # type: ignore[call-overload]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,31 +47,26 @@ class VerifiedImage:
 
     size_hw: tuple[int, int] | None
     labels: LabelRows
-    labelled: bool
+    labelled: bool = False
 
 
 def verify_image(image: str, label: str | LabelRows | None, num_classes: int) -> VerifiedImage:
     """Verify an image and its labels, a label file or rows from elsewhere. Does not raise for invalid input."""
-    labels = LabelRows()
     try:
         size_hw, warning = check_image(image)
+        if min(size_hw) < MIN_SIDE:
+            raise ImageError(image, f"{size_hw[1]}x{size_hw[0]} pixels, sides must be at least {MIN_SIDE}")
     except ImageError as error:
-        labels.messages.append(f"{error}; image skipped")
-        return VerifiedImage(None, labels, label is not None)
-    if min(size_hw) < MIN_SIDE:
-        height, width = size_hw
-        labels.messages.append(f"{image}: {width}x{height} pixels, sides must be at least {MIN_SIDE}; image skipped")
-        return VerifiedImage(None, labels, label is not None)
-    labelled = True
+        return VerifiedImage(None, LabelRows(messages=[f"{error}; image skipped"]))
+    verified = VerifiedImage(size_hw, LabelRows())
     if isinstance(label, LabelRows):
-        labels = check_rows(label, num_classes)
+        verified = VerifiedImage(size_hw, check_rows(label, num_classes), labelled=True)
     elif label is not None and Path(label).is_file():
-        labels = read_label_file(label, num_classes)
-    else:
-        labelled = False
+        verified = VerifiedImage(size_hw, read_label_file(label, num_classes), labelled=True)
+    verified.labels.locations.clear()  # only for messages
     if warning:
-        labels.messages.insert(0, f"{image}: {warning}")
-    return VerifiedImage(size_hw, labels, labelled)
+        verified.labels.messages.insert(0, f"{image}: {warning}")
+    return verified
 
 
 def read_label_file(path: str, num_classes: int) -> LabelRows:
@@ -104,7 +98,7 @@ def parse_label_text(text: str, path: str) -> LabelRows:
             labels.drop(location, f"{len(values)} values, but a box has 5 and a polygon 7, 9, 11 ...")
             continue
         rings = [] if len(values) == 5 else [values[1:].reshape(-1, 2)]
-        valid_rows.append(values if not rings else make_polygon_row(values[0], rings))
+        valid_rows.append(make_polygon_row(values[0], rings[0]) if rings else values)
         polygons.append(rings)
         labels.locations.append(location)
     labels.rows = np.array(valid_rows, np.float32).reshape(-1, 5)
@@ -112,9 +106,8 @@ def parse_label_text(text: str, path: str) -> LabelRows:
     return labels
 
 
-def make_polygon_row(label: float, rings: Sequence[np.ndarray]) -> np.ndarray:
-    """(5,) class and box around the rings, clipped to the image unless a point is outside by more than the slack."""
-    points = np.concatenate(list(rings))
+def make_polygon_row(label: float, points: np.ndarray) -> np.ndarray:
+    """(5,) class and box around a ring, clipped to the image unless a point is outside by more than the slack."""
     near = (points >= -SLACK) & (points <= 1 + SLACK)
     points = np.clip(points, 0, 1) if near.all() else points
     low, high = points.min(0), points.max(0)

@@ -41,7 +41,7 @@ class SourceOptions:
     timing: StreamTiming = StreamTiming()
 
 
-def open_source(source: str, options: SourceOptions | None = None) -> Source:
+def open_source(source: str, options: SourceOptions = SourceOptions()) -> Source:
     """Open the source that a `--source` value names; the caller closes it.
 
     A number, `screen` and `-` mean a webcam, the screen and standard input even if a file has that name.
@@ -49,7 +49,7 @@ def open_source(source: str, options: SourceOptions | None = None) -> Source:
     Raises:
         InputError: no such file, no image or video in it, no stream that can be opened, or a missing package.
     """
-    options, source = options or SourceOptions(), source.strip()
+    source = source.strip()
     if not source:
         raise InputError("--source is empty; pass a file, a folder, a glob, a stream or a .txt list")
     try:

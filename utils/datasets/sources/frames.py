@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -67,11 +66,6 @@ class Source(Protocol):
     def close(self) -> None:
         """Stop the threads, wake a waiting reader and remove temporary files; may be called twice."""
         ...
-
-
-def is_video(path: str) -> bool:
-    """Whether the file has the suffix of a video."""
-    return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def sanitize_fps(value: float) -> float:

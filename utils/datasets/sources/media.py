@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 
 from utils.core.logging import LOGGER
-from utils.datasets.sources.frames import MEDIA_SUFFIXES, SourceFrame, describe_formats, is_video, sanitize_fps
+from utils.datasets.sources.frames import MEDIA_SUFFIXES, VIDEO_SUFFIXES, SourceFrame, describe_formats, sanitize_fps
 from utils.datasets.sources.watch import WatchedFiles
 from utils.imaging.read import ImageError, fit_channels, read_image
 
@@ -57,7 +57,7 @@ class MediaSource:
             title = self.titles.get(path, path)
             position = f"{self.num_inputs}/{self.total}" if self.total else str(self.num_inputs)
             try:
-                if is_video(path):
+                if Path(path).suffix.lower() in VIDEO_SUFFIXES:
                     for frame in self._read_video(path, position, title, channels):
                         yield [frame]
                 else:

@@ -96,9 +96,7 @@ class ScreenSource:
 
 def _locate_region(monitor: dict[str, int], region: tuple[int, int, int, int] | None, source: str) -> dict[str, int]:
     """The captured region in pixels of the whole desktop."""
-    if region is None:
-        return {key: monitor[key] for key in ("left", "top", "width", "height")}
-    left, top, width, height = region
+    left, top, width, height = region or (0, 0, monitor["width"], monitor["height"])
     if left + width > monitor["width"] or top + height > monitor["height"]:
         size = f"{monitor['width']}x{monitor['height']}"
         raise InputError(f"--source {source}: the region exceeds the screen of {size} pixels")

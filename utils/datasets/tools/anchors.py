@@ -30,7 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print anchors for a model YAML and how well they fit; plot them over the boxes."""
     args = build_parser().parse_args(argv)
-    _check_args(args)
+    for name, minimum in (("imgsz", 32), ("n", 1), ("levels", 1), ("gen", 0)):
+        if (value := getattr(args, name)) < minimum:
+            raise InputError(f"--{name} {value}: must be {minimum} or more")
+    if args.n % args.levels:
+        raise InputError(f"--n {args.n}: must be a multiple of --levels {args.levels}")
+    if args.thr <= 1:
+        raise InputError(f"--thr {args.thr:g}: must be above 1")
     from utils.datasets.index.data_yaml import load_spec
     from utils.datasets.index.labels import load_index  # slow to import, so only after the flags are checked
 
@@ -45,17 +51,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plot.name:
         draw_anchors(anchors, boxes, args.plot)
         print(f"Plot saved to {args.plot}")
-
-
-def _check_args(args: argparse.Namespace) -> None:
-    """InputError for numbers out of range."""
-    for name, minimum in (("imgsz", 32), ("n", 1), ("levels", 1), ("gen", 0)):
-        if (value := getattr(args, name)) < minimum:
-            raise InputError(f"--{name} {value}: must be {minimum} or more")
-    if args.n % args.levels:
-        raise InputError(f"--n {args.n}: must be a multiple of --levels {args.levels}")
-    if args.thr <= 1:
-        raise InputError(f"--thr {args.thr:g}: must be above 1")
 
 
 def format_report(anchors_wh: np.ndarray, fit: AnchorFit, levels: int, num_boxes: int, imgsz: int) -> str:

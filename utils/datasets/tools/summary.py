@@ -91,7 +91,8 @@ def find_absent_classes(indexes: Mapping[str, ImageIndex], names: Mapping[int, s
     for split, index in indexes.items():
         absent = [name for number, name in names.items() if not (index.classes == number).any()]
         if absent:
-            lines.append(f"{split}: no objects of {_join_names(absent)}")
+            more = f" and {len(absent) - MAX_NAMES} more" if len(absent) > MAX_NAMES else ""
+            lines.append(f"{split}: no objects of {', '.join(absent[:MAX_NAMES])}{more}")
     return lines
 
 
@@ -131,8 +132,3 @@ def _describe_duplicates(splits: tuple[str, str], duplicates: Sequence[tuple[str
     suffix = f": {examples}{' ...' if len(duplicates) > 2 else ''}" if examples else " (the same files)"
     where = f"twice in {splits[0]}" if splits[0] == splits[1] else f"in {splits[0]} and in {splits[1]}"
     return f"{len(duplicates)} images are {where}{suffix}"
-
-
-def _join_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more

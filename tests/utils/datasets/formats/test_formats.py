@@ -218,7 +218,7 @@ def test_labelme_shapes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     assert [len(index.polygons.rings(k)) for k in range(5)] == [1, 1, 1, 1, 2]
     ring = index.polygons.rings(3)[0] * (100, 50)
     assert np.concatenate([ring.min(0), ring.max(0)]).tolist() == pytest.approx([43.5, 12.5, 57.5, 17.5])
-    assert "2 shapes of other kinds or classes skipped" in caplog.text
+    assert "2 objects of other kinds or classes skipped" in caplog.text
 
 
 def test_labelme_parts_and_holes() -> None:
