@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from utils.config.train import TrainConfig
 from utils.core.logging import RunLog
 from utils.core.script import run_script
-from utils.train.launch import list_launch_devices, launch
+from utils.train.launch import launch, list_launch_devices
 from utils.train.resume import prepare_resumed_launch
 
 if TYPE_CHECKING:

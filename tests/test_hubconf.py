@@ -17,12 +17,14 @@ import torch
 from slim_networks import SLIM
 
 import hubconf
+import utils.metrics.detection  # noqa: F401 - not later, on the meta device of test_every_graph_is_built
 from models.checkpoint import save_checkpoint
 from models.graph import load_model_yaml
 from models.yolo import ClassificationModel, DetectionModel
 from utils.core.errors import InputError
 from utils.predict.autoshape import AutoShape
 from utils.predict.multi_backend import DetectMultiBackend
+from utils.tasks.networks import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = [f"yolov5{size}{kind}" for kind in ("", "6", "-seg", "-cls") for size in "nsmlx"]
@@ -40,8 +42,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_checkpoint(file: Path, graph: str, task: str, classes: int = 2) -> Path:
     torch.manual_seed(0)
     description = {**load_model_yaml(graph), **SLIM, "nc": classes}
-    from utils.tasks.networks import build_model
-
     model = build_model(description)
     names = {i: f"thing {i}" for i in range(classes)}
     save_checkpoint(file, {"task": task, "yaml": model.yaml, "names": names, "model": model.state_dict()})

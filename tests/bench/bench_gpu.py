@@ -104,8 +104,16 @@ def synchronize(device: torch.device) -> None:
 def run_step(trainer: Trainer, batches: Any, iteration: int, meter: LossMeter) -> int:
     """Run an optimizer step of the trainer and return its number of images."""
     trainer.schedule.apply(trainer.optimizer, iteration)
-    trainer._backward(batches, iteration, meter)
-    trainer._step()
+    for batch in batches:
+        targets = batch.to(trainer.device, non_blocking=True)
+        images = trainer._prepare_images(targets, iteration)
+        with trainer._autocast():
+            loss = trainer.task.losses(trainer.model(images), targets)
+        assert loss is not None
+        trainer.scaler.scale(loss.total).backward()
+        meter.add(loss.items, batch.paths)
+    trainer._optimizer_step()
+    trainer.ema.update(trainer.model)
     return sum(len(batch) for batch in batches)
 
 

@@ -128,7 +128,7 @@ def test_run_stopped_by_file_and_signal_equals_an_uninterrupted_one(
     (run / "stop").touch()
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    assert f"{run / 'stop'}: found" in errors
+    assert f"{run / 'stop'}: stopping after this epoch" in errors
     assert "Results saved to" in errors
     assert not (run / "stop").exists()
     assert 1 <= len((run / "results.csv").read_text().splitlines()) - 1 < 5

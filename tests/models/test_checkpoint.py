@@ -115,7 +115,7 @@ def test_invalid_content_is_reported(tmp_path: Path) -> None:
     wrong = {**model.state_dict(), "model.24.m.0.bias": torch.zeros(5)}
     cases: list[tuple[dict[str, Any], str]] = [
         ({"task": "juggle"}, "task 'juggle' is not supported; known: detect, classify, .*; update this project"),
-        ({"version": VERSION + 1}, f"checkpoint format {VERSION + 1}, this version reads up to {VERSION}; update it"),
+        ({"version": VERSION + 1}, f"checkpoint format {VERSION + 1}, this version reads up to {VERSION}; update"),
         ({"version": "x"}, "checkpoint format 'x'"),
         ({"model": wrong}, "its weights do not fit its own graph: .*model.24.m.0.bias"),
         ({"model": {}}, "its weights do not fit its own graph: .*Missing key"),

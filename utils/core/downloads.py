@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import string
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -64,7 +65,7 @@ def download_image(url: str) -> bytes:
     """
     allow_private = os.getenv(ALLOW_PRIVATE, "").strip().lower() in ("1", "true", "yes")
     deadline = time.monotonic() + IMAGE_MAX_SECONDS
-    with _open_url(url, {}, ProxyHandler({}), public_only=not allow_private) as response:
+    with _open_url(url, {}, ProxyHandler({}), deadline, public_only=not allow_private) as response:
         return b"".join(_read_chunks(response, url, IMAGE_MAX_BYTES, deadline))
 
 
@@ -113,7 +114,9 @@ def download_file(
     return dest
 
 
-def download_weights(target: Path, *, check: Callable[[Path], Any], releases: str = OFFICIAL_RELEASES) -> Path:
+def download_weights(
+    target: str | Path, *, check: Callable[[Path], Any] | None = None, releases: str = OFFICIAL_RELEASES
+) -> Path:
     """Download an official checkpoint (AGPL-3.0) from release 7.0, or else from the latest release.
 
     Args:
@@ -124,6 +127,7 @@ def download_weights(target: Path, *, check: Callable[[Path], Any], releases: st
     Raises:
         InputError: not available, or the check failed.
     """
+    target = Path(target)
     LOGGER.info(f"{target} not found, downloading it from {releases} (license: AGPL-3.0)")
     reasons = []
     for release in ("download/v7.0", "latest/download"):
@@ -166,7 +170,7 @@ def _download_part(url: str, part: Path, tag: Path, max_bytes: float, deadline: 
     except (OSError, ValueError):
         start, version = 0, ""
     byte_range = {"Range": f"bytes={start}-", "If-Range": version} if start > 0 else {}
-    with _open_url(url, byte_range, ProxyHandler()) as response:
+    with _open_url(url, byte_range, ProxyHandler(), deadline) as response:
         if response.status != 206:
             start = 0
             etag = response.headers.get("ETag", "")
@@ -183,14 +187,16 @@ def _download_part(url: str, part: Path, tag: Path, max_bytes: float, deadline: 
                 bar.update(len(chunk))
 
 
-def _open_url(url: str, headers: dict[str, str], proxies: ProxyHandler, *, public_only: bool = False) -> HTTPResponse:
+def _open_url(
+    url: str, headers: dict[str, str], proxies: ProxyHandler, deadline: float, *, public_only: bool = False
+) -> HTTPResponse:
     """Open an http(s) URL, following redirects; read the body with `_read_chunks`."""
     redirects = HTTPRedirectHandler()
     redirects.max_redirections = MAX_REDIRECTS  # type: ignore[misc]
     opener = OpenerDirector()  # build_opener would also follow redirects to ftp://
     for handler in (proxies, redirects, HTTPErrorProcessor(), HTTPDefaultErrorHandler(), UnknownHandler()):
         opener.add_handler(handler)
-    opener.add_handler(_Connections(public_only=public_only))
+    opener.add_handler(_Connections(deadline, public_only=public_only))
     with _transfer_errors(url):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https"):
@@ -238,20 +244,39 @@ def _transfer_errors(url: str) -> Iterator[None]:
 
 
 class _Connections(HTTPHandler, HTTPSHandler):
-    """Opens the connections of an opener, with `public_only` to public addresses only."""
+    """Opens the connections of an opener, with `public_only` to public addresses only.
 
-    def __init__(self, *, public_only: bool) -> None:
+    A connection whose response headers are incomplete at `deadline` is shut down.
+    """
+
+    def __init__(self, deadline: float, *, public_only: bool) -> None:
         super().__init__()
+        self.deadline = deadline
         self.public_only = public_only
 
     def do_open(self, http_class: Callable[..., HTTPConnection], req: Request, **arguments: Any) -> HTTPResponse:
+        connections: list[HTTPConnection] = []
+
         def build_connection(host: str, **options: Any) -> HTTPConnection:
             connection = http_class(host, **options)
             if self.public_only:
                 connection._create_connection = _connect_to_public  # type: ignore[attr-defined]
+            connections.append(connection)
             return connection
 
-        return super().do_open(build_connection, req, **arguments)  # type: ignore[arg-type]
+        def shut_down() -> None:
+            for connection in connections:
+                if connection.sock is not None:
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+        seconds_left = max(self.deadline - time.monotonic(), 0)
+        timer = threading.Timer(min(seconds_left, threading.TIMEOUT_MAX), shut_down)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().do_open(build_connection, req, **arguments)  # type: ignore[arg-type]
+        finally:
+            timer.cancel()
 
 
 def _connect_to_public(address: tuple[str, int], timeout: float, *_: Any) -> socket.socket:

@@ -15,6 +15,7 @@ from utils.backends.registry import FORMATS, PYTORCH, TRITON, find_format, load_
 from utils.core.errors import InputError
 from utils.datasets.index.data_yaml import read_spec
 from utils.predict.predictor import build_feature_visitor
+from utils.tasks.registry import find_task
 
 FLAGS = {"torchscript": "jit", "openvino": "xml"}  # `Format.include` -> attribute, where they differ
 
@@ -89,9 +90,10 @@ class DetectMultiBackend(nn.Module):
             InputError: `im` is not a tensor.
         """
         if not isinstance(im, Tensor):
+            values = "floats in 0-1" if find_task(self.task).pixels is None else "floats, normalized as in ImageNet"
             raise InputError(
-                f"{type(im).__name__}: a model without AutoShape expects a (B, C, H, W) tensor of "
-                f"floats{', normalized as in ImageNet' if self.task == 'classify' else ' in 0-1'}; for files: detect.py"
+                f"{type(im).__name__}: a model without AutoShape expects a (B, C, H, W) tensor of {values}; "
+                "for files: detect.py"
             )
         backend = refresh_backend(self.backend)
         if visualize and not callable(visualize):

@@ -118,7 +118,7 @@ class Task(ABC):
         options_type: the settings that only this task reads.
         hyp_defaults: hyperparameters where the file does not name them, other than `Hyperparameters` has.
         genes: hyperparameters that an evolution may change; None for all.
-        graph_needs, example_cfg: for messages: the layers that a model YAML needs, and a shipped one that has them.
+        graph_needs, example_cfg: layers that a model YAML needs ("" if any will do) and a shipped one, for messages.
         loss_names: columns of the training log, in the order of the loss items.
         csv_width: characters of a column of results.csv.
         lr_column: prefix of its learning-rate columns. logs_all_lrs: one per parameter group.

@@ -35,7 +35,6 @@ from utils.ops.nms import non_max_suppression
 from utils.ops.prototypes import get_prototypes, split_masks
 from utils.tasks.base import Postprocess, PredictionFiles, Sink, Task
 from utils.tasks.options import PostprocessOptions, SpecificOptions, TaskOptions
-from utils.tasks.registry import check_graph
 
 if TYPE_CHECKING:
     from utils.backends.info import ModelInfo
@@ -128,9 +127,7 @@ class DetectionTask(Task):
         return cls.network(cfg, ch, nc, anchors)
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
-        """As `Task.build_model`; InputError for a graph of another task."""
         graph = load_model_yaml(cfg)
-        check_graph(type(self), graph)
         anchors = None if self.hyp.anchors is None else round(self.hyp.anchors)
         model = self.build_network(graph, ch=self.channels, nc=len(self.class_names), anchors=anchors)
         if type(model.head) is not self.head:

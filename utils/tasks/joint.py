@@ -30,7 +30,6 @@ from utils.metrics.joint import JointEvaluator
 from utils.tasks.base import MASK_FLAGS, Postprocess, PredictionFiles, Sink, Task
 from utils.tasks.detect import DetectionOptions, DetectionTask
 from utils.tasks.options import PostprocessOptions, TaskOptions
-from utils.tasks.registry import check_graph
 from utils.tasks.semantic import SemanticOptions, SemanticTask
 
 if TYPE_CHECKING:
@@ -159,9 +158,7 @@ class JointTask(Task):
         return JointModel(cfg, ch, nc, anchors, n_segcls)
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
-        """As `Task.build_model`; InputError for a graph of another task."""
         graph = self.masks.override_graph(cfg)
-        check_graph(type(self), graph)
         anchors = None if self.hyp.anchors is None else round(self.hyp.anchors)
         model = self.build_network(graph, ch=self.channels, nc=len(self.class_names), anchors=anchors)
         model.names, model.semantic = dict(self.class_names), self.semantic

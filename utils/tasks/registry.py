@@ -58,8 +58,8 @@ def find_graph_task(graph: Mapping[str, Any]) -> type[Task]:
 
 
 def check_graph(kind: type[Task], graph: Mapping[str, Any]) -> None:
-    """InputError for a loaded model YAML of another task."""
-    if (other := find_graph_task(graph)) is not kind:
+    """InputError for a loaded model YAML of another task; tasks that recognize no YAML take any."""
+    if kind.graph_needs and (other := find_graph_task(graph)) is not kind:
         raise InputError(
             f"the graph is one of task {other.name!r}, task {kind.name!r} needs {kind.graph_needs}; "
             f"give a YAML or checkpoint of that kind, as in --cfg {kind.example_cfg}"

@@ -35,7 +35,6 @@ from utils.metrics.semantic import SemanticEvaluator
 from utils.ops.semantic_masks import blend_semantic_mask, crop_padding, decode_semantic_mask
 from utils.tasks.base import JOINT_FLAGS, MASK_FLAGS, Postprocess, Task, round_up
 from utils.tasks.options import PostprocessOptions, SpecificOptions, TaskOptions
-from utils.tasks.registry import check_graph
 
 if TYPE_CHECKING:
     from utils.backends.info import ModelInfo
@@ -203,9 +202,7 @@ class SemanticTask(Task):
         return SemanticModel(cfg, ch, nc if n_segcls is None else n_segcls)
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
-        """As `Task.build_model`; InputError for a graph of another task."""
         graph = self.override_graph(cfg)
-        check_graph(type(self), graph)
         model = self.build_network(graph, ch=self.channels)
         model.names, model.semantic = dict(self.class_names), self.semantic
         return model

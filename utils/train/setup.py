@@ -26,7 +26,7 @@ from utils.loggers.registry import build_tracker_callbacks, choose_services
 from utils.loggers.run_folder import CSVLogger, EpochLogger, ResultsPlotter
 from utils.tasks.base import Task
 from utils.tasks.networks import Checkpoint
-from utils.tasks.registry import find_task
+from utils.tasks.registry import check_graph, find_task
 from utils.train.autobatch import find_batch_size
 from utils.train.callbacks import Callbacks
 from utils.train.compile import compile_network
@@ -158,6 +158,7 @@ def resolve_task(run: Run) -> Plan:
     if unused := config.explicit & kind.unused_train_flags:
         LOGGER.warning(f"WARNING {format_flags(unused)}: ignored in task {kind.name!r}")
     graph = choose_graph(config, source, kind) if run.state is None else dict(run.state["yaml"])
+    check_graph(kind, graph)
     with distributed.local_main_first():  # it may be downloaded
         spec = kind.load_data(config.data)
     hyp = load_hyp(config, kind.hyp_defaults)

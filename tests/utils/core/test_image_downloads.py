@@ -190,22 +190,23 @@ def test_a_body_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         assert len(download_image(f"{base}/told")) == 100
 
 
-def test_a_slow_server_is_cut_off_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("start", [b"HTTP/1.0 200 OK\r\n\r\n", b"HTTP/1.0 200 OK\r\n"], ids=["body", "headers"])
+def test_a_slow_server_is_cut_off_at_the_deadline(start: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then keeps every single read short, but not the transfer."""
     over = threading.Event()
 
     def drip(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+        handler.wfile.write(start)
         while not over.wait(0.02):
             handler.wfile.write(b"x")
 
     monkeypatch.setattr(downloads, "IMAGE_MAX_SECONDS", 0.3)
     with serve_responses({"/": drip}) as base:
-        start = time.monotonic()
+        begin = time.monotonic()
         try:
-            with pytest.raises(InputError, match=r"not complete within the time limit"):
+            with pytest.raises(InputError, match="not complete within the time limit"):
                 download_image(base)
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - begin < 5
         finally:
             over.set()
 

@@ -291,6 +291,7 @@ def read_points(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in sorted((folder / "exp/labels").glob("*.txt"))}
 
 
+@pytest.mark.usefixtures("restore_log")
 def test_detect_hub_and_an_exported_file_agree(best: Path, tiny_data: Path, tmp_path: Path) -> None:
     images = tiny_data.parent / "images/val"
     options: dict[str, Any] = {"source": str(images), "imgsz": [96], "device": "cpu", "save_txt": True}

@@ -36,9 +36,7 @@ def test_device_of_the_run_unless_another_is_given(given: tuple[str, ...], expec
     assert prepare_resumed_launch(TrainConfig.from_args(arguments), arguments)[0] == expected
 
 
-def test_settings_of_the_checkpoint_are_the_fallback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_of_the_checkpoint_are_the_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = stored_run(tmp_path, "")
     (last.parent.parent / "opt.yaml").unlink()
     monkeypatch.setattr("models.checkpoint.load_training_state", lambda path: {"opt": {"device": "0,1"}})
