@@ -103,7 +103,7 @@ class Evaluator(Protocol):
 class Task(ABC):
     """One kind of model: configs, network, data, losses, post-processing, metrics, plots and results.
 
-    The class answers what is asked before there are data; an object serves one data set.
+    Class methods need no data; an object serves one data set.
 
     Args:
         spec: the data set.

@@ -176,7 +176,7 @@ def _count_problems(checks: list[LabelCheck]) -> int:
 
 
 def draw_plots(check: LabelCheck, folder: Path) -> None:
-    """Write sizes.png, and for each split labels.jpg, its correlogram and examples (images.jpg or maps.jpg)."""
+    """Write sizes.png, and for each split labels.jpg, its correlogram and examples (images.jpg or masks.jpg)."""
     indexes = check.indexes
     if indexes and check.kind != "masks":
         plot_sizes(
@@ -191,7 +191,7 @@ def draw_plots(check: LabelCheck, folder: Path) -> None:
         numbers = np.unique(np.linspace(0, len(index) - 1, min(len(index), NUM_EXAMPLES)).astype(int))
         examples = index.subset(numbers)
         if check.kind == "masks":
-            _draw_masks(add_mask_paths(examples, check.spec), check.spec, split_folder / "maps.jpg")
+            _draw_masks(add_mask_paths(examples, check.spec), check.spec, split_folder / "masks.jpg")
         elif check.kind == "classes":
             _draw_classes(examples, check.spec.names, split_folder / "images.jpg")
         else:

@@ -151,7 +151,7 @@ def test_semantic_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     table = (tmp_path / "runs" / "exp" / "summary.txt").read_text().splitlines()
     assert ["sky", "80.00%", "1", "100.00%", "1"] in [line.split() for line in table]
     assert sum("image width" in line for line in table) == 3  # one of boxes and one of masks in train, one in val
-    assert (tmp_path / "runs" / "exp" / "train" / "maps.jpg").is_file()
+    assert (tmp_path / "runs" / "exp" / "train" / "masks.jpg").is_file()
     assert (tmp_path / "runs" / "exp" / "train" / "labels.jpg").is_file()
 
 
@@ -175,7 +175,7 @@ def test_semantic_masks_only_and_folder_with_one_yaml(tmp_path: Path) -> None:
     data.write_text("train: images/train\nval: images/val\nsemantic: {masks: masks, names: {0: sky, 1: road}}\n")
     assert check(tmp_path, tmp_path / "runs") == 0
     assert not list((tmp_path / "runs").rglob("labels.jpg"))
-    assert len(list((tmp_path / "runs").rglob("maps.jpg"))) == 2
+    assert len(list((tmp_path / "runs").rglob("masks.jpg"))) == 2
 
 
 # -- statistics -------------------------------------------------------------------------------------------------------
