@@ -32,7 +32,7 @@ from utils.imaging.semantic_classes import SemanticClasses
 from utils.losses.result import LossResult, Reduce, keep_local
 from utils.metrics.agreement import Agreement, Comparison
 from utils.ops.network_input import PixelStatistics
-from utils.tasks.options import DataOptions, PostprocessOptions, SpecificOptions, TaskOptions
+from utils.tasks.options import NO_OVERRIDES, DataOptions, Overrides, PostprocessOptions, SpecificOptions, TaskOptions
 from utils.tasks.results import Result
 
 if TYPE_CHECKING:
@@ -296,13 +296,12 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def build_network(cls, cfg: str | Path | Mapping[str, Any], *, ch: int = 3, **overrides: Any) -> BaseModel:
+    def build_network(cls, graph: Mapping[str, Any], ch: int = 3, overrides: Overrides = NO_OVERRIDES) -> BaseModel:
         """A network of this task.
 
         Args:
-            cfg: model YAML: path, shipped name or content.
+            graph: content of the model YAML.
             ch: input channels, unless the YAML names them.
-            overrides: values that replace those of the YAML: `nc`, `anchors`, `n_segcls`, as far as the task has them.
         """
 
     @classmethod

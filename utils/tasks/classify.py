@@ -45,7 +45,7 @@ from utils.metrics.agreement import Agreement, Comparison
 from utils.metrics.classification import ClassificationEvaluator
 from utils.ops.network_input import IMAGENET
 from utils.tasks.base import Postprocess, Task
-from utils.tasks.options import PostprocessOptions, SpecificOptions, TaskOptions
+from utils.tasks.options import NO_OVERRIDES, Overrides, PostprocessOptions, SpecificOptions, TaskOptions
 from utils.tasks.results import ClassResult, make_top1_box
 
 if TYPE_CHECKING:
@@ -155,17 +155,9 @@ class ClassificationTask(Task):
         return False
 
     @classmethod
-    def build_network(
-        cls,
-        cfg: str | Path | Mapping[str, Any],
-        *,
-        ch: int = 3,
-        nc: int | None = None,
-        cutoff: int | None = None,
-        **_: Any,
-    ) -> BaseModel:
-        """As `build_classifier`."""
-        return build_classifier(cfg, nc=1000 if nc is None else nc, cutoff=cutoff)
+    def build_network(cls, graph: Mapping[str, Any], ch: int = 3, overrides: Overrides = NO_OVERRIDES) -> BaseModel:
+        """As `build_classifier`, for the classes of ImageNet unless `overrides` has a number."""
+        return build_classifier(graph, nc=1000 if overrides.nc is None else overrides.nc)
 
     @classmethod
     def get_stride(cls, graph: Mapping[str, Any]) -> int:
@@ -180,7 +172,7 @@ class ClassificationTask(Task):
         return build_classifier(graph, nc=len(state_dict[f"model.{cutoff - 1}.linear.bias"]), cutoff=cutoff)
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
-        model = self.build_network(cfg, nc=len(self.class_names), cutoff=self.specific.cutoff)
+        model = build_classifier(cfg, nc=len(self.class_names), cutoff=self.specific.cutoff)
         model.names = dict(self.class_names)
         if self.specific.dropout is not None:
             set_dropout(model, self.specific.dropout)

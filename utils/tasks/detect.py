@@ -34,7 +34,7 @@ from utils.ops.boxes import undo_letterbox
 from utils.ops.nms import non_max_suppression
 from utils.ops.prototypes import get_prototypes, split_masks
 from utils.tasks.base import Postprocess, PredictionFiles, Sink, Task
-from utils.tasks.options import PostprocessOptions, SpecificOptions, TaskOptions
+from utils.tasks.options import NO_OVERRIDES, Overrides, PostprocessOptions, SpecificOptions, TaskOptions
 
 if TYPE_CHECKING:
     from utils.backends.info import ModelInfo
@@ -115,21 +115,13 @@ class DetectionTask(Task):
         return True
 
     @classmethod
-    def build_network(
-        cls,
-        cfg: str | Path | Mapping[str, Any],
-        *,
-        ch: int = 3,
-        nc: int | None = None,
-        anchors: float | None = None,
-        **_: Any,
-    ) -> BaseModel:
-        return cls.network(cfg, ch, nc, anchors)
+    def build_network(cls, graph: Mapping[str, Any], ch: int = 3, overrides: Overrides = NO_OVERRIDES) -> BaseModel:
+        return cls.network(graph, ch, overrides.nc, overrides.anchors)
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
         graph = load_model_yaml(cfg)
         anchors = None if self.hyp.anchors is None else round(self.hyp.anchors)
-        model = self.build_network(graph, ch=self.channels, nc=len(self.class_names), anchors=anchors)
+        model = self.build_network(graph, self.channels, Overrides(len(self.class_names), anchors))
         if type(model.head) is not self.head:
             raise InputError(
                 f"the graph ends with {type(model.head).__name__}, task {self.name!r} needs {self.graph_needs}; "

@@ -29,7 +29,7 @@ from utils.metrics.agreement import Agreement, Comparison
 from utils.metrics.joint import JointEvaluator
 from utils.tasks.base import MASK_FLAGS, Postprocess, PredictionFiles, Sink, Task
 from utils.tasks.detect import DetectionOptions, DetectionTask
-from utils.tasks.options import PostprocessOptions, TaskOptions
+from utils.tasks.options import NO_OVERRIDES, Overrides, PostprocessOptions, TaskOptions
 from utils.tasks.semantic import SemanticOptions, SemanticTask
 
 if TYPE_CHECKING:
@@ -145,22 +145,13 @@ class JointTask(Task):
         return bool(layers & SEMANTIC_HEADS.keys()) and "Detect" in layers
 
     @classmethod
-    def build_network(
-        cls,
-        cfg: str | Path | Mapping[str, Any],
-        *,
-        ch: int = 3,
-        nc: int | None = None,
-        anchors: float | None = None,
-        n_segcls: int | None = None,
-        **_: Any,
-    ) -> BaseModel:
-        return JointModel(cfg, ch, nc, anchors, n_segcls)
+    def build_network(cls, graph: Mapping[str, Any], ch: int = 3, overrides: Overrides = NO_OVERRIDES) -> BaseModel:
+        return JointModel(graph, ch, overrides.nc, overrides.anchors, overrides.n_segcls)
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
         graph = self.masks.override_graph(cfg)
         anchors = None if self.hyp.anchors is None else round(self.hyp.anchors)
-        model = self.build_network(graph, ch=self.channels, nc=len(self.class_names), anchors=anchors)
+        model = self.build_network(graph, self.channels, Overrides(len(self.class_names), anchors))
         model.names, model.semantic = dict(self.class_names), self.semantic
         return model
 

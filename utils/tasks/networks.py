@@ -21,6 +21,7 @@ from utils.core.downloads import OFFICIAL_RELEASES, OFFICIAL_WEIGHTS, download_w
 from utils.core.errors import InputError
 from utils.core.files import expand_user
 from utils.imaging.semantic_classes import SemanticClasses
+from utils.tasks.options import Overrides
 from utils.tasks.registry import find_graph_task, find_task
 
 
@@ -69,7 +70,7 @@ def build_model(
         nc, anchors, n_segcls: override the YAML: classes, anchors per level, semantic classes.
     """
     graph = load_model_yaml(cfg)
-    return find_graph_task(graph).build_network(graph, ch=ch, nc=nc, anchors=anchors, n_segcls=n_segcls)
+    return find_graph_task(graph).build_network(graph, ch, Overrides(nc, anchors, n_segcls))
 
 
 def load_checkpoint(path: str | Path, *, map_location: str | torch.device = "cpu") -> Checkpoint:

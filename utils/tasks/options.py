@@ -11,6 +11,24 @@ from utils.config.val import ValConfig
 
 
 @dataclass(frozen=True)
+class Overrides:
+    """Values that replace those of a model YAML, as far as the task has them; None keeps the YAML's.
+
+    Attributes:
+        nc: classes.
+        anchors: anchors per level.
+        n_segcls: classes of the semantic mask.
+    """
+
+    nc: int | None = None
+    anchors: float | None = None
+    n_segcls: int | None = None
+
+
+NO_OVERRIDES = Overrides()
+
+
+@dataclass(frozen=True)
 class DataOptions:
     """How images are loaded.
 

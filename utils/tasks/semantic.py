@@ -34,7 +34,7 @@ from utils.metrics.agreement import Agreement, Comparison
 from utils.metrics.semantic import SemanticEvaluator
 from utils.ops.semantic_masks import blend_semantic_mask, crop_padding, decode_semantic_mask
 from utils.tasks.base import JOINT_FLAGS, MASK_FLAGS, Postprocess, Task, round_up
-from utils.tasks.options import PostprocessOptions, SpecificOptions, TaskOptions
+from utils.tasks.options import NO_OVERRIDES, Overrides, PostprocessOptions, SpecificOptions, TaskOptions
 
 if TYPE_CHECKING:
     from utils.backends.info import ModelInfo
@@ -189,21 +189,13 @@ class SemanticTask(Task):
         return bool(layers & SEMANTIC_HEADS.keys()) and "Detect" not in layers
 
     @classmethod
-    def build_network(
-        cls,
-        cfg: str | Path | Mapping[str, Any],
-        *,
-        ch: int = 3,
-        nc: int | None = None,
-        n_segcls: int | None = None,
-        **_: Any,
-    ) -> BaseModel:
+    def build_network(cls, graph: Mapping[str, Any], ch: int = 3, overrides: Overrides = NO_OVERRIDES) -> BaseModel:
         """As `Task.build_network`; `nc` serves where `n_segcls` is not given."""
-        return SemanticModel(cfg, ch, nc if n_segcls is None else n_segcls)
+        return SemanticModel(graph, ch, overrides.nc if overrides.n_segcls is None else overrides.n_segcls)
 
     def build_model(self, cfg: str | Mapping[str, Any]) -> BaseModel:
         graph = self.override_graph(cfg)
-        model = self.build_network(graph, ch=self.channels)
+        model = self.build_network(graph, self.channels)
         model.names, model.semantic = dict(self.class_names), self.semantic
         return model
 

@@ -38,7 +38,7 @@ from utils.tasks import registry
 from utils.tasks.base import Postprocess, PredictionFiles, Sink
 from utils.tasks.detect import DetectionTask
 from utils.tasks.networks import load_checkpoint, load_model
-from utils.tasks.options import PostprocessOptions
+from utils.tasks.options import NO_OVERRIDES, Overrides, PostprocessOptions
 from utils.tasks.registry import register_task
 from utils.tasks.results import DrawStyle, Result
 from utils.train.trainer import Trainer
@@ -105,11 +105,11 @@ class PeakTask(DetectionTask):
         return "PeakHead" in layers
 
     @classmethod
-    def build_network(cls, cfg: Any, *, ch: int = 3, nc: int | None = None, **_: Any) -> BaseModel:
-        return PeakModel(cls.load_graph(cfg), ch, nc)
+    def build_network(cls, graph: Any, ch: int = 3, overrides: Overrides = NO_OVERRIDES) -> BaseModel:
+        return PeakModel(graph, ch, overrides.nc)
 
     def build_model(self, cfg: Any) -> BaseModel:
-        model = self.build_network(cfg, ch=self.channels, nc=len(self.class_names))
+        model = self.build_network(self.load_graph(cfg), self.channels, Overrides(len(self.class_names)))
         model.names = dict(self.class_names)
         return model
 
