@@ -23,7 +23,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from models.common import Conv
@@ -31,6 +30,7 @@ from models.layers import LayerSpec, RowContext, find_layer_spec, scale_repeats
 from utils import activations
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
+from utils.core.yaml_files import read_yaml
 
 MODELS_DIR = Path(__file__).resolve().parent
 SUBFOLDERS = ("", "hub", "segment", "semantic", "legacy")
@@ -92,12 +92,7 @@ def load_model_yaml(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read the model YAML ({error})") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: not a model YAML; expected keys nc, anchors, backbone, head")
     return values

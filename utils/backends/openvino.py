@@ -8,7 +8,6 @@ from threading import local
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from utils.backends.base import ExportedBackend
@@ -17,6 +16,7 @@ from utils.core.device import is_bf16_faster, supports_bf16
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.packages import find_exported_file, import_runtime
+from utils.core.yaml_files import read_yaml
 
 
 class OpenVinoBackend(ExportedBackend):
@@ -94,11 +94,7 @@ def read_info(file: Path) -> ModelInfo:
     """
     if not file.is_file():
         return ModelInfo()
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{file}: not plain YAML ({reason}); export it again") from error
+    values = read_yaml(file)
     if not isinstance(values, dict):
         raise InputError(f"{file}: expected a mapping of stride and names; export it again")
     return ModelInfo.from_values(values, place=str(file))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from utils.backends.base import ExportedBackend
@@ -17,6 +16,7 @@ from utils.backends.info import ModelInfo
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.packages import find_exported_file, import_runtime
+from utils.core.yaml_files import read_yaml
 
 PROGRAMS = ("*.json", "*.pdmodel")  # of PaddlePaddle 3 and 2
 WEIGHTS = ".pdiparams"
@@ -149,11 +149,7 @@ def _find_files(folder: Path) -> tuple[Path, Path]:
 def _read_info(folder: Path) -> ModelInfo:
     """Read the metadata file beside the model; defaults if there is none."""
     for file in sorted(folder.glob("*.yaml")):
-        try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise InputError(f"{file}: cannot be read ({reason}); export the model again") from error
+        values = read_yaml(file)
         if isinstance(values, Mapping):
             return ModelInfo.from_values(values, place=str(file))
     return ModelInfo()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from utils.backends.base import ExportedBackend
@@ -18,6 +17,7 @@ from utils.backends.info import ModelInfo
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.packages import find_exported_file, import_runtime
+from utils.core.yaml_files import parse_yaml
 
 INPUT = "x"
 INFO_FILE = "metadata.yaml"  # in the folder of a SavedModel
@@ -167,11 +167,7 @@ def parse_info(text: str, place: str) -> ModelInfo:
     Raises:
         InputError: invalid metadata.
     """
-    try:
-        values = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{place}: metadata is not plain YAML ({reason}); export it again") from error
+    values = parse_yaml(text, place) or {}
     if not isinstance(values, Mapping):
         raise InputError(f"{place}: metadata: expected a mapping of stride and names; export it again")
     return ModelInfo.from_values(values, place=place)

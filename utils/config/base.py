@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 from utils.core.errors import InputError
+from utils.core.limits import LiftLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 IMG_FLAGS = ("--imgsz", "--img", "--img-size")
@@ -66,6 +67,13 @@ class BaseConfig:
             default = _get_default(f)
             options["help"] += "" if default in (None, False, "", []) else f" (default: {_format_value(default)})"
             parser.add_argument(*f.metadata["flags"], dest=name, default=argparse.SUPPRESS, **options)
+        parser.add_argument(
+            "--no-limits",
+            action=LiftLimits,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help="read files of any size; only for files that you trust",
+        )
         return parser
 
     @classmethod

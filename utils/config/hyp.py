@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from utils.core.errors import InputError
+from utils.core.yaml_files import read_yaml
 
 PROBABILITIES = ("flipud", "fliplr", "mosaic", "mixup", "cutmix", "copy_paste")
 BELOW_ONE = {
@@ -91,13 +90,7 @@ class Hyperparameters:
     @classmethod
     def load(cls, path: str | Path, *, defaults: Mapping[str, Any] | None = None) -> Hyperparameters:
         """Read a YAML file; `defaults` for missing keys precede those of this class."""
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a text file"
-            raise InputError(f"{path}: cannot read the hyperparameter file ({reason})") from error
-        except yaml.YAMLError as error:
-            raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+        values = read_yaml(path)
         if not isinstance(values, dict):
             raise InputError(f"{path}: expected `name: number` lines, see data/hyps/hyp.scratch-low.yaml")
         parsed = {str(name): _to_number(value) for name, value in values.items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import uuid
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import InputError
+from utils.core.limits import check_limit
 from utils.core.logging import LOGGER
 
 LEFTOVER_AGE_S = 3600.0  # an older temporary file is from a process that was killed
@@ -184,11 +187,30 @@ def find_file(name: str | Path, folders: Sequence[str | Path] = ()) -> Path:
     raise InputError(f"{name}: no such file; {hint}")
 
 
+def read_file(path: str | Path, *, max_bytes: float = math.inf) -> bytes:
+    """Content of a regular file; a pipe or device, whose end may never come, is refused.
+
+    Raises:
+        InputError: not a readable regular file, or larger than `max_bytes`.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116 (takes any name)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: not a regular file; give the path of a file")
+        check_limit(path, "bytes", status.st_size, max_bytes)
+        return Path(path).read_bytes()
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
+
+
 def read_json(file: Path) -> Any:
     """Content of a JSON file; InputError with file and line if it is not valid."""
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return json.loads(read_file(file).decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise InputError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, or a number of thousands of digits
         raise InputError(f"{file}: cannot be read ({error})") from error

@@ -116,7 +116,7 @@ def test_files_of_the_original_are_found(tmp_path: Path, monkeypatch: pytest.Mon
         pytest.param(
             lambda f: (f / "inference_model/model.pdiparams").write_bytes(b""), "missing or empty", id="weights"
         ),
-        pytest.param(lambda f: (f / "dïsc 1.yaml").write_bytes(b"names: [\xff"), "cannot be read", id="yaml"),
+        pytest.param(lambda f: (f / "dïsc 1.yaml").write_bytes(b"names: [\xff"), "is not UTF-8", id="yaml"),
         pytest.param(
             lambda f: (f / "dïsc 1.yaml").write_text("names: __import__('os').getcwd()"), "not evaluated", id="code"
         ),

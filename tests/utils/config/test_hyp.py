@@ -34,7 +34,7 @@ def test_low_is_the_default() -> None:
         ("warmup_momentum: 1", "warmup_momentum: 1 must be below 1"),
         ("scale: 1.5", r"scale: 1.5 must be below 1 \(the minimum zoom"),
         ("- 1", "expected `name: number` lines"),
-        ("a: [", "not a YAML file"),
+        ("a: [", "not valid YAML"),
         ("box: .nan", "not a finite number"),
         ("1: 2", "unknown hyperparameter 1"),
     ],
@@ -54,13 +54,13 @@ def test_limits_of_an_evolution_are_usable_values(name: str) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.yaml: cannot read"):
+    with pytest.raises(InputError, match=r"none\.yaml: cannot be read"):
         Hyperparameters.load(tmp_path / "none.yaml")
 
 
 def test_a_binary_file(tmp_path: Path) -> None:
-    (tmp_path / "hyp.yaml").write_bytes(b"lr0: \xff")
-    with pytest.raises(InputError, match=r"hyp\.yaml: cannot read the hyperparameter file \(not a text file\)"):
+    (tmp_path / "hyp.yaml").write_bytes(b"lr0: 1\nlrf: \xff")
+    with pytest.raises(InputError, match=r"hyp\.yaml:2: byte 0xff is not UTF-8"):
         Hyperparameters.load(tmp_path / "hyp.yaml")
 
 

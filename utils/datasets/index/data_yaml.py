@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from utils.config.base import ROOT
 from utils.core.errors import InputError
 from utils.core.files import expand_user
+from utils.core.yaml_files import read_yaml
 from utils.datasets.index.semantic_yaml import SPLITS, SemanticSpec, parse_names, parse_semantic
 from utils.datasets.prepare.archives import ARCHIVE_SUFFIXES, download_data, unpack_data_yaml
 from utils.datasets.prepare.registry import is_unfinished, prepare_data
@@ -192,13 +191,7 @@ def find_data_yaml(data: str | Path, *, flag: str = "--data") -> Path:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path)
     if raw is None:
         raise InputError(f"{path}: the file is empty; a data YAML needs train, val and names")
     if not isinstance(raw, dict):

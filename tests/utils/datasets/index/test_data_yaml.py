@@ -65,7 +65,7 @@ def test_names_as_list_or_map(root: Path, names: str) -> None:
         (BASE + "names: [a, null]", "names: the name of class 1 is None"),
         (BASE + "names: [[a, b]]", r"names: the name of class 0 is \['a', 'b'\]"),
         (BASE + "names: {0.5: a, 1: b}", "keys must be class numbers"),
-        ("path: 2020-99-99\n" + BASE + "names: [a]", "not a readable YAML file: month must be in"),
+        ("path: 2020-99-99\n" + BASE + "names: [a]", ":1: not valid YAML: '2020-99-99' is not a valid timestamp"),
         ("train: [a\nval: b", r"data\.yaml:2: not valid YAML"),
         ("train: images/nowhere\nval: images/val\nnames: [a]", "train: 'images/nowhere' not found under .*add the key"),
     ],
