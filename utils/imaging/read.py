@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from utils.core.errors import InputError
+from utils.core.errors import InputError, to_one_line
 
 Warn = Callable[[str], object]
 IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".npy", ".pfm", ".png", ".tif", ".tiff", ".webp"})
@@ -34,7 +34,7 @@ class ImageError(ValueError):
     """The image at `path` cannot be used, for this `reason`."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        super().__init__(to_one_line(f"{path}: {reason}"))
         self.path = str(path)
         self.reason = reason
 
