@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 WORKER_DIED = "DataLoader worker (pid"  # start of the PyTorch message about a killed loader process
 MAX_MESSAGE, MESSAGE_END = 800, 200  # characters of a message, and of its end, where the remedy is
 
@@ -17,7 +19,19 @@ class InputError(ValueError):
 
 
 class StoppedError(Exception):
-    """The run ended on SIGTERM, at a point from which it can be resumed."""
+    """The run was ended by a signal, and what it had written is complete.
+
+    Args:
+        received: the signal.
+        reason: end of the message.
+
+    Attributes:
+        status: exit status of the program.
+    """
+
+    def __init__(self, received: signal.Signals, reason: str = "") -> None:
+        super().__init__(f"terminated ({received.name}){reason}")
+        self.status = 128 + received
 
 
 def to_one_line(text: str) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from utils.core.errors import WORKER_DIED, InputError, StoppedError
 from utils.core.logging import setup_logging
@@ -17,26 +18,26 @@ USER_ERRNOS = frozenset(  # from disks and permissions, not from bugs
     if hasattr(errno, name)
 )
 LOST_PEER = re.compile(r"Connection (closed|reset) by peer|remote process exited")  # from gloo and NCCL
-EXIT_PROBLEM, EXIT_USAGE, EXIT_LOST, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
+EXIT_PROBLEM, EXIT_USAGE, EXIT_LOST, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 def run_script(main: Callable[[], int | None]) -> None:
     """Call `main` and exit with the status that it returns (default 0), or with that of its error.
 
     2: InputError, disk or permission error, or a loader process killed by the system. 3: another rank of the training
-    ended. 130: Ctrl-C. 143: clean shutdown on SIGTERM.
+    ended. 130: Ctrl-C. 143 and 129: clean end on SIGTERM and SIGHUP.
     """
     setup_logging()
     try:
         status = main() or 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print(f"error: {error}")
         status = EXIT_USAGE
     except OSError as error:
         if error.errno not in USER_ERRNOS:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror}; free space or choose another path", file=sys.stderr)
+        _print(f"error: {place}{error.strerror}; free space or choose another path")
         status = EXIT_USAGE
     except RuntimeError as error:
         if "LOCAL_RANK" in os.environ and LOST_PEER.search(str(error)):
@@ -44,12 +45,17 @@ def run_script(main: Callable[[], int | None]) -> None:
         if not str(error).startswith(WORKER_DIED):
             raise
         reason = str(error).splitlines()[0].rstrip(" .")
-        print(f"error: {reason}. Memory may be short: use fewer --workers or a smaller image size", file=sys.stderr)
+        _print(f"error: {reason}. Memory may be short: use fewer --workers or a smaller image size")
         status = EXIT_USAGE
     except StoppedError as error:
-        print(error, file=sys.stderr)
-        status = EXIT_TERMINATED
+        _print(str(error))
+        status = error.status
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _print("interrupted")
         status = EXIT_INTERRUPTED
     sys.exit(status)
+
+
+def _print(text: str) -> None:
+    with suppress(OSError):  # the terminal may be closed
+        print(text, file=sys.stderr)

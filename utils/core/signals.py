@@ -1,4 +1,4 @@
-"""Signals during critical sections."""
+"""Signals: stopping a run, and critical sections that they must not interrupt."""
 
 from __future__ import annotations
 
@@ -6,9 +6,66 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
+from utils.core.errors import StoppedError
+
 DEFERRED = ("SIGINT", "SIGCHLD")  # their handlers raise: Ctrl-C, and PyTorch's for a killed loader process
+STOPPING = ("SIGTERM", "SIGHUP")  # from batch systems and service managers, and from a terminal that closes
+
+
+class StopSignals:
+    """Records SIGTERM and SIGHUP within a `with` block; a second one kills the process.
+
+    A signal that the process ignores, as SIGHUP under nohup, stays ignored. Python handles signals in the main thread
+    only, so in another thread (a notebook, a service) they have their usual effect.
+
+    Attributes:
+        received: the signal, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._handlers: dict[int, Any] = {}  # that were replaced
+        self._interrupts = False
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._handlers[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def check(self) -> None:
+        """Raise StoppedError if a signal was received."""
+        if self.received is not None:
+            raise StoppedError(self.received)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within this block the signal also raises KeyboardInterrupt, like Ctrl-C."""
+        self._interrupts = True
+        try:
+            if self.received is not None:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._interrupts = False
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        for other in self._handlers:
+            signal.signal(other, signal.SIG_DFL)
+        if hasattr(signal, "SIGCHLD"):  # loader processes may have it, too, and torch would raise within a step
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if self._interrupts:
+            raise KeyboardInterrupt
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 from utils.core.errors import InputError
@@ -86,6 +86,7 @@ class BackgroundWriter:
     def close(self) -> None:
         """Wait until all results are written, and close the writers."""
         with ExitStack() as stack:
+            stack.enter_context(explain_write_errors())
             for writer in self.writers:
                 stack.callback(writer.close)
             stack.callback(self._pool.shutdown)
@@ -95,9 +96,15 @@ class BackgroundWriter:
 
 def write_all(writers: Sequence[Writer], result: Result) -> None:
     """Pass a result to each writer; InputError if it cannot be written."""
-    try:
+    with explain_write_errors(f"{result.source.path}: "):
         for writer in writers:
             writer.write(result)
+
+
+@contextmanager
+def explain_write_errors(place: str = "") -> Iterator[None]:
+    """Turn an OSError of a writer into an InputError that starts with `place`."""
+    try:
+        yield
     except OSError as error:
-        reason = f"results cannot be written: {error}"
-        raise InputError(f"{result.source.path}: {reason}; free disk space, or add --nosave") from error
+        raise InputError(f"{place}results cannot be written: {error}; free disk space, or add --nosave") from error

@@ -18,6 +18,7 @@ from utils.core.device import describe_device, select_device
 from utils.core.errors import InputError
 from utils.core.files import UniqueNames, increment_path, make_run_folder
 from utils.core.logging import LOGGER
+from utils.core.signals import StopSignals
 from utils.datasets.index.data_yaml import read_spec
 from utils.datasets.sources.factory import SourceOptions, open_source
 from utils.datasets.sources.frames import Source, SourceFrame
@@ -63,6 +64,7 @@ def detect(config: DetectConfig) -> DetectSummary:
 
     Raises:
         InputError: a setting, the model or the whole source is invalid.
+        StoppedError: SIGTERM or SIGHUP ended the run; the files are complete.
     """
     config = config.check()
     device = select_device(config.device)
@@ -84,11 +86,14 @@ def detect(config: DetectConfig) -> DetectSummary:
             source.ignore_folder(save_dir)
         writers = build_writers(config, style, save_dir)
         features_dir = save_dir if config.visualize else None
-        images = run_images(source, predictor, writers, viewers=viewers, features_dir=features_dir)
-        if config.update:
-            for file in config.weights:
-                strip_checkpoint(find_weights(file))
-        report(source, predictor, save_dir, images)
+        with StopSignals() as stop:
+            images = run_images(source, predictor, writers, viewers=viewers, features_dir=features_dir, stop=stop)
+            if config.update:
+                for file in config.weights:
+                    strip_checkpoint(find_weights(file))
+            if images or not stop.received:
+                report(source, predictor, save_dir, images)
+        stop.check()
         return DetectSummary(save_dir, images, tuple(source.problems))
 
 
@@ -195,6 +200,7 @@ def run_images(
     viewers: Sequence[Writer] = (),
     features_dir: Path | None = None,
     overlap: bool = True,
+    stop: StopSignals | None = None,
 ) -> int:
     """Predict, log, show and write every frame of the source; returns the number of frames.
 
@@ -205,8 +211,9 @@ def run_images(
         viewers: writers that have to be called in this thread.
         features_dir: folder for the feature maps of every layer.
         overlap: use the two threads.
+        stop: signals that end the run like the end of the source.
     """
-    images = 0
+    images, stop = 0, stop or StopSignals()
     with ExitStack() as stack:
         if overlap and writers:
             writers = [BackgroundWriter(writers)]
@@ -218,18 +225,19 @@ def run_images(
         stack.enter_context(closing(batches))  # type: ignore[type-var]
         stack.callback(source.close)  # called first, since the reader may wait for it
         try:
-            for items in batches:
-                for result in predict_frames(items, predictor, features_dir):
-                    images += 1
-                    write_all(writers, result)
-                    LOGGER.info(result.format_log())  # a logged result is written even after Ctrl-C
-                    write_all(viewers, result)
+            with stop.interrupting():
+                for items in batches:
+                    for result in predict_frames(items, predictor, features_dir):
+                        images += 1
+                        write_all(writers, result)
+                        LOGGER.info(result.format_log())  # a logged result is written even after Ctrl-C
+                        write_all(viewers, result)
         except StopRunning:
             LOGGER.info("stopped by key q")
         except KeyboardInterrupt:
-            if not source.endless:
+            if not (source.endless or stop.received):
                 raise
-            LOGGER.info("stopped by Ctrl-C")
+            LOGGER.info(f"stopped by {stop.received.name if stop.received else 'Ctrl-C'}")
     return images
 
 

@@ -13,18 +13,18 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from utils.core.errors import InputError
-from utils.core.files import UniqueNames, add_path_to_errors, check_space, to_folder_name
+from utils.core.errors import InputError, to_one_line
+from utils.core.files import UniqueNames, add_path_to_errors, to_folder_name
 from utils.datasets.sources.frames import SourceFrame
 from utils.imaging.letterbox import letterbox
 from utils.imaging.read import imwrite
 from utils.ops.semantic_masks import colorize, to_source_ids
+from utils.predict.video import VideoFile
 from utils.tasks.results import DrawStyle, Result
 
 WRITABLE_IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 CROP_JPEG_QUALITY = 95
 SLIDESHOW_FILE, SLIDESHOW_FPS = "all_images.mp4", 30.0
-SPACE_CHECK_INTERVAL = 100  # frames of a video between checks of free disk space
 
 
 class StopRunning(Exception):  # noqa: N818 - not an error
@@ -38,52 +38,6 @@ class Writer(Protocol):
     def close(self) -> None:
         """Finish the files; most writers have none open."""
         return
-
-
-class VideoFile:
-    """An .mp4 file open for writing.
-
-    A live source keeps its speed: frames missed since the last one are filled by repeating the new one, up to one
-    second.
-
-    Args:
-        file: replaced if it exists.
-        size_hw: frame size.
-
-    Raises:
-        InputError: OpenCV cannot write the file, or has not written all of it.
-    """
-
-    def __init__(self, file: Path, size_hw: tuple[int, ...], fps: float) -> None:
-        self.file, self.size_hw, self.fps = file, (size_hw[0], size_hw[1]), fps
-        self.frames = 0
-        self._last: int | None = None
-        codec = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]
-        self._writer = cv2.VideoWriter(str(file), codec, fps, size_hw[::-1])
-        if not self._writer.isOpened():
-            raise InputError(f"{file}: OpenCV cannot write this video; add --nosave, or check the disk")
-
-    def append(self, annotated: np.ndarray, source: SourceFrame) -> None:
-        repeats = 1
-        if source.live and source.number is not None and self._last is not None:
-            repeats = min(max((source.number - self._last) // source.step, 1), max(round(self.fps), 1))
-        self._last = source.number
-        for _ in range(repeats):
-            self._writer.write(annotated)
-            self.frames += 1
-            if self.frames % SPACE_CHECK_INTERVAL == 0:
-                check_space(self.file.parent)
-
-    def close(self) -> None:
-        """Finish the file, and check that it has all frames: OpenCV does not report errors."""
-        self._writer.release()
-        written = cv2.VideoCapture(str(self.file))
-        count = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
-        written.release()
-        if count < self.frames:
-            raise InputError(
-                f"{self.file}: only {count} of {self.frames} frames were written; free disk space, or add --nosave"
-            )
 
 
 class MediaWriter(Writer):
@@ -220,7 +174,7 @@ class TextWriter(Writer):
             path, number = result.source.path, result.source.number
             stem = self._names.assign(path, Path(path).stem, "")
             file = self.folder / f"{stem if number is None else f'{stem}_{number}'}.txt"
-            with open(file, "a", encoding="utf-8") as stream:
+            with open(file, "a", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.writelines(line + "\n" for line in lines)
 
 
@@ -232,7 +186,9 @@ class CsvWriter(Writer):
     """
 
     def __init__(self, file: Path) -> None:
-        self._stream = open(file, "w", encoding="utf-8", newline="")  # noqa: SIM115 - closed by close()
+        self._stream = open(  # noqa: SIM115 - closed by close()
+            file, "w", encoding="utf-8", newline="", errors="backslashreplace"
+        )
         self._csv = csv.writer(self._stream)
         self._csv.writerow(("Image Name", "Prediction", "Confidence"))
 
@@ -241,6 +197,7 @@ class CsvWriter(Writer):
         with add_path_to_errors(self._stream.name):
             for label, score in zip(result.labels, result.boxes[:, 4].tolist(), strict=True):
                 self._csv.writerow((name, label, f"{score:.5f}"))
+            self._stream.flush()  # a kill loses no rows
 
     def close(self) -> None:
         with add_path_to_errors(self._stream.name):
@@ -302,7 +259,7 @@ class WindowViewer(Writer):
 
     def write(self, result: Result) -> None:
         """Show one image; raises StopRunning if q is pressed."""
-        cv2.imshow(result.source.path, result.draw(self.style))
+        cv2.imshow(to_one_line(result.source.path), result.draw(self.style))
         if cv2.waitKey(1) & 0xFF == ord("q"):
             raise StopRunning
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import errno
+import io
+import signal
 from collections.abc import Callable
 
 import pytest
 
-from utils.core.errors import InputError
+from utils.core.errors import InputError, StoppedError
 from utils.core.script import run_script
 
 
@@ -23,6 +25,7 @@ def raises(error: BaseException) -> Callable[[], int]:
         (lambda: 1, 1, ""),
         (raises(InputError("a.yaml:3: no")), 2, "error: a.yaml:3: no\n"),
         (raises(KeyboardInterrupt()), 130, "interrupted\n"),
+        (raises(StoppedError(signal.SIGTERM)), 143, "terminated (SIGTERM)\n"),
         (
             raises(PermissionError(errno.EACCES, "Permission denied", "/runs/exp")),
             2,
@@ -57,3 +60,14 @@ def test_bugs_keep_their_traceback() -> None:
         run_script(raises(RuntimeError("shapes differ")))
     with pytest.raises(ZeroDivisionError):
         run_script(raises(ZeroDivisionError()))
+
+
+def test_exit_status_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("sys.stderr", Closed())
+    with pytest.raises(SystemExit) as ended:
+        run_script(raises(StoppedError(signal.SIGHUP)))
+    assert ended.value.code == 129

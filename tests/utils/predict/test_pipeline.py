@@ -20,6 +20,7 @@ from torch import Tensor
 from models.yolo import DetectionModel
 from utils.backends.pytorch import PyTorchBackend
 from utils.core.errors import InputError
+from utils.core.signals import StopSignals
 from utils.datasets.sources.frames import SourceFrame
 from utils.datasets.sources.media import MediaSource
 from utils.predict.pipeline import BackgroundWriter, prefetch
@@ -304,6 +305,46 @@ def test_ctrl_c_ends_all_threads_and_keeps_results(tmp_path: Path, endless: bool
             run_images(source, finder(), [written], viewers=[viewer])
     assert written.closed and written.numbers == [1, 2, 3]  # what was counted is kept
     assert not find_threads("reader") and not find_threads("writer")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("endless", [True, False])
+def test_stop_signal_ends_the_source(tmp_path: Path, number: signal.Signals, endless: bool) -> None:
+    class Stopping(Collector):
+        def write(self, result: Result) -> None:
+            super().write(result)
+            if len(self.numbers) == 3:
+                signal.raise_signal(number)
+
+    written, source = Collector(), MediaSource([str(clip(tmp_path / "clip.avi", 50))], endless=endless)
+    with StopSignals() as stop:
+        assert run_images(source, finder(), [written], viewers=[Stopping()], stop=stop) == 3
+    assert stop.received == number
+    assert written.closed and written.numbers == [1, 2, 3]
+    assert not find_threads("reader") and not find_threads("writer")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_stop_signal_does_not_interrupt_closing(tmp_path: Path) -> None:
+    class Closing(Collector):
+        def close(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            super().close()
+
+    window, source = Closing(), MediaSource([str(clip(tmp_path / "clip.avi", 5))])
+    with StopSignals() as stop:
+        assert run_images(source, finder(), [Collector()], viewers=[window], stop=stop) == 5
+    assert window.closed and stop.received == signal.SIGTERM
+
+
+def test_error_on_close_is_one_line() -> None:
+    class Full(Collector):
+        def close(self) -> None:
+            raise OSError(28, "No space left on device", "clip.mp4")
+
+    with pytest.raises(InputError, match=r"^results cannot be written: .*No space left.*clip\.mp4"):
+        BackgroundWriter([Full()]).close()
 
 
 def test_full_disk_ends_a_run_and_its_threads(tmp_path: Path) -> None:

@@ -68,6 +68,15 @@ class Source(Protocol):
         ...
 
 
+def is_unicode(name: object) -> bool:
+    """Whether a file name is valid Unicode. On Linux it may have bytes that are not, and OpenCV crashes on them."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sanitize_fps(value: float) -> float:
     """The frame rate that a container or camera reports, or 30 if the value is implausible."""
     return value if 0 < value <= MAX_FPS else DEFAULT_FPS
