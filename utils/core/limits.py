@@ -25,8 +25,15 @@ def check_limit(place: object, what: str, value: float, limit: float) -> None:
         place: file, with line or key if known.
         what: the quantity with its unit, such as "pixels".
     """
-    if value > limit and are_limits_on():
-        raise InputError(f"{place}: {value:,.0f} {what}, the limit is {limit:,.0f}; {REMEDY}")
+    if excess := describe_excess(what, value, limit):
+        raise InputError(f"{place}: {excess}")
+
+
+def describe_excess(what: str, value: float, limit: float) -> str | None:
+    """A message that a value is over its limit; None if it is not, or if limits are lifted."""
+    if value <= limit or not are_limits_on():
+        return None
+    return f"{value:,.0f} {what}, the limit is {limit:,.0f}; {REMEDY}"
 
 
 class LiftLimits(argparse.Action):
