@@ -13,6 +13,7 @@ import numpy as np
 
 from utils.core.downloads import file_sha256
 from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.verify import MORE_PROBLEMS
 
 SMALL, MEDIUM = 32.0, 96.0  # COCO's limits of small and medium objects: square roots of areas in pixels
 UNKNOWN_CLASS = re.compile(r": class (-?[\d.e+]+), but the data YAML names")
@@ -96,13 +97,14 @@ def find_absent_classes(indexes: Mapping[str, ImageIndex], names: Mapping[int, s
     return lines
 
 
-def describe_unknown_classes(messages: Iterable[str], names: Mapping[int, str]) -> str:
+def describe_unknown_classes(messages: Sequence[str], names: Mapping[int, str]) -> str:
     """A line about classes in the labels that the data YAML does not define; empty if there are none."""
     counts = Counter(match[1] for message in messages if (match := UNKNOWN_CLASS.search(message)))
     if not counts:
         return ""
+    least = "at least " if any(message.endswith(MORE_PROBLEMS) for message in messages) else ""
     rows = ", ".join(
-        f"{number} ({count} {'row' if count == 1 else 'rows'})" for number, count in counts.most_common(10)
+        f"{number} ({least}{count} {'row' if count == 1 else 'rows'})" for number, count in counts.most_common(10)
     )
     more = f" and {len(counts) - 10} others" if len(counts) > 10 else ""
     hint = "; do the class numbers start at 1?" if set(counts) == {str(len(names))} else ""

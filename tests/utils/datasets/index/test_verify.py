@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from utils.core.limits import NO_LIMITS
 from utils.datasets.index.verify import LabelRows, check_rows, parse_label_text, read_label_file, verify_image
 from utils.imaging.read import imwrite
 
@@ -46,6 +49,12 @@ def test_an_empty_file_has_no_rows(text: str) -> None:
         ("0 .1 .1 .2 .1 .2 .2 .3", "8 values, but a box has 5 and a polygon 7, 9, 11 ..."),
         ("0,.5,.5,.1,.1", "'0,.5,.5,.1,.1' has a value that is not a number"),
         ("0 .5 .5 .1 x", "'0 .5 .5 .1 x' has a value that is not a number"),
+        ("0x1 .5 .5 .1 .1", "'0x1 .5 .5 .1 .1' has a value that is not a number"),
+        ("1_0 .5 .5 .1 .1", "'1_0 .5 .5 .1 .1' has a value that is not a number"),
+        ("\uff10 .5 .5 .1 .1", "'\uff10 .5 .5 .1 .1' has a value that is not a number"),
+        ("0 .5\0 .5 .1 .1", "'0 .5\\x00 .5 .1 .1' has a value that is not a number"),
+        ("0 1e400 .5 .1 .1", "a value is not finite"),
+        ("1000000000 .5 .5 .1 .1", "class 1e+09, but the data YAML names 3 classes (0-2)"),
         ("0 .1 .1 .2 .1 .3 .1", "box 0.2 0.1 0.2 0 has a size that is not positive"),
         ("0 10 10 20 10 20 20", "box 15 15 10 10 is outside the image (0-1); are these pixels?"),
         ("1 .2 .2 .1 .1", "duplicate row"),
@@ -109,6 +118,59 @@ def test_a_label_file_that_is_not_text(tmp_path: Path) -> None:
     assert f"{path}: not a readable text file" in labels.messages[0]
     path.write_bytes(b"\xef\xbb\xbf0 .5 .5 .2 .2\r\n1 .4 .4 .2 .2\r\n")  # as Windows editors save it
     assert read_label_file(str(path), 3).rows[:, 0].tolist() == [0, 1]
+
+
+def test_the_size_of_a_label_file_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    with path.open("wb") as stream:
+        stream.truncate(2**27)
+    labels = read_label_file(str(path), 3)
+    assert (len(labels.rows), labels.dropped) == (0, 1)
+    assert labels.messages == [
+        f"{path}: 134,217,728 bytes, the limit is 16,777,216; use --no-limits if you trust the file; labels dropped"
+    ]
+    path.write_text("0 .5 .5 .1 .1\r" * 100_001)
+    labels = read_label_file(str(path), 3)
+    assert (len(labels.rows), labels.dropped) == (0, 1)
+    assert f"{path}: 100,001 lines, the limit is 100,000; use --no-limits" in labels.messages[0]
+    monkeypatch.setenv(NO_LIMITS, "1")
+    assert read_label_file(str(path), 3).dropped == 100_000  # duplicate rows
+
+
+@pytest.mark.parametrize(("make", "what"), [(Path.mkdir, "folder"), (getattr(os, "mkfifo", None), "pipe")])
+def test_a_label_file_must_be_a_file(tmp_path: Path, make: Callable[[Path], None] | None, what: str) -> None:
+    if make is None:
+        pytest.skip(f"this system has no {what} with a name")
+    imwrite(tmp_path / "a.png", np.zeros((20, 50, 3), np.uint8))
+    make(tmp_path / "a.txt")
+    result = verify_image(str(tmp_path / "a.png"), str(tmp_path / "a.txt"), 3)
+    assert result.size_hw == (20, 50)
+    assert result.labels.messages[0].startswith(f"{tmp_path / 'a.txt'}: not a regular file")
+    assert result.labels.dropped == 1
+
+
+def test_messages_of_an_image_are_limited(tmp_path: Path) -> None:
+    imwrite(tmp_path / "a.png", np.zeros((20, 50, 3), np.uint8))
+    (tmp_path / "a.txt").write_text("9 .5 .5 .1 .1\n" * 5000 + "0 0.9 0.5 0.4 0.2\n")
+    labels = verify_image(str(tmp_path / "a.png"), str(tmp_path / "a.txt"), 3).labels
+    assert (len(labels.rows), labels.dropped, labels.clipped) == (1, 5000, 1)
+    assert len(labels.messages) == 101
+    assert labels.messages[-1] == f"{tmp_path / 'a.png'}: 4,901 more problems with its labels"
+
+
+def test_long_lines_give_short_messages() -> None:
+    for row in ("x" * 1_000_000, "0 " * 500_000, "0 " + "x " * 500_000):
+        labels = checked(row)
+        assert labels.dropped == 1
+        assert len(labels.messages[0]) < 200
+
+
+def test_a_large_polygon() -> None:
+    angle = np.linspace(0, 2 * np.pi, 100_000)
+    points = np.stack([np.cos(angle), np.sin(angle)], 1) / 4 + 0.5
+    labels = checked("0 " + " ".join(f"{value:.6f}" for value in points.ravel()))
+    assert labels.polygons is not None and labels.polygons[0][0].shape == (100_000, 2)
+    assert labels.rows[0].tolist() == pytest.approx([0, 0.5, 0.5, 0.5, 0.5], abs=1e-4)
 
 
 def test_unusable_images(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from loopback import IMAGE, put
 from utils.config.datasets import CheckConfig
 from utils.core.errors import InputError
 from utils.datasets.index.image_index import ImageIndex
+from utils.datasets.index.verify import MORE_PROBLEMS
 from utils.datasets.tools.check import run
 from utils.datasets.tools.summary import (
     describe_sizes,
@@ -219,6 +220,8 @@ def test_unknown_classes_are_counted() -> None:
     )
     many = describe_unknown_classes([text.format(k, k) for k in range(2, 15)], NAMES)
     assert "and 3 others" in many
+    cut = describe_unknown_classes([text.format(1, 7), f"a.png: 9 {MORE_PROBLEMS}"], NAMES)
+    assert "7 (at least 1 row)" in cut
     assert describe_unknown_classes([], NAMES) == ""
 
 
