@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 
 from utils.core.logging import LOGGER
+from utils.imaging.array_files import ArrayHeader, read_array, read_array_header
+from utils.imaging.read import open_regular_file
 
 MARGIN = 1.1  # required free space over the size of the images
 SHARED_MEMORY = Path("/dev/shm")
@@ -41,6 +44,7 @@ class DiskCache:
 
     def __init__(self, paths: Sequence[str], shapes: np.ndarray, longest: int, load: Loader) -> None:
         self.files = [get_cache_path(path, longest) for path in paths]
+        self.shapes, self.load = shapes, load  # (N, 3)
 
         def fill(i: int) -> None:
             if not is_fresh(self.files[i], Path(paths[i]), tuple(shapes[i])):
@@ -49,8 +53,12 @@ class DiskCache:
         run_threaded(fill, len(paths))
 
     def get(self, i: int) -> np.ndarray:
-        """(H, W, C) uint8 image i, memory-mapped."""
-        return np.load(self.files[i], mmap_mode="r", allow_pickle=False)
+        """(H, W, C) uint8 image i, from its image file if the array file is damaged."""
+        try:
+            with open_regular_file(self.files[i]) as stream:
+                return read_array(stream, _check_array_file(stream, tuple(self.shapes[i])))
+        except ValueError:
+            return self.load(i)
 
 
 ImageCache = MemoryCache | DiskCache
@@ -117,10 +125,19 @@ def is_fresh(file: Path, image: Path, shape: tuple[int, ...]) -> bool:
     try:
         if file.stat().st_mtime_ns < image.stat().st_mtime_ns:
             return False
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with open_regular_file(file) as stream:
+            _check_array_file(stream, shape)
+    except (OSError, ValueError):
         return False
-    return array.shape == shape and array.dtype == np.uint8
+    return True
+
+
+def _check_array_file(stream: BinaryIO, shape: tuple[int, ...]) -> ArrayHeader:
+    """The header of an array file; ValueError if it is not a whole uint8 array of this shape."""
+    header = read_array_header(stream)
+    if header.shape != shape or header.dtype != np.uint8:
+        raise ValueError(f"an array of shape {header.shape}, expected {shape}")
+    return header
 
 
 def write_array(file: Path, array: np.ndarray) -> None:

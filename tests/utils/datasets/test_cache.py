@@ -120,6 +120,39 @@ def test_changed_image_is_cached_again(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
+def damage(file: Path, kind: str) -> None:
+    content = file.read_bytes()
+    if kind == "pipe":
+        file.unlink()
+        os.mkfifo(file)
+    else:
+        changed = {
+            "truncated": content[:-1],
+            "empty": b"",
+            "a zip": b"PK\3\4" + content,
+            "another shape": content.replace(b"(60, 80, 3)", b"(80, 60, 3)"),
+            "another type": content.replace(b"|u1", b"|b1"),
+            "no header": content.replace(b"descr", b"(((((", 1),
+        }
+        file.write_bytes(changed[kind])
+        os.utime(file, (2**31, 2**31))
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "a zip", "another shape", "another type", "no header", "pipe"])
+def test_damaged_cache_files_are_not_used(tmp_path: Path, kind: str) -> None:
+    if kind == "pipe" and not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no pipes with names")
+    index = make_index(tmp_path)
+    settings = {"imgsz": 80, "hyp": Hyperparameters(), "augment": False, "cache": "disk"}
+    dataset = DetectionDataset(index, **settings)  # type: ignore[arg-type]
+    expected, file = cv2.imread(index.paths[0]), get_cache_path(index.paths[0], 80)
+    damage(file, kind)
+    assert dataset.cache is not None
+    np.testing.assert_array_equal(dataset.cache.get(0), expected)
+    DetectionDataset(index, **settings)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.load(file), expected)
+
+
 def test_no_cache() -> None:
     assert build_cache(None, ["a.png"], np.array([[4, 4]]), load, longest=4, channels=1) is None
     assert build_cache("ram", [], np.zeros((0, 2)), load, longest=4, channels=1) is None
