@@ -12,6 +12,7 @@ from utils.core.files import read_file
 from utils.core.limits import are_limits_on
 
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 16 * 2**20, 1_000_000, 64
+INT_TAG, MAX_DIGITS = "tag:yaml.org,2002:int", 100  # longer ones, also 0xF..., 1:1:..., cannot be shown or take hours
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -78,6 +79,8 @@ class _BoundedLoader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
+            if node.tag == INT_TAG and len(node.value) > MAX_DIGITS:
+                raise ValueError("too many digits")
             return super().construct_object(node, deep)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             kind = node.tag.rpartition(":")[2]

@@ -37,6 +37,8 @@ def test_an_empty_file_is_none(tmp_path: Path) -> None:
         pytest.param("a: !!bool abc", "f.yaml:1: .*'abc' is not a valid bool", id="bool"),
         pytest.param("a: !!float abc", "f.yaml:1: .*'abc' is not a valid float", id="float"),
         pytest.param("a: " + "9" * 5000, "f.yaml:1: .*'9{40}' is not a valid int", id="digits"),
+        pytest.param("a: 0x" + "f" * 10_000, "f.yaml:1: .*'0xf{38}' is not a valid int", id="hexadecimal digits"),
+        pytest.param("a: 1" + ":1" * 200_000, "f.yaml:1: .*'1:1:[1:]+' is not a valid int", id="sexagesimal digits"),
         pytest.param("a: !!python/object/apply:os.system [ls]", "f.yaml:1: .*could not determine", id="python object"),
         pytest.param("? [1, 2]\n: 3", "f.yaml:1: .*unhashable key", id="key"),
         pytest.param("a: 1\nb: [", "f.yaml:2: ", id="syntax"),
