@@ -28,6 +28,7 @@ def run_script(main: Callable[[], int | None]) -> None:
     ended. 130: Ctrl-C. 143 and 129: clean end on SIGTERM and SIGHUP.
     """
     setup_logging()
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # read when it is imported; its warnings name no file
     try:
         status = main() or 0
     except InputError as error:

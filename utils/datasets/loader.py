@@ -25,6 +25,7 @@ from utils.core.types import Batch, Sample
 from utils.datasets.augment.compose import IGNORE
 from utils.datasets.detection import SampleKey
 from utils.datasets.masks import MaskBuilder
+from utils.imaging.console import silence_decoders
 from utils.imaging.letterbox import GRAY
 from utils.imaging.read import ImageError
 
@@ -308,8 +309,9 @@ def tile(samples: Sequence[Sample]) -> Sample:
 
 
 def init_worker(worker: int) -> None:
-    """Limit a worker to one thread and let the main process handle Ctrl-C."""
+    """Limit a worker to one thread, let the main process handle Ctrl-C, and discard what image decoders print."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    silence_decoders()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -16,6 +16,7 @@ import numpy as np
 from utils.core.errors import InputError
 from utils.core.limits import describe_excess
 from utils.imaging.array_files import ArrayHeader, read_array, read_array_header
+from utils.imaging.console import decoder_output
 from utils.imaging.headers import JPEG_START, ImageHeader, is_tiff, parse_header, parse_tiff_pages
 
 Warn = Callable[[str], object]
@@ -287,7 +288,8 @@ def _imdecode(data: np.ndarray, header: ImageHeader, flags: int) -> np.ndarray |
     if header.orientation is not None:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION  # versions differ in what they make of an invalid tag
     try:
-        frame = cv2.imdecode(data, flags)
+        with decoder_output():
+            frame = cv2.imdecode(data, flags)
     except cv2.error:
         return None
     if frame is None:
@@ -335,9 +337,11 @@ def _decode_many_channels(data: np.ndarray, header: ImageHeader, channels: int, 
     try:
         if is_tiff(data.data):
             _check_pages(data, channels, path)
-            _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
+            with decoder_output():
+                _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
         else:
-            frame = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+            with decoder_output():
+                frame = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
             pages = [] if frame is None else [_UPRIGHT.get(header.orientation or 1, np.asarray)(frame)]
     except cv2.error:
         pages = []

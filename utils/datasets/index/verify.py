@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from utils.core.errors import InputError
 from utils.core.files import read_file
 from utils.core.limits import check_limit
 from utils.core.types import Polygons
+from utils.imaging.console import capture_stderr
 from utils.imaging.read import ImageError, check_image
 
 MAX_BYTES, MAX_LINES = 2**24, 100_000  # of a label file
@@ -86,6 +88,28 @@ def verify_image(image: str, label: str | LabelRows | None, num_classes: int) ->
     if warning:
         labels.messages.insert(0, f"{image}: {warning}")
     return verified
+
+
+def name_damaged_images(images: Sequence[str], lines: Sequence[str]) -> list[str]:
+    """Messages that name the images whose decoders wrote `lines`, found by decoding the images one by one.
+
+    Lines that come from elsewhere are written to standard error.
+    """
+    messages, unexplained = [], Counter(lines)
+    for image in images:
+        if not unexplained:
+            break
+        try:
+            with capture_stderr() as own_lines:
+                is_reported = check_image(image)[1] is not None
+        except ImageError:
+            is_reported = True
+        if own_lines and not is_reported:
+            messages.append(f"{image}: {own_lines[0]}; image used")
+        unexplained -= Counter(own_lines)
+    for line in unexplained.elements():
+        print(line, file=sys.stderr)
+    return messages
 
 
 def read_label_file(path: str, num_classes: int) -> LabelRows:
