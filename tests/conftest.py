@@ -28,6 +28,12 @@ def shared() -> Path:
 
 
 @pytest.fixture
+def allow_private_urls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow downloads from servers on loopback."""
+    monkeypatch.setenv("YOLOv5_ALLOW_PRIVATE_URLS", "1")
+
+
+@pytest.fixture
 def restore_log() -> Iterator[None]:
     """Restore handlers and level of the project's logger after the test."""
     from utils.core.logging import LOGGER

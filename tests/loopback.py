@@ -93,6 +93,20 @@ def tar_bytes(files: Mapping[str, bytes], mode: str = "w") -> bytes:
     return memory.getvalue()
 
 
+def tar_entry(
+    name: bytes, content: bytes = b"", *, kind: bytes = b"0", link: bytes = b"", size: int | None = None
+) -> bytes:
+    """Header and content of an entry of a tar archive, which may be invalid; `size` is what the header declares."""
+    size = len(content) if size is None else size
+    number = b"%011o\0" % size if size < 8**11 else b"\x80" + size.to_bytes(11, "big")
+    fields = {0: name, 100: b"0004777\0", 124: number, 148: b" " * 8, 156: kind, 157: link, 257: b"ustar\x0000"}
+    header = bytearray(512)
+    for offset, value in fields.items():
+        header[offset : offset + len(value)] = value
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + content + bytes(-len(content) % 512)
+
+
 def put(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

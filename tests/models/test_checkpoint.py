@@ -326,7 +326,7 @@ def test_attempt_load_under_its_public_address(two_files: list[str]) -> None:
 
 
 @pytest.fixture
-def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allow_private_urls: None) -> Iterator[tuple[Path, str]]:
     """A folder served on loopback as the releases page, and its address."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

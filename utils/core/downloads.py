@@ -6,18 +6,20 @@ import hashlib
 import math
 import os
 import re
+import shutil
 import socket
 import string
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, InvalidURL
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 from urllib.request import (
     HTTPDefaultErrorHandler,
     HTTPErrorProcessor,
@@ -39,10 +41,15 @@ OFFICIAL_RELEASES = "https://github.com/ultralytics/yolov5/releases"
 OFFICIAL_WEIGHTS = tuple(f"yolov5{size}{kind}.pt" for kind in ("", "6", "-cls", "-seg") for size in "nsmlx")
 ALLOW_PRIVATE = "YOLOv5_ALLOW_PRIVATE_URLS"
 IMAGE_MAX_BYTES, IMAGE_MAX_SECONDS = 64 * 2**20, 20.0
+WEIGHTS_MAX_BYTES = 2e9
 TIMEOUT_S = 20.0  # for the connection and for each read
+ANSWER_S = 60.0  # for the headers of an answer, with redirects
+MIN_SPEED, SPEED_S = 1000.0, 60.0  # bytes per second, and the seconds over which they are averaged
+FREE_BYTES = 1e8  # space that a file of unknown size must leave free
 TRIES, PAUSE_S = 4, 1.0  # attempts at a file, and seconds before the second; the pause doubles
 CHUNK = 1 << 18
 MAX_REDIRECTS = 5
+MAX_ADDRESSES = 4  # of a host that are tried
 TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # errors that another attempt may not meet
 REMEDY = "check the address, or download the file yourself"
 NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last four bytes
@@ -63,9 +70,8 @@ def download_image(url: str) -> bytes:
     Raises:
         InputError: the image cannot be downloaded within the limits.
     """
-    allow_private = os.getenv(ALLOW_PRIVATE, "").strip().lower() in ("1", "true", "yes")
     deadline = time.monotonic() + IMAGE_MAX_SECONDS
-    with _open_url(url, {}, ProxyHandler({}), deadline, public_only=not allow_private) as response:
+    with _open_url(url, {}, ProxyHandler({}), deadline) as response:
         return b"".join(_read_chunks(response, url, IMAGE_MAX_BYTES, deadline))
 
 
@@ -82,35 +88,41 @@ def download_file(
     The data is written to `dest.part`. An interrupted transfer is retried after a doubling pause and resumed, also by
     a later call, if the file on the server is still the same version.
 
+    It connects to public addresses only, as `download_image` does. A proxy that the environment names is trusted: it
+    may have a private address, and resolves names itself.
+
     Args:
         check: called with the complete part; raises InputError to reject it, and it is removed.
-        max_bytes, max_seconds: limits of the file and of all attempts together.
+        max_bytes, max_seconds: limits of the file and of all attempts together. Free space and a minimum speed of
+            1 kB/s, averaged over a minute, always limit a download.
 
     Raises:
-        InputError: the file cannot be downloaded within the limits, or the check failed.
+        InputError: the file cannot be downloaded within the limits or written, or the check failed.
     """
     dest = Path(dest)
     part, tag = dest.with_name(f"{dest.name}.part"), dest.with_name(f"{dest.name}.part.tag")
     deadline = time.monotonic() + max_seconds
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1, TRIES + 1):
-        try:
-            _download_part(url, part, tag, max_bytes, deadline)
-            break
-        except InterruptedTransferError as error:
-            if attempt == TRIES:
-                raise
-            LOGGER.warning(f"{str(error).split(';')[0]}; retrying")
-            time.sleep(PAUSE_S * 2 ** (attempt - 1))
+    with _write_errors(dest):
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, TRIES + 1):
+            try:
+                _download_part(url, part, tag, max_bytes, deadline)
+                break
+            except InterruptedTransferError as error:
+                if attempt == TRIES:
+                    raise
+                LOGGER.warning(f"{str(error).split(';')[0]}; retrying")
+                time.sleep(PAUSE_S * 2 ** (attempt - 1))
     try:
         if check is not None:
             check(part)
     except InputError:
         part.unlink()
-        tag.unlink()
+        tag.unlink(missing_ok=True)
         raise
-    part.replace(dest)
-    tag.unlink()
+    with _write_errors(dest):
+        part.replace(dest)
+        tag.unlink(missing_ok=True)
     return dest
 
 
@@ -132,7 +144,8 @@ def download_weights(
     reasons = []
     for release in ("download/v7.0", "latest/download"):
         try:
-            return download_file(f"{releases}/{release}/{target.name}", target, check=check)
+            url = f"{releases}/{release}/{target.name}"
+            return download_file(url, target, check=check, max_bytes=WEIGHTS_MAX_BYTES)
         except InputError as error:
             reasons.append(str(error).split(";")[0])
     raise InputError(f"{target}: not found, download failed ({reasons[0]}); put the file at {target.absolute()}")
@@ -147,6 +160,25 @@ def file_sha256(path: Path) -> str:
 def hide_secrets(url: str) -> str:
     """The URL without user, password and query, for messages."""
     return re.sub(r"^([^:/?#]+://)[^/?#]*@", r"\1", url).partition("?")[0]
+
+
+def parse_url(url: str) -> SplitResult:
+    """The parts of an http or https URL; InputError if it is not a valid one."""
+    shown = hide_secrets(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # a ValueError if it is not one
+    except ValueError as error:
+        raise InputError(f"{shown}: not a valid URL ({error}); {REMEDY}") from error
+    if parts.scheme not in ("http", "https"):
+        raise InputError(f"{shown}: not an http or https URL; {REMEDY}")
+    if not url.isprintable():
+        raise InputError(f"{shown}: not a valid URL (it has unprintable characters); {REMEDY}")
+    if "@" in parts.netloc:
+        raise InputError(f"{shown}: user names in URLs are not supported; {REMEDY}")
+    if not parts.hostname:
+        raise InputError(f"{shown}: not a valid URL (no host given); {REMEDY}")
+    return parts
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
@@ -177,44 +209,54 @@ def _download_part(url: str, part: Path, tag: Path, max_bytes: float, deadline: 
             version = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
             tag.write_text(f"{url}\n{version}\n", encoding="utf-8")
         total = None if response.length is None else start + response.length
+        if (response.length or 0) > (free := shutil.disk_usage(part.parent).free):
+            needed = f"needs {(response.length or 0) / 1e9:,.1f} GB in {part.parent}, but {free / 1e9:.1f} GB are free"
+            raise InputError(f"{hide_secrets(url)}: {needed}; free space or use another folder")
         with (
             part.open("r+b" if start else "wb") as file,
             tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
         ):
             file.seek(start)
             for chunk in _read_chunks(response, url, max_bytes, deadline, size=start):
+                if total is None and shutil.disk_usage(part.parent).free < FREE_BYTES:
+                    file.truncate(0)
+                    raise InputError(f"{hide_secrets(url)}: of unknown size, and fills the disk; {REMEDY}")
                 file.write(chunk)
                 bar.update(len(chunk))
 
 
-def _open_url(
-    url: str, headers: dict[str, str], proxies: ProxyHandler, deadline: float, *, public_only: bool = False
-) -> HTTPResponse:
+def _open_url(url: str, headers: dict[str, str], proxies: ProxyHandler, deadline: float) -> HTTPResponse:
     """Open an http(s) URL, following redirects; read the body with `_read_chunks`."""
+    parse_url(url)
     redirects = HTTPRedirectHandler()
     redirects.max_redirections = MAX_REDIRECTS  # type: ignore[misc]
+    connections = _Connections(min(deadline, time.monotonic() + ANSWER_S))
     opener = OpenerDirector()  # build_opener would also follow redirects to ftp://
-    for handler in (proxies, redirects, HTTPErrorProcessor(), HTTPDefaultErrorHandler(), UnknownHandler()):
+    for handler in (proxies, redirects, HTTPErrorProcessor(), HTTPDefaultErrorHandler(), UnknownHandler(), connections):
         opener.add_handler(handler)
-    opener.add_handler(_Connections(deadline, public_only=public_only))
     with _transfer_errors(url):
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https"):
-            raise InputError(f"{hide_secrets(url)}: not an http or https URL; {REMEDY}")
-        if "@" in parts.netloc:
-            raise InputError(f"{hide_secrets(url)}: user names in URLs are not supported; {REMEDY}")
         request = Request(quote(url, safe=string.punctuation), headers={"User-Agent": "OpenYOLOv5", **headers})
-        response: HTTPResponse = opener.open(request, timeout=TIMEOUT_S)  # type: ignore[assignment]
+        try:
+            response: HTTPResponse = opener.open(request, timeout=TIMEOUT_S)  # type: ignore[assignment]
+        finally:
+            if connections.is_late:
+                raise InputError(f"{hide_secrets(url)}: not complete within the time limit; {REMEDY}")
     return response
 
 
 def _read_chunks(response: HTTPResponse, url: str, max_bytes: float, deadline: float, size: int = 0) -> Iterator[bytes]:
     """Yield the body of a response, from byte `size` of the file; InputError if interrupted or over a limit."""
+    last_time, last_size = time.monotonic(), size
     while True:
         if size + (response.length or 0) > max_bytes:
             raise InputError(f"{hide_secrets(url)}: larger than {max_bytes / 1e6:.0f} MB; {REMEDY}")
-        if time.monotonic() >= deadline:
+        now = time.monotonic()
+        if now >= deadline:
             raise InputError(f"{hide_secrets(url)}: not complete within the time limit; {REMEDY}")
+        if now >= last_time + SPEED_S:
+            if size - last_size < MIN_SPEED * (now - last_time):
+                raise InputError(f"{hide_secrets(url)}: slower than {MIN_SPEED / 1e3:g} kB/s; try again later")
+            last_time, last_size = now, size
         with _transfer_errors(url):
             chunk = response.read1(CHUNK)
             if not chunk and response.length:
@@ -236,38 +278,52 @@ def _transfer_errors(url: str) -> Iterator[None]:
     except HTTPError as error:
         kind = InterruptedTransferError if error.code in TEMPORARY else InputError
         raise kind(f"{shown}: the server answered {error.code} {' '.join(error.reason.split())}; {REMEDY}") from error
-    except (URLError, InvalidURL, ValueError) as error:
+    except (URLError, InvalidURL, ValueError, OverflowError) as error:  # OverflowError: the port of a redirect
         raise InputError(f"{shown}: cannot be reached ({getattr(error, 'reason', error)}); {REMEDY}") from error
     except (OSError, HTTPException) as error:
         reason = str(error) or type(error).__name__
         raise InterruptedTransferError(f"{shown}: transfer interrupted ({reason}); {REMEDY}") from error
 
 
+@contextmanager
+def _write_errors(file: Path) -> Iterator[None]:
+    """Raise the errors of a file system as InputError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{file}: cannot be written ({reason}); free space or use another folder") from error
+
+
 class _Connections(HTTPHandler, HTTPSHandler):
-    """Opens the connections of an opener, with `public_only` to public addresses only.
+    """Opens the connections of an opener, to public addresses only or to the proxy.
 
     A connection whose response headers are incomplete at `deadline` is shut down.
     """
 
-    def __init__(self, deadline: float, *, public_only: bool) -> None:
+    def __init__(self, deadline: float) -> None:
         super().__init__()
         self.deadline = deadline
-        self.public_only = public_only
+        self.is_late = False
 
     def do_open(self, http_class: Callable[..., HTTPConnection], req: Request, **arguments: Any) -> HTTPResponse:
         connections: list[HTTPConnection] = []
+        is_proxied = req.has_proxy() or getattr(req, "_tunnel_host", None) is not None
+        allow_private = os.getenv(ALLOW_PRIVATE, "").strip().lower() in ("1", "true", "yes")
 
         def build_connection(host: str, **options: Any) -> HTTPConnection:
             connection = http_class(host, **options)
-            if self.public_only:
-                connection._create_connection = _connect_to_public  # type: ignore[attr-defined]
+            connect = partial(_connect, public_only=not (is_proxied or allow_private))
+            connection._create_connection = connect  # type: ignore[attr-defined]
             connections.append(connection)
             return connection
 
         def shut_down() -> None:
+            self.is_late = True
             for connection in connections:
                 if connection.sock is not None:
-                    connection.sock.shutdown(socket.SHUT_RDWR)
+                    with suppress(OSError):  # a TLS handshake, which has its own timeout, has taken the socket
+                        connection.sock.shutdown(socket.SHUT_RDWR)
 
         seconds_left = max(self.deadline - time.monotonic(), 0)
         timer = threading.Timer(min(seconds_left, threading.TIMEOUT_MAX), shut_down)
@@ -279,13 +335,13 @@ class _Connections(HTTPHandler, HTTPSHandler):
             timer.cancel()
 
 
-def _connect_to_public(address: tuple[str, int], timeout: float, *_: Any) -> socket.socket:
-    """As `socket.create_connection`; InputError if an address of the host is not public."""
+def _connect(address: tuple[str, int], timeout: float, *_: Any, public_only: bool) -> socket.socket:
+    """As `socket.create_connection` to a few addresses; with `public_only`, InputError if one is not public."""
     host, port = address
     infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    numbers = list(dict.fromkeys(str(info[4][0]) for info in infos))
+    numbers = list(dict.fromkeys(str(info[4][0]) for info in infos))[:MAX_ADDRESSES]
     for number in numbers:
-        if not is_public(ip_address(number.partition("%")[0])):
+        if public_only and not is_public(ip_address(number.partition("%")[0])):
             raise InputError(f"{host}: {number} is not a public address; set {ALLOW_PRIVATE}=1 to allow it")
     for number in numbers[:-1]:
         with suppress(OSError):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from loopback import Responder, respond, serve_responses
 
 from utils.core import downloads
 from utils.core.downloads import download_file, download_weights
@@ -65,14 +70,19 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         body = content[start:]
-        self.wfile.write(body[: self.server.cuts.pop(0)] if self.server.cuts else body)
+        with suppress(OSError):  # the client may refuse it
+            self.wfile.write(body[: self.server.cuts.pop(0)] if self.server.cuts else body)
+
+    def do_CONNECT(self) -> None:
+        self.server.requests.append((self.path, None))
+        self.send_error(403)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch, allow_private_urls: None) -> Iterator[Server]:
     monkeypatch.setattr(downloads, "PAUSE_S", 0)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -197,6 +207,11 @@ def test_a_rejected_file_is_removed(server: Server, tmp_path: Path) -> None:
 
 def test_redirects_are_followed_and_limited(server: Server, tmp_path: Path) -> None:
     server.files["/a.bin"], server.locations = CONTENT, {"/old": "/a.bin", "/round": "/round", "/file": "file:///etc"}
+    server.locations |= {
+        "/ftp": "ftp://127.0.0.1/a.bin",
+        "/port": f"http://127.0.0.1:{'9' * 30}/",
+        "/ip": "http://[::1/",
+    }
     server.cuts = [300_000]
     download_file(f"{server.url}/old", tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
@@ -205,13 +220,25 @@ def test_redirects_are_followed_and_limited(server: Server, tmp_path: Path) -> N
         download_file(f"{server.url}/round", tmp_path / "b.bin")
     with pytest.raises(InputError, match=r"/file: the server answered 302 .*'file:///etc' is not allowed"):
         download_file(f"{server.url}/file", tmp_path / "b.bin")
+    for name, problem in (("ftp", "unknown url type: ftp"), ("port", "int too large"), ("ip", "Invalid IPv6 URL")):
+        with pytest.raises(InputError, match=rf"/{name}: cannot be reached \(.*{problem}"):
+            download_file(f"{server.url}/{name}", tmp_path / "b.bin")
+    assert names_in(tmp_path) == ["a.bin"]
 
 
 def test_the_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files["http://host.invalid/a.bin"] = CONTENT  # a proxy is asked for the whole URL
     monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.delenv(downloads.ALLOW_PRIVATE)  # a proxy may be private
     download_file("http://host.invalid/a.bin", tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    monkeypatch.setenv("https_proxy", server.url)
+    with pytest.raises(InputError, match="Tunnel connection failed: 403"):
+        download_file("https://host.invalid/a.bin", tmp_path / "b.bin")
+    assert server.requests[-1] == ("host.invalid:443", None)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with pytest.raises(InputError, match=r"127\.0\.0\.1 is not a public address"):
+        download_file(f"{server.url}/a.bin", tmp_path / "b.bin")
 
 
 def test_empty_file(server: Server, tmp_path: Path) -> None:
@@ -225,6 +252,186 @@ def test_other_schemes_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"not an http or https URL"):
             download_file(url, tmp_path / "copy")
     assert names_in(tmp_path) == ["secret"]
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://", r"not a valid URL \(no host given\)"),
+        ("http:///a", r"not a valid URL \(no host given\)"),
+        ("http://:80/a", r"not a valid URL \(no host given\)"),
+        ("http://[::1/a", r"not a valid URL \(Invalid IPv6 URL\)"),
+        ("http://[x]/a", "not a valid URL"),
+        (f"http://127.0.0.1:{'9' * 30}/a", r"not a valid URL \(Port out of range"),
+        ("http://127.0.0.1:x/a", r"not a valid URL \(Port could not be cast"),
+        ("http://host/a\0b", r"not a valid URL \(it has unprintable characters\)"),
+        ("http://ho\0st/a", r"not a valid URL \(it has unprintable characters\)"),
+        ("http://host/a\r\nX: y", r"not a valid URL \(it has unprintable characters\)"),
+        ("http://host/\udcff", r"not a valid URL \(it has unprintable characters\)"),
+        ("http://\u2100.invalid/a", "not a valid URL"),
+        ("http://a..b/a", "cannot be reached"),
+        (f"http://{'a' * 70}.invalid/a", "cannot be reached"),
+        ("http://ho st/a", r"cannot be reached \(URL can't contain control characters"),
+        (f"http://[::1/{'a' * 10**6}", "not a valid URL|Invalid IPv6 URL"),
+    ],
+)
+def test_invalid_urls_are_refused(tmp_path: Path, url: str, problem: str) -> None:
+    with pytest.raises(InputError, match=problem) as caught:
+        download_file(url, tmp_path / "a")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 900
+    assert names_in(tmp_path) == []
+
+
+# -- private addresses ------------------------------------------------------------------------------------------------
+
+
+def test_private_addresses_are_refused_unless_allowed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["/download/v7.0/yolov5n.pt"] = b"weights"
+    port = server.server_address[1]
+    hosts = ("127.0.0.1", "localhost", "127.1", "2130706433", "%31%32%37.0.0.1", "[::ffff:127.0.0.1]")
+    monkeypatch.delenv(downloads.ALLOW_PRIVATE)
+    for host in hosts:
+        with pytest.raises(
+            InputError, match=r"127\.0\.0\.1 is not a public .*; set YOLOv5_ALLOW_PRIVATE_URLS=1 to all"
+        ):
+            download_file(f"http://{host}:{port}/download/v7.0/yolov5n.pt", tmp_path / "a.bin")
+    with pytest.raises(InputError, match=r"yolov5n\.pt: not found, download failed \(127.* is not a public address\)"):
+        download_weights(tmp_path / "yolov5n.pt", releases=server.url)
+    assert not server.requests
+    monkeypatch.setenv(downloads.ALLOW_PRIVATE, "1")
+    download_weights(tmp_path / "yolov5n.pt", releases=server.url)
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("http://127.0.0.2:1/a", "127.0.0.2"),
+        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254"),
+        ("http://10.0.0.1/", "10.0.0.1"),
+        ("http://192.168.0.1/", "192.168.0.1"),
+        ("http://[fe80::1]/", "fe80::1"),
+        ("http://[::1]/", "::1"),
+    ],
+)
+def test_redirects_to_private_addresses_are_refused(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, shown: str
+) -> None:
+    """A mock takes the first host for a public one."""
+    server.locations["/a.bin"] = target
+    monkeypatch.delenv(downloads.ALLOW_PRIVATE)
+    monkeypatch.setattr(downloads, "is_public", lambda address: str(address) == "127.0.0.1")
+    with pytest.raises(InputError, match=rf"{shown}: {shown} is not a public address"):
+        download_file(f"{server.url}/a.bin", tmp_path / "a.bin")
+
+
+def test_few_addresses_of_a_host_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock of a name with addresses that do not answer."""
+    tried: list[object] = []
+    infos = [(0, 0, 0, "", (f"8.8.8.{number}", 80)) for number in range(250)]
+
+    def connect(address: object, **_: object) -> socket.socket:
+        tried.append(address)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr("utils.core.downloads.socket.getaddrinfo", lambda *_, **__: infos)
+    monkeypatch.setattr("utils.core.downloads.socket.create_connection", connect)
+    with pytest.raises(InputError, match=r"cannot be reached \(timed out\)"):
+        download_file("http://host.invalid/a.bin", tmp_path / "a.bin")
+    assert tried == [(f"8.8.8.{number}", 80) for number in range(downloads.MAX_ADDRESSES)]
+
+
+# -- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def repeat(start: bytes, content: bytes, over: threading.Event, pause: float) -> Responder:
+    """A response that does not end."""
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(start)
+        while not over.wait(pause):
+            handler.wfile.write(content)
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("start", "content", "problem", "left"),
+    [
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 9999\r\n\r\n", b"x", "slower than 1 kB/s; try again later", True),
+        (b"HTTP/1.0 200 OK\r\n", b"x", "not complete within the time limit", False),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", "not complete within the time limit", False),
+    ],
+    ids=["body", "headers", "continue"],
+)
+def test_a_dripping_server_is_cut_off(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    allow_private_urls: None,
+    start: bytes,
+    content: bytes,
+    problem: str,
+    left: bool,
+) -> None:
+    monkeypatch.setattr(downloads, "SPEED_S", 0.3)
+    monkeypatch.setattr(downloads, "ANSWER_S", 0.3)
+    over, begin = threading.Event(), time.monotonic()
+    with serve_responses({"/a": repeat(start, content, over, 0.02)}) as base:
+        try:
+            with pytest.raises(InputError, match=problem):
+                download_file(f"{base}/a", tmp_path / "a")
+            assert time.monotonic() - begin < 5
+        finally:
+            over.set()
+    assert names_in(tmp_path) == (["a.part", "a.part.tag"] if left else [])
+
+
+def test_a_file_larger_than_the_free_space_is_refused(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["/a.bin"] = CONTENT
+    monkeypatch.setattr("utils.core.downloads.shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(InputError, match=r"/a\.bin: needs 0\.0 GB in .*, but 0\.0 GB are free; free space or use"):
+        download_file(f"{server.url}/a.bin", tmp_path / "a.bin")
+    with (
+        serve_responses({"/a": respond(b"", length=10**18)}) as base,
+        pytest.raises(InputError, match=r"/a: needs 1,000,000,000\.0 GB in "),
+    ):
+        download_file(f"{base}/a", tmp_path / "a")
+
+
+def test_a_file_without_end_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allow_private_urls: None
+) -> None:
+    part, over = tmp_path / "a.part", threading.Event()
+
+    def disk_usage(_: object) -> SimpleNamespace:
+        return SimpleNamespace(free=downloads.FREE_BYTES + 3_000_000 - part.stat().st_size if part.exists() else 1e9)
+
+    monkeypatch.setattr("utils.core.downloads.shutil.disk_usage", disk_usage)
+    endless = repeat(b"HTTP/1.0 200 OK\r\n\r\n", bytes(100_000), over, 0)
+    with serve_responses({"/a": endless}) as base:
+        try:
+            with pytest.raises(InputError, match="/a: of unknown size, and fills the disk"):
+                download_file(f"{base}/a", tmp_path / "a")
+        finally:
+            over.set()
+    assert part.stat().st_size == 0
+
+
+def test_a_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
+    server.files["/a.bin"] = CONTENT
+    (tmp_path / "file").touch()
+    for dest in (tmp_path / "file" / "a.bin", tmp_path / ("n" * 250), tmp_path / "file" / "deep" / "a"):
+        with pytest.raises(InputError, match=r"cannot be written \(.*\); free space or use another folder"):
+            download_file(f"{server.url}/a.bin", dest)
+
+
+def test_a_partial_answer_without_a_request_for_one(tmp_path: Path, allow_private_urls: None) -> None:
+    with serve_responses({"/a": respond(b"content", status=206)}) as base:
+        assert download_file(f"{base}/a", tmp_path / "a").read_bytes() == b"content"
+    assert names_in(tmp_path) == ["a"]
 
 
 # -- official weights -------------------------------------------------------------------------------------------------

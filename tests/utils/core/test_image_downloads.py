@@ -227,9 +227,9 @@ def test_interrupted_and_missing_images() -> None:
     [
         ("file:///etc/passwd", "not an http or https URL"),
         ("ftp://a/b.jpg", "not an http or https URL"),
-        ("http://", r"cannot be reached \(no host given\)"),
-        ("http://127.0.0.1:99999/b", "cannot be reached"),
-        ("http://[::1/x", r"cannot be reached \(Invalid IPv6 URL\)"),
+        ("http://", r"not a valid URL \(no host given\)"),
+        ("http://127.0.0.1:99999/b", r"not a valid URL \(Port out of range"),
+        ("http://[::1/x", r"not a valid URL \(Invalid IPv6 URL\)"),
         ("http://my host/b", r"cannot be reached \(URL can't contain control characters"),
     ],
 )

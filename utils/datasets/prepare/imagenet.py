@@ -11,8 +11,8 @@ from tqdm import tqdm
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.packages import import_runtime
-from utils.datasets.prepare.archives import unpack_archive
 from utils.datasets.prepare.manual import unpack_local_archives
+from utils.datasets.prepare.unpack import unpack_archive
 
 PAGE = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php"
 TRAIN, VAL, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from utils.core.errors import InputError
-from utils.datasets.prepare.archives import unpack_archive
+from utils.datasets.prepare.unpack import unpack_archive
 
 
 def unpack_local_archives(root: Path, archives: Mapping[str, str], page: str) -> None:

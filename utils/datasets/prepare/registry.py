@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,7 @@ def prepare_data(download: Any, root: Path, raw: Mapping[str, Any], *, source: P
 
 def is_unfinished(root: Path) -> bool:
     """Whether a preparer was interrupted below `root`, so that labels may be missing."""
-    return (root / UNFINISHED).exists()
+    return os.path.exists(root / UNFINISHED)  # noqa: PTH110 (pathlib raises an error for an impossible name)
 
 
 def _run_with_marker(prepare: Preparer, root: Path, raw: Mapping[str, Any]) -> None:

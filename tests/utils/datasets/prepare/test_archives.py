@@ -1,130 +1,125 @@
-"""Unpacking of archives, and archives that would write outside their folder."""
+"""Archives and data YAMLs from URLs: names, folders, repeated and failed downloads."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
-import stat
-import tarfile
-import zipfile
+import os
 from pathlib import Path
 
 import pytest
+from loopback import put, write_zip, zip_bytes
 
 from utils.core.errors import InputError
-from utils.datasets.prepare.archives import unpack_archive
-
-CONTENT = bytes(range(256)) * 4000  # 1,024,000 bytes
+from utils.datasets.prepare.archives import (
+    download_archive,
+    download_data,
+    download_dataset,
+    get_file_name,
+    unpack_data_yaml,
+)
 
 
 def names_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-def make_zip(path: Path, members: dict[str, bytes], *, link: str | None = None) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-        if link is not None:
-            info = zipfile.ZipInfo(link)
-            info.external_attr = (stat.S_IFLNK | 0o777) << 16
-            archive.writestr(info, "/etc")
-    return path
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://host/a/set.zip?x=/y.zip#/z.zip", "set.zip"),
+        ("http://host/a%2f..%2f..%2fset.zip", "set.zip"),
+        ("http://host/a%5c..%5cset.zip", "set.zip"),
+        ("http://host/ä %C3%BC.zip", "ä ü.zip"),
+        ("http://host/set/", "set"),
+    ],
+)
+def test_file_names_of_urls(url: str, name: str) -> None:
+    assert get_file_name(url) == name
 
 
-def make_tar(
-    path: Path, members: dict[str, bytes], *, mode: str = "w:gz", special: tarfile.TarInfo | None = None
-) -> Path:
-    with tarfile.open(path, mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        if special is not None:
-            archive.addfile(special)
-    return path
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://host/", "its file name '' is empty or consists of dots"),
+        ("http://host/..", r"its file name '\.\.' is empty or consists of dots"),
+        ("http://host/a/%2e%2e%2e", r"its file name '\.\.\.' is empty or consists of dots"),
+        ("http://host/%00.zip", "has control characters"),
+        ("http://host/a%0a.zip", "has control characters"),
+        ("http://host/" + "n" * 252 + ".zip", "is longer than 255 bytes"),
+        ("http://host/" + "%C3%A4" * 126 + ".zip", "is longer than 255 bytes"),
+        ("http://host/a\0b.zip", "not a valid URL"),
+        ("http://host/\udcff.zip", "not a valid URL"),
+        ("http://[::1/set.zip", r"not a valid URL \(Invalid IPv6 URL\)"),
+        ("http:///set.zip", r"not a valid URL \(no host given\)"),
+        ("http://host:99999/set.zip", r"not a valid URL \(Port out of range"),
+        ("http://me:secret@host/set.zip", "user names in URLs are not supported"),
+        ("ftp://host/set.zip", "not an http or https URL"),
+    ],
+)
+def test_urls_without_a_file_name(url: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "sets"))
+    for download in (get_file_name, download_data, lambda url: download_archive(url, tmp_path / "sets")):
+        with pytest.raises(InputError, match=problem) as caught:
+            download(url)
+        assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+    with pytest.raises(InputError, match=f"{problem}|not an archive"):
+        download_dataset(url, tmp_path / "sets")
+    assert not names_in(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["zip", "w", "w:gz", "w:bz2", "w:xz"])
-def test_archives_are_unpacked_below_the_folder(tmp_path: Path, kind: str) -> None:
-    members = {"set/images/ä.jpg": b"image", "set/labels/a.txt": b"", "./README": b"read"}
-    file = tmp_path / "set.archive"
-    archive = make_zip(file, members) if kind == "zip" else make_tar(file, members, mode=kind)
-    into = tmp_path / "data"
-    (into / "set" / "labels").mkdir(parents=True)
-    (into / "set" / "labels" / "a.txt").write_text("old")
-    unpack_archive(archive, into)
-    assert names_in(into) == ["README", "set"]
-    assert (into / "set" / "images" / "ä.jpg").read_bytes() == b"image"
-    assert (into / "set" / "labels" / "a.txt").read_bytes() == b""
+def test_loopback_needs_the_variable(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, address = served
+    put(folder / "set.yaml", b"names: [a]\n")
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "sets"))
+    monkeypatch.delenv("YOLOv5_ALLOW_PRIVATE_URLS")
+    with pytest.raises(InputError, match=r"not a public address; set YOLOv5_ALLOW_PRIVATE_URLS=1 to allow it"):
+        download_data(f"{address}/set.yaml")
+    monkeypatch.setenv("YOLOv5_ALLOW_PRIVATE_URLS", "1")
+    assert download_data(f"{address}/set.yaml").read_bytes() == b"names: [a]\n"
 
 
-@pytest.mark.parametrize("name", ["../out.txt", "/tmp/out.txt", "a/../../out.txt", "a\\..\\..\\out.txt", "C:\\out.txt"])
-@pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_paths_out_of_the_folder_refuse_the_archive(tmp_path: Path, name: str, make: type) -> None:
-    archive = make(tmp_path / "a.archive", {"good.txt": b"x", name: b"x"})
-    with pytest.raises(InputError, match=r"rejected, nothing was unpacked: .* is outside the folder"):
-        unpack_archive(archive, tmp_path / "data")
-    assert names_in(tmp_path) == ["a.archive"]
+def test_a_large_yaml_is_refused(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "sets"))
+    monkeypatch.setattr("utils.datasets.prepare.archives.YAML_MAX_BYTES", 1e6)
+    put(served[0] / "set.yaml", bytes(1_000_001))
+    with pytest.raises(InputError, match=r"set\.yaml: larger than 1 MB"):
+        download_data(f"{served[1]}/set.yaml")
 
 
-def special_member(kind: bytes) -> tarfile.TarInfo:
-    info = tarfile.TarInfo("special")
-    info.type, info.linkname = kind, "/etc/passwd"
-    return info
+@pytest.mark.parametrize("name", [".zip", "..zip", "...zip", ".tar.gz"])
+def test_archives_whose_name_is_a_suffix(tmp_path: Path, name: str) -> None:
+    """Their folder would be the one that they are in, or the one above."""
+    archive = write_zip(tmp_path / "folder" / name, {"set.yaml": b"names: [a]\n"})
+    with pytest.raises(InputError, match=r"its name before \.(zip|tar\.gz) is empty or consists of dots; rename it"):
+        unpack_data_yaml(archive)
+    assert names_in(tmp_path / "folder") == [name]
 
 
-def test_links_and_devices_refuse_the_archive(tmp_path: Path) -> None:
-    cases = [make_zip(tmp_path / "a.zip", {"a": b"x"}, link="special")]
-    for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)):
-        cases.append(make_tar(tmp_path / f"{number}.tar", {"a": b"x"}, mode="w", special=special_member(kind)))
-    for archive in cases:
-        with pytest.raises(InputError, match=r"nothing was unpacked: 'special' is a link or a device"):
-            unpack_archive(archive, tmp_path / "data")
-    assert not (tmp_path / "data").exists()
+def test_a_damaged_archive_is_downloaded_again(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, address = served
+    content = zip_bytes({"images/a.jpg": b"image", "images/b.jpg": b"x" * 999})
+    put(folder / "set.zip", content.replace(b"x" * 10, b"x" * 9 + b"y", 1))
+    with pytest.raises(InputError, match="Bad CRC"):
+        download_archive(f"{address}/set.zip", tmp_path / "set")
+    assert names_in(tmp_path / "set") == [".fetched"]
+    put(folder / "set.zip", content)
+    download_archive(f"{address}/set.zip", tmp_path / "set")
+    assert names_in(tmp_path / "set" / "images") == ["a.jpg", "b.jpg"]
+    assert names_in(tmp_path / "set" / ".fetched") == ["set.zip.done"]
 
 
-def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
-    whole = make_zip(tmp_path / "a.zip", {"a.bin": CONTENT}).read_bytes()
-    packed = make_tar(tmp_path / "a.tgz", {"a.bin": CONTENT * 3}).read_bytes()
-    cases = {
-        "flipped.zip": (whole[:5000] + b"#" + whole[5001:], "cannot be unpacked"),
-        "cut.tgz": (packed[: len(packed) // 2], "cannot be unpacked"),
-        "page.zip": (b"<html>", "not a zip or tar archive"),
-    }
-    for name, (content, message) in cases.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=rf"{name}: {message}.*; download it again|{name}: {message}; download"):
-            unpack_archive(tmp_path / name, tmp_path / "data")
-
-
-@pytest.mark.parametrize(("method", "start"), [(zipfile.ZIP_DEFLATED, 35), (zipfile.ZIP_LZMA, 99)])
-def test_damage_of_packed_bytes_is_named(tmp_path: Path, method: int, start: int) -> None:
-    file = tmp_path / "a.zip"
-    with zipfile.ZipFile(file, "w", method) as archive:
-        archive.writestr("a.bin", hashlib.sha256(b"").hexdigest() * 99 + "".join(map(str, range(9999))))
-    content = file.read_bytes()
-    file.write_bytes(content[:start] + b"\xff" * 200 + content[start + 200 :])
-    with pytest.raises(InputError, match=r"a\.zip: cannot be unpacked"):
-        unpack_archive(file, tmp_path / "data")
-
-
-def test_damage_that_only_the_checksum_of_gzip_tells(tmp_path: Path) -> None:
-    plain = make_tar(tmp_path / "a.tar", {"a.bin": CONTENT}, mode="w").read_bytes()
-    packed = bytearray(gzip.compress(plain, compresslevel=0))
-    packed[2000] ^= 1
-    (tmp_path / "a.tgz").write_bytes(packed)
-    with pytest.raises(InputError, match=r"a\.tgz: cannot be unpacked \(CRC"):
-        unpack_archive(tmp_path / "a.tgz", tmp_path / "data")
-    assert not (tmp_path / "data").exists()
-
-
-def test_archive_larger_than_the_free_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Usage:
-        free = 1000
-
-    monkeypatch.setattr("utils.datasets.prepare.archives.shutil.disk_usage", lambda _: Usage)
-    archive = make_zip(tmp_path / "a.zip", {"a.bin": CONTENT})
-    with pytest.raises(InputError, match=r"needs 0\.0 GB in .*, but 0\.0 GB are free"):
-        unpack_archive(archive, tmp_path / "data")
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+def test_a_downloaded_set_does_not_follow_links(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, address = served
+    write_zip(folder / "set.zip", {"set/images/a.jpg": b"image", "set/labels/a.txt": b"new", "set/labels/b.txt": b""})
+    outside, root = tmp_path / "outside", tmp_path / "sets" / "set"
+    outside.mkdir()
+    put(root / "labels" / "a.txt", b"own")
+    (root / "images").symlink_to(outside)
+    with pytest.raises(InputError, match=r"set/images: a link or a file, but a folder in the archive; remove it"):
+        download_dataset(f"{address}/set.zip", root)
+    assert not names_in(outside)
+    assert names_in(root / "labels") == ["a.txt"]
+    (root / "images").unlink()
+    download_dataset(f"{address}/set.zip", root)
+    assert names_in(root) == ["images", "labels"]
+    assert (root / "labels" / "a.txt").read_bytes() == b"own"  # files that exist are kept

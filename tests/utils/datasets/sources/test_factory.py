@@ -193,7 +193,7 @@ def test_truncated_video_is_read_as_far_as_possible(tmp_path: Path) -> None:
     assert f"cut.mkv: truncated after frame {numbers[-1]} of 12" in source.problems[1]
 
 
-def test_failed_download_does_not_name_the_temporary_folder() -> None:
+def test_failed_download_does_not_name_the_temporary_folder(allow_private_urls: None) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # nobody listens
         with pytest.raises(InputError, match=r"cannot be reached .*; check the address, or download the file yourself"):
@@ -341,7 +341,7 @@ def test_close_ends_waiting_for_standard_input() -> None:
 
 
 @pytest.fixture
-def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allow_private_urls: None) -> Iterator[str]:
     """URL of a server of the folder `tmp_path/web`."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
