@@ -18,6 +18,8 @@ from utils.datasets.prepare.unpack import find_name_problem, is_real_folder, unp
 ARCHIVE_SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar", ".zip")
 YAML_SUFFIXES = (".yaml", ".yml")
 YAML_MAX_BYTES = 1e8
+FETCHED = ".fetched"  # folder below a root for downloads and marks
+UNFINISHED = Path(FETCHED) / "unfinished"  # mark while a data set is incomplete
 
 
 def download_archive(url: str, folder: Path) -> None:
@@ -27,7 +29,7 @@ def download_archive(url: str, folder: Path) -> None:
         InputError: the download fails, or the archive is damaged.
     """
     name = get_file_name(url)
-    archive, done = folder / ".fetched" / name, folder / ".fetched" / f"{name}.done"
+    archive, done = folder / FETCHED / name, folder / FETCHED / f"{name}.done"
     if done.exists():
         return
     download_file(url, archive)
@@ -44,13 +46,16 @@ def download_dataset(url: str, root: Path) -> None:
     """
     if not parse_url(url).path.lower().endswith(ARCHIVE_SUFFIXES):
         raise InputError(f"download: {url}: not an archive ({', '.join(ARCHIVE_SUFFIXES)})")
-    archive = root / ".fetched" / get_file_name(url)
+    archive = root / FETCHED / get_file_name(url)
     download_file(url, archive)
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=root) as work:
         content = Path(work, "content")
         unpack_archive(archive, content)
         nested = content / root.name
-        _move_files(nested if nested.is_dir() else content, root)
+        source = nested if nested.is_dir() else content
+        _check_folders(source, root)
+        (root / UNFINISHED).touch()
+        _move_files(source, root)
     shutil.rmtree(archive.parent)
 
 
@@ -114,15 +119,19 @@ def datasets_folder() -> Path:
     return expand_user(moved).absolute() if moved else ROOT.parent / "datasets"
 
 
+def _check_folders(source: Path, target: Path) -> None:
+    """InputError if `target` has a link or a file in place of a folder of `source`."""
+    for folder, _, _ in os.walk(source):
+        path = target / Path(folder).relative_to(source)
+        if path != target and os.path.lexists(path) and not is_real_folder(path):
+            raise InputError(f"{path}: a link or a file, but a folder in the archive; remove it")
+
+
 def _move_files(source: Path, target: Path) -> None:
-    """Move all files to the same paths below `target`, except those that exist there; InputError if it has links."""
-    target = Path(os.path.realpath(target))
-    folders = [Path(folder).relative_to(source) for folder, _, _ in os.walk(source)]
-    for folder in folders:
-        if os.path.lexists(target / folder) and not is_real_folder(target / folder):
-            raise InputError(f"{target / folder}: a link or a file, but a folder in the archive; remove it")
-    for folder in folders:
-        (target / folder).mkdir(exist_ok=True)
-        for file in (source / folder).iterdir():
-            if file.is_file() and not os.path.lexists(target / folder / file.name):
-                file.replace(target / folder / file.name)
+    """Move all files to the same paths below `target`, except those that exist there."""
+    for folder, _, names in os.walk(source):
+        place = target / Path(folder).relative_to(source)
+        place.mkdir(exist_ok=True)
+        for name in names:
+            if not os.path.lexists(place / name):
+                Path(folder, name).replace(place / name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import InputError
-from utils.datasets.prepare.archives import download_dataset
+from utils.datasets.prepare.archives import UNFINISHED, download_dataset
 from utils.datasets.prepare.argoverse import prepare_argoverse
 from utils.datasets.prepare.coco import prepare_coco
 from utils.datasets.prepare.global_wheat import prepare_global_wheat
@@ -39,7 +39,6 @@ PREPARERS: dict[str, Preparer] = {
     "xview": prepare_xview,
 }
 GENERATED = ("shapes", "shapes-cls")  # written in one step, complete or not at all
-UNFINISHED = Path(".fetched") / "unfinished"  # marker below the root while a preparer runs
 
 
 def prepare_data(download: Any, root: Path, raw: Mapping[str, Any], *, source: Path) -> None:

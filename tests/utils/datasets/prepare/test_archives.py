@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from loopback import put, write_zip, zip_bytes
+from loopback import IMAGE, make_spec, put, write_zip, zip_bytes
 
 from utils.core.errors import InputError
 from utils.datasets.prepare.archives import (
@@ -123,3 +123,26 @@ def test_a_downloaded_set_does_not_follow_links(served: tuple[Path, str], tmp_pa
     download_dataset(f"{address}/set.zip", root)
     assert names_in(root) == ["images", "labels"]
     assert (root / "labels" / "a.txt").read_bytes() == b"own"  # files that exist are kept
+
+
+def test_an_interrupted_move_is_repeated(
+    served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set whose folders exist, but not all of their files."""
+    folder, address = served
+    write_zip(folder / "set.zip", {f"images/{number}.jpg": IMAGE for number in range(3)})
+    text = f"path: set\ntrain: images\nval: images\nnames: [a]\ndownload: {address}/set.zip\n"
+    replace = Path.replace
+
+    def move(source: Path, target: Path) -> Path:
+        if source.suffix == ".jpg" and list((tmp_path / "set" / "images").iterdir()):
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", move)
+        make_spec(tmp_path, text)
+    assert len(list((tmp_path / "set" / "images").iterdir())) == 1
+    make_spec(tmp_path, text)
+    assert names_in(tmp_path / "set" / "images") == ["0.jpg", "1.jpg", "2.jpg"]
+    assert names_in(tmp_path / "set") == ["images"]
