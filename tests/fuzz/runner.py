@@ -68,7 +68,8 @@ def _run_child(cases: Sequence[tuple[str, int, int]], report: Report, deadline: 
         journal = Path(folder, "journal")
         journal.touch()
         command = [sys.executable, "-m", "tests.fuzz", "--child", json.dumps(cases), folder]
-        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with open(journal.with_name("errors"), "wb") as errors:
+            child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
         position, last_progress, current = 0, time.monotonic(), None
         while True:
             ended = child.poll() is not None
@@ -88,10 +89,10 @@ def _run_child(cases: Sequence[tuple[str, int, int]], report: Report, deadline: 
                 if now > deadline:
                     return None
             time.sleep(0.05)
-    if current is not None:
-        report.failures[f"{current[0]}:{current[1]}"] = f"the process died or hung (status {child.returncode})"
-    elif child.returncode:
-        raise RuntimeError(f"the fuzzer itself failed: {' '.join(command)}")
+        if current is not None:
+            report.failures[f"{current[0]}:{current[1]}"] = f"the process died or hung (status {child.returncode})"
+        elif child.returncode:
+            raise RuntimeError(f"the fuzzer itself failed: {journal.with_name('errors').read_text()[-2000:]}")
     return current
 
 
