@@ -23,7 +23,7 @@ FILES = {
     "png": encode(".png"),
     "bmp": encode(".bmp"),
     "tiff": encode(".tif"),
-    "float tiff": encode(".tif", frame=FRAME.astype(np.float32)),
+    "float tiff": encode(".tif", cv2.IMWRITE_TIFF_COMPRESSION, 1, frame=FRAME.astype(np.float32)),
     "lossy webp": encode(".webp", cv2.IMWRITE_WEBP_QUALITY, 80),
     "lossless webp": encode(".webp", cv2.IMWRITE_WEBP_QUALITY, 101),
     "pfm": encode(".pfm", frame=FRAME.astype(np.float32)),
