@@ -26,12 +26,13 @@ from utils.datasets.index.coco_json import load_annotations
 from utils.datasets.index.data_yaml import DataSpec, SplitSource
 from utils.datasets.index.image_index import ImageIndex, PolygonTable, compute_offsets
 from utils.datasets.index.shared_arrays import PathTable
-from utils.datasets.index.verify import LabelRows, verify_image
+from utils.datasets.index.verify import LabelRows, name_damaged_images, verify_image
+from utils.imaging.console import capture_stderr
 from utils.imaging.read import IMAGE_SUFFIXES
 
 SHOWN_MESSAGES = 10
 MAX_PROBED_LINES = 1000  # of a list file, to find the folder that its lines are relative to
-CHUNK = 1 << 14  # images whose verification is queued at a time
+CHUNK = 1 << 10  # images whose verification is queued at a time
 PROGRESS_FROM = 1000  # images; verifying fewer is too quick for a progress bar
 
 
@@ -200,7 +201,7 @@ def verify_images(
         images: N image files.
         labels: N label files, or rows that are not checked yet.
     """
-    results = run_verification(partial(verify_image, num_classes=num_classes), images, labels, split, workers)
+    results, damage = run_verification(partial(verify_image, num_classes=num_classes), images, labels, split, workers)
     usable = [(image, result) for image, result in zip(images, results, strict=True) if result.size_hw is not None]
     label_rows = [result.labels for _, result in usable]
     findings = Findings(
@@ -210,7 +211,7 @@ def verify_images(
         corrupt=len(images) - len(usable),
         dropped=sum(result.labels.dropped for result in results),
         clipped=sum(result.labels.clipped for result in results),
-        messages=[message for result in results for message in result.labels.messages],
+        messages=[*damage, *(message for result in results for message in result.labels.messages)],
     )
     rows = np.concatenate([np.zeros((0, 5), np.float32), *(entry.rows for entry in label_rows)])
     polygons = None
@@ -232,9 +233,13 @@ def verify_images(
 
 def run_verification(
     verify: Callable[[str, Any], Any], images: Sequence[str], labels: Sequence[Any], split: str, workers: int
-) -> list[Any]:
-    """Results of `verify` for each image and its label, in threads: decoding, which dominates, releases the GIL."""
-    results = []
+) -> tuple[list[Any], list[str]]:
+    """Results of `verify` for each image and its label, and messages of decoders about damaged images.
+
+    Verifies in threads: decoding, which dominates, releases the GIL.
+    """
+    results: list[Any] = []
+    messages: list[str] = []
     hidden = get_tqdm_disable(len(images) >= PROGRESS_FROM)
     with (
         ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool,
@@ -242,10 +247,11 @@ def run_verification(
     ):
         for start in range(0, len(images), CHUNK):  # a million queued calls would fill the memory
             chunk = slice(start, start + CHUNK)
-            for result in pool.map(verify, images[chunk], labels[chunk]):
-                results.append(result)
-                bar.update()
-    return results
+            with capture_stderr() as lines:
+                results += pool.map(verify, images[chunk], labels[chunk])
+            messages += name_damaged_images(images[chunk], lines)
+            bar.update(len(results) - start)
+    return results, messages
 
 
 def box_to_polygon(box_xywh: np.ndarray) -> np.ndarray:

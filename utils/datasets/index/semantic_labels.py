@@ -140,7 +140,7 @@ def verify_masks(
     images: Sequence[str], masks: Sequence[str], semantic: SemanticSpec, split: str, workers: int
 ) -> tuple[ImageIndex, Findings]:
     """Verify images and their semantic masks."""
-    results = run_verification(partial(verify_mask, semantic=semantic), images, masks, split, workers)
+    results, damage = run_verification(partial(verify_mask, semantic=semantic), images, masks, split, workers)
     usable = [
         (image, verified.size_hw, pixels)
         for image, (verified, pixels) in zip(images, results, strict=True)
@@ -149,7 +149,7 @@ def verify_masks(
     findings = Findings(
         images=len(usable),
         corrupt=len(images) - len(usable),
-        messages=[message for verified, _ in results for message in verified.labels.messages],
+        messages=[*damage, *(message for verified, _ in results for message in verified.labels.messages)],
     )
     index = ImageIndex(
         paths=[image for image, _, _ in usable],

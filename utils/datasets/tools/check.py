@@ -24,6 +24,7 @@ from utils.datasets.index.labels import log_findings, verify_split
 from utils.datasets.index.semantic_labels import add_mask_paths, log_semantic_findings, verify_semantic_split
 from utils.datasets.loader import collate
 from utils.datasets.tools.summary import (
+    describe_damaged_images,
     describe_sizes,
     describe_unknown_classes,
     find_absent_classes,
@@ -81,7 +82,8 @@ def run(config: CheckConfig) -> int:
         split_messages = [f"{split}: {message}" for split, (_, f) in check.results.items() for message in f.messages]
         unknown = describe_unknown_classes(split_messages, check.spec.names)
         absent = [] if check.kind == "masks" else find_absent_classes(check.indexes, check.spec.names)
-        warnings += [line for line in (unknown, *absent, *find_duplicate_images(check.indexes)) if line]
+        damaged = describe_damaged_images(split_messages)
+        warnings += [line for line in (unknown, damaged, *absent, *find_duplicate_images(check.indexes)) if line]
         messages += split_messages
         if not config.noplots:
             draw_plots(check, folder)

@@ -17,6 +17,7 @@ from utils.datasets.index.verify import MORE_PROBLEMS
 
 SMALL, MEDIUM = 32.0, 96.0  # COCO's limits of small and medium objects: square roots of areas in pixels
 UNKNOWN_CLASS = re.compile(r": class (-?[\d.e+]+), but the data YAML names")
+USED_IMAGE = re.compile(r"; (image )?used$")
 MAX_NAMES = 5  # in a message
 
 
@@ -109,6 +110,12 @@ def describe_unknown_classes(messages: Sequence[str], names: Mapping[int, str]) 
     more = f" and {len(counts) - 10} others" if len(counts) > 10 else ""
     hint = "; do the class numbers start at 1?" if set(counts) == {str(len(names))} else ""
     return f"classes that do not exist: {rows}{more}; the data YAML names {len(names)} (0-{len(names) - 1}){hint}"
+
+
+def describe_damaged_images(messages: Iterable[str]) -> str:
+    """A line about images that are damaged in part but used; empty if there are none."""
+    count = sum(USED_IMAGE.search(message) is not None for message in messages)
+    return f"{count} {'image is' if count == 1 else 'images are'} damaged in part, but used" if count else ""
 
 
 def find_duplicate_images(indexes: Mapping[str, ImageIndex]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import cv2
@@ -90,6 +91,32 @@ def test_damaged_images_fail_the_check(tmp_path: Path, caplog: pytest.LogCapture
         assert check(data, tmp_path / "runs") == 1
     assert "2 images and 0 label rows cannot be used" in caplog.text
     assert not (tmp_path / "runs" / "exp" / "val").exists()
+
+
+def test_hostile_images_are_named_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = write_data_set(tmp_path, {"train/a": "1 .5 .5 .2 .2\n", "val/c": "0 .5 .5 .2 .2\n"})
+    noise = np.random.default_rng(0).integers(0, 255, (80, 80, 3), np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    size, middle, folder = whole.index(b"\xff\xc0") + 5, len(whole) * 2 // 3, tmp_path / "images" / "train"
+    put(folder / "huge.jpg", whole[:size] + b"\x7f\xbc\x7f\xbc" + whole[size + 4 :])  # 32,700 pixels wide and high
+    put(folder / "zeros.jpg", whole[:middle] + bytes(200) + whole[middle + 200 :])
+    put(folder / "cut.jpg", whole[: len(whole) * 3 // 4])
+    put(folder / "zip.npy", b"PK\3\4 and no zip file")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "pipe.jpg")
+    with caplog.at_level(logging.INFO):
+        assert check(data, tmp_path / "runs", "--noplots") == 1
+    assert "huge.jpg: 1,069,290,000 pixels, the limit is 268,435,456; use --no-limits" in caplog.text
+    assert "zip.npy: not a readable array file" in caplog.text
+    assert "zeros.jpg: Corrupt JPEG data: " in caplog.text
+    assert "WARNING 2 images are damaged in part, but used" in caplog.text
+    assert f"{3 if hasattr(os, 'mkfifo') else 2} images and 0 label rows cannot be used" in caplog.text
+    assert "Corrupt JPEG data" not in capfd.readouterr().err
+    with caplog.at_level(logging.INFO):
+        check(data, tmp_path / "runs", "--noplots")  # from the cache
+    assert caplog.text.count("zeros.jpg: Corrupt JPEG data: ") == 2
 
 
 def test_duplicate_images_in_two_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
