@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import os
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +20,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from utils.core.errors import InputError
+
+START_TIMEOUT = timedelta(minutes=10)  # between the first and the last process to start, as for torchrun's agents
+CONNECT_TIMEOUT = timedelta(minutes=2)  # after all have started
+POLL_INTERVAL_S = 0.05  # between checks for processes that have started
 TIMEOUT = timedelta(hours=3)  # other ranks wait while the main process downloads or checks a data set
 BUCKET_BYTES = 25 << 20  # gradients per all-reduce: large enough for full speed, small enough to overlap the copies
 
@@ -28,12 +35,71 @@ def get_launched_world_size() -> int:
 
 
 def init_process_group(device: torch.device) -> None:
-    """Connect to the other processes of the launcher; does nothing for a single process."""
+    """Connect to the other processes of the launcher; does nothing for a single process.
+
+    Raises:
+        InputError: a process does not start within `START_TIMEOUT`.
+    """
     if get_launched_world_size() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=START_TIMEOUT))
+    prefix = agree_on_prefix(store, rank, world_size, timeout=START_TIMEOUT)
+    store.set_timeout(TIMEOUT)
+    store = dist.PrefixStore(prefix, store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=CONNECT_TIMEOUT)
+    if hasattr(dist, "set_timeout"):
+        dist.set_timeout(TIMEOUT)
+    else:  # the name in older releases
+        dist.distributed_c10d._set_pg_timeout(TIMEOUT)
+
+
+def agree_on_prefix(store: dist.Store, rank: int, world_size: int, *, timeout: timedelta) -> str:
+    """A prefix for keys of the store that is the same on all ranks and new each time the processes start.
+
+    torchrun keeps its store when it restarts processes. With the keys of the previous start, gloo and NCCL would
+    connect to addresses of dead processes (github.com/pytorch/pytorch/issues/135712). `TORCHELASTIC_RESTART_COUNT` is
+    no such prefix: each machine counts its own restarts.
+
+    Each rank publishes a random identifier of its process. Rank 0 answers every identifier, also those that dead
+    processes left behind, with the prefix until all ranks have confirmed it.
+
+    Args:
+        timeout: how long to wait for the other ranks.
+
+    Raises:
+        InputError: a rank does not answer in time.
+    """
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"process of rank {rank}", own)
+        try:
+            store.wait([own], timeout)
+        except dist.DistStoreError as error:
+            raise _make_start_error([0], timeout) from error
+        prefix = store.get(own).decode()
+        store.set(f"{prefix}/{rank}", "confirmed")
+        return prefix
+    deadline = time.monotonic() + timeout.total_seconds()
+    missing = list(range(1, world_size))
+    while missing := [other for other in missing if not store.check([f"{own}/{other}"])]:
+        if time.monotonic() > deadline:
+            raise _make_start_error(missing, timeout)
+        for key in (f"process of rank {other}" for other in missing):
+            if store.check([key]):
+                store.set(store.get(key).decode(), own)
+        time.sleep(POLL_INTERVAL_S)
+    return own
+
+
+def _make_start_error(ranks: Sequence[int], timeout: timedelta) -> InputError:
+    names = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
+    return InputError(
+        f"rank {names}: not started within {timeout.total_seconds():g} s; start the launchers of all machines within "
+        "that time, with the same rendezvous"
+    )
 
 
 def destroy_process_group() -> None:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from process_pairs import BATCH, IMAGES, run_jobs, run_pair, write_data
 
 from utils.core import distributed
+from utils.core.errors import InputError
 from utils.datasets.loader import BatchShard, EmptyBatch, EpochBatchSampler
 
 JOBS = "gradients,training,validation"
@@ -100,3 +105,49 @@ def test_a_single_process_needs_no_group() -> None:
     assert distributed.broadcast_text("häns") == "häns"
     (arrays,) = distributed.all_gather_arrays({"a": np.arange(3)})
     assert arrays["a"].tolist() == [0, 1, 2]
+
+
+# -- processes that start again -------------------------------------------------------------------------------------
+
+
+def agree(store: dist.Store, ranks: int, *, timeout_s: float = 20) -> list[str]:
+    """The prefix that each rank gets when all start at once, each in a thread."""
+    with ThreadPoolExecutor(ranks) as pool:
+        timeout = timedelta(seconds=timeout_s)
+        jobs = [pool.submit(distributed.agree_on_prefix, store, rank, ranks, timeout=timeout) for rank in range(ranks)]
+        return [job.result() for job in jobs]
+
+
+def test_prefix_is_common_to_all_ranks_and_new_at_each_start() -> None:
+    store = dist.HashStore()
+    starts = [agree(store, 3) for _ in range(3)]
+    assert all(len(set(prefixes)) == 1 for prefixes in starts)
+    assert len({prefixes[0] for prefixes in starts}) == 3
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_prefix_after_a_rank_died_while_the_others_started(rank: int) -> None:
+    """The others are dead, too, when the processes start again; their keys remain."""
+    store = dist.HashStore()
+    for other in range(3):
+        if other != rank:
+            with pytest.raises(InputError, match=r"not started within 0\.1 s"):
+                distributed.agree_on_prefix(store, other, 3, timeout=timedelta(seconds=0.1))
+    assert len(set(agree(store, 3))) == 1
+
+
+def test_prefix_waits_for_a_rank_that_starts_again() -> None:
+    """As when another machine restarts its processes while rank 0 still waits."""
+    store = dist.HashStore()
+    with ThreadPoolExecutor(1) as pool:
+        main = pool.submit(distributed.agree_on_prefix, store, 0, 2, timeout=timedelta(seconds=20))
+        store.set("process of rank 1", "killed before it confirmed")
+        store.wait(["killed before it confirmed"], timedelta(seconds=20))
+        assert not main.done()
+        prefix = distributed.agree_on_prefix(store, 1, 2, timeout=timedelta(seconds=20))
+        assert prefix == main.result()
+
+
+def test_missing_ranks_are_named() -> None:
+    with pytest.raises(InputError, match=r"rank 1, 2: not started within 0\.06 s; start the launchers"):
+        distributed.agree_on_prefix(dist.HashStore(), 0, 3, timeout=timedelta(seconds=0.06))
