@@ -63,7 +63,7 @@ class StopSignals:
         for other in self._handlers:
             signal.signal(other, signal.SIG_DFL)
         if hasattr(signal, "SIGCHLD"):  # loader processes may have it, too, and torch would raise within a step
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, lambda *_: None)  # with SIG_DFL, Python prints an error if one is pending
         if self._interrupts:
             raise KeyboardInterrupt
 

@@ -55,6 +55,21 @@ def test_signal_interrupts_only_where_it_may(number: signal.Signals) -> None:
         signal.raise_signal(number)
 
 
+def test_pending_signal_of_a_loader_process_prints_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch systems and torchrun send SIGTERM to loader processes, too."""
+    errors: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", errors.append)
+    signal.signal(signal.SIGCHLD, lambda *_: pytest.fail("raised within a step"))
+    both = {signal.SIGTERM, signal.SIGCHLD}
+    with StopSignals() as stop:
+        signal.pthread_sigmask(signal.SIG_BLOCK, both)
+        for number in both:
+            signal.raise_signal(number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+        assert stop.received == signal.SIGTERM
+    assert not errors
+
+
 def test_ignored_signals_stay_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     with StopSignals() as stop:
