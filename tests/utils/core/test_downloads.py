@@ -346,12 +346,13 @@ def test_few_addresses_of_a_host_are_tried(tmp_path: Path, monkeypatch: pytest.M
 
 
 def repeat(start: bytes, content: bytes, over: threading.Event, pause: float) -> Responder:
-    """A response that does not end."""
+    """A response of 500 parts, which represents one without end, unless `over` is set."""
 
     def send(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(start)
-        while not over.wait(pause):
-            handler.wfile.write(content)
+        for _ in range(500):
+            if not over.wait(pause):
+                handler.wfile.write(content)
 
     return send
 

@@ -51,6 +51,14 @@ def test_members_that_are_not_read_are_skipped() -> None:
         assert [member.name for member in reader] == ["a", "b"]
 
 
+@pytest.mark.parametrize("known_length", [True, False])
+def test_a_short_archive_whose_members_are_skipped(known_length: bool) -> None:
+    data = tar_entry(b"a", b"x" * 3000)[:2000]
+    reader = TarReader(Path("a.tar"), io.BytesIO(data), length=2000 if known_length else None, max_bytes=1e9)
+    with pytest.raises(EOFError):
+        list(reader)
+
+
 def test_sizes_beyond_eight_gigabytes_are_binary() -> None:
     members = iter(
         TarReader(Path("a.tar"), io.BytesIO(tar_entry(b"a", size=9 << 30)), length=None, max_bytes=float("inf"))
@@ -73,7 +81,7 @@ def test_kinds_of_members() -> None:
         (tar_entry(b"a") + tar_entry(b"b")[:300], "declare more|ends within a header"),
         (tar_entry(b"a", b"x" * 9)[:515], "declare more|ends within a member"),
         (tar_entry(b"a", size=1 << 60), "declare more|ends within a member"),
-        (tar_entry(b"a")[:124] + b"-0000000001\0" + tar_entry(b"a")[136:], "damaged header"),
+        (tar_entry(b"a") + tar_entry(b"b", size=-1), "damaged header at byte 512"),
         (tar_entry(b"x", b"20 a=1\n", kind=b"x") + tar_entry(b"a"), "damaged extended header"),
         (tar_entry(b"x", b"0 a=1\n" * 9, kind=b"x") + tar_entry(b"a"), "damaged extended header"),
         (tar_entry(b"x", b"1" * 300_000, kind=b"x") + tar_entry(b"a"), "damaged extended header"),

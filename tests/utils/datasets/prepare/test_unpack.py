@@ -392,12 +392,16 @@ def test_a_zip_member_of_another_size_than_declared(tmp_path: Path, size: int, m
 
 
 def test_no_member_writes_more_than_it_declares(tmp_path: Path) -> None:
+    yielded: list[int] = []
+
     def repeat() -> Iterator[bytes]:
-        while True:
+        for number in range(1000):
+            yielded.append(number)
             yield bytes(100)
 
     with pytest.raises(ValueError, match="'a' does not have the 250 bytes"), FolderWriter(tmp_path / "data") as writer:
         writer.write_file(("a",), Member("a", 250, "file", repeat))
+    assert yielded == [0, 1, 2]
     assert not (tmp_path / "data").exists()
 
 
