@@ -461,6 +461,13 @@ def test_weights_come_from_7_0_or_else_from_the_latest_release(
     assert "AGPL-3.0" in caplog.text
 
 
+def test_weights_have_a_limit(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["/download/v7.0/yolov5n.pt"] = CONTENT
+    monkeypatch.setattr(downloads, "WEIGHTS_MAX_BYTES", 1e6)
+    with pytest.raises(InputError, match=r"download failed \(.*/yolov5n\.pt: larger than 1 MB\)"):
+        download_weights(tmp_path / "yolov5n.pt", releases=server.url)
+
+
 def test_rejected_weights_leave_nothing(server: Server, tmp_path: Path) -> None:
     def refuse(path: Path) -> None:
         raise InputError(f"{path.name}: refused; get another")
