@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 from utils.core.logging import LOGGER
 
 WEIGHT = 500  # of OpenCV's variable font: between regular and bold, legible on a colored background
+MAX_LETTERS = 200  # more do not fit an image, and the canvas grows with them
 PROBE_HEIGHT = 32  # font size in pixels at which glyphs are compared with the one for missing letters
 
 
@@ -25,7 +26,7 @@ def text_mask(text: str, height: int) -> np.ndarray:
     """Coverage of one line of text.
 
     Args:
-        text: any Unicode; line breaks and control characters become spaces.
+        text: any Unicode; line breaks and control characters become spaces, and letters after the 200th are left out.
         height: font size in pixels; the mask is about 1.3 times as high, more where accents or descenders need it.
 
     Returns:
@@ -46,8 +47,9 @@ def is_right_to_left(text: str) -> bool:
 
 
 def _to_one_line(text: str) -> str:
-    """The composed form (NFC) of the text, without line breaks and control characters."""
-    printable = (" " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char for char in text)
+    """The composed form (NFC) of the text, without line breaks and control characters, and of a bounded length."""
+    text = text[:MAX_LETTERS]
+    printable = (" " if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char for char in text)
     return unicodedata.normalize("NFC", "".join(printable)).strip()
 
 

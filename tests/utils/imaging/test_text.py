@@ -71,6 +71,14 @@ def test_control_characters_are_spaces() -> None:
     np.testing.assert_array_equal(text_mask("a\nb", 20), text_mask("a b", 20))
 
 
+def test_half_of_a_surrogate_pair_is_a_space() -> None:
+    np.testing.assert_array_equal(text_mask("a\udcffb", 20), text_mask("a b", 20))
+
+
+def test_long_text_is_cut() -> None:
+    np.testing.assert_array_equal(text_mask("ab" * 10**6, 20), text_mask("ab" * 100, 20))
+
+
 def test_missing_letters_are_boxes_and_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "openyolov5"):
         mask = text_mask("\U00013000 0.5", 20)  # an Egyptian hieroglyph

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,11 +212,87 @@ def test_urls(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param([RGB, "nowhere.jpg"], r"^ims\[1\] \(str\): nowhere.jpg: No such file", id="second"),
         pytest.param([RGB, RGB, object()], r"^ims\[2\] \(object\): object is not an image", id="third"),
         pytest.param([torch.zeros(1, 3, 8, 8)], r"shape \(1, 3, 8, 8\)", id="batch-in-a-list"),
+        pytest.param([None], r"^ims\[0\] \(NoneType\): NoneType is not an image", id="only-one"),
+        pytest.param([[RGB]], r"^ims\[0\] \(list\): list is not an image", id="nested-list"),
+        pytest.param(np.array([RGB, RGB[:4]], object), r"shape \(2,\) is not an image", id="array-of-arrays"),
+        pytest.param(np.array([[1, None]]), "an array of object is not an image", id="objects"),
+        pytest.param(np.zeros((8, 8), [("x", int)]), r"an array of \[\('x', .* is not an image", id="records"),
+        pytest.param(Image.new("RGB", (0, 5)), r"image0: an array of shape \(5, 0\) is not an image", id="pil-empty"),
+        pytest.param("a\0.jpg", r"a\\x00\.jpg: ", id="null-byte"),
+        pytest.param("http://[::1", r"http://\[::1: ", id="ipv6"),
+        pytest.param("http://h\0/a", r"http://h\\x00/a: ", id="null-byte-in-url"),
+        pytest.param("http://\udcff/a", r"http://\\udcff/a: ", id="url-not-utf-8"),
+        pytest.param("http://a..b/a.jpg", r"http://a\.\.b/a\.jpg: cannot be reached", id="host"),
+        pytest.param(memoryview(RGB)[::2], "image0: damaged, or not an image", id="memory-with-strides"),
+        pytest.param(torch.zeros(8, 8).to_sparse(), "the tensor has no values that NumPy can read", id="sparse"),
+        pytest.param(torch.zeros(8, 8, device="meta"), "the tensor has no values that NumPy can read", id="meta"),
     ],
 )
 def test_values_that_are_not_images(value: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_images(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(np.broadcast_to(np.uint8(0), (100_000, 100_000, 3)), id="bytes"),
+        pytest.param(np.broadcast_to(np.float32(0), (60_000, 60_000)), id="floats"),
+        pytest.param(torch.zeros(1).expand(200_000, 200_000), id="tensor"),
+        pytest.param(Image.new("1", (20_000, 20_000)), id="pil"),
+    ],
+)
+def test_huge_shapes(value: Any) -> None:
+    with pytest.raises(InputError, match=r"^ims\[1\] .*: image1: an array of shape .* the limit is .*--no-limits"):
+        load_images([RGB, value])
+
+
+def test_endless_iterables(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"^ims\[0\] \(NoneType\)"):
+        load_images(iter(lambda: None, 0))
+    monkeypatch.setattr("utils.predict.inputs.MAX_TOTAL_PIXELS", 10 * RGB.shape[0] * RGB.shape[1])
+    with pytest.raises(InputError, match="ims: 11 images have more than 24,000 pixels; pass fewer at once"):
+        load_images(RGB for _ in itertools.count())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+@pytest.mark.parametrize("name", ["pipe.jpg", "pipe.npy"])
+def test_named_pipe(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name}: not a regular file"):
+        load_images(tmp_path / name)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="reads /dev/zero")
+def test_streams_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(encoded())
+    with open(tmp_path / "a.png", "rb") as closed:
+        pass
+    with pytest.raises(InputError, match=r"a\.png: cannot be read \(read of closed file\)"):
+        load_images(closed)
+    with open(tmp_path / "a.png") as text, pytest.raises(InputError, match=r"a\.png: cannot be read .*utf-8"):
+        load_images(text)
+    monkeypatch.setattr("utils.predict.inputs.MAX_FILE_BYTES", 1000)
+    with open("/dev/zero", "rb") as endless, pytest.raises(InputError, match="more than 1,000"):
+        load_images(endless)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, -5.0])
+def test_values_that_are_no_brightness(value: float) -> None:
+    array = one(np.full((8, 8, 3), value))
+    assert array.dtype == np.uint8 and len(np.unique(array)) == 1
+
+
+def test_negative_strides_and_read_only_arrays() -> None:
+    np.testing.assert_array_equal(one(RGB[::-1, ::-1]), RGB[::-1, ::-1])
+    np.testing.assert_array_equal(one(np.broadcast_to(RGB[:1], RGB.shape)), np.broadcast_to(RGB[:1], RGB.shape))
+
+
+def test_programs_are_not_images() -> None:
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    assert Image.open(io.BytesIO(program)).format == "EPS"
+    with pytest.raises(InputError, match="damaged, or not an image in a known format"):
+        load_images(program)
 
 
 def test_truncated_image(tmp_path: Path) -> None:
