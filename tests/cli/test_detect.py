@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,14 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 import detect
 import export
-from models.checkpoint import save_checkpoint
-from models.yolo import DetectionModel
+from tests.detect_process import FLAGS, NUM_DETECTIONS, DetectProcess, save_random_weights
 from tests.live_servers import MjpegServer, RtspServer
-from utils.config.base import ROOT
 from utils.config.detect import DetectConfig
 from utils.core.errors import InputError
 from utils.imaging.read import imwrite, read_image
@@ -26,31 +22,12 @@ from utils.predict.run import load_class_names
 from utils.tasks.networks import load_checkpoint
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-NUM_DETECTIONS = 3  # per image, of random weights with --conf-thres 0 and this --max-det
-FLAGS = ("--img", "64", "--conf-thres", "0", "--max-det", str(NUM_DETECTIONS), "--device", "cpu")
 OPTIONS = {"imgsz": 64, "conf_thres": 0.0, "max_det": NUM_DETECTIONS, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of an untrained network with two classes."""
-    torch.manual_seed(0)
-    model = DetectionModel("yolov5n.yaml", nc=2)
-    file = tmp_path_factory.mktemp("weights") / "random.pt"
-    save_checkpoint(
-        file,
-        {
-            "task": "detect",
-            "yaml": model.yaml,
-            "names": {0: "cat", 1: "dog/wolf"},
-            "model": model.state_dict(),
-            "ema": model.state_dict(),
-            "epoch": 3,
-            "hyp": {},
-            "opt": {},
-        },
-    )
-    return file
+    return save_random_weights(tmp_path_factory.mktemp("weights") / "random.pt")
 
 
 def write_image(path: Path, size_hw: tuple[int, int] = (48, 64)) -> Path:
@@ -275,41 +252,6 @@ def test_drawing_options_change_only_the_image(weights: Path, tmp_path: Path) ->
 # -- live sources -----------------------------------------------------------------------------------------------------
 
 
-class DetectProcess:
-    """detect.py in a subprocess: waits for log lines and sends Ctrl-C."""
-
-    def __init__(self, *arguments: object, cwd: Path, stdin: int | None = None) -> None:
-        command = [sys.executable, str(ROOT / "detect.py"), *map(str, arguments)]
-        self.process = subprocess.Popen(command, cwd=cwd, stdin=stdin, stderr=subprocess.PIPE, text=True)
-        self.log: list[str] = []
-
-    def __enter__(self) -> DetectProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stderr):
-            if pipe is not None:
-                pipe.close()
-
-    def wait_for(self, text: str, times: int = 1) -> None:
-        """Read the log until `text` appears in `times` more lines."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.log.append(line)
-            times -= text in line
-            if not times:
-                return
-        pytest.fail(f"no {text!r} in:\n{''.join(self.log)}")
-
-    def interrupt(self) -> int:
-        """Send Ctrl-C; the exit status."""
-        self.process.send_signal(signal.SIGINT)
-        self.log.append(self.process.communicate(timeout=30)[1])
-        return self.process.returncode
-
-
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
 
@@ -326,7 +268,7 @@ def test_two_streams_with_an_interruption_and_ctrl_c(weights: Path, tmp_path: Pa
             run.wait_for("HTTP stream 1/2 (frame ", 3)
             camera.resume()
             run.wait_for("RTSP stream 2/2 (frame ", 3)
-            assert run.interrupt() == 0, run.log
+            assert run.stop() == 0, run.log
     assert f"Results saved to {tmp_path / 'exp'}" in run.log[-1] and "Traceback" not in run.log[-1]
     names = [f"127_0_0_1_{server.server_address[1]}_live" for server in (web, camera)]
     assert sorted(p.name for p in (tmp_path / "exp").glob("*.mp4")) == sorted(f"{name}.mp4" for name in names)
@@ -343,7 +285,7 @@ def test_ctrl_c_with_a_silent_server(weights: Path, tmp_path: Path) -> None:
         with DetectProcess("--weights", weights, "--source", camera.url, *FLAGS, "--nosave", cwd=tmp_path) as run:
             run.wait_for("RTSP stream 1/1 (frame ", 2)
             camera.stall()
-            assert run.interrupt() == 0, run.log
+            assert run.stop() == 0, run.log
         assert "stopped by Ctrl-C" in run.log[-1]
 
 
@@ -364,7 +306,7 @@ def test_watched_folder(weights: Path, tmp_path: Path) -> None:
         run.wait_for("image 1 in/a.png: ")
         write_image(tmp_path / "in/b.png")
         run.wait_for("image 2 in/b.png: ")
-        assert run.interrupt() == 0, run.log
+        assert run.stop() == 0, run.log
     assert list_files(tmp_path / "in/exp") == ["a.png", "b.png", "labels/a.txt", "labels/b.txt"]
 
 

@@ -161,8 +161,9 @@ class UniqueNames:
 
 
 def to_folder_name(label: str) -> str:
-    """A class name as a valid folder name."""
-    return re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", label).strip(" .") or "_"
+    """A class name as a valid folder name, of at most 200 bytes."""
+    name = re.sub(r'[\x00-\x1f<>:"/\\|?*\ud800-\udfff]', "_", label).encode()[:200].decode(errors="ignore")
+    return name.strip(" .") or "_"
 
 
 def expand_user(path: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 from collections import deque
@@ -70,18 +71,19 @@ def _get(items: queue.Queue[Any]) -> Any:
 class BackgroundWriter:
     """Writes results in a background thread, in order; `write` blocks while `depth` results are queued.
 
-    An exception in the thread is raised by a later `write`, or by `close`.
+    An exception in the thread is raised by a later `write`, or by `close`; queued results are not written after it.
     """
 
     def __init__(self, writers: Sequence[Writer], depth: int = WRITE_QUEUE_SIZE) -> None:
         self.writers, self.depth = writers, depth
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._pending: deque[Future[None]] = deque()
+        self._failed = False
 
     def write(self, result: Result) -> None:
         while self._pending and (self._pending[0].done() or len(self._pending) > self.depth):
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(write_all, self.writers, result))
+        self._pending.append(self._pool.submit(self._write, result))
 
     def close(self) -> None:
         """Wait until all results are written, and close the writers."""
@@ -92,6 +94,13 @@ class BackgroundWriter:
             stack.callback(self._pool.shutdown)
             for future in self._pending:
                 future.result()
+
+    def _write(self, result: Result) -> None:
+        if self._failed:
+            return
+        self._failed = True
+        write_all(self.writers, result)
+        self._failed = False
 
 
 def write_all(writers: Sequence[Writer], result: Result) -> None:
@@ -107,4 +116,5 @@ def explain_write_errors(place: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{place}results cannot be written: {error}; free disk space, or add --nosave") from error
+        remedy = "free disk space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the run folder"
+        raise InputError(f"{place}results cannot be written: {error}; {remedy}, or add --nosave") from error

@@ -279,6 +279,8 @@ def report(source: Source, predictor: Predictor, save_dir: Path | None, images: 
         shape = (1, predictor.backend.channels, *predictor.size_hw)
         LOGGER.info(f"Speed: {preprocess} pre-process, {inference} inference, {nms} NMS per image at shape {shape}")
     if save_dir is not None:
+        if not save_dir.is_dir():
+            raise InputError(f"{save_dir}: the run folder was removed during the run, its results are lost; run again")
         texts = save_dir / "labels"
         count = f", {len(list(texts.glob('*.txt')))} text files in {texts}" if texts.is_dir() else ""
         LOGGER.info(f"Results saved to {save_dir}{count}")

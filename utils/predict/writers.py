@@ -210,11 +210,12 @@ class CropWriter(Writer):
     Crops of frame 1 of a video are `<video>_1.jpg`, `<video>_1_2.jpg`, ...
 
     Args:
-        folder: parent of the class folders.
+        folder: parent of the class folders, created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         self._last: Counter[Path] = Counter()  # number of the last crop of each stem, for images
 
     def write(self, result: Result) -> None:
@@ -229,7 +230,7 @@ class CropWriter(Writer):
 
     def _find_free_name(self, base: Path, last: Counter[Path], separator: str, suffix: str) -> Path:
         """The next unused name of this stem and suffix, after number `last[base]`."""
-        base.parent.mkdir(parents=True, exist_ok=True)
+        base.parent.mkdir(exist_ok=True)
         while True:
             last[base] += 1
             name = base.with_name(f"{base.name}{f'{separator}{last[base]}' if last[base] > 1 else ''}{suffix}")

@@ -338,6 +338,26 @@ def test_stop_signal_does_not_interrupt_closing(tmp_path: Path) -> None:
     assert window.closed and stop.received == signal.SIGTERM
 
 
+def test_nothing_is_written_after_an_error() -> None:
+    """Queued frames would leave a gap in a video."""
+
+    class Once(Collector):
+        def write(self, result: Result) -> None:
+            super().write(result)
+            if result.source.number == 2:
+                raise OSError(28, "No space left on device")
+
+    written = Once()
+    written.gate.clear()
+    writer = BackgroundWriter([written])
+    for number in (1, 2, 3, 4):
+        writer.write(result(number))
+    written.gate.set()
+    with pytest.raises(InputError, match="No space left on device; free disk space, or add --nosave"):
+        writer.close()
+    assert written.numbers == [1, 2] and written.closed
+
+
 def test_error_on_close_is_one_line() -> None:
     class Full(Collector):
         def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from utils.predict.writers import (
     WindowViewer,
     to_folder_name,
 )
-from utils.tasks.results import DrawStyle, Result
+from utils.tasks.results import ClassResult, DrawStyle, Result
 
 ROWS = [[10, 20, 30, 40, 0.9, 0], [0, 0, 60, 40, 0.75, 1]]
 NAMES = {0: "cat", 1: "../up/dog"}
@@ -157,6 +159,30 @@ def test_csv_has_a_row_per_object(tmp_path: Path) -> None:
     assert text.splitlines() == ["Image Name,Prediction,Confidence", '"a, b.jpg",cat,0.90000']
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS and Windows have no such names")
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    path, label = os.fsdecode(b"b\xffd"), "a\ud800"
+    source = SourceFrame(f"{path}.png", np.full((48, 64, 3), 90, np.uint8), "")
+    probs, names = np.array([0.75, 0.25], np.float32), {0: label, 1: "dog"}
+    named = ClassResult.from_probs(source, probs, names, (64, 64), (0, 0, 0))
+    writers = [CropWriter(tmp_path / "crops"), TextWriter(tmp_path), MediaWriter(tmp_path, DrawStyle())]
+    writers.append(CsvWriter(tmp_path / "predictions.csv"))
+    for writer in writers:
+        writer.write(named)
+        writer.close()
+    assert {f"{path}.png", f"{path}.txt", "predictions.csv"} <= set(files(tmp_path))
+    assert (tmp_path / "predictions.csv").read_text().splitlines()[1] == r"b\udcffd.png,a\ud800,0.75000"
+    assert (tmp_path / f"{path}.txt").read_text() == "0.75 a\\ud800\n0.25 dog\n"
+
+
+def test_rows_are_in_the_csv_file_at_once(tmp_path: Path) -> None:
+    writer = CsvWriter(tmp_path / "predictions.csv")
+    for number in (1, 2):
+        writer.write(result("a.jpg", ROWS[:1]))
+        assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + number
+    writer.close()
+
+
 def test_crops_are_numbered_within_their_class_and_never_leave_the_folder(tmp_path: Path) -> None:
     writer = CropWriter(tmp_path / "crops")
     writer.write(result("a.png", [ROWS[0], ROWS[1], ROWS[0]]))
@@ -177,7 +203,15 @@ def test_crops_of_frames_have_frame_and_object_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "name"), [("..", "_"), ("a/b", "a_b"), ("traffic light", "traffic light"), ("", "_")]
+    ("label", "name"),
+    [
+        ("..", "_"),
+        ("a/b", "a_b"),
+        ("traffic light", "traffic light"),
+        ("", "_"),
+        ("a\ud800", "a_"),
+        ("图" * 999, "图" * 66),
+    ],
 )
 def test_class_names_as_folders(label: str, name: str) -> None:
     assert to_folder_name(label) == name

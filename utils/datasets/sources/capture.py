@@ -22,6 +22,7 @@ YOUTUBE_HOSTS = ("youtube.com", "youtu.be")
 YOUTUBE_FORMAT = "bestvideo[vcodec^=avc1][height<=1080]/best[height<=1080]/best"
 URL = re.compile(r"([a-z][a-z0-9+.-]+)://\S*", re.IGNORECASE)  # a single letter is a Windows drive
 DIAGNOSE_TIMEOUT_S = 3.0
+MAX_DIGITS = 9  # of a webcam number, which OpenCV takes as a 32-bit integer
 
 
 class StreamError(Exception):
@@ -58,6 +59,8 @@ def parse_address(text: str, *, place: str = "--source") -> LiveAddress | None:
         InputError: a malformed address or an unsupported scheme.
     """
     if text.isdecimal():
+        if len(text) > MAX_DIGITS:
+            raise InputError(f"{place}: {text}: no webcam has this number; the first one is 0")
         return LiveAddress(text, WEBCAM, text, f"webcam{int(text)}")
     if re.match(rf"(www\.|m\.)?({'|'.join(map(re.escape, YOUTUBE_HOSTS))})/", text, re.IGNORECASE):
         text = f"https://{text}"
@@ -121,7 +124,7 @@ def diagnose_connection(url: str) -> str:
     server = f"{parts.hostname}:{port}"
     try:
         socket.create_connection((parts.hostname, port), timeout=DIAGNOSE_TIMEOUT_S).close()
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # UnicodeError: not a valid host name
         return f"unknown host {parts.hostname}"
     except TimeoutError:
         return f"{server} does not answer"
@@ -151,6 +154,8 @@ def _resolve_youtube(page: str) -> str:
 
 def _split_url(text: str, place: str) -> SplitResult:
     try:
+        if not text.isprintable():
+            raise ValueError("it contains control characters or is not UTF-8")
         parts = urlsplit(text)
         _ = parts.port
     except ValueError as error:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
 
+from utils.core.errors import to_one_line
+from utils.core.limits import describe_excess
 from utils.core.logging import LOGGER
-from utils.datasets.sources.frames import MEDIA_SUFFIXES, VIDEO_SUFFIXES, SourceFrame, describe_formats, sanitize_fps
+from utils.datasets.sources.frames import (
+    MEDIA_SUFFIXES,
+    VIDEO_SUFFIXES,
+    SourceFrame,
+    describe_formats,
+    is_unicode,
+    sanitize_fps,
+)
 from utils.datasets.sources.watch import WatchedFiles
-from utils.imaging.read import ImageError, fit_channels, read_image
+from utils.imaging.read import MAX_PIXELS, ImageError, fit_channels, read_image
 
 COMPLETE_SHARE = 0.9  # containers only estimate the number of frames, so a few missing ones are no problem
 MAX_FAILURES = 200  # frames in a row that cannot be read before a damaged video counts as ended
@@ -54,7 +65,7 @@ class MediaSource:
         """Each image and sampled video frame as a batch of one."""
         for path in self.files:
             self.num_inputs += 1
-            title = self.titles.get(path, path)
+            title = self.titles.get(path, to_one_line(path))
             position = f"{self.num_inputs}/{self.total}" if self.total else str(self.num_inputs)
             try:
                 if Path(path).suffix.lower() in VIDEO_SUFFIXES:
@@ -90,12 +101,14 @@ class MediaSource:
 
     def _read_video(self, path: str, position: str, title: str, channels: int) -> Iterator[SourceFrame]:
         """Every `vid_stride`-th frame from the first; ImageError if there is none, a problem if some are missing."""
-        if not Path(path).is_file():
-            raise ImageError(path, "No such file")
+        _check_video_file(path)
         capture = cv2.VideoCapture(path, cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, self.decode_threads])
         try:
             if not capture.isOpened():
                 raise ImageError(path, "damaged, or not a video in a supported format")
+            pixels = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+            if excess := describe_excess("pixels", pixels, MAX_PIXELS):
+                raise ImageError(path, excess)
             total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
             fps = sanitize_fps(capture.get(cv2.CAP_PROP_FPS)) / self.vid_stride
             number = gaps = 0
@@ -117,6 +130,18 @@ class MediaSource:
             self._add_problem(f"{title}: damaged, {number} of {total} frames can be read", "")
         elif number < total * COMPLETE_SHARE:
             self._add_problem(f"{title}: truncated after frame {number} of {total}", "")
+
+
+def _check_video_file(path: str) -> None:
+    """ImageError if OpenCV must not open this path as a video."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - pathlib hides the reason
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        raise ImageError(path, getattr(error, "strerror", None) or str(error)) from error
+    if not stat.S_ISREG(mode):
+        raise ImageError(path, "not a regular file")
+    if not is_unicode(path):
+        raise ImageError(path, "OpenCV cannot open a video whose name is not UTF-8; rename it")
 
 
 def _grab(capture: cv2.VideoCapture, patience: int) -> int | None:

@@ -14,6 +14,7 @@ from utils.core.packages import import_runtime
 from utils.datasets.sources.frames import DEFAULT_FPS, SourceFrame, fit_live_channels
 
 SYNTAX = "screen [N] [left top width height]"
+MAX_DIGITS = 9
 
 
 def is_screen(source: str) -> bool:
@@ -28,7 +29,7 @@ def parse_screen(source: str) -> tuple[int, tuple[int, int, int, int] | None]:
         InputError: not in the form `screen [N] [left top width height]`.
     """
     words = source.split()[1:]
-    if len(words) not in (0, 1, 4, 5) or not all(word.isdecimal() for word in words):
+    if len(words) not in (0, 1, 4, 5) or not all(word.isdecimal() and len(word) <= MAX_DIGITS for word in words):
         raise InputError(f"--source {source}: expected {SYNTAX}, integers in pixels")
     numbers = [int(word) for word in words]
     screen = numbers.pop(0) if len(numbers) in (1, 5) else 0

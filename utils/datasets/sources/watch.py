@@ -8,8 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from utils.core.errors import InputError
+
 POLL_S = 0.5  # between two listings of a folder
 WAKE_S = 0.2  # between two checks for `close` while waiting for input
+MAX_LINE = 1 << 20  # bytes
 
 Signature = tuple[int, int]  # modification time in ns, size
 
@@ -78,6 +81,9 @@ class PathLines:
 
     Args:
         descriptor: of the file, such as standard input.
+
+    Raises:
+        InputError: a line is too long for a path.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -91,6 +97,8 @@ class PathLines:
                 continue
             chunk = os.read(self.descriptor, 1 << 16)  # sys.stdin would hold a lock that Python needs at exit
             *lines, rest = (rest + chunk).split(b"\n") if chunk else (rest, b"")
+            if len(rest) > MAX_LINE:
+                raise InputError(f"--source: a line of over {MAX_LINE:,} bytes is no path; write one path per line")
             for line in lines:
                 if path := os.fsdecode(line).strip():
                     yield path

@@ -8,12 +8,13 @@ import itertools
 import re
 import shutil
 import socket
+import socketserver
 import subprocess
 import threading
 import time
 import types
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import cv2
@@ -275,6 +276,67 @@ def test_source_without_a_server_fails_at_once() -> None:
             open_source(server.url, SourceOptions(timing=StreamTiming(open_timeout_s=0.5)))
     with pytest.raises(InputError, match=r"webcam 97: cannot be opened: no such camera"):
         open_source("97")
+
+
+HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
+PART = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: "
+
+
+def read_resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+@pytest.mark.parametrize(
+    ("start", "drip"),
+    [
+        pytest.param(b"", b"", id="silent"),
+        pytest.param(b"", b"H", id="dripping-head"),
+        pytest.param(HEAD, b"", id="head-only"),
+        pytest.param(HEAD + b"--frame\r\n", b"X", id="dripping-part-head"),
+        pytest.param(HEAD + PART + b"4294967295\r\n\r\n", b"\0", id="part-of-4-gb"),
+        pytest.param(HEAD + PART + b"-1\r\n\r\n", b"\0", id="part-of-negative-length"),
+    ],
+)
+@pytest.mark.parametrize("first_frames", [0, 3])
+def test_servers_that_never_send_a_frame(start: bytes, drip: bytes, first_frames: int) -> None:
+    """The first connection sends some frames, then this and all others stay without."""
+    connections = itertools.count()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            if first_frames and next(connections) == 0:
+                frame = camera_jpeg(0, (96, 128))
+                part = PART + f"{len(frame)}\r\n\r\n".encode() + frame + b"\r\n"
+                self.request.sendall(HEAD + first_frames * part + start.removeprefix(HEAD))
+            else:
+                self.request.sendall(start)
+            while not ended.wait(0.1):
+                with suppress(OSError):
+                    self.request.sendall(drip)
+
+    timing = StreamTiming(
+        open_timeout_s=1, read_timeout_s=1, retry_delay_s=0.05, max_retry_delay_s=0.2, idle_timeout_s=2
+    )
+    ended, memory, begin = threading.Event(), read_resident_mb(), time.monotonic()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/live"
+        try:
+            if first_frames:
+                with closing(streams(url, timing=timing)) as source:
+                    assert sum(map(len, source.batches())) > 0
+                    assert source.problems
+            else:
+                with pytest.raises(InputError, match=r"(sends no video|connected, but sent no frame); check the addr"):
+                    streams(url, timing=timing)
+        finally:
+            ended.set()
+            server.shutdown()
+    assert time.monotonic() - begin < 8
+    assert read_resident_mb() - memory < 50
 
 
 def test_exception_in_a_thread_is_raised_by_the_reader() -> None:
