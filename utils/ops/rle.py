@@ -14,6 +14,7 @@ import numpy as np
 
 FIRST_CHARACTER = 48
 GROUP_BITS, GROUP, SIGN, MORE = 5, 0x1F, 0x10, 0x20
+MAX_SHIFT = 60
 
 
 def encode_rle(bitmap: np.ndarray, left_top: tuple[int, int], size_hw: tuple[int, int]) -> dict[str, Any]:
@@ -66,9 +67,10 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray | None:
         runs = np.array(_decompress_counts(counts) if isinstance(counts, str) else counts, np.int64)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         return None
-    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != height * width:
+    pixels = height * width
+    if min(height, width) < 0 or runs.ndim != 1 or ((runs < 0) | (runs > pixels)).any() or runs.sum() != pixels:
         return None
-    values = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
+    values = np.repeat(np.arange(len(runs), dtype=np.uint8) % 2, runs)
     return np.ascontiguousarray(values.reshape(width, height).T)
 
 
@@ -79,6 +81,8 @@ def _decompress_counts(text: str) -> Sequence[int]:
         value = shift = 0
         more = True
         while more:
+            if shift > MAX_SHIFT:  # each group more would take longer
+                raise ValueError("a run of more than 64 bits")
             group = ord(text[position]) - FIRST_CHARACTER
             value |= (group & GROUP) << shift
             shift += GROUP_BITS

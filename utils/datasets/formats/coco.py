@@ -17,9 +17,10 @@ from utils.datasets.formats.base import (
     write_data_yaml,
     write_json,
 )
-from utils.datasets.index.coco_json import load_annotations, read_category_names
+from utils.datasets.index.coco_file import read_category_names
+from utils.datasets.index.coco_json import load_annotations
 from utils.datasets.index.data_yaml import SPLITS
-from utils.datasets.index.labels import list_images
+from utils.datasets.index.listing import list_images
 from utils.ops.masks import rasterize, ring_area
 
 PREFIX = "instances_"

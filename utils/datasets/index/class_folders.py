@@ -17,7 +17,9 @@ from utils.core.logging import LOGGER
 from utils.datasets.index.cache import Findings, compute_fingerprint, load_or_build
 from utils.datasets.index.data_yaml import SPLITS, DataSpec, SplitSource, load_spec, read_spec
 from utils.datasets.index.image_index import ImageIndex
-from utils.datasets.index.labels import get_split_source, list_images, log_messages, verify_images
+from utils.datasets.index.labels import get_split_source, log_messages, verify_images
+from utils.datasets.index.listing import list_images
+from utils.datasets.index.semantic_yaml import is_class_name
 from utils.datasets.index.verify import LabelRows
 from utils.datasets.prepare.archives import datasets_folder, download_dataset
 
@@ -109,6 +111,8 @@ def build_folder_spec(root: Path) -> DataSpec:
     names = list_class_folders(first)
     if not names:
         raise InputError(f"{first}: no class folders; {LAYOUT}; {CROPS_HINT}")
+    if invalid := [name for name in names if not is_class_name(name)]:
+        raise InputError(f"{first}: {invalid[0]!r} is not UTF-8 or has control characters; rename the folder")
     if val := folders.get("test", folders.get("val")):
         folders["val"] = val
     splits = {split: SplitSource(split, (folder,)) for split, folder in folders.items()}
@@ -183,12 +187,16 @@ def list_class_images(folders: Sequence[Path], numbers: dict[str, int], split: s
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: {split}: not a folder; {LAYOUT}; {CROPS_HINT}")
-        for name in list_class_folders(folder):
-            if name not in numbers:
-                raise InputError(
-                    f"{folder / name}: {split}: not the name of a class; classes: {_format_names(list(numbers))}"
-                )
-            class_images = list_images(folder / name, folder)
+        by_class: dict[str, list[str]] = {name: [] for name in list_class_folders(folder)}
+        if unknown := [name for name in by_class if name not in numbers]:
+            raise InputError(
+                f"{folder / unknown[0]}: {split}: not the name of a class; classes: {_format_names(list(numbers))}"
+            )
+        for image in list_images(folder, folder):
+            name, separator, _ = image.removeprefix(f"{folder}{os.sep}").partition(os.sep)
+            if separator and name in by_class:  # not a hidden folder
+                by_class[name].append(image)
+        for name, class_images in by_class.items():
             images += class_images
             classes += [numbers[name]] * len(class_images)
     present = set(classes)

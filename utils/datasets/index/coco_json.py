@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from utils.core.errors import InputError
-from utils.core.files import read_json
+from utils.core.limits import describe_excess
 from utils.core.logging import LOGGER
+from utils.datasets.index.coco_file import count_crowds, read_coco, shorten
 from utils.datasets.index.verify import LabelRows
+from utils.imaging.read import MAX_PIXELS
 from utils.ops.masks import signed_area, trace_rings
 from utils.ops.rle import decode_rle
 
-LISTS = ("images", "annotations", "categories")
+MAX_VALUE = 1e9  # pixels
 
 
 def load_annotations(
@@ -26,7 +28,8 @@ def load_annotations(
     """Images in an instances JSON and their label rows, normalized, not yet checked.
 
     Categories are matched to classes by name if all their names are in `names`, else in the order of their ids. Crowd
-    regions are skipped. An image with several entries gets the annotations of all of them.
+    regions are skipped. An image with several entries gets the annotations of all of them. A `file_name` may lead out
+    of the folders, as a line of a list may: images are only read.
 
     Args:
         names: class names by number.
@@ -38,11 +41,11 @@ def load_annotations(
     """
     content = read_coco(file)
     classes = _match_categories(content["categories"], names, file)
-    by_image = _group_by_image(content["annotations"])
-    finder = _PathFinder(listed, folders, (str(image["file_name"]) for image in content["images"]))
+    by_image = _group_by_image(content, file)
+    finder = _PathFinder(listed, folders, (image["file_name"] for image in content["images"]))
     entries: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for image in content["images"]:
-        entries[finder.find(str(image["file_name"]))].append(image)
+        entries[finder.find(image["file_name"])].append(image)
     labels = []
     for images in entries.values():
         image_ids = dict.fromkeys(image["id"] for image in images)
@@ -71,22 +74,24 @@ def iter_image_labels(
     classes = _number_categories(content["categories"])
     if len(classes) != num_classes:
         raise InputError(f"{file}: {len(classes)} categories, but the data YAML names {num_classes} classes")
-    by_image = _group_by_image(content["annotations"])
+    by_image = _group_by_image(content, file)
     for image in content["images"]:
         yield image, _image_rows(image, by_image[image["id"]], classes, file)
 
 
-def count_crowds(content: Mapping[str, Any]) -> int:
-    """Number of annotations that are crowd regions."""
-    return sum(bool(annotation.get("iscrowd")) for annotation in content["annotations"])
-
-
-def _group_by_image(annotations: Iterable[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:
-    """Annotations of each image id, without crowd regions."""
+def _group_by_image(content: Mapping[str, Any], file: Path) -> dict[Any, list[dict[str, Any]]]:
+    """Annotations of each image id, without crowd regions; warns about those of unknown images."""
     by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in annotations:
+    for annotation in content["annotations"]:
         if not annotation.get("iscrowd"):
             by_image[annotation.get("image_id")].append(annotation)
+    image_ids = {image["id"] for image in content["images"]}
+    if unknown := [image_id for image_id in by_image if image_id not in image_ids]:
+        count = sum(len(by_image[image_id]) for image_id in unknown)
+        LOGGER.warning(
+            f"WARNING {file}: {count} annotations skipped: their image is not in the list 'images', such as "
+            f"{shorten(unknown[0])}"
+        )
     return by_image
 
 
@@ -135,62 +140,16 @@ def _group_by_end(parts: Mapping[str, tuple[str, ...]], length: int) -> dict[tup
     return groups
 
 
-def read_category_names(file: Path) -> list[str]:
-    """Category names in the order of their ids; InputError if there are none."""
-    categories = read_coco(file)["categories"]
-    if not categories:
-        raise InputError(f"{file}: the list 'categories' is empty; expected COCO annotations")
-    return [str(category["name"]) for category in sorted(categories, key=lambda category: category["id"])]
-
-
-def read_image_names(file: Path) -> list[str]:
-    """The `file_name` of every image, annotated or not."""
-    return [str(image["file_name"]) for image in read_coco(file, ("images",))["images"]]
-
-
-def read_coco(file: Path, keys: Sequence[str] = LISTS, *, name_key: str = "file_name") -> dict[str, Any]:
-    """Content of a COCO JSON with the entries of its lists checked.
-
-    Args:
-        keys: lists that it must have.
-        name_key: key of an image's file name.
-
-    Raises:
-        InputError: the file is not valid JSON, has no such list, or an entry lacks a required key.
-    """
-    content = read_json(file)
-    required = {"images": ("id", name_key), "annotations": (), "categories": ("id", "name")}
-    for key in keys:
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise InputError(f"{file}: no list {key!r}; expected COCO annotations")
-        _check_entries(content[key], required[key], f"{file}: {key}")
-    return content
-
-
-def _check_entries(entries: Sequence[Any], required: Sequence[str], where: str) -> None:
-    """InputError unless every entry is an object with the required keys whose ids are numbers or text."""
-    for number, entry in enumerate(entries):
-        place = f"{where}[{number}]"
-        if not isinstance(entry, dict):
-            raise InputError(f"{place}: {str(entry)[:40]!r} is not an object; expected COCO annotations")
-        for name in required:
-            if name not in entry:
-                raise InputError(f"{place}: no {name!r}; required keys: {', '.join(required)}")
-        for name in ("id", "image_id", "category_id"):
-            if isinstance(entry.get(name), list | dict):
-                raise InputError(f"{place}: {name} {str(entry[name])[:40]} is not a number")
-
-
 def _match_categories(categories: Sequence[Mapping[str, Any]], names: Mapping[int, str], file: Path) -> dict[Any, int]:
     """Class number of each category id."""
     numbers = {name: number for number, name in names.items()}
-    if all(category.get("name") in numbers for category in categories):
+    if all(category["name"] in numbers for category in categories):
         return {category["id"]: numbers[category["name"]] for category in categories}
     if len(categories) != len(names):
-        unknown = next(category.get("name") for category in categories if category.get("name") not in numbers)
+        unknown = next(category["name"] for category in categories if category["name"] not in numbers)
         raise InputError(
-            f"{file}: category {unknown!r} is not in the data YAML's names, and {len(categories)} categories cannot be "
-            f"matched in order with {len(names)} names"
+            f"{file}: category {shorten(unknown)} is not in the data YAML's names, and {len(categories)} categories "
+            f"cannot be matched in order with {len(names)} names"
         )
     LOGGER.warning(f"WARNING {file}: category names differ from the data YAML's; matched in order of their ids")
     return _number_categories(categories)
@@ -208,45 +167,63 @@ def _image_rows(
     """Rows of one image from `bbox` (left, top, width, height in pixels) and `segmentation`."""
     labels, rows, polygons = LabelRows(), [], []
     sides = [image.get("width"), image.get("height")]
-    size_wh = np.array([side if isinstance(side, int | float) and side > 0 else 0 for side in sides], np.float64)
+    size_wh = np.array([side if _is_side(side) else 0 for side in sides], np.float64)
     for annotation in annotations:
-        location = f"{file}: annotation {annotation.get('id')}"
+        location = f"{file}: annotation {shorten(annotation.get('id'))}"
         box: Any = annotation.get("bbox")
         if annotation.get("category_id") not in classes:
-            labels.drop(location, f"category {annotation.get('category_id')} is not in the list 'categories'")
+            labels.drop(location, f"category {shorten(annotation.get('category_id'))} is not in the list 'categories'")
         elif not size_wh.all():
-            labels.drop(location, f"image {image['id']} has no valid width and height")
+            labels.drop(location, f"image {shorten(image['id'])} has no valid width and height")
         elif not _is_numbers(box) or len(box) != 4:
-            labels.drop(location, f"bbox {box!r} is not left, top, width, height")
+            labels.drop(location, f"bbox {shorten(box)} is not left, top, width, height")
         else:
             ltwh = np.array(box, np.float64).reshape(2, 2)
             center, size = (ltwh[0] + ltwh[1] / 2) / size_wh, ltwh[1] / size_wh
             rows.append([classes[annotation["category_id"]], *center, *size])
-            polygons.append(_rings(annotation.get("segmentation"), size_wh))
+            rings, problem = _parse_segmentation(annotation.get("segmentation"), size_wh)
+            polygons.append(rings)
             labels.locations.append(location)
+            if problem:
+                labels.messages.append(f"{location}: segmentation: {problem}")
     labels.rows = np.array(rows, np.float32).reshape(-1, 5)
     labels.polygons = polygons if any(polygons) else None
     return labels
 
 
+def _is_side(value: Any) -> bool:
+    return type(value) in (int, float) and 1 <= value <= MAX_VALUE
+
+
 def _is_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(v, int | float) for v in values)
+    return isinstance(values, list) and all(type(v) in (int, float) and -MAX_VALUE <= v <= MAX_VALUE for v in values)
 
 
-def _rings(segmentation: Any, size_wh: np.ndarray) -> list[np.ndarray]:
-    """Normalized rings of an object; none if its segmentation is missing or invalid, so that only its box is used.
+def _parse_segmentation(segmentation: Any, size_wh: np.ndarray) -> tuple[list[np.ndarray], str]:
+    """Normalized rings of an object, and what is wrong with its segmentation; without rings, its box is used.
 
     The polygons of a list are parts of the object and get the same orientation. Holes, which only run-length encodings
     can have, get the opposite one.
     """
-    if isinstance(segmentation, dict):
-        same_size = segmentation.get("size") == [size_wh[1], size_wh[0]]
-        mask = decode_rle(segmentation) if same_size else None
-        rings = [] if mask is None else trace_rings(mask)
+    problem = ""
+    if isinstance(segmentation, dict) and segmentation:
+        rings, problem = _trace_mask(segmentation, size_wh)
     elif isinstance(segmentation, list):
-        valid = (ring for ring in segmentation if _is_numbers(ring) and len(ring) % 2 == 0)
+        valid = [ring for ring in segmentation if _is_numbers(ring) and len(ring) % 2 == 0]
+        if len(valid) < len(segmentation):
+            problem = f"{len(segmentation) - len(valid)} of {len(segmentation)} polygons are not lists of x, y; skipped"
         parts = [np.array(ring, np.float64).reshape(-1, 2) for ring in valid]
         rings = [ring if len(parts) == 1 or signed_area(ring) >= 0 else ring[::-1] for ring in parts]
     else:
-        rings = []
-    return [(ring / size_wh).astype(np.float32) for ring in rings if len(ring) >= 3]
+        rings, problem = [], f"{shorten(segmentation)} is neither polygons nor a mask; skipped" if segmentation else ""
+    return [(ring / size_wh).astype(np.float32) for ring in rings if len(ring) >= 3], problem
+
+
+def _trace_mask(rle: Mapping[str, Any], size_wh: np.ndarray) -> tuple[list[np.ndarray], str]:
+    """Rings of a run-length encoding in pixels, and what is wrong with it."""
+    if excess := describe_excess("pixels", size_wh.prod(), MAX_PIXELS):
+        return [], excess
+    mask = decode_rle(rle) if rle.get("size") == [size_wh[1], size_wh[0]] else None
+    if mask is None:
+        return [], "not a run-length encoding of the image's size; skipped"
+    return trace_rings(mask), ""

@@ -1,5 +1,8 @@
 """Data YAML: the images of each split and the names of the classes."""
 
+# os.path says that there is no file of an impossible name, where pathlib raises an error.
+# ruff: noqa: PTH110, PTH112, PTH113
+
 from __future__ import annotations
 
 import glob
@@ -13,6 +16,7 @@ from utils.config.base import ROOT
 from utils.core.errors import InputError
 from utils.core.files import expand_user
 from utils.core.yaml_files import read_yaml
+from utils.datasets.index.listing import is_path, iter_files
 from utils.datasets.index.semantic_yaml import SPLITS, SemanticSpec, parse_names, parse_semantic
 from utils.datasets.prepare.archives import ARCHIVE_SUFFIXES, download_data, unpack_data_yaml
 from utils.datasets.prepare.registry import is_unfinished, prepare_data
@@ -118,7 +122,7 @@ def _read_single(path: Path, raw: Mapping[str, Any]) -> DataSpec:
     names = _parse_names(raw, path) if raw.get("names") is not None else {}
     semantic = None if block is None else parse_semantic(block, source=path, names=names or None)
     names = names or dict(semantic.classes.names)  # type: ignore[union-attr]
-    if isinstance(raw.get("path"), list | dict):
+    if raw.get("path") not in (None, "") and type(raw["path"]) is not int and not is_path(raw["path"]):
         raise InputError(f"{path}: path: {raw['path']!r} is not a folder; only train, val and test may be lists")
     root = _find_root(raw, path)
     spec = DataSpec(path, root, names, _find_splits(raw, root, path), raw, semantic)
@@ -158,7 +162,7 @@ def _read_joint(path: Path, raw: Mapping[str, Any]) -> DataSpec:
 def _find_member(path: Path, raw: Mapping[str, Any], key: str) -> Path:
     """The YAML file of a member of a joint YAML: next to it, else as for `--data`."""
     member = raw.get(key)
-    if not isinstance(member, str) or not member:
+    if not is_path(member):
         raise InputError(f"{path}: {key}: {member!r}; a joint data YAML names two others: detection and semantic")
     sibling = path.parent / expand_user(member)
     try:
@@ -178,11 +182,12 @@ def find_data_yaml(data: str | Path, *, flag: str = "--data") -> Path:
     is_url = str(data).lower().startswith(("http://", "https://"))
     given = download_data(str(data)) if is_url else expand_user(data)
     for candidate in (given, ROOT / given, ROOT / "data" / given):
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             archived = candidate.name.lower().endswith(ARCHIVE_SUFFIXES)
             return (unpack_data_yaml(candidate) if archived else candidate).resolve()
     is_name = given.name and given.name == str(given)
-    matches = sorted(file for file in (ROOT / "data").rglob(given.name) if file.is_file()) if is_name else []
+    known = sorted((ROOT / "data").rglob("*")) if is_name else ()
+    matches = [file for file in known if file.name == given.name and file.is_file()]
     if len(matches) > 1:
         raise InputError(f"{flag} {data}: several files of that name: {', '.join(map(str, matches))}; give the path")
     if not matches:
@@ -222,9 +227,12 @@ def _find_root(raw: Mapping[str, Any], path: Path) -> Path:
         new = expand_user(folder).absolute() / written.removeprefix(DATASETS_PREFIX)
         candidates.insert(0, new)
     for root in (*candidates, path.parent):
-        if not _find_split("val", raw["val"], root, path).missing:
+        missing = _find_split("val", raw["val"], root, path).missing
+        if not missing:
             return root
-    return next((root for root in candidates if written and root.is_dir()), new)
+        if all(map(os.path.isabs, missing)):  # in no other folder either
+            break
+    return next((root for root in candidates if written and os.path.isdir(root)), new)
 
 
 def _find_splits(raw: Mapping[str, Any], root: Path, path: Path) -> dict[str, SplitSource]:
@@ -238,11 +246,14 @@ def _find_split(split: str, value: Any, root: Path, path: Path) -> SplitSource:
         if set(value) != {"images", "annotations"}:
             keys = ", ".join(map(str, value))
             raise InputError(f"{path}: {split}: a mapping needs the keys images and annotations, got {keys}")
-        annotations, value = value["annotations"], value["images"]
-    entries = value if isinstance(value, list) else [value]
-    if not entries or not all(isinstance(entry, str) and entry for entry in entries):
+        annotations = value["annotations"]
+        if not is_path(annotations):
+            raise InputError(f"{path}: {split}: annotations: {annotations!r} is not the path of a JSON file")
+    images = value["images"] if isinstance(value, dict) else value
+    entries = images if isinstance(images, list) else [images]
+    files = entries if annotations is None else [*entries, annotations]
+    if not entries or not all(map(is_path, files)):
         raise InputError(f"{path}: {split}: {value!r} is neither a path nor a list of paths")
-    files = entries if annotations is None else [*entries, str(annotations)]
     existing = [_find_path(file, root) for file in files]
     paths = [path or root / file for path, file in zip(existing, files, strict=True)]
     missing = tuple(file for path, file in zip(existing, files, strict=True) if path is None)
@@ -254,7 +265,7 @@ def _find_path(entry: str, root: Path) -> Path | None:
     candidates = [entry, entry.removeprefix("../")] if entry.startswith("../") else [entry]
     for text in candidates:
         path = Path(os.path.normpath(root / expand_user(text)))
-        if path.exists() or (glob.has_magic(text) and glob.glob(str(path), recursive=True)):  # noqa: PTH207
+        if os.path.exists(path) or (glob.has_magic(text) and next(iter_files(path), None)):
             return path
     return None
 

@@ -1,15 +1,14 @@
 """Index of a split with boxes or polygons: list its images, verify their labels, cache the result."""
 
 # Paths are strings here: for a hundred thousand of them os.path is several times faster than pathlib.
-# ruff: noqa: PTH112, PTH117, PTH118, PTH119, PTH122, PTH207
+# ruff: noqa: PTH118, PTH122
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -25,13 +24,12 @@ from utils.datasets.index.cache import Findings, compute_fingerprint, load_or_bu
 from utils.datasets.index.coco_json import load_annotations
 from utils.datasets.index.data_yaml import DataSpec, SplitSource
 from utils.datasets.index.image_index import ImageIndex, PolygonTable, compute_offsets
+from utils.datasets.index.listing import list_images
 from utils.datasets.index.shared_arrays import PathTable
 from utils.datasets.index.verify import LabelRows, name_damaged_images, verify_image
 from utils.imaging.console import capture_stderr
-from utils.imaging.read import IMAGE_SUFFIXES
 
 SHOWN_MESSAGES = 10
-MAX_PROBED_LINES = 1000  # of a list file, to find the folder that its lines are relative to
 CHUNK = 1 << 10  # images whose verification is queued at a time
 PROGRESS_FROM = 1000  # images; verifying fewer is too quick for a progress bar
 
@@ -102,29 +100,6 @@ def get_label_path(image: str) -> str:
     return os.path.join(folder, f"{os.path.splitext(name)[0]}.txt")
 
 
-def list_images(path: Path, root: Path) -> list[str]:
-    """Images in a folder (recursive), list file or glob pattern, or the image itself; sorted.
-
-    A line of a list file that starts with ./ is relative to that file's folder. Other relative lines are relative to
-    the working folder, `root` or the file's folder, whichever has the first existing file. Lines that start with # are
-    comments.
-
-    Raises:
-        InputError: a list file cannot be read.
-    """
-    if path.is_dir():
-        files = [os.path.join(top, name) for top, _, names in os.walk(path, followlinks=True) for name in names]
-    elif path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-        return [str(path)]
-    elif path.is_file():
-        return _read_list(path, root)
-    else:
-        files = []
-        for match in glob.iglob(str(path), recursive=True):
-            files += list_images(Path(match), root) if os.path.isdir(match) else [match]
-    return _filter_images(files)
-
-
 def get_split_source(spec: DataSpec, split: str) -> SplitSource:
     """The source of a split; InputError if it is not in the YAML or not on disk."""
     if split not in spec.splits:
@@ -151,33 +126,6 @@ def _warn_duplicates(spec: DataSpec, source: SplitSource, listed: Sequence[str])
             f"WARNING {spec.path}: {source.split}: {repeats} of {len(listed)} images are duplicates and are used each "
             "time; list each image once unless this is intended"
         )
-
-
-def _filter_images(files: Iterable[str]) -> list[str]:
-    """Sorted images without hidden files; an .npy file next to an image of the same name is a cache, not an image."""
-    paths = [
-        file
-        for file in files
-        if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(file).startswith(".")
-    ]
-    if any(path.lower().endswith(".npy") for path in paths):
-        images = {os.path.splitext(path)[0] for path in paths if not path.lower().endswith(".npy")}
-        paths = [path for path in paths if not path.lower().endswith(".npy") or os.path.splitext(path)[0] not in images]
-    return sorted(paths)
-
-
-def _read_list(file: Path, root: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: neither an image nor a readable list of images ({error})") from error
-    lines = [line for line in lines if line and not line.startswith("#")]
-    relative = (line for line in lines if not line.startswith("./") and not os.path.isabs(line))
-    bases = (Path.cwd(), root, file.parent)
-    candidates = ((base, line) for line in itertools.islice(relative, MAX_PROBED_LINES) for base in bases)
-    base = next((base for base, line in candidates if (base / line).exists()), file.parent)
-    absolute = (file.parent / line if line.startswith("./") else base / line for line in lines)
-    return [os.path.normpath(path) for path in absolute]
 
 
 def _cache_file(source: SplitSource, images: Sequence[str]) -> Path:

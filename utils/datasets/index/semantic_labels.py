@@ -19,7 +19,8 @@ from utils.core.logging import LOGGER
 from utils.datasets.index.cache import Findings, compute_fingerprint, load_or_build
 from utils.datasets.index.data_yaml import DataSpec, SplitSource
 from utils.datasets.index.image_index import ImageIndex
-from utils.datasets.index.labels import get_split_source, list_images, log_messages, run_verification
+from utils.datasets.index.labels import get_split_source, log_messages, run_verification
+from utils.datasets.index.listing import list_images
 from utils.datasets.index.semantic_yaml import SemanticSpec
 from utils.datasets.index.verify import VerifiedImage, verify_image
 from utils.imaging.read import ImageError

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.datasets.index.coco_json import load_annotations, read_image_names
+from utils.datasets.index.coco_file import read_image_names
+from utils.datasets.index.coco_json import load_annotations
 from utils.datasets.index.label_files import LabelWriter, get_class_names, get_source_url, write_image_list
 from utils.datasets.prepare.archives import download_archive
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.datasets.index.coco_json import count_crowds, iter_image_labels, read_coco
+from utils.datasets.index.coco_file import count_crowds, read_coco
+from utils.datasets.index.coco_json import iter_image_labels
 from utils.datasets.index.label_files import LabelWriter, get_class_names, get_source_url
 from utils.datasets.prepare.archives import download_archive
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from utils.config.datasets import SplitConfig
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
-from utils.datasets.index.labels import get_label_path, list_images
+from utils.datasets.index.labels import get_label_path
+from utils.datasets.index.listing import list_images
 from utils.datasets.prepare.autosplit import LISTS, write_splits
 
 

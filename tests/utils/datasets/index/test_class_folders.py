@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,12 @@ from utils.datasets.index.class_folders import (
     match_class_folders,
     read_data,
 )
+from utils.imaging.read import imwrite
+
+
+def write_png(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    imwrite(file, np.zeros((20, 20, 3), np.uint8))
 
 
 def test_splits_and_names_of_a_folder(tmp_path: Path) -> None:
@@ -95,6 +102,47 @@ def test_yaml_names_match_folders_by_order_or_by_name(tmp_path: Path) -> None:
     yaml.write_text("train: train\nval: val\nnames: [dark, bright, other]\n")
     with pytest.raises(InputError, match="3 names, but 2 class folders"):
         load_class_index(load_class_data(yaml), "train")
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("train/loop", ".."),
+        ("train/0", "."),
+        ("train/b/up", "../.."),
+        ("train/a/other", "../b"),
+        ("train/0", "a"),
+        ("train/broken", "nowhere"),
+    ],
+)
+def test_images_belong_to_the_class_of_their_real_folder(link: str, target: str, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for name in ("a", "b"):
+        write_png(root / "train" / name / "deep" / "1.png")
+        write_png(root / "val" / name / "1.png")
+    (root / link).symlink_to(target)
+    spec = load_class_data(root)
+    index = load_class_index(spec, "train")
+    assert [os.path.relpath(path, root) for path in index.paths] == ["train/a/deep/1.png", "train/b/deep/1.png"]
+    assert [spec.names[number] for number in index.classes.tolist()] == ["a", "b"]
+
+
+def test_pipes_and_files_beside_class_folders(tmp_path: Path) -> None:
+    root = write_class_set(tmp_path / "set", splits={"train": 1})
+    os.mkfifo(root / "train" / "pipe")
+    os.mkfifo(root / "train" / CLASSES[0] / "pipe.png")
+    write_png(root / "train" / "1.png")
+    write_png(root / "train" / ".hidden" / "1.png")
+    assert len(load_class_index(load_class_data(root), "train")) == 2
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines", b"red \x1b[31m"])
+def test_names_of_class_folders_can_be_shown(name: bytes, tmp_path: Path) -> None:
+    root = write_class_set(tmp_path / "set", splits={"train": 1})
+    os.mkdir(os.fsencode(root / "train") + b"/" + name)  # noqa: PTH102 (pathlib takes no bytes)
+    with pytest.raises(InputError, match="not UTF-8 or has control characters; rename the folder") as error:
+        load_class_data(root)
+    assert str(error.value).startswith(f"{root / 'train'}: ") and str(error.value).isprintable()
 
 
 def test_a_detection_set_is_not_a_class_set(tiny_data: Path) -> None:

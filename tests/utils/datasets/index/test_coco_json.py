@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from utils.core.errors import InputError
-from utils.datasets.index.coco_json import iter_image_labels, load_annotations, read_coco
+from utils.datasets.index.coco_file import read_coco
+from utils.datasets.index.coco_json import iter_image_labels, load_annotations
 from utils.datasets.index.data_yaml import load_spec
 from utils.datasets.index.labels import load_index
 from utils.datasets.prepare import shapes
@@ -117,7 +118,7 @@ def test_labels_by_the_order_of_the_category_ids(tmp_path: Path) -> None:
 
 
 def test_images_are_found_by_the_end_of_their_path(tmp_path: Path) -> None:
-    images = [IMAGE | {"file_name": name} for name in ("b/a.png", "x/y/c.png", "gone.png")]
+    images = [IMAGE | {"id": n, "file_name": name} for n, name in enumerate(("b/a.png", "x/y/c.png", "gone.png"))]
     path = write(tmp_path, [], images=images)
     listed = [str(tmp_path / "b" / "a.png"), str(tmp_path / "c.png")]
     found, _ = load_annotations(path, NAMES, listed, [tmp_path])

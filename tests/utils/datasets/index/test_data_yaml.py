@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ from loopback import IMAGE, write_zip
 
 from utils.config.base import ROOT
 from utils.core.errors import InputError
-from utils.datasets.index.data_yaml import find_data_yaml, load_spec
+from utils.core.yaml_files import read_yaml
+from utils.datasets.index import data_yaml
+from utils.datasets.index.data_yaml import find_data_yaml, load_spec, read_spec
 
 BASE = "train: images/train\nval: images/val\n"
 
@@ -51,6 +54,25 @@ def test_names_as_list_or_map(root: Path, names: str) -> None:
         (BASE, "key 'names' is missing"),
         (BASE + "names: [a]\nnc: 2", "nc: 2 contradicts the 1 names"),
         (BASE + "names: {0: a, 2: b}", r"must run from 0 to 1, got \[0, 2\]"),
+        (BASE + "names: {1000000000: a}", r"keys must be class numbers, got \[1000000000\]"),
+        (BASE + "names: {-1: a}", r"must run from 0 to 0, got \[-1\]"),
+        (BASE + "names: {1.0e+9: a}", "keys must be class numbers"),
+        (BASE + "names:\n  ? '" + "9" * 5000 + "'\n  : a", "keys must be class numbers"),
+        (BASE + 'names: ["a\\nb"]', r"the name of class 0 is 'a\\nb'; remove its control characters"),
+        (BASE + 'names: ["\\ud800"]', r"the name of class 0 is '\\ud800'; remove its control characters"),
+        (BASE + "names: [!!binary aGk=]", "the name of class 0 is b'hi', which is not a string"),
+        (BASE + "names: [a]\nnc: .nan", "nc: nan contradicts the 1 names"),
+        (BASE + "names: [a]\nnc: 1000000000", "nc: 1000000000 contradicts"),
+        ("path: 1.5\n" + BASE + "names: [a]", "path: 1.5 is not a folder"),
+        (
+            "train: {images: images/train, annotations: [1]}\nval: images/val\nnames: [a]",
+            r"annotations: \[1\] is not the",
+        ),
+        ('train: "~\\0x"\nval: images/val\nnames: [a]', "is neither a path nor a list of paths"),
+        ('train: "\\ud800"\nval: images/val\nnames: [a]', "is neither a path nor a list of paths"),
+        (f"train: {'x' * 5000}\nval: images/val\nnames: [a]", "is neither a path nor a list of paths"),
+        (f"train: {'x' * 300}\nval: images/val\nnames: [a]", "train: 'x+' not found under"),
+        (f"train: images/train\nval: {'x/' * 2000}\nnames: [a]", "val: 'x/.*' not found under"),
         (BASE + "names: {a: b}", "keys must be class numbers"),
         (BASE + "names: a", "neither a list nor a map"),
         (BASE + "names: []", "neither a list nor a map"),
@@ -76,6 +98,74 @@ def test_mistakes_are_reported_with_their_location(root: Path, text: str, messag
         load_spec(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+ODD_VALUES = (
+    *(
+        None,
+        True,
+        5,
+        -1,
+        10**9,
+        1.5,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "a\nb",
+        "a\0b",
+        "~\0",
+        "x" * 5000,
+        "/" * 5000,
+    ),
+    *(
+        "~nobody-of-this-name/x",
+        "../../..",
+        "**/*",
+        "[",
+        b"\xff",
+        [],
+        {},
+        [1, 2],
+        [[1]],
+        ["a"] * 5000,
+        {"a": 1},
+        {0: {0: {}}},
+    ),
+    *(
+        {-1: "a"},
+        {10**9: "a"},
+        {1.5: "a"},
+        {True: "a"},
+        dict.fromkeys(range(5000), "a"),
+        {"images": 5, "annotations": [1]},
+    ),
+)
+
+
+@pytest.mark.parametrize("name", ["coco128", "VOC-semantic", "cityscapes-semantic", "shapes"])
+def test_odd_values_of_the_projects_yamls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path))
+    (tmp_path / "odd.yaml").touch()
+    raw = read_yaml(ROOT / "data" / f"{name}.yaml")
+    monkeypatch.setattr(data_yaml, "read_yaml", lambda path: raw)
+    blocks = [raw, raw["semantic"]] if "semantic" in raw else [raw]
+    refused = 0
+    for block in blocks:
+        for key in (*block, "nc", "test", "detection", "kpt_shape"):
+            original = block.get(key)
+            for value in ODD_VALUES:
+                block[key] = value
+                try:
+                    read_spec(tmp_path / "odd.yaml")
+                except InputError as error:
+                    refused += 1
+                    assert str(error).startswith((str(tmp_path / "odd.yaml"), "--data")) and len(str(error)) < 900
+            block[key] = original
+            if original is None:
+                del block[key]
+    assert refused > 50
 
 
 def test_path_is_relative_to_the_yaml_first(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,9 +208,14 @@ def test_lists_patterns_and_annotations(root: Path) -> None:
     assert spec.splits["test"].missing == ("images/absent",)
 
 
-@pytest.mark.parametrize("name", ["hyps", "", "nowhere.yaml"])
+def test_a_pattern_without_files_is_missing(root: Path) -> None:
+    spec = read_spec(write(root, f"train: images/*/*.jpg\nval: {root}/**/x.jpg\nnames: [a]"))
+    assert [source.missing for source in spec.splits.values()] == [("images/*/*.jpg",), (f"{root}/**/x.jpg",)]
+
+
+@pytest.mark.parametrize("name", ["hyps", "", "nowhere.yaml", "x" * 5000, "a**[.yaml", ".."])
 def test_missing_data_yamls(name: str) -> None:
-    with pytest.raises(InputError, match=f"--data {name}: no such file"):
+    with pytest.raises(InputError, match=f"--data {re.escape(name[:500])}.*no such file"):
         find_data_yaml(name)
 
 
