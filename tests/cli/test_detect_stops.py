@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 
 from tests.detect_process import FLAGS, NUM_DETECTIONS, DetectProcess, save_random_weights
 from tests.live_servers import MjpegServer
+from utils.config.base import ROOT
 from utils.predict.video import CLIP_FRAMES
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")]
@@ -42,10 +45,10 @@ def clip(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A separate file system of 4 MB."""
+    """A separate file system of 3 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
     try:
         result = subprocess.run(mount, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -115,13 +118,25 @@ def test_stop_signal_to_a_silent_stream(weights: Path, tmp_path: Path) -> None:
 
 
 def test_closed_terminal(weights: Path, tmp_path: Path) -> None:
+    """The system sends SIGHUP, and nothing can be printed any more."""
     controller, terminal = pty.openpty()
-    options = {"stdin": terminal, "start_new_session": True, "preexec_fn": lambda: os.ttyname(0)}
-    with MjpegServer(fps=20) as camera, start(weights, camera.url, tmp_path, **options) as run:
+    arguments = ("--weights", weights, "--project", tmp_path, *FLAGS)
+    with MjpegServer(fps=20) as camera:
+        command = [sys.executable, str(ROOT / "detect.py"), "--source", camera.url, *map(str, arguments)]
+        process = subprocess.Popen(
+            command,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
         os.close(terminal)
-        run.wait_for("(frame ", 3)
+        output = b""
+        while output.count(b"(frame ") < 3:
+            output += os.read(controller, 4096)
         os.close(controller)
-        assert run.stop(signal.SIGHUP) == 129, run.log
+        assert process.wait(60) == 129
     assert count_frames(tmp_path / "exp") >= 3
 
 
@@ -143,7 +158,7 @@ def test_stop_signals_end_a_video(number: signal.Signals, weights: Path, clip: P
     assert 20 <= count_frames(clip.parent / "exp") == "".join(run.log).count("video 1/1 (") < 150
 
 
-@pytest.mark.parametrize("flags", [(), ("--save-txt", "--save-crop")])
+@pytest.mark.parametrize("flags", [(), ("--save-txt",)])
 def test_full_disk_keeps_the_video(flags: tuple[str, ...], weights: Path, clip: Path, small_disk: Path) -> None:
     with start(weights, clip, small_disk, *flags) as run:
         assert run.wait() == 2

@@ -125,8 +125,9 @@ class Detections:
         return f"{type(self).__name__}\n{self}"
 
     def print(self) -> None:
-        """Print a summary of each image, and the speed."""
-        print(self)
+        """Print a summary of each image, and the speed; letters that the output lacks are escaped."""
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        print(str(self).encode(encoding, "backslashreplace").decode(encoding))
 
     def render(self, labels: bool = True) -> list[np.ndarray]:
         """Annotated images, RGB, which replace `ims`; the arrays of the caller are not modified."""

@@ -14,7 +14,7 @@ from utils.core.files import check_space
 from utils.datasets.sources.frames import SourceFrame, is_unicode
 from utils.predict.mp4 import Clip, FragmentedMp4
 
-CLIP_FRAMES = 12  # OpenCV's distance of key frames, so clips are not larger than one long video
+CLIP_FRAMES = 24  # two groups of OpenCV's, for a size and quality close to those of one long video
 
 
 class VideoFile:

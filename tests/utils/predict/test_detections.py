@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -47,6 +48,17 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert capsys.readouterr().out.splitlines() == str(results).splitlines() == lines
     assert repr(results).splitlines() == ["Detections", *lines]
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("ascii", r"caf\xe9 \udcff"), ("utf-8", r"café \udcff")])
+def test_text_on_any_terminal(encoding: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, output = detections(), io.BytesIO()
+    results.names[5] = "café \udcff"
+    with io.TextIOWrapper(output, encoding) as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        results.print()
+        terminal.flush()
+        assert f"2 persons, 1 {name}" in output.getvalue().decode(encoding)
 
 
 def test_tables() -> None:

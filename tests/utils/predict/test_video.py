@@ -38,12 +38,12 @@ def files(folder: Path) -> list[str]:
 
 def test_all_but_the_last_clip_are_playable_at_any_time(tmp_path: Path) -> None:
     video, counts = VideoFile(tmp_path / "clip.mp4", (48, 64), 10.0), []
-    for number in range(1, 41):
+    for number in range(1, 61):
         append(video, range(number, number + 1))
         counts.append(count_frames(tmp_path / "clip.mp4"))  # as a kill would leave it
-    assert counts == [number // CLIP_FRAMES * CLIP_FRAMES for number in range(1, 41)]
+    assert counts == [number // CLIP_FRAMES * CLIP_FRAMES for number in range(1, 61)]
     video.close()
-    assert count_frames(tmp_path / "clip.mp4") == 40
+    assert count_frames(tmp_path / "clip.mp4") == 60
     assert files(tmp_path) == ["clip.mp4"]
 
 
@@ -92,7 +92,7 @@ def test_full_disk_ends_the_video_after_a_clip(tmp_path: Path) -> None:
 def test_clip_that_opencv_cannot_write(tmp_path: Path) -> None:
     video = VideoFile(tmp_path / "clip.mp4", (480, 640), 10.0)
     frame = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
-    with pytest.raises(InputError, match=r"clip\.mp4: OpenCV has not written the last 12 frames; add --nosave"):
+    with pytest.raises(InputError, match=r"clip\.mp4: OpenCV has not written the last 24 frames; add --nosave"):
         for number in range(1, 100):
             video.append(frame, SourceFrame("clip.avi", np.empty(0), "", number))
     video.close()

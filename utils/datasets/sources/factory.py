@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote
 
 from utils.core.downloads import download_file, hide_secrets
 from utils.core.errors import InputError
-from utils.core.files import to_folder_name
+from utils.core.files import read_file, to_folder_name
+from utils.core.limits import check_limit
+from utils.datasets.index.listing import iter_files
 from utils.datasets.sources.capture import LiveAddress, is_media_url, parse_address
 from utils.datasets.sources.frames import MEDIA_SUFFIXES, Source, describe_formats
 from utils.datasets.sources.media import MediaSource
@@ -24,6 +30,8 @@ from utils.datasets.sources.watch import PathLines, WatchedFiles
 
 STDIN = "-"
 DOWNLOAD_BYTES, DOWNLOAD_SECONDS = 2e9, 1800.0  # limits of a file that is downloaded first
+MAX_LIST_BYTES = 256 * 2**20
+MAX_STREAMS = 256  # a thread and a decoder each
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,8 @@ def find_media(source: str) -> list[str]:
             f"{source}: the {'folder' if path.is_dir() else 'glob'} has no images or videos; {describe_formats()}"
         )
     if not path.is_file():
-        raise InputError(f"--source {source}: no such file or folder")
+        problem = "not a regular file" if path.exists() else "no such file or folder"
+        raise InputError(f"--source {source}: {problem}")
     if path.suffix.lower() == ".txt":
         return _read_media_list(path)
     if path.suffix.lower() not in MEDIA_SUFFIXES:
@@ -103,14 +112,19 @@ def find_media(source: str) -> list[str]:
 
 
 def _list_files(source: str) -> list[str]:
-    """Sorted images and videos of a glob, or directly in a folder."""
+    """Sorted images and videos of a glob, or directly in a folder; InputError if a `**` matches too many files.
+
+    A named pipe with such a name is included, so that the run reports it.
+    """
     path = Path(source)
     if path.is_dir():
-        paths = (str(p) for p in path.iterdir() if p.is_file())
+        paths: Iterable[str] = map(str, path.iterdir())
+    elif "**" in path.parts:
+        paths = (p for p in iter_files(path) if fnmatchcase(Path(p).name, path.name))
     else:
-        matches = glob.glob(source, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
-        paths = (p for p in matches if Path(p).is_file())
-    return sorted(p for p in paths if Path(p).suffix.lower() in MEDIA_SUFFIXES)
+        paths = glob.iglob(source)  # noqa: PTH207 - Path.glob takes no absolute patterns
+    media = (p for p in paths if Path(p).suffix.lower() in MEDIA_SUFFIXES)
+    return sorted(p for p in media if Path(p).exists() and not Path(p).is_dir())
 
 
 def _download_media(url: str, vid_stride: int) -> MediaSource:
@@ -142,19 +156,24 @@ def _read_stream_list(path: Path) -> list[LiveAddress]:
         if address is None:
             raise InputError(f"{place}: {word}: neither a webcam number nor a stream address")
         addresses.append(address)
+        check_limit(place, "streams", len(addresses), MAX_STREAMS)
     if suffix == ".streams" and not addresses:
         raise InputError(f"{path}: contains no streams; write one address per line")
     return addresses
 
 
-def _read_lines(listing: Path) -> list[tuple[int, str]]:
+def _read_lines(listing: Path) -> Iterator[tuple[int, str]]:
     """Number and text of the lines of a list, without empty lines and comments."""
-    try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{listing}: cannot be read as a list: {error}") from error
-    numbered = enumerate((line.strip() for line in lines), start=1)
-    return [(n, line) for n, line in numbered if line and not line.startswith("#")]
+    data = read_file(listing, max_bytes=MAX_LIST_BYTES).removeprefix(codecs.BOM_UTF8)
+    for number, row in enumerate(BytesIO(data), start=1):
+        try:
+            line = row.decode().strip()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{listing}:{number}: not UTF-8; save the list as UTF-8") from error
+        if "\0" in line:
+            raise InputError(f"{listing}:{number}: a null byte, which no path or address has; correct the list")
+        if line and not line.startswith("#"):
+            yield number, line
 
 
 def _read_media_list(listing: Path) -> list[str]:
@@ -164,15 +183,18 @@ def _read_media_list(listing: Path) -> list[str]:
     """
     files = []
     for number, entry in _read_lines(listing):
-        beside = listing.parent / entry
-        path = beside if os.path.exists(beside) else Path(entry)  # noqa: PTH110 - no error for a URL
-        if not path.exists() and is_media_url(entry):
-            raise InputError(f"{listing}:{number}: {entry}: a list contains files; pass a URL to --source directly")
-        if not path.exists() and parse_address(entry, place=f"{listing}:{number}"):
-            raise InputError(f"{listing}:{number}: {entry}: a list contains either files or streams, not both")
-        if path.suffix.lower() not in MEDIA_SUFFIXES:
+        path = os.path.join(os.path.dirname(listing), entry)  # noqa: PTH118, PTH120 - many times faster for long lists
+        if not os.path.exists(path):  # noqa: PTH110
+            path = entry
+        if not os.path.exists(path):  # noqa: PTH110
+            place = f"{listing}:{number}"
+            if is_media_url(entry):
+                raise InputError(f"{place}: {entry}: a list contains files; pass a URL to --source directly")
+            if parse_address(entry, place=place):
+                raise InputError(f"{place}: {entry}: a list contains either files or streams, not both")
+        if os.path.splitext(path)[1].lower() not in MEDIA_SUFFIXES:  # noqa: PTH122
             raise InputError(f"{listing}:{number}: {entry}: neither an image nor a video; {describe_formats()}")
-        files.append(str(path))
+        files.append(path)
     if not files:
         raise InputError(f"{listing}: contains no images or videos; write one path per line")
     return files

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -63,6 +64,53 @@ def test_glob_walks_subfolders(tmp_path: Path) -> None:
     assert [Path(p).relative_to(tmp_path).as_posix() for p in paths] == ["x/b.png", "y/a.png"]
 
 
+def test_folder_links_that_loop_count_once(tmp_path: Path) -> None:
+    for name in ("x/b.png", "x/y/a.png"):
+        image(tmp_path / name)
+    (tmp_path / "x/y/loop").symlink_to("..")
+    (tmp_path / "x/y/loop2").symlink_to(tmp_path)
+    (tmp_path / "x/c.png").symlink_to("b.png")  # a link to a file is a file
+    paths = find_media(str(tmp_path / "**" / "*.png"))
+    assert [Path(p).relative_to(tmp_path).as_posix() for p in paths] == ["x/b.png", "x/c.png", "x/y/a.png"]
+    assert [Path(p).name for p in find_media(str(tmp_path / "**" / "?.png"))] == ["b.png", "c.png", "a.png"]
+
+
+def test_glob_lists_files_of_a_bounded_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        image(tmp_path / f"{number}/a.png")
+    monkeypatch.setattr("utils.datasets.index.listing.MAX_ENTRIES", 9)
+    with pytest.raises(InputError, match="10 files and folders, the limit is 9; use --no-limits"):
+        find_media(str(tmp_path / "**" / "*.png"))
+    monkeypatch.setenv("YOLOv5_NO_LIMITS", "1")
+    assert len(find_media(str(tmp_path / "**" / "*.png"))) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+@pytest.mark.parametrize("name", ["pipe.png", "pipe.mp4"])
+@pytest.mark.parametrize("how", ["folder", "glob", "recursive glob", "list", "standard input"])
+def test_named_pipes_are_skipped(name: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image(tmp_path / "images/a.png")
+    os.mkfifo(tmp_path / "images" / name)
+    (tmp_path / "list.txt").write_text(f"images/a.png\nimages/{name}\n")
+    reader, writer = os.pipe()
+    os.write(writer, f"{tmp_path}/images/a.png\n{tmp_path}/images/{name}\n".encode())
+    os.close(writer)
+    sources = {"folder": "images", "glob": "images/*", "recursive glob": "**/*", "list": "list.txt"}
+    with open(reader) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        source = open_source(str(tmp_path / sources[how]) if how in sources else "-")
+        assert [Path(frame.path).name for frame in read_all(source)] == ["a.png"]
+    assert source.problems == [f"{tmp_path}/images/{name}: not a regular file"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+@pytest.mark.parametrize("name", ["pipe.png", "pipe.mp4", "pipe.txt", "pipe.streams"])
+def test_named_pipe_as_source(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=rf"--source .*{name}: not a regular file"):
+        open_source(str(tmp_path / name))
+
+
 def test_file_with_brackets_is_not_a_glob(tmp_path: Path) -> None:
     path = image(tmp_path / "shot[1].png")
     assert find_media(str(path)) == [str(path)]
@@ -101,6 +149,16 @@ def test_list_is_relative_to_itself_or_the_working_directory(tmp_path: Path, mon
         pytest.param("screen 1 2", r"expected screen \[N\] \[left top width height\]", id="screen-numbers"),
         pytest.param("screen a", "expected screen", id="screen-words"),
         pytest.param("screen 0 0 0 0 5", "width and height must be at least 1", id="screen-size"),
+        pytest.param("screen " + "9" * 5000, "expected screen", id="screen-of-many-digits"),
+        pytest.param("9" * 20, "99: no webcam has this number", id="webcam-beyond-32-bits"),
+        pytest.param("a\0.jpg", r"--source a\\x00\.jpg: no such file", id="null-byte"),
+        pytest.param(
+            "http://h/\0", r"http://h/\\x00: invalid address \(it contains control", id="null-byte-in-address"
+        ),
+        pytest.param("rtsp://h/\udcff", r"rtsp://h/\\udcff: invalid address .* not UTF-8", id="address-not-utf-8"),
+        pytest.param("http://h/\udcff.jpg", r"http://h/\\udcff\.jpg: ", id="url-not-utf-8"),
+        pytest.param("http://[::1", r"http://\[::1: invalid address \(Invalid IPv6 URL\)", id="ipv6"),
+        pytest.param("http://a..b/live", r"http://a\.\.b/live: cannot be opened: unknown host a\.\.b", id="host"),
     ],
 )
 def test_unusable_sources(source: str, message: str) -> None:
@@ -132,6 +190,59 @@ def test_bad_line_of_a_list_is_reported(tmp_path: Path, line: str, message: str)
     listing.write_text(f"# media\na.png\n{line}\n")
     with pytest.raises(InputError, match=rf"list\.txt:3: {message}"):
         open_source(str(listing))
+
+
+@pytest.mark.parametrize("suffix", ["txt", "streams"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"rtsp://h/a\nb\xff\n", "2: not UTF-8; save the list as UTF-8", id="latin-1"),
+        pytest.param(b"rtsp://h/a\n\0\n", "2: a null byte, which no path or address has", id="null-byte"),
+        pytest.param(b"rtsp://h/a\nhttp://[::1\n", r"2: http://\[::1: invalid address", id="address"),
+        pytest.param(b"rtsp://h/a\n" * 257, "257: 257 streams, the limit is 256; use --no-limits", id="many"),
+    ],
+)
+def test_damaged_lists(suffix: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / f"a.{suffix}").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.{suffix}:{message}"):
+        open_source(str(tmp_path / f"a.{suffix}"))
+
+
+def test_list_of_bounded_size(tmp_path: Path) -> None:
+    with open(tmp_path / "a.txt", "wb") as stream:
+        stream.truncate(factory.MAX_LIST_BYTES + 1)  # a hole, which takes no space
+    with pytest.raises(InputError, match=r"a\.txt: 268,435,457 bytes, the limit is 268,435,456; use --no-limits"):
+        open_source(str(tmp_path / "a.txt"))
+
+
+def test_list_with_a_long_line(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text(f"{'x' * 100_000}.png\na.png\n")
+    source = open_source(str(tmp_path / "a.txt"))
+    assert [Path(frame.path).name for frame in read_all(source)] == ["a.png"]
+    assert len(source.problems) == 1 and source.problems[0].endswith(".png: File name too long")
+    assert len(source.problems[0]) < 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS and Windows have no such names")
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"b\xffd")
+    image(tmp_path / f"{name}.png", 7)
+    video(tmp_path / "clip.avi", 2).rename(tmp_path / f"{name}.avi")
+    source = open_source(str(tmp_path))
+    assert [frame.heading for frame in read_all(source)] == [f"image 2/2 {tmp_path}/b\\udcffd.png"]
+    assert source.problems == [
+        f"{tmp_path}/b\\udcffd.avi: OpenCV cannot open a video whose name is not UTF-8; rename it"
+    ]
+
+
+def test_video_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.datasets.sources.media.MAX_PIXELS", 3000)
+    source = open_source(str(video(tmp_path / "clip.avi", 2)))
+    assert not read_all(source)
+    assert source.problems == [
+        f"{tmp_path}/clip.avi: 3,072 pixels, the limit is 3,000; use --no-limits if you trust the file"
+    ]
 
 
 def test_damaged_and_missing_images_are_skipped(tmp_path: Path) -> None:
@@ -321,6 +432,17 @@ def test_paths_from_standard_input_arrive_as_they_are_written(tmp_path: Path, mo
             assert [problem.partition(": ")[2].partition(";")[0] for problem in source.problems] == [
                 "No such file or directory", "neither an image nor a video"
             ]  # fmt: skip
+
+
+def test_endless_line_on_standard_input() -> None:
+    reader, writer = os.pipe()
+    thread = threading.Thread(target=lambda: [os.write(writer, bytes(1 << 16)) for _ in range(17)])
+    thread.start()
+    with pytest.raises(InputError, match="--source: a line of over 1,048,576 bytes is no path"):
+        list(PathLines(reader))
+    thread.join()
+    os.close(reader)
+    os.close(writer)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows cannot wait for input and for close at once")
