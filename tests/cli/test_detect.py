@@ -157,7 +157,7 @@ def test_view_img_without_a_display_makes_no_run_folder(
 
 def test_run_folder_that_cannot_be_made(weights: Path, tmp_path: Path) -> None:
     source = write_image(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a\.png.exp: the run folder cannot be created: .*; choose another --project"):
+    with pytest.raises(InputError, match=r"a\.png.*: the run folder cannot be created: .*; choose another --project"):
         detect.run(weights=weights, source=source, project=source, **OPTIONS)
 
 
