@@ -32,6 +32,8 @@ def custom(
     autoshape: bool = True,
     _verbose: bool = True,
     device: typing.Any = None,
+    *,
+    trust: bool = False,
 ) -> typing.Any:
     """A model from a file of any format that detect.py supports, or an ensemble of several .pt files.
 
@@ -40,9 +42,10 @@ def custom(
         autoshape: fuse batch norm and wrap the model in `AutoShape`, which takes images and returns `Detections`.
         _verbose: log information, not only warnings.
         device: "cpu", 0, "cuda:0" or a torch.device; None means CUDA if available.
+        trust: load an exported file even if it can do more than compute (see docs/exports.md).
     """
     _set_up(_verbose)
-    return _load_file(path, autoshape, device)
+    return _load_file(path, autoshape, device, trust=trust)
 
 
 def _make_entry(name: str, num_classes: int = 80) -> typing.Callable[..., typing.Any]:
@@ -97,14 +100,14 @@ def _set_up(verbose: bool) -> None:
     setup_logging(verbose=verbose)
 
 
-def _load_file(path: typing.Any, autoshape: bool, device: typing.Any) -> typing.Any:
+def _load_file(path: typing.Any, autoshape: bool, device: typing.Any, *, trust: bool = False) -> typing.Any:
     """Load a model file and wrap it if `autoshape`."""
     from utils.predict.autoshape import AutoShape
     from utils.predict.multi_backend import DetectMultiBackend, add_pt_suffix
 
     paths = path if isinstance(path, list | tuple) else [path]
     files = [add_pt_suffix(file) for file in paths]
-    model = DetectMultiBackend(files, device=_select_device(device), fuse=autoshape)
+    model = DetectMultiBackend(files, device=_select_device(device), fuse=autoshape, trust=trust)
     return AutoShape(model) if autoshape else model
 
 

@@ -75,7 +75,7 @@ def test_parameters(name: str) -> None:
         "pretrained": True, "channels": 3, "classes": 1000 if name.endswith("-cls") else 80, "autoshape": True,
         "_verbose": True, "device": None,
     }  # fmt: skip
-    assert list(inspect.signature(hubconf.custom).parameters) == ["path", "autoshape", "_verbose", "device"]
+    assert list(inspect.signature(hubconf.custom).parameters) == ["path", "autoshape", "_verbose", "device", "trust"]
 
 
 @pytest.mark.parametrize("name", SIZES)

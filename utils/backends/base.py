@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.backends.info import ModelInfo
+from utils.backends.info import MAX_BATCH, MAX_CHANNELS, MAX_SIDE, ModelInfo
 from utils.backends.outputs import check_outputs, flatten_outputs
 from utils.core.device import single_threaded
 from utils.core.errors import InputError
+from utils.core.limits import check_limit
 from utils.core.logging import LOGGER
 from utils.core.types import NMSOutput
 from utils.imaging.semantic_classes import SemanticClasses
@@ -23,6 +24,7 @@ from utils.tasks.registry import find_task
 Visitor = Callable[[nn.Module, Any], None]  # called with each layer and its output
 DEVICE_ERRORS = ("memory", "allocat", "cuda error")  # in messages of errors that are not the file's fault
 MAX_REASON_LENGTH = 200  # of a runtime's message, characters
+MAX_FILE_BYTES = 2**32  # of a model file
 UNNAMED_CLASSES = 999  # number of class names for files without names, as in YOLOv5
 
 
@@ -97,6 +99,9 @@ class ExportedBackend(ABC):
         input_shape: Sequence[int | str | None] = (None, None, None, None),
     ) -> None:
         batch, channels, height, width = (side if isinstance(side, int) and side > 0 else None for side in input_shape)
+        for what, value, limit in (("images per run", batch, MAX_BATCH), ("channels", channels, MAX_CHANNELS)):
+            check_limit(file, what, value or 0, limit)
+        check_limit(file, "pixels of height or width", max(height or 0, width or 0), MAX_SIDE)
         self.fixed_hw = (height, width) if height and width else None
         self.fixed_batch = batch
         self.file, self.device, self.dtype = file, device, dtype

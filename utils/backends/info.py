@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,8 @@ from utils.imaging.semantic_classes import SemanticClasses
 from utils.tasks.registry import list_tasks
 
 TRUE_WORDS = ("true", "1", "yes")
-MOST_STRIDE, MOST_SIDE = 1024, 16384  # a file that says more would only exhaust memory
+MAX_STRIDE, MAX_SIDE, MAX_CHANNELS, MAX_BATCH = 1024, 16384, 4096, 4096  # larger ones would only exhaust memory
+MAX_CLASSES, MAX_NAME_LENGTH = 100_000, 1000
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ class ModelInfo:
             known = ", ".join(list_tasks())
             raise InputError(f"{place}: metadata task: {task[:60]!r} is none of {known}; export it again")
         return cls(
-            stride=reader.number("stride", 32, most=MOST_STRIDE),
+            stride=reader.number("stride", 32, most=MAX_STRIDE),
             names=reader.names(),
             task=task,
-            channels=reader.number("channels", 3),
+            channels=reader.number("channels", 3, most=MAX_CHANNELS),
             imgsz=imgsz,
-            batch=reader.number("batch", 0) or None,
+            batch=reader.number("batch", 0, most=MAX_BATCH) or None,
             dynamic=reader.flag("dynamic"),
             nms=reader.flag("nms"),
             normalized=reader.flag("normalized"),
-            version=str(values.get("version", "")),
+            version=str(values.get("version", ""))[:MAX_NAME_LENGTH],
             semantic=reader.classes("semantic"),
         )
 
@@ -107,16 +107,16 @@ class _Reader:
     def __init__(self, values: Mapping[str, Any], place: str) -> None:
         self.values, self.place = values, place
 
-    def number(self, key: str, default: int, *, most: int = sys.maxsize) -> int:
+    def number(self, key: str, default: int, *, most: int) -> int:
         """A whole number from 0 to `most`; the original stores strides as text of a float too."""
         value = self.values.get(key, default)
         try:
-            number = int(float(value))
+            number = float(value)
         except (TypeError, ValueError, OverflowError):
-            number = -1
-        if not 0 <= number <= most:
-            raise self._error(key, value, "a whole number" if most == sys.maxsize else f"a whole number up to {most}")
-        return number
+            number = -1.0
+        if not (0 <= number <= most and number.is_integer()):
+            raise self._error(key, value, f"a whole number up to {most}")
+        return int(number)
 
     def flag(self, key: str) -> bool:
         """A truth value, as such or as a word."""
@@ -129,8 +129,8 @@ class _Reader:
             return None
         pair = [value, value] if isinstance(value, int) else value
         listed = isinstance(pair, list | tuple) and len(pair) == 2
-        if not listed or not all(isinstance(v, int) and 0 < v <= MOST_SIDE for v in pair):
-            raise self._error(key, value, f"height and width up to {MOST_SIDE}")
+        if not listed or not all(type(v) is int and 0 < v <= MAX_SIDE for v in pair):
+            raise self._error(key, value, f"height and width up to {MAX_SIDE}")
         return pair[0], pair[1]
 
     def names(self) -> dict[int, str]:
@@ -142,9 +142,15 @@ class _Reader:
             raise self._error("names", value, "a list or mapping of class names")
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         try:
-            return {int(number): str(name) for number, name in pairs}
+            names = {int(number): name for number, name in pairs}
         except (TypeError, ValueError, OverflowError) as error:
             raise self._error("names", value, "class names by number") from error
+        for number, name in names.items():
+            if not 0 <= number < MAX_CLASSES:
+                raise self._error("names", number, f"a class number below {MAX_CLASSES}")
+            if isinstance(name, list | tuple | dict | set) or len(str(name)) > MAX_NAME_LENGTH:
+                raise self._error("names", name, f"a class name of up to {MAX_NAME_LENGTH} characters")
+        return {number: str(name) for number, name in names.items()}
 
     def classes(self, key: str) -> SemanticClasses | None:
         """The classes of semantic masks, or None where the key is missing."""
@@ -153,7 +159,7 @@ class _Reader:
             return None
         try:
             return SemanticClasses.from_dict(value)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise self._error(key, value, f"a description of semantic classes ({error})") from error
 
     def literal(self, key: str) -> Any:

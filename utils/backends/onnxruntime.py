@@ -11,6 +11,7 @@ from torch import Tensor
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
+from utils.backends.onnx_file import read_onnx
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.packages import find_exported_file, import_runtime
@@ -53,7 +54,7 @@ def load_onnx(
     Raises:
         InputError: no such file, onnxruntime is missing or cannot run the file.
     """
-    path = find_exported_file(files[0], "onnx")
+    content = read_onnx(find_exported_file(files[0], "onnx"), files[0])
     runtime = import_runtime("onnxruntime", needed_for="ONNX files")
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda" and "CUDAExecutionProvider" in runtime.get_available_providers():
@@ -64,8 +65,9 @@ def load_onnx(
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = LOG_FATAL
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # not its own format, which is not checked
     try:
-        session = runtime.InferenceSession(path.read_bytes(), options, providers=providers)
+        session = runtime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # onnxruntime's exception classes have no common base
         raise InputError(f"{files[0]}: {_explain_error(error, runtime.__version__)}") from error
     backend = OnnxBackend(files[0], session, device=device, names=names)

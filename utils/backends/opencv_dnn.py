@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
+from utils.backends.onnx_file import read_onnx
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.packages import find_exported_file, import_runtime
@@ -59,23 +59,23 @@ def load_opencv_dnn(
     Raises:
         InputError: no such file, the package onnx is missing, or OpenCV cannot read the file.
     """
-    path = find_exported_file(files[0], "onnx")
-    info, input_shape = read_onnx_header(path, files[0])
+    content = read_onnx(find_exported_file(files[0], "onnx"), files[0])
+    info, input_shape = read_onnx_header(content, files[0])
     if fp16 or device.type != "cpu":
         LOGGER.warning("WARNING: --half and --device are ignored: --dnn runs OpenCV in FP32 on the CPU")
     try:
-        net = cv2.dnn.readNetFromONNX(np.fromfile(path, np.uint8))
+        net = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
     except cv2.error as error:
         reason = _get_reason(error)
         raise InputError(f"{files[0]}: OpenCV {cv2.__version__} cannot read it ({reason}){REMEDY}") from error
     return OpenCvBackend(files[0], net, info, input_shape, names=names)
 
 
-def read_onnx_header(path: Path, file: str) -> tuple[ModelInfo, list[int]]:
+def read_onnx_header(content: bytes, file: str) -> tuple[ModelInfo, list[int]]:
     """Metadata and input shape of an ONNX file, which OpenCV does not report; 0 for dynamic axes."""
     onnx = import_runtime("onnx", needed_for="--dnn: ONNX files")
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load_model_from_string(content)
         source = model.graph.input[0].type.tensor_type
         input_shape = [dim.dim_value for dim in source.shape.dim]
     except Exception as error:  # the module of protobuf's DecodeError differs between releases

@@ -14,9 +14,13 @@ from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.core.device import is_bf16_faster, supports_bf16
 from utils.core.errors import InputError
+from utils.core.files import read_file
 from utils.core.logging import LOGGER
 from utils.core.packages import find_exported_file, import_runtime
 from utils.core.yaml_files import read_yaml
+
+MAX_XML_BYTES = 2**28
+XML_STARTS = (b"<?xml", b"<net")  # OpenVINO also reads other formats under this name, which may refer to any file
 
 
 class OpenVinoBackend(ExportedBackend):
@@ -75,7 +79,7 @@ def find_xml(folder: Path) -> Path:
     """Find the .xml file of a folder, with its weights beside it.
 
     Raises:
-        InputError: not exactly one .xml file, or its weights are missing.
+        InputError: not exactly one .xml file, it is not XML, or its weights are missing.
     """
     files = sorted(folder.glob("*.xml"))
     if len(files) != 1:
@@ -83,6 +87,8 @@ def find_xml(folder: Path) -> Path:
         raise InputError(f"{folder}: expected one .xml file, found {names}; export it again")
     if not files[0].with_suffix(".bin").is_file():
         raise InputError(f"{folder}: {files[0].stem}.bin is missing; copy the whole folder")
+    if not read_file(files[0], max_bytes=MAX_XML_BYTES).lstrip().startswith(XML_STARTS):
+        raise InputError(f"{files[0]}: damaged or not an OpenVINO model; copy or export it again")
     return files[0]
 
 

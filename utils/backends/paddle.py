@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,10 @@ from torch import Tensor
 
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
+from utils.backends.operators import PADDLE_OPERATORS
+from utils.backends.trust import UntrustedError
 from utils.core.errors import InputError
+from utils.core.files import read_file
 from utils.core.logging import LOGGER
 from utils.core.packages import find_exported_file, import_runtime
 from utils.core.yaml_files import read_yaml
@@ -25,6 +30,9 @@ FAULTY_PASSES = (  # of PaddlePaddle 3.3 with oneDNN
     "conv_activation_onednn_fuse_pass",  # segmentation fault at a convolution with leaky ReLU
 )
 INITIAL_GPU_MEMORY_MB = 512  # grows as needed
+KIND = "#"  # key of the kind of an operator, type or attribute in a program of PaddlePaddle 3; 1: its own operators
+NO_OPERATOR = re.compile(r"p|0\.\w+|1\.[at]_\w+|(region|block)_\d+", re.ASCII)
+MAX_PROGRAM_BYTES = 2**26
 
 
 class PaddleBackend(ExportedBackend):
@@ -98,18 +106,29 @@ class PredictorWithFallback:
 
 
 def load_paddle(
-    files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
+    files: Sequence[str],
+    *,
+    device: torch.device,
+    fp16: bool = False,
+    names: Mapping[int, str] | None = None,
+    trust: bool = False,
 ) -> PaddleBackend:
     """Load the model of a folder, on the GPU if the installed package supports it.
 
+    Args:
+        trust: load it even if its program may do more than compute.
+
     Raises:
         MissingPackageError: PaddlePaddle is not installed.
+        UntrustedError: its program may do more than compute.
         InputError: no such folder, or it has no model that can be run.
     """
     folder = find_exported_file(files[0], "paddle", folder=True)
     inference = import_runtime("paddle.inference", needed_for="PaddlePaddle models", install="paddlepaddle")
     paddle = import_runtime("paddle", needed_for="PaddlePaddle models", install="paddlepaddle")
     program, weights = _find_files(folder)
+    if not trust:
+        check_program(program)
     info = _read_info(folder)
     if device.type != "cpu" and not (device.type == "cuda" and paddle.is_compiled_with_cuda()):
         LOGGER.warning(f"WARNING: PaddlePaddle runs on the CPU; for {device.type}: pip install paddlepaddle-gpu")
@@ -144,6 +163,25 @@ def _find_files(folder: Path) -> tuple[Path, Path]:
     if not programs:
         raise InputError(f"{folder}: no program ({' or '.join(PROGRAMS)}); copy or export it again")
     raise InputError(f"{programs[0].with_suffix(WEIGHTS)}: missing or empty; copy or export the folder again")
+
+
+def check_program(program: Path) -> None:
+    """Raise UntrustedError unless a program is JSON (PaddlePaddle 3) and has only operators that compute."""
+    if program.suffix != ".json":
+        raise UntrustedError(program, "programs of PaddlePaddle 2 are not checked and may do more than compute")
+    content, kinds = read_file(program, max_bytes=MAX_PROGRAM_BYTES), set()
+
+    def collect(pairs: list[tuple[str, Any]]) -> None:
+        kinds.update(str(value) for key, value in pairs if key == KIND)
+
+    try:
+        json.loads(content, object_pairs_hook=collect)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{program}: damaged or not a PaddlePaddle program; copy or export it again") from error
+    for kind in sorted(kinds):
+        operator = kind.removeprefix("1.")
+        if not NO_OPERATOR.fullmatch(kind) and (operator == kind or operator not in PADDLE_OPERATORS):
+            raise UntrustedError(program, f"operator {kind[:60]} may do more than compute, such as write files")
 
 
 def _read_info(folder: Path) -> ModelInfo:

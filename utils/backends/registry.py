@@ -26,6 +26,7 @@ class Format:
         ending: suffix of the file or folder name, lower case.
         runtime: "module:function" in utils.backends that loads it; empty if it cannot be run.
         cpu, gpu: whether it runs on these devices.
+        is_program: a file may do more than compute; its loader takes `trust`.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Format:
     runtime: str
     cpu: bool = True
     gpu: bool = False
+    is_program: bool = False
 
     def load(self, files: Sequence[str], **options: object) -> Backend:
         """Load the file(s), importing the runtime's package."""
@@ -43,18 +45,20 @@ class Format:
 
 FORMATS = (  # longer endings precede shorter ones
     Format("PyTorch", "", ".pt", "pytorch:load_pytorch", gpu=True),
-    Format("TorchScript", "torchscript", ".torchscript", "torchscript:load_torchscript", gpu=True),
+    Format("TorchScript", "torchscript", ".torchscript", "torchscript:load_torchscript", gpu=True, is_program=True),
     Format("ONNX", "onnx", ".onnx", "onnxruntime:load_onnx", gpu=True),
     Format("OpenVINO", "openvino", "_openvino_model", "openvino:load_openvino"),
-    Format("TensorRT", "engine", ".engine", "tensorrt:load_tensorrt", cpu=False, gpu=True),
+    Format("TensorRT", "engine", ".engine", "tensorrt:load_tensorrt", cpu=False, gpu=True, is_program=True),
     Format("CoreML", "coreml", ".mlpackage", "coreml:load_coreml"),
     Format("CoreML", "", ".mlmodel", "coreml:load_coreml"),
-    Format("TensorFlow SavedModel", "saved_model", "_saved_model", "tensorflow:load_saved_model", gpu=True),
-    Format("TensorFlow GraphDef", "pb", ".pb", "tensorflow:load_graph_def", gpu=True),
+    Format(
+        "TensorFlow SavedModel", "saved_model", "_saved_model", "tensorflow:load_saved_model", gpu=True, is_program=True
+    ),
+    Format("TensorFlow GraphDef", "pb", ".pb", "tensorflow:load_graph_def", gpu=True, is_program=True),
     Format("Edge TPU", "edgetpu", "_edgetpu.tflite", "tflite:load_edgetpu", cpu=False),
     Format("TensorFlow Lite", "tflite", ".tflite", "tflite:load_tflite"),
     Format("TensorFlow.js", "tfjs", "_web_model", "", cpu=False),
-    Format("PaddlePaddle", "paddle", "_paddle_model", "paddle:load_paddle", gpu=True),
+    Format("PaddlePaddle", "paddle", "_paddle_model", "paddle:load_paddle", gpu=True, is_program=True),
 )
 PYTORCH = FORMATS[0]
 TRITON = Format("Triton server", "", "://", "triton:load_triton", gpu=True)
@@ -69,6 +73,7 @@ def load_backend(
     names: Mapping[int, str] | None = None,
     dnn: bool = False,
     fuse: bool = True,
+    trust: bool = False,
 ) -> Backend:
     """Load a model file; several PyTorch files form an ensemble. On a CPU this calls `keep_freed_memory`.
 
@@ -77,8 +82,10 @@ def load_backend(
         names: class names for files without names.
         dnn: run ONNX files with OpenCV.
         fuse: fuse batch norms with convolutions (PyTorch).
+        trust: load a file even if it can do more than compute.
 
     Raises:
+        UntrustedError: the file can do more than compute, or cannot be checked for it.
         InputError: unknown or mixed formats, a missing package, or a file that cannot be run.
     """
     files = [str(weights)] if isinstance(weights, str | Path) else [str(w) for w in weights]
@@ -97,7 +104,11 @@ def load_backend(
     if device.type == "cpu":
         keep_freed_memory()
     options: dict[str, object] = {"device": device, "fp16": fp16, "names": names}
-    backend = kind.load(files, **options, **({"fuse": fuse} if kind is PYTORCH else {}))
+    if kind is PYTORCH:
+        options["fuse"] = fuse
+    if kind.is_program:
+        options["trust"] = trust
+    backend = kind.load(files, **options)
     if names and isinstance(backend, ExportedBackend):
         backend.check_names()
     return backend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -12,19 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.backends.base import ExportedBackend
+from utils.backends.base import MAX_FILE_BYTES, ExportedBackend
 from utils.backends.info import ModelInfo
+from utils.backends.operators import TENSORFLOW_OPERATORS
+from utils.backends.trust import UntrustedError
 from utils.core.errors import InputError
+from utils.core.files import read_file
 from utils.core.logging import LOGGER
 from utils.core.packages import find_exported_file, import_runtime
-from utils.core.yaml_files import parse_yaml
+from utils.core.yaml_files import parse_yaml, read_yaml
 
 INPUT = "x"
 INFO_FILE = "metadata.yaml"  # in the folder of a SavedModel
 INFO_ATTRIBUTE = "_openyolov5"  # of a GraphDef's input node; TensorFlow ignores attributes with a leading underscore
 SIGNATURE = "serving_default"
 NUM_NMS_OUTPUTS = 4  # boxes, scores, classes, count
-FORBIDDEN_OPERATORS = {"ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc"}
 
 
 @dataclass(frozen=True)
@@ -87,41 +90,101 @@ def nms_outputs_to_rows(outputs: Sequence[Tensor], size_wh: Sequence[int]) -> Te
 
 
 def load_saved_model(
-    files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
+    files: Sequence[str],
+    *,
+    device: torch.device,
+    fp16: bool = False,
+    names: Mapping[int, str] | None = None,
+    trust: bool = False,
 ) -> TensorFlowBackend:
     """Load the SavedModel of a folder, with metadata from its `metadata.yaml`, if any.
 
+    Args:
+        trust: load the whole model; otherwise only the operators that its signature runs, which must only compute.
+
     Raises:
         MissingPackageError: TensorFlow is not installed.
+        UntrustedError: the signature has variables, or operators that may do more than compute.
         InputError: no such folder, or not a SavedModel.
     """
     folder = find_exported_file(files[0], "saved_model", folder=True)
     tf = import_tensorflow("TensorFlow SavedModels")
     info = read_info(folder / INFO_FILE)
     tf_device, device = _select_device(tf, device, fp16)
-    check_saved_model(folder / "saved_model.pb", files[0])
+    load = _load_whole_model if trust else _load_signature
     with _reraise_errors(files[0], tf), tf.device(tf_device):
-        loaded = tf.saved_model.load(str(folder))
-        if SIGNATURE not in loaded.signatures:
-            raise InputError(f"{files[0]}: no signature {SIGNATURE}; export it again")
-        signature = loaded.signatures[SIGNATURE]
-    name, spec = _get_only_input(files[0], signature.structured_input_signature[1].items())
+        graph = load(folder, files[0], tf)
+    return TensorFlowBackend(files[0], _bind_device(graph, tf, tf_device), info, device=device, names=names)
 
-    def run(images: Any, owner: Any = loaded) -> list[Any]:  # the signature needs a reference to its owner
-        with tf.device(tf_device):
-            results = signature(**{name: tf.constant(images)})
+
+def _load_whole_model(folder: Path, file: str, tf: Any) -> Graph:
+    """The signature of a SavedModel with all variables and resources."""
+    loaded = tf.saved_model.load(str(folder))
+    if SIGNATURE not in loaded.signatures:
+        raise InputError(f"{file}: no signature {SIGNATURE}; export it again")
+    signature = loaded.signatures[SIGNATURE]
+    name, spec = _get_only_input(file, signature.structured_input_signature[1].items())
+
+    def run(images: Any, owner: Any = loaded) -> Sequence[Any]:  # the signature needs a reference to its owner
+        results = signature(**{name: images})
         return [results[key] for key in sorted(results, key=_get_output_order)]
 
-    return TensorFlowBackend(files[0], Graph(run, tuple(spec.shape)), info, device=device, names=names)
+    return Graph(run, tuple(spec.shape))
+
+
+def _load_signature(folder: Path, file: str, tf: Any) -> Graph:
+    """The signature of a SavedModel as a graph of its own."""
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    message = SavedModel()
+    _parse_message(message, folder / "saved_model.pb")
+    for meta_graph in message.meta_graphs:
+        if SIGNATURE in meta_graph.signature_def:
+            signature = meta_graph.signature_def[SIGNATURE]
+            break
+    else:
+        raise InputError(f"{file}: no signature {SIGNATURE}; export it again")
+    _, source = _get_only_input(file, signature.inputs.items())
+    outputs = [signature.outputs[key].name for key in sorted(signature.outputs, key=_get_output_order)]
+    graph_def = extract_graph(meta_graph.graph_def, [source.name, *outputs])
+    check_operators(graph_def, file)
+    return _import_graph(graph_def, source.name, outputs, tf)
+
+
+def _import_graph(graph_def: Any, source: str, outputs: Sequence[str], tf: Any) -> Graph:
+    """A graph as a function from a tensor to others, which have names such as "x:0"."""
+    graph = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
+    function = graph.prune(source, list(outputs))
+    shape = function.inputs[0].shape
+    return Graph(lambda images: list(function(images)), tuple(shape) if shape.rank else ())
+
+
+def _bind_device(graph: Graph, tf: Any, tf_device: str) -> Graph:
+    """The graph with arrays as input, run on a device."""
+
+    def run(images: Any) -> Sequence[Any]:
+        with tf.device(tf_device):
+            return graph.run(tf.constant(images))
+
+    return Graph(run, graph.shape)
 
 
 def load_graph_def(
-    files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
+    files: Sequence[str],
+    *,
+    device: torch.device,
+    fp16: bool = False,
+    names: Mapping[int, str] | None = None,
+    trust: bool = False,
 ) -> TensorFlowBackend:
     """Load a frozen graph: the placeholder is the input, nodes without consumers are the outputs.
 
+    Args:
+        trust: load it even if its operators may do more than compute.
+
     Raises:
         MissingPackageError: TensorFlow is not installed.
+        UntrustedError: its operators may do more than compute.
         InputError: no such file, or not a frozen graph.
     """
     path = find_exported_file(files[0], "pb")
@@ -129,21 +192,15 @@ def load_graph_def(
     tf_device, device = _select_device(tf, device, fp16)
     graph_def = tf.compat.v1.GraphDef()
     _parse_message(graph_def, path)
-    check_operators(graph_def, files[0])
+    if not trust:
+        check_operators(graph_def, files[0])
     source = _get_only_input(files[0], (node for node in graph_def.node if node.op == "Placeholder"))
     text = source.attr[INFO_ATTRIBUTE].s.decode("utf-8", "replace") if INFO_ATTRIBUTE in source.attr else ""
     info = parse_info(text, files[0])
-    outputs = sorted(find_output_nodes(graph_def), key=_get_output_order)
+    outputs = [f"{name}:0" for name in sorted(find_output_nodes(graph_def), key=_get_output_order)]
     with _reraise_errors(files[0], tf), tf.device(tf_device):
-        graph = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
-        function = graph.prune(f"{source.name}:0", [f"{name}:0" for name in outputs])
-    shape = function.inputs[0].shape
-
-    def run(images: Any) -> list[Any]:
-        with tf.device(tf_device):
-            return list(function(tf.constant(images)))
-
-    return TensorFlowBackend(files[0], Graph(run, tuple(shape) if shape.rank else ()), info, device=device, names=names)
+        graph = _import_graph(graph_def, f"{source.name}:0", outputs, tf)
+    return TensorFlowBackend(files[0], _bind_device(graph, tf, tf_device), info, device=device, names=names)
 
 
 def import_tensorflow(needed_for: str) -> Any:
@@ -158,7 +215,9 @@ def import_tensorflow(needed_for: str) -> Any:
 
 def read_info(file: Path) -> ModelInfo:
     """Read a metadata file; defaults if there is none."""
-    return parse_info(file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "", str(file))
+    if not file.is_file():
+        return ModelInfo()
+    return _to_info(read_yaml(file), str(file))
 
 
 def parse_info(text: str, place: str) -> ModelInfo:
@@ -167,34 +226,75 @@ def parse_info(text: str, place: str) -> ModelInfo:
     Raises:
         InputError: invalid metadata.
     """
-    values = parse_yaml(text, place) or {}
-    if not isinstance(values, Mapping):
+    return _to_info(parse_yaml(text, place), place)
+
+
+def _to_info(values: Any, place: str) -> ModelInfo:
+    """The metadata in the content of a YAML text, None if that is empty."""
+    if not isinstance(values, Mapping | None):
         raise InputError(f"{place}: metadata: expected a mapping of stride and names; export it again")
-    return ModelInfo.from_values(values, place=place)
+    return ModelInfo.from_values(values or {}, place=place)
 
 
 def find_output_nodes(graph_def: Any) -> list[str]:
     """Names of the nodes without consumers."""
-    consumed = {name.lstrip("^").partition(":")[0] for node in graph_def.node for name in node.input}
+    consumed = {_get_node_name(name) for node in graph_def.node for name in node.input}
     return [node.name for node in graph_def.node if node.name not in consumed and node.op not in ("NoOp", "Const")]
 
 
+def extract_graph(graph_def: Any, tensors: Iterable[str]) -> Any:
+    """The nodes and functions that are needed to compute tensors, as a graph."""
+    nodes = {node.name: node for node in graph_def.node}
+    pending, used = [_get_node_name(tensor) for tensor in tensors], set()
+    while pending:
+        name = pending.pop()
+        if name in nodes and name not in used:
+            used.add(name)
+            pending += map(_get_node_name, nodes[name].input)
+    functions = {function.signature.name: function for function in graph_def.library.function}
+    unread, called = [nodes[name] for name in used], set()
+    while unread:
+        for name in (_get_function_names(unread.pop()) & functions.keys()) - called:
+            called.add(name)
+            unread += functions[name].node_def
+    extracted = type(graph_def)(versions=graph_def.versions)
+    extracted.node.extend(node for node in graph_def.node if node.name in used)
+    extracted.library.function.extend(functions[name] for name in sorted(called))
+    _rename_functions(extracted, suffix=f"_{uuid.uuid4().hex}")
+    return extracted
+
+
+def _rename_functions(graph_def: Any, *, suffix: str) -> None:
+    """Append a suffix to the names of functions, which TensorFlow shares among all models of a process."""
+    functions = graph_def.library.function
+    names = {function.signature.name for function in functions}
+    for function in functions:
+        function.signature.name += suffix
+    for node in (*graph_def.node, *(node for function in functions for node in function.node_def)):
+        for attribute in node.attr.values():
+            for reference in (attribute.func, *attribute.list.func):
+                if reference.name in names:
+                    reference.name += suffix
+
+
+def _get_node_name(tensor: str) -> str:
+    """The node of a tensor such as "x:0", or of a control input such as "^x"."""
+    return tensor.lstrip("^").partition(":")[0]
+
+
+def _get_function_names(node: Any) -> set[str]:
+    """Names of the functions that a node may call."""
+    attributes = node.attr.values()
+    return {node.op, *(a.func.name for a in attributes), *(f.name for a in attributes for f in a.list.func)}
+
+
 def check_operators(graph_def: Any, file: str) -> None:
-    """Raise InputError if the graph reads or writes files or calls Python."""
+    """Raise UntrustedError if the graph has operators that may do more than compute."""
     functions = (node for function in graph_def.library.function for node in function.node_def)
     for node in (*graph_def.node, *functions):
-        if node.op in FORBIDDEN_OPERATORS:
-            raise InputError(f"{file}: refused, contains the operator {node.op}, which no network needs")
-
-
-def check_saved_model(path: Path, file: str) -> None:
-    """`check_operators` for all graphs of a `saved_model.pb`."""
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-
-    message = SavedModel()
-    _parse_message(message, path)
-    for meta_graph in message.meta_graphs:
-        check_operators(meta_graph.graph_def, file)
+        if node.op not in TENSORFLOW_OPERATORS:
+            reason = f"operator {node.op[:60]} may do more than compute, such as write files"
+            raise UntrustedError(f"{file}: node {node.name[:60]!r}", reason)
 
 
 def _parse_message(message: Any, path: Path) -> None:
@@ -204,7 +304,7 @@ def _parse_message(message: Any, path: Path) -> None:
     from google.protobuf.message import DecodeError
 
     try:
-        message.ParseFromString(path.read_bytes())
+        message.ParseFromString(read_file(path, max_bytes=MAX_FILE_BYTES))
     except DecodeError as error:
         raise InputError(f"{path}: damaged or not a TensorFlow model; copy or export it again") from error
 

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.backends.base import ExportedBackend
+from utils.backends.base import MAX_FILE_BYTES, ExportedBackend
 from utils.backends.info import ModelInfo
+from utils.backends.trust import UntrustedError
 from utils.core.errors import InputError
+from utils.core.files import read_file
 from utils.core.logging import LOGGER
 from utils.core.packages import find_exported_file, import_runtime
 
@@ -135,22 +137,33 @@ def _get_limits(engine: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...
 
 
 def load_tensorrt(
-    files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
+    files: Sequence[str],
+    *,
+    device: torch.device,
+    fp16: bool = False,
+    names: Mapping[int, str] | None = None,
+    trust: bool = False,
 ) -> TensorRTBackend:
     """Load an engine on the GPU, with metadata from the JSON file beside it or from the header of other tools.
 
+    Args:
+        trust: required, because an engine contains code of the GPU and plugins.
+
     Raises:
         MissingPackageError: TensorRT is not installed.
+        UntrustedError: `trust` is not set.
         InputError: no such file, the device is not a GPU, or the engine is damaged or for another TensorRT or GPU.
     """
     path = find_exported_file(files[0], "engine")
     if device.type != "cuda":
         raise InputError(f"{files[0]}: TensorRT engines run on an NVIDIA GPU, not on {device.type}; use --device 0")
+    if not trust:
+        raise UntrustedError(files[0], "a TensorRT engine is a program, which cannot be checked")
     trt = import_runtime("tensorrt", needed_for="TensorRT engines")
     release = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if release < MIN_VERSION:
         raise InputError(f"TensorRT {trt.__version__} is too old; install 8.5 or later")
-    header, content = split_header(path.read_bytes())
+    header, content = split_header(read_file(path, max_bytes=MAX_FILE_BYTES))
     info = ModelInfo.from_values(_read_metadata_file(path) or header, place=files[0])
     with torch.cuda.device(device):
         engine = open_engine(trt, content, files[0])
@@ -179,9 +192,10 @@ def _read_metadata_file(path: Path) -> dict[str, Any]:
     file = get_metadata_path(path)
     if not file.is_file():
         return {}
+    content = read_file(file, max_bytes=MAX_HEADER_LENGTH)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read ({error}); export the engine again, or remove the file") from error
     if not isinstance(values, dict):
         raise InputError(f"{file}: not a JSON object; export the engine again, or remove the file")

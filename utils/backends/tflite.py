@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.backends.base import ExportedBackend
+from utils.backends.base import MAX_FILE_BYTES, ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.core.errors import InputError
+from utils.core.files import read_file
 from utils.core.logging import LOGGER
 from utils.core.packages import MissingPackageError, find_exported_file, import_runtime
 
 FILE_IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every file
-MAX_INFO_BYTES = 1 << 20
+MAX_INFO_FILES, MAX_INFO_BYTES = 16, 1 << 20
 INTERPRETERS = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 EDGETPU_LIBRARIES = {"linux": "libedgetpu.so.1", "darwin": "libedgetpu.1.dylib", "win32": "edgetpu.dll"}
 EDGETPU_SITE = "https://coral.ai/software/"
@@ -134,7 +135,7 @@ def import_litert() -> Any:
 
 def read_tflite(path: Path) -> bytes:
     """Content of a TensorFlow Lite file; InputError if it lacks the file identifier."""
-    content = path.read_bytes()
+    content = read_file(path, max_bytes=MAX_FILE_BYTES)
     if content[4:8] != FILE_IDENTIFIER:
         raise InputError(f"{path}: damaged or not a TensorFlow Lite file; copy or export it again")
     return content
@@ -150,7 +151,7 @@ def read_info(content: bytes, file: str) -> ModelInfo:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = [m for m in archive.infolist() if m.file_size <= MAX_INFO_BYTES]
+            members = [m for m in archive.infolist()[:MAX_INFO_FILES] if m.file_size <= MAX_INFO_BYTES]
             texts = [archive.read(member).decode("utf-8", "replace") for member in members]
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError):
         return ModelInfo()

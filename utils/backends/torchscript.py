@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.outputs import flatten_outputs
+from utils.backends.script_archive import DAMAGED, read_script
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.packages import find_exported_file
@@ -55,21 +55,31 @@ class TorchScriptBackend(ExportedBackend):
 
 
 def load_torchscript(
-    files: Sequence[str], *, device: torch.device, fp16: bool = False, names: Mapping[int, str] | None = None
+    files: Sequence[str],
+    *,
+    device: torch.device,
+    fp16: bool = False,
+    names: Mapping[int, str] | None = None,
+    trust: bool = False,
 ) -> TorchScriptBackend:
     """Load a file on the device, in evaluation mode and frozen.
 
+    Args:
+        trust: load it even if its program can do more than compute.
+
     Raises:
+        UntrustedError: its program can do more than compute.
         InputError: no such file, or not a TorchScript file.
     """
     path = find_exported_file(files[0], "torchscript")
     extra = {CONFIG_FILE: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation warnings of TorchScript
+        source = str(path) if trust else read_script(path, files[0])
         try:
-            module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
+            module = torch.jit.load(source, map_location=device, _extra_files=extra)
         except (RuntimeError, ValueError, OSError) as error:
-            raise InputError(f"{files[0]}: {_explain_error(error)}; copy or export it again") from error
+            raise InputError(f"{files[0]}: {_explain_error(error)}") from error
         info = read_info(extra[CONFIG_FILE], files[0])
         backend = TorchScriptBackend(files[0], module.eval(), info, device=device, fp16=fp16, names=names)
         if list(module.parameters()):  # none if it was frozen before the export
@@ -95,15 +105,15 @@ def read_info(text: str | bytes, file: str) -> ModelInfo:
         ) from error
     if not isinstance(values, dict):
         raise InputError(f"{file}: {CONFIG_FILE}: expected a mapping, found {type(values).__name__}; export it again")
-    info, shape = ModelInfo.from_values(values, place=file), values.get("shape")
-    if info.imgsz or not isinstance(shape, list) or len(shape) != 4 or not all(isinstance(v, int) for v in shape):
-        return info
-    return replace(info, channels=shape[1], imgsz=(shape[2], shape[3]))  # metadata of YOLOv5 exports
+    shape = values.get("shape")
+    if "imgsz" not in values and isinstance(shape, list) and len(shape) == 4:  # metadata of YOLOv5 exports
+        values |= {"channels": shape[1], "imgsz": shape[2:]}
+    return ModelInfo.from_values(values, place=file)
 
 
 def _explain_error(error: Exception) -> str:
     """Error message for a file that torch does not load."""
     text = " ".join(str(error).split())
     if "PytorchStreamReader" in text or "constants.pkl" in text or "archive" in text:
-        return "damaged or not a TorchScript file"
-    return f"torch {torch.__version__} cannot run it ({text[:160]})"
+        return DAMAGED
+    return f"torch {torch.__version__} cannot run it ({text[:160]}); copy or export it again"

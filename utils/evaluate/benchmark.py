@@ -19,7 +19,7 @@ from utils.config.benchmark import BenchmarkConfig
 from utils.config.val import ValConfig
 from utils.core.device import Stopwatch, describe_device, select_device
 from utils.core.errors import InputError
-from utils.core.files import increment_path, make_run_folder
+from utils.core.files import make_run_folder
 from utils.core.logging import LOGGER
 from utils.core.packages import MissingPackageError
 from utils.evaluate.run import evaluate_split, load_subject
@@ -75,7 +75,7 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
     device = select_device(config.device)
     LOGGER.info(describe_device(device))
     path = find_weights(config.weights)
-    folder = make_run_folder(increment_path(Path(config.project) / config.name, config.exist_ok))
+    folder = make_run_folder(Path(config.project) / config.name, exist_ok=config.exist_ok)
     rows = []
     for row in iter_rows(path, config, device):
         rows.append(row)
@@ -135,6 +135,7 @@ def measure(row: Row, file: Path, config: BenchmarkConfig, device: torch.device,
         workers=config.workers,
         half=config.half and gpu,
         dnn=dnn,
+        trust=True,  # this run has written the file
         noplots=True,
         project=config.project,
     )

@@ -20,7 +20,7 @@ from utils.config.hyp import Hyperparameters
 from utils.config.val import ValConfig
 from utils.core.device import describe_device, select_device
 from utils.core.errors import InputError
-from utils.core.files import increment_path, make_run_folder
+from utils.core.files import make_run_folder
 from utils.core.logging import LOGGER
 from utils.datasets.index.class_folders import read_data
 from utils.datasets.index.data_yaml import DataSpec
@@ -59,12 +59,16 @@ def evaluate(config: ValConfig) -> list[ValidationResult]:
     config = config.adapt_to(task.val_config)
     if unused := config.explicit & task.unused_val_flags:
         LOGGER.warning(f"WARNING {format_flags(unused)}: ignored in task {task.name!r}")
-    save_dir = increment_path(Path(config.project) / config.name, config.exist_ok)
+    if config.task == "speed":
+        config = replace(config, **SPEED_SETTINGS)
+    save_dir = Path(config.project) / config.name
+    if writes_files(config):
+        save_dir = make_run_folder(save_dir, exist_ok=config.exist_ok)
     if config.task == "study":
         return [result for subject in subjects for result in study(subject, config, save_dir)]
     if config.task == "speed":
         with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # pays off, as all inputs have one size
-            return [evaluate_split(s, replace(config, **SPEED_SETTINGS), save_dir, square=True) for s in subjects]
+            return [evaluate_split(s, config, save_dir, square=True) for s in subjects]
     return [evaluate_split(subjects[0], config, save_dir)]
 
 
@@ -74,7 +78,7 @@ def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
     LOGGER.info(describe_device(device))
     half = config.half and ("half" in config.explicit or device.type == "cuda")
     data = read_data(config.data)  # fail on a mismatch before anything is downloaded
-    backend = load_backend(weights, device=device, fp16=half, names=data.names, dnn=config.dnn)
+    backend = load_backend(weights, device=device, fp16=half, names=data.names, dnn=config.dnn, trust=config.trust)
     task = find_task(backend.task)
     names = task.get_class_names(data)
     if names and not config.single_cls:
@@ -159,19 +163,27 @@ def get_input_size(backend: Backend, imgsz: int) -> int:
 def build_sinks(task: Task, config: ValConfig, save_dir: Path, subject: Subject, split: str) -> list[Sink]:
     """The sinks that the flags select; for COCO also a JSON file."""
     is_coco = is_coco_set(config.data)
-    as_json = config.save_json or config.coco or is_coco
     files = PredictionFiles(
         folder=save_dir,
         text=config.save_txt or config.save_hybrid,
         scores=config.save_conf,
         hybrid=config.save_hybrid,
-        json=save_dir / f"{Path(subject.weights).stem}_predictions.json" if as_json else None,
+        json=save_dir / f"{Path(subject.weights).stem}_predictions.json" if writes_json(config) else None,
         coco_ids=is_coco and subject.spec.num_classes == COCO_CLASSES,
     )
     sinks: list[Sink] = [] if config.noplots else [PlotSink(task, save_dir)]
-    if sinks or files.text or as_json:
-        make_run_folder(save_dir)
     return sinks + task.build_sinks(files, split)
+
+
+def writes_json(config: ValConfig) -> bool:
+    """Whether to write the predictions in COCO's JSON format."""
+    return config.save_json or config.coco or is_coco_set(config.data)
+
+
+def writes_files(config: ValConfig) -> bool:
+    """Whether the run writes any file, and so needs a folder."""
+    text = config.save_txt or config.save_hybrid
+    return config.task == "study" or not config.noplots or text or writes_json(config)
 
 
 def is_coco_set(data: str | Path) -> bool:
@@ -187,7 +199,7 @@ def report(result: ValidationResult, config: ValConfig, save_dir: Path, shape: t
     LOGGER.info(f"{result.seconds:.1f} s in total, {result.share_outside_forward:.0%} of it outside inference")
     if not config.noplots:
         result.evaluator.plot(save_dir)
-    if save_dir.exists():
+    if writes_files(config):
         LOGGER.info(f"Results saved to {save_dir}")
 
 
@@ -195,7 +207,6 @@ def study(subject: Subject, config: ValConfig, save_dir: Path) -> list[Validatio
     """Accuracy and speed over image sizes: `study_<data>_<weights>.txt`, study.zip and study.png."""
     if subject.backend.fixed_hw is not None:
         raise InputError(f"{subject.weights}: --task study needs a model of any size; export it with --dynamic")
-    make_run_folder(save_dir)
     file = save_dir / f"study_{Path(config.data).stem}_{Path(subject.weights).stem}.txt"
     config = replace(config, noplots=True)
     results = [evaluate_split(subject, config, save_dir, imgsz=size) for size in STUDY_SIZES]

@@ -13,7 +13,9 @@ from torch import Tensor
 from utils.backends.base import Backend
 from utils.backends.outputs import flatten_outputs
 from utils.backends.registry import find_format, load_backend
+from utils.backends.trust import UntrustedError
 from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 from utils.core.packages import MissingPackageError
 from utils.core.types import NMSOutput
 from utils.export.base import ExportJob
@@ -62,7 +64,7 @@ def check_export(job: ExportJob, path: Path, *, measure: Measure | None = None) 
     if device.type == "cpu" and not fmt.cpu:
         return Report(f"not compared with PyTorch: {fmt.title} runs on an accelerator, this export is on the CPU")
     try:
-        backend = load_backend(path, device=device, fp16=job.options.half and device.type != "cpu")
+        backend = load_written_file(path, device, fp16=job.options.half and device.type != "cpu")
     except MissingPackageError as error:
         return Report(f"not compared with PyTorch: {error}")
     tolerance = get_tolerance(job)
@@ -86,6 +88,15 @@ def check_export(job: ExportJob, path: Path, *, measure: Measure | None = None) 
     elif relative is None and agreement == Agreement():
         text = "not compared with PyTorch: nothing in the images scores above --conf-thres; give --data"
     return Report(text, relative, agreement)
+
+
+def load_written_file(path: Path, device: torch.device, *, fp16: bool) -> Backend:
+    """Load a file that this process has written, with a warning if others need --trust for it."""
+    try:
+        return load_backend(path, device=device, fp16=fp16)
+    except UntrustedError as error:
+        LOGGER.warning(f"WARNING: {error}")
+        return load_backend(path, device=device, fp16=fp16, trust=True)
 
 
 def get_tolerance(job: ExportJob) -> Tolerance:

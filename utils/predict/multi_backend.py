@@ -30,6 +30,7 @@ class DetectMultiBackend(nn.Module):
         data: data YAML with class names for files without names.
         fp16: half precision if device and format support it.
         fuse: fuse batch norms with convolutions (.pt).
+        trust: load a file even if it can do more than compute (see docs/exports.md).
 
     Attributes:
         backend: the runtime.
@@ -50,6 +51,8 @@ class DetectMultiBackend(nn.Module):
         data: str | Path | None = None,
         fp16: bool = False,
         fuse: bool = True,
+        *,
+        trust: bool = False,
     ) -> None:
         super().__init__()
         first = weights if isinstance(weights, str | Path) else next(iter(weights), "")
@@ -60,7 +63,7 @@ class DetectMultiBackend(nn.Module):
                 setattr(self, FLAGS.get(fmt.include, fmt.include), fmt.title == kind.title)
         names = read_spec(data).names if data and not self.pt else None
         self.backend: Backend = load_backend(
-            weights, device=torch.device(device), fp16=fp16, names=names, dnn=dnn, fuse=fuse
+            weights, device=torch.device(device), fp16=fp16, names=names, dnn=dnn, fuse=fuse, trust=trust
         )
         if isinstance(self.backend, PyTorchBackend):
             self.model = self.backend.model

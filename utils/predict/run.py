@@ -16,7 +16,7 @@ from utils.config.base import ROOT, format_flags
 from utils.config.detect import DetectConfig
 from utils.core.device import describe_device, select_device
 from utils.core.errors import InputError
-from utils.core.files import UniqueNames, increment_path, make_run_folder
+from utils.core.files import UniqueNames, make_run_folder
 from utils.core.logging import LOGGER
 from utils.core.signals import StopSignals
 from utils.datasets.index.data_yaml import read_spec
@@ -74,7 +74,9 @@ def detect(config: DetectConfig) -> DetectSummary:
     options = SourceOptions(config.vid_stride, config.watch, timing=StreamTiming(idle_timeout_s=config.stream_timeout))
     with closing(open_source(find_source(config.source), options)) as source:  # fail before the model is loaded
         names = None if is_pytorch(config) else load_class_names(config)
-        backend = load_backend(config.weights, device=device, fp16=config.half, names=names, dnn=config.dnn)
+        backend = load_backend(
+            config.weights, device=device, fp16=config.half, names=names, dnn=config.dnn, trust=config.trust
+        )
         config = adapt_to_task(config, backend).check()
         if config.submit and backend.semantic is None:
             raise InputError(f"--submit: {config.weights[0]} predicts no semantic masks; leave the flag out")
@@ -166,7 +168,7 @@ def make_save_dir(config: DetectConfig) -> Path | None:
     flags = (config.save_txt, config.save_csv, config.save_crop, config.visualize, config.save_as_video, config.submit)
     if config.nosave and not any(flags):
         return None
-    return make_run_folder(increment_path(Path(config.project) / config.name, config.exist_ok))
+    return make_run_folder(Path(config.project) / config.name, exist_ok=config.exist_ok)
 
 
 def build_writers(config: DetectConfig, style: DrawStyle, save_dir: Path | None) -> list[Writer]:

@@ -47,15 +47,32 @@ def test_metadata_of_the_original() -> None:
         ({"names": "3"}, "is not a list or mapping of class names"),
         ({"names": {"zero": "a"}}, "is not class names by number"),
         ({"names": {float("inf"): "a"}}, "is not class names by number"),
+        ({"names": {-1: "a"}}, "metadata names: '-1' is not a class number below 100000"),
+        ({"names": {10**9: "a"}}, "metadata names: '1000000000' is not a class number below 100000"),
+        ({"names": [["a"]]}, "is not a class name of up to 1000 characters"),
+        ({"names": ["a" * 2000]}, "is not a class name of up to 1000 characters"),
+        ({"names": "[" * 100_000}, "is not plain data"),
+        ({"names": "9" * 100_000}, "is not plain data"),
         ({"stride": "many"}, "metadata stride: 'many' is not a whole number"),
+        ({"stride": 32.5}, "is not a whole number up to 1024"),
+        ({"stride": float("nan")}, "is not a whole number up to 1024"),
+        ({"stride": 10**400}, "is not a whole number up to 1024"),
+        ({"stride": [32]}, "is not a whole number up to 1024"),
+        ({"channels": 1e9}, "metadata channels: '1000000000.0' is not a whole number up to 4096"),
+        ({"batch": "1e99"}, "metadata batch: '1e99' is not a whole number up to 4096"),
         ({"stride": -32}, "is not a whole number"),
         ({"stride": "1000000"}, "metadata stride: '1000000' is not a whole number up to 1024"),
         ({"imgsz": "[640]"}, "is not height and width"),
         ({"imgsz": 6.5}, "is not height and width"),
+        ({"imgsz": True}, "is not height and width"),
+        ({"imgsz": [640, "640"]}, "is not height and width"),
+        ({"semantic": {"names": {"0": "a"}, "ignore": float("inf")}}, "is not a description of semantic classes"),
+        ({"semantic": [1]}, "is not a description of semantic classes"),
         ({"imgsz": [1000000, 1000000]}, "is not height and width up to 16384"),
         ({"task": "dance"}, "task: 'dance' is none of detect"),
     ],
 )
 def test_invalid_metadata_is_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         ModelInfo.from_values(values, place="m.onnx")
+    assert len(str(caught.value)) < 200

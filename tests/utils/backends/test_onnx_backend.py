@@ -123,6 +123,32 @@ def test_a_truncated_file(dnn: bool, share: float, exported: Exported, tmp_path:
         load_backend(file, device=CPU, dnn=dnn)
 
 
+@RUNTIMES
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "/etc/passwd"])
+def test_tensors_in_other_files_are_refused(
+    dnn: bool, location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime before 1.24 reads any file that the user can read."""
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    for folder in (tmp_path, tmp_path / "inside"):
+        (folder / "weights.bin").write_bytes(bytes(84))
+    model = onnx.load(official_style(tmp_path / "m.onnx"))
+    weight = model.graph.initializer[0]
+    weight.ClearField("float_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=location)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"m\.onnx: has tensors in other files, which is not supported; export it as"):
+        load_backend(tmp_path / "m.onnx", device=CPU, dnn=dnn)
+
+
+def test_huge_input_is_refused(tmp_path: Path) -> None:
+    for shape, what in (([1, 3, 64, 2**20], "1,048,576 pixels"), ([2**20, 3, 64, 96], "1,048,576 images per run")):
+        with pytest.raises(InputError, match=rf"m\.onnx: {what}.*, the limit is .*use --no-limits"):
+            load_backend(official_style(tmp_path / "m.onnx", shape), device=CPU)
+
+
 def test_an_opset_of_the_future(tmp_path: Path) -> None:
     file = official_style(tmp_path / "new.onnx", opset=200)
     known = r"opset 200 is newer than onnxruntime \S+ supports \(\d+\); pip install -U onnxruntime"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,7 +14,8 @@ import pytest
 import torch
 
 from utils.backends.info import ModelInfo
-from utils.backends.paddle import PaddleBackend, PredictorWithFallback, load_paddle
+from utils.backends.paddle import PaddleBackend, PredictorWithFallback, check_program, load_paddle
+from utils.backends.trust import UntrustedError
 from utils.core.errors import InputError
 
 CPU = torch.device("cpu")
@@ -105,7 +108,7 @@ def test_plain_kernels_take_over_where_fast_ones_fail(fails: str) -> None:
 
 def test_files_of_the_original_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mock_packages(monkeypatch, lambda _: MockPredictor([1, 3, 32, 32]))
-    backend = load_paddle([str(model_folder(tmp_path))], device=CPU, names={0: "x"})
+    backend = load_paddle([str(model_folder(tmp_path))], device=CPU, names={0: "x"}, trust=True)
     assert (backend.stride, backend.names) == (32, {0: "cät"})
 
 
@@ -127,7 +130,7 @@ def test_damaged_folders(damage: Any, message: str, tmp_path: Path, monkeypatch:
     folder = model_folder(tmp_path)
     damage(folder)
     with pytest.raises(InputError, match=message) as caught:
-        load_paddle([str(folder)], device=CPU)
+        load_paddle([str(folder)], device=CPU, trust=True)
     assert "\n" not in str(caught.value)
 
 
@@ -139,7 +142,51 @@ def test_what_the_package_says_is_one_line(tmp_path: Path, monkeypatch: pytest.M
 
     mock_packages(monkeypatch, refuse)
     with pytest.raises(InputError, match=r"PaddlePaddle 3\.0-mock cannot run it \(InvalidArgumentError: Cannot parse"):
+        load_paddle([str(model_folder(tmp_path))], device=CPU, trust=True)
+
+
+def write_program(folder: Path, *kinds: str, name: str = "model.json") -> Path:
+    """A program of PaddlePaddle 3 with operators of these kinds."""
+    blocks = [{"#": "block_0", "ops": [{"#": kind, "A": [{"AT": {"#": "1.a_dtype"}}]} for kind in kinds]}]
+    (folder / name).write_text(json.dumps({"program": {"regions": [{"#": "region_0", "blocks": blocks}]}}))
+    return folder / name
+
+
+def test_operators_that_compute_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_program(write_program(tmp_path, "p", "0.combine", "1.conv2d", "1.silu", "1.fetch"))
+    mock_packages(monkeypatch, lambda _: MockPredictor([1, 3, 32, 32]))
+    folder = model_folder(tmp_path)
+    (folder / "inference_model/model.pdmodel").unlink()
+    write_program(folder / "inference_model", "1.conv2d")
+    assert load_paddle([str(folder)], device=CPU).names == {0: "cät"}
+
+
+@pytest.mark.parametrize(
+    "kind", ["1.read_file", "1.save_combine", "1.py_func", "2.conv2d", "pd_op.read_file", "conv2d", "1.a", "1.1.conv2d"]
+)
+def test_other_operators_need_trust(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(UntrustedError, match=rf"model\.json: operator {re.escape(kind)} may do more.*use --trust"):
+        check_program(write_program(tmp_path, "1.conv2d", kind))
+    program = write_program(tmp_path, "1.conv2d")
+    repeated_key = program.read_text().replace('"1.conv2d"', f'"{kind}", "\\u0023": "1.conv2d"')
+    program.write_text(repeated_key)
+    with pytest.raises(UntrustedError, match=f"operator {re.escape(kind)}"):
+        check_program(program)
+
+
+def test_programs_of_paddle_2_need_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mock_packages(monkeypatch, lambda _: MockPredictor([1, 3, 32, 32]))
+    with pytest.raises(UntrustedError, match=r"model\.pdmodel: programs of PaddlePaddle 2 are not checked .*--trust"):
         load_paddle([str(model_folder(tmp_path))], device=CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_damaged_programs(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"model\.json: damaged or not a PaddlePaddle program; copy or export it again"
+    ):
+        check_program(tmp_path / "model.json")
 
 
 def test_two_inputs_are_refused() -> None:

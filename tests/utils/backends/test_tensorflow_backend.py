@@ -23,6 +23,7 @@ from utils.backends.tensorflow import (
     nms_outputs_to_rows,
     parse_info,
 )
+from utils.backends.trust import UntrustedError
 from utils.core.errors import InputError
 from utils.core.types import NMSOutput
 
@@ -95,13 +96,17 @@ def test_outputs_are_what_no_node_takes() -> None:
     assert find_output_nodes(nodes) == ["Identity_1", "Identity"]
 
 
-def test_graphs_that_touch_files_are_refused() -> None:
+@pytest.mark.parametrize(
+    "op",
+    ["WriteFile", "ReadFile", "PrintV2", "SaveV2", "RestoreV2", "ImmutableConst", "EagerPyFunc", "VarHandleOp", ""],
+)
+def test_operators_that_may_do_more_than_compute_need_trust(op: str) -> None:
     check_operators(graph(node("a", "Conv2D")), "m.pb")
-    with pytest.raises(InputError, match=r"m\.pb: refused, contains the operator WriteFile"):
-        check_operators(graph(node("a", "WriteFile")), "m.pb")
-    hidden = SimpleNamespace(node_def=[node("b", "EagerPyFunc")])
-    with pytest.raises(InputError, match="contains the operator EagerPyFunc"):
-        check_operators(graph(functions=(hidden,)), "m.pb")
+    with pytest.raises(UntrustedError, match=rf"m\.pb: node 'a': operator {op} may do more than compute.*use --trust"):
+        check_operators(graph(node("a", op)), "m.pb")
+    hidden = SimpleNamespace(node_def=[node("b", op)])
+    with pytest.raises(UntrustedError, match=f"node 'b': operator {op} may do more than compute"):
+        check_operators(graph(node("a", "Conv2D"), functions=(hidden,)), "m.pb")
 
 
 def test_metadata_is_plain_data() -> None:

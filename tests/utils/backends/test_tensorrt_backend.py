@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from utils.backends.info import ModelInfo
+from utils.backends.registry import load_backend
 from utils.backends.tensorrt import TensorRTBackend, load_tensorrt, split_header
+from utils.backends.trust import UntrustedError
 from utils.core.errors import InputError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -181,12 +183,12 @@ def mock_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_descriptions_come_from_beside_or_before_the_engine(tmp_path: Path) -> None:
     file = tmp_path / "ä b.engine"
     file.write_bytes(b"ftrt engine")
-    assert load_tensorrt([str(file)], device=CUDA, names={0: "given"}).names == {0: "given"}
+    assert load_tensorrt([str(file)], device=CUDA, names={0: "given"}, trust=True).names == {0: "given"}
     file.write_bytes(header({"stride": 64, "names": {"0": "before"}, "imgsz": [4, 4], "task": "detect"}))
-    loaded = load_tensorrt([str(file)], device=CUDA)
+    loaded = load_tensorrt([str(file)], device=CUDA, trust=True)
     assert (loaded.names, loaded.stride) == ({0: "before"}, 64)
     (tmp_path / "ä b.engine.json").write_text('{"names": {"0": "besïde"}}', encoding="utf-8")
-    assert load_tensorrt([str(file)], device=CUDA).names == {0: "besïde"}
+    assert load_tensorrt([str(file)], device=CUDA, trust=True).names == {0: "besïde"}
 
 
 @pytest.mark.usefixtures("mock_gpu")
@@ -204,20 +206,28 @@ def test_damaged_files_are_one_line(name: str, content: bytes, message: str, tmp
     (tmp_path / "m.engine").write_bytes(b"ftrt engine")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
-        load_tensorrt([str(tmp_path / "m.engine")], device=CUDA)
+        load_tensorrt([str(tmp_path / "m.engine")], device=CUDA, trust=True)
     assert "\n" not in str(caught.value)
+
+
+def test_engines_need_trust(tmp_path: Path) -> None:
+    (tmp_path / "m.engine").write_bytes(b"ftrt engine")
+    with pytest.raises(
+        UntrustedError, match=r"m\.engine: a TensorRT engine is a program, which .*; use --trust \(hub:"
+    ):
+        load_backend(tmp_path / "m.engine", device=CUDA)
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "m.engine"
     with pytest.raises(InputError, match=r"no such file or folder; export one with: .* --include engine"):
-        load_tensorrt([str(file)], device=CUDA)
+        load_tensorrt([str(file)], device=CUDA, trust=True)
     file.write_bytes(b"ftrt")
     with pytest.raises(InputError, match="run on an NVIDIA GPU, not on cpu; use --device 0"):
         load_tensorrt([str(file)], device=CPU)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(InputError, match=r"TensorRT engines.* tensorrt"):
-        load_tensorrt([str(file)], device=CUDA)
+        load_tensorrt([str(file)], device=CUDA, trust=True)
     monkeypatch.setitem(sys.modules, "tensorrt", MockTensorRT("8.4.3"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"TensorRT 8\.4\.3 is too old; install 8\.5 or later"):
-        load_tensorrt([str(file)], device=CUDA)
+        load_tensorrt([str(file)], device=CUDA, trust=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from confident_jobs import build_confident_job
 from onnx import numpy_helper
 from tiny_jobs import build_tiny_job
 
+from utils.core.logging import LOGGER
 from utils.core.packages import MissingPackageError
 from utils.export import verify
 from utils.export.base import ExportJob
@@ -186,6 +188,17 @@ def test_missing_runtime_is_reported(exported: Exported, monkeypatch: pytest.Mon
     assert report.text == (
         "not compared with PyTorch: ONNX files need the package onnxruntime: pip install onnxruntime"
     )
+
+
+def test_file_that_others_need_trust_for(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is compared all the same, with a warning."""
+    job, file = exported("torchscript")
+    monkeypatch.setattr("utils.backends.script_code.TORCH_OPERATORS", frozenset())
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    assert check_export(job, file).relative < 1e-4
+    assert re.search(r"WARNING: .*torchscript: code/\S+\.py:\d+: a call of torch\.\w+, .*; use --trust", caplog.text)
 
 
 def test_accuracy_decides_on_int8(exported: Exported, tmp_path: Path) -> None:

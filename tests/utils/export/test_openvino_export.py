@@ -125,7 +125,7 @@ def test_outputs_are_not_overwritten(exported: Exported) -> None:
     ("ending", "share", "message"),
     [
         ("xml", 0.5, r"OpenVINO \S+ cannot read it .*; copy or export it again"),
-        ("xml", 0.0, r"OpenVINO \S+ cannot read it"),
+        ("xml", 0.0, r"tiny mödel\.xml: damaged or not an OpenVINO model; copy or export it again"),
         ("bin", 0.5, r"OpenVINO \S+ cannot read it"),
         ("bin", None, r"tiny mödel\.bin is missing; copy the whole folder"),
         ("xml", None, r"expected one \.xml file, found none; export it again"),
@@ -141,6 +141,13 @@ def test_damaged_folders(ending: str, share: float | None, message: str, copied:
         load_backend(copied, device=CPU)
 
 
+def test_other_formats_under_the_name(copied: Path, exported: Exported) -> None:
+    """OpenVINO would read an ONNX file, which may refer to other files."""
+    next(copied.glob("*.xml")).write_bytes(exported("onnx")[1].read_bytes())
+    with pytest.raises(InputError, match=r"tiny mödel\.xml: damaged or not an OpenVINO model"):
+        load_backend(copied, device=CPU)
+
+
 def test_file_instead_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "x_openvino_model").write_text("no folder")
     with pytest.raises(InputError, match="not a folder; export one with"):
@@ -150,10 +157,10 @@ def test_file_instead_of_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("names: !!python/object/apply:os.mkdir [made]", "not plain YAML"),
+        ("names: !!python/object/apply:os.mkdir [made]", r"\.yaml:1: not valid YAML"),
         ("names: \"__import__('os').mkdir('made')\"", "metadata names: .* is not plain data"),
         ("- 1", "expected a mapping of stride and names"),
-        ("a: [", "not plain YAML"),
+        ("a: [", r"\.yaml:1: not valid YAML"),
     ],
 )
 def test_metadata_is_not_evaluated(text: str, message: str, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import yaml
 from tiny_jobs import NAMES, build_tiny_job
 
 from utils.backends.registry import load_backend
+from utils.backends.trust import UntrustedError
 from utils.core.errors import InputError
 from utils.export import tensorflow
 from utils.export.base import ExportJob, ExportNetwork
@@ -78,12 +79,73 @@ def test_a_damaged_saved_model_is_one_line(tmp_path: Path) -> None:
             load_backend(folder, device=CPU)
         assert "\n" not in str(caught.value)
     graph.write_bytes(b"")
-    with pytest.raises(InputError, match="cannot read it"):
+    with pytest.raises(InputError, match="no signature serving_default"):
         load_backend(folder, device=CPU)
     graph.write_bytes(content)
     shutil.rmtree(weights.parent)
+    load_backend(folder, device=CPU)  # the signature has no variables
     with pytest.raises(InputError, match="cannot read it"):
+        load_backend(folder, device=CPU, trust=True)
+
+
+class WritesFile:
+    """Functions of a SavedModel that write a file."""
+
+    def __init__(self, tf: Any, file: Path) -> None:
+        self.tf, self.file = tf, str(file)
+
+    def call(self, images: Any) -> Any:
+        self.tf.io.write_file(self.file, "made")
+        return images
+
+
+def save_model(tf: Any, folder: Path, function: Any, variable: Any = None) -> None:
+    module = tf.Module()
+    module.variable = variable
+    module.call = tf.function(function, input_signature=[tf.TensorSpec([1, 32, 32, 3], tf.float32, name="x")])
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.call})
+
+
+@pytest.mark.slow
+def test_programs_need_trust(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    made, folder = tmp_path / "made", tmp_path / "m_saved_model"
+    save_model(tf, folder, WritesFile(tf, made).call)
+    with pytest.raises(UntrustedError, match=r"m_saved_model: node .*: operator WriteFile may do more than compute"):
         load_backend(folder, device=CPU)
+    function = tf.function(WritesFile(tf, made).call).get_concrete_function(tf.TensorSpec([1, 32, 32, 3], tf.float32))
+    (tmp_path / "m.pb").write_bytes(function.graph.as_graph_def().SerializeToString())
+    with pytest.raises(UntrustedError, match=r"m\.pb: node .*: operator WriteFile may do more than compute"):
+        load_backend(tmp_path / "m.pb", device=CPU)
+    assert not made.exists()
+    backend: Any = load_backend(folder, device=CPU, trust=True)
+    assert len(backend.run(torch.rand(1, 3, 32, 32))) == 1
+    assert made.exists()
+
+
+@pytest.mark.slow
+def test_variables_need_trust(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    weight = tf.Variable(2.0)
+    save_model(tf, tmp_path / "m_saved_model", lambda x: x * weight, weight)
+    with pytest.raises(UntrustedError, match=r"operator (VarHandleOp|ReadVariableOp) may do more than compute"):
+        load_backend(tmp_path / "m_saved_model", device=CPU)
+
+
+@pytest.mark.slow
+def test_only_the_signature_is_loaded(tmp_path: Path) -> None:
+    """What TensorFlow would run when it loads the model, and other signatures, are left out."""
+    tf = pytest.importorskip("tensorflow")
+    module = tf.Module()
+    spec = tf.TensorSpec([1, 32, 32, 3], tf.float32, name="x")
+    module.call = tf.function(lambda x: tf.nn.relu(tf.function(tf.square)(x)), input_signature=[spec])
+    module.other = tf.function(WritesFile(tf, tmp_path / "made").call, input_signature=[spec])
+    signatures = {"serving_default": module.call, "other": module.other}
+    tf.saved_model.save(module, str(tmp_path / "m_saved_model"), signatures=signatures)
+    backend: Any = load_backend(tmp_path / "m_saved_model", device=CPU)
+    images = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(backend.run(images)[0], images.permute(0, 2, 3, 1) ** 2)
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.slow

@@ -121,6 +121,8 @@ def test_nested_outputs() -> None:
         ("__import__('os').mkdir('made')", r"config\.txt: .* is not JSON \(it is not evaluated\); export it again"),
         ('{"names": "exit()"}', "metadata names: 'exit\\(\\)' is not plain data"),
         ("[1]", "expected a mapping, found list"),
+        ('{"shape": [1, 3, 1000000000, 640]}', "metadata imgsz: .* is not height and width up to 16384"),
+        ('{"shape": [1, 1e9, 640, 640]}', "metadata channels: .* is not a whole number up to 4096"),
     ],
 )
 def test_metadata_is_not_evaluated(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
