@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.graph import format_reason
 from models.official import ADDRESSES
 from models.safe_load import read_checkpoint
 from models.yolo import BaseModel
@@ -54,6 +55,7 @@ TRAINING_STATE: dict[str, Any] = {  # keys of a training run, with the values of
     "position": None,
     "epoch": -1,
 }
+RESUME_KEYS = (*(key for key in TRAINING_STATE if key != "amp"), "hyp", "opt")
 StateDict = Mapping[str, Tensor]
 
 
@@ -70,14 +72,85 @@ def check_own(content: dict[str, Any], path: Path) -> None:
     version = content.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise InputError(
-            f"{path}: checkpoint format {version!r}, this version reads up to {VERSION}; update this project"
+            f"{path}: checkpoint format {_format(version)}, this version reads up to {VERSION}; update this project"
         )
-    if missing := [key for key in (*REQUIRED_KEYS, "epoch") if key not in content]:
+    _check_keys(content, (*REQUIRED_KEYS, "epoch"), path)
+
+
+def _check_keys(content: dict[str, Any], required: Collection[str], path: Path) -> None:
+    """InputError if a required key is missing, or a key has a value of the wrong type."""
+    if missing := [key for key in required if key not in content]:
         raise InputError(f"{path}: damaged checkpoint, it has no {', '.join(missing)}; copy it again")
-    for key in ("yaml", "names", "model"):
-        if not isinstance(content[key], dict):
-            shown = str(content[key])[:40]
-            raise InputError(f"{path}: damaged checkpoint, {key}: {shown} is not a mapping; copy it again")
+    for key, (is_valid, expected) in VALUES.items():
+        if key in content and not is_valid(content[key]) and not (content[key] is None and key not in required):
+            shown = _format(content[key])
+            raise InputError(f"{path}: damaged checkpoint, {key}: {shown} is not {expected}; copy it again")
+
+
+def _format(value: Any) -> str:
+    """A value for messages; containers and tensors, which may be large, by their type."""
+    return repr(value)[:40] if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _are_settings(value: Any) -> bool:
+    return _is_mapping(value) and _is_plain(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value consists of numbers and text, which can be compared and written as YAML."""
+    if isinstance(value, dict):
+        return all(_is_plain(part) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and -1 <= value < 2**63
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_integer(key) and isinstance(name, str) for key, name in value.items())
+
+
+def _are_weights(value: Any) -> bool:
+    return _is_mapping(value) and all(isinstance(item, Tensor) for item in value.values())
+
+
+def _is_position(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and _is_integer(value.get("batches")) and "meter" in value)
+
+
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {  # what keys hold; those that are not required may be None
+    "task": (lambda value: isinstance(value, str) and len(value) <= 40, "the name of a task"),
+    "yaml": (_is_mapping, "a mapping"),
+    "names": (_are_names, "a mapping of class numbers to names"),
+    "model": (_are_weights, "a mapping of names to tensors"),
+    "ema": (_are_weights, "a mapping of names to tensors"),
+    "ema_updates": (_is_integer, "a number of updates"),
+    "optimizer": (_is_mapping, "a mapping"),
+    "scaler": (_is_mapping, "a mapping"),
+    "amp": (lambda value: isinstance(value, str), "a precision"),
+    "epoch": (_is_integer, "the number of an epoch"),
+    "early_stop": (_is_mapping, "a mapping"),
+    "task_state": (_is_mapping, "a mapping"),
+    "image_weights": (lambda value: value is None or isinstance(value, Tensor), "a tensor"),
+    "position": (_is_position, "a number of batches and their loss"),
+    "hyp": (_are_settings, "a mapping of plain values"),
+    "opt": (_are_settings, "a mapping of plain values"),
+}
+
+
+def load_weights(model: nn.Module, weights: StateDict, path: str | Path) -> None:
+    """Load the weights of a checkpoint into its network; InputError if they do not fit."""
+    try:
+        model.load_state_dict(weights)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path}: its weights do not fit its own graph: {format_reason(error)}") from error
 
 
 def load_training_state(path: str | Path) -> dict[str, Any]:
@@ -95,6 +168,7 @@ def load_training_state(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: stripped, without training state; resume weights/last.pt, or start with --weights {path}"
         )
+    _check_keys(content, RESUME_KEYS, path)
     return content
 
 
@@ -159,7 +233,10 @@ def strip_checkpoint(src: str | Path, dst: str | Path | None = None) -> Path:
     check_own(content, src)
     weights = content.get("ema") or content["model"]
     target = src if dst is None else Path(dst)
-    save_checkpoint(target, {**content, **TRAINING_STATE, "model": {k: _to_half(k, v) for k, v in weights.items()}})
+    try:
+        save_checkpoint(target, {**content, **TRAINING_STATE, "model": {k: _to_half(k, v) for k, v in weights.items()}})
+    except TypeError as error:  # not written by `save_checkpoint`
+        raise InputError(f"{src}: damaged {error}; copy it again") from error
     return target
 
 

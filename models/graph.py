@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import copy
 import inspect
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,15 +26,33 @@ from typing import Any
 
 from torch import nn
 
+from models.build_limits import BuildLimits
 from models.common import Conv
-from models.layers import LayerSpec, RowContext, find_layer_spec, scale_repeats
+from models.layers import LayerSpec, RowContext, find_layer_spec, find_torch_layer, scale_repeats
 from utils import activations
 from utils.core.errors import InputError
+from utils.core.limits import check_limit
 from utils.core.logging import LOGGER
 from utils.core.yaml_files import read_yaml
 
 MODELS_DIR = Path(__file__).resolve().parent
 SUBFOLDERS = ("", "hub", "segment", "semantic", "legacy")
+MAX_ROWS = 2_000  # the largest shipped network has 43
+MAX_REPEATS = 10_000
+MAX_COUNT = 100_000  # classes, channels
+MAX_SIDE = 1e6  # of an anchor, pixels
+MAX_EXPRESSION = 1_000  # characters
+MAX_ARGUMENTS = 1_000  # values in a row
+MAX_SHOWN = 120  # characters of a value in a message
+MAX_REASON = 200  # characters of a reason in a message
+MAX_WARNINGS = 10
+COUNTS = {  # keys whose value is a positive integer, with the unit
+    "nc": "classes",
+    "ch": "channels",
+    "channel_multiple": "channels",
+    "n_segcls": "classes",
+    "cutoff": "layers",
+}
 KNOWN_KEYS = (
     "nc",
     "n_segcls",
@@ -79,7 +98,9 @@ def load_model_yaml(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """
     if isinstance(cfg, Mapping):
         values: Any = copy.deepcopy(dict(cfg))
-        source = str(values.get("yaml_file", "model YAML"))
+        source = _name_source(values)
+        if source != values.get("yaml_file"):
+            values.pop("yaml_file", None)
     else:
         path = find_model_yaml(cfg)
         source = path.name
@@ -98,38 +119,48 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def _name_source(values: Mapping[str, Any]) -> str:
+    """Name of a model YAML for messages."""
+    name = values.get("yaml_file")
+    return name if isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_SHOWN else "model YAML"
+
+
 def _check_keys(values: dict[str, Any], source: str) -> None:
     """Raise InputError for invalid values, warn about unknown keys."""
-    for key in values.keys() - set(KNOWN_KEYS):
-        near = get_close_matches(str(key), KNOWN_KEYS, n=1)
-        LOGGER.warning(f"{source}: unknown key {key!r} ignored" + (f"; did you mean {near[0]!r}?" if near else ""))
+    for key in sorted(map(str, values.keys() - set(KNOWN_KEYS)))[:MAX_WARNINGS]:
+        near = get_close_matches(key, KNOWN_KEYS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        LOGGER.warning(f"{source}: unknown key {format_value(key)} ignored{hint}")
     for key in ("backbone", "head"):
         if not isinstance(values.get(key), list):
             raise InputError(f"{source}: {key}: expected a list of rows [from, number, layer, arguments]")
     if not (values["backbone"] or values["head"]):
         raise InputError(f"{source}: backbone and head have no rows")
+    check_limit(source, "rows", len(values["backbone"]) + len(values["head"]), MAX_ROWS)
     if "n_segcls" in values:
         values.setdefault("nc", values["n_segcls"])
-    for key in ("nc", "ch", "channel_multiple", "n_segcls"):
+    for key, unit in COUNTS.items():
         value = values.get(key, None if key == "nc" else 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{source}: {key}: {value!r} is not a positive integer")
+            raise InputError(f"{source}: {key}: {format_value(value)} is not a positive integer")
+        check_limit(f"{source}: {key}", unit, value, MAX_COUNT)
     for key in ("depth_multiple", "width_multiple"):
         value = values.get(key, 1.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise InputError(f"{source}: {key}: {value!r} is not a positive number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise InputError(f"{source}: {key}: {format_value(value)} is not a positive number")
     _check_anchors(values.get("anchors", 1), source)
 
 
 def _check_anchors(anchors: Any, source: str) -> None:
     """Raise InputError unless `anchors` is a number or equally long lists of w, h pairs."""
-    if isinstance(anchors, int | float) and not isinstance(anchors, bool) and anchors >= 1:
+    if isinstance(anchors, int | float) and not isinstance(anchors, bool) and 1 <= anchors < math.inf:
         return
     rows: list[Any] = anchors if isinstance(anchors, list) and anchors else [None]
     for level, row in enumerate(rows):
         sizes = row if isinstance(row, list) else []
-        if not sizes or len(sizes) % 2 or not all(isinstance(v, int | float) and v >= 0 for v in sizes):
-            raise InputError(f"{source}: anchors: level {level}: {row!r} is not a list of sizes w, h, w, h, ...")
+        if not sizes or len(sizes) % 2 or not all(isinstance(v, int | float) and 0 <= v <= MAX_SIDE for v in sizes):
+            shown = format_value(row)
+            raise InputError(f"{source}: anchors: level {level}: {shown} is not a list of sizes w, h, w, h, ...")
         if len(sizes) != len(rows[0]):
             raise InputError(f"{source}: anchors: level {level} has {len(sizes)} numbers, level 0 has {len(rows[0])}")
 
@@ -158,14 +189,16 @@ def parse_value(text: Any, names: Mapping[str, Any]) -> Any:
     """
     if isinstance(text, list):
         return [parse_value(item, names) for item in text]
-    if not isinstance(text, str):
+    if not isinstance(text, str) or len(text) > MAX_EXPRESSION:
         return text
     try:
         return _evaluate(ast.parse(text.strip(), mode="eval").body, names)
     except (SyntaxError, _NotAValueError, RecursionError, MemoryError):
         return text
-    except (ZeroDivisionError, TypeError) as error:
-        raise ValueError(f"{text!r}: {error}") from error
+    except InputError:  # over a limit
+        raise
+    except Exception as error:  # constructors of torch may raise any
+        raise ValueError(f"{format_value(text)}: {format_reason(error)}") from error
 
 
 def _evaluate(node: ast.AST, names: Mapping[str, Any]) -> Any:
@@ -198,8 +231,7 @@ def _evaluate_number(node: ast.AST, names: Mapping[str, Any]) -> int | float:
 def _find_module_class(node: ast.AST) -> type[nn.Module]:
     """The class that `nn.Name`, `torch.nn.Name` or `Name` refers to."""
     name = ast.unparse(node)
-    kind = getattr(nn, name.rpartition("nn.")[2], None) if name.startswith(("nn.", "torch.nn.")) else None
-    kind = kind or getattr(activations, name, None)
+    kind = find_torch_layer(name.removeprefix("torch.")) or getattr(activations, name, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise _NotAValueError
     return kind
@@ -235,34 +267,42 @@ def parse_graph(
     Raises:
         InputError: "file: row 7: ..." for a row that cannot be built.
     """
-    source = str(config.get("yaml_file", "model YAML"))
+    source = _name_source(config)
     modules: list[nn.Module] = []
     widths: list[int] = []
     save: set[int] = set()
-    for index, row in enumerate([*config["backbone"], *config["head"]]):
-        try:
-            parsed = _parse_row(index, row, widths, config)
-            module, out = _build_row(parsed, [channels, *widths], config, layers)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise InputError(f"{source}: row {index}: {error}") from error
-        modules.append(module)
-        widths.append(out)
-        origins = parsed.origin if isinstance(parsed.origin, list) else [parsed.origin]
-        save.update(index + origin if origin < 0 else origin for origin in origins if origin != -1)
-    graph = nn.Sequential(*modules)
-    _set_activations(graph, config.get("activation"), source)
+    with BuildLimits(source) as limits:
+        for index, row in enumerate([*config["backbone"], *config["head"]]):
+            limits.place = f"{source}: row {index}"
+            try:
+                parsed = _parse_row(index, row, widths, config)
+                check_limit(limits.place, "repeats", parsed.repeats, MAX_REPEATS)
+                module, out = _build_row(parsed, [channels, *widths], config, layers)
+            except InputError:
+                raise
+            except Exception as error:  # constructors of torch may raise any
+                raise InputError(f"{limits.place}: {' '.join(str(error).split())}") from error
+            modules.append(module)
+            widths.append(out)
+            origins = parsed.origin if isinstance(parsed.origin, list) else [parsed.origin]
+            save.update(index + origin if origin < 0 else origin for origin in origins if origin != -1)
+        graph = nn.Sequential(*modules)
+        limits.place = f"{source}: activation"
+        _set_activations(graph, config.get("activation"), source)
     return graph, sorted(save)
 
 
 def _parse_row(index: int, row: Any, widths: Sequence[int], config: Mapping[str, Any]) -> _Row:
     """Validate a row and resolve its inputs; ValueError says what is expected."""
     if not isinstance(row, list) or len(row) != 4:
-        raise ValueError(f"expected [from, number, layer, arguments], got {row!r}")
+        raise ValueError(f"expected [from, number, layer, arguments], got {format_value(row)}")
     origin, repeats, name, args = row
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise ValueError(f"number {repeats!r} is not a positive integer")
+        raise ValueError(f"number {format_value(repeats)} is not a positive integer")
     if not isinstance(args, list):
-        raise ValueError(f"arguments {args!r} are not a list")
+        raise ValueError(f"arguments {format_value(args)} are not a list")
+    if _count_values([origin, args]) > MAX_ARGUMENTS:
+        raise ValueError(f"more than {MAX_ARGUMENTS} values")
     if takes_preds := origin == []:
         pred_channels = _count_anchors_per_level(config) * (config["nc"] + 5)
         origin = [i if i < index - 1 else -1 for i in range(index - 1, -1, -1) if widths[i] == pred_channels]
@@ -271,11 +311,27 @@ def _parse_row(index: int, row: Any, widths: Sequence[int], config: Mapping[str,
     for position in origin if isinstance(origin, list) else [origin]:
         if isinstance(position, bool) or not isinstance(position, int) or not -index - (index == 0) <= position < index:
             expected = f"0 to {index - 1}, or -1 for the previous row" if index else "-1, the image"
-            raise ValueError(f"from {position!r} is not an earlier row; expected {expected}")
+            raise ValueError(f"from {format_value(position)} is not an earlier row; expected {expected}")
     positions = origin if isinstance(origin, list) else [origin]
     sources = [p if p >= 0 else index + p for p in positions]
     repeats = scale_repeats(repeats, config.get("depth_multiple", 1.0))
     return _Row(index, origin, takes_preds, sources, repeats, name, args)
+
+
+def _count_values(value: Any) -> int:
+    return sum(map(_count_values, value)) if isinstance(value, list) else 1
+
+
+def format_value(value: Any) -> str:
+    """A value of a file for a message, cut to a bounded length."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def format_reason(error: Exception) -> str:
+    """The text of an error on one line, cut to a bounded length."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
 
 
 def _count_anchors_per_level(config: Mapping[str, Any]) -> int:
@@ -308,8 +364,12 @@ def _build_row(
     try:
         args, out = spec.rule(args, context)
         module = _construct(spec, args, row.repeats)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{row.name} expects {spec.usage()}, got {row.args}: {error}") from error
+    except InputError:  # over a limit
+        raise
+    except Exception as error:  # constructors of torch may raise any
+        raise ValueError(
+            f"{row.name} expects {spec.usage()}, got {format_value(row.args)}: {format_reason(error)}"
+        ) from error
     kind = f"{spec.module.__module__}.{spec.module.__qualname__}"
     parameters = sum(p.numel() for p in module.parameters())
     for attribute, value in (("i", row.index), ("f", row.origin), ("type", kind), ("np", parameters)):
@@ -329,6 +389,7 @@ def _construct(spec: LayerSpec, args: list[Any], repeats: int) -> nn.Module:
 def _set_activations(graph: nn.Module, setting: Any, source: str) -> None:
     """Set the activations of this graph from the `activation` key; blocks share one object per kind."""
     per_block = setting if isinstance(setting, Mapping) else {"Conv": setting}
+    check_limit(source, "activations", len(per_block), MAX_ROWS)
     acts = {block: _parse_activation(text, source) for block, text in per_block.items() if text is not None}
     default = copy.deepcopy(Conv.default_act)  # of this graph alone
     for module in graph.modules():
@@ -345,8 +406,11 @@ def _set_activations(graph: nn.Module, setting: Any, source: str) -> None:
 def _parse_activation(text: Any, source: str) -> nn.Module:
     try:
         value = parse_value(text, {})
+    except InputError:
+        raise
     except ValueError as error:
-        raise InputError(f"{source}: activation: {error}") from error
+        raise InputError(f"{source}: activation: {' '.join(str(error).split())}") from error
     if not isinstance(value, nn.Module):
-        raise InputError(f"{source}: activation: {text!r} is not an activation; write nn.LeakyReLU(0.1) or SiLU()")
+        shown = format_value(text)
+        raise InputError(f"{source}: activation: {shown} is not an activation; write nn.LeakyReLU(0.1) or SiLU()")
     return value

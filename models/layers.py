@@ -12,6 +12,10 @@ from typing import Any
 from torch import nn
 
 from models import common, experimental, semantic_heads
+from utils.core.limits import describe_excess
+
+MAX_ANCHORS = 1_000  # per level
+SEQUENCE_LAYERS = (nn.RNNBase, nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder)
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,11 @@ def resolve_detect(args: list[Any], context: RowContext) -> tuple[list[Any], int
     if len(args) < 2:
         raise ValueError("nc and anchors are missing")
     nc, anchors, *rest = args
+    if isinstance(nc, bool) or not isinstance(nc, int) or nc < 1:
+        raise ValueError(f"{nc!r} is not a number of classes")
     if isinstance(anchors, int) and not isinstance(anchors, bool):
+        if excess := describe_excess("anchors per level", anchors, MAX_ANCHORS):
+            raise ValueError(excess)
         anchors = [[float(v) for v in range(2 * anchors)] for _ in context.inputs]
     if not isinstance(anchors, list) or len(anchors) != len(context.inputs):
         count = len(anchors) if isinstance(anchors, list) else repr(anchors)
@@ -215,11 +223,17 @@ def find_layer_spec(name: Any, layers: Mapping[str, LayerSpec]) -> LayerSpec:
     if isinstance(name, str):
         if name in layers:
             return layers[name]
-        module = getattr(nn, name.removeprefix("nn."), None) if name.startswith("nn.") else None
-        if isinstance(module, type) and issubclass(module, nn.Module):
+        if module := find_torch_layer(name):
             return LayerSpec(module, resolve_unchanged)
     names = [*layers, *(f"nn.{n}" for n in nn.modules.__all__)]
     by_lower_case = {known.lower(): known for known in names}
     near = [by_lower_case[n] for n in get_close_matches(str(name).lower(), by_lower_case, n=3)]
     hint = f"near: {', '.join(near)}" if near else f"known: {', '.join(layers)}"
-    raise ValueError(f"unknown layer {name!r}; {hint}")
+    raise ValueError(f"unknown layer {str(name)[:80]!r}; {hint}")
+
+
+def find_torch_layer(name: str) -> type[nn.Module] | None:
+    """The layer of torch that `nn.Name` names; None if there is none, or it takes sequences instead of feature maps."""
+    kind = getattr(nn, name.removeprefix("nn."), None) if name.startswith("nn.") else None
+    is_layer = isinstance(kind, type) and issubclass(kind, nn.Module) and not issubclass(kind, SEQUENCE_LAYERS)
+    return kind if is_layer else None

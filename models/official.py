@@ -70,7 +70,9 @@ def _build_class_table() -> dict[str, type[nn.Module]]:
 
 MODULE_CLASSES = _build_class_table()
 ADDRESSES = (*MODULE_CLASSES, *IMAGE_TRANSFORMS)
+MAX_HEAD = 100_000  # classes, levels, anchors
 PRIVATE_ATTRIBUTES = ("_reversed_padding_repeated_twice", "_qkv_same_embed_dim")  # of Conv2d and MultiheadAttention
+OWN_ATTRIBUTES = ("task", "semantic", "layer_table", "checkpoint_activations")  # of BaseModel, not in official files
 INPLACE_ACTIVATIONS = (nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.Mish)
 NETWORK_BY_HEAD = {"Segment": yolo.SegmentationModel, "Classify": yolo.ClassificationModel}
 DEFAULTS: tuple[tuple[Any, str, Any], ...] = (  # (class, attribute that old files lack, value)
@@ -98,10 +100,11 @@ def find_network_record(content: Any) -> Record | None:
 
 
 def restore_network(record: Record) -> yolo.BaseModel:
-    """Build the FP32 network of a record, in evaluation mode.
+    """Build the FP32 network of a record, in evaluation mode, and run it on meta tensors.
 
     Raises:
         InputError: not a network of a known kind.
+        Exception: any other, if its state is damaged.
     """
     network = _restore_module(record, {})
     if not isinstance(network, yolo.BaseModel):
@@ -110,7 +113,10 @@ def restore_network(record: Record) -> yolo.BaseModel:
     if not isinstance(layers, nn.Sequential) or not len(layers):
         raise InputError(f"{record.address} has no layers")
     _complete_network(network, layers)
-    return network.float().eval()
+    network.float().eval().probe_layers()
+    if isinstance(network.head, yolo.Detect):
+        network.head._reset_grids()
+    return network
 
 
 def _restore_module(record: Record, restored: dict[int, nn.Module]) -> nn.Module:
@@ -175,7 +181,7 @@ def _is_attribute(kind: type[nn.Module], name: str, value: Any) -> bool:
     """Whether an entry of a state is plain data: not a hook, not in place of a method, not a foreign object."""
     if name == "type":  # the layer's class address, which replaces a method of torch
         return isinstance(value, str)
-    if name.startswith("_") and name not in PRIVATE_ATTRIBUTES:
+    if name in OWN_ATTRIBUTES or (name.startswith("_") and name not in PRIVATE_ATTRIBUTES):
         return False
     return not callable(getattr(kind, name, None)) and _is_data(value)
 
@@ -206,9 +212,12 @@ def _complete_head(head: yolo.Detect) -> None:
     head._buffers.pop("anchor_grid", None)
     for name in ("export", "dynamic"):
         head.__dict__.pop(name, None)
-    for name in ("nc", "no", "nl", "na", "anchors", "stride"):
-        if getattr(head, name, None) is None:
-            raise InputError(f"the head has no attribute {name!r}")
+    for name in ("nc", "no", "nl", "na"):
+        if not isinstance(getattr(head, name, None), int) or not 0 < getattr(head, name) <= MAX_HEAD:
+            raise InputError(f"the head has no valid {name!r}")
+    for name, shape in (("anchors", (head.nl, head.na, 2)), ("stride", (head.nl,))):
+        if not isinstance(value := getattr(head, name, None), Tensor) or value.shape != shape:
+            raise InputError(f"the head has no {name!r} of shape {shape}")
     if "m" not in head._modules:  # release 1.0: the output convolutions are rows of the graph
         head.m = nn.ModuleList()
     if isinstance(head, yolo.Segment):
@@ -218,8 +227,7 @@ def _complete_head(head: yolo.Detect) -> None:
 
 def _complete_network(network: yolo.BaseModel, layers: nn.Sequential) -> None:
     """Set model YAML, class names, strides and number of classes of a network with complete layers."""
-    if any(not hasattr(layer, name) for layer in layers for name in ("i", "f")):
-        raise InputError("the layers do not name their inputs")
+    network.save = _list_saved_layers(layers)
     head = layers[-1]
     network.nc = _get_num_classes(head)
     network.names = _to_names_dict(getattr(network, "names", None), network.nc)
@@ -227,8 +235,26 @@ def _complete_network(network: yolo.BaseModel, layers: nn.Sequential) -> None:
     if not isinstance(stride, Tensor):
         stride = getattr(network, "stride", None)
     network.stride = stride.float() if isinstance(stride, Tensor) else torch.tensor([32.0])
-    network.save = [int(index) for index in getattr(network, "save", [])]
+    if network.stride.ndim != 1 or not all(1 <= value <= yolo.STRIDE_PROBE for value in network.stride.tolist()):
+        raise InputError(f"strides {network.stride.tolist()} are not those of a network")
     network.yaml = _build_yaml(network, layers)
+
+
+def _list_saved_layers(layers: nn.Sequential) -> list[int]:
+    """Indices of the layers whose output is needed after the next layer."""
+    saved: set[int] = set()
+    for index, layer in enumerate(layers):
+        origin: Any = getattr(layer, "f", None)
+        origins = origin if isinstance(origin, list) else [origin]
+        if not isinstance(getattr(layer, "i", None), int) or not all(_is_earlier(i, index) for i in origins):
+            raise InputError("the layers do not name their inputs")
+        saved.update(i % index for i in origins if i != -1)
+    return sorted(saved)
+
+
+def _is_earlier(origin: Any, index: int) -> bool:
+    """Whether an entry of `f` is -1, for the previous layer, or one before layer `index`."""
+    return type(origin) is int and (origin == -1 or -index <= origin < index)
 
 
 def _get_num_classes(head: nn.Module) -> int:

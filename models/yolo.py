@@ -29,15 +29,17 @@ from torch.nn import functional as F
 
 from models.activation_checkpointing import checkpoint_layer
 from models.common import Classify, Conv, Proto
-from models.graph import load_model_yaml, parse_graph
+from models.graph import format_reason, load_model_yaml, parse_graph
 from models.layers import LAYERS, LayerSpec, resolve_detect, resolve_segment
 from models.semantic_heads import SEMANTIC_HEADS, JointOutput, SemanticHead, average_logits
 from models.summary import format_model_summary, run_on_meta
 from utils.core.errors import InputError
+from utils.core.limits import check_limit
 from utils.core.logging import LOGGER
 from utils.imaging.semantic_classes import SemanticClasses
 
 STRIDE_PROBE = 256  # image size from which strides are computed, pixels
+MAX_OUTPUT = 2**28  # values that a layer may return for an image of that size
 TTA_VIEWS = ((1.0, False), (0.83, True), (0.67, False))  # (scale, mirrored)
 TTA_PADDING = 0.447  # ImageNet mean
 LAYER_KEY = re.compile(r"model\.(\d+)\.")
@@ -327,16 +329,27 @@ class BaseModel(nn.Module):
         """The result of a pass, from the saved outputs and that of the last layer."""
         return last
 
-    def _probe(self) -> list[tuple[Any, Any]]:
-        """Every layer with its output shape, from a pass on meta tensors; sets the stride of a semantic head."""
+    def probe_layers(self) -> list[tuple[Any, Any]]:
+        """Every layer with its output, from a pass on meta tensors; sets the stride of a semantic head.
+
+        Raises:
+            InputError: a layer does not accept its inputs, or returns an output over a limit.
+        """
         outputs: list[tuple[Any, Any]] = []
+        source = self.yaml_file or "model YAML"
         try:
             run_on_meta(self, (STRIDE_PROBE,) * 2, visualize=lambda layer, output: outputs.append((layer, output)))
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except Exception as error:  # layers of torch may raise any
             row = self.model[len(outputs)]
-            place = f"{self.yaml_file or 'model YAML'}: row {row.i}"
-            kind = str(row.type).rpartition(".")[2]
-            raise InputError(f"{place}: {kind} does not accept the outputs of rows {row.f}: {error}") from error
+            kind, reason = type(row).__name__, format_reason(error)
+            raise InputError(
+                f"{source}: row {row.i}: {kind} does not accept the outputs of rows {row.f}: {reason}"
+            ) from error
+        for row, output in outputs:
+            _check_convolutions(row, f"{source}: row {row.i}")
+            if isinstance(output, Tensor):
+                what = f"values in the output for an image of {STRIDE_PROBE} px"
+                check_limit(f"{source}: row {row.i}", what, output.numel(), MAX_OUTPUT)
         if (head := self.semantic_head) is not None:
             output = next(output for layer, output in outputs if layer is head)
             height = (output if isinstance(output, Tensor) else output[0]).shape[2]
@@ -386,6 +399,15 @@ class BaseModel(nn.Module):
         head = self.head
         convs = head.m if len(head.m) else [self.model[i if i >= 0 else head.i + i] for i in head.f]
         return zip(convs, head.stride.tolist(), strict=True)
+
+
+def _check_convolutions(layer: nn.Module, place: str) -> None:
+    """InputError for sizes that meta tensors accept, but no computation."""
+    for module in layer.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            sizes, padding = (*module.kernel_size, *module.stride, *module.dilation), module.padding
+            if min(sizes) < 1 or (not isinstance(padding, str) and min(padding) < 0):
+                raise InputError(f"{place}: {module} has a size below 1 or a padding below 0")
 
 
 def _load_with_overrides(cfg: str | Path | Mapping[str, Any], **values: int | None) -> dict[str, Any]:
@@ -447,6 +469,9 @@ class DetectionModel(BaseModel):
         if not isinstance(head, Detect):
             self.stride = torch.tensor([32.0], device="cpu")
             return
+        if head.nc != self.nc:
+            place = f"{self.yaml_file or 'model YAML'}: row {head.i}"
+            raise InputError(f"{place}: {head.nc} classes, but nc is {self.nc}; write nc in the row")
         head.inplace = self.inplace
         strides = self._compute_strides()
         head.stride = self.stride = torch.tensor(strides, device="cpu")
@@ -458,7 +483,7 @@ class DetectionModel(BaseModel):
 
     def _compute_strides(self) -> list[float]:
         """Stride of every level, from the sizes of the raw predictions."""
-        output = next(output for layer, output in self._probe() if layer is self.head)
+        output = next(output for layer, output in self.probe_layers() if layer is self.head)
         raw_preds = output[0] if isinstance(output, tuple) else output
         return [STRIDE_PROBE / raw.shape[2] for raw in raw_preds]
 
@@ -467,6 +492,9 @@ class DetectionModel(BaseModel):
         """Set prior probabilities: 8 objects per level of a 640 px image, uniform classes (arXiv:1708.02002)."""
         head = self.head
         for conv, stride in self.iter_head_convs():
+            if not isinstance(conv, nn.Conv2d) or conv.bias is None:
+                row, source = self.head.i, self.yaml_file or "model YAML"
+                raise InputError(f"{source}: row {row}: its inputs must be those of nn.Conv2d with a bias")
             bias = conv.bias.view(head.na, -1)
             bias[:, 4] += math.log(8 / (640 / stride) ** 2)
             bias[:, 5 : 5 + head.nc] += math.log(0.6 / (head.nc - 0.99999))
@@ -633,7 +661,7 @@ class SemanticModel(BaseModel):
         self._set_up_semantic_head()
         self.nc = self.yaml["nc"] = self.head.nc
         self.names = {i: str(i) for i in range(self.nc)}
-        coarsest = min(output.shape[2] for _, output in self._probe() if isinstance(output, Tensor))
+        coarsest = min(output.shape[2] for _, output in self.probe_layers() if isinstance(output, Tensor))
         self.stride = torch.tensor([STRIDE_PROBE / coarsest], device="cpu")
 
     @property

@@ -43,6 +43,10 @@ def payload(model: BaseModel, **changes: Any) -> dict[str, Any]:
         "model": model.state_dict(),
         "ema": None,
         "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "ema_updates": 0,
+        "scaler": {},
+        "early_stop": {},
+        "task_state": {},
         "epoch": 4,
         "best_fitness": np.float64(0.5),
         "hyp": {"lr0": 0.01},
@@ -79,7 +83,7 @@ def test_file_is_plain_data(tmp_path: Path) -> None:
     assert (content["format"], content["version"]) == (FORMAT, VERSION)
     assert type(content["best_fitness"]) is float
     assert type(content["model"]) is dict
-    assert content["early_stop"] is None
+    assert content["image_weights"] is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def test_invalid_content_is_reported(tmp_path: Path) -> None:
         ({"model": {}}, "its weights do not fit its own graph: .*Missing key"),
         ({"yaml": {"nc": 3}}, "its weights do not fit its own graph: model YAML: backbone"),
         ({"yaml": {"nc": "3"}}, "its weights do not fit its own graph"),
-        ({"names": None}, "damaged checkpoint, names: None is not a mapping; copy it again"),
+        ({"names": None}, "damaged checkpoint, names: None is not a mapping of class numbers to names; copy"),
     ]
     for changes, message in cases:
         save_checkpoint(file, payload(model))
@@ -154,7 +158,7 @@ def test_training_state_round_trip(tmp_path: Path) -> None:
         "epoch": 4,
         "ema_updates": 9,
         "task_state": {"balance": [4.0, 1.0]},
-        "scaler": None,
+        "scaler": {},
     }
     assert torch.equal(state["optimizer"]["state"][0]["momentum_buffer"], torch.ones(2))
     assert all(torch.equal(state["model"][k], v) for k, v in model.state_dict().items())

@@ -249,3 +249,103 @@ def test_anchor_lists_of_the_hub() -> None:
     assert found["p6_1280"] == load_model_yaml("yolov5s6")["anchors"]
     assert [len(levels) for levels in found.values()] == [3, 4, 4, 4, 5, 5, 5]
     assert all(len(level) == 6 for levels in found.values() for level in levels)
+
+
+HEAD = [[0, 1], 1, "Detect", ["nc", "anchors"]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        pytest.param([[-1, 9, "Conv", [8]]], {"depth_multiple": 1e9}, "9,000,000,000 repeats, the limit", id="depth"),
+        pytest.param([[-1, 10**9, "nn.ReLU", []]], {}, "1,000,000,000 repeats, the limit is 10,000", id="repeats"),
+        pytest.param([[-1, 9999, "C3", [8]]], {}, "50,001 modules and tensors, the limit is 50,000", id="modules"),
+        pytest.param(
+            [CONV, [-1, 1, "Conv", [64]]], {"width_multiple": 1e7}, "parameters, the limit is 500", id="width"
+        ),
+        pytest.param(
+            [[-1, 1, "Conv", [10**9]]], {}, "parameters, the limit is 500,000,000; use --no-limits", id="wide"
+        ),
+        pytest.param([[-1, 1, "Conv", [8, 6000]]], {}, "864,000,000 parameters", id="kernel"),
+        pytest.param([[-1, 1, "nn.PReLU", [2 * 10**9]]], {}, "2,000,000,000 parameters", id="layer of torch"),
+        pytest.param(
+            [[-1, 1, "Conv", [8, 1, 1, None, 1, 1, "nn.PReLU(2*1000000000)"]]], {}, "2,000,0", id="expression"
+        ),
+        pytest.param(
+            TWO, {"activation": "nn.PReLU(2000000000)"}, "activation: 2,000,000,858 parameters", id="activation"
+        ),
+        pytest.param(
+            [*TWO, HEAD], {"anchors": 1e9}, "1,000,000,000 anchors per level, the limit is 1,000", id="anchors"
+        ),
+        pytest.param(TWO, {"nc": 10**9}, "nc: 1,000,000,000 classes, the limit is 100,000", id="classes"),
+        pytest.param([CONV] * 2001, {}, "2,001 rows, the limit is 2,000", id="rows"),
+        pytest.param([[[-1] * 1001, 1, "Concat", [1]]], {}, "row 0: more than 1000 values", id="inputs"),
+        pytest.param([[-1, 1, "SPP", [8, [3] * 1001]]], {}, "row 0: more than 1000 values", id="arguments"),
+        pytest.param([[-1, 1, "nn.LSTM", [8, 8, 10**9]]], {}, "unknown layer 'nn.LSTM'", id="recurrent layer"),
+        pytest.param(
+            [[-1, 1, "nn.Linear", ["2" * 1001]]], {}, r"Linear expects .*got .*'2222.*\.\.\.: ", id="long text"
+        ),
+        pytest.param(
+            [CONV, [-1, 1, "nn.Upsample", [None, 500]], [-1, 1, "Conv", [8]], [[0, 2], 1, "Detect", ["nc", "anchors"]]],
+            {},
+            r"row 1: 32,768,000,000 values in the output for an image of 256 px, the limit is",
+            id="output",
+        ),
+    ],
+)
+def test_small_files_that_ask_for_much(rows: list[Any], changes: dict[str, Any], message: str) -> None:
+    anchors = {"anchors": [[1, 2], [3, 4]]}
+    with pytest.raises(InputError, match=rf"^net\.yaml: .*{message}") as caught:
+        DetectionModel(config(rows, yaml_file="net.yaml", **anchors) | changes)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"depth_multiple": float("inf")}, "depth_multiple: inf is not a positive number", id="infinite"),
+        pytest.param(
+            {"width_multiple": float("nan")}, "width_multiple: nan is not a positive number", id="not a number"
+        ),
+        pytest.param({"width_multiple": 10**90}, "row 0: Conv expects", id="large integer"),
+        pytest.param({"anchors": float("inf")}, "anchors: level 0: None", id="infinite anchors"),
+        pytest.param({"anchors": [[1, float("nan")]]}, "anchors: level 0", id="anchor of no size"),
+        pytest.param({"cutoff": "x"}, "cutoff: 'x' is not a positive integer", id="cutoff"),
+        pytest.param({"nc": ["x" * 500] * 500}, r"nc: \['xxx.{110,120}\.\.\. is not", id="long value"),
+        pytest.param(
+            {"activation": "nn.ReLU('a', 'b', 'c', 'd')"}, "activation: .* positional arguments", id="arguments"
+        ),
+        pytest.param({"activation": "nn.PReLU(-1)"}, r"activation: 'nn\.PReLU\(-1\)': .*negative", id="negative"),
+        pytest.param({"activation": {"Conv": ["nn.ReLU()"]}}, "is not an activation", id="list"),
+    ],
+)
+def test_odd_values_of_keys(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=rf"^net\.yaml: .*{message}"):
+        DetectionModel(config(TWO, yaml_file="net.yaml") | changes)
+
+
+def test_limits_can_be_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "MAX_ROWS", 1)
+    with pytest.raises(InputError, match="2 rows, the limit is 1; use --no-limits if you trust the file"):
+        build(TWO)
+    monkeypatch.setenv("YOLOv5_NO_LIMITS", "1")
+    assert len(build(TWO).model) == 2
+
+
+def test_sizes_that_only_meta_tensors_accept() -> None:
+    rows = [[-1, 1, "Conv", [8, 3, 2, -1]], CONV, HEAD]
+    with pytest.raises(InputError, match=r"row 0: Conv2d\(.*\) has a size below 1 or a padding below 0"):
+        DetectionModel(config(rows, anchors=[[1, 2], [3, 4]]))
+
+
+def test_file_name_of_a_mapping_is_shown_only_if_it_is_one() -> None:
+    for name in ("\x1b[31m", "x" * 1000, 5, ""):
+        with pytest.raises(InputError, match=r"^model YAML: nc: 0 is not"):
+            load_model_yaml(config(TWO) | {"nc": 0, "yaml_file": name})
+        assert "yaml_file" not in load_model_yaml(config(TWO) | {"yaml_file": name})
+
+
+def test_unknown_keys_are_named_within_bounds(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="openyolov5"):
+        load_model_yaml(config([[]], **{f"key{number}": 1 for number in range(50)}))
+    assert len(caplog.records) == 10

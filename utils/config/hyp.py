@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import InputError
+from utils.core.limits import check_limit
 from utils.core.yaml_files import read_yaml
 
 PROBABILITIES = ("flipud", "fliplr", "mosaic", "mixup", "cutmix", "copy_paste")
+MAX_VALUE = 1e6  # of any hyperparameter
+MAX_ANCHORS = 1_000  # per level
+MAX_NAMES, MAX_SHOWN = 5, 40  # unknown names in a message, and characters of a name or value
 BELOW_ONE = {
     "momentum": "gradients would never decay",
     "warmup_momentum": "gradients would never decay",
@@ -79,10 +83,9 @@ class Hyperparameters:
     def from_dict(cls, values: Mapping[str, Any], *, source: str) -> Hyperparameters:
         """Check the values; InputError names `source`, key and value."""
         known = {f.name for f in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise InputError(
-                f"{source}: unknown hyperparameter {', '.join(unknown)}; known: {', '.join(sorted(known))}"
-            )
+        if unknown := sorted(map(str, values.keys() - known)):
+            shown = ", ".join(f"{name[:MAX_SHOWN]!r}" for name in unknown[:MAX_NAMES])
+            raise InputError(f"{source}: unknown hyperparameter {shown}; known: {', '.join(sorted(known))}")
         for name, value in values.items():
             _check(name, value, source)
         return cls(**values)
@@ -113,12 +116,15 @@ def _check(name: str, value: Any, source: str) -> None:
     """InputError unless `value` is valid for hyperparameter `name`."""
     if name == "albumentations":
         if value is not None and not isinstance(value, Mapping):
-            raise InputError(f"{source}: albumentations: expected a serialized pipeline (A.to_dict), got {value!r}")
+            shown = type(value).__name__
+            raise InputError(f"{source}: albumentations: expected a serialized pipeline (A.to_dict), got {shown}")
         return
     if name == "anchors" and value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{source}: {name}: {value!r} is not a finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
+        raise InputError(f"{source}: {name}: {f'{value!r}'[:MAX_SHOWN]} is not a finite number")
+    if value > MAX_VALUE:
+        raise InputError(f"{source}: {name}: {f'{value}'[:MAX_SHOWN]} must be at most {MAX_VALUE:,.0f}")
     if name in (*PROBABILITIES, "mosaic9", "label_smoothing") and not 0 <= value <= 1:
         raise InputError(f"{source}: {name}: {value} must be between 0 and 1")
     if value < 0:
@@ -127,6 +133,8 @@ def _check(name: str, value: Any, source: str) -> None:
         raise InputError(f"{source}: {name}: {value} must be below 1 ({BELOW_ONE[name]})")
     if name == "anchors" and round(value) < 1:
         raise InputError(f"{source}: anchors: {value} must be at least 1; or omit the key")
+    if name == "anchors":
+        check_limit(f"{source}: anchors", "per level", value, MAX_ANCHORS)
     if name == "nominal_batch" and value < 1:
         raise InputError(f"{source}: nominal_batch: {value} must be at least 1")
     if name == "anchor_t" and value <= 1:

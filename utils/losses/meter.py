@@ -79,6 +79,11 @@ class LossMeter:
         if not totals:
             return dict.fromkeys(self.names, 0.0)
         values = torch.cat([total / count for total, count in totals.values()]).tolist()
+        if len(values) != len(self.names):
+            raise InputError(
+                f"losses {', '.join(name[:20] for items in totals for name in items)} instead of "
+                f"{', '.join(self.names)}: the run was resumed from a damaged checkpoint; start with --weights"
+            )
         return dict(zip(self.names, values, strict=True))
 
 

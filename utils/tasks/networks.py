@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import check_own, is_own
+from models.checkpoint import check_own, is_own, load_weights
 from models.experimental import Ensemble
-from models.graph import load_model_yaml
+from models.graph import format_reason, load_model_yaml
 from models.official import ADDRESSES, find_network_record, restore_network
 from models.safe_load import read_checkpoint
 from models.yolo import BaseModel
@@ -100,10 +100,11 @@ def _restore_own(content: dict[str, Any], path: Path) -> Checkpoint:
     try:
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
             model = task.restore_network(content["yaml"], weights)
-        model.load_state_dict(weights)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:  # damaged content
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: its weights do not fit its own graph: {reason}") from error
+    except Exception as error:  # damaged content may raise any
+        raise InputError(f"{path}: its weights do not fit its own graph: {format_reason(error)}") from error
+    load_weights(model, weights, path)
+    if missing := [number for number in range(model.nc) if number not in content["names"]]:
+        raise InputError(f"{path}: damaged checkpoint, names: no name of class {missing[0]}; copy it again")
     model.names = dict(content["names"])
     if model.semantic is not None:
         model.semantic = _load_semantic_classes(content.get("semantic"), model.semantic, path)
@@ -145,23 +146,18 @@ def _restore_official(content: Any, path: Path) -> Checkpoint:
         raise InputError(f"{path}: holds {what}; give a checkpoint of train.py or of YOLOv5 3.0 to 7.0")
     try:
         model = restore_network(record)
-    except (InputError, AttributeError, TypeError, KeyError, RuntimeError) as error:  # unexpected states
-        raise InputError(f"{path}: cannot be used as a network: {error}") from error
+    except Exception as error:  # unexpected states may raise any
+        raise InputError(f"{path}: cannot be used as a network: {format_reason(error)}") from error
     raw = {k: v for k, v in content.items() if k not in ("model", "ema")} if isinstance(content, dict) else {}
-    opt = raw.get("opt") or {}
-    hyp = getattr(model, "hyp", None) or opt.get("hyp") or {}
-    return Checkpoint(
-        path,
-        model,
-        model.task,
-        model.names,
-        getattr(model, "yaml", {}),
-        raw.get("epoch", -1),
-        hyp,
-        opt,
-        raw,
-        official=True,
-    )
+    opt = _to_mapping(raw.get("opt"))
+    hyp = _to_mapping(getattr(model, "hyp", None)) or _to_mapping(opt.get("hyp"))
+    epoch = raw.get("epoch")
+    epoch = epoch if isinstance(epoch, int) else -1
+    return Checkpoint(path, model, model.task, model.names, model.yaml, epoch, hyp, opt, raw, official=True)
+
+
+def _to_mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _is_state_dict(content: Any) -> bool:
