@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from utils.core.errors import InputError
-from utils.core.files import read_file
+from utils.core.files import read_text
 from utils.core.limits import are_limits_on
 
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 16 * 2**20, 1_000_000, 64
@@ -21,15 +21,7 @@ def read_yaml(path: str | Path) -> Any:
     Raises:
         InputError: no readable file, not UTF-8, not YAML, an invalid value, or over a limit.
     """
-    data = read_file(path, max_bytes=MAX_BYTES)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from error
-    return parse_yaml(text, path)
+    return parse_yaml(read_text(path, max_bytes=MAX_BYTES), path)
 
 
 def parse_yaml(text: str, place: object) -> Any:

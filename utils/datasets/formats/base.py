@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,12 +15,13 @@ import numpy as np
 import yaml
 
 from utils.core.errors import InputError
-from utils.core.files import UniqueNames
+from utils.core.files import UniqueNames, read_text
 from utils.core.logging import LOGGER
 from utils.core.types import Polygons
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.label_files import make_label_rows
 from utils.datasets.index.labels import box_to_polygon, log_findings, verify_images
+from utils.datasets.index.listing import is_path, is_plain_text
 from utils.datasets.index.verify import LabelRows
 from utils.imaging.read import IMAGE_SUFFIXES
 from utils.ops.masks import signed_area
@@ -28,6 +30,8 @@ Splits = dict[str, ImageIndex]
 NAMES_FILE = "labels.txt"  # one class per line, in order; labelme writes such files too
 NO_CLASSES = ("__ignore__", "_background_")  # entries of labelme's file that are not classes
 WORKERS = 8
+MAX_SIDE, MAX_COORDINATE = 1_000_000, 1e9  # pixels
+MAX_TEXT_BYTES = 16 << 20  # of a file with names or the annotations of one image
 
 
 @dataclass
@@ -42,8 +46,9 @@ class PixelObjects:
     skipped: int = 0  # objects of other kinds or classes
 
     def __post_init__(self) -> None:
-        if min(self.size_hw) <= 0:
-            raise ValueError("image size is not positive")
+        if not all(1 <= side <= MAX_SIDE for side in self.size_hw):
+            height, width = map(reprlib.repr, self.size_hw)
+            raise ValueError(f"image size {width} x {height} is not valid")
 
     def add(self, label: int, place: str, *, box_xyxy: Sequence[float] = (), rings: Sequence[np.ndarray] = ()) -> None:
         """Add an object with a box, rings (K, 2), or both; by default its box encloses the rings."""
@@ -62,6 +67,17 @@ class PixelObjects:
             LOGGER.info(f"{file}: {self.skipped} objects of other kinds or classes skipped")
         rows = make_label_rows(self.classes, self.boxes_xyxy, self.size_hw, self.places)
         return replace(rows, polygons=self.polygons if any(self.polygons) else None)
+
+
+def parse_points(values: Any) -> np.ndarray:
+    """(K, 2) float64 from a list of x, y in pixels; ValueError for anything else."""
+    try:
+        points = np.array(values, np.float64).reshape(-1, 2)
+    except (TypeError, OverflowError, ValueError) as error:
+        raise ValueError(f"{reprlib.repr(values)} is not a list of x, y") from error
+    if not (np.abs(points) <= MAX_COORDINATE).all():  # also if one is not a number
+        raise ValueError(f"{reprlib.repr(values)} has a coordinate beyond {MAX_COORDINATE:g}")
+    return points
 
 
 def build_index(pairs: Iterable[tuple[str, LabelRows]], names: Mapping[int, str], split: str) -> ImageIndex:
@@ -90,24 +106,31 @@ def resolve_class_names(labels: Iterable[str], names: Sequence[str], folder: Pat
     file = folder / NAMES_FILE
     names = list(names)
     if not names and file.is_file():
-        lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
+        lines = (line.strip() for line in read_text(file, max_bytes=MAX_TEXT_BYTES).splitlines())
         names = [line for line in lines if line and line not in NO_CLASSES]
     names = names or sorted(set(labels))
     if not names:
         raise InputError(f"{folder}: the annotations contain no objects and thus no classes; set them with --names")
     if len(set(names)) < len(names):
         raise InputError(f"--names {' '.join(names)}: duplicate name")
+    if invalid := [name for name in names if not is_plain_text(name)]:
+        raise InputError(f"{folder}: the class {invalid[0]!r} has control characters; choose others with --names")
     return dict(enumerate(names))
 
 
 def find_image(folder: Path, *names: str) -> str:
-    """The first of `names` in the folder, else an image with its stem, else the path where it is missing."""
+    """The first of `names` in the folder, else an image with its stem, else the path where it is missing.
+
+    Raises:
+        InputError: one of the names cannot be a path.
+    """
     for name in names:
-        if (folder / name).is_file():
-            return str(folder / name)
+        if not is_path(name):
+            raise InputError(f"{folder}: {reprlib.repr(name)} cannot be the name of an image; correct the annotation")
     stem = Path(names[0]).stem
-    candidates = (folder / f"{stem}{suffix}" for suffix in sorted(IMAGE_SUFFIXES))
-    return str(next((file for file in candidates if file.is_file()), folder / names[0]))
+    candidates = (*names, *(f"{stem}{suffix}" for suffix in sorted(IMAGE_SUFFIXES)))
+    files = (str(folder / name) for name in candidates)
+    return next(filter(os.path.isfile, files), str(folder / names[0]))
 
 
 @dataclass(frozen=True)
@@ -154,10 +177,16 @@ class ImageCopier:
         self._names: dict[Path, UniqueNames] = {}
 
     def copy_images(self, index: ImageIndex, folder: Path) -> Iterator[tuple[Path, tuple[int, int], list[PixelObject]]]:
-        """Copy or link every image into the folder; new path, height and width, and objects of each."""
+        """Copy or link every image into the folder; new path, height and width, and objects of each.
+
+        Raises:
+            InputError: the name of an image is not UTF-8, so that the annotations cannot refer to it.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         names = self._names.setdefault(folder, UniqueNames())
         for i, (image, (height, width)) in enumerate(zip(index.paths, index.sizes_hw.tolist(), strict=True)):
+            if not is_plain_text(Path(image).name):
+                raise InputError(f"{image}: the name is not UTF-8 or has control characters; rename the file")
             target = folder / f"{names.assign(image, Path(image).stem, '')}{Path(image).suffix}"
             self._copy(os.path.realpath(image), target)
             yield target, (height, width), get_pixel_objects(index, i)

@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.core.errors import InputError
 from utils.core.files import read_json
-from utils.datasets.formats.base import PixelObjects, Splits, build_index
+from utils.datasets.formats.base import PixelObjects, Splits, build_index, parse_points
 from utils.datasets.index.verify import LabelRows
 
 CLASSES = (
@@ -64,8 +64,8 @@ def parse_cityscapes(content: Mapping[str, Any], class_ids: Mapping[str, int], f
         objects = PixelObjects((height, width))
         for number, item in enumerate(content["objects"]):
             if item["label"] in class_ids and not item.get("deleted"):
-                ring = np.clip(np.array(item["polygon"], np.float64).reshape(-1, 2), 0, (width, height))
+                ring = np.clip(parse_points(item["polygon"]), 0, (width, height))
                 objects.add(class_ids[item["label"]], f"{file}: object {number}", rings=[ring])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{file}: not a polygon file of Cityscapes ({error!r})") from error
     return objects.to_rows(file)

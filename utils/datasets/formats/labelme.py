@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -18,6 +19,7 @@ from utils.datasets.formats.base import (
     Splits,
     build_index,
     find_image,
+    parse_points,
     resolve_class_names,
     separate_holes,
     write_json,
@@ -71,7 +73,7 @@ def _get_shapes(content: Any, file: Path) -> list[dict[str, Any]]:
 
 def _find_image(file: Path, content: Mapping[str, Any], images: Path | None) -> str:
     path = str(content.get("imagePath") or f"{file.stem}.jpg").replace("\\", "/")
-    name = PureWindowsPath(path).name
+    name = PureWindowsPath(path).name or f"{file.stem}.jpg"
     return find_image(images, name) if images else find_image(file.parent, path, name)
 
 
@@ -82,9 +84,11 @@ def parse_labelme(content: Mapping[str, Any], class_ids: Mapping[str, int], file
         InputError: the image size or the points of a shape are missing.
     """
     height, width = content.get("imageHeight"), content.get("imageWidth")
-    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
-        raise InputError(f"{file}: invalid imageHeight {height!r} or imageWidth {width!r}; save the file again")
-    objects = PixelObjects((height, width))
+    try:
+        objects = PixelObjects((height, width))  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        shown = f"imageHeight {reprlib.repr(height)} or imageWidth {reprlib.repr(width)}"
+        raise InputError(f"{file}: invalid {shown}; save the file again") from error
     groups: dict[tuple[int, str], tuple[str, list[np.ndarray]]] = {}
     for number, shape in enumerate(_get_shapes(content, file)):
         place, label = f"{file}: shape {number}", class_ids.get(str(shape.get("label")))
@@ -104,9 +108,9 @@ def _parse_shape(shape: Mapping[str, Any], place: str) -> tuple[Sequence[float],
     """Box and rings of a shape; both empty for points and lines."""
     kind = shape.get("shape_type") or "polygon"
     try:
-        points = np.array(shape["points"], np.float64).reshape(-1, 2)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{place}: points {str(shape.get('points'))[:40]!r} are not a list of x, y") from error
+        points = parse_points(shape.get("points"))
+    except ValueError as error:
+        raise InputError(f"{place}: points: {error}") from error
     if kind in ("rectangle", "mask") and len(points) == 2:
         low, high = points.min(0), points.max(0)
         if kind == "rectangle":

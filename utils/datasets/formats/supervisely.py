@@ -20,6 +20,7 @@ from utils.datasets.formats.base import (
     Splits,
     build_index,
     find_image,
+    parse_points,
     resolve_class_names,
     separate_holes,
     write_json,
@@ -86,7 +87,7 @@ def parse_supervisely(content: Mapping[str, Any], class_ids: Mapping[str, int], 
                 objects.skipped += 1
                 continue
             _add_object(objects, label, item, f"{file}: object {number}")
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error) as error:
         raise InputError(f"{file}: not a Supervisely annotation ({error!r})") from error
     return objects.to_rows(file)
 
@@ -94,17 +95,17 @@ def parse_supervisely(content: Mapping[str, Any], class_ids: Mapping[str, int], 
 def _add_object(objects: PixelObjects, label: int, item: Mapping[str, Any], place: str) -> None:
     if item["geometryType"] == "bitmap":
         mask = decode_bitmap(item["bitmap"]["data"])
-        left_top = np.array(item["bitmap"]["origin"], np.float64)
+        (left_top,) = parse_points(item["bitmap"]["origin"])
         left, top, width, height = cv2.boundingRect(mask)
         low = left_top + np.array([left, top])
         rings = [ring + left_top for ring in trace_rings(mask)]
         objects.add(label, place, box_xyxy=[*low, *(low + np.array([width, height]))], rings=rings)
         return
-    exterior = np.array(item["points"]["exterior"], np.float64).reshape(-1, 2)
+    exterior = parse_points(item["points"]["exterior"])
     if item["geometryType"] == "rectangle":
         objects.add(label, place, box_xyxy=[*exterior.min(0), *exterior.max(0)])
         return
-    holes = [np.array(ring, np.float64).reshape(-1, 2) for ring in item["points"].get("interior") or []]
+    holes = [parse_points(ring) for ring in item["points"].get("interior") or []]
     objects.add(label, place, rings=[exterior, *(_orient_hole(exterior, hole) for hole in holes)])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from utils.core.errors import InputError
+from utils.core.files import read_text
 from utils.core.logging import LOGGER
 from utils.datasets.formats.base import (
     ImageCopier,
@@ -19,7 +20,7 @@ from utils.datasets.formats.base import (
 from utils.datasets.index.data_yaml import SPLITS
 from utils.datasets.index.label_files import write_image_list
 from utils.datasets.index.verify import LabelRows
-from utils.datasets.prepare.voc import parse_voc_annotation, parse_xml
+from utils.datasets.prepare.voc import MAX_BYTES, parse_voc_annotation, parse_xml
 
 
 def read_voc(source: Path, names: Sequence[str], images: Path | None) -> Splits:
@@ -44,7 +45,7 @@ def read_voc(source: Path, names: Sequence[str], images: Path | None) -> Splits:
     sets = {}
     for split in SPLITS:
         listing = source / "ImageSets" / "Main" / f"{split}.txt"
-        lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+        lines = read_text(listing, max_bytes=MAX_BYTES).splitlines() if listing.is_file() else []
         if files := [annotations / f"{line.strip()}.xml" for line in lines if line.strip()]:
             sets[split] = build_index(_read_split(files, trees, image_folder, class_ids), class_names, split)
     return sets or {"train": build_index(_read_split(trees, trees, image_folder, class_ids), class_names, "train")}

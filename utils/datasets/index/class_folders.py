@@ -18,8 +18,7 @@ from utils.datasets.index.cache import Findings, compute_fingerprint, load_or_bu
 from utils.datasets.index.data_yaml import SPLITS, DataSpec, SplitSource, load_spec, read_spec
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.labels import get_split_source, log_messages, verify_images
-from utils.datasets.index.listing import list_images
-from utils.datasets.index.semantic_yaml import is_class_name
+from utils.datasets.index.listing import is_plain_text, list_images
 from utils.datasets.index.verify import LabelRows
 from utils.datasets.prepare.archives import datasets_folder, download_dataset
 
@@ -111,7 +110,7 @@ def build_folder_spec(root: Path) -> DataSpec:
     names = list_class_folders(first)
     if not names:
         raise InputError(f"{first}: no class folders; {LAYOUT}; {CROPS_HINT}")
-    if invalid := [name for name in names if not is_class_name(name)]:
+    if invalid := [name for name in names if not is_plain_text(name)]:
         raise InputError(f"{first}: {invalid[0]!r} is not UTF-8 or has control characters; rename the folder")
     if val := folders.get("test", folders.get("val")):
         folders["val"] = val

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.datasets.index.verify import LabelRows, check_rows
 
@@ -40,7 +41,8 @@ def make_label_rows(
     boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 2, 2) / size_hw[::-1]
     low, high = boxes[:, 0], boxes[:, 1]
     column = np.asarray(classes, np.float64).reshape(-1, 1)
-    rows = np.concatenate([column, (low + high) / 2, high - low], axis=1).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # not finite then, which `check_rows` reports
+        rows = np.concatenate([column, (low + high) / 2, high - low], axis=1).astype(np.float32)
     return LabelRows(rows, locations=list(locations))
 
 
@@ -91,5 +93,10 @@ class LabelWriter:
 
 
 def write_image_list(file: Path, lines: Iterable[str]) -> None:
-    """Write a list file, one image per line."""
-    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    """Write a list file, one image per line; InputError for a name that is not UTF-8."""
+    content = "".join(f"{line}\n" for line in lines)
+    try:
+        file.write_text(content, encoding="utf-8")
+    except UnicodeEncodeError as error:
+        line = content[: error.start].rpartition("\n")[2] + content[error.start :].partition("\n")[0]
+        raise InputError(f"{file}: cannot list {line!r}, which is not UTF-8; rename the file") from error

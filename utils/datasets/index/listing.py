@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from utils.core.errors import InputError
-from utils.core.files import read_file
+from utils.core.files import read_text
 from utils.core.limits import check_limit
 from utils.imaging.read import IMAGE_SUFFIXES
 
 MAX_ENTRIES = 20_000_000  # files and folders below a folder or pattern
 MAX_LIST_BYTES = 4 << 30
-PATH = re.compile("[^\0\ud800-\udfff]{1,4096}")
+PATH = re.compile("[^\0\ud800-\udc7f\udd00-\udfff]{1,4096}")  # Python writes bytes that are not UTF-8 as dc80 to dcff
+CONTROL_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MAX_PROBED_LINES = 1000  # of a list file, to find the folder that its lines are relative to
 
 
@@ -44,6 +45,11 @@ def list_images(path: Path, root: Path) -> list[str]:
 def is_path(value: Any) -> TypeGuard[str]:
     """Whether a value from a file can be a path: text of limited length that the system can encode."""
     return isinstance(value, str) and PATH.fullmatch(value) is not None
+
+
+def is_plain_text(text: str) -> bool:
+    """Whether a name can be shown in a line and encoded as UTF-8."""
+    return not CONTROL_CHARACTERS.search(text)
 
 
 def iter_files(path: Path) -> Iterator[str]:
@@ -161,12 +167,10 @@ def _filter_images(files: Iterable[str]) -> list[str]:
 
 
 def _read_list(file: Path, root: Path) -> list[str]:
-    data = read_file(file, max_bytes=MAX_LIST_BYTES)
     try:
-        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        number = data[: error.start].count(b"\n") + 1
-        raise InputError(f"{file}:{number}: not UTF-8, so neither an image nor a readable list of images") from error
+        lines = [line.strip() for line in read_text(file, max_bytes=MAX_LIST_BYTES).splitlines()]
+    except InputError as error:
+        raise InputError(f"{error}: neither an image nor a readable list of images") from error
     for number, line in enumerate(lines, 1):
         if line and not is_path(line):
             raise InputError(f"{file}:{number}: {line[:60]!r} is not a path; correct the list")

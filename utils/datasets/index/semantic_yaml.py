@@ -15,11 +15,11 @@ import numpy as np
 
 from utils.core.errors import InputError
 from utils.datasets.augment.compose import IGNORE
+from utils.datasets.index.listing import is_plain_text
 from utils.imaging.semantic_classes import SemanticClasses
 
 KEYS = ("names", "masks", "images", "image_end", "mask_end", "layout", "ignore", "palette", "id_map")
 CLASS_NUMBER = re.compile(r"-?\d{1,9}")
-UNUSABLE_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # in lists, tables and terminals
 SPLITS = ("train", "val", "test")  # also allowed: splits of semantic masks of other images than those with boxes
 
 
@@ -131,17 +131,12 @@ def parse_names(names: Any, where: str) -> dict[int, str]:
     for number, name in names.items():
         if name is None or not isinstance(name, str | int | float | date):
             raise InputError(f"{where}: the name of class {number} is {name!r}, which is not a string; quote it")
-        if not is_class_name(str(name)):
+        if not is_plain_text(str(name)):
             raise InputError(f"{where}: the name of class {number} is {name!r}; remove its control characters")
     numbered = {int(number): str(name) for number, name in names.items()}
     if sorted(numbered) != list(range(len(names))):
         raise InputError(f"{where}: class numbers must run from 0 to {len(names) - 1}, got {sorted(numbered)[:8]}")
     return {number: numbered[number] for number in sorted(numbered)}
-
-
-def is_class_name(name: str) -> bool:
-    """Whether a name can be shown in a line and encoded as UTF-8."""
-    return not UNUSABLE_CHARACTERS.search(name)
 
 
 def _build_identity(num_classes: int, ignore: int) -> tuple[np.ndarray | None, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from utils.datasets.prepare.unpack import unpack_archive
 
 PAGE = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php"
 TRAIN, VAL, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+WORDNET_ID = re.compile(r"n\d{8}")
 WORK = ".unpacked"  # temporary folder below the root
 
 
@@ -47,8 +49,11 @@ def _read_validation_classes(kit: Path) -> list[str]:
         truth = (kit / "data" / "ILSVRC2012_validation_ground_truth.txt").read_text(encoding="utf-8").split()
         synsets = loadmat(kit / "data" / "meta.mat", squeeze_me=True)["synsets"]
         wordnet_ids = dict(zip((int(i) for i in synsets["ILSVRC2012_ID"]), synsets["WNID"].tolist(), strict=True))
-        return [str(wordnet_ids[int(i)]) for i in truth]
-    except (OSError, KeyError, ValueError, TypeError, NotImplementedError) as error:
+        classes = [str(wordnet_ids[int(i)]) for i in truth]
+        if invalid := [name for name in classes if not WORDNET_ID.fullmatch(name)]:
+            raise ValueError(f"{invalid[0][:40]!r} is not a WordNet id")
+        return classes
+    except Exception as error:  # scipy has errors of its own for a damaged file
         raise InputError(f"{kit}: not the development kit of ILSVRC 2012 ({error}); get {KIT} from {PAGE}") from error
 
 
@@ -56,7 +61,7 @@ def _sort_validation_images(images: list[Path], classes: list[str], folder: Path
     """Move images (..._00000001.JPEG and so on) into class folders; returns their number."""
     for image in images:
         number = image.stem.rpartition("_")[2]
-        if not number.isdigit() or not 1 <= int(number) <= len(classes):
+        if not number.isdecimal() or not 1 <= int(number) <= len(classes):
             raise InputError(f"{image}: the development kit has classes for images 1 to {len(classes)} only")
         class_folder = folder / classes[int(number) - 1]
         class_folder.mkdir(parents=True, exist_ok=True)

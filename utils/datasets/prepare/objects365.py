@@ -41,7 +41,7 @@ def _write_patch_labels(annotations: Path, root: Path, split: str, num_classes: 
     for image, rows in tqdm(image_labels, total=len(content["images"]), desc=f"labels {split}", disable=None):
         path = Path(str(image["file_name"]))
         patch, name = path.parent.name, path.name
-        folder = next((folder for folder in (patch, "") if (images / folder / name).is_file()), None)
+        folder = next((folder for folder in (patch, "") if folder != ".." and (images / folder / name).is_file()), None)
         if folder is None:
             missing += 1
             continue

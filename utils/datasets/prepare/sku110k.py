@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import InputError
+from utils.core.files import read_text
 from utils.datasets.index.label_files import (
     LabelWriter,
     get_class_names,
@@ -21,6 +22,7 @@ from utils.datasets.prepare.archives import download_archive
 SOURCE = "http://trax-geometry.s3.amazonaws.com/cvpr_challenge"
 ARCHIVE = "SKU110K_fixed.tar.gz"
 SPLITS = ("train", "val", "test")
+MAX_SIDE = 1_000_000  # pixels
 
 
 def prepare_sku110k(root: Path, raw: Mapping[str, Any]) -> None:
@@ -50,19 +52,19 @@ def read_sku110k_annotations(file: Path) -> dict[str, LabelRows]:
     boxes: dict[str, list[list[float]]] = {}
     places: dict[str, list[str]] = {}
     sizes: dict[str, tuple[int, int]] = {}
+    if not file.is_file():
+        raise InputError(f"{file}: missing in the archive; remove {file.parents[1]} and try again")
+    rows = csv.reader(read_text(file).splitlines())
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            for number, row in enumerate(csv.reader(stream), 1):
-                if not row:
-                    continue
-                x1, y1, x2, y2, width, height = (float(value) for value in (*row[1:5], *row[6:8]))
-                if min(width, height) <= 0:
-                    raise ValueError("image size is not positive")
-                boxes.setdefault(row[0], []).append([x1, y1, x2, y2])
-                places.setdefault(row[0], []).append(f"{file}:{number}")
-                sizes[row[0]] = int(height), int(width)
-    except OSError as error:
-        raise InputError(f"{file}: missing in the archive; remove {file.parents[1]} and try again") from error
-    except ValueError as error:
-        raise InputError(f"{file}:{number}: not name, x1, y1, x2, y2, class, width, height ({error})") from error
+        for row in rows:
+            if not row:
+                continue
+            x1, y1, x2, y2, width, height = (float(value) for value in (*row[1:5], *row[6:8]))
+            if not 1 <= min(width, height) <= max(width, height) <= MAX_SIDE:
+                raise ValueError("invalid image size")
+            boxes.setdefault(row[0], []).append([x1, y1, x2, y2])
+            places.setdefault(row[0], []).append(f"{file}:{rows.line_num}")
+            sizes[row[0]] = int(height), int(width)
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{file}:{rows.line_num}: not name, x1, y1, x2, y2, class, width, height ({error})") from error
     return {name: make_label_rows([0] * len(rows), rows, sizes[name], places[name]) for name, rows in boxes.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import InputError
+from utils.core.files import read_text
 from utils.datasets.index.label_files import LabelWriter, get_class_names, get_source_url, make_label_rows
 from utils.datasets.index.verify import LabelRows
 from utils.datasets.prepare.archives import download_archive
@@ -18,6 +19,7 @@ from utils.imaging.read import IMAGE_SUFFIXES, read_image_size_hw
 
 SOURCE = "https://github.com/ultralytics/yolov5/releases/download/v1.0"
 LABELED_PARTS = ("VisDrone2019-DET-train", "VisDrone2019-DET-val", "VisDrone2019-DET-test-dev")
+MAX_BYTES = 16 << 20  # of an annotation file; a line takes 40
 PARTS = (*LABELED_PARTS, "VisDrone2019-DET-test-challenge")
 
 
@@ -34,7 +36,7 @@ def _write_part_labels(folder: Path, num_classes: int) -> None:
     annotations, writer, num_ignored = sorted((folder / "annotations").glob("*.txt")), LabelWriter(num_classes), 0
     if not annotations:
         raise InputError(f"{folder / 'annotations'}: no annotations found; remove {folder.parent} and try again")
-    images = {file.stem: file for file in (folder / "images").iterdir() if file.suffix.lower() in IMAGE_SUFFIXES}
+    images = {file.stem: file for file in (folder / "images").glob("*") if file.suffix.lower() in IMAGE_SUFFIXES}
     (folder / "labels").mkdir(exist_ok=True)
     for file in annotations:
         if file.stem in images:
@@ -51,7 +53,7 @@ def read_visdrone_annotation(file: Path, size_hw: tuple[int, int], num_classes: 
         InputError: a line is not an annotation.
     """
     classes, boxes, places, ignored = [], [], [], 0
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(file, max_bytes=MAX_BYTES).splitlines(), 1):
         if not line.strip():
             continue
         try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
+from xml.parsers import expat
 
 from utils.core.errors import InputError
+from utils.core.files import read_file, read_text
 from utils.datasets.index.label_files import LabelWriter, get_class_names, get_source_url, make_label_rows
 from utils.datasets.index.verify import LabelRows
 from utils.datasets.prepare.archives import download_archive
@@ -18,6 +20,8 @@ ARCHIVES = (
     "voc2007/VOCtest_06-Nov-2007.tar",
     "voc2012/VOCtrainval_11-May-2012.tar",
 )
+MAX_BYTES = 16 << 20  # of an annotation or list; an object takes 300
+MAX_NUMBER = 1e9  # pixels
 SETS = (("2007", "train"), ("2007", "val"), ("2007", "test"), ("2012", "train"), ("2012", "val"))
 
 
@@ -39,9 +43,11 @@ def _arrange_set(root: Path, year: str, image_set: str, class_ids: Mapping[str, 
     images, labels = (root / kind / f"{image_set}{year}" for kind in ("images", "labels"))
     images.mkdir(parents=True, exist_ok=True)
     labels.mkdir(parents=True, exist_ok=True)
-    stems = listing.read_text(encoding="utf-8").split()
+    stems = read_text(listing, max_bytes=MAX_BYTES).split()
     writer, num_skipped = LabelWriter(len(class_ids)), 0
     for stem in stems:
+        if PureWindowsPath(stem).name != stem:
+            raise InputError(f"{listing}: {stem[:60]!r} is not the name of an image; get other archives")
         annotation = kit / "Annotations" / f"{stem}.xml"
         rows, skipped = parse_voc_annotation(parse_xml(annotation), annotation, class_ids)
         num_skipped += skipped
@@ -66,7 +72,7 @@ def parse_voc_annotation(
     classes, boxes, places, skipped = [], [], [], 0
     try:
         height, width = (_number(tree, f"size/{side}") for side in ("height", "width"))
-        if min(height, width) <= 0:
+        if min(height, width) < 1:
             raise ValueError("image size is not positive")
         for number, item in enumerate(tree.iter("object")):
             name = item.findtext("name", "").strip()
@@ -83,17 +89,28 @@ def parse_voc_annotation(
 
 
 def parse_xml(file: Path) -> ElementTree.Element:
-    """The root element of an XML file; InputError if it is invalid."""
+    """The root element of an XML file; InputError if it is invalid or declares entities, which may grow without end."""
+    data = read_file(file, max_bytes=MAX_BYTES)
+    builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.CharacterDataHandler, parser.EntityDeclHandler = builder.data, _refuse_entity
     try:
-        return ElementTree.parse(file).getroot()
-    except ElementTree.ParseError as error:
-        raise InputError(f"{file}:{error.position[0]}: not valid XML: {error.msg}") from error
-    except (OSError, ValueError) as error:
+        parser.Parse(data, True)
+        return builder.close()
+    except expat.ExpatError as error:
+        raise InputError(f"{file}:{error.lineno}: not valid XML: {expat.ErrorString(error.code)}") from error
+    except (ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise InputError(f"{file}: not a VOC annotation ({error})") from error
+
+
+def _refuse_entity(name: str, *_: object) -> None:
+    raise ValueError(f"it declares the entity {name[:40]!r}")
 
 
 def _number(element: ElementTree.Element, tag: str) -> float:
     text = element.findtext(tag)
     if text is None:
         raise ValueError(f"<{tag}> is missing")
-    return float(text)
+    if not abs(number := float(text)) <= MAX_NUMBER:  # also if it is not a number
+        raise ValueError(f"<{tag}> {text[:40]!r} is not a number of pixels")
+    return number

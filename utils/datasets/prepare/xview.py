@@ -65,7 +65,7 @@ def read_xview_objects(file: Path) -> tuple[Objects, int]:
             corners = [float(value) for value in bounds.split(",") if value] if bounds else []
             label = class_ids.get(int(properties["type_id"]))
             image = str(properties["image_id"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"{file}: features[{number}] is not an object of xView ({error!r})") from error
         if label is None or len(corners) != 4:
             skipped += 1

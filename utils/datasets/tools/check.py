@@ -11,7 +11,7 @@ import numpy as np
 from utils.config.datasets import CheckConfig
 from utils.config.hyp import Hyperparameters
 from utils.core.errors import InputError
-from utils.core.files import expand_user, increment_path, make_run_folder
+from utils.core.files import expand_user, make_run_folder
 from utils.core.logging import LOGGER
 from utils.core.script import EXIT_PROBLEM
 from utils.datasets.classification import ClassificationDataset
@@ -74,7 +74,7 @@ def run(config: CheckConfig) -> int:
     """
     spec, kinds = load_data_set(config.data)
     checks = [check_labels(kind, spec, config) for kind in kinds]
-    folder = make_run_folder(increment_path(Path(config.project) / config.name, config.exist_ok))
+    folder = make_run_folder(Path(config.project) / config.name, exist_ok=config.exist_ok)
     facts, warnings, messages = [], [], []
     for check in checks:
         _log_splits(check, verbose=config.verbose)

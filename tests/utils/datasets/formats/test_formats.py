@@ -241,7 +241,7 @@ def test_labelme_parts_and_holes() -> None:
         ('{"shapes": [{"label": "a"}]}', "invalid imageHeight None or imageWidth None"),
         (
             '{"shapes": [{"label": "a", "points": "x"}], "imageHeight": 9, "imageWidth": 9}',
-            "shape 0: points 'x' are not",
+            "shape 0: points: 'x' is not a list of x, y",
         ),
         (
             '{"shapes": [{"label": "a", "shape_type": "mask", "points": [[0, 0], [1, 1]], "mask": "?"}],'

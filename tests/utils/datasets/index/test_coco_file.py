@@ -200,7 +200,7 @@ def test_long_values_are_cut(tmp_path: Path) -> None:
         (b"[" * 100_000, "x.json: cannot be read"),
         (b'{"images": ' + b"[" * 900 + b"]" * 900 + b"}", r"x.json: images\[0\]: \[\[.* is not an object"),
         (b'{"images": ' + b"9" * 5000 + b"}", "x.json: cannot be read"),
-        (b'{"images": "caf\xe9"}', "x.json: cannot be read"),
+        (b'{"images":\n"caf\xe9"}', "x.json:2: byte 0xe9 is not UTF-8"),
         (b'{"images": [], "images": 5}', "x.json: no list 'images'"),
         (b"", "x.json:1: not valid JSON"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from utils.core.errors import InputError
 from utils.datasets.index.class_folders import load_class_data, load_class_index
 from utils.datasets.index.data_yaml import load_spec, read_spec
 from utils.datasets.index.labels import load_index
+from utils.datasets.index.verify import check_rows
 from utils.datasets.prepare import objects365
+from utils.datasets.prepare.imagenet import prepare_imagenet
 from utils.datasets.prepare.sku110k import read_sku110k_annotations
 from utils.datasets.prepare.visdrone import read_visdrone_annotation
 from utils.datasets.prepare.xview import TYPE_IDS, read_xview_objects
@@ -101,6 +104,13 @@ def test_visdrone(tmp_path: Path, served: Served, caplog: pytest.LogCaptureFixtu
 def test_bad_visdrone_lines(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.txt:1: '1,2,x' is not a VisDrone annotation"):
         read_visdrone_annotation(put(tmp_path / "a.txt", b"1,2,x\n"), (50, 100), 10)
+    with pytest.raises(InputError, match=r"a\.txt:2: byte 0xe9 is not UTF-8"):
+        read_visdrone_annotation(put(tmp_path / "a.txt", b"\ncaf\xe9\n"), (50, 100), 10)
+    odd = b"nan,inf,1e308,-1e308,1,1\n1,2,3,4,nan,nan\n1e300,1,1,1,1,1.5\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        labels, ignored = read_visdrone_annotation(put(tmp_path / "a.txt", odd), (50, 100), 10)
+        assert (len(check_rows(labels, 10).rows), ignored) == (0, 1)
 
 
 # -- SKU-110K ---------------------------------------------------------------------------------------------------------
@@ -129,7 +139,13 @@ def test_sku110k(tmp_path: Path, served: Served) -> None:
     ]
 
 
-@pytest.mark.parametrize("line", ["a.jpg,1,2,3", "a.jpg,x,2,3,4,object,10,10", "a.jpg,1,2,3,4,object,0,10"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("a.jpg,1,2,3", "a.jpg,x,2,3,4,object,10,10", "a.jpg,1,2,3,4,object,0,10", "a.jpg,1,2,3,4,object,nan,10"),
+        *("a.jpg,1,2,3,4,object,inf,10", "a.jpg,1,2,3,4,object,1e300,10", "a" * 200_000),
+    ],
+)
 def test_bad_sku110k_lines(tmp_path: Path, line: str) -> None:
     with pytest.raises(InputError, match=r"a\.csv:2: not name, x1, y1, x2, y2, class, width, height"):
         read_sku110k_annotations(put(tmp_path / "a.csv", f"b.jpg,1,2,3,4,object,10,10\n{line}\n".encode()))
@@ -233,6 +249,15 @@ def test_objects365(
     assert "2 crowd regions and 1 images missing in the archives skipped" in caplog.text
 
 
+def test_objects365_cannot_write_outside(tmp_path: Path) -> None:
+    put(tmp_path / "images/a.jpg", IMAGE)
+    image = {"id": 1, "file_name": "../a.jpg", "width": 100, "height": 50}
+    content = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    annotations = put(tmp_path / "train.json", json.dumps(content).encode())
+    objects365._write_patch_labels(annotations, tmp_path, "train", 1)
+    assert not list(tmp_path.rglob("*.txt"))
+
+
 # -- xView ------------------------------------------------------------------------------------------------------------
 
 
@@ -269,7 +294,17 @@ def test_xview(tmp_path: Path) -> None:
     assert val.boxes_xywhn[0].tolist() == pytest.approx(BOX)
 
 
-@pytest.mark.parametrize("feature", [{"properties": {"type_id": 18}}, {"properties": None}, 5])
+@pytest.mark.parametrize(
+    "feature",
+    [
+        *({"properties": {"type_id": 18}}, {"properties": None}, 5),
+        *(
+            {"properties": {"image_id": 1, "bounds_imcoords": "", "type_id": v}}
+            for v in (float("inf"), float("nan"), [])
+        ),
+        {"properties": {"image_id": 1, "bounds_imcoords": 5, "type_id": 18}},
+    ],
+)
 def test_bad_xview_features(tmp_path: Path, feature: Any) -> None:
     file = put(tmp_path / "a.geojson", json.dumps({"features": [feature]}).encode())
     with pytest.raises(InputError, match=r"a\.geojson: features\[0\] is not an object of xView"):
@@ -279,11 +314,10 @@ def test_bad_xview_features(tmp_path: Path, feature: Any) -> None:
 # -- ImageNet ---------------------------------------------------------------------------------------------------------
 
 
-def imagenet_archives(root: Path) -> None:
+def imagenet_archives(root: Path, wnids: tuple[str, str] = ("n02000001", "n01000002")) -> None:
     """The development kit does not number classes alphabetically: here class 1 is the second by name."""
-    wnids = ["n02000001", "n01000002"]
     train = {f"{wnid}.tar": tar_bytes({f"{wnid}_{i}.JPEG": IMAGE for i in range(3)}) for wnid in wnids}
-    write_tar(root / "ILSVRC2012_img_train.tar", train)
+    write_tar(root / "ILSVRC2012_img_train.tar", {name: data for name, data in train.items() if "/" not in name})
     val = {f"ILSVRC2012_val_{i:08d}.JPEG": IMAGE for i in (1, 2, 3)}
     write_tar(root / "ILSVRC2012_img_val.tar", val)
     synsets = np.zeros(3, [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O")])
@@ -319,6 +353,13 @@ def test_imagenet(tmp_path: Path) -> None:
     }
     assert len(load_class_index(spec, "train")) == 6
     assert not list((tmp_path / "imagenet").rglob("n*.tar"))
+
+
+def test_imagenet_cannot_write_outside(tmp_path: Path) -> None:
+    imagenet_archives(tmp_path / "imagenet", ("n02000001", "../../outside"))
+    with pytest.raises(InputError, match=r"'../../outside' is not a WordNet id"):
+        prepare_imagenet(tmp_path / "imagenet", {})
+    assert not (tmp_path / "outside").exists()
 
 
 def test_imagenet_by_name_names_the_download_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
