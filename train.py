@@ -14,6 +14,7 @@ from utils.core.logging import RunLog
 from utils.core.script import run_script
 from utils.train.launch import launch, list_launch_devices
 from utils.train.resume import prepare_resumed_launch
+from utils.train.run_lock import run_locks
 
 if TYPE_CHECKING:
     from utils.search.evolve import EvolveResult
@@ -42,7 +43,7 @@ def train(config: TrainConfig) -> FitResult | EvolveResult:
     from utils.train.finish import finish
     from utils.train.out_of_memory import fit_within_memory
 
-    with RunLog():
+    with run_locks(), RunLog():
         result = finish(*fit_within_memory(config))
     distributed.destroy_process_group()
     return result

@@ -117,10 +117,9 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
         sep: separator between name and number.
         mkdir: create the folder.
     """
-    free_path = paths.increment_path(path, exist_ok, sep)
     if mkdir:
-        free_path.mkdir(parents=True, exist_ok=True)
-    return free_path
+        return paths.make_run_folder(path, exist_ok=exist_ok, sep=sep)
+    return paths.increment_path(path, exist_ok, sep)
 
 
 def check_file(file: str | Path, suffix: str | Sequence[str] = "") -> str:

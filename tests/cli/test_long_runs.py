@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from interruptions import assert_same_run, fill_disk
 
 from models.checkpoint import load_training_state
 from utils.config.train import TrainConfig
 from utils.core.errors import InputError, StoppedError
+from utils.train import run_lock
 from utils.train.callbacks import Callbacks
 from utils.train.setup import build_trainer
 from utils.train.trainer import Trainer
@@ -104,17 +105,6 @@ def test_terminal_gets_a_progress_bar(tiny_data: Path, tmp_path: Path) -> None:
 # -- stop requests --------------------------------------------------------------------------------------------------
 
 
-def assert_equal_runs(a: Path, b: Path) -> None:
-    """Check that results.csv, weights, EMA and optimizer agree bit for bit."""
-    assert (a / "results.csv").read_text() == (b / "results.csv").read_text()
-    first, second = load_training_state(a / "weights/last.pt"), load_training_state(b / "weights/last.pt")
-    for part in ("model", "ema"):
-        assert first[part].keys() == second[part].keys()
-        assert all(torch.equal(value, second[part][key]) for key, value in first[part].items()), part
-    for number, state in first["optimizer"]["state"].items():
-        assert torch.equal(state["momentum_buffer"], second["optimizer"]["state"][number]["momentum_buffer"])
-
-
 def test_run_stopped_by_file_and_signal_equals_an_uninterrupted_one(
     tiny_data: Path, tmp_path: Path, run_script: Run
 ) -> None:
@@ -144,7 +134,7 @@ def test_run_stopped_by_file_and_signal_equals_an_uninterrupted_one(
     assert "ended by StoppedError" in (run / "train.log").read_text()
     result = run_script("train.py", "--resume", last)
     assert result.returncode == 0, result.stderr
-    assert_equal_runs(whole / "exp", run)
+    assert_same_run(whole / "exp", run)
 
 
 def test_sigterm_to_the_process_group(tiny_data: Path, tmp_path: Path) -> None:
@@ -186,32 +176,6 @@ def test_sigterm_during_validation(tiny_data: Path, tmp_path: Path) -> None:
 # -- failing disks, files and processes ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A separate file system of 64 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    try:
-        result = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except OSError as error:
-        pytest.skip(f"cannot mount a file system: {error}")
-    if result.returncode:
-        pytest.skip(f"cannot mount a file system: {result.stderr.strip()} (needs root)")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill_disk(disk: Path) -> None:
-    """Use all free space."""
-    with (disk / "filler").open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(1 << 16))
-        except OSError:
-            pass
-
-
 def test_full_disk_keeps_the_last_checkpoint(
     tiny_data: Path, small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -234,6 +198,7 @@ def test_disk_that_becomes_read_only(tiny_data: Path, small_disk: Path) -> None:
         if epoch == 1:
             trainer.callbacks.run("teardown")  # closes the files of the loggers
             trainer.callbacks = Callbacks()  # no more events
+            run_lock._release(trainer.save_dir.resolve())  # so that no file is open
             subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
 
     trainer = make_trainer(tiny_data, small_disk)
@@ -241,9 +206,9 @@ def test_disk_that_becomes_read_only(tiny_data: Path, small_disk: Path) -> None:
     with pytest.raises(InputError, match=r"weights/(best|last)\.pt: cannot be written .*Read-only file system"):
         trainer.fit()
     assert load_training_state(small_disk / "exp/weights/last.pt")["epoch"] == 0
-    with pytest.raises(InputError, match=r"exp2/weights: the run folder cannot be created: Read-only .* --project"):
+    with pytest.raises(InputError, match=r"exp2: the run folder cannot be created: Read-only .* --project"):
         make_trainer(tiny_data, small_disk)
-    with pytest.raises(InputError, match=r"exp/weights: the run folder cannot be written to: Read-only .* --project"):
+    with pytest.raises(InputError, match=r"exp: the run folder cannot be written to: Read-only .* --project"):
         make_trainer(tiny_data, small_disk, exist_ok=True)
 
 

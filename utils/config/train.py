@@ -203,6 +203,8 @@ class TrainConfig(BaseConfig):
             raise InputError(
                 f"--bucket {self.bucket}: cloud storage is not supported; omit the flag and copy evolve.csv yourself"
             )
+        if self.resume == "":
+            raise InputError("--resume '': there is no such file; name a last.pt, or give --resume alone")
         if self.resume and (self.evolve or self.resume_evolve):
             raise InputError("--resume continues a training run; use --resume_evolve FOLDER to continue an evolution")
         if self.batch_size < 1 and self.batch_size != AUTOMATIC_BATCH:

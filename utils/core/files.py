@@ -24,21 +24,29 @@ from utils.core.limits import check_limit
 from utils.core.logging import LOGGER
 
 LEFTOVER_AGE_S = 3600.0  # an older temporary file is from a process that was killed
+TEMPORARY_FILE = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # of atomic_write
 
 
 def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "") -> Path:
     """The path if it does not exist, or else the first free one of `exp2`, `exp3`, ...; a file keeps its suffix.
+
+    Another process may take the path meanwhile; for a folder use `make_run_folder`.
 
     Args:
         exist_ok: return the path even if it exists.
         sep: separator between name and number.
     """
     path = Path(path)
-    if exist_ok or not path.exists():
+    if exist_ok:
         return path
-    suffix = "" if path.is_dir() else path.suffix
+    return next(p for p in _iter_numbered(path, sep, "" if path.is_dir() else path.suffix) if not p.exists())
+
+
+def _iter_numbered(path: Path, sep: str, suffix: str = "") -> Iterator[Path]:
+    """The path, then with numbers from 2 between its stem and `suffix`."""
+    yield path
     stem = path.name.removesuffix(suffix)
-    return next(p for n in count(2) if not (p := path.with_name(f"{stem}{sep}{n}{suffix}")).exists())
+    yield from (path.with_name(f"{stem}{sep}{n}{suffix}") for n in count(2))
 
 
 @contextmanager
@@ -56,11 +64,23 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(target)
+            del error.filename2
         raise
     if os.name == "posix":
         _flush(target.parent)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove temporary files that killed writers left in a folder to which no process writes."""
+    for leftover in folder.glob(".*.tmp"):
+        if TEMPORARY_FILE.fullmatch(leftover.name):
+            with suppress(OSError):
+                leftover.unlink()
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -81,17 +101,45 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def make_run_folder(folder: Path) -> Path:
-    """Create `folder` with its parents; InputError if that fails or the folder is not writable."""
-    action = "created"
+def make_run_folder(folder: str | Path, *, exist_ok: bool = False, sep: str = "") -> Path:
+    """Create a run folder: `exp`, or the first of `exp2`, `exp3`, ... that does not exist.
+
+    Processes that start at the same time get different folders.
+
+    Args:
+        exist_ok: use the folder even if it exists.
+        sep: separator between name and number.
+
+    Raises:
+        InputError: the folder cannot be created or is not writable.
+    """
+    folder, action = Path(folder), "created"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _make_first_free(folder, exist_ok, sep)
         action = "written to"
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        reason = f"{folder}: the run folder cannot be {action}: {error.strerror}"
-        raise InputError(f"{reason}; choose another --project") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        reason = getattr(error, "strerror", None) or str(error)
+        place = getattr(error, "filename", None) if action == "created" else None
+        raise InputError(
+            f"{place or folder}: the run folder cannot be {action}: {reason}; choose another --project or --name"
+        ) from error
     return folder
+
+
+def _make_first_free(folder: Path, exist_ok: bool, sep: str) -> Path:
+    if not folder.name:
+        raise ValueError("the path has no name")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if exist_ok:
+        folder.mkdir(exist_ok=True)
+        return folder
+    paths = _iter_numbered(folder, sep)
+    while True:
+        path = next(paths)
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
 
 
 def check_space(folder: Path) -> None:
@@ -202,16 +250,31 @@ def read_file(path: str | Path, *, max_bytes: float = math.inf) -> bytes:
         return Path(path).read_bytes()
     except InputError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = getattr(error, "strerror", None) or str(error)
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or str(error) or "larger than the free memory"
         raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
+
+
+def read_text(path: str | Path, *, max_bytes: float = math.inf) -> str:
+    """Content of a text file in UTF-8, without a byte order mark.
+
+    Raises:
+        InputError: as `read_file`, or with the line that is not UTF-8.
+    """
+    data = read_file(path, max_bytes=max_bytes)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = f"{path}:{data[: error.start].count(10) + 1}"  # 10: end of a line
+        raise InputError(f"{place}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8") from error
 
 
 def read_json(file: Path) -> Any:
     """Content of a JSON file; InputError with file and line if it is not valid."""
+    text = read_text(file)
     try:
-        return json.loads(read_file(file).decode("utf-8-sig"))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, or a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nested as deep
         raise InputError(f"{file}: cannot be read ({error})") from error

@@ -67,8 +67,9 @@ class RunLog(logging.Handler):
 
     def open(self, path: Path, *, append: bool) -> None:
         """Write to `path`, starting with the buffered messages."""
-        if self._path == path:
+        if self._path == path and path.exists():
             return  # the run restarts within the block
+        self.close()
         self._path = path
         try:
             self._file = path.open("a" if append else "w", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
 from utils.core.logging import FILE_ONLY, LOGGER
-from utils.core.results_csv import Row, format_table, make_row, read_rows
+from utils.core.results_csv import Row, format_table, load_rows, make_row, set_aside
 from utils.plots.results import plot_results
 
 MAX_PLOT_SHARE = 0.05  # of the time of a run that plotting results.png may take
@@ -21,8 +22,8 @@ class CSVLogger:
     """Writes results.csv, one row per epoch.
 
     The file is replaced atomically. Logging an epoch drops rows of that epoch and later ones: a resumed run continues
-    its file, a new run replaces it. If the file cannot be written (full disk, locked by a spreadsheet program) there is
-    one warning, and the next epoch tries again.
+    its file, a new run replaces it. A damaged file is set aside, and its readable rows are kept. If the file cannot be
+    written (full disk, locked by a spreadsheet program) there is one warning, and the next epoch tries again.
 
     Args:
         file: results.csv; its folder is created if missing.
@@ -36,10 +37,10 @@ class CSVLogger:
 
     def on_fit_epoch_end(self, *, epoch: int, metrics: Mapping[str, float], **_: Any) -> None:
         """Write the rows up to `epoch` (from 0)."""
+        row = make_row(epoch, metrics)
         if self._rows is None:
-            self._rows = self._read_rows()
-        self._rows = [row for row in self._rows if float(row["epoch"]) < epoch]
-        self._rows.append(make_row(epoch, metrics))
+            self._rows = self._read_rows(list(row))
+        self._rows = [*(earlier for earlier in self._rows if float(earlier["epoch"]) < epoch), row]
         try:
             with atomic_write(self.file) as temporary:
                 temporary.write_text(format_table(self._rows, width=self.width), encoding="utf-8")
@@ -48,14 +49,16 @@ class CSVLogger:
                 LOGGER.warning(f"WARNING {self.file}: cannot be written ({error.strerror}); trying again each epoch")
             self._warned = True
 
-    def _read_rows(self) -> list[Row]:
-        if not self.file.exists():
+    def _read_rows(self, columns: list[str]) -> list[Row]:
+        if not self.file.is_file():
             return []
         try:
-            return read_rows(self.file)
+            rows, problem = load_rows(self.file, columns)
         except InputError as error:
-            LOGGER.warning(f"{error}; the file is replaced")
-            return []
+            rows, problem = [], str(error)
+        if problem:
+            set_aside(self.file, problem)
+        return rows
 
 
 class EpochLogger:
@@ -92,20 +95,26 @@ class ResultsPlotter:
 
     def __init__(self, csv: str | Path) -> None:
         self.csv = Path(csv)
+        self._partial = self.csv.with_name(".results.partial.png")
         self._due = perf_counter() + FIRST_PLOT_S
         self._warned = False
+        with suppress(OSError):
+            self._partial.unlink()  # of a killed run
 
     def on_fit_epoch_end(self, **_: Any) -> None:
-        """Plot if due; results.png is replaced atomically."""
+        """Plot if due."""
         started = perf_counter()
-        if started < self._due:
-            return
-        partial = self.csv.with_name(".results.partial.png")
+        if started >= self._due:
+            self.plot()
+            self._due = perf_counter() + (perf_counter() - started) / MAX_PLOT_SHARE
+
+    def plot(self) -> None:
+        """Plot now; results.png is replaced atomically. The first failure is a warning."""
         try:
-            plot_results(self.csv, partial).replace(self.csv.with_name("results.png"))
+            plot_results(self.csv, self._partial).replace(self.csv.with_name("results.png"))
         except (OSError, InputError) as error:
             if not self._warned:
                 LOGGER.warning(f"WARNING results.png is not up to date: {error}")
             self._warned = True
-            partial.unlink(missing_ok=True)
-        self._due = perf_counter() + (perf_counter() - started) / MAX_PLOT_SHARE
+            with suppress(OSError):
+                self._partial.unlink()

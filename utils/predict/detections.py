@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from utils.backends.pytorch import to_names_dict
-from utils.core.files import increment_path, make_run_folder
+from utils.core.files import make_run_folder
 from utils.core.logging import LOGGER
 from utils.core.packages import import_runtime
 from utils.core.types import Prediction
@@ -146,7 +146,7 @@ class Detections:
 
     def save(self, labels: bool = True, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False) -> Path:
         """Save the annotated images under their `files` names; returns the folder, numbered if it exists."""
-        folder = make_run_folder(increment_path(save_dir, exist_ok))
+        folder = make_run_folder(save_dir, exist_ok=exist_ok)
         writer = MediaWriter(folder, DrawStyle(hide_labels=not labels))
         for result in self.results:
             writer.write(result)
@@ -162,7 +162,7 @@ class Detections:
             A dict per object: `box` (x1, y1, x2, y2), `conf`, `cls`, `label` (name and score), `im` (BGR).
         """
         if save:
-            folder = make_run_folder(increment_path(save_dir, exist_ok))
+            folder = make_run_folder(save_dir, exist_ok=exist_ok)
             writer = CropWriter(folder / "crops")
             for result in self.results:
                 writer.write(result)

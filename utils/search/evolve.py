@@ -20,7 +20,7 @@ from utils.config.hyp import Hyperparameters
 from utils.config.train import TrainConfig
 from utils.core.distributed import get_launched_world_size
 from utils.core.errors import InputError
-from utils.core.files import increment_path, make_run_folder
+from utils.core.files import make_run_folder
 from utils.core.logging import LOGGER
 from utils.core.results_csv import read_rows
 from utils.losses.meter import NotFiniteError
@@ -30,6 +30,7 @@ from utils.search.plot import plot_evolution
 from utils.tasks.registry import find_task
 from utils.train.out_of_memory import fit_within_memory
 from utils.train.resume import read_settings
+from utils.train.run_lock import lock_run_folder, restore_run_folder, run_locks
 from utils.train.settings import choose_task, get_run_name, load_hyp, load_source, write_settings
 from utils.train.stop_request import STOP_FILE
 
@@ -56,8 +57,15 @@ def evolve(config: TrainConfig) -> EvolveResult:
     if get_launched_world_size() > 1:
         raise InputError("--evolve runs in one process: name a single --device, and do not use torchrun")
     config = resolve_config(config)
+    folder = Path(config.project) / config.name
+    with run_locks():
+        lock_run_folder(folder)
+        return search(config, folder)
+
+
+def search(config: TrainConfig, folder: Path) -> EvolveResult:
+    """Train in `folder`, which has the state of the search."""
     assert config.evolve is not None
-    folder = make_run_folder(Path(config.project) / config.name)
     csv, best_hyp = folder / "evolve.csv", folder / "hyp_evolve.yaml"
     task = find_task(config.task)
     base_hyp = load_hyp(config, task.hyp_defaults)
@@ -67,7 +75,7 @@ def evolve(config: TrainConfig) -> EvolveResult:
     if config.noautoanchor and "anchors" in names:
         names.remove("anchors")  # only autoanchor uses their number
     population = [select_genes(hyp, names) for hyp in (base_hyp, *read_population(config.evolve_population))]
-    rows = read_generations(csv, names)
+    rows = read_generations(csv, names, width=task.csv_width)
     while len(rows) < config.evolve and not (folder / STOP_FILE).exists():
         number = next(n for n in count(1) if n not in {row.number for row in rows})
         genes = propose_genes(number, rows, population, seed=config.seed)
@@ -75,6 +83,9 @@ def evolve(config: TrainConfig) -> EvolveResult:
         LOGGER.info(f"\nGeneration {number}/{config.evolve}: {values}")
         results, fitness = train_generation(config, folder / f".generation-{number}", base_hyp.to_dict() | genes, rows)
         rows.append(Generation(results, genes, fitness, number))
+        if restore_run_folder(folder):
+            LOGGER.warning(f"WARNING {folder}: removed during the search; made again")
+            write_settings(folder, config, base_hyp)
         write_generations(csv, rows, width=task.csv_width)
         write_best_hyp(best_hyp, rows, base_hyp)
         if not config.noplots:
@@ -109,7 +120,8 @@ def train_generation(
     quick = {"evolve": None, "resume_evolve": "", "noval": True, "nosave": True, "noplots": True}
     shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
     try:
-        return fit(_replace(config, **run, **quick))
+        with run_locks():
+            return fit(_replace(config, **run, **quick))
     except NotFiniteError as error:
         if not rows:
             raise
@@ -142,7 +154,7 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
     if config.resume_evolve:
         return config
     project = Path(config.project if "project" in config.explicit else config.project.replace("train", "evolve"))
-    folder = increment_path(project / get_run_name(config), config.exist_ok)
+    folder = make_run_folder(project / get_run_name(config), exist_ok=config.exist_ok)
     return _replace(config, project=str(folder.parent), name=folder.name, exist_ok=True)
 
 

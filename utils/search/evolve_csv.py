@@ -12,7 +12,7 @@ import yaml
 from utils.config.hyp import Hyperparameters
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
-from utils.core.results_csv import format_table
+from utils.core.results_csv import format_lines, format_table, read_table, set_aside
 
 FITNESS, NUMBER = "fitness", "generation"  # columns beside results (with a slash) and hyperparameters (without)
 
@@ -55,30 +55,45 @@ def write_best_hyp(file: Path, rows: Sequence[Generation], base_hyp: Hyperparame
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
 
-def read_generations(file: Path, genes: Sequence[str]) -> list[Generation]:
+def read_generations(file: Path, genes: Sequence[str], *, width: int = 20) -> list[Generation]:
     """Rows of an evolve.csv; empty if there is no such file.
+
+    A damaged file is set aside, with a warning, and the rows that can be read are written again.
 
     Args:
         genes: names of the hyperparameters that evolve.
+        width: characters per column.
 
     Raises:
-        InputError: other columns, or a cell that is not a number.
+        InputError: the file cannot be read or has other columns.
     """
     if not file.exists():
         return []
-    header, *lines = file.read_text(encoding="utf-8").splitlines() or [""]
-    columns = [name.strip() for name in header.split(",")]
-    if differing := {FITNESS, NUMBER, *genes} ^ {name for name in columns if "/" not in name}:
-        text = f"{file}:1: not the columns of this evolution (differing: {', '.join(sorted(differing))})"
-        raise InputError(f"{text}; choose another --name")
-    return [_read_row(line, columns, f"{file}:{number}") for number, line in enumerate(lines, 2) if line.strip()]
+    table = read_table(file)
+    if differing := {FITNESS, NUMBER, *genes} ^ {name for name in table.columns if "/" not in name}:
+        shown = ", ".join(f"{name!r:.40}" for name in sorted(differing)[:5])
+        raise InputError(
+            f"{file}:1: not the columns of this evolution (differing: {shown}); correct the line, or choose another "
+            "--name"
+        )
+    rows, unreadable = {}, list(table.unreadable)
+    for line, cells in table.lines.items():
+        row = _to_generation(dict(zip(table.columns, map(float, cells), strict=True)))
+        if row is None or row.number in rows:
+            unreadable.append(line)
+        else:
+            rows[row.number] = row
+    if unreadable:
+        problem = f"not {len(table.columns)} valid numbers, or not a new {NUMBER}"
+        set_aside(file, f"{file}:{format_lines(sorted(unreadable))}: {problem}")
+        write_generations(file, list(rows.values()), width=width)
+    return list(rows.values())
 
 
-def _read_row(line: str, columns: Sequence[str], place: str) -> Generation:
-    try:
-        row = dict(zip(columns, map(float, line.split(",")), strict=True))
-    except ValueError as error:
-        raise InputError(f"{place}: not {len(columns)} numbers; remove the line") from error
-    fitness, number = row.pop(FITNESS), int(row.pop(NUMBER))
-    results = {name: row.pop(name) for name in columns if "/" in name}
-    return Generation(results, row, 0.0 if math.isnan(fitness) else fitness, number)
+def _to_generation(row: dict[str, float]) -> Generation | None:
+    """The generation of a row; None if its number or a hyperparameter is not valid."""
+    fitness, number = row.pop(FITNESS), row.pop(NUMBER)
+    results = {name: row.pop(name) for name in list(row) if "/" in name}
+    if not (number.is_integer() and number >= 1 and all(map(math.isfinite, row.values()))):
+        return None
+    return Generation(results, row, fitness if math.isfinite(fitness) else 0.0, int(number))

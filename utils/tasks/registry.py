@@ -50,7 +50,8 @@ def find_graph_task(graph: Mapping[str, Any]) -> type[Task]:
     Raises:
         InputError: the layers contradict each other.
     """
-    rows = [*graph["backbone"], *graph["head"]]
+    sections = (graph.get(key) for key in ("backbone", "head"))  # of a checkpoint, they may be anything
+    rows = [row for section in sections if isinstance(section, list) for row in section]
     layers = frozenset(row[2] for row in rows if isinstance(row, list) and len(row) > 2 and isinstance(row[2], str))
     source = str(graph.get("yaml_file") or "model YAML")
     kinds = (find_task(name) for name in reversed(list_tasks()))

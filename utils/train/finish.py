@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.checkpoint import strip_checkpoint
-from utils import plots
 from utils.core import distributed
 from utils.core.logging import LOGGER
 from utils.evaluate.run import COCO_CLASSES, MANY_CLASSES, is_coco_set
 from utils.evaluate.sinks import PlotSink
 from utils.evaluate.validator import validate
+from utils.loggers.run_folder import ResultsPlotter
 from utils.tasks.base import PredictionFiles, Sink
 from utils.tasks.networks import load_model
 from utils.train.trainer import FitResult, Trainer
@@ -27,15 +27,25 @@ def finish(trainer: Trainer, result: FitResult) -> FitResult:
     epochs; it is validated if there is no best.pt, as with --nosave when the last epoch was not the best.
     """
     plotting = not trainer.config.noplots
+    result = _keep_weights(trainer, result)
     if result.best is not None and distributed.is_main_process():
         strip_checkpoint(result.best)
     result = replace(result, metrics=_validate_final(trainer, result, plotting=plotting))
     if plotting and distributed.is_main_process():
-        plots.plot_results(result.save_dir / "results.csv")
+        ResultsPlotter(result.save_dir / "results.csv").plot()
+    result = _keep_weights(trainer, result)
     trainer.callbacks.run("on_train_end", result=result)
     trainer.callbacks.run("teardown")
     LOGGER.info(_format_summary(result))
     return result
+
+
+def _keep_weights(trainer: Trainer, result: FitResult) -> FitResult:
+    """Write last.pt again if the run folder was removed; without best.pt then."""
+    if not trainer.restore_folder():
+        return result
+    trainer.save_last(result.epochs - 1)
+    return replace(result, best=None)
 
 
 def _validate_final(trainer: Trainer, result: FitResult, *, plotting: bool) -> dict[str, float]:

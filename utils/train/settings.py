@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from utils.config.base import ROOT
 from utils.config.hyp import Hyperparameters
 from utils.config.train import TrainConfig
 from utils.core.errors import InputError
-from utils.core.files import atomic_write, find_file, increment_path
+from utils.core.files import atomic_write, find_file, make_run_folder
 from utils.core.logging import LOGGER
 from utils.tasks.base import Task
 from utils.tasks.networks import Checkpoint, find_weights, load_checkpoint
 from utils.tasks.registry import find_graph_task, find_task
-from utils.train.resume import read_settings
+from utils.train.resume import get_settings_file, merge_settings
+from utils.train.run_lock import lock_run_folder
 
 # settings that may change when a run is resumed; the others are those of the run
 RESUME_OVERRIDES = (
@@ -35,24 +36,46 @@ def restore_config(config: TrainConfig, last: Path, state: Mapping[str, Any]) ->
         last: its checkpoint. state: the content of it.
 
     Raises:
-        InputError: all epochs are done.
+        InputError: a setting is invalid.
     """
-    stored = read_settings(last.parent.parent / "opt.yaml") or dict(state["opt"])
     kind = find_task(str(state["task"])).train_config
-    names = {f.name for f in fields(kind)}
-    base = kind.from_kwargs(**{k: v for k, v in stored.items() if k in names})
+    stored = merge_settings(last, state["opt"], kind.flags().keys())
+    try:
+        base = build_stored_config(kind, stored)
+    except InputError as error:
+        file = get_settings_file(last)
+        raise InputError(f"{file if file.exists() else last}: {error}; correct or remove the file") from error
     changed = {name for name in config.explicit - {"resume"} if getattr(config, name) != getattr(base, name, None)}
     if ignored := sorted(changed - set(RESUME_OVERRIDES)):
         LOGGER.warning(f"--resume keeps the settings of the run: ignored {', '.join(ignored)}")
     overrides: dict[str, Any] = {name: getattr(config, name) for name in changed & set(RESUME_OVERRIDES)}
     result = replace(base, resume=str(last), hyp=dict(state["hyp"]), **overrides)
     done = int(state["epoch"]) + 1
-    if done >= result.epochs:
-        raise InputError(f"{last}: all {result.epochs} epochs are done; add --epochs with a larger number to continue")
     batches = (state.get("position") or {}).get("batches", 0)
     within = f" and {batches} batches" if batches else ""
     LOGGER.info(f"Resuming {last} after {done} of {result.epochs} epochs{within}")
+    if done >= result.epochs:
+        LOGGER.warning(
+            f"WARNING all {result.epochs} epochs are done: repeating the final validation; add --epochs with a larger "
+            "number to continue"
+        )
     return result
+
+
+def build_stored_config(kind: type[TrainConfig], stored: Mapping[str, Any]) -> TrainConfig:
+    """Settings from an opt.yaml or checkpoint; those that differ from the defaults count as given.
+
+    Raises:
+        InputError: a value is invalid.
+    """
+    default, given = kind(), {}
+    for name, value in stored.items():
+        expected = getattr(default, name)
+        if isinstance(expected, str) and isinstance(value, list | Mapping):
+            raise InputError(f"{name}: {value!s:.40} is not a single value")
+        if value is not None and value != expected:
+            given[name] = str(value) if isinstance(expected, str) else value
+    return kind.from_kwargs(**given)
 
 
 def load_hyp(config: TrainConfig, defaults: Mapping[str, Any] | None = None) -> Hyperparameters:
@@ -104,11 +127,27 @@ def get_run_name(config: TrainConfig) -> str:
     return Path(config.cfg).stem if config.name == "cfg" and config.cfg else config.name
 
 
-def choose_run_folder(config: TrainConfig, last: Path | None) -> Path:
-    """Folder of the run: that of the checkpoint to resume, else a new one, not yet created."""
-    if last is not None and last.parent.name == "weights":
-        return last.parent.parent
-    return increment_path(Path(config.project) / get_run_name(config), config.exist_ok)
+def get_resumed_folder(last: Path) -> Path | None:
+    """Folder of a run to resume; None if its checkpoint is elsewhere."""
+    return last.parent.parent if last.parent.name == "weights" else None
+
+
+def open_run_folder(config: TrainConfig, last: Path | None) -> Path:
+    """Lock the folder of the run: that of the checkpoint to resume, or a new one.
+
+    Raises:
+        InputError: it cannot be created or written to, or another process trains in it.
+    """
+    folder = get_resumed_folder(last) if last is not None else None
+    if folder is None:
+        folder = Path(config.project) / get_run_name(config)
+        try:
+            str(folder).encode()  # the log and opt.yaml name it
+        except UnicodeEncodeError as error:
+            raise InputError(f"{str(folder)!r}: not valid UTF-8; choose another --project or --name") from error
+        folder = make_run_folder(folder, exist_ok=config.exist_ok)
+    lock_run_folder(folder)
+    return folder
 
 
 def write_settings(save_dir: Path, config: TrainConfig, hyp: Hyperparameters) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.checkpoint import load_training_state, transfer_weights
+from models.checkpoint import load_training_state, load_weights, transfer_weights
 from models.dropblock import add_dropblock
 from models.yolo import BaseModel, check_image_size
 from utils.config.base import format_flags
@@ -33,12 +34,14 @@ from utils.train.compile import compile_network
 from utils.train.determinism import NondeterminismReport, make_deterministic
 from utils.train.monitors import BatchPlotter, ProgressBar, StepCheckpointer, StopChecker
 from utils.train.resume import find_last_checkpoint
+from utils.train.run_lock import lock_run_folder
 from utils.train.settings import (
     choose_graph,
-    choose_run_folder,
     choose_task,
+    get_resumed_folder,
     load_hyp,
     load_source,
+    open_run_folder,
     restore_config,
     write_settings,
 )
@@ -99,8 +102,7 @@ def build_trainer(config: TrainConfig) -> Trainer:
     run = resolve_run(config)
     services = choose_services(run.config)
     plan = resolve_task(run)
-    save_dir = Path(distributed.broadcast_text(str(choose_run_folder(plan.config, run.last))))
-    open_run_folder(save_dir, run, plan)
+    save_dir = prepare_run_folder(run, plan)
     task, model = build_task_and_model(run, plan, save_dir)
     callbacks = build_callbacks(plan.config, task, save_dir, services)
     callbacks.run("on_pretrain_routine_start")
@@ -119,15 +121,19 @@ def build_trainer(config: TrainConfig) -> Trainer:
 
 def resolve_run(config: TrainConfig) -> Run:
     """Find out whether the run is new or resumed; choose the device and join the other ranks."""
-    last = find_last_checkpoint(config.resume) if config.resume else None
-    state = None if last is None else load_training_state(last)
-    if last is not None and state is not None:
+    last, state = find_last_checkpoint(config.resume) if config.resume else None, None
+    if last is not None:
+        if os.getenv("RANK", "0") == "0" and (folder := get_resumed_folder(last)):
+            lock_run_folder(folder)  # first, as a process that ends may still write the checkpoint
+        state = load_training_state(last)
         config = restore_config(config, last, state)
     elif config.task:
         config = config.adapt_to(find_task(config.task).train_config)
     config.check()
     device = select_device(config.device)
     distributed.init_process_group(device)
+    if last is not None and not distributed.is_main_process():
+        state = load_training_state(last)  # now that rank 0 has locked the folder
     announce(device, config)
     return Run(config, device, last, state)
 
@@ -182,12 +188,15 @@ def resolve_batch_size(plan: Plan, device: torch.device) -> Plan:
     return replace(plan, config=config, hyp=load_hyp(config, plan.kind.hyp_defaults))
 
 
-def open_run_folder(save_dir: Path, run: Run, plan: Plan) -> None:
-    """Create the run folder, its log and settings files."""
-    make_run_folder(save_dir / "weights")
-    if distributed.is_main_process():
+def prepare_run_folder(run: Run, plan: Plan) -> Path:
+    """Create the run folder, which rank 0 chooses, with its log and settings files."""
+    is_main = distributed.is_main_process()
+    save_dir = Path(distributed.broadcast_text(str(open_run_folder(plan.config, run.last)) if is_main else ""))
+    make_run_folder(save_dir / "weights", exist_ok=True)
+    if is_main:
         open_run_log(save_dir / "train.log", append=run.state is not None)
         write_settings(save_dir, plan.config, plan.hyp)
+    return save_dir
 
 
 # -- model -------------------------------------------------------------------------------------------------------------
@@ -206,8 +215,8 @@ def build_task_and_model(run: Run, plan: Plan, save_dir: Path) -> tuple[Task, Ba
         checkpoint_activations(model)
     if rows := add_dropblock(model, config.dropblock):
         LOGGER.info(f"DropBlock on the outputs of layers {', '.join(map(str, rows))}, a share of {config.dropblock:g}")
-    if run.state is not None:
-        model.load_state_dict(run.state["model"])
+    if run.state is not None and run.last is not None:
+        load_weights(model, run.state["model"], run.last)
     else:
         if plan.source is not None and config.transfers_weights:
             load_starting_weights(model, plan.source, config, plan.hyp)

@@ -18,7 +18,8 @@ from models.yolo import BaseModel
 from utils.config.train import TrainConfig
 from utils.core import distributed
 from utils.core.device import is_out_of_memory
-from utils.core.logging import LOGGER, TERMINAL_ONLY
+from utils.core.errors import InputError
+from utils.core.logging import LOGGER, TERMINAL_ONLY, open_run_log
 from utils.core.signals import defer_signals
 from utils.core.types import Batch
 from utils.evaluate.validator import ValidationResult, validate
@@ -32,7 +33,11 @@ from utils.train.early_stopping import EarlyStopping
 from utils.train.ema import ModelEMA
 from utils.train.multi_scale import draw_imgsz, resize_batch
 from utils.train.optim import Schedule, build_optimizer
+from utils.train.run_lock import restore_run_folder
+from utils.train.settings import write_settings
 from utils.train.stop_request import StopRequest
+
+REMOVAL_S = 1.0  # that removing the run folder may take
 
 
 @dataclass
@@ -110,30 +115,37 @@ class Trainer:
         """
         self.callbacks.run("on_train_start")
         self._warn_of_warmup()
-        if self.is_new and distributed.is_main_process():
-            self.best.unlink(missing_ok=True)  # of another run, if --exist-ok reuses its folder
-            if not self.config.nosave:
-                self._save(self.last, epoch=-1)
         started = time.time()
         with self.stop:
             try:
-                epoch = self._run_epochs()
+                self._save_start()
+                epochs = self._run_epochs()
             except BaseException as error:
-                if not self.config.nosave and not is_out_of_memory(error):
+                if self.last.exists() and not self.config.nosave and not is_out_of_memory(error):
                     LOGGER.warning(
                         f"\nInterrupted; resume with: python train.py --resume {shlex.quote(str(self.last))}"
                     )
                 self.callbacks.run("teardown")
                 raise
         distributed.barrier()  # the files are written
-        minutes = (time.time() - started) / 60
-        duration = f"{minutes:.1f} minutes" if minutes < 60 else f"{minutes / 60:.2f} hours"
-        LOGGER.info(f"\n{epoch + 1 - self.start_epoch} epochs completed in {duration}")
-        return FitResult(self.save_dir, self.last, self.best if self.best.exists() else None, epoch + 1)
+        if done := epochs - self.start_epoch:
+            minutes = (time.time() - started) / 60
+            duration = f"{minutes:.1f} minutes" if minutes < 60 else f"{minutes / 60:.2f} hours"
+            LOGGER.info(f"\n{done} epochs completed in {duration}")
+        return FitResult(self.save_dir, self.last, self.best if self.best.exists() else None, epochs)
+
+    def _save_start(self) -> None:
+        """Write the last.pt of a new run, so that it can be resumed from the start."""
+        if self.is_new and distributed.is_main_process():
+            self.best.unlink(missing_ok=True)  # of another run, if --exist-ok reuses its folder
+            if not self.config.nosave:
+                self._save(self.last, epoch=-1)
 
     def _run_epochs(self) -> int:
-        """All epochs still to do; returns the last one."""
+        """All epochs still to do; returns how many are done, with those before a resume."""
         config = self.config
+        if self.start_epoch >= config.epochs or self._stops_early(self.start_epoch - 1):
+            return self.start_epoch
         LOGGER.info(
             f"Image size {self.task.options.data.imgsz}, {len(self.loader)} batches of {config.batch_size} per epoch\n"
             f"Logging results to {self.save_dir}\nTraining for {config.epochs} epochs..."
@@ -145,19 +157,32 @@ class Trainer:
             result = self._validate() if is_last or not config.noval else None
             metrics = self._log_epoch(epoch, losses, result)
             is_best = result is not None and self.stopping.update(epoch, result.evaluation.fitness)
-            stops_early = distributed.any_rank(self.stopping.should_stop(epoch) and not config.noval)
+            stops_early = self._stops_early(epoch)
             stop_requested = distributed.any_rank(self.stop.after_epoch())
             if not config.nosave or is_last or stops_early or stop_requested:
                 self._save_epoch(epoch, is_best=is_best, metrics=metrics)
-            if stop_requested:
-                break
-            if stops_early:
-                LOGGER.info(
-                    f"Early stopping: no improvement for {config.patience} epochs, best was epoch "
-                    f"{self.stopping.best_epoch}; --patience sets how long to wait"
-                )
-                break
-        return self.epoch
+            if stop_requested or stops_early:
+                return epoch + 1
+        return config.epochs
+
+    def _stops_early(self, epoch: int) -> bool:
+        """Whether early stopping ends the run after an epoch, with a message; the same on all ranks."""
+        stops = distributed.any_rank(self.stopping.should_stop(epoch) and not self.config.noval)
+        if stops:
+            LOGGER.info(
+                f"Early stopping: no improvement for {self.config.patience} epochs, best was epoch "
+                f"{self.stopping.best_epoch}; --patience sets how long to wait"
+            )
+        return stops
+
+    def restore_folder(self) -> bool:
+        """Make the run folder again if it was removed, so that the run can go on; returns whether it was."""
+        was_removed = distributed.is_main_process() and restore_run_folder(self.save_dir)
+        if was_removed:
+            open_run_log(self.save_dir / "train.log", append=True)
+            write_settings(self.save_dir, self.config, self.task.hyp)
+            LOGGER.warning(f"WARNING {self.save_dir}: removed during the run; made again, without the earlier files")
+        return was_removed
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training set; mean loss items by name."""
@@ -261,6 +286,7 @@ class Trainer:
 
     def _log_epoch(self, epoch: int, losses: dict[str, float], result: ValidationResult | None) -> dict[str, float]:
         """Pass an epoch's row of results.csv to the loggers."""
+        self.restore_folder()
         metrics, val_losses = ({}, {}) if result is None else (result.evaluation.metrics, result.losses)
         row = self.task.build_results_row(losses, metrics, val_losses)
         groups = self.optimizer.param_groups
@@ -282,11 +308,25 @@ class Trainer:
         self._save(self.last, epoch=epoch, metrics=metrics)
         self.callbacks.run("on_model_save", epoch=epoch)
 
+    def save_last(self, epoch: int) -> None:
+        """Write last.pt after an epoch."""
+        self._save(self.last, epoch=epoch)
+
     def save_position(self, epoch: int, position: dict[str, Any]) -> None:
         """Write last.pt within an epoch, when no gradients are pending; `position` as in models/checkpoint.py."""
         self._save(self.last, epoch=epoch - 1, position=position)
 
     def _save(self, path: Path, *, epoch: int, metrics: dict[str, float] | None = None, position: Any = None) -> None:
-        if distributed.is_main_process():
-            with defer_signals():
-                save_checkpoint(path, collect_state(self, epoch=epoch, metrics=metrics or {}, position=position))
+        if not distributed.is_main_process():
+            return
+        with defer_signals():
+            state = collect_state(self, epoch=epoch, metrics=metrics or {}, position=position)
+            self.restore_folder()
+            try:
+                save_checkpoint(path, state)
+            except InputError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                time.sleep(REMOVAL_S)
+                self.restore_folder()
+                save_checkpoint(path, state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +22,7 @@ from utils.core.files import (
     find_file,
     increment_path,
     make_run_folder,
+    remove_temporary_files,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -98,6 +101,23 @@ def test_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     assert target.read_text() == "old"
 
 
+def test_errors_name_the_target(tmp_path: Path) -> None:
+    target = tmp_path / "opt.yaml"
+    target.mkdir()
+    with pytest.raises(OSError, match=r"directory: '[^']*/opt\.yaml'$"), atomic_write(target) as temporary:
+        temporary.touch()
+    with pytest.raises(OSError, match=r"No space left on device: '[^']*/opt\.yaml'$"), atomic_write(target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    for name in (".last.pt.0123456789ab.tmp", ".mine.tmp", "a.0123456789ab.tmp", ".b.xyz.tmp", "last.pt"):
+        (tmp_path / name).touch()
+    remove_temporary_files(tmp_path)
+    assert names_in(tmp_path) == [".b.xyz.tmp", ".mine.tmp", "a.0123456789ab.tmp", "last.pt"]
+    remove_temporary_files(tmp_path / "missing")
+
+
 def test_leftovers_of_killed_writers_are_removed_when_old(tmp_path: Path) -> None:
     old, fresh, other = (tmp_path / n for n in (".a[1].pt.00.tmp", ".a[1].pt.01.tmp", ".b.pt.00.tmp"))
     for file in (old, fresh, other):
@@ -129,11 +149,62 @@ def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expand_user("~nobody-of-this-name/a.pt") == Path("~nobody-of-this-name/a.pt")
 
 
-def test_a_run_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
-    assert make_run_folder(tmp_path / "a/b").is_dir()
+# -- run folders ------------------------------------------------------------------------------------------------------
+
+
+def test_run_folders_are_made_with_numbers(tmp_path: Path) -> None:
+    assert [make_run_folder(tmp_path / "a/exp.v1").name for _ in range(3)] == ["exp.v1", "exp.v12", "exp.v13"]
+    assert make_run_folder(tmp_path / "a/exp.v1", exist_ok=True).name == "exp.v1"
+    (tmp_path / "a/link").symlink_to(tmp_path / "nowhere")
+    assert make_run_folder(tmp_path / "a/link", sep="_").name == "link_2"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_processes_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from utils.core.files import make_run_folder\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print([make_run_folder(sys.argv[1]).name for _ in range(20)])\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "exp")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(4)]  # type: ignore[call-overload]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    names = [name for process in processes for name in json.loads(process.communicate()[0].replace("'", '"'))]
+    assert sorted(names) == sorted(["exp", *(f"exp{number}" for number in range(2, 81))])
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        pytest.param("file/exp", "file: the run folder cannot be created: (File exists|Not a directory)", id="file"),
+        pytest.param(
+            "loop/exp", "loop: the run folder cannot be created: (File exists|Too many levels)", id="loop of links"
+        ),
+        pytest.param("n" * 300, "File name too long", id="long name"),
+        pytest.param("a\0b", "null byte", id="null byte"),
+        pytest.param("/", "the path has no name", id="root"),
+    ],
+)
+def test_a_run_folder_that_cannot_be_created_is_an_error(name: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file/run: the run folder cannot be created: .*choose another --project"):
-        make_run_folder(tmp_path / "file/run")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(InputError, match=f"{reason}.*; choose another --project or --name"):
+        make_run_folder(tmp_path / name)
+
+
+def test_a_file_in_the_way_is_an_error_with_exist_ok(tmp_path: Path) -> None:
+    (tmp_path / "exp").write_text("mine")
+    with pytest.raises(InputError, match=r"exp: the run folder cannot be created: File exists"):
+        make_run_folder(tmp_path / "exp", exist_ok=True)
+    assert make_run_folder(tmp_path / "exp").name == "exp2"
+    assert (tmp_path / "exp").read_text() == "mine"
 
 
 def test_many_inputs_of_one_name_take_two_lookups_each() -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from utils.core.errors import InputError
 from utils.core.results_csv import read_results
 from utils.loggers import run_folder
 from utils.loggers.run_folder import CSVLogger, EpochLogger, ResultsPlotter
@@ -62,27 +61,37 @@ def test_csv_torn_line_is_named_and_dropped(tmp_path: Path, caplog: pytest.LogCa
     assert f"{file}:4: not 2 numbers" in caplog.text
 
 
-def test_csv_unreadable_file_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = tmp_path / "results.csv"
-    file.write_text("")
+@pytest.mark.parametrize(
+    ("content", "problem", "epochs"),
+    [
+        pytest.param(b"epoch, loss\n0, 1\n1, 2\n", "", [0, 1, 2], id="intact"),
+        pytest.param(b"epoch, loss\n0, 1\n1, \xff\n", ":3: not 2 numbers", [0, 2], id="bad byte in a row"),
+        pytest.param(b"epoch, l\xffss\n0, 1\n1, 2\n", ":1: not the names", [0, 1, 2], id="bad byte in the names"),
+        pytest.param(b"epock, loss\n0, 1\n1, 2\n", ":1: not the names", [0, 1, 2], id="damaged names"),
+        pytest.param(b"epoch, loss\n0, 1\n1, 2\n1, 3\n", ": 3 rows of 2 epochs", [0, 1, 2], id="doubled row"),
+        pytest.param(b"epoch, loss\nnan, 1\n-1, 2\n0.5, 1\n", ":2 and 2 more lines", [2], id="bad epochs"),
+        pytest.param(b"", ":1: first column is ''", [2], id="empty"),
+        pytest.param(b"\x89PNG\r\n\x00" * 99, ":1: first column is", [2], id="other file"),
+    ],
+)
+def test_damaged_csv_is_set_aside_and_its_readable_rows_are_kept(
+    content: bytes, problem: str, epochs: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, copy = tmp_path / "results.csv", tmp_path / "results.csv.damaged"
+    file.write_bytes(content)
+    logger = CSVLogger(file)
     with caplog.at_level(logging.WARNING, "openyolov5"):
-        CSVLogger(file).on_fit_epoch_end(epoch=2, metrics={"loss": 1.0})
-    assert "the file is replaced" in caplog.text
-    assert read_results(file)["epoch"].tolist() == [2]
-
-
-def test_read_results_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"results\.csv: cannot be read"):
-        read_results(tmp_path / "results.csv")
-    (tmp_path / "labels.csv").write_text("name,count\n")
-    with pytest.raises(InputError, match=r"labels\.csv:1: first column is \['name'\]"):
-        read_results(tmp_path / "labels.csv")
-
-
-def test_read_results_without_epochs(tmp_path: Path) -> None:
-    file = tmp_path / "results.csv"
-    file.write_text("epoch, loss\n")
-    assert read_results(file) == {}
+        logger.on_fit_epoch_end(epoch=2, metrics={"loss": 9.0})
+        assert f"{file}{problem}" in caplog.text if problem else not caplog.text
+        assert len(caplog.records) == (1 if problem else 0)
+        caplog.clear()
+        results = read_results(file)
+        assert not caplog.text
+    assert results["epoch"].tolist() == epochs
+    assert list(results) == ["epoch", "loss"]
+    assert copy.exists() == bool(problem)
+    if problem:
+        assert copy.read_bytes() == content
 
 
 def test_csv_that_cannot_be_written_warns_once_and_loses_nothing(
@@ -90,11 +99,13 @@ def test_csv_that_cannot_be_written_warns_once_and_loses_nothing(
 ) -> None:
     file = tmp_path / "results.csv"
     logger = CSVLogger(file)
+    logger.on_fit_epoch_end(epoch=0, metrics={"loss": 1.0})
+    file.unlink()
     file.mkdir()  # like a file that another program holds
     (file / "content").touch()
     with caplog.at_level(logging.WARNING, "openyolov5"):
-        for epoch in range(2):
-            logger.on_fit_epoch_end(epoch=epoch, metrics={"loss": 1.0})
+        logger.on_fit_epoch_end(epoch=1, metrics={"loss": 1.0})
+        logger.on_fit_epoch_end(epoch=1, metrics={"loss": 1.0})
     assert caplog.text.count(f"{file}: cannot be written") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
     (file / "content").unlink()

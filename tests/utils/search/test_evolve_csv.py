@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,35 @@ def test_no_file_has_no_rows(tmp_path: Path) -> None:
     assert read_generations(tmp_path / "evolve.csv", ["lr0"]) == []
 
 
-def test_foreign_columns_and_lines_are_named(tmp_path: Path) -> None:
+def test_foreign_columns_are_named(tmp_path: Path) -> None:
     file = tmp_path / "evolve.csv"
     write_generations(file, ROWS)
-    with pytest.raises(InputError, match=r"evolve\.csv:1: .*differing: mosaic"):
+    with pytest.raises(InputError, match=r"evolve\.csv:1: .*differing: 'mosaic'"):
         read_generations(file, ["lr0"])
-    file.write_text(file.read_text() + "1, 2, 3\n")
-    with pytest.raises(InputError, match=r"evolve\.csv:4: not 6 numbers; remove the line"):
+    file.write_bytes(file.read_bytes().replace(b"lr0", b"l\xff0"))
+    with pytest.raises(InputError, match=r"evolve\.csv:1: .*correct the line, or choose another --name"):
         read_generations(file, ["lr0", "mosaic"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b"1, 2, 3", id="too few numbers"),
+        pytest.param(b"0.1, 0.1, 0.1, 0.1, 0.1, \xff3", id="not UTF-8"),
+        pytest.param(b"0.1, 0.1, 0.1, 0.1, 0.1, 2", id="number of another row"),
+        pytest.param(b"0.1, 0.1, 0.1, 0.1, 0.1, nan", id="number nan"),
+        pytest.param(b"0.1, 0.1, 0.1, 0.1, 0.1, 1e999", id="number infinite"),
+        pytest.param(b"0.1, 0.1, nan, 0.1, 0.1, 3", id="hyperparameter nan"),
+    ],
+)
+def test_damaged_rows_are_set_aside(line: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "evolve.csv"
+    write_generations(file, ROWS, width=23)
+    intact = file.read_bytes()
+    file.write_bytes(intact + line + b"\n")
+    with caplog.at_level(logging.WARNING, "openyolov5"):
+        assert [row.number for row in read_generations(file, ["lr0", "mosaic"], width=23)] == [2, 1]
+    assert f"{file}:4: not 6 valid numbers" in caplog.text
+    assert len(caplog.records) == 1
+    assert file.read_bytes() == intact
+    assert (tmp_path / "evolve.csv.damaged").read_bytes() == intact + line + b"\n"

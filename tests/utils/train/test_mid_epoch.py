@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from interruptions import assert_same_run, is_same
 from process_pairs import ROOT, find_free_port, make_trainer, run_pair, write_data
 
 from models.checkpoint import load_training_state
@@ -18,7 +19,6 @@ from utils.train.setup import build_trainer
 
 RECIPE = {"nominal_batch": 4, "warmup_epochs": 0, "warmup_iterations": 0}
 OPTIONS: dict[str, Any] = {"batch_size": 2, "hyp": RECIPE}  # 5 batches an epoch; steps after 2, 4 and 5
-STATE = ("model", "ema", "optimizer", "ema_updates", "epoch", "early_stop", "position")
 
 
 @pytest.fixture(scope="module")
@@ -26,23 +26,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     write_data(folder, "detect")
     return folder
-
-
-def same(own: Any, other: Any) -> bool:
-    if isinstance(own, torch.Tensor):
-        return torch.equal(own, other)
-    if isinstance(own, dict):
-        return own.keys() == other.keys() and all(same(own[key], other[key]) for key in own)
-    if isinstance(own, list):
-        return len(own) == len(other) and all(map(same, own, other))
-    return bool(own == other)
-
-
-def assert_same_end(first: Path, second: Path) -> None:
-    own, other = (load_training_state(folder / "weights/last.pt") for folder in (first, second))
-    for key in STATE:
-        assert same(own[key], other[key]), key
-    assert (first / "results.csv").read_text() == (second / "results.csv").read_text()
 
 
 @pytest.mark.parametrize(("iteration", "optimizer"), [(3, "SGD"), (8, "Muon")])
@@ -65,7 +48,7 @@ def test_run_resumed_within_an_epoch_equals_an_uninterrupted_one(
     assert load_training_state(last)["position"]["batches"] == 2
     resumed = build_trainer(TrainConfig.from_kwargs(resume=str(last), save_every_steps=2))
     resumed.fit()
-    assert_same_end(tmp_path / "whole/exp", tmp_path / "broken/exp")
+    assert_same_run(tmp_path / "whole/exp", tmp_path / "broken/exp")
 
 
 def test_every_nth_step_is_saved(data: Path, tmp_path: Path) -> None:
@@ -97,4 +80,4 @@ def test_two_machines_are_two_launchers(data: Path, tmp_path: Path) -> None:
     finally:
         for agent in agents:
             agent.kill()
-    assert same(torch.load(tmp_path / "nodes/0.pt", weights_only=True), pair)
+    assert is_same(torch.load(tmp_path / "nodes/0.pt", weights_only=True), pair)
