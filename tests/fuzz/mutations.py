@@ -85,7 +85,7 @@ def _change_node(holder: list[Any], rng: Rng) -> None:
     elif action < 0.4 and isinstance(node, dict):
         node[choose(("x", "", 0, -1, 10**9, 1.5, None), rng)] = copy.deepcopy(child)
     elif action < 0.5 and isinstance(child, int | float) and not isinstance(child, bool):
-        node[key] = choose((-child, child * 10**9, float(child), str(child), child + 0.5), rng)
+        node[key] = choose((-child, child * 10**9, f"{child}", -abs(child) - 1, [child]), rng)
     else:
         node[key] = copy.deepcopy(choose(ODD_VALUES, rng))
 

@@ -6,6 +6,7 @@ import io
 import re
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 from utils.backends.script_code import check_code, refuse
@@ -22,6 +23,7 @@ MAX_BYTES = 2**32  # of the file
 MAX_PROGRAM_BYTES = 2**22  # of code and pickles, without tensors
 MAX_MEMBERS = 100_000
 MAX_RATIO = 100  # of content to file; PyTorch compresses the code only
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, KeyError)
 DAMAGED = "damaged or not a TorchScript file; copy or export it again"
 
 
@@ -39,7 +41,7 @@ def read_script(path: Path, file: str) -> io.BytesIO:
         check_limit(file, "bytes", path.stat().st_size, MAX_BYTES)
         with zipfile.ZipFile(path) as archive:
             return _copy(archive, path.stat().st_size, file)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, KeyError) as error:
+    except (*DAMAGE, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{file}: {DAMAGED}") from error
