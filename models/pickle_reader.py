@@ -82,7 +82,7 @@ class PickleReader:
 
     def _format_unknown_globals(self) -> str:
         opcodes = pickletools.genops(self._content)
-        globals_ = {_format_global(argument) for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"}
+        globals_ = {_format_global(str(argument)) for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"}
         names = [name if name.isprintable() else repr(name) for name in sorted(globals_ - self._globals.keys())]
         rest = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         return ", ".join(name[:MAX_NAME] for name in names[:MAX_NAMES]) + rest

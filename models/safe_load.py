@@ -210,7 +210,7 @@ CONSTANTS: dict[str, Any] = {
 
 def _build_table(addresses: Iterable[str], archive: CheckpointArchive) -> dict[str, Any]:
     """The allowed globals of a checkpoint."""
-    calls = {
+    calls: dict[str, Callable[..., Any]] = {
         **CALLS,
         **{address: lambda *_, address=address: Record(address) for address in addresses},
         "torch._utils._rebuild_tensor_v2": archive.rebuild_tensor,
@@ -257,11 +257,11 @@ class CheckpointArchive:
         if info.CRC == 0:  # written without checksums: torch.serialization.set_crc32_options(False)
             del info.CRC
         content = torch.empty(info.file_size, dtype=torch.uint8)
-        view = memoryview(content.numpy())
+        view = memoryview(content.numpy())  # type: ignore[arg-type]
         with self._archive.open(info) as member:
             for start in range(0, len(view), CHUNK_BYTES):
                 chunk = view[start : start + CHUNK_BYTES]
-                if member.readinto(chunk) != len(chunk):
+                if member.readinto(chunk) != len(chunk):  # type: ignore[attr-defined]
                     raise EOFError(f"{info.filename} is incomplete")
         return content
 

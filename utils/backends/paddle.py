@@ -169,7 +169,7 @@ def check_program(program: Path) -> None:
     """Raise UntrustedError unless a program is JSON (PaddlePaddle 3) and has only operators that compute."""
     if program.suffix != ".json":
         raise UntrustedError(program, "programs of PaddlePaddle 2 are not checked and may do more than compute")
-    content, kinds = read_file(program, max_bytes=MAX_PROGRAM_BYTES), set()
+    content, kinds = read_file(program, max_bytes=MAX_PROGRAM_BYTES), set[str]()
 
     def collect(pairs: list[tuple[str, Any]]) -> None:
         kinds.update(str(value) for key, value in pairs if key == KIND)

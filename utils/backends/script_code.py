@@ -109,12 +109,11 @@ def _read_classes(place: str, source: bytes) -> Iterator[tuple[str, ast.ClassDef
     match = CODE_FILE.fullmatch(place)
     text = source.decode("latin-1")
     if match is None or FOREIGN.search(text):
-        raise _RefusedError("unusual characters", ast.Module())
+        raise _RefusedError("unusual characters", ast.Pass())
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        node = ast.Pass(lineno=getattr(error, "lineno", None) or 1)
-        raise _RefusedError("unusual syntax", node) from error
+        raise _RefusedError("unusual syntax", ast.Pass(lineno=getattr(error, "lineno", None) or 1)) from error
     for node in tree.body:
         if not isinstance(node, ast.ClassDef):
             raise _RefusedError(_describe(node), node)
@@ -212,9 +211,8 @@ class _MethodReader:
         name, result = _join_name(function), ""
         if name == "annotate" and arguments:
             _read_type(arguments.pop(0))
-        elif name == "getattr" and len(arguments) == 2 and isinstance(arguments[1], ast.Constant):
-            owner, attribute = arguments
-            arguments, result = [], self._read_field(owner, attribute.value, node, depth)
+        elif name == "getattr" and len(arguments) == 2 and isinstance(attribute := arguments[1], ast.Constant):
+            arguments, result = [], self._read_field(arguments[0], attribute.value, node, depth)
         elif not (_is_operator(name) or name in OTHER_OPERATORS or name in CONVERSIONS):
             self._read_method_call(function, depth)
         for argument in arguments:

@@ -151,7 +151,7 @@ def _check_opcodes(content: bytes) -> None:
                 raise DataError(f"opcode {name} without items")
             height += change
             if name in ("BINPUT", "LONG_BINPUT"):
-                if argument > cells:
+                if int(str(argument)) > cells:
                     raise DataError(f"memory cell {argument}")
                 cells += 1
     except (ValueError, KeyError, IndexError) as error:  # KeyError: another opcode; IndexError: no mark

@@ -252,7 +252,7 @@ def extract_graph(graph_def: Any, tensors: Iterable[str]) -> Any:
             used.add(name)
             pending += map(_get_node_name, nodes[name].input)
     functions = {function.signature.name: function for function in graph_def.library.function}
-    unread, called = [nodes[name] for name in used], set()
+    unread, called = [nodes[name] for name in used], set[str]()
     while unread:
         for name in (_get_function_names(unread.pop()) & functions.keys()) - called:
             called.add(name)

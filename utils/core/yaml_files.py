@@ -76,7 +76,7 @@ class _BoundedLoader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             kind = node.tag.rpartition(":")[2]
-            shown = f"{node.value[:40]!r}" if isinstance(node.value, str) else f"this {node.id}"
+            shown = f"{node.value[:40]!r}" if isinstance(node.value, str) else f"this {node.id}"  # type: ignore[attr-defined]
             raise yaml.constructor.ConstructorError(
                 None, None, f"{shown} is not a valid {kind}", node.start_mark
             ) from error
