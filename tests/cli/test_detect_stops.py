@@ -94,7 +94,7 @@ def test_stop_signals_end_a_stream(number: signal.Signals, frames: int, weights:
     logged = count_logged(run)
     assert run.log[-1].endswith(f"Results saved to {tmp_path / 'exp'}\nterminated ({number.name})\n")
     assert count_frames(tmp_path / "exp") >= logged >= frames  # missed frames are repeated
-    assert count_rows(tmp_path / "exp") == NUM_DETECTIONS * logged
+    assert count_rows(tmp_path / "exp") // NUM_DETECTIONS in (logged, logged + 1)  # written, and then logged
     assert not list((tmp_path / "exp").glob(".*"))
 
 
@@ -155,7 +155,9 @@ def test_stop_signals_end_a_video(number: signal.Signals, weights: Path, clip: P
     with start(weights, clip, clip.parent) as run:
         run.wait_for("video 1/1 (", 20)
         assert run.stop(number) == 128 + number, run.log
-    assert 20 <= count_frames(clip.parent / "exp") == "".join(run.log).count("video 1/1 (") < 150
+    logged = "".join(run.log).count("video 1/1 (")
+    assert 20 <= logged < 149
+    assert count_frames(clip.parent / "exp") in (logged, logged + 1)  # written, and then logged
 
 
 @pytest.mark.parametrize("flags", [(), ("--save-txt",)])
