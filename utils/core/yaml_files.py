@@ -44,7 +44,7 @@ def parse_yaml(text: str, place: object) -> Any:
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    """SafeLoader with limits on nesting and on the number of values, aliases counted as what they stand for.
+    """SafeLoader with limits on nesting and on the number of values, with the values of aliases counted each time.
 
     An invalid value, such as the date 2024-13-01, is an error with its line.
     """

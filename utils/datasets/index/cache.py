@@ -92,7 +92,7 @@ def save_cache(path: Path, key: str, index: ImageIndex, findings: Findings) -> t
     memory = _pack(index, findings)
     try:
         path.parent.stat()  # a missing folder is not created
-        if path.is_symlink():  # only this name is ours, not the file that it stands for
+        if path.is_symlink():  # only the name is ours, not the linked file
             path.unlink()
         with atomic_write(path) as work, open(work, "wb") as stream:
             stream.write(f"{key} {_compute_checksum(memory)}\n".encode())

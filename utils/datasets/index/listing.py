@@ -75,7 +75,7 @@ class _FolderWalk:
     Args:
         top: the folder.
         pattern: names of folders and files below it, which may have wildcards; `**` is any number of folders. A folder
-            that matches all of them stands for the files in it.
+            that matches all of them means the files in it.
     """
 
     def __init__(self, top: str, pattern: Sequence[str]) -> None:
@@ -118,7 +118,7 @@ class _FolderWalk:
             return
 
     def _advance(self, positions: frozenset[int], name: str) -> frozenset[int]:
-        """Positions in the pattern, of the part that is next, after a name; its end stands for all that follows."""
+        """Positions in the pattern, of the part that is next, after a name; its end matches all that follows."""
         pattern = self._pattern
         if len(pattern) in positions:
             return positions
