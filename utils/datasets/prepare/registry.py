@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from utils.config.base import ROOT
 from utils.core.errors import InputError
-from utils.datasets.prepare.archives import UNFINISHED, download_dataset
+from utils.datasets.prepare.archives import FETCHED, UNFINISHED, datasets_folder, download_dataset
 from utils.datasets.prepare.argoverse import prepare_argoverse
 from utils.datasets.prepare.coco import prepare_coco
 from utils.datasets.prepare.global_wheat import prepare_global_wheat
@@ -38,6 +39,7 @@ PREPARERS: dict[str, Preparer] = {
     "voc": prepare_voc,
     "xview": prepare_xview,
 }
+LOCAL = ("imagenet", "shapes", "shapes-cls", "xview")  # without a download
 GENERATED = ("shapes", "shapes-cls")  # written in one step, complete or not at all
 
 
@@ -49,9 +51,30 @@ def prepare_data(download: Any, root: Path, raw: Mapping[str, Any], *, source: P
     Raises:
         InputError: an invalid entry, or a failed download or preparation.
     """
-    steps = [_parse_step(entry, raw, source) for entry in (download if isinstance(download, list) else [download])]
+    entries = download if isinstance(download, list) else [download]
+    steps = [_parse_step(entry, raw, source) for entry in entries]
+    if not all(str(entry).strip().removeprefix("builtin:") in LOCAL for entry in entries):
+        _check_root(root, source)
     for step in steps:
         step(root)
+
+
+def _check_root(root: Path, source: Path) -> None:
+    """InputError unless a download may fill the root, which the data YAML chooses.
+
+    Archives replace files, and other programs read settings from hidden folders. So the root is new and in a usual
+    place, or has no folders and hidden files, or has an earlier download.
+    """
+    if os.path.lexists(root):
+        entries = root.iterdir() if root.is_dir() and not (root / FETCHED).is_dir() else ()
+        if any(entry.is_dir() or entry.name.startswith(".") for entry in entries):
+            problem = "has folders that are not from a download, but not all of the data"
+            raise InputError(f"{source}: path: {root} {problem}; complete it, move it away or change path")
+        return
+    usual = (source.parent.parent, datasets_folder(), ROOT, Path.cwd())
+    below = (root.relative_to(place).parts for place in usual if root.is_relative_to(place))
+    if not any(all(not name.startswith(".") for name in names) for names in below):
+        raise InputError(f"{source}: path: {root} does not exist; create it if the data may be downloaded there")
 
 
 def is_unfinished(root: Path) -> bool:

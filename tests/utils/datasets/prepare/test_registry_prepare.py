@@ -61,6 +61,38 @@ def test_url_cannot_write_or_remove_outside(tmp_path: Path, served: tuple[Path, 
     assert sorted(p.name for p in (tmp_path / "sets").iterdir()) == ["other", "tiny"]
 
 
+def test_a_download_does_not_fill_a_folder_with_other_data(tmp_path: Path, served: tuple[Path, str]) -> None:
+    folder, address = served
+    write_tar(folder / "SKU110K_fixed.tar.gz", {"SKU110K_fixed/.bashrc": b"theirs"})
+    home = tmp_path / "home"
+    text = f"path: {home}\ntrain: train.txt\nval: val.txt\nnames: [a]\nsource: {address}\ndownload: builtin:sku-110k\n"
+    for name in (".bashrc", "documents/a.txt"):
+        file = put(home / name, b"mine")
+        with pytest.raises(InputError, match="path: .*home has folders that are not from a download, .*; complete it"):
+            make_spec(tmp_path, text)
+        assert file.read_bytes() == b"mine" and not (home / ".fetched").exists()
+
+
+@pytest.mark.parametrize("path", ["/opt/new/set", "sets/.config/autostart", "../../elsewhere/set"])
+def test_a_download_creates_folders_in_usual_places_only(
+    path: str, tmp_path: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = served
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "datasets"))
+    write_zip(folder / "tiny.zip", {"images/train/a.jpg": IMAGE, "labels/train/a.txt": b"0 .5 .5 .2 .2\n"})
+    place = (tmp_path / "a" / "b" / path).resolve()
+    text = f"path: {path}\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/tiny.zip"
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(
+        InputError, match=f"path: {place} does not exist; create it if the data may be downloaded there"
+    ):
+        make_spec(tmp_path / "a" / "b", text)
+    assert not place.exists()
+    if place.is_relative_to(tmp_path):
+        place.mkdir(parents=True)
+        assert make_spec(tmp_path / "a" / "b", text).root == place
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("absent.zip", "absent.zip: the server answered 404"), ("page.html", "not an archive")],
