@@ -178,6 +178,19 @@ def test_full_disk(whole: tuple[Path, int], data: Path, small_disk: Path) -> Non
     assert not list(folder.rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("kind", ["torchscript", "pickle", "onnx", "openvino"])
+def test_export_to_a_full_disk(kind: str, whole: tuple[Path, int], small_disk: Path) -> None:
+    if kind not in ("torchscript", "pickle"):
+        pytest.importorskip(kind, reason="not installed")
+    weights = shutil.copy(whole[0] / "weights/best.pt", small_disk)
+    fill_disk(small_disk)
+    status, errors = run("export.py", "--weights", weights, "--include", kind, "--imgsz", 64, "--device", "cpu")
+    assert status == 1, errors
+    assert "Traceback" not in errors
+    assert re.search(r"^error: .*free some space", errors, re.MULTILINE), errors
+    assert sorted(path.name for path in small_disk.iterdir()) == ["best.pt", "filler"]
+
+
 def test_read_only_disk(whole: tuple[Path, int], data: Path, small_disk: Path) -> None:
     shutil.copytree(whole[0], small_disk / "exp")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -214,9 +217,15 @@ def _format_problem(fmt: ExportFormat, path: Path, error: Exception) -> str:
         return f"{fmt.title}: {error}"
     if isinstance(error, OSError) and error.errno in USER_ERRNOS:
         location = error.filename2 or error.filename or path.parent
-        return f"{fmt.title}: {location}: {error.strerror}; make it writable, or copy the checkpoint to another folder"
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "make it writable"
+        return f"{fmt.title}: {location}: {error.strerror}; {remedy}, or copy the checkpoint to another folder"
     reason = " ".join(str(error).split())[:300] or "no message"
-    return f"{fmt.title}: cannot convert {path}: {type(error).__name__}: {reason}; add --verbose for the traceback"
+    remedy = "add --verbose for the traceback"
+    with suppress(OSError):  # the file or its folder may be gone
+        free_bytes = shutil.disk_usage(path.parent).free
+        if free_bytes < path.stat().st_size:  # most converters do not name a full disk as the reason
+            remedy = f"only {free_bytes / 1e6:.1f} MB are free there: free some space"
+    return f"{fmt.title}: cannot convert {path}: {type(error).__name__}: {reason}; {remedy}"
 
 
 def _log_summary(files: Sequence[str], problems: Sequence[str], config: ExportConfig) -> None:

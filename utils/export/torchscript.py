@@ -33,11 +33,12 @@ def export_torchscript(job: ExportJob) -> Path:
         traced = torch.jit.trace(network, sample, strict=False, check_trace=False)
         extra = {CONFIG_FILE: json.dumps(build_metadata(job))}
         target = job.get_path(".torchscript")
-        with atomic_write(target) as temporary:
-            if options.optimize:
-                _optimize_for_mobile(traced)._save_for_lite_interpreter(str(temporary), _extra_files=extra)
-            else:
-                traced.save(str(temporary), _extra_files=extra)
+        if options.optimize:
+            content = _optimize_for_mobile(traced)._save_to_buffer_for_lite_interpreter(_extra_files=extra)
+        else:
+            content = traced.save_to_buffer(_extra_files=extra)  # save() ends the process if the disk is full
+    with atomic_write(target) as temporary:
+        temporary.write_bytes(content)
     return target
 
 
