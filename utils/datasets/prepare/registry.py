@@ -40,6 +40,7 @@ PREPARERS: dict[str, Preparer] = {
     "xview": prepare_xview,
 }
 LOCAL = ("imagenet", "shapes", "shapes-cls", "xview")  # without a download
+HARMLESS = (".DS_Store", ".gitignore", ".gitkeep")  # hidden files in folders of data
 GENERATED = ("shapes", "shapes-cls")  # written in one step, complete or not at all
 
 
@@ -60,21 +61,18 @@ def prepare_data(download: Any, root: Path, raw: Mapping[str, Any], *, source: P
 
 
 def _check_root(root: Path, source: Path) -> None:
-    """InputError unless a download may fill the root, which the data YAML chooses.
+    """InputError if a download would write among settings: below a hidden folder, or beside hidden files.
 
-    Archives replace files, and other programs read settings from hidden folders. So the root is new and in a usual
-    place, or has no folders and hidden files, or has an earlier download.
+    The data YAML chooses the root, and other programs read what they find in such places.
     """
-    if os.path.lexists(root):
-        entries = root.iterdir() if root.is_dir() and not (root / FETCHED).is_dir() else ()
-        if any(entry.is_dir() or entry.name.startswith(".") for entry in entries):
-            problem = "has folders that are not from a download, but not all of the data"
-            raise InputError(f"{source}: path: {root} {problem}; complete it, move it away or change path")
-        return
-    usual = (source.parent.parent, datasets_folder(), ROOT, Path.cwd())
-    below = (root.relative_to(place).parts for place in usual if root.is_relative_to(place))
-    if not any(all(not name.startswith(".") for name in names) for names in below):
-        raise InputError(f"{source}: path: {root} does not exist; create it if the data may be downloaded there")
+    usual = (Path(root.anchor), source.parent.parent, datasets_folder(), ROOT.parent, Path.cwd())
+    below = [root.relative_to(place).parts for place in usual if root.is_relative_to(place)]
+    if all(any(name.startswith(".") for name in names) for names in below):
+        raise InputError(f"{source}: path: {root} is in a hidden folder; download the data yourself, or change path")
+    if root.is_dir() and not (root / FETCHED).is_dir():
+        hidden = next((entry for entry in root.iterdir() if entry.name.startswith(".")), None)
+        if hidden is not None and hidden.name not in HARMLESS:
+            raise InputError(f"{source}: path: {root} has hidden files ({hidden.name}); change path to a data folder")
 
 
 def is_unfinished(root: Path) -> bool:

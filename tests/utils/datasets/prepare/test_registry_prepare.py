@@ -61,36 +61,28 @@ def test_url_cannot_write_or_remove_outside(tmp_path: Path, served: tuple[Path, 
     assert sorted(p.name for p in (tmp_path / "sets").iterdir()) == ["other", "tiny"]
 
 
-def test_a_download_does_not_fill_a_folder_with_other_data(tmp_path: Path, served: tuple[Path, str]) -> None:
+@pytest.mark.parametrize("place", ["home", "sets/.config/autostart"])
+def test_a_download_does_not_write_among_settings(place: str, tmp_path: Path, served: tuple[Path, str]) -> None:
     folder, address = served
     write_tar(folder / "SKU110K_fixed.tar.gz", {"SKU110K_fixed/.bashrc": b"theirs"})
-    home = tmp_path / "home"
-    text = f"path: {home}\ntrain: train.txt\nval: val.txt\nnames: [a]\nsource: {address}\ndownload: builtin:sku-110k\n"
-    for name in (".bashrc", "documents/a.txt"):
-        file = put(home / name, b"mine")
-        with pytest.raises(InputError, match="path: .*home has folders that are not from a download, .*; complete it"):
-            make_spec(tmp_path, text)
-        assert file.read_bytes() == b"mine" and not (home / ".fetched").exists()
+    root = tmp_path / place
+    if place == "home":
+        put(root / ".bashrc", b"mine")
+    text = f"path: {root}\ntrain: train.txt\nval: val.txt\nnames: [a]\nsource: {address}\ndownload: builtin:sku-110k\n"
+    with pytest.raises(InputError, match=r"path: .*(has hidden files \(\.bashrc\)|is in a hidden folder)"):
+        make_spec(tmp_path, text)
+    assert [path.read_bytes() for path in root.glob("**/*")] == ([b"mine"] if place == "home" else [])
 
 
-@pytest.mark.parametrize("path", ["/opt/new/set", "sets/.config/autostart", "../../elsewhere/set"])
-def test_a_download_creates_folders_in_usual_places_only(
-    path: str, tmp_path: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_completes_a_folder_of_data(tmp_path: Path, served: tuple[Path, str]) -> None:
     folder, address = served
-    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "datasets"))
     write_zip(folder / "tiny.zip", {"images/train/a.jpg": IMAGE, "labels/train/a.txt": b"0 .5 .5 .2 .2\n"})
-    place = (tmp_path / "a" / "b" / path).resolve()
-    text = f"path: {path}\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/tiny.zip"
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    with pytest.raises(
-        InputError, match=f"path: {place} does not exist; create it if the data may be downloaded there"
-    ):
-        make_spec(tmp_path / "a" / "b", text)
-    assert not place.exists()
-    if place.is_relative_to(tmp_path):
-        place.mkdir(parents=True)
-        assert make_spec(tmp_path / "a" / "b", text).root == place
+    root = tmp_path / "sets" / "tiny"
+    put(root / "images" / "other" / "b.jpg", IMAGE)
+    put(root / ".DS_Store", b"")
+    text = f"path: {root}\ntrain: images/train\nval: images/train\nnames: [a]\ndownload: {address}/tiny.zip"
+    assert make_spec(tmp_path, text).root == root
+    assert (root / "images/train/a.jpg").is_file() and (root / "images/other/b.jpg").is_file()
 
 
 @pytest.mark.parametrize(
