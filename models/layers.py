@@ -146,6 +146,8 @@ def resolve_detect(args: list[Any], context: RowContext) -> tuple[list[Any], int
     if not isinstance(anchors, list) or len(anchors) != len(context.inputs):
         count = len(anchors) if isinstance(anchors, list) else repr(anchors)
         raise ValueError(f"{count} anchor lists for {len(context.inputs)} inputs")
+    if not all(isinstance(sizes, list) and sizes for sizes in anchors):
+        raise ValueError("no anchors")
     return [nc, anchors, *rest, [] if context.inputs_are_preds else context.inputs], context.inputs[-1]
 
 

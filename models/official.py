@@ -259,18 +259,18 @@ def _is_earlier(origin: Any, index: int) -> bool:
 
 def _get_num_classes(head: nn.Module) -> int:
     if isinstance(head, common.Classify):
-        return head.linear.out_features
+        return len(head.linear.weight)
     if isinstance(head, experimental.PooledClassify):
-        return head.conv.out_channels
+        return len(head.conv.weight)
     if isinstance(head, yolo.Detect):
         return int(head.nc)
     raise InputError(f"the last layer, {type(head).__name__}, is not a head")
 
 
 def _to_names_dict(names: Any, count: int) -> dict[int, str]:
-    """Class names by number; old releases store a list or no names."""
-    pairs = names.items() if isinstance(names, Mapping) else enumerate(names or map(str, range(count)))
-    return {int(number): str(name) for number, name in pairs}
+    """Class names by number; old releases store a list or no names. Classes without a name get their number."""
+    pairs = names.items() if isinstance(names, Mapping) else enumerate(names or ())
+    return {number: str(number) for number in range(count)} | {int(number): str(name) for number, name in pairs}
 
 
 def _build_yaml(network: yolo.BaseModel, layers: nn.Sequential) -> dict[str, Any]:

@@ -161,6 +161,27 @@ def test_second_run_in_a_folder_is_refused_until_the_first_ends(data: Path, tmp_
     assert not (folder / ".lock").exists()
 
 
+def test_second_search_in_a_folder_is_refused_and_a_killed_one_resumes(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "exp"
+    table = folder / "evolve.csv"
+    first = start("train.py", *make_flags(data, tmp_path, "--noplots", "--epochs", 1, "--evolve", 10_000))
+    wait_for(lambda: table.exists() and len(table.read_text().splitlines()) > 2, first)
+    again = ("--resume_evolve", folder, "--evolve")
+    assert_refused(run("train.py", *again, 10_000), rf"{folder}: process {first.pid} on .* trains in this folder")
+    first.kill()
+    first.wait()
+    lines = table.read_bytes().splitlines()
+    lines[2] = b"\xff" + lines[2]
+    table.write_bytes(b"\n".join(lines))
+    status, errors = run("train.py", *again, len(lines) - 1)
+    assert status == 0, errors
+    assert f"WARNING {table}:3: not " in errors
+    numbers = [int(line.rpartition(",")[2]) for line in table.read_text().splitlines()[1:]]
+    assert sorted(numbers) == list(range(1, len(lines)))
+    assert (folder / "evolve.csv.damaged").read_bytes() == b"\n".join(lines)
+    assert not list(folder.glob(".*"))
+
+
 # -- disks and folders ------------------------------------------------------------------------------------------------
 
 

@@ -59,8 +59,7 @@ def _copy(archive: zipfile.ZipFile, file_bytes: int, file: str) -> io.BytesIO:
             if len(data) != member.file_size:
                 raise InputError(f"{file}: {DAMAGED}")
             copy.writestr(ROOT + name, data)
-    content.seek(0)
-    return content
+    return io.BytesIO(content.getvalue())  # of exact size, so that reading it makes no copy
 
 
 def _select_members(archive: zipfile.ZipFile, file_bytes: int, file: str) -> dict[str, zipfile.ZipInfo]:

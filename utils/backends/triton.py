@@ -148,17 +148,27 @@ def load_triton(
     address = Address.parse(url)
     kind = address.scheme
     client = import_runtime(f"tritonclient.{kind}", needed_for="Triton addresses", install=f"tritonclient[{kind}]")
-    connections = Connections(url, address, client)
-    name = address.model or _find_only_model(connections.query("get_model_repository_index"), url)
-    model = {"model_name": name, "model_version": address.version}
-    metadata = connections.query("get_model_metadata", **model)
-    config = connections.query("get_model_config", **model)
-    backend = TritonBackend(
-        connections, model, metadata=metadata, config=config.get("config", config), names=names
-    )  # gRPC wraps the configuration
+    try:
+        backend = _open_model(Connections(url, address, client), names)
+    except InputError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {str(error)[:100]}"
+        raise InputError(f"{url}: unusual reply ({reason}); check that this is a Triton server") from error
     if fp16 and backend.dtype != torch.float16:
         LOGGER.warning(f"WARNING: --half is ignored: {url} expects FP32 images")
     return backend
+
+
+def _open_model(connections: Connections, names: Mapping[int, str] | None) -> TritonBackend:
+    """The model that the address names, described by the server; any error of look-ups if its replies are unusual."""
+    address = connections.address
+    name = address.model or _find_only_model(connections.query("get_model_repository_index"), connections.url)
+    model = {"model_name": name, "model_version": address.version}
+    metadata = connections.query("get_model_metadata", **model)
+    config = connections.query("get_model_config", **model)
+    config = config.get("config", config)  # gRPC wraps it
+    return TritonBackend(connections, model, metadata=metadata, config=config, names=names)
 
 
 def _find_only_model(index: Any, url: str) -> str:

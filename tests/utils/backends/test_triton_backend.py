@@ -153,6 +153,27 @@ def test_models_of_other_inputs_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
+    ("metadata", "parameters"),
+    [
+        (None, {}),
+        ([], {}),
+        ({"inputs": 1}, {}),
+        ({"inputs": [{"name": "images"}]}, {}),
+        (IMAGES | {"inputs": [IMAGES["inputs"][0] | {"shape": ["x", 3, 4, 8]}]}, {}),  # type: ignore[operator]
+        (IMAGES | {"outputs": None}, {}),
+        (IMAGES, {"stride": "32"}),
+    ],
+)
+def test_unusual_replies_are_one_line(metadata: Any, parameters: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mock_client(monkeypatch, models=["a"], metadata=metadata, parameters=parameters)
+    with pytest.raises(
+        InputError, match=r"^http://host: (unusual reply \(.*\); check that|expected a batch)"
+    ) as caught:
+        load_triton(["http://host"], device=CPU)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("url", "address"),
     [
         ("grpc://gpu", Address("grpc", "gpu:8001")),

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from confident_jobs import build_confident_job
 from tiny_jobs import NAMES
 
+from models.classifiers import list_torchvision_names
 from utils.backends.info import ModelInfo
 from utils.backends.outputs import flatten_outputs
 from utils.backends.registry import load_backend
+from utils.backends.script_archive import read_script
 from utils.backends.torchscript import read_info
+from utils.config.base import ROOT
 from utils.core.errors import InputError
-from utils.export.base import ExportJob
+from utils.export.base import ExportJob, ExportNetwork
 from utils.export.torchscript import CONFIG_FILE, export_torchscript
 from utils.export.verify import check_export
 from utils.ops.nms import non_max_suppression
+from utils.tasks.networks import build_model
 
 CPU = torch.device("cpu")
 Exported = Callable[..., tuple[ExportJob, Path]]
@@ -84,6 +90,38 @@ def test_optimize_for_mobile(tmp_path: Path) -> None:
         assert check_export(job, file).relative < 1e-4
     with pytest.raises(InputError, match="--optimize supports FP32 on the CPU only; leave out --half"):
         export_torchscript(build_confident_job(tmp_path, optimize=True, half=True))
+
+
+def assert_needs_no_trust(network: torch.nn.Module, images: torch.Tensor, file: Path) -> None:
+    """The traced network is loaded from the file without trust and computes the same."""
+    with torch.inference_mode():
+        torch.jit.trace(network, images, strict=False, check_trace=False).save(str(file))
+        expected = flatten_outputs(network(images))
+        outputs = flatten_outputs(torch.jit.load(read_script(file, file.name))(images))
+    torch.testing.assert_close(outputs, expected, atol=1e-4, rtol=1e-3)
+    file.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_no_network_needs_trust(dynamic: bool, tmp_path: Path) -> None:
+    """Every kind of network that a model YAML describes."""
+    for yaml in sorted((ROOT / "models").rglob("*.yaml")):
+        if re.search(r"anchors|5[mlx]", yaml.stem):  # no networks, or of the same layers as others
+            continue
+        network = build_model(yaml).eval().requires_grad_(False).fuse()
+        assert_needs_no_trust(ExportNetwork(network, dynamic=dynamic), torch.rand(1, 3, 128, 128), tmp_path / yaml.stem)
+
+
+@pytest.mark.slow
+def test_no_torchvision_network_needs_trust(tmp_path: Path) -> None:
+    """One of each kind of classifiers."""
+    kinds = {re.split(r"[\d_]", name)[0]: name for name in reversed(list_torchvision_names())}
+    assert len(kinds) > 15
+    for name in (*kinds.values(), "mobilenet_v2", "mobilenet_v3_small", "swin_v2_t", "efficientnet_v2_s"):
+        side = 299 if name == "inception_v3" else 224
+        network = torchvision.models.get_model(name).eval().requires_grad_(False)
+        assert_needs_no_trust(network, torch.rand(1, 3, side, side), tmp_path / name)
 
 
 def test_original_file_has_a_static_shape(tmp_path: Path) -> None:
