@@ -72,8 +72,7 @@ class PolygonTable(SharedArrays):
 class ImageIndex(SharedArrays):
     """Images of one split with their verified labels.
 
-    It holds arrays rather than one object per image, so that worker processes share its memory. Arrays mapped from a
-    cache file are shared by all processes of the machine.
+    It holds arrays rather than one object per image, so that worker processes share its memory (see `SharedArrays`).
 
     Attributes:
         paths: N image files, a list or a `PathTable`.
