@@ -169,7 +169,7 @@ def verify_class_split(spec: DataSpec, split: str, workers: int = 8) -> tuple[Im
     if not images:
         raise InputError(f"{folders[0]}: {split}: no images in class folders; {LAYOUT}; {CROPS_HINT}")
     key = compute_fingerprint(images, "classes", sorted(numbers.items()))
-    cache_file = folders[0].with_name(f"{folders[0].name}.cache")
+    cache_file = folders[0].parent / f"{folders[0].name}.cache"
     rows = np.array([[number, 0.5, 0.5, 1, 1] for number in classes], np.float32)  # boxes around the whole images
     labels = [LabelRows(row[None], locations=[image]) for image, row in zip(images, rows, strict=True)]
     return load_or_build(cache_file, key, partial(verify_images, images, labels, len(numbers), split, workers))

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from utils.core.errors import InputError
+from utils.core.files import atomic_write
 from utils.core.logging import LOGGER
+from utils.datasets.index.listing import is_plain_text
 from utils.datasets.index.verify import LabelRows, check_rows
 
 MAX_MESSAGES = 5  # per split
@@ -93,10 +95,15 @@ class LabelWriter:
 
 
 def write_image_list(file: Path, lines: Iterable[str]) -> None:
-    """Write a list file, one image per line; InputError for a name that is not UTF-8."""
-    content = "".join(f"{line}\n" for line in lines)
-    try:
-        file.write_text(content, encoding="utf-8")
-    except UnicodeEncodeError as error:
-        line = content[: error.start].rpartition("\n")[2] + content[error.start :].partition("\n")[0]
-        raise InputError(f"{file}: cannot list {line!r}, which is not UTF-8; rename the file") from error
+    """Replace a list file, one image per line; InputError as `check_list_lines`."""
+    names = list(lines)
+    check_list_lines(file, names)
+    with atomic_write(file) as work:
+        work.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def check_list_lines(file: Path, lines: Iterable[str]) -> None:
+    """InputError for the name of an image that a line of a list file cannot hold."""
+    for line in lines:
+        if not is_plain_text(line):
+            raise InputError(f"{file}: cannot list {line!r}: not UTF-8 or with control characters; rename the image")

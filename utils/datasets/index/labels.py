@@ -137,7 +137,7 @@ def _cache_file(source: SplitSource, images: Sequence[str]) -> Path:
     else:
         first = Path(get_label_path(images[0])).parent
     tag = "" if len(source.paths) == 1 else f".{hashlib.sha256(repr(source.paths).encode()).hexdigest()[:8]}"
-    return first.with_name(f"{first.name if first.is_dir() else first.stem}{tag}.cache")
+    return first.parent / f"{first.name if first.is_dir() else first.stem}{tag}.cache"
 
 
 def verify_images(

@@ -134,7 +134,7 @@ def get_cache_file(masks: Sequence[str], source: SplitSource) -> Path:
     folder = Path(os.path.commonpath([os.path.dirname(masks[0]), os.path.dirname(masks[-1])]))
     whole = len(source.paths) == 1 and source.paths[0].is_dir()
     tag = "" if whole else f".{hashlib.sha256(repr(source.paths).encode()).hexdigest()[:8]}"
-    return folder.with_name(f"{folder.name}{tag}.cache")
+    return folder.parent / f"{folder.name}{tag}.cache"
 
 
 def verify_masks(

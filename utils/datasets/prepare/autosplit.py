@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.core.errors import InputError
-from utils.datasets.index.label_files import write_image_list
+from utils.datasets.index.label_files import check_list_lines, write_image_list
 
 LISTS = {split: f"autosplit_{split}.txt" for split in ("train", "val", "test")}
 
@@ -38,7 +38,7 @@ def split_indices(count: int, shares: Sequence[float], seed: int) -> list[np.nda
 def write_splits(folder: Path, images: Sequence[str], shares: Sequence[float], seed: int) -> dict[str, int]:
     """Write autosplit_train.txt, autosplit_val.txt and autosplit_test.txt; returns the number of images in each.
 
-    Existing lists are replaced, or removed if their split is empty.
+    Existing lists are replaced, or removed if their split is empty; if an image cannot be listed, they are unchanged.
 
     Lines are relative to the folder (`./images/a.jpg`) for images below it, else absolute.
 
@@ -47,16 +47,18 @@ def write_splits(folder: Path, images: Sequence[str], shares: Sequence[float], s
         shares: of train, val and test.
 
     Raises:
-        InputError: invalid shares; the lists are unchanged.
+        InputError: invalid shares, or a name that a line cannot hold.
     """
     groups = split_indices(len(images), shares, seed)
-    for name in LISTS.values():
-        (folder / name).unlink(missing_ok=True)
+    lines = [_format_line(image, folder) for image in images]
+    check_list_lines(folder, lines)
     counts = {}
-    for (split, name), indices in zip(LISTS.items(), groups, strict=False):
-        if len(indices):
-            write_image_list(folder / name, (_format_line(images[i], folder) for i in indices))
-            counts[split] = len(indices)
+    for number, (split, name) in enumerate(LISTS.items()):
+        if number < len(groups) and len(groups[number]):
+            write_image_list(folder / name, (lines[i] for i in groups[number]))
+            counts[split] = len(groups[number])
+        else:
+            (folder / name).unlink(missing_ok=True)
     return counts
 
 

@@ -11,8 +11,10 @@ import pytest
 
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
-from utils.datasets.index.data_yaml import DataSpec, load_spec
-from utils.datasets.index.labels import box_to_polygon, get_label_path, list_images, load_index
+from utils.datasets.index.data_yaml import DataSpec, SplitSource, load_spec
+from utils.datasets.index.labels import _cache_file, box_to_polygon, get_label_path, load_index
+from utils.datasets.index.listing import list_images
+from utils.datasets.index.semantic_labels import get_cache_file
 from utils.imaging.read import imwrite
 
 
@@ -229,6 +231,11 @@ def test_lines_of_a_list_are_relative_to_the_folder_of_the_first_existing_file(
     listing.parent.mkdir()
     listing.write_text("# images\nimages/gone.png\nimages/b.png\n")
     assert list_images(listing, tmp_path / "set") == [str(b.with_name("gone.png")), str(b)]
+
+
+def test_caches_of_images_in_the_root_folder() -> None:
+    source = SplitSource("val", (Path("/*.jpg"),))
+    assert _cache_file(source, ["/a.jpg"]).parent == get_cache_file(["/a.png"], source).parent == Path("/")
 
 
 def test_duplicate_images_are_reported(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:

@@ -109,3 +109,14 @@ def test_invalid_shares_keep_the_existing_lists(images: Path) -> None:
 def test_one_line_messages(images: Path, flags: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         split(*(flag.format(images.parent) for flag in flags))
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.jpg", "two\nlines.jpg"])
+def test_lists_are_kept_if_an_image_cannot_be_listed(name: str, images: Path, tmp_path: Path) -> None:
+    config = SplitConfig(images=str(images), out=str(tmp_path), exist_ok=True)
+    run(config)
+    lists = {file: file.read_bytes() for file in tmp_path.glob("autosplit_*.txt")}
+    put(images / name, IMAGE)
+    with pytest.raises(InputError, match=r"cannot list .*: not UTF-8 or with control characters; rename the image"):
+        run(config)
+    assert {file: file.read_bytes() for file in tmp_path.glob("autosplit_*.txt")} == lists
