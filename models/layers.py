@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -137,7 +138,7 @@ def resolve_detect(args: list[Any], context: RowContext) -> tuple[list[Any], int
     if len(args) < 2:
         raise ValueError("nc and anchors are missing")
     nc, anchors, *rest = args
-    if isinstance(nc, bool) or not isinstance(nc, int) or nc < 1:
+    if isinstance(nc, bool) or not isinstance(nc, Integral) or nc < 1:
         raise ValueError(f"{nc!r} is not a number of classes")
     if isinstance(anchors, int) and not isinstance(anchors, bool):
         if excess := describe_excess("anchors per level", anchors, MAX_ANCHORS):
