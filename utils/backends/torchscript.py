@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,15 +77,25 @@ def load_torchscript(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation warnings of TorchScript
         source = str(path) if trust else read_script(path, files[0])
-        try:
-            module = torch.jit.load(source, map_location=device, _extra_files=extra)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise InputError(f"{files[0]}: {_explain_error(error)}") from error
+        with _reraise_errors(files[0]):
+            module = torch.jit.load(source, map_location=device, _extra_files=extra).eval()
         info = read_info(extra[CONFIG_FILE], files[0])
-        backend = TorchScriptBackend(files[0], module.eval(), info, device=device, fp16=fp16, names=names)
-        if list(module.parameters()):  # none if it was frozen before the export
-            backend.module = torch.jit.freeze(backend.module)
+        with _reraise_errors(files[0]):
+            backend = TorchScriptBackend(files[0], module, info, device=device, fp16=fp16, names=names)
+            if list(module.parameters()):  # none if it was frozen before the export
+                backend.module = torch.jit.freeze(backend.module)
     return backend
+
+
+@contextmanager
+def _reraise_errors(file: str) -> Iterator[None]:
+    """Raise errors of torch as InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # any, if classes or attributes have unusual names
+        raise InputError(f"{file}: {_explain_error(error)}") from error
 
 
 def read_info(text: str | bytes, file: str) -> ModelInfo:

@@ -211,6 +211,32 @@ def test_code_that_crashes_pytorch(file: Path) -> None:
             load_backend(file, device=CPU)
 
 
+@pytest.mark.parametrize("name", ["_c", "_modules", "_parameters", "_concrete_type", "forward", "__class__"])
+def test_attributes_with_names_of_torch(name: str, file: Path) -> None:
+    members = read_members(file)
+    code = next(name for name, data in members.items() if b"class TwoLayers" in data)
+    source = members[code].replace(b"  act : ", f'  __annotations__["{name}"] = '.encode())
+    members[code] = source.replace(b"self.act", f'getattr(self, "{name}")'.encode())
+    members["data.pkl"] = members["data.pkl"].replace(b"\x03\0\0\0act", bytes([len(name), 0, 0, 0]) + name.encode())
+    write_members(file, members)
+    if name == "__class__":
+        assert len(load_backend(file, device=CPU).run(torch.ones(3))) == 1
+    else:
+        with pytest.raises(
+            InputError, match=r"m\.torchscript: torch \S+ cannot run it \(.*\); copy or export it again"
+        ):
+            load_backend(file, device=CPU)
+
+
+def test_network_without_forward(file: Path) -> None:
+    members = read_members(file)
+    code = next(name for name, data in members.items() if b"class TwoLayers" in data)
+    write_members(file, members | {code: members[code].replace(b"def forward(", b"def forward1(")})
+    backend = load_backend(file, device=CPU)
+    with pytest.raises(InputError, match=r"m\.torchscript: cannot run images of shape \(1, 3, 32, 32\) \("):
+        backend.forward(torch.ones(1, 3, 32, 32))
+
+
 def test_not_an_archive(tmp_path: Path) -> None:
     for content in (b"", b"PK\x03\x04", b"PK\x05\x06" + bytes(18), io.BytesIO().getvalue() + bytes(1000)):
         (tmp_path / "m.torchscript").write_bytes(content)
