@@ -23,10 +23,10 @@ eq ne lt le gt ge isnan isinf isfinite logical_and logical_or logical_not logica
 bitwise_and bitwise_or bitwise_not __and__ __or__ __xor__
 size numel dim view view_as reshape reshape_as flatten unflatten squeeze unsqueeze expand expand_as permute
 transpose t movedim swapaxes channel_shuffle pixel_shuffle pixel_unshuffle unfold
-cat stack chunk split split_with_sizes narrow slice select index index_put gather where masked_fill unbind
+cat stack chunk split split_with_sizes narrow slice select index index_select index_put gather where masked_fill unbind
 pad constant_pad_nd reflection_pad2d replication_pad2d roll flip repeat repeat_interleave tile
 broadcast_tensors meshgrid
-contiguous clone copy detach to type_as fill zero
+contiguous clone copy detach item to type_as fill zero
 zeros ones full arange linspace zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor device
 """
 _TENSORFLOW = """
