@@ -223,7 +223,7 @@ def _trace_mask(rle: Mapping[str, Any], size_wh: np.ndarray) -> tuple[list[np.nd
     """Rings of a run-length encoding in pixels, and what is wrong with it."""
     if excess := describe_excess("pixels", size_wh.prod(), MAX_PIXELS):
         return [], excess
-    mask = decode_rle(rle) if rle.get("size") == [size_wh[1], size_wh[0]] else None
+    mask = decode_rle(rle) if rle.get("size") == size_wh[::-1].tolist() else None
     if mask is None:
         return [], "not a run-length encoding of the image's size; skipped"
     return trace_rings(mask), ""

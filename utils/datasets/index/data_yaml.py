@@ -254,7 +254,10 @@ def _find_split(split: str, value: Any, root: Path, path: Path) -> SplitSource:
     files = entries if annotations is None else [*entries, annotations]
     if not entries or not all(map(is_path, files)):
         raise InputError(f"{path}: {split}: {value!r} is neither a path nor a list of paths")
-    existing = [_find_path(file, root) for file in files]
+    try:
+        existing = [_find_path(file, root) for file in files]
+    except InputError as error:
+        raise InputError(f"{path}: {split}: {error}") from error
     paths = [path or root / file for path, file in zip(existing, files, strict=True)]
     missing = tuple(file for path, file in zip(existing, files, strict=True) if path is None)
     return SplitSource(split, tuple(paths[: len(entries)]), None if annotations is None else paths[-1], missing)

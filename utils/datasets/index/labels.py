@@ -110,9 +110,17 @@ def get_split_source(spec: DataSpec, split: str) -> SplitSource:
     return source
 
 
+def list_split_files(spec: DataSpec, source: SplitSource) -> list[str]:
+    """Images of all paths of a split; InputError that names the data YAML and the split."""
+    try:
+        return [image for path in source.paths for image in list_images(path, spec.root)]
+    except InputError as error:
+        raise InputError(f"{spec.path}: {source.split}: {error}") from error
+
+
 def _list_pairs(spec: DataSpec, source: SplitSource) -> tuple[Sequence[str], Sequence[str | LabelRows]]:
     """Image files of a split, and for each its label file or its rows from the COCO JSON."""
-    listed = [image for place in source.paths for image in list_images(place, spec.root)]
+    listed = list_split_files(spec, source)
     if source.annotations is None:
         _warn_duplicates(spec, source, listed)
         return PathTable.from_paths(listed), PathTable.from_paths([get_label_path(image) for image in listed])

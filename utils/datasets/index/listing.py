@@ -56,13 +56,15 @@ def iter_files(path: Path) -> Iterator[str]:
     """Files in a folder (recursive), or those that match a glob pattern or are in a folder that does.
 
     Raises:
-        InputError: more files and folders than the limit.
+        InputError: the whole disk, or more files and folders than the limit.
     """
     fixed = path.parts
     if not path.is_dir():
         fixed = tuple(itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         if fixed == path.parts:  # a pipe, or nothing
             return iter([str(path)] if os.path.lexists(path) else [])
+    if fixed == (os.sep,):
+        raise InputError(f"{path}: this is the whole disk; give a folder, or a pattern that starts with one")
     return _FolderWalk(str(Path(*fixed)), path.parts[len(fixed) :]).iter_files()
 
 

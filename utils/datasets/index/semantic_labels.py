@@ -19,8 +19,7 @@ from utils.core.logging import LOGGER
 from utils.datasets.index.cache import Findings, compute_fingerprint, load_or_build
 from utils.datasets.index.data_yaml import DataSpec, SplitSource
 from utils.datasets.index.image_index import ImageIndex
-from utils.datasets.index.labels import get_split_source, log_messages, run_verification
-from utils.datasets.index.listing import list_images
+from utils.datasets.index.labels import get_split_source, list_split_files, log_messages, run_verification
 from utils.datasets.index.semantic_yaml import SemanticSpec
 from utils.datasets.index.verify import VerifiedImage, verify_image
 from utils.imaging.read import ImageError
@@ -105,7 +104,7 @@ def add_semantic_masks(index: ImageIndex, semantic: ImageIndex) -> ImageIndex:
 def list_split_images(spec: DataSpec, source: SplitSource) -> list[str]:
     """Image files of a split. VOC list files have names without suffix, of images in JPEGImages/."""
     assert spec.semantic is not None
-    listed = [image for path in source.paths for image in list_images(path, spec.root)]
+    listed = list_split_files(spec, source)
     if spec.semantic.rule.images != "JPEGImages" or all(os.path.splitext(image)[1] for image in listed):
         return listed
     folder = next((top for top in source.paths[0].parents if (top / "JPEGImages").is_dir()), spec.root)

@@ -151,6 +151,7 @@ def nest(depth: int) -> Any:
         ([nest(900)], "1 of 1 polygons are not lists"),
         ({"size": [50, 100]}, "not a run-length encoding"),
         ({"size": [10**9, 10**9], "counts": [10**18]}, "not a run-length encoding"),
+        ({"size": [HUGE, HUGE], "counts": [5000]}, "not a run-length encoding"),
         *(
             ({"size": [50, 100], "counts": counts}, "not a run-length encoding")
             for counts in ([2**62] * 4 + [5000], [HUGE], [[5000]], [-1, 5001], {"a": 1}, "P" * 10**6, "0" * 1000, "漢")

@@ -11,6 +11,7 @@ from utils.core.errors import InputError
 from utils.core.yaml_files import read_yaml
 from utils.datasets.index import data_yaml
 from utils.datasets.index.data_yaml import find_data_yaml, load_spec, read_spec
+from utils.datasets.index.labels import load_index
 
 BASE = "train: images/train\nval: images/val\n"
 
@@ -206,6 +207,14 @@ def test_lists_patterns_and_annotations(root: Path) -> None:
     assert spec.splits["train"].annotations == root / "instances.json"
     assert spec.splits["val"].paths == (root / "images" / "v*" / "*.jpg",)
     assert spec.splits["test"].missing == ("images/absent",)
+
+
+def test_the_whole_disk_is_refused_with_its_split(root: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.yaml: train: /\*\*: this is the whole disk"):
+        read_spec(write(root, "train: /**\nval: images/val\nnames: [a]"))
+    spec = read_spec(write(root, "train: /\nval: images/val\nnames: [a]"))
+    with pytest.raises(InputError, match=r"data\.yaml: train: /: this is the whole disk"):
+        load_index(spec, "train")
 
 
 def test_a_pattern_without_files_is_missing(root: Path) -> None:

@@ -87,6 +87,12 @@ def test_the_number_of_entries_is_limited(root: Path, monkeypatch: pytest.Monkey
     assert len(names_in(root)) == 3
 
 
+@pytest.mark.parametrize("path", ["/", "/**", "/**/*.jpg", "/*", "/*/nothing"])
+def test_the_whole_disk_is_not_listed(path: str) -> None:
+    with pytest.raises(InputError, match=r"^/.*: this is the whole disk; give a folder, or a pattern that starts with"):
+        list_images(Path(path), Path("/"))
+
+
 def test_pipes_are_listed_unopened(root: Path) -> None:
     for name in ("train/pipe.jpg", "list.txt", "pipe.jpg"):
         os.mkfifo(root / name)
