@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from utils.core.distributed import all_gather_bytes, compute_interleaved_order, get_world_size, is_main_process
-from utils.core.files import UniqueNames
+from utils.core.errors import InputError
+from utils.core.files import UniqueNames, atomic_write
 from utils.core.logging import LOGGER
 from utils.core.types import Batch, Letterbox, Prediction
 from utils.datasets.index.image_index import ImageIndex
@@ -43,7 +44,10 @@ class BoxTextWriter:
             path = batch.paths[number]
             name = self._names.assign(path, Path(path).stem, ".txt")
             lines = [self._format_line(*row) for row in self.rows(prediction, batch, number)]
-            (self.folder / name).write_text("".join(lines), encoding="utf-8")
+            try:
+                (self.folder / name).write_text("".join(lines), encoding="utf-8")
+            except FileNotFoundError as error:
+                raise InputError(f"{self.folder}: removed during the run, its results are lost; run again") from error
 
     def close(self) -> None:
         """Nothing to close."""
@@ -117,7 +121,8 @@ class CocoJsonWriter:
             self.items = [items[i] for i in order]
         if not is_main_process():
             return
-        self.file.write_text(json.dumps(self.items), encoding="utf-8")
+        with atomic_write(self.file) as temporary:
+            temporary.write_text(json.dumps(self.items), encoding="utf-8")
         ground_truth = index_to_coco(self.index, coco_ids=self.coco_ids, masks="segm" in self.iou_types)
         for iou_type in self.iou_types:
             LOGGER.info(evaluate_coco(ground_truth, self.items, iou_type=iou_type).summary)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from utils.core.errors import InputError
 from utils.core.types import Batch, Letterbox, Prediction
 from utils.metrics.prediction_files import BoxTextWriter, merge_labels
 
@@ -37,6 +38,14 @@ def test_text_is_normalized_by_the_original_size(tmp_path: Path) -> None:
     writer.update([Prediction(boxes=torch.tensor([[40.0, 40, 60, 50, 0.5, 3]]))], batch)
     writer.close()
     assert (tmp_path / "labels/b.txt").read_text() == "3 0.5 0.4 0.2 0.2 0.5\n"
+
+
+def test_folder_that_is_removed_during_the_run(tmp_path: Path) -> None:
+    batch = Batch(torch.zeros(1, 3, 9, 9, dtype=torch.uint8), torch.zeros(0, 6), ["b.jpg"], [Letterbox((9, 9))])
+    writer = BoxTextWriter(tmp_path / "labels", with_score=True)
+    (tmp_path / "labels").rmdir()
+    with pytest.raises(InputError, match=r"labels: removed during the run, its results are lost; run again"):
+        writer.update([Prediction(boxes=torch.zeros(0, 6))], batch)
 
 
 def test_images_with_the_same_stem_have_separate_files(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from utils.config.train import TrainConfig
 from utils.core.errors import InputError
 from utils.train.finish import finish
 from utils.train.resume import find_last_checkpoint, merge_settings, prepare_resumed_launch
-from utils.train.settings import build_stored_config
 from utils.train.setup import build_trainer
 
 
@@ -134,20 +133,6 @@ def test_device_is_that_of_the_checkpoint_if_the_settings_are_damaged(
     (last.parent.parent / "opt.yaml").write_bytes(b"device: \xff")
     monkeypatch.setattr("models.checkpoint.load_training_state", lambda path: {"opt": {"device": "0,1"}})
     assert prepare_resumed_launch(TrainConfig(resume=str(last)), [])[0] == "0,1"
-
-
-def test_stored_settings_are_given_where_they_differ_from_the_defaults() -> None:
-    config = build_stored_config(TrainConfig, {"epochs": 3, "device": 0, "imgsz": 640, "cache": None})
-    assert (config.epochs, config.device, config.explicit) == (3, "0", {"epochs", "device"})
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("epochs", "many"), ("epochs", [3]), ("data", ["a"]), ("project", {"a": 1}), ("rect", "yes"), ("amp", 3)],
-)
-def test_invalid_stored_setting_is_an_error(name: str, value: object) -> None:
-    with pytest.raises(InputError, match=name):
-        build_stored_config(TrainConfig, {name: value})
 
 
 # -- runs without epochs to train -------------------------------------------------------------------------------------
