@@ -15,7 +15,7 @@ from utils.core.errors import InputError
 from utils.core.limits import check_limit
 
 MAX_PARAMETERS = 500_000_000  # YOLOv5x6 has 141 million
-MAX_PARTS = 50_000  # modules and tensors; YOLOv5x6 has 3,000
+MAX_PARTS = 20_000  # modules and tensors; the largest shipped network has about 1,900
 
 
 class BuildLimits:

@@ -466,6 +466,10 @@ class DetectionModel(BaseModel):
     def _set_up_head(self) -> None:
         """Set strides, scale anchors to stride units and initialize biases."""
         head = self.head
+        for row in self.model:
+            if isinstance(row, Detect) and row is not head:
+                place = f"{self.yaml_file or 'model YAML'}: row {row.i}"
+                raise InputError(f"{place}: {type(row).__name__} must be the last row")
         if not isinstance(head, Detect):
             self.stride = torch.tensor([32.0], device="cpu")
             return

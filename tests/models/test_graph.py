@@ -259,7 +259,7 @@ HEAD = [[0, 1], 1, "Detect", ["nc", "anchors"]]
     [
         pytest.param([[-1, 9, "Conv", [8]]], {"depth_multiple": 1e9}, "9,000,000,000 repeats, the limit", id="depth"),
         pytest.param([[-1, 10**9, "nn.ReLU", []]], {}, "1,000,000,000 repeats, the limit is 10,000", id="repeats"),
-        pytest.param([[-1, 9999, "C3", [8]]], {}, "50,001 modules and tensors, the limit is 50,000", id="modules"),
+        pytest.param([[-1, 9999, "C3", [8]]], {}, "20,001 modules and tensors, the limit is 20,000", id="modules"),
         pytest.param(
             [CONV, [-1, 1, "Conv", [64]]], {"width_multiple": 1e7}, "parameters, the limit is 500", id="width"
         ),
@@ -336,6 +336,12 @@ def test_sizes_that_only_meta_tensors_accept() -> None:
     rows = [[-1, 1, "Conv", [8, 3, 2, -1]], CONV, HEAD]
     with pytest.raises(InputError, match=r"row 0: Conv2d\(.*\) has a size below 1 or a padding below 0"):
         DetectionModel(config(rows, anchors=[[1, 2], [3, 4]]))
+
+
+def test_detection_head_must_be_the_last_row() -> None:
+    for rows, number in (([*TWO, HEAD, CONV], 2), ([*TWO, HEAD, [[0, 1], 1, "Detect", ["nc", "anchors"]]], 2)):
+        with pytest.raises(InputError, match=f"row {number}: Detect must be the last row"):
+            DetectionModel(config(rows, anchors=[[1, 2], [3, 4]]))
 
 
 def test_file_name_of_a_mapping_is_shown_only_if_it_is_one() -> None:
