@@ -127,7 +127,7 @@ def _is_position(value: Any) -> bool:
 
 VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {  # what keys hold; those that are not required may be None
     "task": (lambda value: isinstance(value, str) and len(value) <= 40, "the name of a task"),
-    "yaml": (_is_mapping, "a mapping"),
+    "yaml": (_are_settings, "a mapping of plain values"),
     "names": (_are_names, "a mapping of class numbers to names"),
     "model": (_are_weights, "a mapping of names to tensors"),
     "ema": (_are_weights, "a mapping of names to tensors"),

@@ -405,9 +405,10 @@ def _check_convolutions(layer: nn.Module, place: str) -> None:
     """InputError for sizes that meta tensors accept, but no computation."""
     for module in layer.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            sizes, padding = (*module.kernel_size, *module.stride, *module.dilation), module.padding
-            if min(sizes) < 1 or (not isinstance(padding, str) and min(padding) < 0):
-                raise InputError(f"{place}: {module} has a size below 1 or a padding below 0")
+            padding = (0, 0) if isinstance(module.padding, str) else module.padding
+            groups = (module.kernel_size, module.stride, module.dilation, padding)
+            if any(len(pair) != 2 for pair in groups) or min(map(min, groups[:3])) < 1 or min(padding) < 0:
+                raise InputError(f"{place}: {module} has a size below 1, a padding below 0, or not two of each")
 
 
 def _load_with_overrides(cfg: str | Path | Mapping[str, Any], **values: int | None) -> dict[str, Any]:

@@ -333,9 +333,10 @@ def test_limits_can_be_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sizes_that_only_meta_tensors_accept() -> None:
-    rows = [[-1, 1, "Conv", [8, 3, 2, -1]], CONV, HEAD]
-    with pytest.raises(InputError, match=r"row 0: Conv2d\(.*\) has a size below 1 or a padding below 0"):
-        DetectionModel(config(rows, anchors=[[1, 2], [3, 4]]))
+    for padding in (-1, [1, 1, 1]):
+        rows = [[-1, 1, "Conv", [8, 3, 2, padding]], CONV, HEAD]
+        with pytest.raises(InputError, match=r"row 0: Conv2d\(.*\) has a size below 1, a padding below 0, or not two"):
+            DetectionModel(config(rows, anchors=[[1, 2], [3, 4]]))
 
 
 def test_detection_head_must_be_the_last_row() -> None:
