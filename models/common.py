@@ -7,7 +7,6 @@ attributes that are stored in checkpoints.
 from __future__ import annotations
 
 import copy
-import importlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.concat import concat_channels
+from utils.core.lazy import lazy_exports
 
 
 def compute_same_padding(kernel: int | Sequence[int], dilation: int = 1) -> int | tuple[int, ...]:
@@ -407,9 +407,4 @@ LAZY_EXPORTS = {  # names that other programs import from here, but that belong 
     "Detections": "utils.predict.detections",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import LAZY_EXPORTS on first access."""
-    if name in LAZY_EXPORTS:
-        return getattr(importlib.import_module(LAZY_EXPORTS[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, LAZY_EXPORTS)

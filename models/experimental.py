@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from models.common import BottleneckCSP, CrossConv, GhostBottleneck, GhostConv
 from models.semantic_heads import JointOutput, average_logits
+from utils.core.lazy import lazy_exports
 
 __all__ = [  # releases 1 to 5 define CrossConv and the Ghost blocks in this module
     "C3Cross",
@@ -205,8 +205,4 @@ class Ensemble(nn.ModuleList):
         return torch.cat(decoded, dim=1), prototypes
 
 
-def __getattr__(name: str) -> Any:
-    """Import `attempt_load` on first access: other programs expect it here, but it belongs to a higher layer."""
-    if name == "attempt_load":
-        return importlib.import_module("utils.tasks.networks").attempt_load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, {"attempt_load": "utils.tasks.networks"})

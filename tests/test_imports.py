@@ -31,8 +31,11 @@ LAYERS = [
 ]
 # Addresses that users import or run; nothing inside imports them.
 PUBLIC = (
-    *("utils.anchors", "utils.augmentations", "utils.dataloaders", "utils.general", "utils.prune", "utils.torch_utils"),
-    *("utils.datasets.__main__", "utils.flask_rest_api", "utils.metrics.classic"),
+    *("utils.anchors", "utils.augmentations", "utils.autoanchor", "utils.autobatch", "utils.callbacks"),
+    *("utils.dataloaders", "utils.demo", "utils.downloads", "utils.general", "utils.google_utils", "utils.loss"),
+    *("utils.prune", "utils.segment", "utils.torch_utils", "utils.triton", "utils.utils"),
+    *("utils.datasets.__main__", "utils.flask_rest_api", "utils.loggers.classic", "utils.metrics.classic"),
+    *("utils.plots.classic",),
 )
 # Cycles that a class address of official checkpoints forces, with the reason: none at present.
 FORCED_CYCLES: dict[tuple[str, ...], str] = {}
