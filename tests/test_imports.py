@@ -85,7 +85,7 @@ def get_layer(module: str) -> int:
 
 
 def is_public(module: str) -> bool:
-    return module.startswith(PUBLIC)
+    return f"{module}.".startswith(tuple(f"{name}." for name in PUBLIC))
 
 
 def find_cycle(graph: dict[str, set[str]]) -> list[str] | None:

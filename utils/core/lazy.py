@@ -17,9 +17,9 @@ def lazy_exports(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
         names: name to the module that defines it.
     """
 
-    def __getattr__(name: str) -> Any:
+    def get_attribute(name: str) -> Any:
         if name in names:
             return getattr(importlib.import_module(names[name]), name)
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
-    return __getattr__
+    return get_attribute
