@@ -190,7 +190,8 @@ def _parse_rule(block: Mapping[str, Any], where: str) -> MaskRule:
     for key in ("images", "masks", "image_end", "mask_end"):
         if (text := block.get(key)) is None:
             continue
-        if not isinstance(text, str) or (key in ("images", "masks") and not text.strip("/.")):
+        is_folder = key in ("images", "masks")
+        if not isinstance(text, str) or not is_plain_text(text) or (is_folder and not text.strip("/.")):
             raise InputError(f"{where}: {key}: {text!r} is not the name of a folder or the end of a file name")
         changes[key] = text.strip("/") if key == "images" else text
     return MaskRule(**{**vars(LAYOUTS[layout]), **changes})

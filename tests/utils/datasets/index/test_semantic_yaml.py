@@ -76,6 +76,7 @@ def test_palette_as_list_or_map() -> None:
         ({**TWO, "id_map": {7: 0}}, r"id_map: no value is mapped to class 1 \(land\)"),
         ({**TWO, "layout": "kitti"}, "layout: 'kitti' is not one of beside, cityscapes"),
         ({**TWO, "masks": 3}, "masks: 3 is not the name of a folder"),
+        ({**TWO, "masks": "a\0b"}, r"masks: 'a.x00b' is not the name of a folder"),
         ({**TWO, "images": "/"}, "images: '/' is not the name of a folder"),
         ({"names": [str(n) for n in range(256)]}, "names: number the classes .* up to 254"),
     ],
