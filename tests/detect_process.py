@@ -44,7 +44,11 @@ class DetectProcess:
 
     def __init__(self, *arguments: object, cwd: Path, **options: Any) -> None:
         command = [sys.executable, str(ROOT / "detect.py"), *map(str, arguments)]
-        self.process = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True, **options)
+        previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if the tests run under nohup
+        try:
+            self.process = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True, **options)
+        finally:
+            signal.signal(signal.SIGHUP, previous)
         self.log: list[str] = []
 
     def __enter__(self) -> DetectProcess:

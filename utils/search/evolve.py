@@ -76,6 +76,8 @@ def search(config: TrainConfig, folder: Path) -> EvolveResult:
         names.remove("anchors")  # only autoanchor uses their number
     population = [select_genes(hyp, names) for hyp in (base_hyp, *read_population(config.evolve_population))]
     rows = read_generations(csv, names, width=task.csv_width)
+    for left in folder.glob(".generation-*"):  # by a killed process
+        shutil.rmtree(left, ignore_errors=True)
     while len(rows) < config.evolve and not (folder / STOP_FILE).exists():
         number = next(n for n in count(1) if n not in {row.number for row in rows})
         genes = propose_genes(number, rows, population, seed=config.seed)
@@ -118,7 +120,6 @@ def train_generation(
     """
     run = {"project": str(folder.parent), "name": folder.name, "exist_ok": True, "hyp": dict(hyp)}
     quick = {"evolve": None, "resume_evolve": "", "noval": True, "nosave": True, "noplots": True}
-    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
     try:
         with run_locks():
             return fit(_replace(config, **run, **quick))
