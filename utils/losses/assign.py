@@ -38,7 +38,10 @@ class LevelTargets:
 
     def drop_padding(self) -> LevelTargets:
         """Only the rows of weight 1. Synchronizes with the device."""
-        rows = self.weights.nonzero()[:, 0]
+        return self.select(self.weights.nonzero()[:, 0])
+
+    def select(self, rows: Tensor) -> LevelTargets:
+        """The rows of these indices, in this order."""
         return LevelTargets(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 

@@ -25,10 +25,19 @@ def bce_loss(logits: Tensor, targets: Tensor, *, pos_weight: Tensor, gamma: floa
     loss = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=pos_weight, reduction="none")
     if gamma <= 0:
         return loss
+    return compute_focal_weights(logits, targets, gamma=gamma) * loss
+
+
+def compute_focal_weights(logits: Tensor, targets: Tensor, *, gamma: float, alpha: float = FOCAL_ALPHA) -> Tensor:
+    """Factors alpha_t (1 - p_t)^gamma of the focal loss, of the shape of `logits`; see `bce_loss`."""
     probability = logits.sigmoid()
     one_minus_p_t = 1 - (targets * probability + (1 - targets) * (1 - probability))
-    alpha = targets * FOCAL_ALPHA + (1 - targets) * (1 - FOCAL_ALPHA)
-    return alpha * one_minus_p_t.pow(gamma) * loss
+    return mix_alpha(targets, alpha) * one_minus_p_t.pow(gamma)
+
+
+def mix_alpha(targets: Tensor, alpha: float) -> Tensor:
+    """Factor alpha_t: alpha of positives, 1 - alpha of negatives, between them for soft targets."""
+    return targets * alpha + (1 - targets) * (1 - alpha)
 
 
 def upcast_half(values: Tensor) -> Tensor:

@@ -175,19 +175,19 @@ class _GatherLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, level: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(level, cells)
-        return level[..., 4].clone(), level[_unravel(cells, level.shape)]
+        return level[..., 4].clone(), level[unravel_cells(cells, level.shape)]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, objectness_grad: Tensor, rows_grad: Tensor) -> tuple[Tensor, None]:
         level, cells = ctx.saved_tensors
         grad = torch.zeros_like(level)
-        grad.index_put_(_unravel(cells, level.shape), rows_grad, accumulate=True)
+        grad.index_put_(unravel_cells(cells, level.shape), rows_grad, accumulate=True)
         grad[..., 4] += objectness_grad
         return grad, None
 
 
-def _unravel(cells: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def unravel_cells(cells: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Image, anchor, row and column of flat indices into (B, na, H, W, ...), to index any memory layout."""
     _, num_anchors, height, width, *_ = shape
     rows, planes = cells // width, cells // (width * height)
