@@ -66,12 +66,16 @@ class TfliteBackend(ExportedBackend):
 
 
 def quantize(values: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
-    """Convert floats to the type of a tensor: value / scale + zero point, rounded and clipped to the type's range."""
+    """Convert floats to the type of a tensor: value / scale + zero point, clipped to the type's range.
+
+    Unsigned values are truncated as in YOLOv5, whose INT8 files have such an input; signed ones are rounded.
+    """
     dtype, (scale, zero_point) = np.dtype(detail["dtype"]), detail["quantization"]
     if dtype.kind == "f" or not scale:
         return values.astype(dtype, copy=False)
-    limits = np.iinfo(dtype)
-    return np.clip(np.rint(values / np.float32(scale)) + zero_point, limits.min, limits.max).astype(dtype)
+    limits, scaled = np.iinfo(dtype), values / np.float32(scale)
+    whole = np.trunc(scaled + np.float32(zero_point)) if dtype.kind == "u" else np.rint(scaled) + zero_point
+    return np.clip(whole, limits.min, limits.max).astype(dtype)
 
 
 def dequantize(stored: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:

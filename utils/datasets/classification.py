@@ -57,7 +57,7 @@ class ClassificationDataset(Dataset[Sample]):
         self.index, self.augment, self.seed, self.channels = index, augment, seed, channels
         self.size_hw = fixed_hw or (imgsz, imgsz)
         self.cached_hw = np.array([self._compute_cached_size(int(h), int(w)) for h, w in index.sizes_hw]).reshape(-1, 2)
-        longest = int(CACHE_SCALE * max(self.size_hw))
+        longest = int((CACHE_SCALE if augment else 1) * max(self.size_hw))
         self.cache = build_cache(cache, index.paths, self.cached_hw, self._load, longest=longest, channels=channels)
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class ClassificationDataset(Dataset[Sample]):
         if self.augment:
             image, letterbox = self.load_augmented(i, np.random.default_rng([self.seed, epoch, i])), None
         else:
-            image, letterbox = crop_center(self._image(i, max(self.size_hw)), self.size_hw)
+            image, letterbox = self._load_center(i)
         no_objects = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
         label = int(self.index.classes[i])
         return Sample(image, *no_objects, path=self.index.paths[i], letterbox=letterbox, label=label)
@@ -90,6 +90,13 @@ class ClassificationDataset(Dataset[Sample]):
             image = cv2.flip(image, 1).reshape(image.shape)
         return jitter_colors(image, *gains) if self.channels == 3 else np.ascontiguousarray(image)
 
+    def _load_center(self, i: int) -> tuple[np.ndarray, Letterbox]:
+        """The center crop of image i, which is decoded at full size or cached as a crop: as detect.py sees it."""
+        if self.cache is None:
+            return crop_center(read_image(self.index.paths[i], channels=self.channels), self.size_hw)
+        height, width = self.index.sizes_hw[i].tolist()
+        return self.cache.get(i), find_center_crop((height, width), self.size_hw)[1]
+
     def _image(self, i: int, shorter: float) -> np.ndarray:
         """Image i with a shorter side of at least `shorter` pixels, unless the file is smaller."""
         if self.cache is not None:
@@ -102,12 +109,16 @@ class ClassificationDataset(Dataset[Sample]):
         return read_image(self.index.paths[i], channels=self.channels, reduce_to=longest if reduce else None)
 
     def _compute_cached_size(self, height: int, width: int) -> tuple[int, int]:
-        """Size of a cached image, no larger than the image itself."""
+        """Size of a cached image, no larger than the image itself; without augmentation, of its center crop."""
+        if not self.augment:
+            return self.size_hw
         scale = min(1.0, CACHE_SCALE * max(self.size_hw) / min(height, width))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def _load(self, i: int) -> np.ndarray:
         """Image i for the cache."""
+        if not self.augment:
+            return crop_center(read_image(self.index.paths[i], channels=self.channels), self.size_hw)[0]
         size_hw = int(self.cached_hw[i, 0]), int(self.cached_hw[i, 1])
         return resize(self._read(i, max(size_hw)), size_hw, cv2.INTER_AREA)
 
@@ -140,14 +151,20 @@ def jitter_colors(image: np.ndarray, brightness: float, contrast: float, saturat
 
 
 def crop_center(frame: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
-    """The largest center crop with the input's aspect ratio, at the input size, and the `Letterbox` of the image."""
-    height, width = frame.shape[:2]
-    out_h, out_w = size_hw
+    """The largest center crop with the input's aspect ratio, at the input size, and the `Letterbox` of the image.
+
+    Resized bilinearly in both directions, as in YOLOv5, whose checkpoints were evaluated that way.
+    """
+    window, fit = find_center_crop((frame.shape[0], frame.shape[1]), size_hw)
+    return np.ascontiguousarray(resize(frame[window], size_hw, cv2.INTER_LINEAR)), fit
+
+
+def find_center_crop(image_hw: tuple[int, int], size_hw: tuple[int, int]) -> tuple[tuple[slice, slice], Letterbox]:
+    """Rows and columns of the center crop of an image, and the `Letterbox` of the image."""
+    (height, width), (out_h, out_w) = image_hw, size_hw
     ratio = max(out_h / height, out_w / width)
     crop_h, crop_w = min(height, round(out_h / ratio)), min(width, round(out_w / ratio))
     top, left = (height - crop_h) // 2, (width - crop_w) // 2
-    crop = frame[top : top + crop_h, left : left + crop_w]
-    image = resize(crop, size_hw, cv2.INTER_AREA if crop_h > out_h else cv2.INTER_LINEAR)
     ratio_wh = out_w / crop_w, out_h / crop_h
     pad_wh = round(-left * ratio_wh[0]), round(-top * ratio_wh[1])
-    return np.ascontiguousarray(image), Letterbox((height, width), ratio_wh, pad_wh)
+    return (slice(top, top + crop_h), slice(left, left + crop_w)), Letterbox(image_hw, ratio_wh, pad_wh)

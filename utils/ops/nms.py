@@ -43,7 +43,7 @@ def non_max_suppression(
             is only filtered (`select_detections`).
         conf_thres: minimum of objectness * class probability, exclusive, in [0, 1].
         iou_thres: drop a box whose IoU with a better one exceeds it, in [0, 1].
-        classes: keep these classes only.
+        classes: keep boxes whose best class is one of these; with `multi_label`, all candidates of these classes.
         agnostic: boxes of different classes suppress each other, too.
         multi_label: one candidate per class above the threshold instead of the best class only.
         labels: per image (n, 5) class, x, y, w, h in pixels of known objects, added as candidates of score 1.
@@ -51,7 +51,8 @@ def non_max_suppression(
         nm: number of mask coefficients at the end of each row.
 
     Returns:
-        B tensors (n, 6 + nm): x1, y1, x2, y2, score, class, coefficients; equal scores keep the order of `prediction`.
+        B tensors (n, 6 + nm): x1, y1, x2, y2, score, class, coefficients times objectness; equal scores keep the order
+        of `prediction`.
 
     Raises:
         InputError: a threshold outside [0, 1] or `max_det` below 1.
@@ -91,7 +92,7 @@ def _check_settings(conf_thres: float, iou_thres: float, max_det: int) -> None:
 def _find_candidates(
     decoded: Tensor, conf_thres: float, classes: Sequence[int] | None, multi_label: bool, nm: int
 ) -> Sequence[Tensor]:
-    """Candidates above the threshold, not ranked: per image (K, 6 + nm) xyxy, score, class, coefficients.
+    """Candidates above the threshold, not ranked: per image (K, 6 + nm) xyxy, score, class, coefficients * objectness.
 
     A score never exceeds the objectness, so the other columns are read only for rows of sufficient objectness.
     """
@@ -100,8 +101,6 @@ def _find_candidates(
     indices = (decoded[..., 4].reshape(-1).float() > conf_thres).nonzero()[:, 0]
     rows = decoded.reshape(-1, width).index_select(0, indices).float()
     scores = rows[:, 5 : 5 + num_classes] * rows[:, 4:5]  # (R, num_classes)
-    if classes is not None:
-        scores = _mask_other_classes(scores, classes)
     if multi_label and num_classes > 1:
         above = (scores > conf_thres).flatten().nonzero()[:, 0]  # flat: much faster than index pairs
         row, label = above // num_classes, above % num_classes
@@ -110,9 +109,12 @@ def _find_candidates(
         score, label = scores.max(dim=1)
         row = (score > conf_thres).nonzero()[:, 0]
         score, label = score[row], label[row]
-    selected = rows.index_select(0, row) if nm else rows[:, :4].index_select(0, row)
-    boxes = xywh_to_xyxy(selected[:, :4])
-    candidates = torch.cat((boxes, score[:, None], label[:, None].float(), selected[:, width - nm :]), dim=1)
+    if classes is not None:
+        wanted = torch.isin(label, label.new_tensor([int(c) for c in classes]))
+        row, label, score = row[wanted], label[wanted], score[wanted]
+    selected = rows.index_select(0, row) if nm else rows[:, :5].index_select(0, row)
+    boxes, coefficients = xywh_to_xyxy(selected[:, :4]), selected[:, width - nm :] * selected[:, 4:5]
+    candidates = torch.cat((boxes, score[:, None], label[:, None].float(), coefficients), dim=1)
     counts = torch.bincount(indices[row] // num_rows, minlength=num_images)
     return candidates.split(counts.tolist())
 
@@ -122,30 +124,23 @@ def _find_candidates_numpy(
 ) -> Sequence[Tensor]:
     """As `_find_candidates`, for the CPU: twice as fast, and not slowed down by other processes."""
     num_classes = decoded.shape[2] - 5 - nm
-    other_classes = np.setdiff1d(np.arange(num_classes), [] if classes is None else list(classes))
     candidates = []
     for image in decoded.float().numpy():
         rows = image[np.flatnonzero(image[:, 4] > conf_thres)]
         scores = rows[:, 5 : 5 + num_classes] * rows[:, 4:5]  # (R, num_classes)
-        if classes is not None:
-            scores[:, other_classes] = -1
         if multi_label and num_classes > 1:
             row, label = np.divmod(np.flatnonzero(scores > conf_thres), num_classes)
         else:
             label = scores.argmax(axis=1)
             row = np.flatnonzero(scores[np.arange(len(rows)), label] > conf_thres)
             label = label[row]
-        columns = (xywh_to_xyxy(rows[row, :4]), scores[row, label, None], label[:, None], rows[row, 5 + num_classes :])
+        if classes is not None:
+            wanted = np.isin(label, [int(c) for c in classes])
+            row, label = row[wanted], label[wanted]
+        coefficients = rows[row, 5 + num_classes :] * rows[row, 4:5]
+        columns = (xywh_to_xyxy(rows[row, :4]), scores[row, label, None], label[:, None], coefficients)
         candidates.append(torch.from_numpy(np.concatenate(columns, axis=1, dtype=np.float32)))
     return candidates
-
-
-def _mask_other_classes(scores: Tensor, classes: Sequence[int]) -> Tensor:
-    """Set the scores of all other classes to -1, below every threshold; class numbers out of range are ignored."""
-    num_classes = scores.shape[1]
-    selected = torch.zeros(num_classes, dtype=torch.bool, device=scores.device)
-    selected[[int(c) for c in classes if 0 <= int(c) < num_classes]] = True
-    return scores.masked_fill(~selected, -1.0)
 
 
 def _append_labels(candidates: Tensor, known: Tensor) -> Tensor:

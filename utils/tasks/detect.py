@@ -30,7 +30,7 @@ from utils.metrics.agreement import Agreement, Comparison, compare_detections
 from utils.metrics.detection import DetectionEvaluator
 from utils.metrics.prediction_files import BoxTextWriter, CocoJsonWriter
 from utils.ops.autoanchor import check_anchors, compute_box_sizes
-from utils.ops.boxes import undo_letterbox
+from utils.ops.boxes import scale_boxes
 from utils.ops.nms import non_max_suppression
 from utils.ops.prototypes import get_prototypes, split_masks
 from utils.tasks.base import Postprocess, PredictionFiles, Sink, Task
@@ -314,17 +314,17 @@ class DetectionPostprocess:
                 rows, masks = split_masks(rows, prototypes[number], input_hw)
             prediction = Prediction(boxes=rows.cpu(), masks=masks)
             if options.original:
-                prediction = self._to_original(prediction, batch.letterboxes[number])
+                prediction = self._to_original(prediction, batch.letterboxes[number], input_hw)
             predictions.append(prediction)
         return predictions
 
-    def _to_original(self, prediction: Prediction, fit: Letterbox | None) -> Prediction:
-        """The prediction in pixels of the original image."""
+    def _to_original(self, prediction: Prediction, fit: Letterbox | None, input_hw: tuple[int, int]) -> Prediction:
+        """The prediction in pixels of the original image; boxes by nominal ratio and padding, as in YOLOv5."""
         assert fit is not None and prediction.boxes is not None, "images to predict are letterboxed one by one"
         masks, bitmaps = prediction.masks, None
         if masks is not None:
             bitmaps = masks.to_original(fit) if self.options.retina_masks else masks.to_input().to_original(fit)
-        boxes = undo_letterbox(prediction.boxes, fit)
+        boxes = scale_boxes(prediction.boxes, input_hw, fit.original_hw)
         if self.options.round_boxes:
             boxes[:, :4] = boxes[:, :4].round()
         return Prediction(boxes=boxes, bitmaps=bitmaps)

@@ -60,6 +60,35 @@ def test_validation_uses_the_center_crop(tmp_path: Path) -> None:
     assert fit.pad_wh == (0, 0)
 
 
+@pytest.mark.parametrize("size_hw", [(61, 100), (100, 61), (80, 80), (20, 33)])
+def test_the_center_square_is_resized_bilinearly(size_hw: tuple[int, int]) -> None:
+    """Against bilinear sampling at pixel centers, written out; OpenCV's fixed-point weights may move a value by one."""
+    frame = np.random.default_rng(0).integers(0, 256, (*size_hw, 3)).astype(np.uint8)
+    side, (top, left) = min(size_hw), [(length - min(size_hw)) // 2 for length in size_hw]
+    square = frame[top : top + side, left : left + side].astype(np.float64)
+    position = np.clip((np.arange(24) + 0.5) * side / 24 - 0.5, 0, side - 1)
+    low, share = np.floor(position).astype(int), position % 1
+    high = np.minimum(low + 1, side - 1)
+    rows = square[low] * (1 - share[:, None, None]) + square[high] * share[:, None, None]
+    expected = rows[:, low] * (1 - share[:, None]) + rows[:, high] * share[:, None]
+    image, _ = crop_center(frame, (24, 24))
+    assert np.abs(image - expected).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [None, "ram", "disk"])
+def test_validation_sees_the_pixels_that_detect_sees(tmp_path: Path, kind: str | None) -> None:
+    for split in ("train", "val"):
+        folder = tmp_path / split / "only"
+        folder.mkdir(parents=True)
+        noise = np.random.default_rng(1).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+        cv2.imwrite(str(folder / "a.jpg"), cv2.resize(noise, (600, 400)))  # large enough for a reduced decoding
+    index = load_class_index(load_class_data(tmp_path), "val")
+    sample = ClassificationDataset(index, imgsz=48, augment=False, cache=kind)[0]
+    image, fit = crop_center(read_image(index.paths[0]), (48, 48))
+    assert np.array_equal(sample.image, image)
+    assert sample.letterbox == fit
+
+
 def test_random_crops_keep_their_bounds() -> None:
     rng = np.random.default_rng(0)
     for size_hw in ((100, 100), (100, 240), (50, 40)):

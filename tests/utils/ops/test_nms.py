@@ -71,6 +71,21 @@ def test_multi_label_gives_a_row_per_class() -> None:
     assert detections[:, 5].tolist() == [0]
 
 
+def test_classes_select_boxes_by_their_best_class() -> None:
+    decoded = rows(
+        [10, 10, 8, 8, 0.9, 0.9, 0.6],  # best class 0: no candidate for class 1, though its score is sufficient
+        [11, 10, 8, 8, 0.8, 0.1, 0.9],  # best class 1; overlaps the first, which is no candidate
+    )
+    for agnostic in (False, True):
+        (detections,) = non_max_suppression(decoded, 0.25, 0.45, classes=[1], agnostic=agnostic)
+        torch.testing.assert_close(detections, torch.tensor([[7.0, 6, 15, 14, 0.72, 1]]))
+    (detections,) = non_max_suppression(decoded, 0.25, 0.45, classes=[1], multi_label=True)
+    torch.testing.assert_close(detections[:, 4:], torch.tensor([[0.72, 1.0]]))  # 0.54 of the first is suppressed
+    (detections,) = non_max_suppression(decoded, 0.25, 0.99, classes=[1], multi_label=True)
+    torch.testing.assert_close(detections[:, 4:], torch.tensor([[0.72, 1.0], [0.54, 1.0]]))
+    assert len(non_max_suppression(decoded, 0.25, classes=[])[0]) == 0
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("agnostic", [False, True])
 @pytest.mark.parametrize("levels", [None, 4])
@@ -131,7 +146,8 @@ def test_images_without_candidates_and_without_rows() -> None:
 def test_mask_coefficients_are_carried_and_are_no_classes() -> None:
     decoded = rows([10, 10, 4, 4, 0.9, 0.1, 0.8, 5.0, -7.0], [30, 30, 4, 4, 0.9, 0.9, 0.1, 3.0, 2.0])
     (detections,) = non_max_suppression(decoded, 0.25, nm=2, multi_label=True)
-    torch.testing.assert_close(detections[:, 4:], torch.tensor([[0.81, 0, 3, 2], [0.72, 1, 5, -7]]))
+    expected = torch.tensor([[0.81, 0, 2.7, 1.8], [0.72, 1, 4.5, -6.3]])  # coefficients times objectness
+    torch.testing.assert_close(detections[:, 4:], expected)
 
 
 def test_known_objects_enter_with_score_one() -> None:

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from utils.core.types import Letterbox
 from utils.ops import prototypes
-from utils.ops.prototypes import PrototypeMasks, mask_iou_matrix
+from utils.ops.nms import non_max_suppression
+from utils.ops.prototypes import PrototypeMasks, mask_iou_matrix, split_masks
 
 
 def make_masks(seed: int = 0, count: int = 12) -> PrototypeMasks:
@@ -49,6 +50,23 @@ def test_decoding_boxes_equals_decoding_the_whole_input() -> None:
     decoded = masks.to_input()
     assert (torch.from_numpy(decoded.dense()) == (whole > 0.5))[is_clear].all()
     assert decoded.areas.max() > 100 and sum(b.size for b in decoded.bitmaps) < 0.2 * whole.numel()
+
+
+@pytest.mark.parametrize("conf", [0.05, 0.25, 0.5, 0.9])
+def test_masks_of_uncertain_objects_equal_a_plain_decoding(conf: float) -> None:
+    """From head output to masks: coefficients are scaled by objectness, which moves the mask's border."""
+    source, rng = make_masks(2, count=40), torch.Generator().manual_seed(2)
+    objectness = torch.rand(40, 1, generator=rng) * 0.96 + 0.04
+    near, far = source.boxes_xyxy.split(2, dim=1)
+    xywh = torch.cat(((near + far) / 2, far - near), dim=1)
+    decoded = torch.cat((xywh, objectness, torch.ones(40, 1), source.coefficients), dim=1)
+    (rows,) = non_max_suppression(decoded[None], conf, 1.0, nm=6)
+    order = [i for i in objectness[:, 0].argsort(descending=True).tolist() if objectness[i, 0] > conf]
+    assert len(rows) == len(order) > 0
+    boxes, masks = split_masks(rows, source.prototypes, (80, 128))
+    small = torch.einsum("nc,chw->nhw", (source.coefficients * objectness)[order], source.prototypes).sigmoid()
+    whole = F.interpolate((small * inside(boxes[:, :4] / 4, (20, 32)))[None], (80, 128), mode="bilinear")[0]
+    assert (masks.to_input().dense() == (whole > 0.5).numpy()).all()
 
 
 def test_masks_in_the_original_image_are_upsampled_before_cropping() -> None:
