@@ -19,6 +19,7 @@ from utils.torch_utils import de_parallel
 GAINS = ("box", "obj", "cls", "anchor_t")  # hyperparameters that a loss cannot do without
 OPTIONS = ("cls_pw", "obj_pw", "fl_gamma", "label_smoothing")  # neutral if they are missing
 Indices = tuple[Tensor, Tensor, Tensor, Tensor]
+BuiltTargets = tuple[list[Tensor], list[Tensor], list[Indices], list[Tensor]]
 
 
 def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:  # noqa: N802 - known name
@@ -81,8 +82,8 @@ class QFocalLoss(FocalLoss):
         return mix_alpha(true, self.alpha) * (true - pred.sigmoid()).abs().pow(self.gamma)
 
 
-class ComputeLoss:
-    """Detection loss of a network: box, objectness and classes (see `utils.losses.detection`).
+class HeadLoss:
+    """Base of the losses of a detection head.
 
     Args:
         model: network with `hyp`, a dictionary of hyperparameters whose gains are used as they are; it may be wrapped
@@ -119,6 +120,13 @@ class ComputeLoss:
         """Weight of the objectness of each level."""
         return self._loss.balance.tolist()
 
+
+class ComputeLoss(HeadLoss):
+    """Detection loss of a network: box, objectness and classes (see `utils.losses.detection`).
+
+    Arguments, attributes and errors as of `HeadLoss`.
+    """
+
     def __call__(self, p: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of one batch.
 
@@ -133,9 +141,7 @@ class ComputeLoss:
         result = self._loss(p, targets)
         return result.total.reshape(1), torch.stack(list(result.items.values()))
 
-    def build_targets(
-        self, p: Sequence[Tensor], targets: Tensor
-    ) -> tuple[list[Tensor], list[Tensor], list[Indices], list[Tensor]]:
+    def build_targets(self, p: Sequence[Tensor], targets: Tensor) -> BuiltTargets:
         """The positives of each level.
 
         Args:
@@ -145,13 +151,7 @@ class ComputeLoss:
             Classes (R,), boxes (R, 4) as x, y, w, h in cells relative to the row's cell, indices (image, anchor, row,
             column) of R each, and anchors (R, 2), with a list entry per level.
         """
-        levels = assign_levels(self._loss, p, targets)
-        return (
-            [rows.classes for rows in levels],
-            [rows.boxes_xywh for rows in levels],
-            [unravel_cells(rows.cells, level.shape) for rows, level in zip(levels, p, strict=True)],
-            [rows.anchors for rows in levels],
-        )
+        return split_levels(assign_levels(self._loss, p, targets), p)
 
 
 def get_head(network: Any) -> Any:
@@ -190,3 +190,13 @@ def assign_levels(loss: DetectionLoss, p: Sequence[Tensor], targets: Tensor) -> 
         keys = (places * level.shape[1] + anchors) * count + numbers
         ordered.append(rows.drop_padding().select(keys[rows.weights > 0].argsort()))
     return ordered
+
+
+def split_levels(levels: Sequence[LevelTargets], p: Sequence[Tensor]) -> BuiltTargets:
+    """The positives of each level as the lists that `ComputeLoss.build_targets` returns."""
+    return (
+        [rows.classes for rows in levels],
+        [rows.boxes_xywh for rows in levels],
+        [unravel_cells(rows.cells, level.shape) for rows, level in zip(levels, p, strict=True)],
+        [rows.anchors for rows in levels],
+    )

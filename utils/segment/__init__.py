@@ -1,0 +1,1 @@
+"""Instance segmentation at the addresses that other programs import."""
