@@ -24,7 +24,8 @@ dependencies = [
 
 _ROOT = pathlib.Path(__file__).resolve().parent
 _CLASSIFIER = "-cls"  # suffix of classifier names
-_PACKAGES = ("models", "utils")  # at the top level, as in official checkpoints
+_PREFIX = "openyolov5." if __name__ == "openyolov5.hubconf" else ""  # the installed package, or a checkout
+_PACKAGES = (f"{_PREFIX}models", f"{_PREFIX}utils")
 
 
 def custom(
@@ -88,7 +89,7 @@ def _set_up(verbose: bool) -> None:
     for name in _PACKAGES:
         spec = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
         place = (spec.origin or next(iter(spec.submodule_search_locations or ()), None)) if spec else None
-        if not place or pathlib.Path(place).resolve().parent != _ROOT / name:
+        if not place or pathlib.Path(place).resolve().parent != _ROOT / name.removeprefix(_PREFIX):
             raise ImportError(
                 f"OpenYOLOv5 needs its own package {name!r} in {_ROOT}, but this program imports {place or 'no file'}; "
                 "rename that one, or load the model in a separate process",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from utils.backends.base import Backend, ExportedBackend
 from utils.core.device import keep_freed_memory
 from utils.core.errors import InputError
+from utils.core.lazy import import_project_module
 
 Loader = Callable[..., Backend]
 
@@ -40,7 +40,7 @@ class Format:
     def load(self, files: Sequence[str], **options: object) -> Backend:
         """Load the file(s), importing the runtime's package."""
         module, _, function = self.runtime.partition(":")
-        return getattr(importlib.import_module(f"utils.backends.{module}"), function)(files, **options)
+        return getattr(import_project_module(f"utils.backends.{module}"), function)(files, **options)
 
 
 FORMATS = (  # longer endings precede shorter ones

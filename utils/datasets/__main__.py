@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from utils.config.base import BaseConfig
 from utils.config.datasets import CheckConfig, ConvertConfig, CropsConfig, FetchConfig, SplitConfig
 from utils.core.errors import InputError
+from utils.core.lazy import import_project_module
 from utils.core.script import run_script
 
 PROGRAM = "python -m utils.datasets"
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"{PROGRAM} {command}: no such command; choose from {', '.join(COMMANDS)}")
     config_class = COMMANDS[command]
     config = config_class.from_kwargs(**vars(config_class.parser(f"{PROGRAM} {command}").parse_args(flags)))
-    result = import_module(f"utils.datasets.tools.{command}").run(config)
+    result = import_project_module(f"utils.datasets.tools.{command}").run(config)
     return result if isinstance(result, int) else 0
 
 

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import pickle
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
+from utils.core.lazy import PACKAGE
 from utils.export.base import ExportJob
 from utils.tasks.networks import load_checkpoint
 from utils.tasks.registry import find_task
 
 SUFFIX = "_pickle.pt"
+
+
+class PublicPickler(pickle._Pickler):  # the Python one: the C one has no such method
+    """A pickler that names classes as in a checkout (`models.yolo.Detect`), also in the installed package."""
+
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        """Write a reference to a class or function."""
+        module = getattr(obj, "__module__", None) or ""
+        if not PACKAGE or not module.startswith(PACKAGE):
+            super().save_global(obj, name)
+            return
+        address = f"c{module.removeprefix(PACKAGE)}\n{name or obj.__qualname__}\n"
+        self.write(address.encode("ascii"))
+        self.memoize(obj)
 
 
 def export_pickle(job: ExportJob) -> Path:
@@ -47,5 +64,5 @@ def export_pickle(job: ExportJob) -> Path:
     }
     target = job.get_path(SUFFIX)
     with atomic_write(target) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+        torch.save(content, file, pickle_module=SimpleNamespace(__name__="pickle", Pickler=PublicPickler))
     return target

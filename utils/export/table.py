@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.backends.registry import FORMATS
 from utils.core.errors import InputError
+from utils.core.lazy import import_project_module
 
 if TYPE_CHECKING:
     from utils.export.base import ExportJob
@@ -49,7 +49,7 @@ class ExportFormat:
             InputError: a package is missing, or a setting is not supported.
         """
         module, _, function = self.exporter.partition(":")
-        return getattr(importlib.import_module(f"utils.export.{module}"), function)(job)
+        return getattr(import_project_module(f"utils.export.{module}"), function)(job)
 
 
 def _build_format(include: str, exporter: str, options: str = "", *, nms: bool = False, **more: Any) -> ExportFormat:

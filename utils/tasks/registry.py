@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 from utils.core.errors import InputError
+from utils.core.lazy import import_project_module
 from utils.tasks.base import Task
 
 MODULES = {  # the first one takes every graph that no other recognizes
@@ -40,7 +40,7 @@ def find_task(name: str) -> type[Task]:
         if name not in MODULES:
             raise InputError(f"task {name!r} is not supported; known: {', '.join(list_tasks())}")
         module, kind = MODULES[name]
-        register_task(getattr(import_module(module), kind))
+        register_task(getattr(import_project_module(module), kind))
     return _registered[name]
 
 

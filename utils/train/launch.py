@@ -12,11 +12,25 @@ from utils.core.hardware import available_cpus, parse_devices
 from utils.core.logging import LOGGER
 from utils.core.script import EXIT_LOST, EXIT_PROBLEM
 
+COMMAND = "openyolov5"  # of the installed package
+
 
 def list_launch_devices(device: str) -> list[str]:
     """Devices of a `--device` value with several; empty for a single one or if a launcher started this process."""
     devices = parse_devices(str(device))
     return devices if len(devices) > 1 and "LOCAL_RANK" not in os.environ else []
+
+
+def list_entry(program: str) -> list[str]:
+    """Arguments of Python that start the current command.
+
+    Args:
+        program: `sys.argv[0]`: a script, or a command with its words, such as "openyolov5 segment train".
+    """
+    words = program.split()
+    if len(words) > 1 and words[0] == COMMAND and not os.path.exists(program):  # noqa: PTH110
+        return ["-m", *words]
+    return [str(Path(program).resolve())]
 
 
 def launch(arguments: Sequence[str], devices: Sequence[str]) -> int:
@@ -28,12 +42,11 @@ def launch(arguments: Sequence[str], devices: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    script = str(Path(sys.argv[0]).resolve())
+    entry = list_entry(sys.argv[0])
     count = len(devices)
     command = shlex.join(["python", "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"])
-    LOGGER.info(
-        f"--device {','.join(devices)}: starting {count} processes, as `{command} {Path(script).name} ...` does"
-    )
+    name = shlex.join([*entry[:-1], Path(entry[-1]).name])
+    LOGGER.info(f"--device {','.join(devices)}: starting {count} processes, as `{command} {name} ...` does")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // count)))  # inherited by the processes
     config = LaunchConfig(
         min_nodes=1,
@@ -45,7 +58,7 @@ def launch(arguments: Sequence[str], devices: Sequence[str]) -> int:
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)("-u", script, *arguments)
+        elastic_launch(config, sys.executable)("-u", *entry, *arguments)
     except ChildFailedError as error:
         causes = [failure for failure in error.failures.values() if failure.exitcode != EXIT_LOST]
         first = min(causes or error.failures.values(), key=lambda failure: failure.timestamp)

@@ -18,7 +18,7 @@ from utils.core.files import expand_user
 from utils.core.yaml_files import read_yaml
 from utils.datasets.index.listing import is_path, iter_files
 from utils.datasets.index.semantic_yaml import SPLITS, SemanticSpec, parse_names, parse_semantic
-from utils.datasets.prepare.archives import ARCHIVE_SUFFIXES, download_data, unpack_data_yaml
+from utils.datasets.prepare.archives import ARCHIVE_SUFFIXES, download_data, find_work_folder, unpack_data_yaml
 from utils.datasets.prepare.registry import is_unfinished, prepare_data
 
 DATASETS_PREFIX = "../datasets/"
@@ -85,6 +85,11 @@ def load_spec(data: str | Path, *, prepare: bool = True) -> DataSpec:
     if spec.semantic_set is not None:
         spec = replace(spec, semantic_set=_prepare(spec.semantic_set, prepare=prepare))
     return _prepare(spec, prepare=prepare)
+
+
+def load_mapping(raw: Mapping[str, Any], *, prepare: bool = True) -> DataSpec:
+    """As `load_spec`, for the content of a data YAML whose relative paths start from the working directory."""
+    return _prepare(_read_single(Path.cwd() / "data settings", raw), prepare=prepare)
 
 
 def _prepare(spec: DataSpec, *, prepare: bool) -> DataSpec:
@@ -219,7 +224,7 @@ def _find_root(raw: Mapping[str, Any], path: Path) -> Path:
     archives. YOLOv5_DATASETS_DIR replaces ../datasets.
     """
     written = str(raw.get("path") or "")
-    bases = (path.parent, ROOT, Path.cwd())
+    bases = (path.parent, find_work_folder(), Path.cwd())
     candidates = [Path(os.path.normpath(base / expand_user(written))) for base in bases]
     new = candidates[1] if path.is_relative_to(ROOT) else candidates[0]
     folder = os.getenv("YOLOv5_DATASETS_DIR")

@@ -13,6 +13,7 @@ from utils.config.base import ROOT
 from utils.core.downloads import download_file, hide_secrets, parse_url
 from utils.core.errors import InputError
 from utils.core.files import expand_user
+from utils.core.lazy import PACKAGE
 from utils.datasets.prepare.unpack import find_name_problem, is_real_folder, unpack_archive
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tar", ".zip")
@@ -113,10 +114,15 @@ def get_file_name(url: str) -> str:
     return name
 
 
+def find_work_folder() -> Path:
+    """The folder that `datasets` is beside: the checkout, or the working directory if this package is installed."""
+    return Path.cwd() if PACKAGE else ROOT
+
+
 def datasets_folder() -> Path:
-    """The folder of downloaded data sets: YOLOv5_DATASETS_DIR, or else `datasets` beside the repository."""
+    """The folder of downloaded data sets: YOLOv5_DATASETS_DIR, or else `datasets` beside the work folder."""
     moved = os.getenv("YOLOv5_DATASETS_DIR")
-    return expand_user(moved).absolute() if moved else ROOT.parent / "datasets"
+    return expand_user(moved).absolute() if moved else find_work_folder().parent / "datasets"
 
 
 def _check_folders(source: Path, target: Path) -> None:
