@@ -1,0 +1,1 @@
+"""Commands for classifiers: `from openyolov5.classify import train, val, predict`."""
