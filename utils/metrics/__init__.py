@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from utils.core.lazy import lazy_exports
 
-PUBLIC_NAMES = ("ConfusionMatrix", "ap_per_class", "bbox_iou", "box_iou", "fitness")
+PUBLIC_NAMES = (
+    *("ConfusionMatrix", "ap_per_class", "bbox_ioa", "bbox_iou", "box_iou", "compute_ap", "fitness", "plot_mc_curve"),
+    *("plot_pr_curve", "smooth", "wh_iou"),
+)
 
 __getattr__ = lazy_exports(__name__, dict.fromkeys(PUBLIC_NAMES, "utils.metrics.classic"))

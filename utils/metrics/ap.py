@@ -135,7 +135,7 @@ def average_precision(
     ap = np.array([one.average_precision() for one in ranked]).reshape(len(ranked), correct.shape[1])
     p, r = _compute_score_curves(ranked)
     f1 = _f1(p, r)
-    best = int(_smooth(f1.mean(axis=0)).argmax()) if len(ranked) else 0
+    best = int(smooth_curve(f1.mean(axis=0)).argmax()) if len(ranked) else 0
     p, r, f1 = p[:, best], r[:, best], f1[:, best]
     true_positives = (r * num_labels).round()
     false_positives = (true_positives / (p + EPS) - true_positives).round()
@@ -179,10 +179,14 @@ class _RankedClass:
         return np.interp(x, xp, self.precision[:, 0], left=1), np.interp(x, xp, self.recall[:, 0], left=0)
 
     def _envelope(self, threshold: int) -> tuple[np.ndarray, np.ndarray]:
-        """Recall from 0 to 1 and the highest precision at that recall or above."""
-        recall = np.concatenate(([0.0], self.recall[:, threshold], [1.0]))
-        precision = np.concatenate(([1.0], self.precision[:, threshold], [0.0]))
-        return recall, np.maximum.accumulate(precision[::-1])[::-1]
+        return compute_envelope(self.recall[:, threshold], self.precision[:, threshold])
+
+
+def compute_envelope(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Recall from 0 to 1 (n + 2,), and the highest precision at that recall or above, of curves (n,)."""
+    recall = np.concatenate(([0.0], recall, [1.0]))
+    precision = np.concatenate(([1.0], precision, [0.0]))
+    return recall, np.maximum.accumulate(precision[::-1])[::-1]
 
 
 def _compute_score_curves(ranked: list[_RankedClass]) -> tuple[np.ndarray, np.ndarray]:
@@ -195,8 +199,8 @@ def _f1(p: np.ndarray, r: np.ndarray) -> np.ndarray:
     return 2 * p * r / (p + r + EPS)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Moving average over a fraction of SMOOTHING of the values, padded with the end values."""
-    half = round(len(values) * SMOOTHING / 2)
+def smooth_curve(values: np.ndarray, fraction: float = SMOOTHING) -> np.ndarray:
+    """Moving average (n,) over a `fraction` of the values (n,), which are padded with those at the ends."""
+    half = round(len(values) * fraction / 2)
     window = np.full(2 * half + 1, 1 / (2 * half + 1))
     return np.convolve(np.pad(values, half, mode="edge"), window, mode="valid")

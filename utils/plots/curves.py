@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,19 +34,18 @@ def plot_curves(result: APResult, names: Mapping[int, str], save_dir: Path, *, p
     pr_labels = [f"{label} {ap:.3f}" for label, ap in zip(labels, result.ap50, strict=True)]
     mean = f"all classes: mAP 0.5 {result.ap50.mean():.3f}" if len(labels) else ""
     pr = curves.precision_over_recall
-    _plot(save_dir / f"{prefix}PR_curve.png", curves.grid, pr, pr_labels, mean, ("Recall", "Precision"), result)
+    classes = result.classes.tolist()
+    plot_lines(save_dir / f"{prefix}PR_curve.png", curves.grid, pr, pr_labels, mean, ("Recall", "Precision"), classes)
     for letters, title, values in (
         ("P", "Precision", curves.p),
         ("R", "Recall", curves.r),
         ("F1", "F1", curves.f1),
     ):
-        mean = _format_best(title, curves.grid, values)
-        _plot(
-            save_dir / f"{prefix}{letters}_curve.png", curves.grid, values, labels, mean, ("Confidence", title), result
-        )
+        mean, file = format_best(title, curves.grid, values), save_dir / f"{prefix}{letters}_curve.png"
+        plot_lines(file, curves.grid, values, labels, mean, ("Confidence", title), classes)
 
 
-def _format_best(title: str, grid: np.ndarray, values: np.ndarray) -> str:
+def format_best(title: str, grid: np.ndarray, values: np.ndarray) -> str:
     """Label of the mean curve: its highest value and the score there."""
     if not len(values):
         return ""
@@ -54,22 +53,22 @@ def _format_best(title: str, grid: np.ndarray, values: np.ndarray) -> str:
     return f"all classes: {title} {mean.max():.2f} at {grid[mean.argmax()]:.3f}"
 
 
-def _plot(
+def plot_lines(
     file: Path,
     grid: np.ndarray,
     values: np.ndarray,
     labels: list[str],
     mean_label: str,
     axis_names: tuple[str, str],
-    result: APResult,
+    classes: Sequence[int],
 ) -> None:
     """Plot a line for each class, values (k, 1000), and a thick line for the mean."""
     figure = create_figure(9, 6)
     axes = figure.add_subplot()
     has_names = len(labels) <= MAX_LEGEND_CLASSES
     handles = [
-        axes.plot(grid, row, linewidth=1 if has_names else 0.5, color=class_color(int(c)) if has_names else "0.75")[0]
-        for row, c in zip(values, result.classes, strict=True)
+        axes.plot(grid, row, linewidth=1 if has_names else 0.5, color=class_color(c) if has_names else "0.75")[0]
+        for row, c in zip(values, classes, strict=True)
     ]
     entries = list(zip(handles, labels, strict=True)) if has_names else []
     if len(values):
@@ -91,27 +90,30 @@ def _add_legend(axes: Axes, entries: list[tuple[Any, str]]) -> None:
     disable_mathtext(legend.get_texts())
 
 
-def plot_confusion_matrix(matrix: np.ndarray, names: Mapping[int, str], file: Path, *, background: bool = True) -> None:
-    """Plot a confusion matrix, normalized by true class.
+def plot_confusion_matrix(
+    matrix: np.ndarray, names: Mapping[int, str], file: Path, *, background: bool = True, normalize: bool = True
+) -> None:
+    """Plot a confusion matrix.
 
     Args:
         matrix: counts, rows predicted, columns true: (nc + 1, nc + 1) with background last, or (nc, nc).
         names: class names by number.
         file: .png to write.
         background: whether the matrix includes background.
+        normalize: show fractions of each true class instead of counts.
     """
-    totals = matrix.sum(axis=0, keepdims=True)
-    fractions = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
-    fractions[fractions < MIN_FRACTION] = np.nan
-    count = len(fractions)
+    totals = matrix.sum(axis=0, keepdims=True) if normalize else np.ones((1, len(matrix)))
+    values = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
+    values[values < MIN_FRACTION] = np.nan
+    count, largest = len(values), 1.0 if normalize else max(float(matrix.max(initial=0)), 1.0)
     side = float(np.clip(3 + 0.45 * count, 6, 16))
     figure = create_figure(side * 1.15, side)
     axes = figure.add_subplot()
-    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=largest)
     figure.colorbar(image, shrink=0.8)
     classes = count - background
     if classes <= MAX_CELL_TEXT_CLASSES:
-        _draw_fractions(axes, fractions)
+        _draw_numbers(axes, values, largest, "{:.2f}" if normalize else "{:.0f}")
     axes.set(xlabel="True", ylabel="Predicted")
     if classes <= MAX_TICKS:
         size = 10 if count <= 40 else 6
@@ -121,9 +123,9 @@ def plot_confusion_matrix(matrix: np.ndarray, names: Mapping[int, str], file: Pa
     save_figure(figure, file)
 
 
-def _draw_fractions(axes: Axes, fractions: np.ndarray) -> None:
+def _draw_numbers(axes: Axes, values: np.ndarray, largest: float, template: str) -> None:
     """Draw the numbers in the cells, white on dark ones."""
-    for row, column in zip(*np.nonzero(~np.isnan(fractions)), strict=True):
-        fraction = fractions[row, column]
-        color = "white" if fraction > 0.45 else "black"
-        axes.text(column, row, f"{fraction:.2f}", ha="center", va="center", fontsize=8, color=color)
+    for row, column in zip(*np.nonzero(~np.isnan(values)), strict=True):
+        value = values[row, column]
+        color = "white" if value > 0.45 * largest else "black"
+        axes.text(column, row, template.format(value), ha="center", va="center", fontsize=8, color=color)

@@ -107,7 +107,7 @@ def test_curves_show_every_class_and_the_mean(figures: dict[str, Figure], tmp_pa
 
 def test_caption_names_the_highest_point() -> None:
     values = np.array([[0.0, 0.8, 0.2], [0.0, 0.4, 0.6]])
-    assert curves._format_best("F1", np.array([0.0, 0.5, 1.0]), values) == "all classes: F1 0.60 at 0.500"
+    assert curves.format_best("F1", np.array([0.0, 0.5, 1.0]), values) == "all classes: F1 0.60 at 0.500"
 
 
 def test_legend_of_many_classes_has_only_the_mean(figures: dict[str, Figure], tmp_path: Path) -> None:
