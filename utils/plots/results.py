@@ -17,12 +17,13 @@ STUDY_SIZES = range(256, 1537, 128)  # pixels, `val.py --task study`
 METRIC_COLUMN = {10: 3, 15: 7, 13: 3, 6: 0}
 
 
-def plot_results(csv: str | Path, file: Path | None = None) -> Path:
+def plot_results(csv: str | Path, file: Path | None = None, *, marked_row: int | None = None) -> Path:
     """Plot every loss and metric of a results.csv over the epochs, with a smoothed line.
 
     Args:
         csv: results.csv of a run.
         file: image to write; by default `results.png` in the same folder.
+        marked_row: row of the file whose values are marked with a star and written in the titles.
 
     Returns:
         Path of the image.
@@ -42,6 +43,9 @@ def plot_results(csv: str | Path, file: Path | None = None) -> Path:
         for column, name in enumerate(row):
             axes = figure.add_subplot(len(rows), columns, index * columns + column + 1)
             _plot_column(axes, name, epochs, results[name])
+            if marked_row is not None and np.isfinite(value := results[name][marked_row]):
+                axes.plot(epochs[marked_row], value, "*", color="tab:red", markersize=12)
+                axes.set_title(f"{name} {value:.4g}", fontsize=10)
     save_figure(figure, file)
     return file
 
