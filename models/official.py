@@ -16,7 +16,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from models import common, experimental, yolo
 from models.classifiers import describe_layers
-from models.safe_load import Record
+from models.pickled_values import Record
 from utils import activations
 from utils.core.errors import InputError
 

@@ -1,9 +1,9 @@
 """Reader of pickles that builds plain containers and calls only the functions of a table.
 
-`pickletools` splits a pickle into opcodes; those that `torch.save` writes (protocol 2) are carried out here. Names of
-classes and functions are looked up in the table, never imported. The work is linear in the length of the pickle: keys
-of mappings have types whose hashes cannot be made to collide, and the lengths of the arguments of calls are counted,
-because a call of three bytes can copy a large value that the file has once.
+`pickletools` splits a pickle into opcodes; those that `torch.save` writes, in protocols 2 to 5, are carried out here.
+Names of classes and functions are looked up in the table, never imported. The work is linear in the length of the
+pickle: keys of mappings have types whose hashes cannot be made to collide, and the lengths of the arguments of calls
+are counted, because a call of three bytes can copy a large value that the file has once.
 """
 
 from __future__ import annotations
@@ -14,14 +14,22 @@ from dataclasses import dataclass
 from typing import Any
 
 RENAMED_MODULES = {"__builtin__": "builtins"}  # protocol 2 has the names of Python 2
-RENAMED = {"builtins.xrange": "builtins.range"}
-MAX_NAMES, MAX_NAME = 10, 80  # of unknown globals in messages, and characters of each
+RENAMED = {"builtins.xrange": "builtins.range", "builtins.long": "builtins.int", "builtins.unicode": "builtins.str"}
 MAX_BITS = 512  # of an integer
 SIZED_TYPES = (str, bytes, list, tuple, dict, set, range)
+STRINGS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
 
 
 class RefusedGlobalError(Exception):
-    """The pickle refers to a class or function that no checkpoint needs; the message names it."""
+    """The pickle refers to classes or functions that no checkpoint needs.
+
+    Attributes:
+        names: their addresses.
+    """
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(", ".join(names))
+        self.names = names
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +52,13 @@ class PickleReader:
     """Reads one pickle.
 
     Args:
-        content: the pickle.
+        content: the pickle, with which it starts.
         globals_by_name: the allowed names, each with its `Global` or constant.
         load_external: returns the value of a persistent id, which refers to data outside the pickle.
         count_items: called before each call with the number of items and characters in its arguments; may raise.
+
+    Attributes:
+        size: bytes of the pickle, once it is read.
     """
 
     def __init__(
@@ -65,6 +76,7 @@ class PickleReader:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+        self.size = 0
 
     def read(self) -> Any:
         """The value of the pickle.
@@ -73,19 +85,13 @@ class PickleReader:
             RefusedGlobalError: it refers to a global that is not in the table; all such names are listed.
             Exception: any other, if the pickle is damaged.
         """
-        for opcode, argument, _ in pickletools.genops(self._content):
+        for opcode, argument, position in pickletools.genops(self._content):
             action = ACTIONS.get(opcode.name)
             if action is None:
                 raise ValueError(f"unexpected opcode {opcode.name}")
             action(self, argument)
+            self.size = (position or 0) + 1
         return self._stack.pop()
-
-    def _format_unknown_globals(self) -> str:
-        opcodes = pickletools.genops(self._content)
-        globals_ = {_format_global(str(argument)) for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"}
-        names = [name if name.isprintable() else repr(name) for name in sorted(globals_ - self._globals.keys())]
-        rest = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-        return ", ".join(name[:MAX_NAME] for name in names[:MAX_NAMES]) + rest
 
     # -- opcodes ---------------------------------------------------------------------------------------------------
 
@@ -103,8 +109,14 @@ class PickleReader:
     def _push_global(self, argument: str) -> None:
         name = _format_global(argument)
         if name not in self._globals:
-            raise RefusedGlobalError(self._format_unknown_globals())
+            raise RefusedGlobalError(*sorted({name, *list_globals(self._content)} - self._globals.keys()))
         self._stack.append(self._globals[name])
+
+    def _push_stack_global(self, argument: None) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise TypeError("the name of a global is not a string")
+        self._push_global(f"{module} {name}")
 
     def _push_external(self, argument: None) -> None:
         self._stack.append(self._load_external(self._stack.pop()))
@@ -127,6 +139,9 @@ class PickleReader:
     def _store(self, argument: int) -> None:
         self._memo[argument] = self._stack[-1]
 
+    def _memoize(self, argument: None) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
     def _recall(self, argument: int) -> None:
         self._stack.append(self._memo[argument])
 
@@ -143,6 +158,15 @@ class PickleReader:
         if not isinstance(self._stack[-1], list):
             raise TypeError(f"items for a {type(self._stack[-1]).__name__}")
         self._stack[-1].extend(items)
+
+    def _push_set(self, argument: None) -> None:
+        self._stack.append({check_key(item) for item in self._pop_to_mark()})
+
+    def _add_items(self, argument: None) -> None:
+        items = self._pop_to_mark()
+        if not isinstance(self._stack[-1], set):
+            raise TypeError(f"items of a set for a {type(self._stack[-1]).__name__}")
+        self._stack[-1].update(check_key(item) for item in items)
 
     def _set_item(self, argument: None) -> None:
         value, key = self._stack.pop(), self._stack.pop()
@@ -166,6 +190,11 @@ class PickleReader:
         self._count_items(sum(len(a) for a in arguments if isinstance(a, SIZED_TYPES)))
         self._stack.append(function.call(*arguments))
 
+    def _call_with_keywords(self, argument: None) -> None:
+        if self._stack.pop() != {}:
+            raise ValueError("keyword arguments")
+        self._call(None)
+
     def _build(self, argument: None) -> None:
         state, target = self._stack.pop(), self._stack[-1]
         if isinstance(target, PickledObject):
@@ -181,6 +210,23 @@ def check_key(key: Any) -> Any:
     raise ValueError(f"{type(key).__name__} as a key")
 
 
+def list_globals(content: bytes) -> list[str]:
+    """Addresses of all classes and functions that a pickle refers to, in order, with repetitions; nothing is run."""
+    names, recent, memo = [], ["", ""], []
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name == "GLOBAL":
+            names.append(_format_global(str(argument)))
+        elif opcode.name == "STACK_GLOBAL":  # the two strings before it, perhaps from the memo
+            names.append(_format_global(" ".join(recent[-2:])))
+        elif opcode.name == "MEMOIZE":
+            memo.append(recent[-1])
+        elif opcode.name in STRINGS:
+            recent.append(str(argument))
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            recent.append(memo[argument] if isinstance(argument, int) and argument < len(memo) else "")
+    return names
+
+
 def _format_global(argument: str) -> str:
     """Address of a global, from its module and name separated by a space."""
     module, _, name = argument.partition(" ")
@@ -189,7 +235,7 @@ def _format_global(argument: str) -> str:
 
 
 ACTIONS: dict[str, Callable[[PickleReader, Any], Any]] = {
-    "PROTO": PickleReader._skip,
+    **dict.fromkeys(("PROTO", "FRAME"), PickleReader._skip),
     "STOP": PickleReader._skip,
     "NONE": PickleReader._push,
     "NEWTRUE": lambda reader, _: reader._push(True),
@@ -197,14 +243,19 @@ ACTIONS: dict[str, Callable[[PickleReader, Any], Any]] = {
     "EMPTY_DICT": lambda reader, _: reader._push({}),
     "EMPTY_LIST": lambda reader, _: reader._push([]),
     "EMPTY_TUPLE": lambda reader, _: reader._push(()),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE"), PickleReader._push),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT"), PickleReader._push),
+    "EMPTY_SET": lambda reader, _: reader._push(set()),
+    **dict.fromkeys((*STRINGS, "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"), PickleReader._push),
+    "BYTEARRAY8": lambda reader, content: reader._push(bytes(content)),
     **dict.fromkeys(("LONG1", "LONG4"), PickleReader._push_integer),
     "GLOBAL": PickleReader._push_global,
+    "STACK_GLOBAL": PickleReader._push_stack_global,
     "BINPERSID": PickleReader._push_external,
     "MARK": PickleReader._mark,
     "POP": PickleReader._pop,
     "POP_MARK": PickleReader._pop_to_mark,
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), PickleReader._store),
+    "MEMOIZE": PickleReader._memoize,
     **dict.fromkeys(("BINGET", "LONG_BINGET"), PickleReader._recall),
     "TUPLE": PickleReader._tuple,
     "TUPLE1": lambda reader, _: reader._push((reader._stack.pop(),)),
@@ -214,7 +265,10 @@ ACTIONS: dict[str, Callable[[PickleReader, Any], Any]] = {
     "APPENDS": PickleReader._appends,
     "SETITEM": PickleReader._set_item,
     "SETITEMS": PickleReader._set_items,
+    "FROZENSET": PickleReader._push_set,
+    "ADDITEMS": PickleReader._add_items,
     "REDUCE": PickleReader._call,
     "NEWOBJ": PickleReader._call,
+    "NEWOBJ_EX": PickleReader._call_with_keywords,
     "BUILD": PickleReader._build,
 }

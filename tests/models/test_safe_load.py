@@ -18,11 +18,13 @@ from torch import nn
 
 from models.official import ADDRESSES
 from models.pickle_reader import Global
-from models.safe_load import Record, read_checkpoint
+from models.pickled_values import Record
+from models.safe_load import read_checkpoint
 from tests.hostile_checkpoints import (
     encode_array,
     encode_bytes,
     encode_call,
+    encode_global,
     encode_int,
     encode_shared_lists,
     encode_tensor,
@@ -149,9 +151,11 @@ def test_files_that_are_not_checkpoints(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Identity()), str(script))
     cases = {
         "empty.pt": (b"", "the file is empty"),
-        "page.pt": (b"<html>404</html>", "not a PyTorch checkpoint"),
+        "page.pt": (b"\n<!DOCTYPE html><title>404</title>", "a web page, not a checkpoint; download the file itself"),
+        "pointer.pt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "run git lfs pull"),
+        "text.pt": (b"epoch: 3", "not a PyTorch checkpoint"),
         "cut.pt": (good[: len(good) // 2], "damaged checkpoint"),
-        "pickle.pt": (pickle.dumps({}, protocol=2), "a pickle in the format of PyTorch before 1.6"),
+        "pickle.pt": (pickle.dumps({}, protocol=2), "a pickle that torch.save did not write"),
         "script.pt": (script.read_bytes(), "a TorchScript file"),
         "flipped.pt": (good.replace(b"\x80\x02}", b"\x80\x02\xff"), "damaged checkpoint"),
     }
@@ -305,7 +309,7 @@ def test_small_files_that_ask_for_much(tmp_path: Path, body: bytes, message: str
 
 
 def test_compressed_files_are_bounded_by_their_declared_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.safe_load.SPARE_BYTES", 10**6)
+    monkeypatch.setattr("models.checkpoint_files.SPARE_BYTES", 10**6)
     file, count = tmp_path / "a.pt", 10**6
     body, storage = encode_tensor((count,), (1,), elements=count), {"0": bytes(4 * count)}
     write_archive(file, body, storage, compression=zipfile.ZIP_DEFLATED)
@@ -345,3 +349,38 @@ def test_odd_archives(tmp_path: Path, place: int, value: int) -> None:
     file.write_bytes(content)
     with pytest.raises(InputError, match=r"a\.pt: damaged checkpoint"):
         read_checkpoint(file)
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("addresses", "message"),
+    [
+        pytest.param(
+            ["models.common.CBAM", "models.common.Conv", "yolov5.models.attention.C2f"],
+            "custom layers C2f, CBAM: not part of YOLOv5, so the file alone does not say what they compute; export",
+            id="own layers of a fork",
+        ),
+        pytest.param(["__main__.SEBlock"], "custom layers SEBlock: not part of YOLOv5", id="layers of a notebook"),
+        pytest.param(["timm.layers.DropPath", "models.yolo.IDetect"], "custom layers DropPath, IDetect:", id="library"),
+        pytest.param(
+            ["ultralytics.nn.tasks.DetectionModel", "ultralytics.nn.modules.conv.Conv", "models.x.Y"],
+            "saved by the ultralytics package (YOLOv8 or later), whose networks are not those of YOLOv5",
+            id="ultralytics",
+        ),
+        pytest.param(
+            ["models.common.CBAM", "posix.system"],
+            "refused, none of its code was run: it contains models.common.CBAM, posix.system, which no YOLOv5",
+            id="a command among layers",
+        ),
+        pytest.param([f"m.f{n}\x1b" for n in range(12)], r"'m.f0\x1b', 'm.f1\x1b', 'm.f10\x1b'", id="many"),
+        pytest.param([f"m.f{n}\x1b" for n in range(12)], " and 2 more, which no YOLOv5", id="rest"),
+        pytest.param(["m." + "x" * 1000], "contains m." + "x" * 78 + ", which", id="long"),
+    ],
+)
+def test_unknown_classes_are_explained(tmp_path: Path, addresses: list[str], message: str) -> None:
+    file = write_archive(tmp_path / "a.pt", b"(" + b"".join(map(encode_global, addresses)) + b"t")
+    with pytest.raises(InputError) as caught:
+        read_checkpoint(file, ADDRESSES)
+    assert message in str(caught.value)
