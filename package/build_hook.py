@@ -76,8 +76,8 @@ def write_package(root: Path, target: Path) -> None:
 def rewrite(source: str, place: str) -> str:
     """Source code for the package.
 
-    Absolute imports of this project get the package's name, changes of `sys.path` are left out, and commands in texts
-    are those of the package.
+    Absolute imports and public addresses get the package's name, changes of `sys.path` are left out, and texts mention
+    the commands of the package.
 
     Args:
         place: file, for messages.
@@ -91,12 +91,13 @@ def rewrite(source: str, place: str) -> str:
         problem = find_dynamic_import(node)
         if problem:
             raise ValueError(f"{place}:{problem}: names a module of the project; use utils.core.lazy")
-        if isinstance(node, ast.Import | ast.ImportFrom) and (old_new := rewrite_import(node, place)):
-            line, (old, new) = lines[node.lineno - 1], old_new
-            head, statement = line[: node.col_offset], line[node.col_offset :]
+        if edit := find_import(node, place) or find_address(node):
+            start, old, new = edit
+            line = lines[start.lineno - 1]
+            head, statement = line[: start.col_offset], line[start.col_offset :]
             if not statement.startswith(old.encode()):
-                raise ValueError(f"{place}:{node.lineno}: write this import as `{old}`")
-            lines[node.lineno - 1] = head + new.encode() + statement[len(old.encode()) :]
+                raise ValueError(f"{place}:{start.lineno}: write this as `{old}`")
+            lines[start.lineno - 1] = head + new.encode() + statement[len(old.encode()) :]
     for first, last in find_path_changes(tree):
         lines[first:last] = [b"\n"] * (last - first)
     text = b"".join(lines).decode()
@@ -105,20 +106,28 @@ def rewrite(source: str, place: str) -> str:
     return text
 
 
-def rewrite_import(node: ast.Import | ast.ImportFrom, place: str) -> tuple[str, str] | None:
-    """The start of an import statement, and what replaces it; None for one of another project."""
-    if isinstance(node, ast.ImportFrom):
-        if node.level or not is_own(node.module or ""):
-            return None
-        return f"from {node.module}", f"from {PACKAGE}.{node.module}"
-    if not any(is_own(alias.name) for alias in node.names):
+def find_import(node: ast.AST, place: str) -> tuple[ast.stmt, str, str] | None:
+    """An import of the project: the statement, its start, and what replaces that."""
+    if isinstance(node, ast.ImportFrom) and not node.level and is_own(node.module or ""):
+        return node, f"from {node.module}", f"from {PACKAGE}.{node.module}"
+    if not isinstance(node, ast.Import) or not any(is_own(alias.name) for alias in node.names):
         return None
     if len(node.names) > 1:
         raise ValueError(f"{place}:{node.lineno}: import one module per statement")
     parent, _, name = f"{PACKAGE}.{node.names[0].name}".rpartition(".")
     if parent != PACKAGE and not node.names[0].asname:
         raise ValueError(f"{place}:{node.lineno}: write `from ... import {name}`, which binds the same name everywhere")
-    return f"import {node.names[0].name}", f"from {parent} import {name}"
+    return node, f"import {node.names[0].name}", f"from {parent} import {name}"
+
+
+def find_address(node: ast.AST) -> tuple[ast.expr, str, str] | None:
+    """A public address, `__module__ = "models.common"`: the string, and what replaces it."""
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    if not any(isinstance(target, ast.Name) and target.id == "__module__" for target in targets):
+        return None
+    value = node.value  # type: ignore[attr-defined]
+    is_address = isinstance(value, ast.Constant) and isinstance(value.value, str) and is_own(value.value)
+    return (value, f'"{value.value}"', f'"{PACKAGE}.{value.value}"') if is_address else None
 
 
 def is_own(module: str) -> bool:
