@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -31,6 +32,15 @@ def shared() -> Path:
 def allow_private_urls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow downloads from servers on loopback."""
     monkeypatch.setenv("YOLOv5_ALLOW_PRIVATE_URLS", "1")
+
+
+@pytest.fixture(autouse=True)
+def reset_log() -> None:
+    """Start each test with an untouched logger: importing `utils.general` makes it print."""
+    from utils.core.logging import LOGGER
+
+    LOGGER.handlers, LOGGER.propagate = [], True
+    LOGGER.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

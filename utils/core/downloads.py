@@ -126,6 +126,16 @@ def download_file(
     return dest
 
 
+def read_size(url: str) -> int | None:
+    """Size in bytes of the file at a URL, None if the server does not say; the file itself is not transferred.
+
+    Raises:
+        InputError: the URL is not valid, not at a public address, or there is no such file.
+    """
+    with _open_url(url, {}, ProxyHandler(), time.monotonic() + ANSWER_S) as response:
+        return response.length
+
+
 def download_weights(
     target: str | Path, *, check: Callable[[Path], Any] | None = None, releases: str = OFFICIAL_RELEASES
 ) -> Path:

@@ -9,7 +9,12 @@ from utils.datasets.index.image_index import ImageIndex
 
 def class_weights(index: ImageIndex, num_classes: int) -> np.ndarray:
     """(num_classes,) inverse frequency of each class among the labels, summing to 1; an absent class counts as 1."""
-    counts = np.bincount(index.classes, minlength=num_classes).astype(np.float64)
+    return inverse_frequency(index.classes, num_classes)
+
+
+def inverse_frequency(classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """As `class_weights`, for the classes (n,) of all labels."""
+    counts = np.bincount(classes, minlength=num_classes).astype(np.float64)
     inverse = 1 / np.maximum(counts, 1)
     return inverse / inverse.sum()
 

@@ -62,7 +62,11 @@ def export_pickle(job: ExportJob) -> Path:
         "git": {"remote": None, "branch": None, "commit": None},
         "date": datetime.now().astimezone().isoformat(),
     }
-    target = job.get_path(SUFFIX)
+    return save_pickle(job.get_path(SUFFIX), content)
+
+
+def save_pickle(target: Path, content: dict[str, Any]) -> Path:
+    """Write a checkpoint with networks as pickled modules, atomically; returns its path."""
     with atomic_write(target) as temporary, temporary.open("wb") as file:
         torch.save(content, file, pickle_module=SimpleNamespace(__name__="pickle", Pickler=PublicPickler))
     return target

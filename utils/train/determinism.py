@@ -17,13 +17,18 @@ MARK = "deterministic"  # in every such message of PyTorch
 
 def make_deterministic() -> None:
     """Use deterministic algorithms; operations without one still run, see `NondeterminismReport`."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", WORKSPACE)
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    use_deterministic_algorithms()
     LOGGER.info(
         "--deterministic: results repeat on this machine with this version of PyTorch and this number of threads "
         "(OMP_NUM_THREADS); others may change the last digits"
     )
+
+
+def use_deterministic_algorithms() -> None:
+    """As `make_deterministic`, without a message."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", WORKSPACE)
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 class NondeterminismReport:

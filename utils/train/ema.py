@@ -11,9 +11,9 @@ from torch import Tensor, nn
 DECAY, RAMP = 0.9999, 2000  # the decay grows from 0 to DECAY over a few RAMP updates
 
 
-def compute_decay(updates: int) -> float:
+def compute_decay(updates: int, decay: float = DECAY, ramp: float = RAMP) -> float:
     """Decay of update number `updates`."""
-    return DECAY * (1 - math.exp(-updates / RAMP))
+    return decay * (1 - math.exp(-updates / ramp))
 
 
 class ModelEMA:
@@ -22,12 +22,13 @@ class ModelEMA:
     Args:
         model: the network in training; a detached FP32 copy of it becomes `model`.
         updates: number of earlier updates, of a resumed run.
+        decay, ramp: highest decay, and the updates over which it grows.
     """
 
-    def __init__(self, model: nn.Module, updates: int = 0) -> None:
+    def __init__(self, model: nn.Module, updates: int = 0, *, decay: float = DECAY, ramp: float = RAMP) -> None:
         self.model = deepcopy(model).eval()
         self.model.requires_grad_(False)
-        self.updates = updates
+        self.updates, self.max_decay, self.ramp = updates, decay, ramp
         self._source: nn.Module | None = None
         self._averaged: tuple[list[Tensor], list[Tensor]] = ([], [])
         self._copied: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -38,7 +39,7 @@ class ModelEMA:
         if model is not self._source:
             self._pair_with(model)
         self.updates += 1
-        torch._foreach_lerp_(*self._averaged, 1 - compute_decay(self.updates))
+        torch._foreach_lerp_(*self._averaged, 1 - compute_decay(self.updates, self.max_decay, self.ramp))
         if self._copied[0]:
             torch._foreach_copy_(*self._copied)
 

@@ -14,7 +14,7 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -45,18 +45,22 @@ Members = Callable[[], Iterator[Member]]  # of an archive, from the start at eac
 Parts = tuple[str, ...]  # of a path below the folder
 
 
-def unpack_archive(archive: Path, folder: Path) -> None:
+def unpack_archive(archive: Path, folder: Path, *, exclude: Collection[str] = ()) -> None:
     """Unpack a .zip or .tar(.gz, .bz2, .xz) archive, replacing files of the same name.
 
     All members are checked first. Only folders and files are allowed, without their permissions, and nothing is
     written through a link. On an error the new files are removed.
+
+    Args:
+        exclude: members whose path contains one of these texts are skipped.
 
     Raises:
         InputError: not an archive, damaged, rejected, over a limit, or larger than the free space.
     """
     folder = Path(os.path.realpath(folder))
     try:
-        with _open_archive(archive) as members:
+        with _open_archive(archive) as all_members:
+            members = partial(_skip_members, all_members, exclude)
             files, folders, size = _check_members(archive, members())
             _check_folder(archive, folder, files, folders)
             _check_space(archive, folder, size)
@@ -76,6 +80,11 @@ def unpack_archive(archive: Path, folder: Path) -> None:
                 f"{archive}: cannot be unpacked into {folder} ({reason}); free space or use another folder"
             ) from error
         raise InputError(f"{archive}: cannot be unpacked ({error}); download it again") from error
+
+
+def _skip_members(members: Members, exclude: Collection[str]) -> Iterator[Member]:
+    """The members of an archive whose path contains none of the texts."""
+    return (member for member in members() if not any(text in member.name for text in exclude))
 
 
 def find_name_problem(name: str, *, on_windows: bool = os.name == "nt") -> str | None:
