@@ -40,7 +40,9 @@ class TorchScriptBackend(ExportedBackend):
         names: Mapping[int, str] | None = None,
     ) -> None:
         dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-        if fp16 and dtype != torch.float16 and device.type == "cuda":
+        if dtype == torch.float16 and device.type == "cpu":  # which computes FP32 about 30 times as fast
+            module, dtype = module.float(), torch.float32
+        elif fp16 and dtype != torch.float16 and device.type == "cuda":
             module, dtype = module.half(), torch.float16
         elif fp16 and dtype != torch.float16:
             LOGGER.warning(f"WARNING: --half is ignored: {file} was exported in FP32; export it with --half")

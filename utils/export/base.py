@@ -116,7 +116,8 @@ class ExportNetwork(nn.Module):
         self.model, self.nms = model, nms
         self.eval()
         heads = [module for module in model.modules() if isinstance(module, Detect)]
-        self.normalized = normalized and bool(heads)
+        self.has_boxes = bool(heads)
+        self.normalized = normalized and self.has_boxes
         for head in heads:
             head.export, head.dynamic, head.inplace = True, dynamic, False
 

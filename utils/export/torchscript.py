@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
@@ -30,7 +31,8 @@ def export_torchscript(job: ExportJob) -> Path:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations, and shapes that become constants
         network(sample)  # caches the grids of this size, constants of a static graph
-        traced = torch.jit.trace(network, sample, strict=False, check_trace=False)
+        program = BoxesInTuple(network) if network.has_boxes and not job.info.nms else network
+        traced = torch.jit.trace(program, sample, strict=False, check_trace=False)
         extra = {CONFIG_FILE: json.dumps(build_metadata(job))}
         target = job.get_path(".torchscript")
         if options.optimize:
@@ -40,6 +42,19 @@ def export_torchscript(job: ExportJob) -> Path:
     with atomic_write(target) as temporary:
         temporary.write_bytes(content)
     return target
+
+
+class BoxesInTuple(nn.Module):
+    """The outputs of a network as a tuple, also for one: what programs that load exports of YOLOv5 index."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.network(images)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def _optimize_for_mobile(traced: Any) -> Any:

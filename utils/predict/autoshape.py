@@ -51,6 +51,7 @@ class AutoShape(nn.Module):
         InputError: unsupported type of model.
     """
 
+    __module__ = "models.common"  # its public address, by which programs recognize it
     conf = 0.25
     iou = 0.45
     agnostic = False
@@ -81,6 +82,10 @@ class AutoShape(nn.Module):
     @property
     def task(self) -> str:
         return self.backend.task
+
+    def autoshape(self) -> Self:
+        """The model itself, which is wrapped already."""
+        return self
 
     def train(self, mode: bool = True) -> Self:
         """Warn and stay in evaluation mode: batch norms are fused."""

@@ -19,6 +19,7 @@ from utils.backends.pytorch import to_names_dict
 from utils.core.files import make_run_folder
 from utils.core.logging import LOGGER
 from utils.core.packages import import_runtime
+from utils.core.timing import Profile
 from utils.core.types import Prediction
 from utils.datasets.sources.frames import SourceFrame
 from utils.imaging.semantic_classes import SemanticClasses
@@ -39,7 +40,7 @@ class Detections:
         ims: (H, W, C) uint8, RGB if C = 3.
         pred: (n, 6) x1, y1, x2, y2 in pixels of the image, score, class; best first.
         files: file names to save results under.
-        times: seconds of pre-processing, inference and NMS for all images.
+        times: timers (objects with `t` in seconds) of pre-processing, inference and NMS for all images, or seconds.
         names: class names by number.
         shape: (B, C, H, W) of the network input.
         predictions: output of the model's task for each image, in pixels of the image.
@@ -53,8 +54,10 @@ class Detections:
             image with the most likely class.
         xyxy, xywh: (n, 6) corners, or center and size, in pixels; score; class. xyxyn, xywhn: normalized to 0-1.
         n: number of images. t: milliseconds per image of pre-processing, inference and NMS. s: `shape`.
+        times: three `Profile` objects. imgs: `ims`, by its name before 6.1.
     """
 
+    __module__ = "models.common"  # its public address, by which programs recognize it
     xyxy: list[Any]
 
     def __init__(
@@ -62,7 +65,7 @@ class Detections:
         ims: list[np.ndarray],
         pred: list[Tensor],
         files: Sequence[str],
-        times: Sequence[float] = (0.0, 0.0, 0.0),
+        times: Sequence[float | Profile] = (0.0, 0.0, 0.0),
         names: Mapping[int, str] | Sequence[str] | None = None,
         shape: Sequence[int] | None = None,
         *,
@@ -70,7 +73,8 @@ class Detections:
         semantic_classes: SemanticClasses | None = None,
     ) -> None:
         self.ims, self.pred, self.files = ims, pred, list(files)
-        self.times, self.names, self.s = tuple(times), to_names_dict(names or {}), tuple(shape or ())
+        self.times = tuple(time if isinstance(time, Profile) else Profile.of(to_seconds(time)) for time in times)
+        self.names, self.s = to_names_dict(names or {}), tuple(shape or ())
         self.n, self.semantic_classes = len(ims), semantic_classes
         self.predictions = list(predictions) or [Prediction()] * self.n
         self.masks = [p.bitmaps for p in self.predictions if p.bitmaps is not None] or None
@@ -78,8 +82,17 @@ class Detections:
             p.semantic_mask.numpy() for p in self.predictions if p.semantic_mask is not None
         ] or None
         self.probs = [p.probs.clone() for p in self.predictions if p.probs is not None] or None
-        self.t = tuple(1000 * seconds / max(self.n, 1) for seconds in self.times)
+        self.t = tuple(1000 * timer.t / max(self.n, 1) for timer in self.times)
         self.xyxy = pred
+
+    @property
+    def imgs(self) -> list[np.ndarray]:
+        """The images."""
+        return self.ims
+
+    @imgs.setter
+    def imgs(self, images: list[np.ndarray]) -> None:
+        self.ims = images
 
     @cached_property
     def xywh(self) -> list[Any]:
@@ -130,8 +143,16 @@ class Detections:
         print(str(self).encode(encoding, "backslashreplace").decode(encoding))
 
     def render(self, labels: bool = True) -> list[np.ndarray]:
-        """Annotated images, RGB, which replace `ims`; the arrays of the caller are not modified."""
-        self.ims = self._draw(labels)
+        """Annotated images, RGB: drawn into `ims`, which share memory with the arrays of the caller.
+
+        Read-only images, and those whose number of channels changes, are replaced.
+        """
+        for number, annotated in enumerate(self._draw(labels)):
+            image = self.ims[number]
+            if image.flags.writeable and image.shape == annotated.shape:
+                np.copyto(image, annotated)
+            else:
+                self.ims[number] = annotated
         return self.ims
 
     def show(self, labels: bool = True) -> None:
@@ -159,7 +180,7 @@ class Detections:
         """Crop all objects with a margin, and save them to `<save_dir>/crops/<class>/<file>` if `save`.
 
         Returns:
-            A dict per object: `box` (x1, y1, x2, y2), `conf`, `cls`, `label` (name and score), `im` (BGR).
+            A dict per object, the least certain of an image first: `box` (x1, y1, x2, y2), `conf`, `cls`, `label` (name and score), `im` (BGR).
         """
         if save:
             folder = make_run_folder(save_dir, exist_ok=exist_ok)
@@ -170,7 +191,7 @@ class Detections:
         return [
             {"box": list(row[:4]), "conf": row[4], "cls": row[5], "label": f"{label} {row[4]:.2f}", "im": crop.copy()}
             for rows, result in zip(self.pred, self.results, strict=True)
-            for row, (label, crop) in zip(rows, result.extract_crops(), strict=True)
+            for row, (label, crop) in zip(rows.flip(0), result.extract_crops(), strict=True)
         ]
 
     def pandas(self) -> Detections:
@@ -184,7 +205,7 @@ class Detections:
 
     def tolist(self) -> list[Detections]:
         """One object per image."""
-        times = [seconds / max(self.n, 1) for seconds in self.times]
+        times = [timer.t / max(self.n, 1) for timer in self.times]
         return [
             Detections(
                 [im],
@@ -249,6 +270,11 @@ class Detections:
         """Annotated images, RGB."""
         style = DrawStyle(hide_labels=not labels)
         return [np.ascontiguousarray(result.draw(style)[..., ::-1]) for result in self.results]
+
+
+def to_seconds(time: Any) -> float:
+    """Seconds of a timer with attribute `t`, or the number itself."""
+    return float(getattr(time, "t", time))
 
 
 def make_output_names(names: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ class DetectMultiBackend(nn.Module):
 
     Attributes:
         backend: the runtime.
-        model: the network of a .pt file.
+        model: the network of a .pt file, the program of a TorchScript file.
         pt, jit, onnx, xml, engine, coreml, saved_model, pb, tflite, edgetpu, tfjs, paddle, triton: True for the
             model's format.
         stride, names: of the model. batch_size: fixed batch size of an exported file, else 1.
@@ -42,6 +43,8 @@ class DetectMultiBackend(nn.Module):
     Raises:
         utils.core.errors.InputError: see `load_backend`.
     """
+
+    __module__ = "models.common"  # its public address, by which programs recognize it
 
     def __init__(
         self,
@@ -65,8 +68,9 @@ class DetectMultiBackend(nn.Module):
         self.backend: Backend = load_backend(
             weights, device=torch.device(device), fp16=fp16, names=names, dnn=dnn, fuse=fuse, trust=trust
         )
-        if isinstance(self.backend, PyTorchBackend):
-            self.model = self.backend.model
+        for attribute in ("model", "module"):  # of .pt and TorchScript files
+            if isinstance(network := getattr(self.backend, attribute, None), nn.Module):
+                self.model = network
         self.names, self.stride = self.backend.names, self.backend.stride
         self.batch_size = int(getattr(self.backend, "fixed_batch", None) or 1)
 
@@ -83,7 +87,12 @@ class DetectMultiBackend(nn.Module):
         return refresh_backend(self.backend).dtype == torch.float16
 
     def forward(self, im: Tensor, augment: bool = False, visualize: Any = False) -> Any:
-        """Run the model on (B, C, H, W) images in [0, 1]; returns the output of `Backend.forward`.
+        """Run the model on (B, C, H, W) images in [0, 1].
+
+        Returns:
+            For boxes, of a .pt file a list: rows (B, N, 5 + num_classes), raw maps (None with `augment`); of other
+            files the rows. For masks a list: rows, prototypes, of a .pt file raw maps. For classes (B, num_classes)
+            logits. `NMSOutput` if the file includes NMS. Semantic and joint models: as `Backend.forward`.
 
         Args:
             augment: test-time augmentation.
@@ -101,7 +110,12 @@ class DetectMultiBackend(nn.Module):
         backend = refresh_backend(self.backend)
         if visualize and not callable(visualize):
             visualize = build_feature_visitor(Path(visualize))
-        return backend.forward(im.to(backend.device, backend.dtype), augment=augment, visualize=visualize or None)
+        output = backend.forward(im.to(backend.device, backend.dtype), augment=augment, visualize=visualize or None)
+        return list(output) if type(output) is tuple else output  # a JointOutput stays one
+
+    def from_numpy(self, x: Any) -> Any:
+        """An array as a tensor on the model's device; anything else unchanged."""
+        return torch.from_numpy(x).to(self.device) if isinstance(x, np.ndarray) else x
 
     def warmup(self, imgsz: Sequence[int] = (1, 3, 640, 640)) -> None:
         """Run once if the first run is slower than later ones.

@@ -179,7 +179,7 @@ class TextWriter(Writer):
 
 
 class CsvWriter(Writer):
-    """Writes a CSV table with a row per object: file name, class name, score.
+    """Writes a CSV table with a row per object, least certain first: file name, class name, score.
 
     Args:
         file: replaced if it exists.
@@ -195,8 +195,8 @@ class CsvWriter(Writer):
     def write(self, result: Result) -> None:
         name = Path(result.source.path).name
         with add_path_to_errors(self._stream.name):
-            for label, score in zip(result.labels, result.boxes[:, 4].tolist(), strict=True):
-                self._csv.writerow((name, label, f"{score:.5f}"))
+            for label, score in reversed(list(zip(result.labels, result.boxes[:, 4].tolist(), strict=True))):
+                self._csv.writerow((name, label, f"{score:.2f}"))
             self._stream.flush()  # a kill loses no rows
 
     def close(self) -> None:
@@ -205,9 +205,9 @@ class CsvWriter(Writer):
 
 
 class CropWriter(Writer):
-    """Saves the crop of each object to `<class>/<stem>.jpg`, `<stem>2.jpg`, ...; those with transparency as .png.
+    """Saves the crop of each object to `<class>/<stem>.jpg`, `<stem>2.jpg`, ..., the least certain of an image first.
 
-    Crops of frame 1 of a video are `<video>_1.jpg`, `<video>_1_2.jpg`, ...
+    Crops with transparency become .png. The number of a video's crops runs over all of its frames.
 
     Args:
         folder: parent of the class folders, created if missing.
@@ -216,24 +216,23 @@ class CropWriter(Writer):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._last: Counter[Path] = Counter()  # number of the last crop of each stem, for images
+        self._last: Counter[Path] = Counter()  # number of the last crop of each stem
 
     def write(self, result: Result) -> None:
-        last = self._last if result.source.number is None else Counter[Path]()
-        separator = "" if result.source.number is None else "_"
         for label, crop in result.extract_crops():
             if crop.size:
-                base = self.folder / to_folder_name(label) / result.stem
+                base = self.folder / to_folder_name(label) / Path(result.source.path).stem
                 transparent = crop.shape[2] == 4
-                name = self._find_free_name(base, last, separator, ".png" if transparent else ".jpg")
+                name = self._find_free_name(base, ".png" if transparent else ".jpg")
                 imwrite(name, crop, quality=None if transparent else CROP_JPEG_QUALITY)
 
-    def _find_free_name(self, base: Path, last: Counter[Path], separator: str, suffix: str) -> Path:
-        """The next unused name of this stem and suffix, after number `last[base]`."""
+    def _find_free_name(self, base: Path, suffix: str) -> Path:
+        """The next unused name of this stem and suffix."""
         base.parent.mkdir(exist_ok=True)
         while True:
-            last[base] += 1
-            name = base.with_name(f"{base.name}{f'{separator}{last[base]}' if last[base] > 1 else ''}{suffix}")
+            self._last[base] += 1
+            number = self._last[base]
+            name = base.with_name(f"{base.name}{number if number > 1 else ''}{suffix}")
             if not name.exists():
                 return name
 

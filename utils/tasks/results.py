@@ -104,15 +104,16 @@ class Result:
         return f"{self.source.heading}: {height}x{width} {self.summarize()}, {self.ms[1]:.1f}ms"
 
     def to_text_lines(self, *, with_score: bool = False, corners: bool = False) -> list[str]:
-        """Label file lines: `class x y w h [score]` per box, normalized to 0-1; with `corners` x1 y1 x2 y2.
+        """Label file lines, least certain first: `class x y w h [score]` per box, in 0-1; with `corners` x1 y1 x2 y2.
 
         With masks, the outline of the largest part of each object: `class x1 y1 x2 y2 x3 y3 ... [score]`.
         """
         rows = zip(self.classes, self._normalized_coordinates(corners), self.boxes[:, 4].tolist(), strict=True)
-        return [
+        lines = [
             " ".join([str(class_id), *(f"{v:g}" for v in ((*coordinates, score) if with_score else coordinates))])
             for class_id, coordinates, score in rows
         ]
+        return lines[::-1]
 
     def _normalized_coordinates(self, corners: bool) -> list[list[float]]:
         """Box or outline of each object, over width and height of the image."""
@@ -124,13 +125,17 @@ class Result:
         return normalized.tolist()
 
     def extract_crops(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Class name and BGR crop (a view) of each box with a margin; with masks BGRA, transparent background."""
+        """Class name and BGR crop (a view) of each box with a margin, least certain first.
+
+        With masks the crop is BGRA with a transparent background.
+        """
         canvas = to_bgr(self.source.frame)
         centers, sizes = (self.boxes[:, :2] + self.boxes[:, 2:4]) / 2, self.boxes[:, 2:4] - self.boxes[:, :2]
         half = (sizes * CROP_SCALE + CROP_MARGIN) / 2
         crop_boxes = clip_boxes_(np.concatenate((centers - half, centers + half), axis=1), canvas.shape[:2])
         corners = crop_boxes.astype(int).tolist()
-        for number, (label, (x1, y1, x2, y2)) in enumerate(zip(self.labels, corners, strict=True)):
+        for number, label in reversed(list(enumerate(self.labels))):
+            x1, y1, x2, y2 = corners[number]
             crop = canvas[y1:y2, x1:x2]
             yield label, crop if self.masks is None else np.dstack((crop, self.masks.opacity(number, (x1, y1, x2, y2))))
 
@@ -205,8 +210,8 @@ class ClassResult(Result):
         return ", ".join(f"{name} {prob:.2f}" for name, prob in self.top5)
 
     def to_text_lines(self, *, with_score: bool = True, corners: bool = False) -> list[str]:
-        """`probability name` of the top-5 classes."""
-        return [f"{prob:g} {name}" for name, prob in self.top5]
+        """`probability name` of the top-5 classes, most likely first."""
+        return [f"{prob:.2f} {name}" for name, prob in self.top5]
 
     def draw(self, style: DrawStyle) -> np.ndarray:
         """A BGR copy of the image with the top-5 classes at its top left."""

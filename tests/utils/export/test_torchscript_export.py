@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable
@@ -54,6 +55,21 @@ def test_file_holds_metadata(exported: Exported) -> None:
     assert (backend.names, backend.stride, backend.fixed_hw) == (NAMES, 16, (64, 96))
 
 
+def test_outputs_have_the_form_of_the_original(exported: Exported, tmp_path: Path) -> None:
+    """A tuple of one tensor for boxes, of two for masks, a tensor for classes; detections of NMS are a tensor."""
+    images = torch.rand(1, 3, 64, 96)
+    job, file = exported("torchscript")
+    outputs = torch.jit.load(str(file))(images)
+    assert isinstance(outputs, tuple) and len(outputs) == 1
+    torch.testing.assert_close(outputs[0], job.network(images))
+    for task, shapes in (("segment", [3, 4]), ("classify", None)):
+        job = build_confident_job(tmp_path, task=task, imgsz=(64, 96))
+        outputs = torch.jit.load(str(export_torchscript(job)))(images)
+        assert outputs.ndim == 2 if shapes is None else [output.ndim for output in outputs] == shapes
+    _, file = exported("torchscript", nms=True)
+    assert torch.jit.load(str(file))(images).shape[2] == 6
+
+
 def test_static_graph_is_exact_for_any_batch(exported: Exported) -> None:
     job, file = exported("torchscript")
     backend = load_backend(file, device=CPU)
@@ -76,8 +92,12 @@ def test_dynamic_graph_takes_any_size(nms: bool, exported: Exported) -> None:
 def test_half(exported: Exported) -> None:
     job, file = exported("torchscript", half=True)
     backend = load_backend(file, device=CPU)
-    assert backend.dtype == torch.float16
+    assert backend.dtype == torch.float32
+    assert {p.dtype for p in torch.jit.load(str(file)).parameters()} == {torch.float16}
     assert check_export(job, file).agreement.agreeing > 10
+    images = torch.rand(1, 3, 64, 96)
+    rounded = copy.deepcopy(job.network).half().float()  # the stored weights, computed in FP32
+    torch.testing.assert_close(backend.forward(images)[..., 4:], rounded(images)[..., 4:], atol=1e-4, rtol=1e-3)
 
 
 def test_optimize_for_mobile(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+import models.common
 from utils.core.errors import InputError
+from utils.core.timing import Profile
 from utils.predict.detections import Detections, make_output_names
 
 NAMES = {0: "person", 5: "bus", 2: "tie/box"}
@@ -122,19 +124,46 @@ def test_one_object_per_image() -> None:
     assert parts[0].t == pytest.approx((1, 20, 3))
 
 
-def test_render_draws_in_rgb_and_does_not_modify_inputs() -> None:
+def test_render_draws_in_rgb_into_the_arrays_of_the_caller() -> None:
     results = detections()
-    inputs = list(results.ims)
+    inputs, before = list(results.ims), [im.copy() for im in results.ims]
     drawn = results.render()
-    assert (inputs[0] == (10, 20, 200)).all()
-    assert results.ims is drawn
-    assert [im.shape for im in drawn] == [(100, 200, 3), (50, 40, 3)]
-    assert (drawn[0] != inputs[0]).any()
+    assert results.ims is results.imgs is drawn
+    assert all(a is b for a, b in zip(drawn, inputs, strict=True))
+    assert (drawn[0] != before[0]).any()
     assert (drawn[0][95, 150] == (10, 20, 200)).all()  # far from the boxes: still RGB
-    np.testing.assert_array_equal(drawn[1], inputs[1])
-    np.testing.assert_array_equal(results.render()[0], drawn[0])  # not drawn twice
-    without = detections().render(labels=False)
-    assert (without[0] != drawn[0]).any()
+    np.testing.assert_array_equal(drawn[1], before[1])
+    once = drawn[0].copy()
+    np.testing.assert_array_equal(results.render()[0], once)  # not drawn twice
+    assert (detections().render(labels=False)[0] != once).any()
+
+
+def test_render_replaces_images_that_are_read_only() -> None:
+    results = detections()
+    frozen = results.ims[0]
+    frozen.setflags(write=False)
+    drawn = results.render()
+    assert drawn[0] is not frozen
+    assert (frozen == (10, 20, 200)).all()
+    np.testing.assert_array_equal(drawn[0], detections().render()[0])
+
+
+def test_times_are_timers() -> None:
+    results = detections()
+    assert [(type(timer), timer.t, timer.dt) for timer in results.times] == [
+        (Profile, 0.002, 0.002), (Profile, 0.04, 0.04), (Profile, 0.006, 0.006),
+    ]  # fmt: skip
+    ims = [np.zeros((9, 9, 3), np.uint8)] * 2
+    foreign = SimpleNamespace(t=0.5)  # a timer of another program
+    measured = Detections(ims, [torch.zeros(0, 6)] * 2, ["a.jpg", "b.jpg"], times=(Profile(0.1), foreign, 0))
+    assert measured.t == pytest.approx((50, 250, 0))
+    assert [timer.t for timer in measured.tolist()[1].times] == pytest.approx([0.05, 0.25, 0])
+
+
+def test_public_address() -> None:
+    """Programs such as SAHI recognize the object by its module."""
+    assert f"{Detections.__module__}.{Detections.__qualname__}" == "models.common.Detections"
+    assert models.common.Detections is Detections
 
 
 def test_save_writes_rgb_images_into_numbered_folders(tmp_path: Path) -> None:
@@ -154,12 +183,12 @@ def test_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = detections()
     results.render()
     crops = results.crop()
-    assert [crop["label"] for crop in crops] == ["person 0.90", "bus 0.75", "person 0.50"]
-    assert [float(v) for v in crops[0]["box"]] == [10, 20, 50, 80]
+    assert [crop["label"] for crop in crops] == ["person 0.50", "bus 0.75", "person 0.90"]
+    assert [float(v) for v in crops[2]["box"]] == [10, 20, 50, 80]
     assert (float(crops[1]["conf"]), int(crops[1]["cls"])) == (0.75, 5)
     # 40 x 60 around (30, 50): half sides 25.4 and 35.6 -> 4.6..55.4, 14.4..85.6; clean pixels, BGR
-    assert crops[0]["im"].shape == (71, 51, 3)
-    assert (crops[0]["im"] == (200, 20, 10)).all()
+    assert crops[2]["im"].shape == (71, 51, 3)
+    assert (crops[2]["im"] == (200, 20, 10)).all()
     folder = tmp_path / "runs/detect/exp/crops"
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.jpg")) == [
         "bus/000123.jpg", "person/000123.jpg", "person/0001232.jpg",

@@ -60,7 +60,34 @@ def test_a_checkpoint(checkpoint: Path) -> None:
         found = model(images)
         expected = load_model(checkpoint)(images)
     torch.testing.assert_close(found[0], expected[0], atol=1e-3, rtol=1e-5)  # channels_last sums in another order
+    assert isinstance(found, list) and [m.shape[:3] for m in found[1]] == [(2, 3, 8), (2, 3, 4), (2, 3, 2)]
     assert len(non_max_suppression(found, 0.001)) == 2
+    with torch.inference_mode():
+        assert model(images, augment=True)[1] is None
+    assert model.eval() is model and not model.training
+
+
+def test_outputs_have_the_form_of_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor for one output, a list for several: a mock of the runtimes."""
+    outputs: dict[str, Any] = {"boxes": torch.zeros(1, 4, 7), "masks": (torch.zeros(1, 4, 39), torch.zeros(1, 32, 8, 8))}
+
+    def load(self: Format, files: list[str], **options: Any) -> Exported:
+        backend = Exported(files[0], ModelInfo(), device=options["device"], names=options["names"])
+        monkeypatch.setattr(backend, "forward", lambda *_, **__: outputs[Path(files[0]).stem])
+        return backend
+
+    monkeypatch.setattr(Format, "load", load)
+    assert DetectMultiBackend("boxes.onnx")(torch.zeros(1, 3, 32, 32)) is outputs["boxes"]
+    masks = DetectMultiBackend("masks.onnx")(torch.zeros(1, 3, 32, 32))
+    assert isinstance(masks, list) and all(a is b for a, b in zip(masks, outputs["masks"], strict=True))
+
+
+def test_arrays_become_tensors(checkpoint: Path) -> None:
+    model = DetectMultiBackend(checkpoint)
+    assert model.from_numpy(np.array([1.5, 2])).tolist() == [1.5, 2]
+    assert model.from_numpy("text") == "text"
+    assert f"{type(model).__module__}.{type(model).__qualname__}" == "models.common.DetectMultiBackend"
+    assert AutoShape(model, verbose=False).autoshape().__class__.__module__ == "models.common"
 
 
 def test_several_checkpoints_are_an_ensemble(checkpoint: Path) -> None:

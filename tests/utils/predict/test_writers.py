@@ -156,7 +156,7 @@ def test_csv_has_a_row_per_object(tmp_path: Path) -> None:
     writer.write(result("empty.jpg", []))
     writer.close()
     text = (tmp_path / "predictions.csv").read_text()
-    assert text.splitlines() == ["Image Name,Prediction,Confidence", '"a, b.jpg",cat,0.90000']
+    assert text.splitlines() == ["Image Name,Prediction,Confidence", '"a, b.jpg",cat,0.90']
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS and Windows have no such names")
@@ -171,7 +171,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
         writer.write(named)
         writer.close()
     assert {f"{path}.png", f"{path}.txt", "predictions.csv"} <= set(files(tmp_path))
-    assert (tmp_path / "predictions.csv").read_text().splitlines()[1] == r"b\udcffd.png,a\ud800,0.75000"
+    assert (tmp_path / "predictions.csv").read_text().splitlines()[1] == r"b\udcffd.png,a\ud800,0.75"
     assert (tmp_path / f"{path}.txt").read_text() == "0.75 a\\ud800\n0.25 dog\n"
 
 
@@ -194,12 +194,26 @@ def test_crops_are_numbered_within_their_class_and_never_leave_the_folder(tmp_pa
     assert read_image(tmp_path / "crops/cat/a.jpg").shape == (31, 31, 3)  # 20 * 1.02 + 10: 4.8 to 35.2
 
 
-def test_crops_of_frames_have_frame_and_object_number(tmp_path: Path) -> None:
-    """The second crop of frame 1 and the first of frame 12 differ in more than their order of arrival."""
+def test_crops_of_a_video_are_numbered_over_its_frames(tmp_path: Path) -> None:
     writer = CropWriter(tmp_path)
     writer.write(result("v.mp4", [ROWS[0], ROWS[0]], number=1))
     writer.write(result("v.mp4", [ROWS[0]], number=12))
-    assert files(tmp_path) == ["cat/v_1.jpg", "cat/v_12.jpg", "cat/v_1_2.jpg"]
+    assert files(tmp_path) == ["cat/v.jpg", "cat/v2.jpg", "cat/v3.jpg"]
+
+
+def test_the_least_certain_object_comes_first(tmp_path: Path) -> None:
+    """In text, CSV and the numbers of crops, as the original writes them."""
+    one = result("a.jpg", [[10, 10, 30, 30, 0.876, 0], [0, 0, 50, 20, 0.5, 0], [0, 0, 60, 20, 0.25, 1]])
+    one.names = {0: "cat", 1: "dog"}
+    for writer in (TextWriter(tmp_path, with_score=True), CropWriter(tmp_path), CsvWriter(tmp_path / "p.csv")):
+        writer.write(one)
+        writer.close()
+    assert [line.split()[-1] for line in (tmp_path / "a.txt").read_text().splitlines()] == ["0.25", "0.5", "0.876"]
+    assert (tmp_path / "p.csv").read_text().splitlines() == [
+        "Image Name,Prediction,Confidence", "a.jpg,dog,0.25", "a.jpg,cat,0.50", "a.jpg,cat,0.88",
+    ]  # fmt: skip
+    widths = [read_image(tmp_path / f"cat/{name}.jpg").shape[1] for name in ("a", "a2")]
+    assert widths == [55, 31]  # 50 px wide at the border, then 20 px: 20 * 1.02 + 10
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_log_line() -> None:
 
 
 def test_text_lines_are_normalized_to_the_image() -> None:
-    assert result(ROWS[:2]).to_text_lines() == ["2 0.2 0.5 0.2 0.5", "0 0.25 0.15625 0.5 0.3125"]
+    assert result(ROWS[:2]).to_text_lines() == ["0 0.25 0.15625 0.5 0.3125", "2 0.2 0.5 0.2 0.5"]
     assert result(ROWS[:1]).to_text_lines(with_score=True) == ["2 0.2 0.5 0.2 0.5 0.9"]
     assert result(ROWS[:1]).to_text_lines(with_score=True, corners=True) == ["2 0.1 0.25 0.3 0.75 0.9"]
     assert result([]).to_text_lines() == []
@@ -52,7 +52,7 @@ def test_stem_of_video_frames_has_their_number() -> None:
 def test_crops_have_a_margin_and_stay_in_the_image() -> None:
     crops = list(result(ROWS[:2]).extract_crops())
     # 20 x 40 at (20, 40): half sides 15.2 and 25.4 -> 4.8..35.2, 14.6..65.4; 50 x 25: clipped at 0, then 55.5, 30.25
-    assert [(label, crop.shape) for label, crop in crops] == [("car", (51, 31, 3)), ("person", (30, 55, 3))]
+    assert [(label, crop.shape) for label, crop in crops] == [("person", (30, 55, 3)), ("car", (51, 31, 3))]
     assert list(result([]).extract_crops()) == []
 
 
