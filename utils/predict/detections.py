@@ -180,7 +180,8 @@ class Detections:
         """Crop all objects with a margin, and save them to `<save_dir>/crops/<class>/<file>` if `save`.
 
         Returns:
-            A dict per object, the least certain of an image first: `box` (x1, y1, x2, y2), `conf`, `cls`, `label` (name and score), `im` (BGR).
+            A dict per object, the least certain of an image first: `box` (x1, y1, x2, y2), `conf`, `cls`, `label`
+            (name and score), `im` (BGR).
         """
         if save:
             folder = make_run_folder(save_dir, exist_ok=exist_ok)

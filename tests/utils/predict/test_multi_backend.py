@@ -69,7 +69,8 @@ def test_a_checkpoint(checkpoint: Path) -> None:
 
 def test_outputs_have_the_form_of_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tensor for one output, a list for several: a mock of the runtimes."""
-    outputs: dict[str, Any] = {"boxes": torch.zeros(1, 4, 7), "masks": (torch.zeros(1, 4, 39), torch.zeros(1, 32, 8, 8))}
+    masks = torch.zeros(1, 4, 39), torch.zeros(1, 32, 8, 8)
+    outputs: dict[str, Any] = {"boxes": torch.zeros(1, 4, 7), "masks": masks}
 
     def load(self: Format, files: list[str], **options: Any) -> Exported:
         backend = Exported(files[0], ModelInfo(), device=options["device"], names=options["names"])
@@ -78,8 +79,8 @@ def test_outputs_have_the_form_of_the_original(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Format, "load", load)
     assert DetectMultiBackend("boxes.onnx")(torch.zeros(1, 3, 32, 32)) is outputs["boxes"]
-    masks = DetectMultiBackend("masks.onnx")(torch.zeros(1, 3, 32, 32))
-    assert isinstance(masks, list) and all(a is b for a, b in zip(masks, outputs["masks"], strict=True))
+    found = DetectMultiBackend("masks.onnx")(torch.zeros(1, 3, 32, 32))
+    assert isinstance(found, list) and all(a is b for a, b in zip(found, masks, strict=True))
 
 
 def test_arrays_become_tensors(checkpoint: Path) -> None:
