@@ -64,10 +64,15 @@ class Callbacks:
             action(**details)
 
     def _get_actions(self, hook: str) -> list[Callable[..., object]]:
-        if hook not in self._actions:
-            near = get_close_matches(hook, HOOKS)
-            raise ValueError(f"unknown hook {hook!r}; " + (f"near: {near}" if near else f"there are {list(HOOKS)}"))
+        check_hook(hook)
         return self._actions[hook]
+
+
+def check_hook(hook: str) -> None:
+    """ValueError for a hook that does not exist."""
+    if hook not in HOOKS:
+        near = get_close_matches(hook, HOOKS)
+        raise ValueError(f"unknown hook {hook!r}; " + (f"near: {near}" if near else f"there are {list(HOOKS)}"))
 
 
 class CallbackSink:
