@@ -9,8 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,9 +21,7 @@ from utils import dataloaders, general, plots, torch_utils
 from utils.augmentations import letterbox
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
-from utils.dataloaders import LoadImages, LoadStreams
-from utils.datasets.sources.frames import SourceFrame
-from utils.datasets.sources.streams import StreamSource
+from utils.dataloaders import LoadImages
 from utils.metrics import ConfusionMatrix, ap_per_class, bbox_iou, box_iou, fitness
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -351,57 +347,3 @@ def test_torch_utils(log: pytest.LogCaptureFixture) -> None:
 def test_formats() -> None:
     assert {"jpg", "png", "webp"} <= set(dataloaders.IMG_FORMATS)
     assert {"mp4", "avi"} <= set(dataloaders.VID_FORMATS)
-
-
-def test_load_images_and_videos(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 80, 3), (255, 0, 0), np.uint8))
-    video = cv2.VideoWriter(str(tmp_path / "b.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
-    for level in (0, 80, 160, 240):
-        video.write(np.full((48, 64, 3), level, np.uint8))
-    video.release()
-    dataset = LoadImages([tmp_path / "a.png", str(tmp_path)], img_size=64, vid_stride=2)
-    assert len(dataset) == dataset.nf == 3
-    items = [(Path(path).name, im, im0, cap, dataset.mode) for path, im, im0, cap, _ in dataset]
-    assert [item[0] for item in items] == ["a.png", "a.png", "b.avi", "b.avi"]
-    assert [item[4] for item in items] == ["image", "image", "video", "video"]
-    _, im, im0, cap, _ = items[0]
-    assert (im.shape, im0.shape, cap) == ((3, 32, 64), (40, 80, 3), None)
-    assert im[:, 16, 32].tolist() == [0, 0, 255]  # blue in RGB
-    assert im.flags.c_contiguous
-    clip = items[2][3]
-    assert (clip.get(cv2.CAP_PROP_FPS), clip.get(cv2.CAP_PROP_FRAME_WIDTH)) == (5, 64)  # every second frame
-    assert (clip.get(cv2.CAP_PROP_FRAME_HEIGHT), clip.get(cv2.CAP_PROP_POS_MSEC)) == (48, 0)
-    assert abs(int(items[3][2].mean()) - 160) < 4
-    transformed = LoadImages(str(tmp_path / "a.png"), transforms=lambda im0: im0.shape)
-    assert next(iter(transformed))[1] == (40, 80, 3)
-    with pytest.raises(InputError, match="nowhere"):
-        LoadImages(str(tmp_path / "nowhere.png"))
-
-
-def test_load_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mock of two streams: the second starts late, then the first has no new frame."""
-
-    def frame(name: str, level: int) -> SourceFrame:
-        return SourceFrame(name, np.full((48, 64, 3), level, np.uint8), name, 1)
-
-    source = StreamSource.__new__(StreamSource)
-    closed: list[bool] = []
-    batches = [[frame("one", 10)], [frame("one", 20), frame("two", 30)], [frame("two", 40)]]
-    monkeypatch.setattr(StreamSource, "batches", lambda self, channels=3: iter(batches))
-    monkeypatch.setattr(StreamSource, "close", lambda self: closed.append(True))
-    source.streams = [SimpleNamespace(name="one"), SimpleNamespace(name="two")]  # type: ignore[list-item]
-    monkeypatch.setattr(dataloaders, "open_source", lambda *_: source)
-    streams: Any = LoadStreams("list.streams", img_size=64)
-    assert len(streams) == 2
-    levels = []
-    for names, im, im0s, cap, _ in streams:
-        assert (names, im.shape, cap) == (["one", "two"], (2, 3, 64, 64), None)
-        levels.append([int(im0[0, 0, 0]) for im0 in im0s])
-        assert streams.count == len(levels) - 1
-    assert levels == [[10, 0], [20, 30], [20, 40]]
-    assert closed == [True]
-    with pytest.raises(InputError, match="use LoadImages for files"):
-        monkeypatch.setattr(dataloaders, "open_source", lambda *_: SimpleNamespace(close=lambda: None))
-        LoadStreams("a.jpg")
-    with pytest.raises(InputError, match="use LoadStreams for streams"):
-        LoadImages("rtsp://somewhere")

@@ -158,11 +158,18 @@ class DetectionDataset(Dataset[Sample]):
         return compose(plan, to_output, size_hw, channels=self.channels, recolor=recolor)
 
     def build_mosaic(
-        self, i: int, rng: np.random.Generator, pool: np.ndarray | None, recolor: Recolor | None = None
+        self,
+        i: int,
+        rng: np.random.Generator,
+        pool: np.ndarray | None,
+        recolor: Recolor | None = None,
+        *,
+        nine: bool | None = None,
     ) -> Sample:
-        """Mosaic of image i and three or eight others, under a random transform."""
+        """Mosaic of image i and three or eight others (None: at random), under a random transform."""
         hyp, side = self.hyp, self.imgsz
-        nine = rng.random() < hyp.mosaic9
+        if nine is None:
+            nine = rng.random() < hyp.mosaic9
         members = rng.permutation([i, *self.draw_partners(8 if nine else 3, rng, pool)])
         plan = (plan_mosaic9 if nine else plan_mosaic)([self.get_source(k) for k in members.tolist()], rng, side)
         if hyp.copy_paste and self.index.polygons is not None:

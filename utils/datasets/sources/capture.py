@@ -14,8 +14,9 @@ import cv2
 from utils.core.errors import InputError
 from utils.core.packages import import_runtime
 from utils.datasets.sources.frames import MEDIA_SUFFIXES
+from utils.datasets.sources.media import open_video
 
-WEBCAM, HLS, YOUTUBE = "webcam", "HLS stream", "YouTube video"
+WEBCAM, HLS, YOUTUBE, VIDEO_FILE = "webcam", "HLS stream", "YouTube video", "video file"
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "rtp")
 PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 YOUTUBE_HOSTS = ("youtube.com", "youtu.be")
@@ -99,8 +100,10 @@ def open_capture(address: LiveAddress, *, open_ms: int, read_ms: int) -> cv2.Vid
 
     Raises:
         StreamError: it cannot be opened at present.
-        InputError: a package is missing.
+        InputError: a package is missing, or a video file is unusable.
     """
+    if address.kind == VIDEO_FILE:
+        return open_video(address.text)
     if address.kind == WEBCAM:
         capture = cv2.VideoCapture(int(address.text))
         if not capture.isOpened():

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -21,8 +21,8 @@ from utils.core.errors import InputError
 from utils.core.files import read_file, to_folder_name
 from utils.core.limits import check_limit
 from utils.datasets.index.listing import iter_files
-from utils.datasets.sources.capture import LiveAddress, is_media_url, parse_address
-from utils.datasets.sources.frames import MEDIA_SUFFIXES, Source, describe_formats
+from utils.datasets.sources.capture import VIDEO_FILE, LiveAddress, is_media_url, parse_address
+from utils.datasets.sources.frames import MEDIA_SUFFIXES, VIDEO_SUFFIXES, Source, describe_formats
 from utils.datasets.sources.media import MediaSource
 from utils.datasets.sources.screen import ScreenSource, is_screen
 from utils.datasets.sources.streams import StreamSource, StreamTiming
@@ -64,6 +64,38 @@ def open_source(source: str, options: SourceOptions = SourceOptions()) -> Source
         return _open(source, options)
     except OSError as error:
         raise InputError(f"--source {source}: cannot be read: {error.strerror or error}") from error
+
+
+def open_streams(sources: str | Sequence[str], options: SourceOptions = SourceOptions()) -> StreamSource:
+    """Open live sources, and video files that are read like them: side by side, at their frame rate.
+
+    Args:
+        sources: a webcam number, a stream address or a video file; a text file with one of them per word; or several.
+
+    Raises:
+        InputError: neither of these, or none of them sends a frame.
+    """
+    words = [sources] if isinstance(sources, str) else [str(source) for source in sources]
+    places = [("--source", word) for word in words]
+    if len(words) == 1 and Path(words[0]).suffix.lower() in (".streams", ".txt"):
+        lines = _read_lines(Path(words[0]))
+        places = [(f"{words[0]}:{number}", word) for number, line in lines for word in line.split()]
+        if not places:
+            raise InputError(f"{words[0]}: contains no streams; write one address or video file per line")
+    check_limit("--source", "streams", len(places), MAX_STREAMS)
+    addresses = [_parse_stream(word, place) for place, word in places]
+    return StreamSource(addresses, vid_stride=options.vid_stride, timing=options.timing)
+
+
+def _parse_stream(text: str, place: str) -> LiveAddress:
+    """The address of a live source or of a video file, which may be relative to the list that names it."""
+    for file in (Path(text), Path(place.rpartition(":")[0]).parent / text):
+        if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file():
+            return LiveAddress(str(file), VIDEO_FILE, text, to_folder_name(file.name))
+    address = parse_address(text, place=place)
+    if address is None:
+        raise InputError(f"{place}: {text}: neither a webcam number, nor a stream address, nor a video file")
+    return address
 
 
 def _open(source: str, options: SourceOptions) -> Source:

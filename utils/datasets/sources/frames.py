@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from utils.core.errors import InputError
@@ -25,10 +26,11 @@ class SourceFrame:
         path: image or video file; for a live source its name.
         frame: (H, W, C) uint8; C = 3 is BGR.
         heading: start of its log line, such as `video 1/2 (7/90) clip.mp4`.
-        number: position in the video or stream, from 1; None for an image.
+        number: position among the sampled frames of a video, or in the stream, from 1; None for an image.
         fps: frame rate at which the sampled frames play at the original speed; 0 for an image.
-        step: increase of `number` from one sampled frame to the next if none is dropped.
+        step: increase of `number` from one sampled frame of a stream to the next if none is dropped.
         live: from a live source, which drops frames that arrive too fast.
+        capture: the video file that is being read, or None.
     """
 
     path: str
@@ -38,6 +40,7 @@ class SourceFrame:
     fps: float = 0.0
     step: int = 1
     live: bool = False
+    capture: cv2.VideoCapture | None = None
 
 
 class Source(Protocol):

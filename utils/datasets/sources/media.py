@@ -100,36 +100,48 @@ class MediaSource:
         return SourceFrame(path, read_image(path, channels=channels, warn=warn), f"image {position} {title}")
 
     def _read_video(self, path: str, position: str, title: str, channels: int) -> Iterator[SourceFrame]:
-        """Every `vid_stride`-th frame from the first; ImageError if there is none, a problem if some are missing."""
-        _check_video_file(path)
-        capture = cv2.VideoCapture(path, cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, self.decode_threads])
+        """Frames N, 2N, ... for N = `vid_stride`, numbered from 1; ImageError if none is readable, a problem if some."""
+        capture = open_video(path, threads=self.decode_threads)
         try:
-            if not capture.isOpened():
-                raise ImageError(path, "damaged, or not a video in a supported format")
-            pixels = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-            if excess := describe_excess("pixels", pixels, MAX_PIXELS):
-                raise ImageError(path, excess)
             total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
             fps = sanitize_fps(capture.get(cv2.CAP_PROP_FPS)) / self.vid_stride
             number = gaps = 0
             while (failures := _grab(capture, MAX_FAILURES if number < total else 0)) is not None:
                 number += 1
                 gaps += failures > 0
-                if (number - 1) % self.vid_stride:
+                if number % self.vid_stride:
                     continue
                 decoded, frame = capture.retrieve()
                 if decoded:
-                    heading = f"video {position} ({number}/{total or '?'}) {title}"
+                    sampled = number // self.vid_stride
+                    heading = f"video {position} ({sampled}/{total // self.vid_stride or '?'}) {title}"
                     frame = fit_channels(frame, channels, path)
-                    yield SourceFrame(path, frame, heading, number, fps, self.vid_stride)
+                    yield SourceFrame(path, frame, heading, sampled, fps, capture=capture)
+            if not capture.isOpened():  # released by the program that reads the frames, to skip the rest
+                return
         finally:
             capture.release()
         if not number:
             raise ImageError(path, "damaged, no frame can be read")
+        if number < self.vid_stride:
+            self._add_problem(f"{title}: {number} frames, fewer than --vid-stride {self.vid_stride}", "")
         if gaps:
             self._add_problem(f"{title}: damaged, {number} of {total} frames can be read", "")
         elif number < total * COMPLETE_SHARE:
             self._add_problem(f"{title}: truncated after frame {number} of {total}", "")
+
+
+def open_video(path: str, *, threads: int = 0) -> cv2.VideoCapture:
+    """Open a video file with a number of decoder threads, 0 for the decoder's choice; ImageError if it is unusable."""
+    _check_video_file(path)
+    capture = cv2.VideoCapture(path, cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, threads])
+    reason = None if capture.isOpened() else "damaged, or not a video in a supported format"
+    pixels = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    reason = reason or describe_excess("pixels", pixels, MAX_PIXELS)
+    if reason:
+        capture.release()
+        raise ImageError(path, reason)
+    return capture
 
 
 def _check_video_file(path: str) -> None:

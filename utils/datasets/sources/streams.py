@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
-from utils.datasets.sources.capture import HLS, LiveAddress, StreamError, open_capture
+from utils.datasets.sources.capture import HLS, VIDEO_FILE, LiveAddress, StreamError, open_capture
 from utils.datasets.sources.frames import DEFAULT_FPS, SourceFrame, fit_live_channels, sanitize_fps
 from utils.datasets.sources.media import COMPLETE_SHARE
 
@@ -52,6 +53,7 @@ class Stream:
 
     Attributes:
         fps: frame rate of the source.
+        total_frames: frames of a recording; infinite for others.
         num_frames: frames received so far, over all connections.
         failure: why there are no frames at present, or "".
         last_frame_time: time of the last frame, or of the start.
@@ -74,6 +76,7 @@ class Stream:
         self.timing, self.vid_stride = timing, vid_stride
         self.name = address.name
         self.fps, self.num_frames, self.failure = DEFAULT_FPS, 0, ""
+        self.total_frames = math.inf
         self.last_frame_time = time.monotonic()
         self.attempted = self.finished = False
         self.error: BaseException | None = None
@@ -116,8 +119,9 @@ class Stream:
 
     def _read(self, capture: cv2.VideoCapture) -> str:
         fps, total = sanitize_fps(capture.get(cv2.CAP_PROP_FPS)), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        is_recording = 0 < total < MAX_FRAMES
-        throttled = is_recording or self.address.kind == HLS
+        is_recording, is_file = 0 < total < MAX_FRAMES, self.address.kind == VIDEO_FILE
+        throttled = is_recording or is_file or self.address.kind == HLS
+        self.total_frames = total if is_recording else math.inf
         start, grabbed = time.monotonic(), 0
         while not self.stopped.is_set() and capture.grab():
             grabbed += 1
@@ -127,7 +131,7 @@ class Stream:
             self._publish(frame if decoded else None, fps)
             if throttled:
                 self.stopped.wait(max(0.0, start + grabbed / fps - time.monotonic()))
-        if is_recording and grabbed >= total * COMPLETE_SHARE:
+        if is_file or (is_recording and grabbed >= total * COMPLETE_SHARE):
             self._set_state(finished=True)
         silent_s = time.monotonic() - max(start, self.last_frame_time)
         if silent_s >= self.timing.read_timeout_s:

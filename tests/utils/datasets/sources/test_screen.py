@@ -61,7 +61,8 @@ def test_load_screenshots(display: str) -> None:
         path, im, im0, cap, s = next(frames)
         assert (path, im.shape, im0.shape, cap, dataset.frame) == ("screen1", (3, 64, 64), (200, 320, 3), None, number)
         assert s.endswith(" 320x200: ")
-    frames.close()
+    assert (dataset.screen, dataset.left, dataset.top, dataset.width, dataset.height) == (1, 0, 0, 320, 200)
+    dataset.close()
     with pytest.raises(InputError, match="expected screen"):
         LoadScreenshots("screen one")
 
