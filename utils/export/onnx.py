@@ -18,7 +18,10 @@ from utils.core.packages import import_runtime
 from utils.export.base import ExportJob
 from utils.export.nms_graph import build_onnx_translation
 
-MIN_CONVERTED_OPSET = 15  # for graphs of any size
+MIN_CONVERTED_OPSET = 15  # by onnx itself, for graphs of any size
+AXES_INPUT_OPSET = 13  # where axes became an input
+NEWER_ATTRIBUTES = ("allowzero", "noop_with_empty_axes", "start", "end")  # not set, as no shape has a zero, or replaced
+ABSENT = "absent"  # name of an empty tensor, for inputs without a value
 DEFAULT_OPSET = 18  # the lowest of torch's exporter, and the most widely supported
 FUNCTIONS_IR_VERSION = 8  # the first with functions
 MAX_BYTES = 2**31 - 1  # of one protobuf message
@@ -158,18 +161,41 @@ def _convert_opset(model: Any, opset: int) -> Any:
 
 
 def _relabel_opset(model: Any, opset: int) -> None:
-    """Set an older opset version whose operators are compatible, which the checker verifies."""
+    """Set an older opset version, and write the operators that changed in their older form; the checker verifies it."""
     import onnx
 
-    absent = onnx.numpy_helper.from_array(np.zeros(0, np.float32), "absent")
+    constants = {initializer.name: initializer for initializer in model.graph.initializer}
+    nodes = []
     for node in model.graph.node:
-        attributes = [attribute for attribute in node.attribute if attribute.name != "allowzero"]  # no shape has a zero
+        nodes.append(node)
+        if node.op_type == "Resize":  # region and scales were mandatory
+            node.input[:] = [name or ABSENT for name in node.input]
+        elif node.op_type in ("Squeeze", "Unsqueeze") and opset < AXES_INPUT_OPSET and len(node.input) > 1:
+            axes = onnx.numpy_helper.to_array(constants[node.input.pop()]).tolist()
+            node.attribute.append(onnx.helper.make_attribute("axes", axes))
+        elif node.op_type == "Shape" and node.attribute:
+            nodes.append(_slice_shape(model, node))
+        attributes = [attribute for attribute in node.attribute if attribute.name not in NEWER_ATTRIBUTES]
         del node.attribute[:]
         node.attribute.extend(attributes)
-        if node.op_type == "Resize":  # region and scales were mandatory
-            node.input[:] = [name or absent.name for name in node.input]
-    model.graph.initializer.append(absent)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]  # copies: the list is cleared
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(0, np.float32), ABSENT))
     next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")).version = opset
+
+
+def _slice_shape(model: Any, node: Any) -> Any:
+    """A node that cuts `start` to `end` out of the output of a Shape node, whose attributes did not exist."""
+    import onnx
+
+    output, whole = node.output[0], f"{node.output[0]}_whole"
+    limits = {"start": 0, "end": np.iinfo(np.int64).max} | {attribute.name: attribute.i for attribute in node.attribute}
+    names = [f"{output}_{limit}" for limit in limits]
+    for name, value in zip(names, limits.values(), strict=True):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value], np.int64), name))
+    node.output[0] = whole
+    return onnx.helper.make_node("Slice", [whole, *names], [output])
 
 
 def _replace_squares(model: Any) -> None:

@@ -97,6 +97,18 @@ def test_other_opsets(opset: int, exported: Exported) -> None:
     assert check_export(job, file).relative < 1e-4
 
 
+@pytest.mark.parametrize("task", ["detect", "classify"])
+def test_opset_12_for_any_size(task: str, tmp_path: Path) -> None:
+    """The opset that the original exports by default, which many runtimes on devices are limited to."""
+    job = build_confident_job(tmp_path, task=task, dynamic=True, opset=12)
+    file = export_onnx(job)
+    assert get_opset(onnx.load(file)) == 12
+    backend = load_backend(file, device=CPU)
+    for shape in ((1, 3, 64, 96), (3, 3, 32, 160), (2, 3, 48, 48)):
+        images = torch.rand(shape)
+        torch.testing.assert_close(backend.forward(images), job.network(images), atol=1e-3, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("opset", "message"),
     [
