@@ -12,6 +12,9 @@ from utils.core.errors import InputError
 from utils.tasks.registry import find_task
 
 
+RAW_MAP_AXES = (4, 5)  # (B, anchors * columns, H, W), or (B, anchors, H, W, columns)
+
+
 def flatten_outputs(outputs: Any) -> list[Tensor]:
     """The outputs of a graph in one list, however they are nested; TypeError if it gives anything but tensors."""
     if isinstance(outputs, Tensor):
@@ -33,4 +36,9 @@ def check_outputs(file: str, info: ModelInfo, outputs: Sequence[Tensor]) -> None
     if info.names:
         expected += f" and {len(info.names)} classes"
     shapes = ", ".join(str(tuple(output.shape)) for output in outputs) or "none"
+    if len(outputs) > 1 and all(output.ndim in RAW_MAP_AXES for output in outputs):
+        raise InputError(
+            f"{file}: its outputs are raw feature maps {shapes}, without decoded boxes; export the checkpoint again "
+            "with export.py (of YOLOv5: without --train)"
+        )
     raise InputError(f"{file}: its metadata says {expected}, but the output has shape {shapes}; export it again")

@@ -54,3 +54,11 @@ def test_rows_of_nms() -> None:
 def test_unexpected_outputs_are_refused(info: dict[str, object], shapes: Shapes, said: str) -> None:
     with pytest.raises(InputError, match=f"^m\\.x: its metadata says .*{said}.*; export it again$"):
         check_outputs("m.x", ModelInfo(names=NAMES, **info), [torch.zeros(shape) for shape in shapes])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shapes", [[(1, 3, 8, 8, 7), (1, 3, 4, 4, 7)], [(1, 21, 8, 8), (1, 21, 4, 4), (1, 21, 2, 2)]])
+def test_raw_feature_maps_are_named(shapes: Shapes) -> None:
+    with pytest.raises(
+        InputError, match=r"^m\.x: its outputs are raw feature maps \(1, .*; export the checkpoint again"
+    ):
+        check_outputs("m.x", ModelInfo(names=NAMES), [torch.zeros(shape) for shape in shapes])
