@@ -5,41 +5,30 @@ From Python: `import export; files = export.run(weights="yolov5n.pt", include=["
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import platform
+import sys
+from pathlib import Path
 
+if __package__ and not Path(__file__).with_name("py.typed").exists():  # in a checkout, imported as `yolov5.export`
+    sys.path.append(str(Path(__file__).resolve().parent))
+
+from utils.commands.export import EXPORT_ORDER, ExportCommand
 from utils.config.export import ExportConfig
-from utils.core.script import EXIT_PROBLEM, run_script
+from utils.core.lazy import lazy_exports
+from utils.core.script import run_script
 
-if TYPE_CHECKING:
-    from utils.export.run import ExportSummary
+FILE = Path(__file__).resolve()
+ROOT = FILE.parent
+MACOS = platform.system() == "Darwin"
+FUNCTIONS = (
+    *("add_tflite_metadata", "export_coreml", "export_edgetpu", "export_engine", "export_formats", "export_onnx"),
+    *("export_openvino", "export_paddle", "export_pb", "export_saved_model", "export_tfjs", "export_tflite"),
+    *("export_torchscript", "try_export"),
+)
 
-
-def run(**options: Any) -> list[str]:
-    """Export with the options of the command line, as keyword arguments with underscores.
-
-    Without `include` the formats are TorchScript and ONNX.
-
-    Returns:
-        The exported files and folders.
-
-    Raises:
-        InputError: an option, file or value is invalid.
-    """
-    return list(export(ExportConfig.from_kwargs(**{"include": ["torchscript", "onnx"], **options})).files)
-
-
-def export(config: ExportConfig) -> ExportSummary:
-    """Export all checkpoints in all formats."""
-    from utils.export.run import export_all  # after the flags are parsed, because torch is slow to import
-
-    return export_all(config)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command-line entry point; status 1 if some exports failed."""
-    return EXIT_PROBLEM if export(ExportConfig.from_args(argv)).problems else 0
-
+command = ExportCommand(ExportConfig, EXPORT_ORDER)
+run, main, parse_opt = command.run, command.main, command.parse_opt
+__getattr__ = lazy_exports(__name__, dict.fromkeys(FUNCTIONS, "utils.export.script_exports"))
 
 if __name__ == "__main__":
     run_script(main)

@@ -6,20 +6,25 @@ It is detect.py with other defaults; detect.py supports classifiers too.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 if __name__ == "__main__":  # import from the project folder, not from this one
-    import sys
-    from pathlib import Path
-
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+elif not (
+    Path(__file__).resolve().parents[1] / "py.typed"
+).exists():  # in a checkout, perhaps as `yolov5.classify.predict`
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from functools import partial
-
-import detect
+from utils.commands.detect import CLASSIFY_ORDER, DetectCommand
 from utils.config.classify import ClassifyPredictConfig
 from utils.core.script import run_script
 
-run = partial(detect.run, ClassifyPredictConfig)
-main = partial(detect.main, kind=ClassifyPredictConfig)
+FILE = Path(__file__).resolve()
+ROOT = FILE.parents[1]
+
+command = DetectCommand(ClassifyPredictConfig, CLASSIFY_ORDER)
+run, main, parse_opt = command.run, command.main, command.parse_opt
 
 if __name__ == "__main__":
     run_script(main)

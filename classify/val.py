@@ -5,27 +5,23 @@ From Python: `from classify import val; top1, top5, loss = val.run(weights="best
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 if __name__ == "__main__":  # import from the project folder, not from this one
-    import sys
-    from pathlib import Path
-
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+elif not (Path(__file__).resolve().parents[1] / "py.typed").exists():  # in a checkout, perhaps as `yolov5.classify.val`
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from functools import partial
-from typing import Any
-
-import val
+from utils.commands.val import CLASSIFY_ORDER, ClassifyValCommand
 from utils.config.classify import ClassifyValConfig
 from utils.core.script import run_script
 
-main = partial(val.main, kind=ClassifyValConfig)
+FILE = Path(__file__).resolve()
+ROOT = FILE.parents[1]
 
-
-def run(**options: Any) -> tuple[float, float, float]:
-    """Top-1 accuracy, top-5 accuracy and loss; options as keyword arguments with underscores."""
-    top1, top5, loss = val.run(ClassifyValConfig, **{"half": False, **options})[0]
-    return top1, top5, loss
-
+command = ClassifyValCommand(ClassifyValConfig, CLASSIFY_ORDER)
+run, main, parse_opt = command.run, command.main, command.parse_opt
 
 if __name__ == "__main__":
     run_script(main)

@@ -6,20 +6,29 @@ It is train.py with other defaults; train.py supports these models too.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 if __name__ == "__main__":  # import from the project folder, not from this one
-    import sys
-    from pathlib import Path
-
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+elif not (
+    Path(__file__).resolve().parents[1] / "py.typed"
+).exists():  # in a checkout, perhaps as `yolov5.segment.train`
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from functools import partial
-
-import train
+from utils.commands.train import TrainCommand
 from utils.config.segment import SegmentTrainConfig
+from utils.core.lazy import lazy_exports
+from utils.core.ranks import LOCAL_RANK, RANK, WORLD_SIZE
 from utils.core.script import run_script
 
-run = partial(train.run, SegmentTrainConfig)
-main = partial(train.main, kind=SegmentTrainConfig)
+__all__ = ["FILE", "LOCAL_RANK", "RANK", "ROOT", "WORLD_SIZE", "main", "parse_opt", "run", "train"]
+FILE = Path(__file__).resolve()
+ROOT = FILE.parents[1]
+
+command = TrainCommand(SegmentTrainConfig)
+run, main, parse_opt, train = command.run, command.main, command.parse_opt, command.train
+__getattr__ = lazy_exports(__name__, {"GIT_INFO": "utils.commands.git_info"})
 
 if __name__ == "__main__":
     run_script(main)

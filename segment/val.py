@@ -6,20 +6,28 @@ It is val.py with other defaults; val.py supports these models too.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 if __name__ == "__main__":  # import from the project folder, not from this one
-    import sys
-    from pathlib import Path
-
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+elif not (Path(__file__).resolve().parents[1] / "py.typed").exists():  # in a checkout, perhaps as `yolov5.segment.val`
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from functools import partial
-
-import val
+from utils.commands.val import SEGMENT_ORDER, ValCommand
 from utils.config.segment import SegmentValConfig
+from utils.core.lazy import lazy_exports
 from utils.core.script import run_script
 
-run = partial(val.run, SegmentValConfig)
-main = partial(val.main, kind=SegmentValConfig)
+FILE = Path(__file__).resolve()
+ROOT = FILE.parents[1]
+
+command = ValCommand(SegmentValConfig, SEGMENT_ORDER)
+run, main, parse_opt = command.run, command.main, command.parse_opt
+
+__getattr__ = lazy_exports(
+    __name__, dict.fromkeys(("process_batch", "save_one_json", "save_one_txt"), "utils.evaluate.script_mask_metrics")
+)
 
 if __name__ == "__main__":
     run_script(main)

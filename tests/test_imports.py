@@ -28,6 +28,7 @@ LAYERS = [
     ("utils.evaluate", "utils.predict"),
     ("utils.train",),
     ("utils.search",),
+    ("utils.commands",),
 ]
 # Addresses that users import or run; nothing inside imports them.
 PUBLIC = (
@@ -35,7 +36,7 @@ PUBLIC = (
     *("utils.dataloaders", "utils.demo", "utils.downloads", "utils.general", "utils.google_utils", "utils.loss"),
     *("utils.prune", "utils.segment", "utils.torch_utils", "utils.triton", "utils.utils"),
     *("utils.datasets.__main__", "utils.flask_rest_api", "utils.loggers.classic", "utils.metrics.classic"),
-    *("utils.plots.classic",),
+    *("utils.commands.git_info", "utils.plots.classic"),
 )
 # Cycles that a class address of official checkpoints forces, with the reason: none at present.
 FORCED_CYCLES: dict[tuple[str, ...], str] = {}
@@ -154,7 +155,7 @@ def test_root_of_utils_holds_public_addresses_only() -> None:
 
 
 SCRIPTS = (
-    *("train.py", "val.py", "detect.py", "export.py", "benchmarks.py", "hubconf.py", "models/yolo.py"),
+    *("train.py", "val.py", "test.py", "detect.py", "export.py", "benchmarks.py", "hubconf.py", "models/yolo.py"),
     *("classify/train.py", "classify/val.py", "classify/predict.py", "segment/train.py", "segment/val.py"),
     *("segment/predict.py", "utils/prune.py", "utils/datasets/__main__.py"),
     *(f"utils/datasets/__main__.py {command}" for command in ("check", "split", "convert", "crops", "fetch")),

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
+from utils.config.legacy import OldFlag, check_fork_files, find_old_names, list_old_arguments, replace_old_flags
 from utils.core.errors import InputError
 from utils.core.limits import LiftLimits
 
@@ -49,9 +51,11 @@ class BaseConfig:
     Attributes:
         explicit: names of the fields that the caller set.
         hidden: fields of a base class that have no flag in this one.
+        old_flags: flags of older releases, which are replaced.
     """
 
     hidden: ClassVar[frozenset[str]] = frozenset()
+    old_flags: ClassVar[Mapping[str, OldFlag]] = {}
     explicit: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     @classmethod
@@ -65,7 +69,7 @@ class BaseConfig:
         parser = argparse.ArgumentParser(prog=prog, description=(cls.__doc__ or "").splitlines()[0])
         for name, f in cls.flags().items():
             options = dict(f.metadata["argparse"])
-            default = _get_default(f)
+            default = get_default(f)
             options["help"] += "" if default in (None, False, "", []) else f" (default: {_format_value(default)})"
             parser.add_argument(*f.metadata["flags"], dest=name, default=argparse.SUPPRESS, **options)
         parser.add_argument(
@@ -79,8 +83,19 @@ class BaseConfig:
 
     @classmethod
     def from_args(cls: type[Config], argv: Sequence[str] | None = None) -> Config:
-        """Settings from a command line (default: sys.argv); argparse exits with status 2 on an error."""
-        return cls.from_kwargs(**vars(cls.parser().parse_args(argv)))
+        """Settings from a command line (default: sys.argv); argparse exits with status 2 on an error.
+
+        Raises:
+            InputError: a value is invalid, or a flag of an older release has no replacement.
+        """
+        return cls.from_kwargs(**cls.parse_args(argv))
+
+    @classmethod
+    def parse_args(cls, argv: Sequence[str] | None = None, *, known: bool = False) -> dict[str, Any]:
+        """The values that a command line sets, by field name; with `known`, unknown arguments are ignored."""
+        arguments = replace_old_flags(sys.argv[1:] if argv is None else argv, cls.old_flags)
+        parser = cls.parser()
+        return vars(parser.parse_known_args(arguments)[0] if known else parser.parse_args(arguments))
 
     @classmethod
     def from_kwargs(cls: type[Config], **values: Any) -> Config:
@@ -93,9 +108,13 @@ class BaseConfig:
         for alias in ("img", "img_size"):
             if alias in values and "imgsz" in known:
                 values["imgsz"] = values.pop(alias)
+        for name in find_old_names(values.keys() - known, cls.old_flags):
+            if arguments := list_old_arguments(name, values.pop(name), cls.old_flags):
+                values |= vars(cls.parser().parse_args(arguments))
         if unknown := sorted(values.keys() - known):
             raise InputError(f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        values = {name: _check_value(known[name], value) for name, value in values.items()}
+        values = {name: check_value(known[name], value) for name, value in values.items()}
+        check_fork_files(values.get("cfg"), values.get("data"))
         return cls(**values, explicit=frozenset(values))
 
     def adapt_to(self, kind: type[Config]) -> Config:
@@ -137,21 +156,28 @@ def derive_config(kind: type[Config], description: str, **defaults: Any) -> type
     return cast("type[Config]", derived)
 
 
-def _get_default(f: dataclasses.Field[Any]) -> Any:
+def get_default(f: dataclasses.Field[Any]) -> Any:
+    """The default of a field."""
     return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 
 
-def _check_value(f: dataclasses.Field[Any], value: Any) -> Any:
-    """Check and convert a value as its flag would; a single value may replace a list.
+def check_value(f: dataclasses.Field[Any], value: Any) -> Any:
+    """Check and convert a value as its flag would; a single value may replace a list, and a list of one a value.
 
-    A flag with any number of values is True without values.
+    A flag with an optional value is on with True and off with False; one with any number of values is True without.
     """
-    options, default = f.metadata["argparse"], _get_default(f)
-    if value is None:
+    options, default = f.metadata["argparse"], get_default(f)
+    nargs = options.get("nargs")
+    if value is None or (value is False and nargs == "?" and not default):
         return default
+    if value is True and nargs == "?":
+        return options["const"]
+    if isinstance(value, list | tuple) and (nargs is None or nargs == "?") and len(set(map(str, value))) == 1:
+        value = value[0]
+    if f.type == "str" and not isinstance(value, str | Path):
+        value = str(value)  # a number or a torch.device
     if value in (default, options.get("const")):
         return value
-    nargs = options.get("nargs")
     if nargs == "*" and value in (True, []):
         return True
     if nargs in ("+", "*") or isinstance(nargs, int):

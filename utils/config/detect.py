@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from utils.config.base import IMG_FLAGS, TRUST_HELP, BaseConfig, option, switch
 from utils.config.flag_types import fraction, not_negative_float, positive_int
+from utils.config.legacy import DETECT_FLAGS
 from utils.core.errors import InputError
 
 
@@ -13,6 +14,7 @@ from utils.core.errors import InputError
 class DetectConfig(BaseConfig):
     """Run a model on images, videos and streams."""
 
+    old_flags = DETECT_FLAGS
     weights: list[str] = option(
         ["yolov5s.pt"],
         "--weights",

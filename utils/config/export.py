@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from utils.config.base import IMG_FLAGS, BaseConfig, option, switch
 from utils.config.flag_types import fraction, positive_float, positive_int
+from utils.config.legacy import EXPORT_FLAGS
 from utils.core.errors import InputError
 
 
@@ -13,6 +14,7 @@ from utils.core.errors import InputError
 class ExportConfig(BaseConfig):
     """Export a checkpoint to the formats of other runtimes."""
 
+    old_flags = EXPORT_FLAGS
     data: str = option("data/coco128.yaml", "--data", help="data set YAML: images for --int8 and for the output check")
     weights: list[str] = option(["yolov5s.pt"], "--weights", nargs="+", type=str, help="checkpoints to export")
     imgsz: list[int] = option(

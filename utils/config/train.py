@@ -15,6 +15,7 @@ from utils.config.flag_types import (
     positive_int,
     seed_value,
 )
+from utils.config.legacy import TRAIN_FLAGS
 from utils.core.errors import InputError
 
 AUTOMATIC_BATCH = -1
@@ -25,6 +26,7 @@ LOGGERS = ("tensorboard", "mlflow", "wandb", "clearml", "comet", "none")
 class TrainConfig(BaseConfig):
     """Train a model on a data set."""
 
+    old_flags = TRAIN_FLAGS
     weights: str = option("yolov5s.pt", "--weights", help="initial checkpoint; '' trains from scratch")
     cfg: str = option("", "--cfg", help="model YAML; overrides the architecture of the checkpoint")
     data: str = option("data/coco128.yaml", "--data", help="data set YAML")
@@ -78,7 +80,9 @@ class TrainConfig(BaseConfig):
     freeze: list[int] = option(
         [0], "--freeze", nargs="+", type=not_negative_int, help="layers to freeze: N for the first N, or a list"
     )
-    save_period: int = option(-1, "--save-period", type=int_at_least(-1), help="also save epochN.pt every N epochs")
+    save_period: int = option(
+        -1, "--save-period", "--save_period", type=int_at_least(-1), help="also save epochN.pt every N epochs"
+    )
     save_every_steps: int = option(
         0, "--save-every-steps", type=not_negative_int, help="also save last.pt every N optimizer steps"
     )

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from utils.config.base import IMG_FLAGS, SEG_IMGSZ_HELP, TRUST_HELP, BaseConfig, option, switch
 from utils.config.flag_types import fraction, not_negative_int, positive_int
+from utils.config.legacy import VAL_FLAGS
 
 
 @dataclass(frozen=True)
 class ValConfig(BaseConfig):
     """Validate a model on a data set."""
 
+    old_flags = VAL_FLAGS
     data: str = option("data/coco128.yaml", "--data", help="data set YAML")
     weights: list[str] = option(["yolov5s.pt"], "--weights", nargs="+", help="model file; several form an ensemble")
     batch_size: int = option(32, "--batch-size", type=positive_int, help="images per step")

@@ -33,6 +33,7 @@ from utils.ops.autoanchor import check_anchors, compute_box_sizes
 from utils.ops.boxes import scale_boxes
 from utils.ops.nms import non_max_suppression
 from utils.ops.prototypes import get_prototypes, split_masks
+from utils.plots.labels import plot_labels
 from utils.tasks.base import Postprocess, PredictionFiles, Sink, Task
 from utils.tasks.options import NO_OVERRIDES, Overrides, PostprocessOptions, SpecificOptions, TaskOptions
 
@@ -145,6 +146,10 @@ class DetectionTask(Task):
         if self._loss_state:
             self._loss.load_state_dict(self._loss_state)
 
+    def set_loss(self, loss: nn.Module) -> None:
+        """Use a loss of a script, called with raw outputs and targets as that of `build_loss`."""
+        self._loss = loss
+
     def build_loss(self, model: BaseModel) -> nn.Module:
         """The loss for a network."""
         return self.build_detection_loss(model)
@@ -218,7 +223,7 @@ class DetectionTask(Task):
         plots.plot_batch(batch.images, boxes, batch.paths, self.class_names, file)
 
     def _plot_labels(self, index: ImageIndex, save_dir: Path) -> None:
-        plots.plot_labels(index.classes, index.boxes_xywhn, self.class_names, save_dir)
+        plot_labels(index.classes, index.boxes_xywhn, self.class_names, save_dir)
 
     # -- prediction and exported files -----------------------------------------------------------------------------
 

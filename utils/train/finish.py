@@ -11,7 +11,7 @@ from utils.core import distributed
 from utils.core.logging import LOGGER
 from utils.evaluate.run import COCO_CLASSES, MANY_CLASSES, is_coco_set
 from utils.evaluate.sinks import PlotSink
-from utils.evaluate.validator import validate
+from utils.evaluate.validator import ValidationResult, validate
 from utils.loggers.run_folder import ResultsPlotter
 from utils.tasks.base import PredictionFiles, Sink
 from utils.tasks.networks import load_model
@@ -30,7 +30,8 @@ def finish(trainer: Trainer, result: FitResult) -> FitResult:
     result = _keep_weights(trainer, result)
     if result.best is not None and distributed.is_main_process():
         strip_checkpoint(result.best)
-    result = replace(result, metrics=_validate_final(trainer, result, plotting=plotting))
+    validation = _validate_final(trainer, result, plotting=plotting)
+    result = replace(result, metrics=validation.evaluation.metrics, losses=validation.losses)
     if plotting and distributed.is_main_process():
         ResultsPlotter(result.save_dir / "results.csv").plot()
     result = _keep_weights(trainer, result)
@@ -48,8 +49,8 @@ def _keep_weights(trainer: Trainer, result: FitResult) -> FitResult:
     return replace(result, best=None)
 
 
-def _validate_final(trainer: Trainer, result: FitResult, *, plotting: bool) -> dict[str, float]:
-    """Metrics of the final weights on the validation split, with a table row per class."""
+def _validate_final(trainer: Trainer, result: FitResult, *, plotting: bool) -> ValidationResult:
+    """Metrics and losses of the final weights on the validation split, with a table row per class."""
     task, device, file = trainer.task, trainer.device, Path(distributed.broadcast_text(str(result.best or result.last)))
     LOGGER.info(f"\nValidating {file}")
     model = load_model(str(file), device=device)
@@ -67,7 +68,7 @@ def _validate_final(trainer: Trainer, result: FitResult, *, plotting: bool) -> d
     LOGGER.info(validation.evaluation.table)
     if plotting and distributed.is_main_process():
         validation.evaluator.plot(result.save_dir)
-    return validation.evaluation.metrics
+    return validation
 
 
 def _format_summary(result: FitResult) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,17 +18,20 @@ from utils.train.setup import build_trainer
 from utils.train.trainer import FitResult, Trainer
 
 
-def fit_within_memory(config: TrainConfig) -> tuple[Trainer, FitResult]:
+def fit_within_memory(config: TrainConfig, callbacks: Sequence[object] = ()) -> tuple[Trainer, FitResult]:
     """Build a run and train; if memory runs out in the first epoch, restart with half the batch size.
 
     The nominal batch stays the same: twice as many batches make an optimizer step. The run equals one with the
     smaller `--batch-size`.
 
+    Args:
+        callbacks: as for `build_trainer`.
+
     Raises:
         InputError: memory ran out later, in a resumed run, with several processes or with a single image.
     """
     while True:
-        trainer = build_trainer(config)
+        trainer = build_trainer(config, callbacks)
         try:
             return trainer, trainer.fit()
         except RuntimeError as error:

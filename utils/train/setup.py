@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from utils.train.determinism import NondeterminismReport, make_deterministic
 from utils.train.monitors import BatchPlotter, ProgressBar, StepCheckpointer, StopChecker
 from utils.train.resume import find_last_checkpoint
 from utils.train.run_lock import lock_run_folder
+from utils.train.script_callbacks import ScriptCallbacks
 from utils.train.settings import (
     choose_graph,
     choose_task,
@@ -93,8 +95,12 @@ class Plan:
         return self.kind(self.spec, self.hyp, options, channels=int(self.graph.get("ch", 3)))
 
 
-def build_trainer(config: TrainConfig) -> Trainer:
+def build_trainer(config: TrainConfig, extra: Sequence[object] = ()) -> Trainer:
     """Everything that a training run needs, built and checked.
+
+    Args:
+        extra: further callbacks: objects with methods named as hooks, or with the method `register_action` of
+            `utils.callbacks`.
 
     Raises:
         InputError: a file, flag or value cannot be used.
@@ -105,6 +111,8 @@ def build_trainer(config: TrainConfig) -> Trainer:
     save_dir = prepare_run_folder(run, plan)
     task, model = build_task_and_model(run, plan, save_dir)
     callbacks = build_callbacks(plan.config, task, save_dir, services)
+    for callback in extra:
+        callbacks.add(ScriptCallbacks(callback) if hasattr(callback, "register_action") else callback)
     callbacks.run("on_pretrain_routine_start")
     trainer = Trainer(
         task, model, plan.config, device=run.device, save_dir=save_dir, callbacks=callbacks, state=run.state

@@ -26,6 +26,7 @@ class StopRequest:
     def __init__(self, folder: Path) -> None:
         self.file = folder / STOP_FILE
         self._signals = StopSignals()
+        self.requested = False  # by a callback; ends training after the current epoch
 
     @property
     def terminated(self) -> bool:
@@ -57,8 +58,8 @@ class StopRequest:
         self._signals.check()
 
     def after_epoch(self) -> bool:
-        """Whether there is a stop file; it is removed, so that a resumed run continues."""
-        return self._remove_file("stopping after this epoch")
+        """Whether to stop: by a callback or a stop file, which is removed, so that a resumed run continues."""
+        return self._remove_file("stopping after this epoch") or self.requested
 
     def _remove_file(self, message: str) -> bool:
         try:

@@ -42,13 +42,14 @@ REMOVAL_S = 1.0  # that removing the run folder may take
 
 @dataclass
 class FitResult:
-    """Files of a finished run, and the metrics of its best epoch."""
+    """Files of a finished run; metrics and losses of its final validation."""
 
     save_dir: Path
     last: Path
     best: Path | None
     epochs: int
     metrics: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 class Trainer:

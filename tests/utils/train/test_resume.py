@@ -12,6 +12,7 @@ from process_pairs import make_trainer, write_data
 
 import train
 from models.checkpoint import load_training_state
+from utils.commands import train as commands
 from utils.config.train import TrainConfig
 from utils.core.errors import InputError
 from utils.train.finish import finish
@@ -73,7 +74,7 @@ def test_run_of_several_devices_is_launched_again(tmp_path: Path, monkeypatch: p
         launched.append((TrainConfig.from_args(arguments), devices))
         return 0
 
-    monkeypatch.setattr(train, "launch", note)
+    monkeypatch.setattr(commands, "launch", note)
     stored_run(tmp_path, "cpu,cpu")
     assert train.main(["--resume", "--epochs", "9"]) == 0
     config, devices = launched[0]

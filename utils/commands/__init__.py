@@ -1,0 +1,1 @@
+"""The commands behind the scripts: command line, `parse_opt` and `main`, and `run` for Python."""
