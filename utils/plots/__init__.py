@@ -1,18 +1,23 @@
-"""Plots of data sets, batches, training and evaluation, drawn from arrays and written to files."""
+"""Plots of data sets, batches, training and evaluation, drawn from arrays and written to files.
+
+Names that other programs import from here (`from utils.plots import plot_images`) come from `utils.plots.classic`.
+"""
 
 from __future__ import annotations
 
-from utils.plots.annotator import Annotator, colors, save_one_box
+from utils.core.lazy import lazy_exports
+from utils.plots.annotator import Annotator, Colors, colors, save_one_box
 from utils.plots.bars import plot_class_bars
 from utils.plots.batches import MIN_SCORE, Painter, plot_batch, plot_captions
 from utils.plots.curves import plot_confusion_matrix, plot_curves
 from utils.plots.features import save_feature_maps
-from utils.plots.labels import plot_anchors, plot_labels
-from utils.plots.results import plot_results, plot_study
+from utils.plots.labels import plot_anchors
+from utils.plots.results import plot_study
 
 __all__ = [
     "MIN_SCORE",
     "Annotator",
+    "Colors",
     "Painter",
     "colors",
     "plot_anchors",
@@ -21,9 +26,18 @@ __all__ = [
     "plot_class_bars",
     "plot_confusion_matrix",
     "plot_curves",
-    "plot_labels",
-    "plot_results",
     "plot_study",
     "save_feature_maps",
     "save_one_box",
 ]
+PUBLIC_NAMES = (
+    *("RANK", "butter_lowpass_filtfilt", "check_font", "check_pil_font", "color_list", "feature_visualization"),
+    *("hist2d", "imshow_cls", "output_to_target", "plot_evolution", "plot_evolve", "plot_images", "plot_labels"),
+    *("plot_lr_scheduler", "plot_one_box", "plot_one_box_PIL", "plot_results", "plot_results_overlay"),
+    *("plot_study_txt", "plot_targets_txt", "plot_test_txt", "plot_val_study", "plot_val_txt", "plot_wh_methods"),
+    *("profile_idetection",),
+)
+
+__getattr__ = lazy_exports(
+    __name__, dict.fromkeys(PUBLIC_NAMES, "utils.plots.classic") | {"CONFIG_DIR": "utils.general"}
+)

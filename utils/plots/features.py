@@ -16,7 +16,9 @@ MAX_MAPS = 32  # channels in the grid, each scaled from its minimum to its maxim
 MIN_CELL, GAP = 96, 2  # pixels
 
 
-def save_feature_maps(output: object, module: str, stage: int, folder: Path) -> Path | None:
+def save_feature_maps(
+    output: object, module: str, stage: int, folder: Path, *, max_maps: int = MAX_MAPS
+) -> Path | None:
     """Save feature maps as `stage<i>_<Module>_features.png`, a grid of the first channels, and all channels as `.npy`.
 
     Args:
@@ -24,6 +26,7 @@ def save_feature_maps(output: object, module: str, stage: int, folder: Path) -> 
         module: class name of the layer, optionally with its module path.
         stage: index of the layer in the graph.
         folder: output folder.
+        max_maps: channels in the grid.
 
     Returns:
         Path of the image, or None if nothing was saved.
@@ -32,7 +35,7 @@ def save_feature_maps(output: object, module: str, stage: int, folder: Path) -> 
         return None
     maps = output[0].detach().float().cpu().numpy()  # (C, H, W)
     file = folder / f"stage{stage}_{module.rpartition('.')[2]}_features.png"
-    write_image(file, _build_grid(maps[:MAX_MAPS]))
+    write_image(file, _build_grid(maps[:max_maps]))
     np.save(file.with_suffix(".npy"), maps)
     return file
 

@@ -147,14 +147,14 @@ def test_confusion_of_many_classes_has_no_numbers(figures: dict[str, Figure], tm
 
 
 def test_label_counts_include_classes_without_boxes(figures: dict[str, Figure], tmp_path: Path) -> None:
-    plots.plot_labels([0, 2, 2], [[0.5, 0.5, 0.1, 0.2]] * 3, NAMES, tmp_path)
+    labels.plot_labels([0, 2, 2], [[0.5, 0.5, 0.1, 0.2]] * 3, NAMES, tmp_path)
     bars = figures["labels.jpg"].axes[0].patches
     assert [bar.get_height() for bar in bars] == [1, 0, 2]
     assert "labels_correlogram.jpg" in figures
 
 
 def test_labels_of_an_empty_split(tmp_path: Path) -> None:
-    plots.plot_labels(np.zeros(0), np.zeros((0, 4)), {}, tmp_path)
+    labels.plot_labels(np.zeros(0), np.zeros((0, 4)), {}, tmp_path)
     assert read(tmp_path / "labels.jpg").shape == (1200, 1200, 3)
     assert read(tmp_path / "labels_correlogram.jpg").shape == (1080, 1080, 3)
 
@@ -178,7 +178,7 @@ def write_results(file: Path, epochs: int) -> None:
 
 def test_results_panels(figures: dict[str, Figure], tmp_path: Path) -> None:
     write_results(tmp_path / "results.csv", 6)
-    assert plots.plot_results(tmp_path / "results.csv") == tmp_path / "results.png"
+    assert results.plot_results(tmp_path / "results.csv") == tmp_path / "results.png"
     axes = figures["results.png"].axes
     assert [a.get_title() for a in axes] == ["train/box_loss", "metrics/precision", "val/box_loss", "metrics/mAP_0.5"]
     np.testing.assert_allclose(axes[0].lines[0].get_ydata(), 1 / np.arange(1, 7), rtol=1e-4)  # five digits
@@ -188,7 +188,7 @@ def test_results_panels(figures: dict[str, Figure], tmp_path: Path) -> None:
 def test_panels_of_columns_without_values_are_empty(figures: dict[str, Figure], tmp_path: Path) -> None:
     rows = [make_row(e, {"train/box_loss": 0.5, "val/box_loss": float("nan")}) for e in range(3)]
     (tmp_path / "results.csv").write_text(format_table(rows))
-    plots.plot_results(tmp_path / "results.csv")
+    results.plot_results(tmp_path / "results.csv")
     train, val = figures["results.png"].axes
     assert (train.axison, val.axison, val.get_title()) == (True, False, "val/box_loss")
 
@@ -198,12 +198,12 @@ def test_results_of_zero_and_one_epoch(tmp_path: Path, epochs: int) -> None:
     write_results(tmp_path / "results.csv", 1)
     if not epochs:
         (tmp_path / "results.csv").write_text("epoch, loss\n")
-    assert read(plots.plot_results(tmp_path / "results.csv")).size
+    assert read(results.plot_results(tmp_path / "results.csv")).size
 
 
 def test_results_without_a_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        plots.plot_results(tmp_path / "results.csv")
+        results.plot_results(tmp_path / "results.csv")
 
 
 def test_smoothing_keeps_constants_and_length() -> None:
