@@ -11,7 +11,6 @@ from utils.backends.info import ModelInfo
 from utils.core.errors import InputError
 from utils.tasks.registry import find_task
 
-
 RAW_MAP_AXES = (4, 5)  # (B, anchors * columns, H, W), or (B, anchors, H, W, columns)
 
 

@@ -34,9 +34,11 @@ class ConfusionMatrix:
 
         Args:
             detections: (n, 6+) x1, y1, x2, y2, score, class; None for no detections.
-            labels: (m, 5) class, x1, y1, x2, y2 in the same frame.
+            labels: (m, 5) class, x1, y1, x2, y2 in the same frame; (m,) classes suffice without detections.
         """
         labels = to_numpy(labels)
+        if labels.ndim == 1 and detections is None:
+            labels = np.pad(labels[:, None], ((0, 0), (0, 4)))  # without boxes, which nothing is matched with
         detections = np.zeros((0, 6), labels.dtype) if detections is None else to_numpy(detections)
         detections = detections[detections[:, 4] > self.conf]
         pred_classes, true_classes = detections[:, 5].astype(np.int64), labels[:, 0].astype(np.int64)

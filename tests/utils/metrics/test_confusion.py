@@ -51,3 +51,6 @@ def test_images_without_labels_detections_or_matches() -> None:
     matrix.update(None, LABELS)
     matrix.update(np.zeros((0, 6)), none)
     assert counts(matrix) == {(1, 2): 2, (2, 0): 2, (2, 1): 2}
+    matrix.update(None, torch.tensor([1.0, 1]))  # classes alone, as val.py of the original gives them
+    matrix.update(None, torch.zeros(0))
+    assert counts(matrix) == {(1, 2): 2, (2, 0): 2, (2, 1): 4}

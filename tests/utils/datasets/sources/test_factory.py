@@ -285,10 +285,14 @@ def test_video_frames_have_number_and_fps(tmp_path: Path, name: str) -> None:
 
 
 def test_stride_samples_every_nth_frame_and_keeps_the_duration(tmp_path: Path) -> None:
-    options = SourceOptions(vid_stride=3)
-    frames = read_all(open_source(str(video(tmp_path / "clip.avi", 7)), options))
-    assert [(f.number, round(float(f.frame.mean()) / 20)) for f in frames] == [(1, 0), (4, 3), (7, 6)]
+    path = video(tmp_path / "clip.avi", 7)
+    frames = read_all(open_source(str(path), SourceOptions(vid_stride=3)))
+    assert [(f.number, round(float(f.frame.mean()) / 20)) for f in frames] == [(1, 2), (2, 5)]  # the 3rd and the 6th
+    assert [f.heading for f in frames] == [f"video 1/1 ({n}/2) {path}" for n in (1, 2)]
     assert frames[0].fps == pytest.approx(10 / 3)
+    source = open_source(str(path), SourceOptions(vid_stride=8))
+    assert read_all(source) == []
+    assert source.problems == [f"{path}: 7 frames, fewer than --vid-stride 8"]
 
 
 def test_truncated_video_is_read_as_far_as_possible(tmp_path: Path) -> None:
