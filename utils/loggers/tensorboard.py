@@ -86,8 +86,13 @@ def trace_graph(model: Any, images: Any) -> Any:
     from tensorboard.compat.proto.versions_pb2 import VersionDef
     from torch.utils.tensorboard import _pytorch_graph
 
+    trace = trace_network(model, images)
+    nodes = _pytorch_graph.parse(trace.inlined_graph, trace, (images,))
+    return GraphDef(node=nodes, versions=VersionDef(producer=22)).SerializeToString()
+
+
+def trace_network(model: Any, images: Any) -> Any:
+    """The network as TorchScript, for its graph; random numbers stay as they are."""
     with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about values that the trace makes constant
-        trace = torch.jit.trace(model, images, check_trace=False, strict=False)
-        nodes = _pytorch_graph.parse(trace.inlined_graph, trace, (images,))
-    return GraphDef(node=nodes, versions=VersionDef(producer=22)).SerializeToString()
+        return torch.jit.trace(model, images, check_trace=False, strict=False)

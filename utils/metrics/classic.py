@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils import plots
 from utils.metrics import confusion
 from utils.metrics.ap import RECALL_POINTS, average_precision, compute_envelope, smooth_curve
 from utils.metrics.arrays import to_numpy
 from utils.metrics.detection import MAP50_WEIGHT, MAP_WEIGHT
 from utils.ops import boxes as geometry
-from utils.plots.curves import format_best, plot_lines
+from utils.plots.curves import format_best, plot_confusion_matrix, plot_curves, plot_lines
 
 Names = Mapping[int, str] | Sequence[str]
 
@@ -116,7 +115,7 @@ def ap_per_class(
     """
     result = average_precision(tp, conf, pred_cls, target_cls)
     if plot:
-        plots.plot_curves(result, _to_dict(names), Path(save_dir), prefix=prefix)
+        plot_curves(result, _to_dict(names), Path(save_dir), prefix=prefix)
     return result.tp, result.fp, result.p, result.r, result.f1, result.ap, result.classes
 
 
@@ -180,7 +179,7 @@ class ConfusionMatrix(confusion.ConfusionMatrix):
     def plot(self, normalize: bool = True, save_dir: str | Path = "", names: Names = ()) -> None:
         """Plot `confusion_matrix.png`: fractions of each true class, or counts without `normalize`."""
         file = Path(save_dir) / "confusion_matrix.png"
-        plots.plot_confusion_matrix(self.matrix, _to_dict(names), file, normalize=normalize)
+        plot_confusion_matrix(self.matrix, _to_dict(names), file, normalize=normalize)
 
     def print(self) -> None:
         """Print the counts, one line per predicted class."""
