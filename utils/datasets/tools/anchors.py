@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from utils.core.errors import InputError
-from utils.ops.autoanchor import AnchorFit, compute_anchor_fit, compute_box_sizes, search_anchors
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from utils.ops.autoanchor import AnchorFit
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,8 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--n {args.n}: must be a multiple of --levels {args.levels}")
     if args.thr <= 1:
         raise InputError(f"--thr {args.thr:g}: must be above 1")
+    import numpy as np  # slow to import, so only after the flags are checked
+
     from utils.datasets.index.data_yaml import load_spec
-    from utils.datasets.index.labels import load_index  # slow to import, so only after the flags are checked
+    from utils.datasets.index.labels import load_index
+    from utils.ops.autoanchor import compute_anchor_fit, compute_box_sizes, search_anchors
 
     index = load_index(load_spec(args.data), args.split)
     if not index.num_objects:
@@ -60,7 +66,8 @@ def format_report(anchors_wh: np.ndarray, fit: AnchorFit, levels: int, num_boxes
         f"{fit.per_box:.2f} anchors per box, mean best ratio {fit.mean_best:.3f}",
         "anchors:",
     ]
-    for row in np.array_split(anchors_wh, levels):
+    per_level = len(anchors_wh) // levels
+    for row in anchors_wh.reshape(levels, per_level, 2):
         lines.append("  - [" + ", ".join(f"{w:.0f},{h:.0f}" for w, h in row) + "]")
     return "\n".join(lines)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __version__ = "7.0.14"  # of the interface
 __all__ = ["YOLOv5", "load"]
 
-sys.meta_path.insert(0, AliasFinder(__name__, "openyolov5"))  # before the search in folders
+sys.meta_path.insert(0, AliasFinder(__name__, "openyolov5", own=("alias", "cli")))  # before the search in folders
 
 
 def load(

@@ -16,16 +16,18 @@ class AliasFinder(MetaPathFinder):
 
     Args:
         alias, package: names of packages.
+        own: names of modules that the alias has itself.
     """
 
-    def __init__(self, alias: str, package: str) -> None:
+    def __init__(self, alias: str, package: str, own: Sequence[str] = ()) -> None:
         self.alias, self.package = f"{alias}.", f"{package}."
+        self.own = frozenset(self.alias + name for name in own)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The spec of a module of the alias; None for any other."""
-        if not fullname.startswith(self.alias):
+        if not fullname.startswith(self.alias) or fullname in self.own:
             return None
         name = self.package + fullname.removeprefix(self.alias)
         try:
