@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +70,20 @@ class HUBDatasetStats:
         return self.stats
 
     def process_images(self) -> Path:
-        """Write all images as JPEG of at most 1920 pixels to `im_dir`, which is returned."""
+        """Write all images as JPEG of at most 1920 pixels to `im_dir`, which is returned; equal names are numbered."""
         self.im_dir.mkdir(parents=True, exist_ok=True)
-        paths = [Path(path) for index in self._indexes.values() for path in index.paths]
+        paths = [path for index in self._indexes.values() for path in index.paths]
+        names: list[str] = []
+        counts: Counter[str] = Counter()
+        for stem in (Path(path).stem for path in paths):
+            counts[stem] += 1
+            names.append(f"{stem}.jpg" if counts[stem] == 1 else f"{stem}_{counts[stem]}.jpg")
 
         def write(number: int) -> None:
             frame = read_image(paths[number])
             if max(frame.shape[:2]) > LONGEST_SIDE:
                 frame = resize(frame, fit_longest_side(frame.shape[:2], LONGEST_SIDE), cv2.INTER_AREA)
-            imwrite(self.im_dir / f"{paths[number].stem}.jpg", frame, quality=QUALITY)
+            imwrite(self.im_dir / names[number], frame, quality=QUALITY)
 
         run_threaded(write, len(paths))
         return self.im_dir
