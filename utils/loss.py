@@ -171,7 +171,8 @@ def read_hyp(hyp: Mapping[str, Any]) -> Hyperparameters:
     """The hyperparameters of the loss in a dictionary; InputError if a gain is missing."""
     if missing := [name for name in GAINS if name not in hyp]:
         raise InputError(f"ComputeLoss: model.hyp lacks {', '.join(missing)}; see data/hyps/hyp.scratch-low.yaml")
-    return Hyperparameters(**{name: float(hyp[name]) for name in (*GAINS, *OPTIONS) if name in hyp})
+    values: dict[str, Any] = {name: float(hyp[name]) for name in (*GAINS, *OPTIONS) if name in hyp}
+    return Hyperparameters(**values)
 
 
 def assign_levels(loss: DetectionLoss, p: Sequence[Tensor], targets: Tensor) -> list[LevelTargets]:

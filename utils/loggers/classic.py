@@ -176,7 +176,7 @@ class Loggers:
             self.tb.flush()
 
     def on_params_update(self, params: Mapping[str, Any]) -> None:
-        """Change settings of the run; services are told those that are known when training starts."""
+        """Change settings of the run; services get those that are known when training starts."""
         self._params.update(params)
 
 
@@ -228,7 +228,7 @@ class GenericLogger:
         self._start().log_files([Path(model_path)])
 
     def update_params(self, params: Mapping[str, Any]) -> None:
-        """Change settings of the run; services are told those that are known at the first other call."""
+        """Change settings of the run; services get those that are known at the first other call."""
         self._params.update(params)
 
     def _start(self) -> Services:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.core.errors import InputError
 from utils.loggers.base import RunInfo
 from utils.loggers.callback import CLOSE_WAIT_S, SafeCaller
 from utils.loggers.registry import SERVICES, is_installed
@@ -58,3 +59,11 @@ def is_enabled(service: str) -> bool:
     if service == "wandb" and os.getenv("WANDB_MODE") == "disabled":
         return False
     return is_installed(service) and any(map(os.getenv, SERVICES[service].variables))
+
+
+def check_remote_resume(opt: Any, scheme: str) -> bool:
+    """False for an `opt.resume` that names no run of a service; InputError for `<scheme>://...`, which does."""
+    resume = getattr(opt, "resume", None)
+    if isinstance(resume, str) and resume.startswith(f"{scheme}://"):
+        raise InputError(f"--resume {resume}: runs are resumed from a local file; give the path of its last.pt")
+    return False

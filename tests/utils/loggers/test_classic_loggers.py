@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from tiny_jobs import build_tiny_model
 from torch import nn
 
 from utils.callbacks import Callbacks
+from utils.core.errors import InputError
 from utils.general import methods
 from utils.loggers import LOGGERS, GenericLogger, Loggers, log_tensorboard_graph, services, web_project_name
+from utils.loggers.comet.comet_utils import check_comet_resume
+from utils.loggers.wandb.wandb_utils import check_wandb_resume
 
 MESSAGES = logging.getLogger("script")
 HEADER = (
@@ -253,3 +257,15 @@ def test_graph_that_cannot_be_traced_is_a_warning(
 )
 def test_web_project_name(project: str, name: str) -> None:
     assert web_project_name(project) == name
+
+
+@pytest.mark.parametrize(
+    ("check", "address"),
+    [(check_comet_resume, "comet://team/project/key"), (check_wandb_resume, "wandb-artifact://team/project/key")],
+)
+def test_runs_of_services_are_not_resumed(check: Callable[[Any], bool], address: str) -> None:
+    for resume in (False, True, "runs/train/exp/weights/last.pt"):
+        assert check(Namespace(resume=resume)) is False
+    assert check(Namespace()) is False
+    with pytest.raises(InputError, match=f"--resume {address}: runs are resumed from a local file"):
+        check(Namespace(resume=address))
