@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.backends.base import Visitor
+from utils.backends.threads import ThreadTuner, running
 from utils.core.device import get_half_dtype
 from utils.core.logging import LOGGER
 from utils.tasks.networks import load_model
@@ -23,10 +24,14 @@ class PyTorchBackend:
         model: network on `device`, with `stride`, `names` and `yaml`.
         fp16: run in half precision, see `utils.core.device.get_half_dtype`; ignored with a warning if unsupported.
         names: class names for models without names.
+
+    Attributes:
+        threads: chooses the number of CPU threads; None for that of torch.
     """
 
     fixed_hw: tuple[int, int] | None = None
     has_thread_pool = False
+    threads: ThreadTuner | None = None
 
     def __init__(
         self,
@@ -53,7 +58,8 @@ class PyTorchBackend:
 
     def forward(self, images: Tensor, *, augment: bool = False, visualize: Visitor | None = None) -> Any:
         """See `Backend.forward`."""
-        return self.model(images, augment=augment, visualize=visualize or False)
+        with running(self.threads, images.shape):
+            return self.model(images, augment=augment, visualize=visualize or False)
 
     def warmup(self, size_hw: tuple[int, int]) -> None:
         """Run once on CUDA, where the first forward pass selects kernels; no-op on other devices."""

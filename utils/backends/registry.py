@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from utils.backends.base import Backend, ExportedBackend
+from utils.backends.threads import set_up_threads
 from utils.core.device import keep_freed_memory
 from utils.core.errors import InputError
 from utils.core.lazy import import_project_module
@@ -74,6 +76,7 @@ def load_backend(
     dnn: bool = False,
     fuse: bool = True,
     trust: bool = False,
+    threads: int | None = None,
 ) -> Backend:
     """Load a model file; several PyTorch files form an ensemble. On a CPU this calls `keep_freed_memory`.
 
@@ -83,6 +86,7 @@ def load_backend(
         dnn: run ONNX files with OpenCV.
         fuse: fuse batch norms with convolutions (PyTorch).
         trust: load a file even if it can do more than compute.
+        threads: number of CPU threads; None chooses it (see `set_up_threads`).
 
     Raises:
         UntrustedError: the file can do more than compute, or cannot be checked for it.
@@ -103,15 +107,19 @@ def load_backend(
         raise InputError(f"{files[0]}: {kind.title} models run in browsers only; use another format")
     if device.type == "cpu":
         keep_freed_memory()
+    tuner = set_up_threads(threads, device)
     options: dict[str, object] = {"device": device, "fp16": fp16, "names": names}
     if kind is PYTORCH:
         options["fuse"] = fuse
     if kind.is_program:
         options["trust"] = trust
-    backend = kind.load(files, **options)
+    backend: Any = kind.load(files, **options)
+    if tuner is not None and hasattr(backend, "threads"):
+        backend.threads = tuner
     if names and isinstance(backend, ExportedBackend):
         backend.check_names()
-    return backend
+    loaded: Backend = backend
+    return loaded
 
 
 def find_format(file: str) -> Format:

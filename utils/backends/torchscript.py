@@ -16,6 +16,7 @@ from utils.backends.base import ExportedBackend
 from utils.backends.info import ModelInfo
 from utils.backends.outputs import flatten_outputs
 from utils.backends.script_archive import DAMAGED, read_script
+from utils.backends.threads import ThreadTuner, running
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.packages import find_exported_file
@@ -24,10 +25,15 @@ CONFIG_FILE = "config.txt"
 
 
 class TorchScriptBackend(ExportedBackend):
-    """A traced network, frozen: parameters are constants, and constant expressions are folded."""
+    """A traced network, frozen: parameters are constants, and constant expressions are folded.
+
+    Attributes:
+        threads: chooses the number of CPU threads; None for that of torch.
+    """
 
     title = "TorchScript"
     has_thread_pool = False
+    threads: ThreadTuner | None = None
 
     def __init__(
         self,
@@ -53,7 +59,7 @@ class TorchScriptBackend(ExportedBackend):
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         """See `ExportedBackend.run`."""
-        with torch.inference_mode():
+        with torch.inference_mode(), running(self.threads, images.shape):
             return flatten_outputs(self.module(images))
 
 
