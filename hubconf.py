@@ -24,7 +24,7 @@ dependencies = [
 
 _ROOT = pathlib.Path(__file__).resolve().parent
 _CLASSIFIER = "-cls"  # suffix of classifier names
-_PREFIX = "openyolov5." if __name__ == "openyolov5.hubconf" else ""  # the installed package, or a checkout
+_PREFIX = "openyolov5." if (_ROOT / "py.typed").exists() else ""  # the installed package, or a checkout
 _PACKAGES = (f"{_PREFIX}models", f"{_PREFIX}utils")
 
 
@@ -82,6 +82,22 @@ yolov5n, yolov5s, yolov5m, yolov5l, yolov5x = (_make_entry(f"yolov5{size}") for 
 yolov5n6, yolov5s6, yolov5m6, yolov5l6, yolov5x6 = (_make_entry(f"yolov5{size}6") for size in "nsmlx")
 globals().update({f"yolov5{size}-seg": _make_entry(f"yolov5{size}-seg") for size in "nsmlx"})
 globals().update({f"yolov5{size}{_CLASSIFIER}": _make_entry(f"yolov5{size}{_CLASSIFIER}", 1000) for size in "nsmlx"})
+
+
+def _create(
+    name: typing.Any,
+    pretrained: bool = True,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    verbose: bool = True,
+    device: typing.Any = None,
+) -> typing.Any:
+    """A model from a name such as "yolov5s", or from a file; arguments as for the entry points of the names."""
+    _set_up(verbose)
+    if pretrained and (channels, classes) == (3, 80):
+        return _load_file(name, autoshape, device)
+    return _build_model(pathlib.Path(name).stem, pretrained, channels, classes, device)
 
 
 def _set_up(verbose: bool) -> None:

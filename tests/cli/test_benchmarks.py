@@ -67,7 +67,8 @@ def test_formats_agree_with_the_checkpoint(
     assert table["Format"].tolist() == ["PyTorch", "TorchScript", "ONNX", "ONNX (OpenCV DNN)"]
     assert np.ptp(table["mAP50-95"]) <= 0.005
     assert (table.iloc[:, 1:5].to_numpy() >= 0).all()
-    assert weights.with_suffix(".onnx").is_file()
+    assert (tmp_path / "runs/exp" / weights.name).with_suffix(".onnx").is_file()
+    assert not weights.with_suffix(".onnx").exists()
 
 
 @pytest.mark.slow
@@ -77,7 +78,11 @@ def test_exports_only(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     table = benchmarks.run(weights=str(weights), imgsz=64, test=True, hard_fail=True, device="cpu", project=project)
     assert table["Format"].tolist() == ["TorchScript"]
     assert table["Inference time (ms)"].isna().all()
-    assert weights.with_suffix(".torchscript").is_file()
+    assert {file.name for file in (tmp_path / "runs/exp").iterdir()} >= {
+        "benchmarks.csv",
+        f"{weights.stem}.torchscript",
+    }
+    assert [file.name for file in weights.parent.glob(f"{weights.stem}*")] == [weights.name]
 
 
 def test_missing_packages_are_skipped_and_errors_fail(

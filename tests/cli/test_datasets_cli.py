@@ -75,10 +75,11 @@ def test_fetch_of_a_present_set(tiny_data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("get_imagenet.sh", "ILSVRC2012_img_train.tar"),
-        ("get_coco.sh", "annotations_trainval2017.zip"),
-        ("get_coco128.sh", "coco128.zip"),
-        ("download_weights.sh", "yolov5n.pt"),
+        ("data/scripts/get_imagenet.sh", "ILSVRC2012_img_train.tar"),
+        ("data/scripts/get_coco.sh", "annotations_trainval2017.zip"),
+        ("data/scripts/get_coco128.sh", "coco128.zip"),
+        ("data/scripts/download_weights.sh", "yolov5n.pt"),
+        ("weights/download_weights.sh", "yolov5n.pt"),
     ],
 )
 def test_download_scripts(tmp_path: Path, script: str, message: str) -> None:
@@ -86,7 +87,7 @@ def test_download_scripts(tmp_path: Path, script: str, message: str) -> None:
     dead = "http://127.0.0.1:9"
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "YOLOv5_DATASETS_DIR": str(tmp_path / "sets")}
     environment |= {"http_proxy": dead, "https_proxy": dead, "OMP_NUM_THREADS": "1"}
-    line = [str(ROOT / "data" / "scripts" / script)]
+    line = [str(ROOT / script)]
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert message in done.stderr

@@ -13,7 +13,7 @@ from utils.core.errors import InputError
 class BenchmarkConfig(BaseConfig):
     """Export a checkpoint to every format and compare size, accuracy and speed."""
 
-    weights: str = option("yolov5s.pt", "--weights", help="checkpoint; exports are written beside it")
+    weights: str = option("yolov5s.pt", "--weights", help="checkpoint; exports are written to the run folder")
     imgsz: int = option(640, *IMG_FLAGS, type=positive_int, help="image size in pixels")
     batch_size: int = option(1, "--batch-size", type=positive_int, help="images per run")
     data: str = option("data/coco128.yaml", "--data", help="data set YAML for mAP")

@@ -83,6 +83,9 @@ class TrainConfig(BaseConfig):
     save_period: int = option(
         -1, "--save-period", "--save_period", type=int_at_least(-1), help="also save epochN.pt every N epochs"
     )
+    save_pickle: bool = switch(
+        "--save-pickle", help="also write best_pickle.pt: the network as a pickled module, for programs that expect one"
+    )
     save_every_steps: int = option(
         0, "--save-every-steps", type=not_negative_int, help="also save last.pt every N optimizer steps"
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -77,7 +79,7 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
     path = find_weights(config.weights)
     folder = make_run_folder(Path(config.project) / config.name, exist_ok=config.exist_ok)
     rows = []
-    for row in iter_rows(path, config, device):
+    for row in iter_rows(path, config, device, folder):
         rows.append(row)
         LOGGER.info(f"{row.title}: {row.note or row.status}")
         gc.collect()
@@ -91,8 +93,8 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
     return rows
 
 
-def iter_rows(path: Path, config: BenchmarkConfig, device: torch.device) -> Iterator[Row]:
-    """Benchmark the checkpoint, then each format."""
+def iter_rows(path: Path, config: BenchmarkConfig, device: torch.device, folder: Path) -> Iterator[Row]:
+    """Benchmark the checkpoint, then each format, whose files are written to `folder`."""
     if not config.test:
         yield measure(Row("PyTorch", megabytes=compute_size_mb(path)), path, config, device)
     if config.pt_only:
@@ -102,12 +104,24 @@ def iter_rows(path: Path, config: BenchmarkConfig, device: torch.device) -> Iter
     data = config.data if "data" in config.explicit else ""
     options = ExportOptions(imgsz=(imgsz, imgsz), batch=config.batch_size, device=device, half=config.half, data=data)
     for kind in EXPORT_FORMATS:
-        row, target = export_format(kind, path, model, options)
+        with copied(path, folder) as copy:
+            row, target = export_format(kind, copy, model, options)
         if target is not None and row.status == DONE and not config.test:
             row = measure(row, target, config, device)
         yield row
         if kind.ending == OPENCV_DNN.ending and target is not None and not config.test:
             yield measure(Row(OPENCV_DNN.title, megabytes=row.megabytes), target, config, device, dnn=True)
+
+
+@contextmanager
+def copied(path: Path, folder: Path) -> Iterator[Path]:
+    """A temporary copy of a checkpoint in a folder: exports are written beside their checkpoint."""
+    copy = folder / path.name
+    shutil.copyfile(path, copy)
+    try:
+        yield copy
+    finally:
+        copy.unlink()
 
 
 def export_format(kind: ExportFormat, path: Path, model: Any, options: ExportOptions) -> tuple[Row, Path | None]:

@@ -70,7 +70,7 @@ def evaluate_in_script(model: nn.Module, config: ValConfig, script: Script) -> V
     result = validate(
         task,
         lambda images, **options: _to_tuple(model(images, **options)),
-        ScriptLoader(script.loader, overlap=script.overlap),
+        ScriptLoader(script.loader, overlap=script.overlap, single_cls=config.single_cls),
         device=device,
         dtype=torch.float16 if half else torch.float32,
         augment=config.augment,
@@ -138,8 +138,8 @@ def build_sinks(task: DetectionTask, config: ValConfig, script: Script) -> list[
 class ScriptLoader:
     """A `StepLoader` over the loader of a script, see `Script.loader`."""
 
-    def __init__(self, loader: Any, *, overlap: bool = False) -> None:
-        self.loader, self.overlap = loader, overlap
+    def __init__(self, loader: Any, *, overlap: bool = False, single_cls: bool = False) -> None:
+        self.loader, self.overlap, self.single_cls = loader, overlap, single_cls
 
     def set_epoch(self, epoch: int, image_weights: np.ndarray | None = None, first: int = 0) -> None:
         """The order is that of the loader."""
@@ -151,7 +151,11 @@ class ScriptLoader:
         for images, targets, paths, shapes, *masks in self.loader:
             size_hw = (int(images.shape[2]), int(images.shape[3]))
             letterboxes: list[Letterbox | None] = [_to_letterbox(shape, size_hw) for shape in shapes]
-            batch = Batch(images.to(torch.uint8), targets.float(), list(map(str, paths)), letterboxes)
+            batch = Batch(
+                images.to(torch.uint8), targets.to(torch.float32, copy=True), list(map(str, paths)), letterboxes
+            )
+            if self.single_cls:
+                batch.targets[:, 1] = 0
             if masks:
                 batch.masks = self._to_masks(masks[0], batch)
             yield [batch]

@@ -42,14 +42,19 @@ def export_pickle(job: ExportJob) -> Path:
     Raises:
         InputError: the original releases have no class for the network.
     """
-    if not find_task(job.info.task).in_original:
+    return pickle_checkpoint(job.weights)
+
+
+def pickle_checkpoint(weights: Path) -> Path:
+    """As `export_pickle`, from the file of a checkpoint."""
+    checkpoint = load_checkpoint(weights)
+    if not find_task(checkpoint.task).in_original:
         raise InputError(
-            f"{job.weights}: the original releases do not support task {job.info.task!r}; export another format"
+            f"{weights}: the original releases do not support task {checkpoint.task!r}; export another format"
         )
-    checkpoint = load_checkpoint(job.weights)
     network: Any = checkpoint.model.half().requires_grad_(False)
-    network.names = dict(job.info.names)
-    network.nc = len(job.info.names)
+    network.names = {int(index): str(name) for index, name in checkpoint.names.items()}
+    network.nc = len(network.names)
     network.hyp = dict(checkpoint.hyp)
     content = {
         "epoch": -1,
@@ -62,7 +67,7 @@ def export_pickle(job: ExportJob) -> Path:
         "git": {"remote": None, "branch": None, "commit": None},
         "date": datetime.now().astimezone().isoformat(),
     }
-    return save_pickle(job.get_path(SUFFIX), content)
+    return save_pickle(weights.with_name(weights.stem + SUFFIX), content)
 
 
 def save_pickle(target: Path, content: dict[str, Any]) -> Path:

@@ -12,6 +12,7 @@ from utils.core.logging import LOGGER
 from utils.evaluate.run import COCO_CLASSES, MANY_CLASSES, is_coco_set
 from utils.evaluate.sinks import PlotSink
 from utils.evaluate.validator import ValidationResult, validate
+from utils.export.pickle import pickle_checkpoint
 from utils.loggers.run_folder import ResultsPlotter
 from utils.tasks.base import PredictionFiles, Sink
 from utils.tasks.networks import load_model
@@ -35,6 +36,8 @@ def finish(trainer: Trainer, result: FitResult) -> FitResult:
     if plotting and distributed.is_main_process():
         ResultsPlotter(result.save_dir / "results.csv").plot()
     result = _keep_weights(trainer, result)
+    if trainer.config.save_pickle and distributed.is_main_process():
+        LOGGER.info(f"Saved {pickle_checkpoint(result.best or result.last)}, for programs that expect a pickled module")
     trainer.callbacks.run("on_train_end", result=result)
     trainer.callbacks.run("teardown")
     LOGGER.info(_format_summary(result))

@@ -23,7 +23,7 @@ from utils.core.device import describe_device, seed_everything, select_device
 from utils.core.errors import InputError
 from utils.core.files import make_run_folder
 from utils.core.logging import LOGGER, open_run_log
-from utils.datasets.index.data_yaml import DataSpec
+from utils.datasets.index.data_yaml import DataSpec, read_spec
 from utils.loggers.registry import build_tracker_callbacks, choose_services
 from utils.loggers.run_folder import CSVLogger, EpochLogger, ResultsPlotter
 from utils.tasks.base import Task
@@ -164,6 +164,8 @@ def announce(device: torch.device, config: TrainConfig) -> None:
 def resolve_task(run: Run) -> Plan:
     """Settle task, data, hyperparameters, architecture, image size and batch size."""
     load_hyp(run.config)  # fail on a bad file before weights are downloaded
+    if Path(str(run.config.data)).suffix.lower() in (".yaml", ".yml"):
+        read_spec(run.config.data)
     with distributed.local_main_first():  # it may be downloaded
         source = load_source(run.config) if run.state is None else None
     kind = find_task(choose_task(run.config, source) if run.state is None else str(run.state["task"]))
@@ -173,6 +175,8 @@ def resolve_task(run: Run) -> Plan:
         LOGGER.warning(f"WARNING {format_flags(unused)}: ignored in task {kind.name!r}")
     graph = choose_graph(config, source, kind) if run.state is None else dict(run.state["yaml"])
     check_graph(kind, graph)
+    if config.save_pickle and not kind.in_original:
+        raise InputError(f"--save-pickle: the original releases have no class for task {kind.name!r}; leave it out")
     with distributed.local_main_first():  # it may be downloaded
         spec = kind.load_data(config.data)
     hyp = load_hyp(config, kind.hyp_defaults)
