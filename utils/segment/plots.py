@@ -21,7 +21,7 @@ METRIC_COLUMNS = [name for name in KEYS if name.startswith("metrics/")]
 
 
 def plot_images_and_masks(
-    images: Tensor | np.ndarray, targets: Tensor | np.ndarray, masks: Tensor | np.ndarray,
+    images: Tensor | np.ndarray, targets: Tensor | np.ndarray, masks: Tensor | np.ndarray | Sequence[Tensor],
     paths: Sequence[str] | None = None, fname: str | Path = "images.jpg",
     names: Mapping[int, str] | Sequence[str] | None = None,
 ) -> None:  # fmt: skip
@@ -31,7 +31,8 @@ def plot_images_and_masks(
         images: (B, C, H, W), uint8 or float in [0, 1].
         targets: labels (N, 6) image index, class, x, y, w, h normalized; or predictions (N, 7) with x, y, w, h in
             pixels and a score, of which those below 0.25 are not drawn.
-        masks: (N, h, w), one per row of `targets`; or index maps (B, h, w), object i of an image has the value i + 1.
+        masks: (N, h, w), one per row of `targets`, an empty list without any; or index maps (B, h, w), object i of an
+            image has the value i + 1.
         paths: B file names.
         fname: image to write.
         names: class names.
@@ -39,7 +40,9 @@ def plot_images_and_masks(
     Raises:
         ValueError: as many masks as neither targets nor images.
     """
-    rows, planes = to_numpy(targets).reshape(-1, to_numpy(targets).shape[-1]), to_numpy(masks)
+    rows, planes = to_numpy(targets), to_numpy(masks)
+    rows = rows if rows.size else np.zeros((0, 6))
+    planes = planes if planes.size else np.zeros((0, 1, 1))
     if len(planes) not in (len(rows), len(images)):
         raise ValueError(f"plot_images_and_masks: {len(planes)} masks for {len(rows)} targets of {len(images)} images")
     has_index_maps = len(planes) != len(rows) or planes.max(initial=0) > 1

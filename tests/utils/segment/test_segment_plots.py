@@ -60,11 +60,17 @@ def test_predictions_with_low_scores_are_not_drawn(tmp_path: Path) -> None:
     assert not grid[60:200, 150:230].any()  # the second one
 
 
-def test_no_objects(tmp_path: Path) -> None:
-    plot_images_and_masks(
-        torch.zeros(1, 3, 64, 64), torch.zeros(0, 6), torch.zeros(0, 16, 16), fname=tmp_path / "e.png"
-    )
-    assert read(tmp_path / "e.png").shape == (64, 64, 3)
+@pytest.mark.parametrize("targets", [torch.zeros(0, 6), torch.zeros(0, 7), torch.zeros(0)], ids=["6", "7", "flat"])
+def test_no_objects(tmp_path: Path, targets: torch.Tensor) -> None:
+    images = torch.zeros(1, 3, 64, 64)
+    for masks in (torch.zeros(0, 16, 16), torch.zeros(1, 16, 16), []):
+        plot_images_and_masks(images, targets, masks, fname=tmp_path / "e.png")
+        assert read(tmp_path / "e.png").shape == (64, 64, 3)
+
+
+def test_wrong_number_of_masks(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="2 masks for 3 targets of 1 images"):
+        plot_images_and_masks(torch.zeros(1, 3, 64, 64), TARGETS, torch.zeros(2, 16, 16), fname=tmp_path / "e.png")
 
 
 def write_results(file: Path, scores: list[float]) -> None:
