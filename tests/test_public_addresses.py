@@ -272,7 +272,7 @@ def test_check_requirements_installs_nothing(tmp_path: Path, log: pytest.LogCapt
     file = tmp_path / "requirements.txt"
     file.write_text("# comment\ntorch>=1.7\n\nnot-there-1>=2  # why\nnot-there-2\n-r other.txt\n")
     assert not general.check_requirements(file, exclude=("not-there-2",))
-    assert log.messages == ["WARNING: missing packages: pip install not-there-1>=2"]
+    assert log.messages == ["WARNING: missing packages: pip install 'not-there-1>=2'"]
     assert general.check_requirements(("torch", "numpy>=1.0"))
     assert general.check_requirements("torch")
 

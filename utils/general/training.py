@@ -122,7 +122,7 @@ def strip_optimizer(f: str | Path = "best.pt", s: str | Path = "") -> None:
 
 
 def print_mutation(
-    keys: Any, results: Any = None, hyp: Any = None, save_dir: Any = None, bucket: Any = None,
+    keys: Any = None, results: Any = None, hyp: Any = None, save_dir: Any = None, bucket: Any = None,
     prefix: str = colorstr("evolve: "),
 ) -> None:  # fmt: skip
     """Add a generation to evolve.csv, write the best hyperparameters to hyp_evolve.yaml and log the generation.
