@@ -55,7 +55,7 @@ LAZY_EXPORTS = {  # names whose modules take long to import, or that are at home
     **dict.fromkeys(
         (
             *("Albumentations", "augment_hsv", "box_candidates", "classify_albumentations", "classify_transforms"),
-            *("copy_paste", "cutout", "hist_equalize", "letterbox", "mixup", "random_perspective", "replicate"),
+            *("copy_paste", "hist_equalize", "letterbox", "mixup", "random_perspective", "replicate"),
         ),
         "utils.augmentations",
     ),

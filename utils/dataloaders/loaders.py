@@ -118,7 +118,7 @@ def build_loader(
     """A loader of `dataset`; with `reuse_workers` False it starts its workers in every epoch, with a fresh data set."""
     batch_size = max(1, min(batch_size, len(dataset)))  # type: ignore[arg-type]
     workers = min(available_cpus() // get_local_world_size(), batch_size if batch_size > 1 else 0, workers)
-    sampler = None if rank == -1 else DistributedSampler(dataset, shuffle=shuffle)
+    sampler: DistributedSampler[Any] | None = None if rank == -1 else DistributedSampler(dataset, shuffle=shuffle)
     generator = torch.Generator()
     generator.manual_seed(ORDER_SEED + RANK)
     kind: type[DataLoader[Any]] = InfiniteDataLoader if reuse_workers else DataLoader

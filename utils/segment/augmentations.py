@@ -26,8 +26,8 @@ def mixup(
         labels, labels2: (n, 5) class and box.
         segments, segments2: n outlines (K, 2).
     """
-    samples = [Sample(frame, rows[:, 1:5], rows[:, 0]) for frame, rows in ((im, labels), (im2, labels2))]
-    blended = transforms.mixup(*samples, draw_generator())
+    first, second = (Sample(frame, rows[:, 1:5], rows[:, 0]) for frame, rows in ((im, labels), (im2, labels2)))
+    blended = transforms.mixup(first, second, draw_generator())
     return blended.image, np.concatenate([labels, labels2]), [*segments, *segments2]
 
 
