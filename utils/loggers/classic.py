@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
+from utils.core.ranks import RANK
 from utils.loggers.base import RunInfo, decode_rgb
 from utils.loggers.callback import FINAL_FILES, FINAL_IMAGES, find_files
 from utils.loggers.run_folder import CSVLogger
@@ -27,8 +27,8 @@ from utils.plots.labels import plot_labels
 from utils.plots.results import plot_results
 from utils.torch_utils import de_parallel
 
-LOGGERS = ("csv", "tb", "wandb", "clearml", "comet")  # *.csv, TensorBoard and services
-RANK = int(os.getenv("RANK", "-1"))
+__all__ = ["LOGGERS", "RANK", "GenericLogger", "Loggers", "log_tensorboard_graph", "web_project_name"]
+LOGGERS = ("csv", "tb", "wandb", "clearml", "comet")  # what `include` may name
 METRICS = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
 LOSSES = ("box_loss", "obj_loss", "cls_loss")
 MAX_TRAIN_PLOTS = 3  # training batches that are plotted

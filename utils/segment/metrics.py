@@ -91,13 +91,13 @@ class Metric:
         """Mean AP over the thresholds."""
         return _mean(self.ap)
 
-    def mean_results(self) -> tuple[float, float, float, float]:
+    def mean_results(self) -> tuple[float, ...]:
         """Mean precision, recall, AP50 and AP50-95."""
-        return self.mp, self.mr, self.map50, self.map
+        return tuple(_mean(values) for values in self._columns)
 
-    def class_result(self, i: int) -> tuple[float, float, float, float]:
+    def class_result(self, i: int) -> tuple[float, ...]:
         """Precision, recall, AP50 and AP50-95 of the i-th class with labels."""
-        return self.p[i], self.r[i], self.ap50[i], self.ap[i]
+        return tuple(float(values[i]) for values in self._columns)
 
     def get_maps(self, nc: int) -> np.ndarray:
         """AP50-95 (nc,) of all classes; those without labels have the mean of the others."""
@@ -108,6 +108,10 @@ class Metric:
     def update(self, results: Sequence[np.ndarray]) -> None:
         """Replace the metrics by precision, recall, AP, F1 and classes."""
         self.p, self.r, self.all_ap, self.f1, self.ap_class_index = (np.asarray(values) for values in results)
+
+    @property
+    def _columns(self) -> tuple[np.ndarray, ...]:
+        return self.p, self.r, self.ap50, self.ap
 
 
 class Metrics:
