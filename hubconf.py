@@ -35,6 +35,7 @@ def custom(
     device: typing.Any = None,
     *,
     trust: bool = False,
+    threads: int | None = None,
 ) -> typing.Any:
     """A model from a file of any format that detect.py supports, or an ensemble of several .pt files.
 
@@ -44,9 +45,10 @@ def custom(
         _verbose: log information, not only warnings.
         device: "cpu", 0, "cuda:0" or a torch.device; None means CUDA if available.
         trust: load an exported file even if it can do more than compute (see docs/exports.md).
+        threads: number of CPU threads; None chooses it by a short trial, unless OMP_NUM_THREADS is set.
     """
     _set_up(_verbose)
-    return _load_file(path, autoshape, device, trust=trust)
+    return _load_file(path, autoshape, device, trust=trust, threads=threads)
 
 
 def _make_entry(name: str, num_classes: int = 80) -> typing.Callable[..., typing.Any]:
@@ -117,14 +119,21 @@ def _set_up(verbose: bool) -> None:
     setup_logging(verbose=verbose)
 
 
-def _load_file(path: typing.Any, autoshape: bool, device: typing.Any, *, trust: bool = False) -> typing.Any:
+def _load_file(
+    path: typing.Any,
+    autoshape: bool,
+    device: typing.Any,
+    *,
+    trust: bool = False,
+    threads: int | None = None,
+) -> typing.Any:
     """Load a model file and wrap it if `autoshape`."""
     from utils.predict.autoshape import AutoShape
     from utils.predict.multi_backend import DetectMultiBackend, add_pt_suffix
 
     paths = path if isinstance(path, list | tuple) else [path]
     files = [add_pt_suffix(file) for file in paths]
-    model = DetectMultiBackend(files, device=_select_device(device), fuse=autoshape, trust=trust)
+    model = DetectMultiBackend(files, device=_select_device(device), fuse=autoshape, trust=trust, threads=threads)
     return AutoShape(model) if autoshape else model
 
 

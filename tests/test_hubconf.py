@@ -75,7 +75,8 @@ def test_parameters(name: str) -> None:
         "pretrained": True, "channels": 3, "classes": 1000 if name.endswith("-cls") else 80, "autoshape": True,
         "_verbose": True, "device": None,
     }  # fmt: skip
-    assert list(inspect.signature(hubconf.custom).parameters) == ["path", "autoshape", "_verbose", "device", "trust"]
+    parameters = list(inspect.signature(hubconf.custom).parameters)
+    assert parameters == ["path", "autoshape", "_verbose", "device", "trust", "threads"]
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -192,7 +193,8 @@ def test_without_the_checkout_on_the_path(tmp_path: Path) -> None:
 
 
 def test_autoshape_wraps_and_fuses(checkpoint: Path) -> None:
-    wrapped = hubconf.custom(str(checkpoint), _verbose=False, device="cpu")
+    wrapped = hubconf.custom(str(checkpoint), _verbose=False, device="cpu", threads=1)
+    assert torch.get_num_threads() == 1
     plain = hubconf.custom(checkpoint, autoshape=False, _verbose=False, device=torch.device("cpu"))
     assert isinstance(wrapped, AutoShape)
     assert isinstance(wrapped.model, DetectMultiBackend)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import val
 
@@ -42,8 +43,16 @@ def test_output_files(weights: Path, tiny_data: Path, tmp_path: Path, run_script
 
 def test_run_returns_metrics(weights: Path, tiny_data: Path, tmp_path: Path) -> None:
     metrics, per_class, speed = val.run(
-        weights=str(weights), data=str(tiny_data), imgsz=96, batch_size=4, workers=0, project=tmp_path, noplots=True
+        weights=str(weights),
+        data=str(tiny_data),
+        imgsz=96,
+        batch_size=4,
+        workers=0,
+        project=tmp_path,
+        noplots=True,
+        threads=1,
     )
+    assert torch.get_num_threads() == 1
     assert len(metrics) == 7
     assert all(np.isfinite(metrics))
     assert per_class.shape == (2,)

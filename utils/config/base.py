@@ -20,6 +20,7 @@ from utils.core.limits import LiftLimits
 ROOT = Path(__file__).resolve().parents[2]
 IMG_FLAGS = ("--imgsz", "--img", "--img-size")
 SEG_IMGSZ_HELP = "semantic: longer image side in pixels; training scales around it (default: as --imgsz)"
+THREADS_HELP = "CPU threads of inference (default: chosen by a short trial, or OMP_NUM_THREADS)"
 TRUST_HELP = "load an exported file even if it can do more than compute (see docs/exports.md)"
 Config = TypeVar("Config", bound="BaseConfig")
 

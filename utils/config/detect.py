@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.config.base import IMG_FLAGS, TRUST_HELP, BaseConfig, option, switch
+from utils.config.base import IMG_FLAGS, THREADS_HELP, TRUST_HELP, BaseConfig, option, switch
 from utils.config.flag_types import fraction, not_negative_float, positive_int
 from utils.config.legacy import DETECT_FLAGS
 from utils.core.errors import InputError
@@ -68,6 +68,7 @@ class DetectConfig(BaseConfig):
     half: bool = switch("--half", help="half precision: FP16 on CUDA, BF16 on CPUs that are faster with it")
     dnn: bool = switch("--dnn", help="run ONNX files with OpenCV DNN instead of onnxruntime")
     trust: bool = switch("--trust", help=TRUST_HELP)
+    threads: int | None = option(None, "--threads", type=positive_int, help=THREADS_HELP)
     vid_stride: int = option(1, "--vid-stride", type=positive_int, help="use every Nth frame of videos and streams")
     watch: bool = switch("--watch", help="wait for new files in a folder or glob until Ctrl-C")
     stream_timeout: float = option(

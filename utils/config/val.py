@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.config.base import IMG_FLAGS, SEG_IMGSZ_HELP, TRUST_HELP, BaseConfig, option, switch
+from utils.config.base import IMG_FLAGS, SEG_IMGSZ_HELP, THREADS_HELP, TRUST_HELP, BaseConfig, option, switch
 from utils.config.flag_types import fraction, not_negative_int, positive_int
 from utils.config.legacy import VAL_FLAGS
 
@@ -41,4 +41,5 @@ class ValConfig(BaseConfig):
     half: bool = switch("--half", help="FP16 inference")
     dnn: bool = switch("--dnn", help="run ONNX files with OpenCV DNN")
     trust: bool = switch("--trust", help=TRUST_HELP)
+    threads: int | None = option(None, "--threads", type=positive_int, help=THREADS_HELP)
     noplots: bool = switch("--noplots", help="write no plots")

@@ -78,7 +78,15 @@ def load_subject(config: ValConfig, weights: Sequence[str]) -> Subject:
     LOGGER.info(describe_device(device))
     half = config.half and ("half" in config.explicit or device.type == "cuda")
     data = read_data(config.data)  # fail on a mismatch before anything is downloaded
-    backend = load_backend(weights, device=device, fp16=half, names=data.names, dnn=config.dnn, trust=config.trust)
+    backend = load_backend(
+        weights,
+        device=device,
+        fp16=half,
+        names=data.names,
+        dnn=config.dnn,
+        trust=config.trust,
+        threads=config.threads,
+    )
     task = find_task(backend.task)
     names = task.get_class_names(data)
     if names and not config.single_cls:

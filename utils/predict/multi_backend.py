@@ -32,6 +32,7 @@ class DetectMultiBackend(nn.Module):
         fp16: half precision if device and format support it.
         fuse: fuse batch norms with convolutions (.pt).
         trust: load a file even if it can do more than compute (see docs/exports.md).
+        threads: number of CPU threads; None chooses it by a short trial.
 
     Attributes:
         backend: the runtime.
@@ -56,6 +57,7 @@ class DetectMultiBackend(nn.Module):
         fuse: bool = True,
         *,
         trust: bool = False,
+        threads: int | None = None,
     ) -> None:
         super().__init__()
         first = weights if isinstance(weights, str | Path) else next(iter(weights), "")
@@ -66,7 +68,14 @@ class DetectMultiBackend(nn.Module):
                 setattr(self, FLAGS.get(fmt.include, fmt.include), fmt.title == kind.title)
         names = read_spec(data).names if data and not self.pt else None
         self.backend: Backend = load_backend(
-            weights, device=torch.device(device), fp16=fp16, names=names, dnn=dnn, fuse=fuse, trust=trust
+            weights,
+            device=torch.device(device),
+            fp16=fp16,
+            names=names,
+            dnn=dnn,
+            fuse=fuse,
+            trust=trust,
+            threads=threads,
         )
         for attribute in ("model", "module"):  # of .pt and TorchScript files
             if isinstance(network := getattr(self.backend, attribute, None), nn.Module):

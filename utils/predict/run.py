@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from models.checkpoint import strip_checkpoint
 from models.yolo import check_image_size
@@ -75,7 +77,13 @@ def detect(config: DetectConfig) -> DetectSummary:
     with closing(open_source(find_source(config.source), options)) as source:  # fail before the model is loaded
         names = None if is_pytorch(config) else load_class_names(config)
         backend = load_backend(
-            config.weights, device=device, fp16=config.half, names=names, dnn=config.dnn, trust=config.trust
+            config.weights,
+            device=device,
+            fp16=config.half,
+            names=names,
+            dnn=config.dnn,
+            trust=config.trust,
+            threads=config.threads,
         )
         config = adapt_to_task(config, backend).check()
         if config.submit and backend.semantic is None:
@@ -88,7 +96,7 @@ def detect(config: DetectConfig) -> DetectSummary:
             source.ignore_folder(save_dir)
         writers = build_writers(config, style, save_dir)
         features_dir = save_dir if config.visualize else None
-        with StopSignals() as stop:
+        with StopSignals() as stop, select_kernels(source, predictor):
             images = run_images(source, predictor, writers, viewers=viewers, features_dir=features_dir, stop=stop)
             if config.update:
                 for file in config.weights:
@@ -161,6 +169,13 @@ def build_predictor(config: DetectConfig, backend: Backend) -> Predictor:
     predictor = Predictor(backend, options, size_hw=size_hw, augment=config.augment)
     backend.warmup(size_hw)
     return predictor
+
+
+def select_kernels(source: Source, predictor: Predictor) -> AbstractContextManager[None]:
+    """A context in which cuDNN times its kernels for a size, if all images have one: of a stream, or not `auto`."""
+    if predictor.backend.device.type == "cuda" and (source.live or not predictor.auto):
+        return torch.backends.cudnn.flags(enabled=True, benchmark=True)
+    return nullcontext()
 
 
 def make_save_dir(config: DetectConfig) -> Path | None:

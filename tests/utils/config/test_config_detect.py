@@ -30,6 +30,7 @@ def test_defaults() -> None:
         (["--agnostic"], "agnostic_nms", True),
         (["--vid", "4"], "vid_stride", 4),
         (["--save-format", "1"], "save_format", 1),
+        (["--threads", "2"], "threads", 2),
     ],
 )
 def test_flags_and_their_prefixes(argv: list[str], field: str, value: object) -> None:
@@ -37,7 +38,16 @@ def test_flags_and_their_prefixes(argv: list[str], field: str, value: object) ->
 
 
 @pytest.mark.parametrize(
-    "flag", ["--conf-thres=1.5", "--imgsz=0", "--save-format=2", "--vid-stride=0", "--stream-timeout=-1", "--nope"]
+    "flag",
+    [
+        "--conf-thres=1.5",
+        "--imgsz=0",
+        "--save-format=2",
+        "--vid-stride=0",
+        "--threads=0",
+        "--stream-timeout=-1",
+        "--nope",
+    ],
 )
 def test_wrong_values_end_with_status_2(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

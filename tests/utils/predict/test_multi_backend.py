@@ -138,7 +138,7 @@ def test_the_flag_of_each_format(file: str, flag: str, dnn: bool, monkeypatch: p
         )
 
     monkeypatch.setattr(Format, "load", load)
-    model = DetectMultiBackend(file, device="cpu", dnn=dnn, fp16=True)
+    model = DetectMultiBackend(file, device="cpu", dnn=dnn, fp16=True, threads=torch.get_num_threads())
     assert flags(model) == [flag]
     assert (seen["files"], seen["fp16"], seen["device"]) == ([file], True, torch.device("cpu"))
     assert ("opencv" in seen["runtime"]) == dnn == model.dnn
