@@ -9,7 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
-if __package__ and not Path(__file__).with_name("py.typed").exists():  # in a checkout, imported as `yolov5.export`
+if __package__:  # imported as `yolov5.export`: find the packages beside this file
     sys.path.append(str(Path(__file__).resolve().parent))
 
 from utils.commands.export import EXPORT_ORDER, ExportCommand

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if __package__ and not Path(__file__).with_name("py.typed").exists():  # in a checkout, imported as `yolov5.test`
+if __package__:  # imported as `yolov5.test`: find the packages beside this file
     sys.path.append(str(Path(__file__).resolve().parent))
 
 from utils.commands.val import ValCommand

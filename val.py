@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if __package__ and not Path(__file__).with_name("py.typed").exists():  # in a checkout, imported as `yolov5.val`
+if __package__:  # imported as `yolov5.val`: find the packages beside this file
     sys.path.append(str(Path(__file__).resolve().parent))
 
 from utils.commands.val import VAL_ORDER, ValCommand

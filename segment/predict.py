@@ -11,9 +11,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # import from the project folder, not from this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-elif not (
-    Path(__file__).resolve().parents[1] / "py.typed"
-).exists():  # in a checkout, perhaps as `yolov5.segment.predict`
+else:  # perhaps imported as `yolov5.segment.predict`
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from utils.commands.detect import DETECT_ORDER, DetectCommand

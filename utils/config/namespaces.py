@@ -49,7 +49,8 @@ def read_options(kind: type[Config], options: Namespace) -> Config:
     Raises:
         InputError: a value is invalid.
     """
-    known, explicit = kind.flags(), getattr(options, "_explicit", frozenset())
+    known = kind.flags()
+    explicit: frozenset[str] = getattr(options, "_explicit", frozenset())
     old = find_old_names(vars(options).keys() - known, kind.old_flags)
     values, unknown = {}, []
     for name, value in vars(options).items():

@@ -28,8 +28,8 @@ def process_batch(detections: Tensor, labels: Tensor, iouv: Tensor) -> Tensor:
 
 def match_ious(ious: Tensor, detections: Tensor, labels: Tensor, iouv: Tensor) -> Tensor:
     """True positives (N, T) bool, from the IoU (N, M) of detections and labels."""
-    arrays = (values.detach().cpu().float().numpy() for values in (ious, detections, labels))
-    return torch.from_numpy(match_iou_matrix(*arrays, iouv)).to(iouv.device)
+    iou_rows, rows, label_rows = (values.detach().cpu().float().numpy() for values in (ious, detections, labels))
+    return torch.from_numpy(match_iou_matrix(iou_rows, rows, label_rows, iouv)).to(iouv.device)
 
 
 def save_one_txt(predn: Tensor, save_conf: bool, shape: Sequence[int], file: str | Path) -> None:

@@ -123,7 +123,7 @@ def test_formats(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table["CPU"].tolist() == [True, True, True, True, False, True, True, True, True, False, False, True]
     assert table["GPU"].tolist() == [True, True, True, False, True, False, True, True, False, False, False, True]
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(InputError, match="tables of export_formats.* pandas"):
+    with pytest.raises(InputError, match=r"tables of export_formats.* pandas"):
         export.export_formats()
 
 
