@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import random
 from pathlib import Path
@@ -62,6 +63,13 @@ def test_one_cycle() -> None:
     expected = [1.0, 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2, 0.55, 0.1]
     assert [function(x) for x in (0, 2.5, 5, 10)] == pytest.approx(expected)
     assert general.one_cycle()(100) == pytest.approx(1.0)
+
+
+def test_one_cycle_against_the_reference(shared: Path) -> None:
+    golden = json.loads((shared / "reference/golden/schedules.json").read_text())
+    function = general.one_cycle(1, 0.01, 100)
+    factors = golden["cosine_lr_factor_100_epochs_lrf_0_01"]
+    assert [function(epoch) for epoch in range(len(factors))] == pytest.approx(factors)
 
 
 def test_weights_of_classes_and_images() -> None:
