@@ -208,6 +208,15 @@ def test_items_of_utils_datasets_unpack_into_four_and_five(folder: Path) -> None
         _, _, _ = item
 
 
+def test_mode_of_older_releases(folder: Path) -> None:
+    dataset = datasets.LoadImages(str(folder))
+    modes = []
+    for _ in dataset:
+        assert not (dataset.mode == "images" and dataset.mode != "images")
+        modes.append((dataset.mode == "images", dataset.mode == "image", dataset.mode == "video", str(dataset.mode)))
+    assert modes == [(True, True, False, "image")] * 2 + [(False, False, True, "video")] * 5
+
+
 def test_streams_of_utils_datasets_unpack_into_four_and_five(mock_streams: list[bool]) -> None:
     dataset = datasets.LoadStreams("0", img_size=64, stride=32)
     lengths = []

@@ -108,6 +108,18 @@ def test_letterboxed_item(squares: Path) -> None:
     assert (empty[1].shape, empty[3]) == ((0, 6), ((80, 60), ((1.0, 1.0), (10.0, 0.0))))
 
 
+@pytest.mark.parametrize("cache", [False, "ram"])
+def test_sizes_are_truncated(tmp_path: Path, cache: Any) -> None:
+    """99x61 at 64 px is 64x39 (61 * 64 / 99 is 39.4), 99x67 is 64x43 (43.3), 99x68 is 64x43 too (43.96)."""
+    for height in (61, 67, 68):
+        cv2.imwrite(str(tmp_path / f"{height}.png"), np.full((height, 99, 3), 200, np.uint8))
+    dataset = LoadImagesAndLabels(str(tmp_path), img_size=64, cache_images=cache)
+    for i, height in enumerate((39, 43, 43)):
+        image, _, _, shapes = dataset[i]
+        assert int((image[0, :, 0] == 200).sum()) == height
+        assert shapes[1] == ((height / dataset.shapes[i, 1], 64 / 99), (0.0, (64 - height) / 2))
+
+
 def test_half_pixels_of_padding(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
@@ -178,13 +190,13 @@ def test_image_that_disappears(squares: Path, tmp_path: Path) -> None:
 
 
 def check_squares(image: np.ndarray, boxes_xyxy: np.ndarray) -> None:
-    """The boxes cover the bright pixels of an image (3, H, W), and no others."""
+    """The boxes of an image (3, H, W) cover bright pixels and no others, and almost all of them."""
     covered = np.zeros(image.shape[1:], bool)
     for x1, y1, x2, y2 in boxes_xyxy:
         inner = image[:, int(y1) + 2 : int(y2) - 1, int(x1) + 2 : int(x2) - 1]
         assert inner.min(initial=255) > 200
         covered[max(0, int(y1) - 1) : int(y2) + 2, max(0, int(x1) - 1) : int(x2) + 2] = True
-    assert image[:, ~covered].max(initial=0) < 200
+    assert (image[0, ~covered] > 200).sum() < 100  # slivers of squares are not labeled
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -195,6 +207,7 @@ def test_training_batches(squares: Path, workers: int) -> None:
         str(squares), 64, 4, 32, hyp=hyp, augment=True, workers=workers, shuffle=True, cache=True
     )
     assert dataset.mosaic and isinstance(loader, InfiniteDataLoader)
+    np.random.seed(0)
     orders = []
     for _ in range(2):
         order = []
@@ -220,6 +233,7 @@ def test_random_state_decides_the_item(squares: Path) -> None:
 
 
 def test_mosaic_can_be_switched_off(squares: Path) -> None:
+    np.random.seed(0)
     dataset = LoadImagesAndLabels(str(squares), img_size=80, augment=True, hyp=HYP)
     plain = LoadImagesAndLabels(str(squares), img_size=80)[2][0]
     assert any(not torch.equal(dataset[2][0], plain) for _ in range(3))
@@ -233,14 +247,15 @@ def test_image_weights(squares: Path) -> None:
     """`indices` as train.py sets them; the other images of the mosaics are drawn from them too."""
     loader, dataset = create_dataloader(str(squares), 64, 3, 32, hyp=HYP, augment=True, workers=0, image_weights=True)
     assert not isinstance(loader, InfiniteDataLoader)
+    np.random.seed(0)
     dataset.indices = [7] * dataset.n
     for images, _, paths, _ in loader:
         assert set(paths) == {str(squares / "7.png")}
-        assert set(np.unique(images[:, 0])) <= {70, 114, 250} | set(range(70, 251))
         assert images[:, 0].min() == 70  # the background of image 7 is the darkest
 
 
 def test_load_image_and_mosaics(squares: Path) -> None:
+    np.random.seed(0)
     dataset = LoadImagesAndLabels(str(squares), img_size=160, augment=True, hyp=HYP)
     frame, original, resized = dataset.load_image(3)
     assert (frame.shape, original, resized) == ((120, 160, 3), (60, 80), (120, 160))

@@ -29,7 +29,6 @@ from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.labels import log_messages, verify_images
 from utils.datasets.index.listing import list_images
 from utils.datasets.loader import POOL
-from utils.imaging.letterbox import fit_longest_side
 from utils.imaging.read import ImageError
 from utils.ops.polygons import join_rings
 
@@ -44,6 +43,15 @@ CACHE_SUFFIX = ".loader.cache"  # of the index; that of train.py, which knows th
 Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]]
 Item = tuple[Tensor, Tensor, str, Shapes | None]
 Collated = tuple[Tensor, Tensor, tuple[str, ...], tuple[Shapes | None, ...]]
+
+
+class _TruncatedSizes(DetectionDataset):
+    """As YOLOv5 7.0, images are loaded at truncated sizes; others of the project's are rounded."""
+
+    def get_loaded_hw(self, i: int) -> tuple[int, int]:
+        height, width = self.index.sizes_hw[i].tolist()
+        ratio = self.longest / max(height, width)
+        return max(1, int(height * ratio)), max(1, int(width * ratio))
 
 
 class LoadImagesAndLabels(Dataset[Any]):
@@ -112,7 +120,7 @@ class LoadImagesAndLabels(Dataset[Any]):
             raise InputError(f"{prefix}{path}: no labels, so there is nothing to train on. {HELP_URL}")
         if single_cls:
             index = replace(index, classes=np.zeros_like(index.classes))
-        self._data = DetectionDataset(
+        self._data = _TruncatedSizes(
             index,
             imgsz=img_size,
             hyp=to_hyperparameters(hyp),
@@ -225,7 +233,7 @@ class LoadImagesAndLabels(Dataset[Any]):
 
     def check_cache_ram(self, safety_margin: float = MARGIN - 1, prefix: str = "") -> bool:
         """Whether all images fit into the free memory, with a share to spare; warns if not."""
-        sizes = (fit_longest_side((h, w), self.img_size) for h, w in self._data.index.sizes_hw.tolist())
+        sizes = map(self._data.get_loaded_hw, range(self.n))
         needed, free = 3 * sum(h * w for h, w in sizes) * (1 + safety_margin), get_free_memory()
         if needed > free:
             LOGGER.warning(

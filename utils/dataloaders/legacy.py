@@ -35,8 +35,30 @@ def count_targets(depth: int) -> int | None:
     return code[position + 1] if unpacks else None
 
 
+class Mode(str):
+    """Kind of the last item; "image" equals also "images", its name up to release 3.1."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) or (str.__eq__(self, "image") and other == "images")
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
 class LoadImages(sources.LoadImages):
     """As `utils.dataloaders.LoadImages`, with items that unpack into four or five names."""
+
+    @property
+    def mode(self) -> Mode:  # type: ignore[override]
+        return Mode(self._mode)
+
+    @mode.setter
+    def mode(self, value: str) -> None:
+        self._mode = value
 
     def __next__(self) -> LegacyItem:  # type: ignore[override]
         return LegacyItem(super().__next__())

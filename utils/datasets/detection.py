@@ -81,7 +81,7 @@ class DetectionDataset(Dataset[Sample]):
             self.pipeline = UserPipeline(hyp.albumentations)
         elif augment and is_installed():
             self.pipeline = LightPipeline()
-        load_sizes_hw = [fit_longest_side((h, w), self.longest) for h, w in index.sizes_hw.tolist()] if cache else []
+        load_sizes_hw = [self.get_loaded_hw(i) for i in range(len(index))] if cache else []
         self.cache = build_cache(
             cache, index.paths, load_sizes_hw, self.load_image, longest=self.longest, channels=channels
         )
@@ -115,6 +115,11 @@ class DetectionDataset(Dataset[Sample]):
             return self.square_hw
         height, width = self.shapes_hw[i // self.batch_size]
         return int(height), int(width)
+
+    def get_loaded_hw(self, i: int) -> tuple[int, int]:
+        """Size of image i as it is loaded and cached, pixels."""
+        height, width = self.index.sizes_hw[i].tolist()
+        return fit_longest_side((height, width), self.longest)
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -247,6 +252,6 @@ class DetectionDataset(Dataset[Sample]):
         frame = read_image(
             self.index.paths[i], channels=self.channels, reduce_to=self.longest if self.augment else None
         )
-        size_hw = fit_longest_side(tuple(self.index.sizes_hw[i].tolist()), self.longest)
+        size_hw = self.get_loaded_hw(i)
         use_area = not self.augment and max(size_hw) < max(frame.shape[:2])
         return resize(frame, size_hw, cv2.INTER_AREA if use_area else cv2.INTER_LINEAR)
