@@ -41,7 +41,8 @@ class Loggers:
     """Writes results.csv, plots and a TensorBoard file into the folder of a detection run; reports to services.
 
     Each method is called at the hook of its name: `callbacks.register_action(name, callback=getattr(loggers, name))`
-    for the names of `utils.general.methods(loggers)`. Therefore it has no other methods.
+    for the names of `utils.general.methods(loggers)`. Therefore it has no other methods. Some hooks also accept the
+    arguments that scripts of releases 6.0 to 6.2 pass.
 
     Args:
         save_dir: folder of the run.
@@ -98,30 +99,32 @@ class Loggers:
     def on_pretrain_routine_start(self) -> None:
         """Nothing to do."""
 
-    def on_pretrain_routine_end(self, labels: np.ndarray, names: Names) -> None:
-        """Plot the labels (n, 5) of the training split; open the run in the services."""
+    def on_pretrain_routine_end(self, labels: np.ndarray | None = None, names: Names = ()) -> None:
+        """Plot the labels (n, 5) of the training split, if given; open the run in the services."""
         self._names = names
         self._services.start(build_run_info(self.opt, self._params, self.save_dir))
-        if self.plots:
+        if self.plots and labels is not None:
             rows = np.asarray(labels).reshape(-1, 5)
             plot_labels(rows[:, 0], rows[:, 1:], to_dict(names), self.save_dir)
-            self._services.log_images(find_files(self.save_dir, ["labels*.jpg"]), 0)
+        self._services.log_images(find_files(self.save_dir, ["labels*.jpg"]), 0)
 
     def on_train_batch_end(
-        self, model: nn.Module, ni: int, imgs: Tensor, targets: Tensor, paths: Sequence[str], vals: Sequence[float]
+        self, model: Any, ni: Any, imgs: Tensor, targets: Tensor, paths: Sequence[str], vals: Any = (), *_: Any
     ) -> None:
         """Plot the first training batches; write the graph of the network at the first one.
 
         Args:
-            ni: number of the batch since the start of training.
+            model: the network.
+            ni: number of the batch since the start of training; before release 7.0 it comes before the network.
             imgs, targets, paths: the batch; targets (n, 6) image index, class, x, y, w, h normalized.
             vals: mean losses so far, unused.
         """
-        if self.plots and ni < MAX_TRAIN_PLOTS:
-            file = self.save_dir / f"train_batch{ni}.jpg"
+        model, number = (ni, model) if isinstance(model, int) else (model, ni)
+        if self.plots and number < MAX_TRAIN_PLOTS:
+            file = self.save_dir / f"train_batch{number}.jpg"
             plot_batch(imgs, targets, [str(path) for path in paths], to_dict(self._names), file)
             self._services.log_images([file], 0)
-        if self.tb and ni == 0 and not getattr(self.opt, "sync_bn", False):
+        if self.tb and number == 0 and not getattr(self.opt, "sync_bn", False):
             log_tensorboard_graph(self.tb, model, imgsz=list(imgs.shape[2:]))
 
     def on_train_epoch_end(self, epoch: int) -> None:
@@ -138,8 +141,8 @@ class Loggers:
         """Nothing to do."""
 
     def on_val_end(
-        self, nt: Any, tp: Any, fp: Any, p: Any, r: Any, f1: Any, ap: Any, ap50: Any, ap_class: Any,
-        confusion_matrix: Any,
+        self, nt: Any = None, tp: Any = None, fp: Any = None, p: Any = None, r: Any = None, f1: Any = None,
+        ap: Any = None, ap50: Any = None, ap_class: Any = None, confusion_matrix: Any = None,
     ) -> None:  # fmt: skip
         """Log the plots of validation; the arguments are its counts, metrics per class and confusion matrix."""
         self._services.log_images(find_files(self.save_dir, ["val*.jpg"]), self._epoch)
@@ -158,12 +161,14 @@ class Loggers:
         if period > 0 and (epoch + 1) % period == 0 and not final_epoch:
             self._services.log_files([Path(last)])
 
-    def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
+    def on_train_end(self, last: Path, best: Path, epoch: int, results: Any, *rest: Any) -> None:
         """Plot results.png; log plots and files of the run, and close it.
 
         Args:
-            results: metrics and losses of the last validation.
+            last, best: checkpoints, unused.
+            epoch, results: number of the epoch, metrics and losses of the last validation; in 6.0 and 6.1 after a flag.
         """
+        epoch, results = (results, rest[0]) if rest else (epoch, results)
         if self.plots and (self.save_dir / "results.csv").is_file():
             try_to_plot_results(self.save_dir / "results.csv")
         images = find_files(self.save_dir, FINAL_IMAGES)

@@ -152,6 +152,18 @@ def test_services_hear_of_the_run(tmp_path: Path, recorder: list[tuple[str, Any]
     )
 
 
+def test_hooks_of_release_6(tmp_path: Path, recorder: list[tuple[str, Any]]) -> None:
+    """The arguments that training scripts of 6.0 pass."""
+    loggers = Loggers(tmp_path, opt=make_options(), include=("wandb",))
+    loggers.on_pretrain_routine_end()
+    images, targets = torch.rand(2, 3, 64, 64), torch.zeros(0, 6)
+    loggers.on_train_batch_end(1, nn.Conv2d(3, 4, 1), images, targets, ["a.jpg", "b.jpg"], True, False)
+    loggers.on_val_end()
+    loggers.on_train_end(tmp_path / "last.pt", tmp_path / "best.pt", True, 4, (0.1, 0.2, 0.3, 0.4, 0, 0, 0))
+    assert [file.name for file in tmp_path.iterdir()] == ["train_batch1.jpg"]
+    assert recorder[-1][1][0]["best/epoch"] == 4 and recorder[-1][1][0]["best/mAP_0.5:0.95"] == 0.4
+
+
 def test_disabled_services_are_not_used(monkeypatch: pytest.MonkeyPatch, recorder: list[tuple[str, Any]]) -> None:
     assert services.is_enabled("wandb")
     monkeypatch.setenv("WANDB_MODE", "disabled")
