@@ -119,6 +119,11 @@ def test_stop_signal_to_a_silent_stream(weights: Path, tmp_path: Path) -> None:
 
 def test_closed_terminal(weights: Path, tmp_path: Path) -> None:
     """The system sends SIGHUP, and nothing can be printed any more."""
+
+    def take_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if the tests run under nohup
+
     controller, terminal = pty.openpty()
     arguments = ("--weights", weights, "--project", tmp_path, *FLAGS)
     with MjpegServer(fps=20) as camera:
@@ -129,7 +134,7 @@ def test_closed_terminal(weights: Path, tmp_path: Path) -> None:
             stdout=terminal,
             stderr=terminal,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=take_terminal,
         )
         os.close(terminal)
         output = b""
