@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from utils.core.lazy import lazy_exports
+from utils.core.ranks import LOCAL_RANK, RANK, WORLD_SIZE
 from utils.dataloaders.detection import HELP_URL, NUM_THREADS, LoadImagesAndLabels
 from utils.dataloaders.files import (
     autosplit,
@@ -31,10 +32,7 @@ from utils.dataloaders.files import (
     verify_image_label,
 )
 from utils.dataloaders.loaders import (
-    LOCAL_RANK,
     PIN_MEMORY,
-    RANK,
-    WORLD_SIZE,
     InfiniteDataLoader,
     _RepeatSampler,
     create_dataloader,

@@ -15,12 +15,10 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from utils.core.distributed import get_local_world_size, local_main_first
 from utils.core.hardware import available_cpus
 from utils.core.logging import LOGGER
+from utils.core.ranks import RANK
 from utils.dataloaders.detection import LoadImagesAndLabels
 from utils.datasets.loader import init_worker
 
-LOCAL_RANK = int(os.getenv("LOCAL_RANK", "-1"))
-RANK = int(os.getenv("RANK", "-1"))
-WORLD_SIZE = int(os.getenv("WORLD_SIZE", "1"))
 PIN_MEMORY = os.getenv("PIN_MEMORY", "true").lower() == "true"  # page-locked memory for batches, if there is a GPU
 ORDER_SEED = 6148914691236517205  # plus the rank: seed of the order and of the workers, as in YOLOv5
 

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from utils.core.distributed import local_main_first
 from utils.core.errors import InputError
+from utils.core.ranks import RANK
 from utils.core.types import Polygons
 from utils.dataloaders.detection import LoadImagesAndLabels, Shapes, number_labels
-from utils.dataloaders.loaders import RANK, build_loader, check_shuffle
+from utils.dataloaders.loaders import build_loader, check_shuffle
 from utils.ops.masks import ObjectMasks, rasterize
 from utils.ops.polygons import join_rings
 
@@ -113,19 +114,19 @@ class LoadImagesAndLabelsAndMasks(LoadImagesAndLabels):
         overlap: bool = False,
     ) -> None:
         super().__init__(
-            path,
-            img_size,
-            batch_size,
-            augment,
-            hyp,
-            rect,
-            image_weights,
-            cache_images,
-            single_cls,
-            stride,
-            pad,
-            min_items,
-            prefix,
+            path=path,
+            img_size=img_size,
+            batch_size=batch_size,
+            augment=augment,
+            hyp=hyp,
+            rect=rect,
+            image_weights=image_weights,
+            cache_images=cache_images,
+            single_cls=single_cls,
+            stride=stride,
+            pad=pad,
+            min_items=min_items,
+            prefix=prefix,
         )
         self.downsample_ratio, self.overlap = downsample_ratio, overlap
 
