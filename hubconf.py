@@ -23,6 +23,8 @@ dependencies = [
 ]  # checked by torch.hub
 
 _ROOT = pathlib.Path(__file__).resolve().parent
+if __package__:  # imported as `yolov5.hubconf`: find the packages beside this file
+    sys.path.append(str(_ROOT))
 _CLASSIFIER = "-cls"  # suffix of classifier names
 _PREFIX = "openyolov5." if (_ROOT / "py.typed").exists() else ""  # the installed package, or a checkout
 _PACKAGES = (f"{_PREFIX}models", f"{_PREFIX}utils")

@@ -14,10 +14,11 @@ if __package__:  # imported as `yolov5.train`: find the packages beside this fil
 from utils.commands.train import TrainCommand
 from utils.config.train import TrainConfig
 from utils.core.lazy import lazy_exports
+from utils.core.logging import LOGGER
 from utils.core.ranks import LOCAL_RANK, RANK, WORLD_SIZE
 from utils.core.script import run_script
 
-__all__ = ["FILE", "LOCAL_RANK", "RANK", "ROOT", "WORLD_SIZE", "main", "parse_opt", "run", "train"]
+__all__ = ["FILE", "LOCAL_RANK", "LOGGER", "RANK", "ROOT", "WORLD_SIZE", "main", "parse_opt", "run", "train"]
 FILE = Path(__file__).resolve()
 ROOT = FILE.parent
 

@@ -81,6 +81,7 @@ def test_ranks_and_revision(script: Any) -> None:
 
 def test_import_from_the_folder_above(tmp_path: Path, weights: Path) -> None:
     """The checkout is a folder `yolov5` of another project; the scripts find its packages."""
+    hub = "import sys; sys.path.insert(0, 'libs'); from yolov5 import hubconf; hubconf.yolov5n(pretrained=False)"
     (tmp_path / "libs").mkdir()
     (tmp_path / "libs/yolov5").symlink_to(ROOT)
     lines = (
@@ -98,6 +99,8 @@ def test_import_from_the_folder_above(tmp_path: Path, weights: Path) -> None:
         [sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert process.stdout.split() == ["True", "100", "True"], process.stderr
+    process = subprocess.run([sys.executable, "-c", hub], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize("name", ["detect.py", "test.py", "segment/val.py"])

@@ -70,6 +70,8 @@ class BaseConfig:
         parser = argparse.ArgumentParser(prog=prog, description=(cls.__doc__ or "").splitlines()[0])
         for name, f in cls.flags().items():
             options = dict(f.metadata["argparse"])
+            if name == "imgsz":
+                options.setdefault("nargs", "+")  # releases up to 5.0 took one size for training and one for validation
             default = get_default(f)
             options["help"] += "" if default in (None, False, "", []) else f" (default: {_format_value(default)})"
             parser.add_argument(*f.metadata["flags"], dest=name, default=argparse.SUPPRESS, **options)
@@ -175,6 +177,8 @@ def check_value(f: dataclasses.Field[Any], value: Any) -> Any:
         return options["const"]
     if isinstance(value, list | tuple) and (nargs is None or nargs == "?") and len(set(map(str, value))) == 1:
         value = value[0]
+    if isinstance(value, list | tuple) and nargs is None and "type" in options:
+        raise InputError(f"{f.metadata['flags'][0]} {_format_value(list(value))}: expected one value")
     if f.type == "str" and not isinstance(value, str | Path):
         value = str(value)  # a number or a torch.device
     if value in (default, options.get("const")):

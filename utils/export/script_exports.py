@@ -141,9 +141,13 @@ def export_saved_model(
 
 
 @try_export
-def export_pb(keras_model: Any, file: Path, prefix: str = "") -> Outcome:
-    """Write `<stem>.pb` from the second value of `export_saved_model`, or of the checkpoint `file` at 640 px."""
-    return write("pb", get_job("pb", keras_model, file)), None
+def export_pb(keras_model: Any, file: Path | Tensor, prefix: str | Path = "") -> Outcome:
+    """Write `<stem>.pb` from the second value of `export_saved_model`, or of the checkpoint `file` at 640 px.
+
+    In the order of release 6.0, the arguments are keras_model, im and file.
+    """
+    path = prefix if isinstance(file, Tensor) else file
+    return write("pb", get_job("pb", keras_model, path)), None
 
 
 @try_export
@@ -153,12 +157,12 @@ def export_tflite(
     file: Path,
     int8: bool = False,
     data: str | Path = "",
-    nms: bool = False,
-    agnostic_nms: bool = False,
+    nms: bool | int = False,
+    agnostic_nms: bool | str = False,
     prefix: str = "",
 ) -> Outcome:
     """Write `<stem>-fp16.tflite` or, calibrated on the data YAML `data`, `<stem>-int8.tflite`; else as `export_pb`."""
-    check_nms(nms)
+    check_nms(nms is True)  # release 6.0 had a number of calibration images in its place
     job = get_job("tflite", keras_model, file, im.shape[2:] if im.shape[1] in (1, 3) else im.shape[1:3])
     return write("tflite", job.with_options(half=not int8, int8=int8, data=str(data) if int8 else "")), None
 

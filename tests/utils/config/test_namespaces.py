@@ -75,8 +75,11 @@ def test_values_of_scripts(values: dict[str, object], expected: tuple[str, objec
 
 
 def test_two_sizes_are_refused() -> None:
-    with pytest.raises(InputError, match=r"--imgsz \[640, 320\]"):
+    with pytest.raises(InputError, match="--imgsz 640 320: expected one value"):
         TrainConfig.from_kwargs(imgsz=[640, 320])
+    with pytest.raises(InputError, match="--imgsz 640 320: expected one value"):
+        TrainConfig.from_args(["--img", "640", "320"])
+    assert TrainConfig.from_args(["--img-size", "640", "640", "--epochs", "2"]).imgsz == 640
 
 
 def test_positional_arguments() -> None:
