@@ -100,7 +100,7 @@ class MediaSource:
         return SourceFrame(path, read_image(path, channels=channels, warn=warn), f"image {position} {title}")
 
     def _read_video(self, path: str, position: str, title: str, channels: int) -> Iterator[SourceFrame]:
-        """Frames N, 2N, ... for N = `vid_stride`, numbered from 1; ImageError without any, a problem if some are missing."""
+        """Frames N, 2N, ... of N = `vid_stride`, numbered from 1; ImageError for none, a problem if some are lost."""
         capture = open_video(path, threads=self.decode_threads)
         try:
             total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
