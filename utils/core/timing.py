@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ContextDecorator
-from time import perf_counter
 from typing import Self
 
 import torch
@@ -32,7 +32,7 @@ class Profile(ContextDecorator):
         """Seconds of a monotonic clock, after synchronizing CUDA."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return perf_counter()
+        return time.perf_counter()
 
     @classmethod
     def of(cls, seconds: float) -> Self:

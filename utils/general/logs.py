@@ -12,15 +12,13 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 from utils.core.logging import LOGGER, setup_logging
+from utils.core.timing import Profile
 
 __all__ = [
     "LOGGER", "LOGGING_NAME", "RANK", "VERBOSE", "Profile", "Timeout", "WorkingDirectory", "colorstr", "is_ascii",
@@ -169,32 +167,6 @@ def is_writeable(dir: str | Path, test: bool = False) -> bool:
 
 
 # -- contexts, also as decorators -------------------------------------------------------------------------------------
-
-
-class Profile(contextlib.ContextDecorator):
-    """Timer of a block or a decorated function; it synchronizes CUDA, and `device` is ignored.
-
-    Attributes:
-        t: total seconds.
-        dt: seconds of the last use.
-    """
-
-    def __init__(self, t: float = 0.0, device: torch.device | None = None) -> None:
-        self.t, self.dt, self.start = t, 0.0, 0.0
-
-    def __enter__(self) -> Profile:
-        self.start = self.time()
-        return self
-
-    def __exit__(self, type: Any, value: Any, traceback: Any) -> None:
-        self.dt = self.time() - self.start
-        self.t += self.dt
-
-    def time(self) -> float:
-        """Seconds of a monotonic clock, after synchronizing CUDA."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
 
 class Timeout(contextlib.ContextDecorator):
