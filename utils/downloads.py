@@ -115,7 +115,7 @@ def gdrive_download(id: str = "16TiPfZj7htmTyhntwcZyEEAejOUxuT6m", file: str | P
     Raises:
         InputError: the download failed.
     """
-    target = download_file(GDRIVE + quote(id), file)
+    target = download_file(GDRIVE + quote(id, safe=""), file)
     if target.suffix == ".zip":
         unzip_file(target)
         target.unlink()

@@ -220,7 +220,7 @@ def test_profile(log: pytest.LogCaptureFixture) -> None:
     first, failed, function = rows
     assert first is not None
     assert function is not None
-    parameters, gflops, memory, forward, backward, shape_in, shape_out = first
+    parameters, gflops, _, forward, backward, shape_in, shape_out = first
     assert (parameters, shape_in, shape_out) == (216, (2, 3, 10, 12), (2, 8, 8, 10))
     assert gflops == pytest.approx(2 * 216 * 2 * 8 * 10 / 1e9)  # a multiply-add is two
     assert forward > 0
@@ -296,7 +296,7 @@ def test_smart_resume_trains_for_more_epochs() -> None:
     assert torch_utils.smart_resume(checkpoint, optimizer, None, "a.pt", epochs=5, resume=False) == (0.4, 10, 14)
     finished = {"epoch": -1, "best_fitness": None, "optimizer": None, "ema": None, "updates": None}
     assert torch_utils.smart_resume(finished, optimizer, resume=False) == (0.0, 0, 300)
-    with pytest.raises(InputError, match="a.pt: its training has finished"):
+    with pytest.raises(InputError, match=r"a\.pt: its training has finished"):
         torch_utils.smart_resume(finished, optimizer, None, "a.pt", resume=True)
 
 
