@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 
-LOCAL_RANK = int(os.getenv("LOCAL_RANK", "-1"))  # -1: not launched
-RANK = int(os.getenv("RANK", "-1"))
-WORLD_SIZE = int(os.getenv("WORLD_SIZE", "1"))
+
+def read_rank(variable: str, without_launcher: int) -> int:
+    """The number in an environment variable, or the one of a process that no launcher started."""
+    text = os.environ.get(variable, "")
+    return int(text) if text else without_launcher
+
+
+RANK, LOCAL_RANK = read_rank("RANK", -1), read_rank("LOCAL_RANK", -1)
+WORLD_SIZE = read_rank("WORLD_SIZE", 1)

@@ -58,7 +58,7 @@ def test_larger_label_masks_are_resized() -> None:
 
 
 def test_text_lines_are_appended(tmp_path: Path) -> None:
-    rows = torch.tensor([[10.0, 20, 30, 60, 0.5, 2]])  # in an image of 100x80: centre 20, 40, size 20, 40
+    rows = torch.tensor([[10.0, 20, 30, 60, 0.5, 2]])  # in an image of 100x80: center 20, 40, size 20, 40
     for with_score in (False, True):
         save_one_txt(rows, with_score, torch.Size([80, 100]), tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_text() == "2 0.2 0.5 0.2 0.5\n2 0.2 0.5 0.2 0.5 0.5\n"
