@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 import utils.loss
 import utils.metrics.classic
 from utils import augmentations, downloads, general, plots, torch_utils
 from utils import utils as address
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_names_of_all_helpers() -> None:
@@ -27,12 +21,8 @@ def test_names_of_all_helpers() -> None:
         _ = address.nothing
 
 
-def test_star_import() -> None:
-    code = (
-        "from utils.utils import *; print(np.__name__, torch.__name__, non_max_suppression.__name__, fitness.__name__)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["numpy", "torch", "non_max_suppression", "fitness"], done.stderr
+def test_names_of_a_star_import() -> None:
+    assert {"np", "torch", "Path", "non_max_suppression", "plot_images", "fitness"} <= set(address.__all__)
 
 
 def test_every_listed_name_exists() -> None:

@@ -397,5 +397,5 @@ def _plot_centers(file: Path) -> None:
     save_figure(figure, Path("hist2d.png"))
     figure = create_figure(12, 6)
     for column in (0, 1):
-        figure.add_subplot(1, 2, column + 1).hist(boxes[:, column], bins=BINS_2D)
+        figure.add_subplot(1, 2, column + 1).hist(boxes[:, column], bins=BINS_2D, histtype="stepfilled")
     save_figure(figure, Path("hist1d.png"))
