@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from utils.commands.base import Command
 from utils.config.namespaces import to_options
 from utils.config.train import TrainConfig
-from utils.core.logging import RunLog
+from utils.core.logging import LOGGER, RunLog
 from utils.train.launch import launch, list_launch_devices
 from utils.train.resume import prepare_resumed_launch
 from utils.train.run_lock import run_locks
@@ -109,6 +109,8 @@ def fit(config: TrainConfig, callbacks: Sequence[Any] = ()) -> FitResult | Evolv
     if config.evolve or config.resume_evolve:
         from utils.search.evolve import evolve
 
+        if callbacks:
+            LOGGER.warning("WARNING callbacks: ignored by --evolve, which runs many trainings")
         return evolve(config)
     from utils.core import distributed  # after the flags are parsed, because torch is slow to import
     from utils.train.finish import finish
