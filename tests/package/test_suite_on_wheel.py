@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import pickletools
 import re
 import shutil
 import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from utils.tasks.networks import load_checkpoint
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,3 +78,47 @@ def test_the_suite_passes(build_hook: ModuleType, run_installed: Run, tmp_path: 
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
     assert int(passed[1]) > 200
+
+
+def test_processes_and_workers_train_and_the_pickle_has_public_addresses(
+    run_installed: Run, tiny_data: Path, tmp_path: Path
+) -> None:
+    flags = ("--weights", "", "--cfg", "yolov5n.yaml", "--img", 64, "--batch", 4, "--epochs", 1, "--noplots")
+    flags = ("--data", tiny_data, *flags, "--workers", 2, "--device", "cpu,cpu")
+    done = run_installed("openyolov5", "train", *flags)
+    assert done.returncode == 0, done.stderr
+    command = "python -m torch.distributed.run --standalone --nproc_per_node=2 -m openyolov5 train ..."
+    assert f"starting 2 processes, as `{command}` does" in done.stdout + done.stderr
+    weights = tmp_path / "runs/train/exp/weights/best.pt"
+    done = run_installed("openyolov5", "export", "--weights", weights, "--include", "pickle", "--img", 64)
+    assert done.returncode == 0, done.stderr
+    file = weights.with_name("best_pickle.pt")
+    with zipfile.ZipFile(file) as archive:
+        content = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    names = {str(arg) for code, arg, _ in pickletools.genops(content) if code.name == "GLOBAL"}
+    assert {"models.yolo DetectionModel", "models.common Conv"} <= names
+    assert not [name for name in names if name.startswith("openyolov5")]
+    expected, model = load_checkpoint(weights).model.state_dict(), load_checkpoint(file).model
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key].half().to(value.dtype)) for key, value in model.state_dict().items())
+
+
+def test_programs_that_use_the_package_are_type_checked(python: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import openyolov5\n"
+        "reveal_type(openyolov5.load('best.pt', 'cpu'))\n"
+        "reveal_type(openyolov5.load('best.pt', autoshape=False))\n"
+        "reveal_type(openyolov5.load('best.pt').forward('image.jpg'))\n"
+        "openyolov5.load(3.5)\n"
+        "reveal_type(openyolov5.train.run)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--python-executable", str(python), "--cache-dir", str(tmp_path / "cache")]
+    done = subprocess.run([*command, str(program)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("program.py")]
+    texts = [line.partition(": ")[2] for line in lines]
+    assert len([text for text in texts if text.startswith("error")]) == 1, done.stdout
+    assert "openyolov5.utils.predict.autoshape.AutoShape" in texts[0]
+    assert "openyolov5.utils.predict.multi_backend.DetectMultiBackend" in texts[1]
+    assert "openyolov5.utils.predict.detections.Detections" in texts[2]
+    assert "No overload variant" in texts[3]
