@@ -170,6 +170,12 @@ def test_load_streams_reads_video_files(tmp_path: Path) -> None:
     assert not any(thread.is_alive() for thread in streams.threads)
 
 
+def test_update_reads_a_capture(mock_streams: list[bool], tmp_path: Path) -> None:
+    streams = LoadStreams("0", vid_stride=2)
+    streams.update(1, cv2.VideoCapture(str(write_video(tmp_path / "a.avi"))), "own")
+    assert [get_level(im0) for im0 in streams.imgs] == [0, 180]  # the fourth of five frames
+
+
 def test_load_streams_errors(tmp_path: Path) -> None:
     (tmp_path / "bad.avi").write_bytes(b"RIFF")
     with pytest.raises(InputError, match=r"bad\.avi: damaged, or not a video"):

@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import random
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from itertools import islice
@@ -29,9 +31,11 @@ from utils.dataloaders import (
     LoadImagesAndLabels,
     create_classification_dataloader,
     create_dataloader,
+    detection,
 )
 from utils.general import scale_boxes, xywh2xyxy
 
+ROOT = Path(__file__).resolve().parents[2]
 HYP = {
     **dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "shear", "perspective"), 0.0),
     **dict.fromkeys(("flipud", "fliplr", "mixup", "copy_paste", "scale"), 0.0),
@@ -277,7 +281,7 @@ def test_caches(squares: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
     assert np.array_equal(cached.ims[3], cv2.imread(str(squares / "3.png")))  # type: ignore[arg-type]
     dataset = LoadImagesAndLabels(str(squares), img_size=80)
     assert dataset.check_cache_ram()
-    monkeypatch.setattr("utils.dataloaders.detection.get_free_memory", lambda: 9 * 3 * 80 * 60)
+    monkeypatch.setattr(detection, "get_free_memory", lambda: 9 * 3 * 80 * 60)
     assert dataset.check_cache_ram(safety_margin=0.0)
     assert not dataset.check_cache_ram(safety_margin=0.1)
     dataset.cache_images_to_disk(3)
@@ -380,6 +384,23 @@ def test_seeds_and_samplers() -> None:
     assert random.random() == first[0]
     assert list(islice(dataloaders._RepeatSampler([1, 2]), 5)) == [1, 2, 1, 2, 1]
     assert (dataloaders.RANK, dataloaders.LOCAL_RANK, dataloaders.PIN_MEMORY) == (-1, -1, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(True, "ram"), ("ram", "ram"), ("val", "ram"), ("disk", "disk"), (False, None), (None, None)]
+)
+def test_kinds_of_caches(value: Any, kind: str | None) -> None:
+    assert detection.get_cache_kind(value) == kind
+
+
+@pytest.mark.parametrize("module", [dataloaders, datasets])
+def test_star_imports(module: Any) -> None:
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+    code = (
+        f"from {module.__name__} import *; print(LoadImages.__name__, letterbox.__name__, np.zeros(1), torch.ones(1))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["LoadImages", "letterbox", "[0.]", "tensor([1.])"]
 
 
 def test_loader_of_releases_up_to_5(squares: Path) -> None:

@@ -15,7 +15,9 @@ from threading import Thread
 import cv2
 import numpy as np
 import torch
+from PIL import ExifTags, Image
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from utils.core.lazy import lazy_exports
 from utils.core.ranks import LOCAL_RANK, RANK, WORLD_SIZE
@@ -69,11 +71,12 @@ LAZY_EXPORTS = {  # names whose modules take long to import, or that are at home
 # Programs that import * use the modules that the original imports here, too.
 __all__ = [
     "HELP_URL", "IMG_FORMATS", "LOCAL_RANK", "NUM_THREADS", "PIN_MEMORY", "RANK", "VID_FORMATS", "WORLD_SIZE",
-    "DataLoader", "Dataset", "HUBDatasetStats", "InfiniteDataLoader", "LoadImages", "LoadImagesAndLabels",
-    "LoadScreenshots", "LoadStreams", "LoadWebcam", "Path", "Thread", "_RepeatSampler", "autosplit",
+    "DataLoader", "Dataset", "ExifTags", "HUBDatasetStats", "Image", "InfiniteDataLoader", "LoadImages",
+    "LoadImagesAndLabels", "LoadScreenshots", "LoadStreams", "LoadWebcam", "Path", "Thread", "_RepeatSampler",
+    "autosplit",
     "create_dataloader", "create_folder", "cv2", "dataset_stats", "exif_size", "exif_transpose", "extract_boxes",
     "flatten_recursive", "get_hash", "glob", "hashlib", "img2label_paths", "math", "np", "os", "random", "seed_worker",
-    "shutil", "time", "torch", "verify_image_label",
+    "shutil", "time", "torch", "tqdm", "verify_image_label",
 ]  # fmt: skip
 __all__ += list(LAZY_EXPORTS)
 

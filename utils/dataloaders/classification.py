@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from utils import augmentations
 from utils.core.distributed import local_main_first
 from utils.core.errors import InputError
-from utils.dataloaders.detection import draw_generator
+from utils.dataloaders.detection import draw_generator, get_cache_kind
 from utils.dataloaders.loaders import build_loader
 from utils.datasets import classification
 from utils.datasets.index.class_folders import list_class_folders, load_class_index
@@ -53,7 +53,7 @@ class ClassificationDataset(torchvision.datasets.ImageFolder):
         self.targets = index.classes.tolist()
         self.samples = self.imgs = list(zip(index.paths, self.targets, strict=True))
         self.album_transforms = None
-        kind = "ram" if cache is True else cache or None
+        kind = get_cache_kind(cache)
         self._data = classification.ClassificationDataset(index, imgsz=imgsz, augment=augment, cache=kind)
 
     @property

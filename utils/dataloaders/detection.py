@@ -22,7 +22,7 @@ from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.core.types import Sample
 from utils.dataloaders.files import ANY_CLASS, get_hash, img2label_paths
-from utils.datasets.cache import MARGIN, MemoryCache, get_cache_path, get_free_memory, write_array
+from utils.datasets.cache import MemoryCache, get_cache_path, get_free_memory, write_array
 from utils.datasets.detection import DetectionDataset
 from utils.datasets.index.cache import Findings, compute_fingerprint, load_or_build
 from utils.datasets.index.image_index import ImageIndex
@@ -129,7 +129,7 @@ class LoadImagesAndLabels(Dataset[Any]):
             batch_size=batch_size,
             stride=self.stride,
             pad=pad,
-            cache="ram" if cache_images is True else cache_images or None,
+            cache=get_cache_kind(cache_images),
         )
         self.mosaic = augment and not self.rect
         self._set_attributes(batch_size)
@@ -231,7 +231,7 @@ class LoadImagesAndLabels(Dataset[Any]):
 
     # -- caches --------------------------------------------------------------------------------------------------------
 
-    def check_cache_ram(self, safety_margin: float = MARGIN - 1, prefix: str = "") -> bool:
+    def check_cache_ram(self, safety_margin: float = 0.1, prefix: str = "") -> bool:
         """Whether all images fit into the free memory, with a share to spare; warns if not."""
         sizes = map(self._data.get_loaded_hw, range(self.n))
         needed, free = 3 * sum(h * w for h, w in sizes) * (1 + safety_margin), get_free_memory()
@@ -276,6 +276,11 @@ class LoadImagesAndLabels(Dataset[Any]):
         groups = [batch[start : start + 4] for start in range(0, len(batch), 4)]
         merged = [tile(group) if len(group) == 4 and random.random() < 0.5 else enlarge(group[0]) for group in groups]
         return LoadImagesAndLabels.collate_fn(merged)
+
+
+def get_cache_kind(value: bool | str | None) -> str | None:
+    """ "disk", "ram" for any other value that is true, such as the flag's "val", or None."""
+    return "disk" if value == "disk" else "ram" if value else None
 
 
 def draw_generator() -> np.random.Generator:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from utils.core.errors import InputError
+from utils.core.logging import LOGGER
 from utils.datasets.sources.factory import SourceOptions, open_source, open_streams
 from utils.datasets.sources.frames import VIDEO_SUFFIXES, SourceFrame
 from utils.datasets.sources.media import MediaSource, open_video
@@ -201,7 +202,7 @@ class LoadStreams:
 
     def __init__(
         self,
-        sources: str | Path | Sequence[str] = "file.streams",
+        sources: str | Path | Sequence[str] = "streams.txt",
         img_size: Size = 640,
         stride: int = 32,
         auto: bool = True,
@@ -257,6 +258,22 @@ class LoadStreams:
             self.auto = self.rect = False
             ims = [_to_input(im0, self.img_size, self.stride, False, self.transforms) for im0 in im0s]
         return self.sources, np.stack(ims), im0s, None, ""
+
+    def update(self, i: int, cap: cv2.VideoCapture, stream: str) -> None:
+        """Read a capture to its end and keep its newest frame as `imgs[i]`, for programs with threads of their own.
+
+        Args:
+            i: position of the stream.
+            cap: an open capture; every `vid_stride`-th frame is decoded.
+            stream: its name for the log.
+        """
+        number = 0
+        while cap.isOpened() and cap.grab():
+            number += 1
+            decoded, frame = cap.retrieve() if number % self.vid_stride == 0 else (False, None)
+            if decoded:
+                self._latest[self.sources[i]] = frame
+        LOGGER.info(f"{stream}: ended after {number} frames")
 
     def close(self) -> None:
         """Stop the threads."""

@@ -13,7 +13,8 @@ FORMATS = {"img_formats": "IMG_FORMATS", "vid_formats": "VID_FORMATS"}  # lists 
 LAZY_EXPORTS = {
     **dict.fromkeys(
         (
-            *("HELP_URL", "IMG_FORMATS", "NUM_THREADS", "VID_FORMATS", "DataLoader", "Dataset", "InfiniteDataLoader"),
+            *("HELP_URL", "IMG_FORMATS", "NUM_THREADS", "VID_FORMATS", "DataLoader", "Dataset", "ExifTags"),
+            *("HUBDatasetStats", "Image", "InfiniteDataLoader", "seed_worker", "tqdm"),
             *("LoadImagesAndLabels", "LoadScreenshots", "Path", "Thread", "_RepeatSampler", "autosplit"),
             *("create_folder", "cv2", "dataset_stats", "exif_size", "exif_transpose", "extract_boxes"),
             *("flatten_recursive", "get_hash", "glob", "hashlib", "img2label_paths", "math", "np", "os", "random"),
