@@ -39,7 +39,7 @@ from utils.search.plot import plot_evolution as draw_evolution
 Names = Mapping[int, str] | Sequence[str] | None
 RANK = int(os.getenv("RANK", "-1"))  # -1: a single process
 NUM_RESULTS = 7  # columns of results before the hyperparameters, in files of an evolution
-BINS_2D, BINS_1D = 600, 100
+BINS_2D, BINS_1D, MAX_COUNT = 600, 100, 10  # the highest color of a two-dimensional histogram is that of MAX_COUNT
 MAX_NORMALIZED = 1.01  # boxes with a larger value are in pixels
 STUDY_FILES = "study*.txt"
 
@@ -392,8 +392,8 @@ def _plot_centers(file: Path) -> None:
     boxes = xyxy_to_xywh(_read_rows(file)[:, :4])
     figure = create_figure(6, 6)
     axes = figure.add_subplot()
-    axes.hist2d(boxes[:, 0], boxes[:, 1], bins=BINS_2D, cmax=10, cmin=0)
-    axes.set_aspect("equal")
+    counts, x_edges, y_edges = np.histogram2d(boxes[:, 0], boxes[:, 1], BINS_2D)
+    axes.imshow(counts.T, vmax=MAX_COUNT, origin="lower", extent=(x_edges[0], x_edges[-1], y_edges[0], y_edges[-1]))
     save_figure(figure, Path("hist2d.png"))
     figure = create_figure(12, 6)
     for column in (0, 1):
