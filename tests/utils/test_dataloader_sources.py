@@ -216,6 +216,7 @@ def test_items_of_utils_datasets_unpack_into_four_and_five(folder: Path) -> None
 
 def test_mode_of_older_releases(folder: Path) -> None:
     dataset = datasets.LoadImages(str(folder))
+    assert dataset.nframes == 5
     modes = []
     for _ in dataset:
         assert not (dataset.mode == "images" and dataset.mode != "images")

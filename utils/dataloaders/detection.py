@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +146,12 @@ class LoadImagesAndLabels(Dataset[Any]):
         self.batch = np.arange(self.n) // batch_size
         self.batch_shapes = self._data.shapes_hw
 
-    @property
+    @cached_property
     def segments(self) -> list[list[np.ndarray]]:
         polygons = (self._data.index.labels(i)[2] for i in range(self.n))
         return [[join_rings(rings) for rings in outlines or []] for outlines in polygons]
 
-    @property
+    @cached_property
     def ims(self) -> list[np.ndarray | None]:
         cache = self._data.cache
         return [cache.get(i) if isinstance(cache, MemoryCache) else None for i in range(self.n)]

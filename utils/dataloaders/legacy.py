@@ -60,6 +60,11 @@ class LoadImages(sources.LoadImages):
     def mode(self, value: str) -> None:
         self._mode = value
 
+    @property
+    def nframes(self) -> int:
+        """`frames` by its name up to release 5.0."""
+        return self.frames
+
     def __next__(self) -> LegacyItem:  # type: ignore[override]
         return LegacyItem(super().__next__())
 

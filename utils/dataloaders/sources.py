@@ -270,7 +270,9 @@ class LoadStreams:
         number = 0
         while cap.isOpened() and cap.grab():
             number += 1
-            decoded, frame = cap.retrieve() if number % self.vid_stride == 0 else (False, None)
+            if number % self.vid_stride:
+                continue
+            decoded, frame = cap.retrieve()
             if decoded:
                 self._latest[self.sources[i]] = frame
         LOGGER.info(f"{stream}: ended after {number} frames")
