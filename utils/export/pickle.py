@@ -18,9 +18,10 @@ from utils.tasks.networks import load_checkpoint
 from utils.tasks.registry import find_task
 
 SUFFIX = "_pickle.pt"
+PythonPickler: Any = pickle._Pickler  # the C one has no method for references
 
 
-class PublicPickler(pickle._Pickler):  # the Python one: the C one has no such method
+class PublicPickler(PythonPickler):
     """A pickler that names classes as in a checkout (`models.yolo.Detect`), also in the installed package."""
 
     def save_global(self, obj: Any, name: str | None = None) -> None:

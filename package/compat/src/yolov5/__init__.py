@@ -66,7 +66,7 @@ class YOLOv5:
         """Detections in one or several images: files, URLs, PIL images, RGB arrays.
 
         Args:
-            size: longer side of the network input, in pixels.
+            size: network input size in pixels.
             augment: test-time augmentation.
         """
         if self.model is None:
