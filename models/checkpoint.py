@@ -33,12 +33,12 @@ import torch
 from torch import Tensor, nn
 
 from models.graph import format_reason
-from models.official import ADDRESSES
+from models.official import ADDRESSES, find_network_record, restore_network
+from models.pickle_reader import Global, PickledObject
 from models.safe_load import read_checkpoint
 from models.yolo import BaseModel
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
-from utils.core.logging import LOGGER
 
 FORMAT = "openyolov5"
 VERSION = 1
@@ -55,6 +55,7 @@ TRAINING_STATE: dict[str, Any] = {  # keys of a training run, with the values of
     "position": None,
     "epoch": -1,
 }
+OFFICIAL_STATE = ("best_fitness", "ema", "optimizer", "updates", "wandb_id", "training_results")  # of the original
 RESUME_KEYS = (*(key for key in TRAINING_STATE if key != "amp"), "hyp", "opt")
 StateDict = Mapping[str, Tensor]
 
@@ -188,10 +189,14 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
     if missing := [key for key in REQUIRED_KEYS if key not in payload]:
         raise ValueError(f"checkpoint without {', '.join(missing)}")
     content = {"format": FORMAT, "version": VERSION, **TRAINING_STATE, **payload}
-    plain = {key: _to_plain(value, key) for key, value in content.items()}
+    _write(path, {key: _to_plain(value, key) for key, value in content.items()})
+
+
+def _write(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a file of `torch.save`, atomically; InputError if that fails."""
     try:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
-            torch.save(plain, file)
+            torch.save(content, file)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as either
         old = "the old file is unchanged, " if Path(path).exists() else ""
         full = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -217,27 +222,56 @@ def _to_plain(value: Any, key: str) -> Any:
 
 
 def strip_checkpoint(src: str | Path, dst: str | Path | None = None) -> Path:
-    """Strip a checkpoint to the EMA's weights in FP16, without training state.
+    """Strip a checkpoint to the EMA's weights in FP16, without training state; it keeps its format.
+
+    A file of the original YOLOv5 remains a pickled network with the keys of the original's stripped files.
 
     Args:
-        dst: target; None replaces `src`. Files of the original YOLOv5 are not stripped, with a warning.
+        dst: target; None replaces `src`.
 
     Returns:
         The file written.
+
+    Raises:
+        InputError: not a checkpoint, damaged, or the target cannot be written.
     """
     src = Path(src)
     content = read_checkpoint(src, ADDRESSES)
+    target = src if dst is None else Path(dst)
     if not is_own(content):
-        LOGGER.warning(f"{src}: not stripped, not a checkpoint of this project")
-        return src
+        _strip_official(content, src, target)
+        return target
     check_own(content, src)
     weights = content.get("ema") or content["model"]
-    target = src if dst is None else Path(dst)
     try:
         save_checkpoint(target, {**content, **TRAINING_STATE, "model": {k: _to_half(k, v) for k, v in weights.items()}})
     except TypeError as error:  # not written by `save_checkpoint`
         raise InputError(f"{src}: damaged {error}; copy it again") from error
     return target
+
+
+def _strip_official(content: Any, src: Path, target: Path) -> None:
+    """Write the network of a file of the original YOLOv5 in FP16, without training state."""
+    record = find_network_record(content)
+    if record is None:
+        raise InputError(f"{src}: holds no network; give a checkpoint of train.py or of any release of YOLOv5")
+    try:
+        network = restore_network(record)
+    except Exception as error:  # unexpected states may raise any
+        raise InputError(f"{src}: cannot be used as a network: {format_reason(error)}") from error
+    others = {k: _drop_records(v) for k, v in content.items() if k != "ema"} if isinstance(content, dict) else {}
+    stripped = {key: None for key in OFFICIAL_STATE if key in others or key in OFFICIAL_STATE[:4]}
+    network = network.half().requires_grad_(False)
+    _write(target, {**others, **stripped, "epoch": -1, "model": network})
+
+
+def _drop_records(value: Any) -> Any:
+    """The value without objects of classes."""
+    if isinstance(value, Mapping):
+        return {key: _drop_records(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_drop_records(item) for item in value)
+    return None if isinstance(value, PickledObject | Global) else value
 
 
 def _to_half(key: str, value: Tensor) -> Tensor:

@@ -9,19 +9,27 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.concat import concat_channels
 from utils.core.lazy import lazy_exports
+from utils.core.logging import LOGGER as LOGGER  # other programs import it from here
+from utils.ops.nms import non_max_suppression
 
 
-def compute_same_padding(kernel: int | Sequence[int], dilation: int = 1) -> int | tuple[int, ...]:
+def compute_same_padding(kernel: int | Sequence[int], dilation: int = 1) -> int | list[int]:
     """Padding that keeps the size of a feature map for an odd kernel at stride 1."""
     if isinstance(kernel, int):
         return (dilation * (kernel - 1) + 1) // 2
-    return tuple((dilation * (side - 1) + 1) // 2 for side in kernel)
+    return [(dilation * (side - 1) + 1) // 2 for side in kernel]
+
+
+def autopad(k: int | Sequence[int], p: int | Sequence[int] | None = None, d: int = 1) -> int | Sequence[int]:
+    """Padding `p`, or if that is None the padding that keeps the size for kernel size(s) `k` and dilation `d`."""
+    return compute_same_padding(k, d) if p is None else p
 
 
 class Conv(nn.Module):
@@ -50,8 +58,7 @@ class Conv(nn.Module):
         act: bool | nn.Module = True,
     ) -> None:
         super().__init__()
-        padding = compute_same_padding(k, d) if p is None else p
-        self.conv = nn.Conv2d(c1, c2, k, s, padding, dilation=d, groups=g, bias=False)  # type: ignore[arg-type]
+        self.conv = nn.Conv2d(c1, c2, k, s, autopad(k, p, d), dilation=d, groups=g, bias=False)  # type: ignore[arg-type]
         self.bn: nn.BatchNorm2d | None = nn.BatchNorm2d(c2)
         activation = self.default_act if act is True else act
         self.act = activation if isinstance(activation, nn.Module) else nn.Identity()
@@ -63,6 +70,8 @@ class Conv(nn.Module):
     def forward_fuse(self, x: Tensor) -> Tensor:
         """Forward pass of a fused block; other tools call it by this name."""
         return self.act(self.conv(x))
+
+    fuseforward = forward_fuse  # name up to release 5.0
 
     @torch.no_grad()
     def fuse(self) -> None:
@@ -309,7 +318,8 @@ class TransformerLayer(nn.Module):
         self.fc1, self.fc2 = (nn.Linear(c, c, bias=False) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        attended, _ = self.ma(self.q(x), self.k(x), self.v(x), need_weights=False)
+        in_parts = torch.onnx.is_in_onnx_export()  # without the fused operator, which ONNX has from opset 14
+        attended, _ = self.ma(self.q(x), self.k(x), self.v(x), need_weights=in_parts)
         x = x + attended
         return x + self.fc2(self.fc1(x))
 
@@ -328,10 +338,9 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.conv is not None:
             x = self.conv(x)
-        size_hw = x.shape[-2:]
         cells = x.flatten(2).permute(2, 0, 1)  # (H*W, B, C)
         cells = self.tr(cells + self.linear(cells))
-        return cells.permute(1, 2, 0).unflatten(2, size_hw)
+        return cells.permute(1, 2, 0).reshape(x.shape)
 
 
 class Contract(nn.Module):
@@ -342,7 +351,9 @@ class Contract(nn.Module):
         self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
-        tiles = x.unflatten(3, (-1, self.gain)).unflatten(2, (-1, self.gain))  # (B, C, H/g, g, W/g, g)
+        batch, channels, height, width = x.shape
+        gain = self.gain
+        tiles = x.reshape(batch, channels, height // gain, gain, width // gain, gain)
         return tiles.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
 
 
@@ -354,7 +365,9 @@ class Expand(nn.Module):
         self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
-        tiles = x.unflatten(1, (self.gain, self.gain, -1))  # (B, g, g, C', H, W)
+        batch, channels, height, width = x.shape
+        gain = self.gain
+        tiles = x.reshape(batch, gain, gain, channels // gain**2, height, width)
         return tiles.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
 
 
@@ -400,10 +413,35 @@ class Classify(nn.Module):
         return self.linear(self.drop(pooled))
 
 
-LAZY_EXPORTS = {  # names that other programs import from here, but that belong to higher layers
+class NMS(nn.Module):
+    """Non-maximum suppression as the last layer of a network (releases up to 5.0).
+
+    Attributes:
+        conf, iou, classes: thresholds, and classes to keep; None keeps all.
+
+    Shape:
+        output of a detection head -> list of (n, 6) x1, y1, x2, y2, score, class for each image.
+    """
+
+    conf = 0.25
+    iou = 0.45
+    classes: list[int] | None = None
+
+    def forward(self, x: Sequence[Tensor]) -> list[Tensor]:
+        return non_max_suppression(x[0], conf_thres=self.conf, iou_thres=self.iou, classes=self.classes)
+
+
+LAZY_EXPORTS = {  # names that other programs import from here, but that belong to other modules
     "AutoShape": "utils.predict.autoshape",
     "DetectMultiBackend": "utils.predict.multi_backend",
     "Detections": "utils.predict.detections",
+    **dict.fromkeys(
+        ("ARM", "ASPP", "ASPPs", "Attention", "DAPPM", "FFM", "PyramidPooling", "RFB1", "RFB2"), "models.semantic_heads"
+    ),
 }
+RENAMED = {"autoShape": "AutoShape"}  # name up to release 5.0
+_get_export = lazy_exports(__name__, LAZY_EXPORTS)
 
-__getattr__ = lazy_exports(__name__, LAZY_EXPORTS)
+
+def __getattr__(name: str) -> Any:
+    return _get_export(RENAMED.get(name, name))

@@ -205,4 +205,4 @@ class Ensemble(nn.ModuleList):
         return torch.cat(decoded, dim=1), prototypes
 
 
-__getattr__ = lazy_exports(__name__, {"attempt_load": "utils.tasks.networks"})
+__getattr__ = lazy_exports(__name__, {"attempt_load": "utils.tasks.networks", "attempt_download": "utils.downloads"})

@@ -1,4 +1,4 @@
-"""Networks from official YOLOv5 checkpoints (releases 3.0 to 7.0).
+"""Networks from pickled modules: of any release of YOLOv5, of Multi-YOLOv5, and of programs that save our networks.
 
 Class addresses of old releases map to today's classes, and attributes that old releases or old versions of PyTorch did
 not have get their defaults. Whatever could run code (hooks, replaced methods) is dropped.
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from models import common, experimental, yolo
+from models import common, experimental, fork_heads, semantic_heads, yolo
 from models.classifiers import describe_layers
 from models.pickled_values import Record
 from utils import activations
 from utils.core.errors import InputError
+from utils.imaging.semantic_classes import SemanticClasses
 
 COMMON = (
     common.Conv, common.DWConv, common.DWConvTranspose2d, common.TransformerLayer, common.TransformerBlock,
@@ -28,11 +29,18 @@ COMMON = (
 )  # fmt: skip
 EXPERIMENTAL = (
     experimental.Sum, experimental.MixConv2d, experimental.ConvPlus, common.CrossConv, common.GhostConv,
-    common.GhostBottleneck,
+    common.GhostBottleneck, experimental.C3Cross, experimental.Flatten, experimental.MixConv2dResidual,
+    experimental.PooledClassify,
 )  # fmt: skip
 NETWORK_PARTS = (
-    yolo.Detect, yolo.Segment, yolo.DetectionModel, yolo.SegmentationModel, yolo.ClassificationModel,
+    yolo.Detect, yolo.Segment, yolo.DetectionModel, yolo.SegmentationModel, yolo.ClassificationModel, yolo.JointModel,
+    yolo.SemanticModel,
 )  # fmt: skip
+SEMANTIC = tuple(
+    kind
+    for kind in vars(semantic_heads).values()
+    if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == semantic_heads.__name__
+)
 ACTIVATIONS = (
     activations.SiLU, activations.Hardswish, activations.Mish, activations.MemoryEfficientMish, activations.FReLU,
     activations.AconC, activations.MetaAconC,
@@ -41,14 +49,25 @@ TORCH_LAYERS = (
     nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.LayerNorm, nn.Linear, nn.MultiheadAttention, nn.Identity,
     nn.Flatten, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Upsample, nn.ZeroPad2d,
     nn.Sequential, nn.ModuleList, nn.SiLU, nn.LeakyReLU, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid,
-    nn.Tanh, nn.Hardtanh, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.PReLU, nn.Mish, nn.Softplus,
+    nn.Tanh, nn.Hardtanh, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.PReLU, nn.Mish, nn.Softplus, nn.LogSigmoid,
+    nn.GroupNorm, nn.InstanceNorm2d, nn.AdaptiveMaxPool2d, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d,
+    nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d,
+    nn.Softmax, nn.Softmax2d, nn.Softsign,
 )  # fmt: skip
 IMAGE_TRANSFORMS = (  # attributes of classifiers; read but not restored
-    "torchvision.transforms.transforms.Compose",
-    "torchvision.transforms.transforms.Normalize",
-    "utils.augmentations.CenterCrop",
-    "utils.augmentations.ToTensor",
+    *(f"torchvision.transforms.transforms.{name}" for name in ("Compose", "Normalize", "CenterCrop", "Resize")),
+    "torchvision.transforms.transforms.ToTensor",
+    "torchvision.transforms.functional.InterpolationMode",
+    *(f"utils.augmentations.{name}" for name in ("CenterCrop", "LetterBox", "ToTensor")),
 )
+WRAPPERS = {  # modules around a network, with the attribute that holds it
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "models.common.AutoShape": "model",
+    "models.common.autoShape": "model",
+}
+NMS_ADDRESS = "models.common.NMS"  # a last layer that releases up to 5.0 could append
+CLASSES_ADDRESS = "utils.imaging.semantic_classes.SemanticClasses"
 
 
 def _build_class_table() -> dict[str, type[nn.Module]]:
@@ -56,12 +75,14 @@ def _build_class_table() -> dict[str, type[nn.Module]]:
     modules: dict[str, tuple[type[nn.Module], ...]] = {
         "models.common": COMMON,
         "models.experimental": EXPERIMENTAL,
+        "models.semantic_heads": SEMANTIC,
         "models.yolo": NETWORK_PARTS,
         "utils.activations": ACTIVATIONS,
     }
     table = {f"{module}.{kind.__name__}": kind for module, kinds in modules.items() for kind in kinds}
     table |= {f"{kind.__module__}.{kind.__name__}": kind for kind in TORCH_LAYERS}
     table["models.yolo.Model"] = yolo.DetectionModel  # name up to release 6.1
+    table["torch.nn.modules.batchnorm.SyncBatchNorm"] = nn.BatchNorm2d  # its weights, without its process group
     table["models.experimental.C3"] = experimental.C3Cross
     for name in ("NonDynamicallyQuantizableLinear", "_LinearWithBias"):  # the second up to torch 1.8
         table[f"torch.nn.modules.linear.{name}"] = NonDynamicallyQuantizableLinear
@@ -69,7 +90,10 @@ def _build_class_table() -> dict[str, type[nn.Module]]:
 
 
 MODULE_CLASSES = _build_class_table()
-ADDRESSES = (*MODULE_CLASSES, *IMAGE_TRANSFORMS)
+ADDRESSES = (
+    *(*MODULE_CLASSES, *IMAGE_TRANSFORMS, *WRAPPERS, NMS_ADDRESS, CLASSES_ADDRESS),
+    *(address for address in fork_heads.ADDRESSES if address not in MODULE_CLASSES),
+)
 MAX_HEAD = 100_000  # classes, levels, anchors
 PRIVATE_ATTRIBUTES = ("_reversed_padding_repeated_twice", "_qkv_same_embed_dim")  # of Conv2d and MultiheadAttention
 OWN_ATTRIBUTES = ("task", "semantic", "layer_table", "checkpoint_activations")  # of BaseModel, not in official files
@@ -88,6 +112,7 @@ DEFAULTS: tuple[tuple[Any, str, Any], ...] = (  # (class, attribute that old fil
 def find_network_record(content: Any) -> Record | None:
     """The network's record in a checkpoint: the EMA if present, else the model; None if there is neither."""
     if isinstance(content, Record):
+        content = _unwrap(content)
         return content if content.address.startswith("models.yolo.") else None
     if not isinstance(content, Mapping):
         return None
@@ -95,8 +120,18 @@ def find_network_record(content: Any) -> Record | None:
         value = content.get(key)
         value = value[0] if isinstance(value, tuple | list) and value else value  # (model, updates) in some releases
         if isinstance(value, Record):
-            return value
+            return _unwrap(value)
     return None
+
+
+def _unwrap(record: Record) -> Record:
+    """The network in modules around it."""
+    while (name := WRAPPERS.get(record.address)) is not None:
+        inner = dict(_get_members(record, "_modules")).get(name)
+        if not isinstance(inner, Record):
+            break
+        record = inner
+    return record
 
 
 def restore_network(record: Record) -> yolo.BaseModel:
@@ -106,17 +141,41 @@ def restore_network(record: Record) -> yolo.BaseModel:
         InputError: not a network of a known kind.
         Exception: any other, if its state is damaged.
     """
-    network = _restore_module(record, {})
+    restored: dict[int, nn.Module] = {}
+    for layer in _find_layers(record):
+        if layer.address in fork_heads.HEADS:
+            restored[id(layer)] = _restore_fork_head(layer, record)
+    network = _restore_module(record, restored)
     if not isinstance(network, yolo.BaseModel):
         raise InputError(f"{record.address} is not a network")
     layers = network._modules.get("model")
     if not isinstance(layers, nn.Sequential) or not len(layers):
         raise InputError(f"{record.address} has no layers")
-    _complete_network(network, layers)
+    _complete_network(network, layers, record.state.get("semantic"))
     network.float().eval().probe_layers()
     if isinstance(network.head, yolo.Detect):
-        network.head._reset_grids()
+        network.head.fill_grids()
     return network
+
+
+def _find_layers(record: Record) -> list[Record]:
+    """The records of a network's layers; a last layer of non-maximum suppression is removed."""
+    layers = dict(_get_members(record, "_modules")).get("model")
+    members = layers.state.get("_modules") if isinstance(layers, Record) else None
+    if not isinstance(members, dict):
+        return []
+    for name, layer in list(members.items())[-1:]:
+        if isinstance(layer, Record) and layer.address == NMS_ADDRESS:
+            del members[name]
+    return [layer for layer in members.values() if isinstance(layer, Record)]
+
+
+def _restore_fork_head(record: Record, network: Record) -> nn.Module:
+    """The semantic head of Multi-YOLOv5, with its place in the network."""
+    head: Any = fork_heads.restore_head(record, network.state.get("yaml"))
+    for name in ("i", "f"):
+        setattr(head, name, record.state.get(name))
+    return head
 
 
 def _restore_module(record: Record, restored: dict[int, nn.Module]) -> nn.Module:
@@ -133,7 +192,8 @@ def _restore_module(record: Record, restored: dict[int, nn.Module]) -> nn.Module
     for name, value in _get_members(record, "_parameters"):
         module.register_parameter(name, None if value is None else _to_parameter(value, record))
     for name, value in _get_members(record, "_buffers"):
-        module.register_buffer(name, value)
+        if name != "anchor_grid":  # a cache of heads, a buffer up to release 5.0
+            module.register_buffer(name, value)
     for name, value in _get_members(record, "_modules"):
         if value is not None and not isinstance(value, Record):
             raise InputError(f"{record.address}.{name} is {type(value).__name__}, not a layer")
@@ -153,9 +213,10 @@ def _find_class(record: Record) -> type[nn.Module]:
     if kind is experimental.MixConv2d and _get_class_name(members.get("act")) == "LeakyReLU":
         return experimental.MixConv2dResidual
     if kind is yolo.DetectionModel:
-        layers = members.get("model")
-        head = next((layer for _, layer in reversed(_get_members(layers, "_modules"))), None)
-        return NETWORK_BY_HEAD.get(_get_class_name(head), kind)
+        layers = _find_layers(record)
+        if any(layer.address in fork_heads.HEADS for layer in layers):
+            return yolo.JointModel
+        return NETWORK_BY_HEAD.get(_get_class_name(layers[-1] if layers else None), kind)
     return kind
 
 
@@ -208,8 +269,7 @@ def _complete_module(module: nn.Module) -> None:
 
 
 def _complete_head(head: yolo.Detect) -> None:
-    """Reset caches: `anchor_grid` was a buffer in old releases, and their `grid` has another offset."""
-    head._buffers.pop("anchor_grid", None)
+    """Reset caches: the `grid` of old releases has another offset."""
     for name in ("export", "dynamic"):
         head.__dict__.pop(name, None)
     for name in ("nc", "no", "nl", "na"):
@@ -225,10 +285,18 @@ def _complete_head(head: yolo.Detect) -> None:
     head._reset_grids()
 
 
-def _complete_network(network: yolo.BaseModel, layers: nn.Sequential) -> None:
-    """Set model YAML, class names, strides and number of classes of a network with complete layers."""
+def _complete_network(network: yolo.BaseModel, layers: nn.Sequential, classes: Any) -> None:
+    """Set model YAML, class names, strides and number of classes of a network with complete layers.
+
+    Args:
+        classes: record of the classes of a semantic mask, or None.
+    """
     network.save = _list_saved_layers(layers)
-    head = layers[-1]
+    if isinstance(network, yolo.JointModel | yolo.SemanticModel):
+        network._set_up_semantic_head()
+        if isinstance(classes, Record):
+            network.semantic = _restore_classes(classes, network.semantic_head.nc)
+    head = network.head
     network.nc = _get_num_classes(head)
     network.names = _to_names_dict(getattr(network, "names", None), network.nc)
     stride = getattr(head, "stride", None)
@@ -238,6 +306,14 @@ def _complete_network(network: yolo.BaseModel, layers: nn.Sequential) -> None:
     if network.stride.ndim != 1 or not all(1 <= value <= yolo.STRIDE_PROBE for value in network.stride.tolist()):
         raise InputError(f"strides {network.stride.tolist()} are not those of a network")
     network.yaml = _build_yaml(network, layers)
+
+
+def _restore_classes(record: Record, count: int) -> SemanticClasses:
+    """The classes of a semantic mask."""
+    classes = SemanticClasses.from_dict(record.state)
+    if len(classes) != count:
+        raise InputError(f"{len(classes)} classes of the semantic mask, but its head has {count}")
+    return classes
 
 
 def _list_saved_layers(layers: nn.Sequential) -> list[int]:
@@ -262,7 +338,7 @@ def _get_num_classes(head: nn.Module) -> int:
         return len(head.linear.weight)
     if isinstance(head, experimental.PooledClassify):
         return len(head.conv.weight)
-    if isinstance(head, yolo.Detect):
+    if isinstance(head, yolo.Detect | semantic_heads.SemanticHead):
         return int(head.nc)
     raise InputError(f"the last layer, {type(head).__name__}, is not a head")
 

@@ -28,17 +28,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.activation_checkpointing import checkpoint_layer
-from models.common import Classify, Conv, Proto
+from models.common import NMS, Classify, Conv, Proto
 from models.graph import format_reason, load_model_yaml, parse_graph
 from models.layers import LAYERS, LayerSpec, resolve_detect, resolve_segment
 from models.semantic_heads import SEMANTIC_HEADS, JointOutput, SemanticHead, average_logits
+from models.semantic_heads import SegMaskBase as SegMaskBase
+from models.semantic_heads import SegMaskBiSe as SegMaskBiSe
+from models.semantic_heads import SegMaskLab as SegMaskLab
+from models.semantic_heads import SegMaskPSP as SegMaskPSP
 from models.summary import format_model_summary, run_on_meta
 from utils.core.errors import InputError
+from utils.core.lazy import import_project_module
 from utils.core.limits import check_limit
 from utils.core.logging import LOGGER
 from utils.imaging.semantic_classes import SemanticClasses
 
+FILE = Path(__file__).resolve()
+ROOT = FILE.parents[1]
 STRIDE_PROBE = 256  # image size from which strides are computed, pixels
+GRID_IMAGE = 640  # image size of the grids that a loaded head has, pixels
 MAX_OUTPUT = 2**28  # values that a layer may return for an image of that size
 TTA_VIEWS = ((1.0, False), (0.83, True), (0.67, False))  # (scale, mirrored)
 TTA_PADDING = 0.447  # ImageNet mean
@@ -93,14 +101,19 @@ class Detect(nn.Module):
 
     def forward(self, x: Sequence[Tensor]) -> Any:
         preds = self._predict(x)  # (B, na * no, H, W) per level
-        raw_preds = [pred.unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2) for pred in preds]
+        raw_preds = [self._split_anchors(pred).permute(0, 1, 3, 4, 2) for pred in preds]
         if self.training:
             return raw_preds
-        if self.inplace and not (self.export or raw_preds[0].requires_grad or torch.compiler.is_compiling()):
+        if self.inplace and not (self.export or raw_preds[0].requires_grad or _is_recorded()):
             boxes = self._decode_inplace(raw_preds)
         else:
             boxes = torch.cat([self._decode(pred, level) for level, pred in enumerate(preds)], dim=1)
         return (boxes,) if self.export else (boxes, raw_preds)
+
+    def _split_anchors(self, pred: Tensor) -> Tensor:
+        """(B, na * no, H, W) -> (B, na, no, H, W)."""
+        batch, _, height, width = pred.shape
+        return pred.reshape(batch, self.na, self.no, height, width)
 
     def _predict(self, x: Sequence[Tensor]) -> Sequence[Tensor]:
         """Apply the 1x1 convolutions to the feature maps (B, C, H, W)."""
@@ -115,11 +128,10 @@ class Detect(nn.Module):
         """
         pred = pred.to(_get_box_dtype(pred.dtype))
         cells, sizes, stride = self._get_grid(pred, level)
-        planes = (self.na, self.no)  # (B, na, no, H, W)
-        scores, mask_coefs = pred.sigmoid().unflatten(1, planes), pred.unflatten(1, planes)[:, :, 5 + self.nc :]
+        scores, mask_coefs = self._split_anchors(pred.sigmoid()), self._split_anchors(pred)[:, :, 5 + self.nc :]
         stride = stride.view(-1, 1, 1)  # a scalar, or one value each for x and y
-        xy = (scores[:, :, 0:2] * 2 + cells.movedim(-1, -3)) * stride
-        wh = (scores[:, :, 2:4] * 2) ** 2 * sizes.movedim(-1, -3)
+        xy = (scores[:, :, 0:2] * 2 + _move_last_axis(cells)) * stride
+        wh = (scores[:, :, 2:4] * 2) ** 2 * _move_last_axis(sizes)
         columns = torch.cat((xy, wh, scores[:, :, 4 : 5 + self.nc], mask_coefs), dim=2)
         return columns.permute(0, 1, 3, 4, 2).flatten(1, 3)
 
@@ -157,11 +169,25 @@ class Detect(nn.Module):
         x = torch.arange(width, device=pred.device, dtype=pred.dtype) - 0.5
         columns, rows = x.expand(height, width), y.unsqueeze(1).expand(height, width)
         cells = torch.stack((columns, rows), dim=2)  # (H, W, 2)
-        if not use_cache:  # not expanded: OpenVINO would take the batch size from an expanded operand
+        if (
+            not use_cache or torch.jit.is_tracing()
+        ):  # not expanded: OpenVINO would take the batch size from an expanded operand
             return cells, pixels.view(self.na, 1, 1, 2), stride
         cells = cells.expand(shape)
         self.grid[level], self.anchor_grid[level] = cells, sizes
         return cells, sizes, stride
+
+    def _make_grid(self, nx: int = 20, ny: int = 20, i: int = 0) -> tuple[Tensor, Tensor]:
+        """Cell offsets - 0.5 and anchor sizes in pixels of level `i`, both (1, na, ny, nx, 2); scripts call it."""
+        cells, sizes, _ = self._get_grid(self.anchors.new_empty(1, self.na, ny, nx), i)
+        shape = (1, self.na, ny, nx, 2)
+        return cells.expand(shape), sizes.expand(shape)
+
+    def fill_grids(self, imgsz: int = GRID_IMAGE) -> None:
+        """Fill `grid` and `anchor_grid` for square images; without that the first forward pass does it."""
+        for level, stride in enumerate([] if self.stride is None else self.stride.tolist()):
+            side = math.ceil(imgsz / stride)
+            self.grid[level], self.anchor_grid[level] = self._make_grid(side, side, level)
 
     def _reset_grids(self) -> None:
         self.__dict__.update(_make_empty_grids(self.nl))
@@ -177,12 +203,33 @@ class Detect(nn.Module):
             self.anchors = exact_anchors.to(self.anchors.device)
         if isinstance(self.stride, Tensor):
             self.stride = fn(self.stride)
+        had_grids = all(grid.ndim == 5 for grid in self.grid)
         self._reset_grids()
+        if had_grids and not self.anchors.is_meta:
+            self.fill_grids()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave cached grids out of copies and pickles."""
         return {**self.__dict__, **_make_empty_grids(self.nl)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also takes the state of the original's heads, whose grids may have another offset or be a buffer."""
+        super().__setstate__(state)
+        self._buffers.pop("anchor_grid", None)
+        if isinstance(grid := self.__dict__.get("grid"), list):
+            self.__dict__.update(_make_empty_grids(len(grid)))
+
+
+def _move_last_axis(x: Tensor) -> Tensor:
+    """(..., H, W, 2) -> (..., 2, H, W), by an operator that all exporters have."""
+    *others, height, width, last = range(x.ndim)
+    return x.permute(*others, last, height, width)
+
+
+def _is_recorded() -> bool:
+    """Whether the operations are recorded for another run, which excludes work in the memory of earlier results."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 def _get_box_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -277,8 +324,9 @@ class BaseModel(nn.Module):
 
     @property
     def head(self) -> Any:
-        """The last layer."""
-        return self.model[-1]
+        """The last layer, except for `nms`."""
+        last = self.model[-1]
+        return self.model[-2] if isinstance(last, NMS) else last
 
     @property
     def semantic_head(self) -> Any:
@@ -304,12 +352,19 @@ class BaseModel(nn.Module):
         Args:
             augment: test-time augmentation, if the network supports it.
             profile: log the time of every layer.
-            visualize: function called with (layer, output) after every layer.
+            visualize: folder for images of the feature maps, or a function called with (layer, output) after every
+                layer.
         """
         return self._run(x, profile, visualize)
 
-    def _run(self, x: Tensor, profile: bool = False, visualize: Visitor | bool | None = False) -> Any:
+    def forward_once(self, x: Tensor, profile: bool = False, visualize: Any = False) -> Any:
+        """A forward pass without test-time augmentation (name in releases up to 5.0)."""
+        return self._run(x, profile, visualize)
+
+    def _run(self, x: Tensor, profile: bool = False, visualize: Visitor | str | Path | bool | None = False) -> Any:
         """Run the graph once."""
+        if isinstance(visualize, str | Path) and str(visualize):
+            visualize = import_project_module("utils.predict.predictor").build_feature_visitor(Path(visualize))
         outputs: dict[int, Any] = {}
         value: Any = x
         layer: Any
@@ -387,6 +442,21 @@ class BaseModel(nn.Module):
         for module in self.modules():
             if isinstance(module, Conv):
                 module.fuse()
+        return self
+
+    def autoshape(self) -> nn.Module:
+        """This network in an `AutoShape`, which takes images and returns `Detections` (releases up to 6.0)."""
+        return import_project_module("utils.predict.autoshape").AutoShape(self)
+
+    def nms(self, mode: bool = True) -> BaseModel:
+        """Append non-maximum suppression as the last layer, or remove it (releases up to 5.0); returns the model."""
+        last: Any = self.model[-1]
+        if mode and not isinstance(last, NMS):
+            layer: Any = NMS()
+            layer.i, layer.f, layer.np, layer.type = last.i + 1, -1, 0, "models.common.NMS"
+            self.model.append(layer.train(self.training))
+        elif isinstance(last, NMS) and not mode:
+            del self.model[-1]
         return self
 
     def info(self, verbose: bool = False, img_size: int | Sequence[int] = 640) -> None:
@@ -524,6 +594,19 @@ class DetectionModel(BaseModel):
 
 
 Model = DetectionModel  # class name in checkpoints of releases before 6.2
+
+
+def parse_model(d: Mapping[str, Any], ch: int | Sequence[int]) -> tuple[nn.Sequential, list[int]]:
+    """The layers of a model YAML, and the sorted indices of those whose output is needed later.
+
+    Args:
+        d: content of the YAML. ch: input channels, as a number or in a list.
+
+    Raises:
+        InputError: invalid model YAML.
+    """
+    channels = ch if isinstance(ch, int) else list(ch)[-1]
+    return parse_graph(load_model_yaml(d), channels, NETWORK_LAYERS)
 
 
 def _is_reversed(sizes: Sequence[float], strides: Sequence[float]) -> bool:

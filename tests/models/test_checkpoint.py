@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import signal
 import subprocess
 import sys
@@ -196,14 +195,47 @@ def test_strip_keeps_the_ema_in_half_precision(tmp_path: Path) -> None:
     assert next(load_checkpoint(tmp_path / "small.pt").model.parameters()).dtype == torch.float32
 
 
-def test_strip_leaves_official_files_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_strip_original_training_file(tmp_path: Path) -> None:
+    """The EMA becomes the model, in FP16 and frozen; state of the training is dropped, the other keys stay."""
+    model, ema = DetectionModel(small()), DetectionModel(small())
+    ema.names, ema.hyp = {i: f"class {i}" for i in range(ema.nc)}, {"lr0": 0.02}
+    content = {
+        **{"epoch": 7, "best_fitness": np.array([0.5]), "model": model, "ema": copy.deepcopy(ema).half()},
+        **{"updates": 9, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, "wandb_id": "x"},
+        **{"opt": {"epochs": 8, "save_dir": Path("runs/train/exp")}, "git": {"commit": "1"}, "date": "2023-01-02"},
+    }
     file = tmp_path / "theirs.pt"
-    torch.save({"epoch": -1, "model": DetectionModel(small())}, file)
-    before = file.read_bytes()
-    with caplog.at_level(logging.WARNING, logger="openyolov5"):
-        assert strip_checkpoint(file) == file
-    assert file.read_bytes() == before
-    assert "not stripped" in caplog.text
+    torch.save(content, file)
+    size = file.stat().st_size
+    assert strip_checkpoint(file, tmp_path / "small.pt") == tmp_path / "small.pt"
+    stripped = torch.load(tmp_path / "small.pt", weights_only=False)  # written by the line above
+    assert stripped.keys() == content.keys()
+    none = ("best_fitness", "ema", "updates", "optimizer", "wandb_id")
+    assert {key: stripped[key] for key in none} == dict.fromkeys(none)
+    assert (stripped["epoch"], stripped["git"], stripped["date"]) == (-1, {"commit": "1"}, "2023-01-02")
+    assert stripped["opt"] == {"epochs": 8, "save_dir": "runs/train/exp"}
+    assert {(p.dtype, p.requires_grad) for p in stripped["model"].parameters()} == {(torch.float16, False)}
+    loaded = load_checkpoint(tmp_path / "small.pt")
+    assert (loaded.names, loaded.hyp, loaded.epoch, loaded.official) == (ema.names, {"lr0": 0.02}, -1, True)
+    for key, value in ema.half().float().state_dict().items():
+        assert torch.equal(loaded.state_dict[key], value), key
+    assert strip_checkpoint(file) == file  # in place
+    assert file.stat().st_size < 0.6 * size
+
+
+def test_strip_released_file(shared: Path, tmp_path: Path) -> None:
+    source = shared / "weights" / "yolov5n.pt"
+    target = strip_checkpoint(source, tmp_path / "yolov5n.pt")
+    before, after = load_checkpoint(source), load_checkpoint(target)
+    assert before.state_dict.keys() == after.state_dict.keys()
+    assert all(torch.equal(value, after.state_dict[key]) for key, value in before.state_dict.items())
+    assert (after.names, after.hyp, after.yaml) == (before.names, before.hyp, before.yaml)
+
+
+def test_strip_refuses_files_without_a_network(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(3)}, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"weights\.pt: holds no network"):
+        strip_checkpoint(tmp_path / "weights.pt")
 
 
 FILL_DISK = """
@@ -366,7 +398,7 @@ def test_official_weights_are_downloaded_once_and_checked(
 def test_downloaded_file_that_is_not_a_checkpoint_is_removed(releases: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = releases
     (folder / "yolov5s.pt").write_bytes(b"<html>" * 50_000)
-    with pytest.raises(InputError, match=r"yolov5s\.pt: not found, download failed \(.*not a PyTorch checkpoint\)"):
+    with pytest.raises(InputError, match=r"yolov5s\.pt: not found, download failed \(.*a web page, not a checkpoint\)"):
         find_weights(tmp_path / "yolov5s.pt", releases=address)
     assert [p.name for p in tmp_path.iterdir()] == ["releases"]
 

@@ -111,9 +111,11 @@ def addressed(**addresses: tuple[type, str]) -> Iterator[None]:
     before = [(kind, kind.__module__, kind.__qualname__) for kind, _ in addresses.values()]
     for name, (kind, module) in addresses.items():
         kind.__module__, kind.__qualname__ = module, name
-    yield
-    for kind, module, name in before:
-        kind.__module__, kind.__qualname__ = module, name
+    try:
+        yield
+    finally:
+        for kind, module, name in before:
+            kind.__module__, kind.__qualname__ = module, name
 
 
 def age_to_3_1(model: DetectionModel, monkeypatch: pytest.MonkeyPatch) -> None:

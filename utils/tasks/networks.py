@@ -1,4 +1,4 @@
-"""Build and load the networks of tasks: from model YAMLs, own checkpoints and those of YOLOv5 releases 3.0 to 7.0."""
+"""Build and load the networks of tasks: from model YAMLs, own checkpoints and those of any release of YOLOv5."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from models.experimental import Ensemble
 from models.graph import format_reason, load_model_yaml
 from models.official import ADDRESSES, find_network_record, restore_network
 from models.safe_load import read_checkpoint
-from models.yolo import BaseModel
+from models.yolo import BaseModel, Detect
 from utils.core.downloads import OFFICIAL_RELEASES, OFFICIAL_WEIGHTS, download_weights
 from utils.core.errors import InputError
 from utils.core.files import expand_user
+from utils.core.logging import LOGGER
 from utils.imaging.semantic_classes import SemanticClasses
 from utils.tasks.options import Overrides
 from utils.tasks.registry import find_graph_task, find_task
@@ -74,7 +75,9 @@ def build_model(
 
 
 def load_checkpoint(path: str | Path, *, map_location: str | torch.device = "cpu") -> Checkpoint:
-    """Load a checkpoint, our own or of YOLOv5 3.0 to 7.0, without executing anything in it.
+    """Load a checkpoint, our own or of any release of YOLOv5, without executing anything in it.
+
+    Warns about weights that are not finite.
 
     Args:
         map_location: device of the network.
@@ -85,8 +88,23 @@ def load_checkpoint(path: str | Path, *, map_location: str | torch.device = "cpu
     path = Path(path)
     content = read_checkpoint(path, ADDRESSES)
     checkpoint = _restore_own(content, path) if is_own(content) else _restore_official(content, path)
+    _warn_of_damaged_weights(checkpoint)
     checkpoint.model.to(map_location)
+    for module in checkpoint.model.modules():
+        if isinstance(module, Detect):
+            module.fill_grids()
     return checkpoint
+
+
+def _warn_of_damaged_weights(checkpoint: Checkpoint) -> None:
+    """Log a warning if weights are NaN or infinite: the network would not detect anything."""
+    weights = {name: value for name, value in checkpoint.state_dict.items() if value.is_floating_point()}
+    damaged = [name[:80] for name, value in weights.items() if not value.isfinite().all()]
+    if damaged:
+        LOGGER.warning(
+            f"{checkpoint.path}: NaN or infinite values in {len(damaged)} of {len(weights)} weights, first "
+            f"{damaged[0]}: the training diverged or overflowed; use an earlier checkpoint, or train with a lower lr0"
+        )
 
 
 def _restore_own(content: dict[str, Any], path: Path) -> Checkpoint:
@@ -143,7 +161,7 @@ def _restore_official(content: Any, path: Path) -> Checkpoint:
     record = find_network_record(content)
     if record is None:
         what = "weights without their network" if _is_state_dict(content) else "no network"
-        raise InputError(f"{path}: holds {what}; give a checkpoint of train.py or of YOLOv5 3.0 to 7.0")
+        raise InputError(f"{path}: holds {what}; give a checkpoint of train.py or of any release of YOLOv5")
     try:
         model = restore_network(record)
     except Exception as error:  # unexpected states may raise any
@@ -199,9 +217,18 @@ def attempt_load(
     device: torch.device | str | None = None,
     inplace: bool = True,
     fuse: bool = True,
+    *,
+    map_location: torch.device | str | None = None,
 ) -> nn.Module:
-    """`load_model` with the name and arguments of the original, importable from `models.experimental`."""
-    model = load_model(weights, device="cpu" if device is None else device, fuse=fuse)
+    """`load_model` with the name and arguments of the original, importable from `models.experimental`.
+
+    Args:
+        device: where the network is; None means the CPU.
+        inplace: decode boxes in place.
+        map_location: name of `device` up to release 6.1.
+    """
+    place = device if device is not None else map_location
+    model = load_model(weights, device="cpu" if place is None else place, fuse=fuse)
     for module in model.modules():
         if "inplace" in vars(module):
             vars(module)["inplace"] = inplace
