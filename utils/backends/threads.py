@@ -17,10 +17,11 @@ import torch
 from utils.core.hardware import available_cpus
 from utils.core.logging import LOGGER
 
-TRIAL_S = 0.02  # per candidate: several time slices of the scheduler
+TRIAL_S = 0.03  # per candidate: several time slices of the scheduler
 FEWER_GAIN = 1.25  # fewer threads have to be faster by this factor, as layers larger than those of the trial need more
 JUMP, JUMP_CALLS = 1.6, 3  # this many calls in a row, slower than the fastest by this factor, cause a new trial
-MIN_INTERVAL_S, MAX_COST = 5.0, 0.05  # between trials, which take this share of the time at most
+MIN_INTERVAL_S, JUMP_INTERVAL_S = 5.0, 1.0  # between trials; the shorter one if calls have become slower
+MAX_COST = 0.05  # share of the time that trials take at most
 MAX_SHAPES = 64  # whose fastest call is remembered
 
 
@@ -47,7 +48,8 @@ class ThreadTuner:
         self.most = self.count = most
         self.candidates = sorted({most, max(most - 1, 1), max(most // 2, 1), 1}, reverse=True)
         self._measure, self._clock = measure or measure_threads, clock
-        self._next_trial: float | None = None  # the earliest time
+        self._last_trial: float | None = None  # time of its end
+        self._trial_s = 0.0  # duration of the last trial
         self._fastest: dict[Hashable, float] = {}  # seconds of a call, by shape
         self._slow_calls = 0
         self._lock = Lock()
@@ -72,17 +74,21 @@ class ThreadTuner:
             self._lock.release()
 
     def _is_trial_due(self) -> bool:
-        if self._next_trial is None:
+        if self._last_trial is None:
             return True
-        return (self.count < self.most or self._slow_calls >= JUMP_CALLS) and self._clock() >= self._next_trial
+        is_slower = self._slow_calls >= JUMP_CALLS
+        if self.count == self.most and not is_slower:
+            return False
+        interval = JUMP_INTERVAL_S if is_slower else MIN_INTERVAL_S
+        return self._clock() - self._last_trial >= max(interval, self._trial_s / MAX_COST)
 
     def _run_trial(self) -> None:
         start, before = self._clock(), self.count
         seconds = {count: self._measure(count) for count in self.candidates}
         fastest = min(self.candidates, key=lambda count: seconds[count])
         self.count = fastest if seconds[fastest] * FEWER_GAIN < seconds[self.most] else self.most
-        end = self._clock()
-        self._next_trial = end + max(MIN_INTERVAL_S, (end - start) / MAX_COST)
+        self._last_trial = self._clock()
+        self._trial_s = self._last_trial - start
         self._fastest.clear()
         self._slow_calls = 0
         if self.count != before:
