@@ -142,6 +142,22 @@ class Detections:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         print(str(self).encode(encoding, "backslashreplace").decode(encoding))
 
+    def display(
+        self, pprint: bool = False, show: bool = False, save: bool = False, crop: bool = False, render: bool = False,
+        save_dir: str | Path = "runs/detect/exp",
+    ) -> list[dict[str, Any]] | None:  # fmt: skip
+        """What the flags name, in one call as up to 6.0; returns the crops if `crop`. The folder may exist."""
+        if pprint:
+            self.print()
+        if show:
+            self.show()
+        if save:
+            self.save(save_dir=save_dir, exist_ok=True)
+        crops = self.crop(save=save, save_dir=save_dir, exist_ok=True) if crop else None
+        if render:
+            self.render()
+        return crops
+
     def render(self, labels: bool = True) -> list[np.ndarray]:
         """Annotated images, RGB: drawn into `ims`, which share memory with the arrays of the caller.
 

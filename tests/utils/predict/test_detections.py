@@ -199,6 +199,18 @@ def test_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_display_of_older_releases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = detections()
+    assert results.display(pprint=True) is None
+    assert capsys.readouterr().out.startswith("image 1/2: 100x200 2 persons, 1 bus")
+    crops = results.display(save=True, crop=True, render=True, save_dir=tmp_path)
+    assert crops is not None and [crop["label"] for crop in crops] == ["person 0.50", "bus 0.75", "person 0.90"]
+    saved = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.jpg")}
+    assert {"000123.jpg", "image1.jpg", "crops/bus/000123.jpg", "crops/person/0001232.jpg"} <= saved
+    assert (results.ims[0] != (10, 20, 200)).any()
+    assert results.display() is None
+
+
 def test_class_name_cannot_escape_the_folder(tmp_path: Path) -> None:
     rows = torch.tensor([[1, 1, 5, 5, 0.5, 0.0]])
     results = Detections([np.zeros((9, 9, 3), np.uint8)], [rows], ["a.jpg"], names=["../x"])
