@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from loopback import serve_folder
 
 from utils import dataloaders, datasets
 from utils.core.errors import InputError
@@ -106,6 +107,16 @@ def test_load_images_seeks(folder: Path) -> None:
     assert [get_level(im0) for _, _, im0, _, _ in [next(dataset)]] == [240]
 
 
+def test_load_images_downloads_again(folder: Path, allow_private_urls: None) -> None:
+    with serve_folder(folder / "served") as (served, address):
+        (folder / "b.png").rename(served / "b.png")
+        dataset = LoadImages(f"{address}/b.png", img_size=64)
+        for _ in range(2):
+            ((_, im, _, _, s),) = list(dataset)
+            assert im.shape == (3, 32, 64)
+            assert s == f"image 1/1 {address}/b.png: "
+
+
 def test_load_images_transforms_and_errors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     transformed = LoadImages(str(folder / "b.png"), transforms=lambda im0: im0.shape)
     assert next(iter(transformed))[1] == (40, 80, 3)
@@ -151,12 +162,13 @@ def test_load_streams(mock_streams: list[bool]) -> None:
     assert mock_streams == [True]
 
 
-def test_load_streams_reads_video_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["list.txt", "list.streams", "list"])
+def test_load_streams_reads_video_files(tmp_path: Path, name: str) -> None:
     """Two videos of different shapes, named in a list, one relative to the list."""
     write_video(tmp_path / "a.avi")
     write_video(tmp_path / "b.avi", (32, 64))
-    (tmp_path / "list.txt").write_text(f"{tmp_path / 'a.avi'}\nb.avi\n")
-    streams = LoadStreams(str(tmp_path / "list.txt"), img_size=64)
+    (tmp_path / name).write_text(f"{tmp_path / 'a.avi'}\nb.avi\n")
+    streams = LoadStreams(str(tmp_path / name), img_size=64)
     assert streams.sources == ["a.avi", "b.avi"]
     assert (streams.fps, streams.frames) == ([10, 10], [5, 5])
     assert (streams.rect, streams.auto) == (False, False)

@@ -77,7 +77,7 @@ def open_streams(sources: str | Sequence[str], options: SourceOptions = SourceOp
     """
     words = [sources] if isinstance(sources, str) else [str(source) for source in sources]
     places = [("--source", word) for word in words]
-    if len(words) == 1 and Path(words[0]).suffix.lower() in (".streams", ".txt"):
+    if len(words) == 1 and _is_stream_list(words[0]):
         lines = _read_lines(Path(words[0]))
         places = [(f"{words[0]}:{number}", word) for number, line in lines for word in line.split()]
         if not places:
@@ -85,6 +85,12 @@ def open_streams(sources: str | Sequence[str], options: SourceOptions = SourceOp
     check_limit("--source", "streams", len(places), MAX_STREAMS)
     addresses = [_parse_stream(word, place) for place, word in places]
     return StreamSource(addresses, vid_stride=options.vid_stride, timing=options.timing)
+
+
+def _is_stream_list(text: str) -> bool:
+    suffix = Path(text).suffix.lower()
+    is_other_file = suffix not in MEDIA_SUFFIXES and not text.isdecimal() and Path(text).is_file()
+    return suffix in (".streams", ".txt") or is_other_file
 
 
 def _parse_stream(text: str, place: str) -> LiveAddress:
