@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from models.graph import load_model_yaml
 from models.yolo import BaseModel, ClassificationModel, DetectionModel, SegmentationModel
@@ -122,3 +123,15 @@ def test_every_reference_graph_is_compared(shared: Path) -> None:
     assert set(golden(shared, "forward.json")) == set(FORWARD)
     assert set(golden(shared, "state_dicts.json.gz")) == {*PLAIN, *HUB, *SEGMENT, *CLASSIFY}
     assert set(golden(shared, "legacy_state_dicts.json.gz")) == set(LEGACY)
+
+
+@pytest.mark.parametrize(("name", "published"), [("s", 12.7), ("m", 35.9), ("l", 77.2), ("x", 141.8)])
+def test_p6_graphs_of_release_5(name: str, published: float) -> None:
+    """Millions of parameters as release 5.0 published them, of the fused network: a bias per norm, not two factors."""
+    with torch.device("meta"):
+        model = DetectionModel(f"yolov5{name}6-v5.yaml")
+    norms = sum(module.num_features for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    count = sum(parameter.numel() for parameter in model.parameters()) - norms
+    assert round(count / 1e6, 1) == published
+    assert model.stride.tolist() == [8, 16, 32, 64]
+    assert (type(model.model[0]).__name__, type(model.model[10]).__name__) == ("Focus", "SPP")
