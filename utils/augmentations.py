@@ -37,7 +37,7 @@ __all__ = [
     "hist_equalize", "letterbox", "mixup", "normalize", "random_perspective", "replicate", "transform_randomly",
 ]  # fmt: skip
 IMAGENET_MEAN, IMAGENET_STD = IMAGENET.mean, IMAGENET.std  # of R, G, B in [0, 1]
-CUTOUT_HOLES, CUTOUT_SIDES, CUTOUT_HIDDEN = 8, (1 / 32, 1 / 2), 0.6
+NUM_HOLES, HOLE_SIDES, MAX_HIDDEN = 8, (1 / 32, 1 / 2), 0.6
 CLAHE_LIMIT, CLAHE_TILES = 2.0, (8, 8)
 Statistics = Sequence[float]
 
@@ -169,7 +169,8 @@ def random_perspective(
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `transform_randomly`, without the outlines: image and targets."""
     hyp = Hyperparameters(degrees=degrees, translate=translate, scale=scale, shear=shear, perspective=perspective)
-    return transform_randomly(im, targets, segments, hyp, border)[:2]
+    outlines = segments if any(np.any(ring) for ring in segments) else ()
+    return transform_randomly(im, targets, outlines, hyp, border, draw_generator())[:2]
 
 
 def transform_randomly(
@@ -177,7 +178,8 @@ def transform_randomly(
     targets: np.ndarray | Sequence[Sequence[float]],
     segments: Sequence[np.ndarray],
     hyp: Hyperparameters,
-    border: Sequence[int] = (0, 0),
+    border: Sequence[int],
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """A random perspective of an image and its objects; those that are hardly visible are left out.
 
@@ -196,11 +198,11 @@ def transform_randomly(
     height, width = im.shape[:2]
     size_wh, out_hw = np.array([width, height], np.float32), (height + 2 * border[0], width + 2 * border[1])
     polygons = None
-    if len(segments) == len(rows) and any(np.any(ring) for ring in segments):
+    if len(segments):
         polygons = [[np.asarray(ring, np.float32).reshape(-1, 2) / size_wh] for ring in segments]
     boxes = rows[:, 1:] / np.tile(size_wh, 2)
     source = SourceImage((height, width), lambda longest: im, np.arange(len(rows)), boxes, polygons)
-    to_output = random_transform(draw_generator(), hyp, (height, width), out_hw)
+    to_output = random_transform(rng, hyp, (height, width), out_hw)
     sample = compose([Placement(source, np.diag([*size_wh, 1.0]))], to_output, out_hw, channels=im.shape[2])
     kept = np.concatenate([rows[sample.classes, :1], sample.boxes_xyxy], axis=1)
     return sample.image, kept, [join_rings(rings) for rings in sample.polygons or []]
@@ -293,13 +295,13 @@ def cutout(im: np.ndarray, labels: np.ndarray, p: float = 0.5) -> np.ndarray:
     if random.random() >= p:
         return labels
     height, width = im.shape[:2]
-    for _ in range(CUTOUT_HOLES):
-        hole_h, hole_w = (max(1, int(side * random.uniform(*CUTOUT_SIDES) ** 1.5)) for side in (height, width))
+    for _ in range(NUM_HOLES):
+        hole_h, hole_w = (max(1, int(side * random.uniform(*HOLE_SIDES) ** 1.5)) for side in (height, width))
         x, y = random.randint(0, width - hole_w), random.randint(0, height - hole_h)
         im[y : y + hole_h, x : x + hole_w] = [random.randint(64, 191) for _ in range(im.shape[2])]
         if len(labels):
             hidden = compute_coverage(labels[:, 1:], np.array([x, y, x + hole_w, y + hole_h], np.float64))
-            labels = labels[hidden <= CUTOUT_HIDDEN]
+            labels = labels[hidden <= MAX_HIDDEN]
     return labels
 
 

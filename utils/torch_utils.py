@@ -23,6 +23,7 @@ from utils.config.base import ROOT
 from utils.core import device as devices
 from utils.core.errors import InputError
 from utils.core.hardware import parse_devices
+from utils.core.ranks import LOCAL_RANK, RANK, WORLD_SIZE
 from utils.core.renamed import accept_renamed
 from utils.general import (
     LOGGER,
@@ -39,15 +40,13 @@ from utils.train import early_stopping, ema
 from utils.train.optim import build_optimizer
 
 __all__ = [
-    "LOCAL_RANK", "LOGGER", "RANK", "WORLD_SIZE", "EarlyStopping", "ModelEMA", "check_version", "colorstr", "copy_attr",
-    "date_modified", "de_parallel", "device_count", "file_age", "file_date", "find_modules", "fuse_conv_and_bn",
-    "git_describe", "init_torch_seeds", "initialize_weights", "intersect_dicts", "is_parallel", "load_classifier",
-    "model_info", "profile", "prune", "reshape_classifier_output", "scale_img", "select_device",
-    "smartCrossEntropyLoss", "smart_DDP", "smart_hub_load", "smart_inference_mode", "smart_optimizer", "smart_resume",
-    "sparsity", "time_sync", "time_synchronized", "torch_distributed_zero_first",
+    "LOCAL_RANK", "LOGGER", "RANK", "WORLD_SIZE", "EarlyStopping", "F", "ModelEMA", "check_version", "colorstr",
+    "copy_attr", "date_modified", "de_parallel", "device_count", "file_age", "file_date", "find_modules",
+    "fuse_conv_and_bn", "git_describe", "init_torch_seeds", "initialize_weights", "intersect_dicts", "is_parallel",
+    "load_classifier", "model_info", "nn", "profile", "prune", "reshape_classifier_output", "scale_img",
+    "select_device", "smartCrossEntropyLoss", "smart_DDP", "smart_hub_load", "smart_inference_mode", "smart_optimizer",
+    "smart_resume", "sparsity", "time_sync", "time_synchronized", "torch", "torch_distributed_zero_first",
 ]  # fmt: skip
-LOCAL_RANK, RANK = int(os.getenv("LOCAL_RANK", "-1")), int(os.getenv("RANK", "-1"))  # -1: a single process
-WORLD_SIZE = int(os.getenv("WORLD_SIZE", "1"))
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 NORM_EPS, NORM_MOMENTUM = 1e-3, 0.03  # of the training recipe
 
@@ -264,21 +263,23 @@ def profile(
     )
     results: list[list[Any] | None] = []
     for x in [input] if isinstance(input, Tensor) else input:
-        x = x.to(target).requires_grad_(x.is_floating_point())
-        for op in [ops] if not isinstance(ops, list | tuple) else ops:
-            op = op.to(target) if isinstance(op, nn.Module) else op
+        x = x.detach().to(target).requires_grad_(x.is_floating_point())
+        for op in ops if isinstance(ops, list | tuple) else [ops]:
+            row: list[Any] | None = None
             try:
-                row = _profile_one(op, x, n)
+                row = _profile_one(op.to(target) if isinstance(op, nn.Module) else op, x, n)
+                LOGGER.info(_format_profile(*row))
             except (RuntimeError, ValueError, TypeError) as error:
                 LOGGER.warning(f"WARNING {type(op).__name__}: {str(error).splitlines()[0]}")
-                row = None
-            else:
-                p, flops, memory, forward, backward, shape_in, shape_out = row
-                LOGGER.info(
-                    f"{p:12,d}{flops:10.4g}{memory:8.3f}{forward:14.4g}{backward:14.4g}  {shape_in} -> {shape_out}"
-                )
             results.append(row)
     return results
+
+
+def _format_profile(
+    parameters: int, flops: float, memory: float, forward: float, backward: float, shape_in: Any, shape_out: Any
+) -> str:
+    columns = f"{parameters:12,d}{flops:10.4g}{memory:8.3f}{forward:14.4g}{backward:14.4g}"
+    return f"{columns}  {shape_in} -> {shape_out}"
 
 
 def _profile_one(op: Any, x: Tensor, n: int) -> list[Any]:

@@ -29,3 +29,10 @@ def test_every_listed_name_exists() -> None:
     for module in (address, general, torch_utils, plots, augmentations, downloads):
         missing = [name for name in module.__all__ if not hasattr(module, name)]
         assert missing == [], module.__name__
+
+
+def test_modules_of_a_star_import() -> None:
+    assert {"np", "pd", "os", "torch", "Path", "cv2"} <= set(general.__all__)
+    assert general.np.__name__ == "numpy"
+    assert {"nn", "F", "torch"} <= set(torch_utils.__all__)
+    assert {"plot_one_box", "plot_images"} <= set(plots.__all__)

@@ -5,6 +5,7 @@ Importing it makes `LOGGER` print to standard error, unless a command of this pr
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,10 @@ __all__ = [
     "xywhn2xyxy", "xyxy2xywh", "xyxy2xywhn", "yaml_load", "yaml_save",
 ]  # fmt: skip
 FILE = Path(__file__).resolve()
+STANDARD = ("glob", "logging", "math", "os", "platform", "random", "re", "shutil", "subprocess", "time")
+MODULES = {name: name for name in (*STANDARD, "torch", "torchvision", "yaml")}  # which `import *` gave, too
+MODULES |= {"np": "numpy", "pd": "pandas"}
+__all__ += ["Path", *MODULES]
 
 
 def try_except(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -138,6 +143,8 @@ _get_lazy = lazy_exports(__name__, {"save_one_box": "utils.plots.annotator"})  #
 
 
 def __getattr__(name: str) -> Any:
+    if name in MODULES:
+        return importlib.import_module(MODULES[name])
     return user_config_dir() if name == "CONFIG_DIR" else _get_lazy(name)  # creates the folder, so not on import
 
 

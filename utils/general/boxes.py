@@ -129,8 +129,8 @@ def box_iou(box1: Tensor, box2: Tensor, eps: float = geometry.EPS) -> Tensor:
 
 def wh_iou(wh1: Tensor, wh2: Tensor, eps: float = geometry.EPS) -> Tensor:
     """Pairwise IoU (N, M) of boxes with a common corner, given by width and height."""
-    corners = (torch.cat((torch.zeros_like(wh), wh), dim=1) for wh in (wh1, wh2))
-    return geometry.box_iou_matrix(*corners, eps)
+    first, second = (torch.cat((torch.zeros_like(wh), wh), dim=1) for wh in (wh1, wh2))
+    return geometry.box_iou_matrix(first, second, eps)
 
 
 # -- segments: outlines of objects, arrays or tensors (n, 2) of x, y ------------------------------------------------

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from utils.core.logging import LOGGER, setup_logging
+from utils.core.ranks import RANK
 from utils.core.timing import Profile
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "print_args", "set_logging",
 ]  # fmt: skip
 LOGGING_NAME = "yolov5"  # `logging.getLogger` answers LOGGER to it, too
-RANK = int(os.getenv("RANK", "-1"))  # -1: a single process
 VERBOSE = os.getenv("YOLOv5_VERBOSE", "true").lower() == "true"
 ANSI = dict(zip(("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white"), range(30, 38), strict=True))
 ANSI |= {f"bright_{name}": code + 60 for name, code in ANSI.items()} | {"end": 0, "bold": 1, "underline": 4}

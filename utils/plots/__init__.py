@@ -37,6 +37,7 @@ PUBLIC_NAMES = (
     *("plot_study_txt", "plot_targets_txt", "plot_test_txt", "plot_val_study", "plot_val_txt", "plot_wh_methods"),
     *("profile_idetection",),
 )
+__all__ += PUBLIC_NAMES
 
 __getattr__ = lazy_exports(
     __name__, dict.fromkeys(PUBLIC_NAMES, "utils.plots.classic") | {"CONFIG_DIR": "utils.general"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import random
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from utils.core.errors import InputError
 from utils.core.files import expand_user
 from utils.core.logging import LOGGER
 from utils.core.packages import import_runtime
+from utils.core.ranks import RANK  # noqa: F401 (a public name)
 from utils.core.renamed import accept_renamed
 from utils.core.results_csv import read_table
 from utils.core.yaml_files import read_yaml
@@ -37,7 +37,6 @@ from utils.search.genes import GENES
 from utils.search.plot import plot_evolution as draw_evolution
 
 Names = Mapping[int, str] | Sequence[str] | None
-RANK = int(os.getenv("RANK", "-1"))  # -1: a single process
 NUM_RESULTS = 7  # columns of results before the hyperparameters, in files of an evolution
 BINS_2D, BINS_1D, MAX_COUNT = 600, 100, 10  # the highest color of a two-dimensional histogram is that of MAX_COUNT
 MAX_NORMALIZED = 1.01  # boxes with a larger value are in pixels

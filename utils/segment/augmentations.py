@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from utils.augmentations import transform_randomly
 from utils.config.hyp import Hyperparameters
 from utils.core.types import Sample
 from utils.dataloaders.detection import draw_generator
 from utils.datasets.augment import transforms
-from utils.datasets.augment.compose import Placement, SourceImage, compose
-from utils.ops.polygons import join_rings
 
 Segments = Sequence[np.ndarray]
 
@@ -58,20 +57,5 @@ def random_perspective(
         The image (H + 2 * border[0], W + 2 * border[1], C); targets (m, 5), whose boxes enclose the outlines; m
         outlines, clipped to the image.
     """
-    rows = np.asarray(targets, np.float32).reshape(-1, 5)
-    height, width = im.shape[:2]
-    out_hw = (height + 2 * border[0], width + 2 * border[1])
     hyp = Hyperparameters(degrees=degrees, translate=translate, scale=scale, shear=shear, perspective=perspective)
-    to_output = transforms.random_transform(draw_generator(), hyp, (height, width), out_hw)
-    size_wh = np.array([width, height], np.float32)
-    source = SourceImage(
-        (height, width),
-        lambda longest: im,
-        np.arange(len(rows)),
-        rows[:, 1:] / np.tile(size_wh, 2),
-        [[np.asarray(ring, np.float32).reshape(-1, 2) / size_wh] for ring in segments],
-    )
-    placement = Placement(source, np.diag([*size_wh, 1.0]))
-    sample = compose([placement], to_output, out_hw, channels=im.shape[2])
-    kept = np.concatenate([rows[sample.classes, :1], sample.boxes_xyxy], axis=1)
-    return sample.image, kept, [join_rings(rings) for rings in sample.polygons or []]
+    return transform_randomly(im, targets, segments, hyp, border, draw_generator())
