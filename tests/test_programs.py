@@ -176,19 +176,9 @@ def train_detector(data_yaml: Path, weights: Path, folder: Path, epochs: int) ->
         assert not stopper(epoch=epoch, fitness=fit)
         callbacks.run("on_fit_epoch_end", list(mean_loss) + list(results) + rates, epoch, fit, fit)
         history.append(results)
-        torch.save(
-            {
-                "epoch": epoch,
-                "best_fitness": fit,
-                "model": deepcopy(de_parallel(model)).half(),
-                "ema": deepcopy(ema.ema).half(),
-                "updates": ema.updates,
-                "optimizer": optimizer.state_dict(),
-                "opt": vars(opt),
-                "date": "today",
-            },
-            last,
-        )
+        networks = {"ema": deepcopy(ema.ema).half(), "model": deepcopy(de_parallel(model)).half()}
+        state = {"opt": vars(opt), "optimizer": optimizer.state_dict(), "updates": ema.updates, "date": "today"}
+        torch.save(networks | state | {"best_fitness": fit, "epoch": epoch}, last)
     strip_optimizer(last)
     callbacks.run("on_train_end", last, last, epochs - 1, history[-1])
     return history
