@@ -42,9 +42,10 @@ def threaded(func: Callable[..., Any]) -> Callable[..., threading.Thread]:
 
     @functools.wraps(func)
     def start(*args: Any, **kwargs: Any) -> threading.Thread:
-        thread = threading.Thread(target=func, args=args, kwargs=kwargs, daemon=True)
-        thread.start()
-        return thread
+        call = functools.partial(func, *args, **kwargs)
+        worker = threading.Thread(name=getattr(func, "__name__", None), target=call, daemon=True)
+        worker.start()
+        return worker
 
     return start
 

@@ -353,21 +353,22 @@ def smart_resume(
     Raises:
         InputError: with `resume`, if the training of the checkpoint has finished.
     """
-    best_fitness, start_epoch = 0.0, ckpt["epoch"] + 1
-    if ckpt.get("optimizer") is not None:
-        optimizer.load_state_dict(ckpt["optimizer"])
-        best_fitness = ckpt["best_fitness"]
-    if ema and ckpt.get("ema"):
-        ema.ema.load_state_dict(ckpt["ema"].float().state_dict())
-        ema.updates = ckpt["updates"]
-    if resume and start_epoch <= 0:
-        raise InputError(f"{weights}: its training has finished; start a new one without --resume")
+    last_epoch: int = ckpt["epoch"]  # -1: finished
     if resume:
-        LOGGER.info(f"Resuming training of {weights} from epoch {start_epoch} to {epochs}")
-    if epochs < start_epoch:
-        LOGGER.info(f"{weights} has been trained for {ckpt['epoch']} epochs, training for {epochs} more")
-        epochs += ckpt["epoch"]
-    return best_fitness, start_epoch, epochs
+        if last_epoch < 0:
+            raise InputError(f"{weights}: its training has finished; start a new one without --resume")
+        LOGGER.info(f"Resuming training of {weights} from epoch {last_epoch + 1} to {epochs}")
+    if epochs <= last_epoch:
+        LOGGER.info(f"{weights} has been trained for {last_epoch} epochs, training for {epochs} more")
+        epochs += last_epoch
+    state, average = ckpt.get("optimizer"), ckpt.get("ema")
+    if state is not None:
+        optimizer.load_state_dict(state)
+    if ema is not None and average is not None:
+        ema.updates = ckpt["updates"]
+        weights_of_average = average if isinstance(average, dict) else average.float().state_dict()
+        ema.ema.load_state_dict(weights_of_average)
+    return 0.0 if state is None else ckpt["best_fitness"], last_epoch + 1, epochs
 
 
 class EarlyStopping:

@@ -35,6 +35,7 @@ __all__ = [
 ]  # fmt: skip
 AUTOINSTALL = False  # packages are never installed, only named
 FONT = "Arial.ttf"  # the name of the original's font; text is drawn with installed fonts (utils.imaging.text)
+OWN_REQUIREMENTS = ROOT / "requirements.txt"
 URL_SCHEMES = ("http://", "https://")
 Names = str | Path | Sequence[str | Path]
 
@@ -77,7 +78,7 @@ def check_version(
 
 
 def check_requirements(
-    requirements: str | Path | Iterable[str] = ROOT / "requirements.txt",
+    requirements: str | Path | Iterable[str] = OWN_REQUIREMENTS,
     exclude: Sequence[str] = (),
     install: bool = True,
     cmds: str = "",
@@ -85,13 +86,16 @@ def check_requirements(
     """Whether packages are installed in the required versions; warns with a pip command if not, and installs nothing.
 
     Args:
-        requirements: requirements file, requirement or list of requirements.
+        requirements: requirements file, requirement or list of requirements; by default those of this project, which
+            pip has checked if it is installed as a package.
         exclude: names of packages to skip.
         install: ignored.
         cmds: options for the pip command of the warning.
     """
     if isinstance(requirements, str | Path):
         file = Path(requirements)
+        if file == OWN_REQUIREMENTS and not file.is_file():
+            return True
         requirements = paths.read_text(file).splitlines() if file.suffix == ".txt" else [str(requirements)]
     lines = (line.partition(" #")[0].strip() for line in requirements)
     missing = [line for line in lines if re.match(r"[A-Za-z0-9]", line) and _is_missing(line, exclude)]

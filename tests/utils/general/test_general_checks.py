@@ -63,6 +63,14 @@ def test_check_requirements(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert general.AUTOINSTALL is False
 
 
+def test_requirements_of_the_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no requirements.txt; a file that the caller names must exist."""
+    monkeypatch.setattr("utils.general.checks.OWN_REQUIREMENTS", tmp_path / "requirements.txt")
+    assert general.check_requirements(tmp_path / "requirements.txt")
+    with pytest.raises(InputError, match=r"other.txt: cannot be read"):
+        general.check_requirements(tmp_path / "other.txt")
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
