@@ -315,6 +315,10 @@ def test_files_without_a_network_are_refused(tmp_path: Path) -> None:
     del no_origin.model[3].f
     cases: list[tuple[Any, str]] = [
         (model.state_dict(), "holds weights without their network"),
+        (
+            {"model": model.state_dict(), "epoch": 3},
+            "holds weights without their network; give a checkpoint of train.py",
+        ),
         ({"model": None}, "holds no network"),
         ([1, 2], "holds no network"),
         ({"model": nn.Conv2d(1, 1, 1)}, "cannot be used as a network: .*Conv2d is not a network"),

@@ -160,7 +160,8 @@ def _restore_official(content: Any, path: Path) -> Checkpoint:
     """A checkpoint of the original YOLOv5."""
     record = find_network_record(content)
     if record is None:
-        what = "weights without their network" if _is_state_dict(content) else "no network"
+        parts = (content, *content.values()) if isinstance(content, Mapping) else ()
+        what = "weights without their network" if any(map(_is_state_dict, parts)) else "no network"
         raise InputError(f"{path}: holds {what}; give a checkpoint of train.py or of any release of YOLOv5")
     try:
         model = restore_network(record)
