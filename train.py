@@ -11,20 +11,17 @@ from pathlib import Path
 if __package__:  # imported as `yolov5.train`: find the packages beside this file
     sys.path.append(str(Path(__file__).resolve().parent))
 
-from utils.commands.train import TrainCommand
+from utils.commands.train import SCRIPT_NAMES, TrainCommand
 from utils.config.train import TrainConfig
 from utils.core.lazy import lazy_exports
-from utils.core.logging import LOGGER
-from utils.core.ranks import LOCAL_RANK, RANK, WORLD_SIZE
 from utils.core.script import run_script
 
-__all__ = ["FILE", "LOCAL_RANK", "LOGGER", "RANK", "ROOT", "WORLD_SIZE", "main", "parse_opt", "run", "train"]
 FILE = Path(__file__).resolve()
 ROOT = FILE.parent
 
 command = TrainCommand(TrainConfig)
 run, main, parse_opt, train = command.run, command.main, command.parse_opt, command.train
-__getattr__ = lazy_exports(__name__, {"GIT_INFO": "utils.commands.git_info"})
+__getattr__ = lazy_exports(__name__, SCRIPT_NAMES)
 
 if __name__ == "__main__":
     run_script(main)

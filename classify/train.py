@@ -13,19 +13,17 @@ if __name__ == "__main__":  # import from the project folder, not from this one
 else:  # perhaps imported as `yolov5.classify.train`
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from utils.commands.train import ClassifyTrainCommand
+from utils.commands.train import SCRIPT_NAMES, ClassifyTrainCommand
 from utils.config.classify import ClassifyTrainConfig
 from utils.core.lazy import lazy_exports
-from utils.core.ranks import LOCAL_RANK, RANK, WORLD_SIZE
 from utils.core.script import run_script
 
-__all__ = ["FILE", "LOCAL_RANK", "RANK", "ROOT", "WORLD_SIZE", "main", "parse_opt", "run", "train"]
 FILE = Path(__file__).resolve()
 ROOT = FILE.parents[1]
 
 command = ClassifyTrainCommand(ClassifyTrainConfig)
 run, main, parse_opt, train = command.run, command.main, command.parse_opt, command.train
-__getattr__ = lazy_exports(__name__, {"GIT_INFO": "utils.commands.git_info"})
+__getattr__ = lazy_exports(__name__, SCRIPT_NAMES)
 
 if __name__ == "__main__":
     run_script(main)

@@ -76,6 +76,7 @@ def test_names_of_a_script(name: str) -> None:
 @pytest.mark.parametrize("script", [train, segment_train, classify_train])
 def test_ranks_and_revision(script: Any) -> None:
     assert (script.LOCAL_RANK, script.RANK, script.WORLD_SIZE) == (-1, -1, 1)
+    assert script.LOGGER.info
     assert script.GIT_INFO.keys() == {"remote", "branch", "commit"}
 
 

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from utils.search.evolve import EvolveResult
     from utils.train.trainer import FitResult
 
+SCRIPT_NAMES = {  # further names of the training scripts, and where they are defined
+    "GIT_INFO": "utils.commands.git_info",
+    "LOGGER": "utils.core.logging",
+    **dict.fromkeys(("LOCAL_RANK", "RANK", "WORLD_SIZE"), "utils.core.ranks"),
+}
+
 
 class TrainRun(Namespace):
     """The options of a run as attributes, and its outcome.
