@@ -212,7 +212,7 @@ def test_help_of_every_command_needs_no_torch(run_installed: Run) -> None:
         ("segment --help", 0, "  segment train "),
         ("segment trian", 2, "error: openyolov5 segment trian: no such command; did you mean segment train? known: "),
         ("trian", 2, "error: openyolov5 trian: no such command; did you mean train? known: "),
-        ("data check --data nope.yaml", 2, "error: --data nope.yaml: no such file"),
+        ("anchors --n 0", 2, "error: --n 0: must be 1 or more"),
         ("train --nothing", 2, "openyolov5 train: error: unrecognized arguments: --nothing"),
     ],
 )
