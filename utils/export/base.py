@@ -116,8 +116,7 @@ class ExportNetwork(nn.Module):
         self.model, self.nms = model, nms
         self.eval()
         heads = [module for module in model.modules() if isinstance(module, Detect)]
-        self.has_boxes = bool(heads)
-        self.normalized = normalized and self.has_boxes
+        self.normalized = normalized and bool(heads)
         for head in heads:
             head.export, head.dynamic, head.inplace = True, dynamic, False
 

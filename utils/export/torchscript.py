@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.yolo import Detect
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
 from utils.export.base import ExportJob
@@ -31,7 +32,8 @@ def export_torchscript(job: ExportJob) -> Path:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations, and shapes that become constants
         network(sample)  # caches the grids of this size, constants of a static graph
-        program = BoxesInTuple(network) if network.has_boxes and not job.info.nms else network
+        has_boxes = any(isinstance(module, Detect) for module in network.modules())
+        program = BoxesInTuple(network) if has_boxes and not job.info.nms else network
         traced = torch.jit.trace(program, sample, strict=False, check_trace=False)
         extra = {CONFIG_FILE: json.dumps(build_metadata(job))}
         target = job.get_path(".torchscript")

@@ -124,7 +124,9 @@ class DetectMultiBackend(nn.Module):
 
     def from_numpy(self, x: Any) -> Any:
         """An array as a tensor on the model's device; anything else unchanged."""
-        return torch.from_numpy(x).to(self.device) if isinstance(x, np.ndarray) else x
+        if not isinstance(x, np.ndarray):
+            return x
+        return torch.as_tensor(x, device=self.device)
 
     def warmup(self, imgsz: Sequence[int] = (1, 3, 640, 640)) -> None:
         """Run once if the first run is slower than later ones.
