@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.classifiers import TorchvisionClassifier
 from models.graph import format_reason
 from models.official import ADDRESSES, find_network_record, restore_network
 from models.pickle_reader import Global, PickledObject
@@ -256,10 +257,12 @@ def _strip_official(content: Any, src: Path, target: Path) -> None:
     if record is None:
         raise InputError(f"{src}: holds no network; give a checkpoint of train.py or of any release of YOLOv5")
     try:
-        network = restore_network(record)
+        network: Any = restore_network(record)
     except Exception as error:  # unexpected states may raise any
         raise InputError(f"{src}: cannot be used as a network: {format_reason(error)}") from error
     others = {k: _drop_records(v) for k, v in content.items() if k != "ema"} if isinstance(content, dict) else {}
+    if isinstance(network, TorchvisionClassifier):  # the original pickles the network in it
+        network.model.names, network = network.names, network.model
     stripped = {key: None for key in OFFICIAL_STATE if key in others or key in OFFICIAL_STATE[:4]}
     network = network.half().requires_grad_(False)
     _write(target, {**others, **stripped, "epoch": -1, "model": network})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from models import common, experimental, fork_heads, semantic_heads, yolo
+from models import common, experimental, fork_heads, semantic_heads, torchvision_files, yolo
 from models.classifiers import describe_layers
 from models.pickled_values import Record
 from utils import activations
@@ -91,7 +91,7 @@ def _build_class_table() -> dict[str, type[nn.Module]]:
 
 MODULE_CLASSES = _build_class_table()
 ADDRESSES = (
-    *(*MODULE_CLASSES, *IMAGE_TRANSFORMS, *WRAPPERS, NMS_ADDRESS, CLASSES_ADDRESS),
+    *(*MODULE_CLASSES, *IMAGE_TRANSFORMS, *WRAPPERS, *torchvision_files.ADDRESSES, NMS_ADDRESS, CLASSES_ADDRESS),
     *(address for address in fork_heads.ADDRESSES if address not in MODULE_CLASSES),
 )
 MAX_HEAD = 100_000  # classes, levels, anchors
@@ -113,7 +113,8 @@ def find_network_record(content: Any) -> Record | None:
     """The network's record in a checkpoint: the EMA if present, else the model; None if there is neither."""
     if isinstance(content, Record):
         content = _unwrap(content)
-        return content if content.address.startswith("models.yolo.") else None
+        is_network = content.address.startswith("models.yolo.") or torchvision_files.is_torchvision(content)
+        return content if is_network else None
     if not isinstance(content, Mapping):
         return None
     for key in ("ema", "model"):
@@ -141,6 +142,10 @@ def restore_network(record: Record) -> yolo.BaseModel:
         InputError: not a network of a known kind.
         Exception: any other, if its state is damaged.
     """
+    if torchvision_files.is_torchvision(record):
+        classifier, names = torchvision_files.restore_torchvision(record)
+        classifier.names = _to_names_dict(names, classifier.nc)
+        return classifier
     restored: dict[int, nn.Module] = {}
     for layer in _find_layers(record):
         if layer.address in fork_heads.HEADS:
