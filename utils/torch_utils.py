@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -399,9 +400,9 @@ class EarlyStopping:
     def best_epoch(self) -> int:
         return self._stopping.best_epoch
 
-    def __call__(self, epoch: int, fitness: float) -> bool:
-        """Whether to stop after this epoch."""
-        self._stopping.update(epoch, float(fitness))
+    def __call__(self, epoch: int, fitness: float | np.ndarray) -> bool:
+        """Whether to stop after this epoch, whose fitness is a number or an array of one."""
+        self._stopping.update(epoch, float(np.asarray(fitness).item()))
         if self._stopping.best_fitness == 0:
             self._stopping.best_epoch = epoch
         self.possible_stop = epoch + 1 - self.best_epoch >= self.patience

@@ -308,7 +308,7 @@ def test_early_stopping(log: pytest.LogCaptureFixture) -> None:
     fitness = [0.0, 0.0, 0.0, 0.0, 0.2, 0.5, 0.5, 0.4, 0.4]
     stops, possible = [], []
     for epoch, value in enumerate(fitness):
-        stops.append(stopper(epoch=epoch, fitness=np.array([value])[0]))
+        stops.append(stopper(epoch=epoch, fitness=np.array([value])))  # as `fitness` of utils.metrics returns it
         possible.append(stopper.possible_stop)
     assert stops == [False] * 8 + [True]  # 3 epochs after epoch 5; while nothing is learned it waits
     assert possible == [False] * 7 + [True, True]

@@ -36,3 +36,12 @@ def test_modules_of_a_star_import() -> None:
     assert general.np.__name__ == "numpy"
     assert {"nn", "F", "torch"} <= set(torch_utils.__all__)
     assert {"plot_one_box", "plot_images"} <= set(plots.__all__)
+
+
+def test_names_that_utils_general_had_before() -> None:
+    assert general.plot_one_box is plots.plot_one_box
+    assert general.save_one_box is plots.save_one_box
+    assert general.fitness is utils.metrics.classic.fitness
+    assert general.torch_distributed_zero_first is torch_utils.torch_distributed_zero_first
+    assert all(callable(getattr(general, name)) for name in general.LAZY_EXPORTS)
+    assert general.NCOLS > 0

@@ -6,6 +6,7 @@ Importing it makes `LOGGER` print to standard error, unless a command of this pr
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,21 +114,23 @@ from utils.general.training import (
 )
 
 __all__ = [
-    "AUTOINSTALL", "CONFIG_DIR", "DATASETS_DIR", "FILE", "FONT", "LOGGER", "LOGGING_NAME", "NUM_THREADS", "RANK",
-    "ROOT", "TQDM_BAR_FORMAT", "VERBOSE", "Profile", "Timeout", "TryExcept", "WorkingDirectory", "apply_classifier",
-    "bbox_iou", "box_iou", "check_amp", "check_dataset", "check_file", "check_font", "check_git_info",
-    "check_git_status", "check_img_size", "check_imshow", "check_online", "check_python", "check_requirements",
-    "check_suffix", "check_version", "check_yaml", "clean_str", "clip_boxes", "clip_coords", "clip_segments",
-    "coco80_to_coco91_class", "colorstr", "cv2", "date_modified", "download", "emojis", "file_age", "file_date",
-    "file_size", "get_default_args", "get_latest_run", "git_describe", "imread", "imshow", "imwrite", "increment_path",
-    "init_seeds", "intersect_dicts", "is_ascii", "is_chinese", "is_colab", "is_docker", "is_kaggle", "is_notebook",
-    "is_pip", "is_writeable", "isdocker", "labels_to_class_weights", "labels_to_image_weights", "make_divisible",
-    "methods", "non_max_suppression", "one_cycle", "print_args", "print_mutation", "resample_segments", "save_one_box",
-    "scale_boxes", "scale_coords", "scale_segments", "segment2box", "segments2boxes", "set_logging", "strip_optimizer",
-    "threaded", "try_except", "unzip_file", "url2file", "user_config_dir", "wh_iou", "xyn2xy", "xywh2xyxy",
-    "xywhn2xyxy", "xyxy2xywh", "xyxy2xywhn", "yaml_load", "yaml_save",
+    "AUTOINSTALL", "CONFIG_DIR", "DATASETS_DIR", "FILE", "FONT", "LOGGER", "LOGGING_NAME", "NCOLS", "NUM_THREADS",
+    "RANK", "ROOT", "TQDM_BAR_FORMAT", "VERBOSE", "Profile", "Timeout", "TryExcept", "WorkingDirectory",
+    "apply_classifier", "bbox_iou", "box_iou", "check_amp", "check_dataset", "check_file", "check_font",
+    "check_git_info", "check_git_status", "check_img_size", "check_imshow", "check_online", "check_python",
+    "check_requirements", "check_suffix", "check_version", "check_yaml", "clean_str", "clip_boxes", "clip_coords",
+    "clip_segments", "coco80_to_coco91_class", "colorstr", "cv2", "date_modified", "download", "emojis", "file_age",
+    "file_date", "file_size", "get_default_args", "get_latest_run", "git_describe", "imread", "imshow", "imwrite",
+    "increment_path", "init_seeds", "intersect_dicts", "is_ascii", "is_chinese", "is_colab", "is_docker", "is_kaggle",
+    "is_notebook", "is_pip", "is_writeable", "isdocker", "labels_to_class_weights", "labels_to_image_weights",
+    "make_divisible", "methods", "non_max_suppression", "one_cycle", "print_args", "print_mutation",
+    "resample_segments", "save_one_box", "scale_boxes", "scale_coords", "scale_segments", "segment2box",
+    "segments2boxes", "set_logging", "strip_optimizer", "threaded", "try_except", "unzip_file", "url2file",
+    "user_config_dir", "wh_iou", "xyn2xy", "xywh2xyxy", "xywhn2xyxy", "xyxy2xywh", "xyxy2xywhn", "yaml_load",
+    "yaml_save",
 ]  # fmt: skip
 FILE = Path(__file__).resolve()
+NCOLS = shutil.get_terminal_size().columns  # of progress bars in 6.1
 STANDARD = ("glob", "logging", "math", "os", "platform", "random", "re", "shutil", "subprocess", "time")
 MODULES = {name: name for name in (*STANDARD, "torch", "torchvision", "yaml")}  # which `import *` gave, too
 MODULES |= {"np": "numpy", "pd": "pandas"}
@@ -139,7 +142,14 @@ def try_except(func: Callable[..., Any]) -> Callable[..., Any]:
     return TryExcept()(func)
 
 
-_get_lazy = lazy_exports(__name__, {"save_one_box": "utils.plots.annotator"})  # imports matplotlib
+LAZY_EXPORTS = {  # which were defined here before release 7.0
+    "save_one_box": "utils.plots.annotator",
+    **dict.fromkeys(("output_to_target", "plot_images", "plot_labels", "plot_one_box", "plot_results"), "utils.plots"),
+    **dict.fromkeys(("ap_per_class", "compute_ap", "fitness"), "utils.metrics.classic"),
+    **dict.fromkeys(("check_anchor_order", "check_anchors", "kmean_anchors"), "utils.autoanchor"),
+    "torch_distributed_zero_first": "utils.torch_utils",
+}
+_get_lazy = lazy_exports(__name__, LAZY_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
