@@ -24,7 +24,7 @@ CONTEXT_BLOCKS = ("RFB1", "RFB2", "ASPP", "ASPPs")
 BLOCKS = ("C3", "C3SPP", "SPP", "Bottleneck", "PyramidPooling", "FFM", "ARM", *CONTEXT_BLOCKS)
 ADDRESSES = (*HEADS, *(f"models.common.{name}" for name in (*BLOCKS, "Attention", "DAPPM")))
 NORMS = ("BatchNorm2d", "SyncBatchNorm", "PooledNorm")
-MAX_DEPTH = 20
+MAX_DEPTH, MAX_LAYERS = 20, 500  # in a block; the largest has 12
 Signature = tuple[Any, ...]
 Rank = tuple[float, float, float]
 NO_RANK: Rank = (0.0, 0.0, 0.0)
@@ -97,9 +97,9 @@ def _collect(node: Any, block: Block, chain: list[Signature] | None, rank: Rank,
     Args:
         chain: of the Sequential around the layer; None if there is none in the block.
     """
-    if depth > MAX_DEPTH:
-        raise InputError("layers are nested too deep")
     children = list(_iter_children(node))
+    if depth > MAX_DEPTH or len(block.units) + len(block.blocks) + len(children) > MAX_LAYERS:
+        raise InputError("the semantic head has too many layers")
     for position, (name, child) in enumerate(children):
         kind = _get_kind(child)
         if kind == "Conv2d":

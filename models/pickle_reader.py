@@ -9,6 +9,7 @@ are counted, because a call of three bytes can copy a large value that the file 
 from __future__ import annotations
 
 import pickletools
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -212,12 +213,14 @@ def check_key(key: Any) -> Any:
 
 def list_globals(content: bytes) -> list[str]:
     """Addresses of all classes and functions that a pickle refers to, in order, with repetitions; nothing is run."""
-    names, recent, memo = [], ["", ""], []
+    names: list[str] = []
+    memo: list[str] = []
+    recent = deque(["", ""], maxlen=2)
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name == "GLOBAL":
             names.append(_format_global(str(argument)))
         elif opcode.name == "STACK_GLOBAL":  # the two strings before it, perhaps from the memo
-            names.append(_format_global(" ".join(recent[-2:])))
+            names.append(_format_global(" ".join(recent)))
         elif opcode.name == "MEMOIZE":
             memo.append(recent[-1])
         elif opcode.name in STRINGS:

@@ -19,6 +19,8 @@ from models.experimental import (
     Sum,
     split_proportionally,
 )
+from models.graph import load_model_yaml
+from models.yolo import DetectionModel
 
 
 def test_sum_plain_and_weighted() -> None:
@@ -104,3 +106,19 @@ def test_ensemble_concatenates_boxes() -> None:
 def test_addresses_of_old_releases() -> None:
     for name in experimental.__all__:
         assert issubclass(getattr(experimental, name), nn.Module)
+
+
+def test_ensemble_as_scripts_fill_it() -> None:
+    """An empty one, to which networks are appended; a member is taken by its index."""
+    members = [DetectionModel({**load_model_yaml("yolov5n"), "width_multiple": 0.125, "nc": 2}).eval() for _ in "ab"]
+    ensemble = Ensemble()
+    for member in members:
+        ensemble.append(member)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        boxes, rest = ensemble(images, augment=False)
+        expected = torch.cat([member(images)[0] for member in members], dim=1)
+    assert rest is None
+    assert torch.equal(boxes, expected)
+    assert ensemble[-1] is members[1]
+    assert (ensemble.names, int(ensemble.stride.max())) == ({0: "0", 1: "1"}, 32)

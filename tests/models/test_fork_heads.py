@@ -264,6 +264,9 @@ Change = Callable[[Any], None]
         pytest.param(lambda m: m.__dict__.pop("yaml"), "has no SegMaskPSP", id="no YAML"),
         pytest.param(lambda m: m.yaml["head"][-2][3].__setitem__(2, 128), "other convolutions", id="other width"),
         pytest.param(lambda m: m.model[24].m8.append(common.Conv(8, 8)), "other convolutions", id="one more"),
+        pytest.param(
+            lambda m: m.model[24].m8.extend(nn.Identity() for _ in range(500)), "too many layers", id="too many layers"
+        ),
         pytest.param(lambda m: m.model[24].m8[0].conv._parameters.pop("weight"), "no weights", id="no weights"),
         pytest.param(
             lambda m: m.model[24].m8[0].bn._buffers.pop("running_mean"), "has no 'running_mean'", id="no statistics"
