@@ -136,7 +136,7 @@ def check_yaml(file: str | Path, suffix: str | Sequence[str] = (".yaml", ".yml")
 
 
 def check_file(file: str | Path, suffix: str | Sequence[str] = "") -> str:
-    """Find a file, also in data/ and models/; that of an http(s) URL is downloaded to the working directory, once.
+    """Find a file, also below data/ and models/; that of an http(s) URL is downloaded to the working directory, once.
 
     An empty name is returned as it is.
 
@@ -150,7 +150,8 @@ def check_file(file: str | Path, suffix: str | Sequence[str] = "") -> str:
     if name.startswith(URL_SCHEMES):
         target = Path(url2file(name))
         return str(target if target.is_file() else download_file(name, target))
-    return str(paths.find_file(file, [ROOT / "data", ROOT / "data/hyps", ROOT / "models", ROOT / "models/hub"]))
+    folders = [path for top in ("data", "models") for path in (ROOT / top, *sorted((ROOT / top).rglob("*/")))]
+    return str(paths.find_file(file, [path for path in folders if path.is_dir() and path.name != "__pycache__"]))
 
 
 def check_font(font: str | Path = FONT, progress: bool = False) -> None:

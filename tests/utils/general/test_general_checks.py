@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,9 +10,12 @@ import yaml
 from loopback import serve_folder
 from torch import nn
 
+from models.graph import load_model_yaml
 from utils import general
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
+from utils.tasks.classify import ClassificationTask
+from utils.tasks.detect import DetectionTask
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -96,6 +100,8 @@ def test_check_file(tmp_path: Path) -> None:
     assert general.check_file(tmp_path / "own.yaml") == str(tmp_path / "own.yaml")
     assert Path(general.check_file("coco128.yaml")) == ROOT / "data/coco128.yaml"
     assert Path(general.check_yaml("yolov5s6.yaml")) == ROOT / "models/hub/yolov5s6.yaml"
+    assert Path(general.check_yaml("yolov5s-seg.yaml")) == ROOT / "models/segment/yolov5s-seg.yaml"
+    assert Path(general.check_yaml("hyp.scratch-low.yaml")) == ROOT / "data/hyps/hyp.scratch-low.yaml"
     with pytest.raises(InputError, match=r"expected a file with suffix .yaml or .yml"):
         general.check_yaml("a.txt")
     with pytest.raises(InputError, match=r"coco12.yaml: no such file; near: coco128.yaml"):
@@ -142,6 +148,26 @@ class Net(nn.Module):
 def test_check_amp_on_a_cpu() -> None:
     assert general.check_amp(Net()) is False
     assert general.check_amp(nn.DataParallel(Net())) is False
+
+
+@pytest.mark.parametrize(("kind", "task"), [("yaml", DetectionTask), ("plain", ClassificationTask)])
+def test_check_amp_on_a_gpu(kind: str, task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison gets the network, FP16, and the agreement of its task."""
+    calls: list[tuple[Any, ...]] = []
+
+    def compare(model: nn.Module, dtype: torch.dtype, device: torch.device, *, agree: Any) -> torch.dtype | None:
+        calls.append((model, dtype, device, agree))
+        return dtype if len(calls) == 1 else None
+
+    network = Net()
+    if kind == "yaml":
+        network.yaml = load_model_yaml("yolov5n")
+    gpu = torch.device("cuda:0")
+    monkeypatch.setattr(network, "parameters", lambda: iter([SimpleNamespace(device=gpu)]))
+    monkeypatch.setattr("utils.train.amp.check_amp", compare)
+    assert general.check_amp(network) is True
+    assert general.check_amp(network) is False
+    assert calls[0] == (network, torch.float16, gpu, task.outputs_agree)
 
 
 # -- data sets --------------------------------------------------------------------------------------------------------
