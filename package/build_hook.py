@@ -30,6 +30,7 @@ COMMANDS = (  # in a checkout; with the package
     (r"python (segment|classify)/(train|val|predict)\.py\b", rf"{PACKAGE} \1 \2"),
     (r"python (models|utils)/(\w+)\.py\b", rf"python -m {PACKAGE}.\1.\2"),
     (r"python hubconf\.py\b", f"python -m {PACKAGE}.hubconf"),
+    (r"torch\.hub\.load\('\.', 'custom', path=('[^']+'|\{[^}]+\}), source='local'\)", rf"{PACKAGE}.load(\1)"),
 )
 
 

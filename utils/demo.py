@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import detect
 import train
@@ -20,9 +20,6 @@ from utils.config.base import BaseConfig, option
 from utils.config.flag_types import positive_int
 from utils.core.logging import LOGGER
 from utils.core.script import run_script
-
-if TYPE_CHECKING:
-    from utils.train.trainer import FitResult
 
 TRAIN: dict[
     str, Any
@@ -84,7 +81,7 @@ def run_demo(config: DemoConfig) -> Path:
     project, device = Path(config.project), config.device
     place = {"project": str(project), "exist_ok": True, "device": device}
     LOGGER.info(f"1/4 training: {TRAIN['cfg']} on {TRAIN['data']}, {config.epochs} epochs")
-    fit: FitResult = train.run(**TRAIN, epochs=config.epochs, name="train", **place)  # type: ignore[assignment]
+    fit: Any = train.run(**TRAIN, epochs=config.epochs, name="train", **place)
     weights = str(fit.best or fit.last)
     LOGGER.info(f"\n2/4 validation at {VAL['imgsz']} px")
     metrics, per_class, _ = val.run(**VAL, weights=weights, name="val", **place)

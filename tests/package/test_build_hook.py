@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ('"""`python -m utils.datasets check`"""\n', '"""`openyolov5 data check`"""\n'),
         ("# python segment/train.py --img 64\n", "# openyolov5 segment train --img 64\n"),
         ("# python models/yolo.py\n", "# python -m openyolov5.models.yolo\n"),
+        ("f\"torch.hub.load('.', 'custom', path={x!r}, source='local')\"\n", 'f"openyolov5.load({x!r})"\n'),
         ("import sys\nif True:\n    sys.path[0] = 'x'\nx = 1\n", "import sys\n\n\nx = 1\n"),
         ("import os\nos.path.join('a')\n", "import os\nos.path.join('a')\n"),
     ],

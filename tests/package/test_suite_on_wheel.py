@@ -21,7 +21,7 @@ from utils.tasks.networks import load_checkpoint
 Run = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (  # command lines, hub, and values computed by the original
-    *("cli/test_train.py", "cli/test_val.py", "cli/test_detect.py", "cli/test_export.py", "cli/test_segment.py"),
+    *("cli/test_train.py", "cli/test_val.py", "cli/test_detect.py", "cli/test_export.py"),
     *("models/test_forward_golden.py", "models/test_pretrained.py", "test_hubconf.py"),
     *(f"utils/ops/test_{name}.py" for name in ("nms", "boxes", "masks", "prototypes")),
     *("utils/losses/test_detection_loss.py", "utils/losses/test_segmentation_loss.py", "utils/metrics/test_ap.py"),
@@ -73,7 +73,7 @@ def test_the_suite_passes(build_hook: ModuleType, run_installed: Run, tmp_path: 
     write_project(folder, build_hook)
     count = str(min(2, os.cpu_count() or 1))
     flags = ("-q", "-n", count, "-m", "not slow", "-k", f"not ({' or '.join(CHECKOUT_ONLY)})", "-p", "no:cacheprovider")
-    done = run_installed("python", "-m", "pytest", *flags, "tests", cwd=folder, timeout=1500)
+    done = run_installed("python", "-m", "pytest", *flags, "tests", cwd=folder, timeout=2400)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
