@@ -344,7 +344,7 @@ class BaseModel(nn.Module):
         self.yaml["ch"] = self.yaml.get("ch", ch)
         self.model, self.save = parse_graph(self.yaml, self.yaml["ch"], self.layer_table)
         self.inplace = bool(self.yaml.get("inplace", True))
-        _set_norm_and_inplace(self)
+        set_norm_and_inplace(self)
 
     def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> Any:
         """Run the graph on (B, C, H, W) images in [0, 1].
@@ -427,7 +427,7 @@ class BaseModel(nn.Module):
         """Images of test-time augmentation, each with (scale, mirrored)."""
         stride = int(torch.as_tensor(self.stride).max())
         for scale, mirrored in TTA_VIEWS:
-            yield _rescale_images(x.flip(3) if mirrored else x, scale, stride), (scale, mirrored)
+            yield rescale_images(x.flip(3) if mirrored else x, scale, stride), (scale, mirrored)
 
     def _profile_layer(self, layer: Any, inputs: Any, repeats: int = 10) -> None:
         """Log the mean time of a layer, in milliseconds."""
@@ -614,7 +614,7 @@ def _is_reversed(sizes: Sequence[float], strides: Sequence[float]) -> bool:
     return (sizes[-1] - sizes[0]) * (strides[-1] - strides[0]) < 0
 
 
-def _set_norm_and_inplace(model: nn.Module) -> None:
+def set_norm_and_inplace(model: nn.Module) -> None:
     """Set the batch-norm constants of the training recipe, and make activations in-place."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -633,7 +633,7 @@ def _restore_logits(logits: Tensor, x: Tensor, scale: float, mirrored: bool) -> 
     return logits.flip(3) if mirrored else logits
 
 
-def _rescale_images(images: Tensor, scale: float, stride: int) -> Tensor:
+def rescale_images(images: Tensor, scale: float, stride: int) -> Tensor:
     """Resize images by `scale` and pad them right and below to multiples of `stride`."""
     if scale == 1:
         return images

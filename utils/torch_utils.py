@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import pruning
 from models.common import Classify, fuse_conv_bn
 from models.summary import count_parameters
-from models.yolo import TTA_PADDING
+from models.yolo import rescale_images, set_norm_and_inplace
 from utils.config.base import ROOT
 from utils.core import device as devices
 from utils.core.errors import InputError
@@ -49,7 +49,6 @@ __all__ = [
     "smart_resume", "sparsity", "time_sync", "time_synchronized", "torch", "torch_distributed_zero_first",
 ]  # fmt: skip
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-NORM_EPS, NORM_MOMENTUM = 1e-3, 0.03  # of the training recipe
 
 
 # -- devices, ranks, time ---------------------------------------------------------------------------------------------
@@ -139,11 +138,7 @@ def de_parallel(model: nn.Module) -> nn.Module:
 
 def initialize_weights(model: nn.Module) -> None:
     """Set the batch-norm constants of the training recipe and make activations in-place; weights are unchanged."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps, module.momentum = NORM_EPS, NORM_MOMENTUM
-        elif isinstance(module, nn.Hardswish | nn.LeakyReLU | nn.ReLU | nn.ReLU6 | nn.SiLU):
-            module.inplace = True
+    set_norm_and_inplace(model)
 
 
 def find_modules(model: Any, mclass: type[nn.Module] = nn.Conv2d) -> list[int]:
@@ -186,15 +181,10 @@ def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int
     Args:
         same_shape: do not pad to multiples, as is needed for square images.
     """
-    if ratio == 1.0:
-        return img
+    if not same_shape:
+        return rescale_images(img, ratio, gs)
     height, width = img.shape[2:]
-    inner_hw = int(height * ratio), int(width * ratio)
-    resized = F.interpolate(img, inner_hw, mode="bilinear", align_corners=False)
-    if same_shape:
-        return resized
-    below, right = (-(-side * ratio // gs) * gs - inner for side, inner in zip((height, width), inner_hw, strict=True))
-    return F.pad(resized, (0, int(right), 0, int(below)), value=TTA_PADDING)
+    return F.interpolate(img, (int(height * ratio), int(width * ratio)), mode="bilinear", align_corners=False)
 
 
 def copy_attr(a: Any, b: Any, include: Collection[str] = (), exclude: Collection[str] = ()) -> None:
