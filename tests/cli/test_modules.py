@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -188,6 +189,22 @@ def test_train_run_returns_the_options(quick: dict[str, Any], tmp_path: Path) ->
     assert len(vars(train.run(**quick, cache=False, name="other")).keys() & {"cache", "metrics", "save_dir"}) == 3
     metrics = val.run(quick["data"], run.best, 4, 64, workers=0, plots=False, device="cpu")[0]
     assert metrics[:4] == pytest.approx(list(run.metrics.values()), abs=2e-3)  # best.pt is in FP16
+
+
+def test_signatures_of_run() -> None:
+    """Names and order of v7.0, then the options that came later."""
+    parameters = inspect.signature(detect.run).parameters
+    assert list(parameters)[:4] == ["weights", "source", "data", "imgsz"]
+    assert parameters["imgsz"].default == (640, 640) and parameters["conf_thres"].default == 0.25
+    assert parameters["save_csv"].kind is inspect.Parameter.KEYWORD_ONLY
+    names = list(inspect.signature(val.run).parameters)
+    assert names[:4] == ["data", "weights", "batch_size", "imgsz"] and names[26:28] == ["callbacks", "compute_loss"]
+    assert inspect.signature(segment_val.run).parameters["mask_downsample_ratio"].default == 1
+    halves = [inspect.signature(script.run).parameters["half"].default for script in (val, segment_val, classify_val)]
+    assert halves == [True, True, False]
+    parameters = inspect.signature(export.run).parameters
+    assert list(parameters)[5:7] == ["include", "half"] and parameters["include"].default == ("torchscript", "onnx")
+    assert val.run.__doc__.startswith("Validate with the options")
 
 
 def test_unknown_keywords_are_named(quick: dict[str, Any]) -> None:

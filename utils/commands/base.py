@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
 from utils.config.base import BaseConfig
-from utils.config.namespaces import name_positionals, parse_options, read_options
+from utils.config.namespaces import name_positionals, parse_options, read_options, to_options
 
+SCRIPT_DEFAULTS: Mapping[str, Any] = {  # of the arguments of `run` that are no flags
+    **dict.fromkeys(("model", "dataloader", "callbacks", "compute_loss", "criterion", "pbar")),
+    **{"save_dir": Path(), "plots": True, "overlap": False, "mask_downsample_ratio": 1},
+}
 Kind = TypeVar("Kind", bound=BaseConfig)
 
 
@@ -18,7 +25,12 @@ class Command(Generic[Kind]):
     Args:
         kind: its config class.
         positionals: names of the positional arguments of `run`, in the order of YOLOv5 v7.0.
+
+    Attributes:
+        run_defaults: defaults of `run` that differ from those of the command line.
     """
+
+    run_defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, kind: type[Kind], positionals: str = "") -> None:
         self.kind, self.positionals = kind, tuple(positionals.split())
@@ -34,6 +46,31 @@ class Command(Generic[Kind]):
     def read_config(self, opt: Namespace | Sequence[str] | None) -> Kind:
         """The settings of a namespace or of command-line arguments (None: those of the process)."""
         return read_options(self.kind, opt) if isinstance(opt, Namespace) else self.kind.from_args(opt)
+
+    def sign(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """`run` with the names and defaults of its arguments, for `inspect.signature` and editors."""
+
+        @functools.wraps(run)
+        def call(*args: Any, **options: Any) -> Any:
+            return run(*args, **options)
+
+        call.__signature__ = self.build_signature()  # type: ignore[attr-defined]
+        return call
+
+    def build_signature(self) -> Signature:
+        """The positional arguments of `run`, then all other options as keywords."""
+        defaults = {**vars(to_options(self.kind())), **SCRIPT_DEFAULTS, **self.run_defaults}
+        names = (*self.positionals, *(name for name in self.kind.flags() if name not in self.positionals))
+        return Signature(
+            [
+                Parameter(
+                    name,
+                    Parameter.POSITIONAL_OR_KEYWORD if name in self.positionals else Parameter.KEYWORD_ONLY,
+                    default=tuple(value) if isinstance(value := defaults[name], list) else value,
+                )
+                for name in names
+            ]
+        )
 
     def name_options(self, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of `run` by name."""

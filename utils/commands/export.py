@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from utils.commands.base import Command
 from utils.config.export import ExportConfig
@@ -22,6 +22,8 @@ EXPORT_ORDER = (
 class ExportCommand(Command[ExportConfig]):
     """Export checkpoints to the formats of other runtimes."""
 
+    run_defaults: ClassVar[Mapping[str, Any]] = {"include": ["torchscript", "onnx"]}
+
     def run(self, *args: Any, **options: Any) -> list[str]:
         """Export with the options of the command line, as keyword arguments with underscores.
 
@@ -34,7 +36,7 @@ class ExportCommand(Command[ExportConfig]):
         Raises:
             InputError: an option, file or value is invalid.
         """
-        named = {"include": ["torchscript", "onnx"], **self.name_options(args, options)}
+        named = {**self.run_defaults, **self.name_options(args, options)}
         return list(export(self.kind.from_kwargs(**named)).files)
 
     def main(self, opt: Namespace | Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
@@ -45,6 +45,8 @@ SCRIPT_OPTIONS = (  # of a training script, beside those of the command line
 
 class ValCommand(Command[ValConfig]):
     """Validate a model on a data set."""
+
+    run_defaults: ClassVar[Mapping[str, Any]] = {"half": True}
 
     def run(self, *args: Any, **options: Any) -> Results:
         """Validate with the options of the command line, as keyword arguments with underscores.
@@ -130,12 +132,14 @@ class ValCommand(Command[ValConfig]):
 class ClassifyValCommand(ValCommand):
     """Validate a classifier on folders of images."""
 
+    run_defaults: ClassVar[Mapping[str, Any]] = {"half": False}
+
     def run(self, *args: Any, **options: Any) -> Any:
         """Top-1 accuracy, top-5 accuracy and loss; options as keyword arguments with underscores.
 
         A training script gives `model`, `dataloader` of (normalized images, labels), and `criterion`.
         """
-        named = {"half": False, **self.name_options(args, options)}
+        named = {**self.run_defaults, **self.name_options(args, options)}
         if (model := named.get("model")) is not None:
             from utils.evaluate.script_loader import evaluate_classifier
 
