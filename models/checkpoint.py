@@ -262,7 +262,8 @@ def _strip_official(content: Any, src: Path, target: Path) -> None:
         raise InputError(f"{src}: cannot be used as a network: {format_reason(error)}") from error
     others = {k: _drop_records(v) for k, v in content.items() if k != "ema"} if isinstance(content, dict) else {}
     if isinstance(network, TorchvisionClassifier):  # the original pickles the network in it
-        network.model.names, network = network.names, network.model
+        inner: Any = network.model
+        inner.names, network = network.names, inner
     stripped = {key: None for key in OFFICIAL_STATE if key in others or key in OFFICIAL_STATE[:4]}
     network = network.half().requires_grad_(False)
     _write(target, {**others, **stripped, "epoch": -1, "model": network})

@@ -80,15 +80,15 @@ def restore_head(record: Record, yaml: Any) -> nn.Module:
     """
     kind = record.address.rpartition(".")[2]
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
-        head = JointModel(yaml).semantic_head if isinstance(yaml, dict) else None
+        head: Any = JointModel(yaml).semantic_head if isinstance(yaml, dict) else None
     if type(head).__name__ != kind:
         raise InputError(f"the model YAML in the file has no {kind}")
     source, target = Block(kind), Block(kind)
     _collect(record, source, None, NO_RANK)
     _collect(head, target, None, NO_RANK)
     _transfer_block(source, target)
-    head.requires_grad_(False)
-    return head
+    network_head: nn.Module = head.requires_grad_(False)
+    return network_head
 
 
 def _collect(node: Any, block: Block, chain: list[Signature] | None, rank: Rank, depth: int = 0) -> None:
@@ -185,20 +185,25 @@ def _pair(sources: Sequence[Any], targets: Sequence[Any], kind: str) -> list[tup
     Among several with one signature the context decides, then the rank, then the order.
     """
     pairs: list[tuple[Any, Any]] = []
-    groups = [{repr(item.signature): [] for item in items} for items in (sources, targets)]
-    for items, group in zip((sources, targets), groups, strict=True):
-        for item in items:
-            group[repr(item.signature)].append(item)
-    if {key: len(items) for key, items in groups[0].items()} != {key: len(items) for key, items in groups[1].items()}:
+    groups, target_groups = _group(sources), _group(targets)
+    if {key: len(items) for key, items in groups.items()} != {key: len(items) for key, items in target_groups.items()}:
         raise InputError(f"{kind} has other convolutions than that of Multi-YOLOv5")
-    for key, equal in groups[0].items():
-        others = groups[1][key]
+    for key, equal in groups.items():
+        others = target_groups[key]
         in_context = sorted(item.context for item in equal) == sorted(item.context for item in others)
         first, second = (
             sorted(items, key=lambda item: (item.context if in_context else "", item.rank)) for items in (equal, others)
         )
         pairs.extend(zip(first, second, strict=True))
     return pairs
+
+
+def _group(items: Sequence[Any]) -> dict[str, list[Any]]:
+    """Units or blocks by signature."""
+    groups: dict[str, list[Any]] = {}
+    for item in items:
+        groups.setdefault(repr(item.signature), []).append(item)
+    return groups
 
 
 def _transfer_unit(source: Unit, target: Unit) -> None:
