@@ -15,11 +15,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from utils import dataloaders, general, plots, torch_utils
 from utils.augmentations import letterbox
-from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.dataloaders import LoadImages
 from utils.metrics import ConfusionMatrix, ap_per_class, bbox_iou, box_iou, fitness
@@ -204,11 +202,6 @@ def test_confusion_matrix_against_the_reference(
 # -- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def test_colors() -> None:
-    assert plots.colors(3) == plots.colors(3, bgr=True)[::-1]
-    assert len({plots.colors(i) for i in range(20)}) == 20
-
-
 def test_annotator() -> None:
     im = np.zeros((80, 100, 3), np.uint8)
     annotator = plots.Annotator(im, line_width=2)
@@ -257,88 +250,6 @@ def test_increment_path(tmp_path: Path) -> None:
     assert general.increment_path(tmp_path / "exp", exist_ok=True).name == "exp"
     assert general.increment_path(str(tmp_path / "exp"), sep="_", mkdir=True).name == "exp_2"
     assert general.increment_path(tmp_path / "exp", sep="_").name == "exp_3"
-
-
-def test_check_file() -> None:
-    assert Path(general.check_file("coco128.yaml")) == ROOT / "data/coco128.yaml"
-    assert Path(general.check_file("yolov5s6.yaml", suffix=(".yaml", ".yml"))).is_file()
-    with pytest.raises(InputError, match=r"expected a file with suffix \.txt"):
-        general.check_file("coco128.yaml", suffix=".txt")
-    with pytest.raises(InputError, match=r"coco12.yaml: no such file; near: coco128.yaml"):
-        general.check_file("coco12.yaml")
-
-
-def test_check_requirements_installs_nothing(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
-    file = tmp_path / "requirements.txt"
-    file.write_text("# comment\ntorch>=1.7\n\nnot-there-1>=2  # why\nnot-there-2\n-r other.txt\n")
-    assert not general.check_requirements(file, exclude=("not-there-2",))
-    assert log.messages == ["WARNING: missing packages: pip install 'not-there-1>=2'"]
-    assert general.check_requirements(("torch", "numpy>=1.0"))
-    assert general.check_requirements("torch")
-
-
-def test_check_imshow_without_a_screen(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> None:
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert not general.check_imshow(warn=True)
-    assert "no display" in log.text
-
-
-def test_log_helpers(log: pytest.LogCaptureFixture) -> None:
-    def settings(imgsz: int, name: str) -> None:
-        general.print_args()
-        general.print_args({"a": 1}, show_file=False, show_func=True)
-
-    settings(640, "exp")
-    assert log.messages == ["test_public_addresses: imgsz=640, name=exp", "settings: a=1"]
-    assert general.colorstr("red", "bold", "stop") == "\033[31m\033[1mstop\033[0m"
-    assert general.colorstr("go").endswith("go\033[0m")
-
-
-def test_profile_adds_up() -> None:
-    profile = general.Profile(t=1.0, device=torch.device("cpu"))
-    with profile:
-        sum(range(10000))
-    first = profile.dt
-    with profile:
-        sum(range(10000))
-    assert profile.t == pytest.approx(1 + first + profile.dt)
-    assert torch_utils.time_sync() <= torch_utils.time_sync()
-
-
-def test_strip_optimizer(tmp_path: Path) -> None:
-    from models.checkpoint import save_checkpoint
-    from models.graph import load_model_yaml
-    from utils.tasks.networks import build_model, load_checkpoint
-
-    model = build_model({**load_model_yaml("yolov5n"), "width_multiple": 0.125, "nc": 1})
-    payload = {"task": "detect", "yaml": model.yaml, "names": {0: "a"}, "model": model.state_dict(), "optimizer": {}}
-    save_checkpoint(tmp_path / "last.pt", payload)
-    general.strip_optimizer(tmp_path / "last.pt", tmp_path / "small.pt")
-    assert load_checkpoint(tmp_path / "small.pt").raw["optimizer"] is None
-    assert load_checkpoint(tmp_path / "last.pt").raw["optimizer"] == {}
-    general.strip_optimizer(tmp_path / "last.pt")
-    assert load_checkpoint(tmp_path / "last.pt").raw["optimizer"] is None
-
-
-def test_torch_utils(log: pytest.LogCaptureFixture) -> None:
-    assert torch_utils.select_device(torch.device("cpu"), batch_size=4, newline=False).type == "cpu"
-    network = nn.Conv2d(1, 1, 1)
-    assert torch_utils.de_parallel(network) is torch_utils.de_parallel(nn.DataParallel(network)) is network
-
-    @torch_utils.smart_inference_mode()
-    def run(x: torch.Tensor) -> torch.Tensor:
-        return network(x)
-
-    assert not run(torch.zeros(1, 1, 2, 2)).requires_grad
-    conv, norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4).eval()
-    norm.running_mean.uniform_()  # type: ignore[union-attr]
-    x = torch.rand(1, 3, 8, 8)
-    torch.testing.assert_close(torch_utils.fuse_conv_and_bn(conv, norm)(x), norm(conv(x)))
-    sparsity = torch_utils.sparsity(conv)
-    torch_utils.prune(conv, amount=0.5)
-    assert torch_utils.sparsity(conv) > sparsity + 0.3
 
 
 # -- sources ----------------------------------------------------------------------------------------------------------
