@@ -120,8 +120,9 @@ class Result:
         size_hw = self.source.frame.shape[:2]
         if self.masks is not None:
             return [(ring / np.array(size_hw[::-1])).ravel().tolist() for ring in self.masks.outlines()]
-        boxes = self.boxes[:, :4].astype(np.float64)
-        normalized = boxes / np.array([*size_hw[::-1], *size_hw[::-1]]) if corners else xyxy_to_xywhn(boxes, size_hw)
+        boxes = self.boxes[:, :4].astype(np.float32)  # whose sixth digits are those of YOLOv5
+        scale = np.array([*size_hw[::-1], *size_hw[::-1]], np.float32)
+        normalized = boxes / scale if corners else xyxy_to_xywhn(boxes, size_hw)
         return normalized.tolist()
 
     def extract_crops(self) -> Iterator[tuple[str, np.ndarray]]:

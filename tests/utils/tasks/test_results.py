@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from utils.datasets.sources.frames import SourceFrame
 from utils.ops.masks import ObjectMasks
@@ -42,6 +43,20 @@ def test_text_lines_are_normalized_to_the_image() -> None:
     assert result(ROWS[:1]).to_text_lines(with_score=True) == ["2 0.2 0.5 0.2 0.5 0.9"]
     assert result(ROWS[:1]).to_text_lines(with_score=True, corners=True) == ["2 0.1 0.25 0.3 0.75 0.9"]
     assert result([]).to_text_lines() == []
+
+
+def test_text_lines_are_computed_in_float32() -> None:
+    """The sixth digit of a quotient depends on the precision; YOLOv5 divides float32 tensors."""
+    frame, rng = np.zeros((1080, 810, 3), np.uint8), np.random.default_rng(0)
+    near = rng.integers(0, 400, (200, 2)).astype(np.float32)
+    boxes = np.concatenate(
+        (near, near + rng.integers(1, 400, (200, 2)), np.full((200, 2), 0.5)), axis=1, dtype=np.float32
+    )
+    lines = Result(SourceFrame("a.jpg", frame, ""), boxes, NAMES).to_text_lines()[::-1]
+    tensors = torch.from_numpy(boxes)
+    center, size = (tensors[:, :2] + tensors[:, 2:4]) / 2, tensors[:, 2:4] - tensors[:, :2]
+    rows = (torch.cat((center, size), dim=1) / torch.tensor([810.0, 1080, 810, 1080])).tolist()
+    assert lines == [" ".join(["0", *(f"{value:g}" for value in row)]) for row in rows]
 
 
 def test_stem_of_video_frames_has_their_number() -> None:
