@@ -17,6 +17,21 @@ def list_modules(package: Any) -> list[str]:
     return [info.name for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
 
 
+def record_lazy_exports() -> list[tuple[str, str]]:
+    """A list to which modules imported from now on add (module, name) of their lazy exports."""
+    from openyolov5.utils.core import lazy
+
+    exports: list[tuple[str, str]] = []
+    original = lazy.lazy_exports
+
+    def record(module: str, names: dict[str, str]) -> Any:
+        exports.extend((module, name) for name in names)
+        return original(module, names)
+
+    lazy.lazy_exports = record
+    return exports
+
+
 def check_package(weights: str, image: str) -> dict[str, Any]:
     """Import everything, and run a model."""
     path = list(sys.path)
@@ -25,7 +40,9 @@ def check_package(weights: str, image: str) -> dict[str, Any]:
     values: dict[str, Any] = {"light": "torch" not in sys.modules, "version": openyolov5.__version__}
     values["runs"] = [callable(getattr(openyolov5, name).run) for name in ("train", "val", "detect", "export")]
     values["scripts_are_light"] = "torch" not in sys.modules
+    exports = record_lazy_exports()
     values["modules"] = [importlib.import_module(name).__name__ for name in list_modules(openyolov5)]
+    values["lazy"] = [hasattr(importlib.import_module(module), name) for module, name in exports]
     values["checkout"] = sorted(CHECKOUT & {name.split(".")[0] for name in sys.modules})
     values["path_is_unchanged"] = path == sys.path
     model = openyolov5.load(weights, "cpu")

@@ -166,6 +166,8 @@ def test_imports_of_the_package(checks: dict[str, Any]) -> None:
     assert values["checkout"] == []
     assert {"openyolov5.models.yolo", "openyolov5.segment.train", "openyolov5.utils.demo"} <= set(values["modules"])
     assert len(values["modules"]) > 200
+    assert len(values["lazy"]) > 50
+    assert all(values["lazy"])
 
 
 def test_interface_of_the_package_yolov5(checks: dict[str, Any]) -> None:
