@@ -19,7 +19,7 @@ FILE = Path(__file__).resolve()
 ROOT = FILE.parent
 
 command = BenchmarkCommand(BenchmarkConfig, BENCHMARK_ORDER)
-run, test, main, parse_opt = command.sign(command.run), command.test, command.main, command.parse_opt
+run, test, main, parse_opt = command.sign(command.run, __name__), command.test, command.main, command.parse_opt
 
 if __name__ == "__main__":
     run_script(main)

@@ -27,7 +27,7 @@ FUNCTIONS = (
 )
 
 command = ExportCommand(ExportConfig, EXPORT_ORDER)
-run, main, parse_opt = command.sign(command.run), command.main, command.parse_opt
+run, main, parse_opt = command.sign(command.run, __name__), command.main, command.parse_opt
 __getattr__ = lazy_exports(__name__, dict.fromkeys(FUNCTIONS, "utils.export.script_exports"))
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ FILE = Path(__file__).resolve()
 ROOT = FILE.parent
 
 command = ValCommand(ValConfig, VAL_ORDER)
-run, main, parse_opt = command.sign(command.run), command.main, command.parse_opt
+run, main, parse_opt = command.sign(command.run, __name__), command.main, command.parse_opt
 __getattr__ = lazy_exports(
     __name__, dict.fromkeys(("process_batch", "save_one_json", "save_one_txt"), "utils.evaluate.script_metrics")
 )

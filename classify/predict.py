@@ -22,7 +22,7 @@ FILE = Path(__file__).resolve()
 ROOT = FILE.parents[1]
 
 command = DetectCommand(ClassifyPredictConfig, CLASSIFY_ORDER)
-run, main, parse_opt = command.sign(command.run), command.main, command.parse_opt
+run, main, parse_opt = command.sign(command.run, __name__), command.main, command.parse_opt
 
 if __name__ == "__main__":
     run_script(main)

@@ -22,7 +22,8 @@ FILE = Path(__file__).resolve()
 ROOT = FILE.parents[1]
 
 command = ClassifyTrainCommand(ClassifyTrainConfig)
-run, main, parse_opt, train = command.run, command.main, command.parse_opt, command.train
+run = command.sign(command.run, __name__)
+main, parse_opt, train = command.main, command.parse_opt, command.train
 __getattr__ = lazy_exports(__name__, SCRIPT_NAMES)
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def test_names_of_a_script(name: str) -> None:
     script: Any = SCRIPTS[name]
     assert (ROOT / f"{name}.py", ROOT) == (script.FILE, script.ROOT)
     assert all(callable(getattr(script, function)) for function in ("run", "main", "parse_opt"))
+    assert pickle.loads(pickle.dumps(script.run)) is script.run  # for a pool of processes
 
 
 @pytest.mark.parametrize("script", [train, segment_train, classify_train])

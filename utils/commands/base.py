@@ -47,13 +47,14 @@ class Command(Generic[Kind]):
         """The settings of a namespace or of command-line arguments (None: those of the process)."""
         return read_options(self.kind, opt) if isinstance(opt, Namespace) else self.kind.from_args(opt)
 
-    def sign(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        """`run` with the names and defaults of its arguments, for `inspect.signature` and editors."""
+    def sign(self, run: Callable[..., Any], module: str) -> Callable[..., Any]:
+        """`run` as a function of a module, which other processes find by its name, with a signature for editors."""
 
         @functools.wraps(run)
         def call(*args: Any, **options: Any) -> Any:
             return run(*args, **options)
 
+        call.__module__, call.__qualname__ = module, call.__name__
         call.__signature__ = self.build_signature()  # type: ignore[attr-defined]
         return call
 
