@@ -97,6 +97,23 @@ ADDRESSES = (
 MAX_HEAD = 100_000  # classes, levels, anchors
 PRIVATE_ATTRIBUTES = ("_reversed_padding_repeated_twice", "_qkv_same_embed_dim")  # of Conv2d and MultiheadAttention
 OWN_ATTRIBUTES = ("task", "semantic", "layer_table", "checkpoint_activations")  # of BaseModel, not in official files
+PARTS: dict[type[nn.Module], str] = {  # children of blocks that `forward` uses; of subclasses too
+    yolo.Detect: "m proto",
+    yolo.BaseModel: "model",
+    common.Conv: "conv bn act",
+    common.Bottleneck: "cv1 cv2",
+    common.BottleneckCSP: "cv1 cv2 cv3 cv4 bn act m",
+    common.C3: "cv1 cv2 cv3 m",
+    common.CrossConv: "cv1 cv2",
+    common.Focus: "conv",
+    common.GhostBottleneck: "conv shortcut",
+    common.GhostConv: "cv1 cv2",
+    common.SPP: "cv1 cv2 m",
+    common.SPPF: "cv1 cv2 m",
+    common.Proto: "cv1 upsample cv2 cv3",
+    common.Classify: "conv pool drop linear",
+    common.Concat: "",
+}
 INPLACE_ACTIVATIONS = (nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.Mish)
 NETWORK_BY_HEAD = {"Segment": yolo.SegmentationModel, "Classify": yolo.ClassificationModel}
 DEFAULTS: tuple[tuple[Any, str, Any], ...] = (  # (class, attribute that old files lack, value)
@@ -161,6 +178,18 @@ def restore_network(record: Record) -> yolo.BaseModel:
     if isinstance(network.head, yolo.Detect):
         network.head.fill_grids()
     return network
+
+
+def list_unknown_parts(network: nn.Module) -> list[str]:
+    """Layers with parameters that a fork added to blocks of YOLOv5, as "C3.att"; nothing uses them, as in YOLOv5."""
+    unknown = set()
+    for module in network.modules():
+        known = next((names.split() for kind, names in PARTS.items() if isinstance(module, kind)), None)
+        children = [] if known is None else [(n, c) for n, c in module.named_children() if n not in known]
+        unknown |= {
+            f"{type(module).__name__}.{name}" for name, child in children if any(True for _ in child.parameters())
+        }
+    return sorted(unknown)
 
 
 def _find_layers(record: Record) -> list[Record]:

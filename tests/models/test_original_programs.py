@@ -339,6 +339,22 @@ def test_weights_that_are_not_finite(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert message in caplog.text
 
 
+def test_blocks_that_a_fork_changed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A fork's C3 with attention in it has the address of YOLOv5's: as there the layer is ignored, with a warning."""
+    model = build("yolov5n.yaml")
+    boxes = model(IMAGE)[0]
+    model.model[2].att, model.model[4].act2 = common.Conv(8, 8), nn.SiLU()
+    torch.save({"model": model}, tmp_path / "fork.pt")
+    with caplog.at_level("WARNING", logger="openyolov5"):
+        assert torch.equal(load_checkpoint(tmp_path / "fork.pt").model(IMAGE)[0], boxes)
+    assert "fork.pt: blocks with layers of a fork, which YOLOv5 does not have and does not run: C3.att;" in caplog.text
+    caplog.clear()
+    for name in ("yolov5s-v3.yaml", "yolov5n-seg.yaml", "yolov5s-ghost.yaml", "yolov5s-transformer.yaml"):
+        torch.save({"model": build(name)}, tmp_path / "plain.pt")
+        load_checkpoint(tmp_path / "plain.pt")
+    assert not caplog.text
+
+
 # -- tracing and ONNX -------------------------------------------------------------------------------------------------
 
 TRACED = ("yolov5n.yaml", "yolov5n-seg.yaml", "yolov5n-psp.yaml", "yolov5s-transformer.yaml", "yolov5s-v5.yaml")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.checkpoint import check_own, is_own, load_weights
 from models.experimental import Ensemble
 from models.graph import format_reason, load_model_yaml
-from models.official import ADDRESSES, find_network_record, restore_network
+from models.official import ADDRESSES, find_network_record, list_unknown_parts, restore_network
 from models.safe_load import read_checkpoint
 from models.yolo import BaseModel, Detect
 from utils.core.downloads import OFFICIAL_RELEASES, OFFICIAL_WEIGHTS, download_weights
@@ -167,6 +167,12 @@ def _restore_official(content: Any, path: Path) -> Checkpoint:
         model = restore_network(record)
     except Exception as error:  # unexpected states may raise any
         raise InputError(f"{path}: cannot be used as a network: {format_reason(error)}") from error
+    if unknown := list_unknown_parts(model):
+        names = ", ".join(unknown[:9])[:200]
+        LOGGER.warning(
+            f"{path}: blocks with layers of a fork, which YOLOv5 does not have and does not run: {names}; results may "
+            "differ from those of the program that trained it"
+        )
     raw = {k: v for k, v in content.items() if k not in ("model", "ema")} if isinstance(content, dict) else {}
     opt = _to_mapping(raw.get("opt"))
     hyp = _to_mapping(getattr(model, "hyp", None)) or _to_mapping(opt.get("hyp"))
