@@ -113,6 +113,14 @@ def test_format_without_batches_does_not_fail_the_run(
     assert table["Note"]["CoreML"] == "--batch-size 4: CoreML supports batch size 1 only; leave it out"
 
 
+def test_a_run_folder_with_the_checkpoint_is_refused(weights: Path, tiny_data: Path) -> None:
+    content = weights.read_bytes()
+    settings = {"imgsz": 64, "workers": 0, "device": "cpu", "exist_ok": True, "test": True}
+    with pytest.raises(InputError, match="benchmarks would overwrite this file; give another --project"):
+        benchmarks.run(weights=str(weights), project=str(weights.parent.parent), name=weights.parent.name, **settings)
+    assert weights.read_bytes() == content
+
+
 def test_tables() -> None:
     rows = [Row("PyTorch", DONE, 4.0, 0.25, 12.345, 0.5), Row("A|B", SKIPPED, note="no package"), Row("C", FAILED)]
     assert format_table(rows[:2]).splitlines() == [

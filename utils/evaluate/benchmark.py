@@ -115,8 +115,14 @@ def iter_rows(path: Path, config: BenchmarkConfig, device: torch.device, folder:
 
 @contextmanager
 def copied(path: Path, folder: Path) -> Iterator[Path]:
-    """A temporary copy of a checkpoint in a folder: exports are written beside their checkpoint."""
+    """A temporary copy of a checkpoint in a folder, because exports are written beside their checkpoint.
+
+    Raises:
+        InputError: the folder has a file of that name.
+    """
     copy = folder / path.name
+    if copy.exists():
+        raise InputError(f"{copy}: benchmarks would overwrite this file; give another --project or --name")
     shutil.copyfile(path, copy)
     try:
         yield copy
