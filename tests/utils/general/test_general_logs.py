@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from utils import general
-from utils.core.logging import LOGGER
+from utils.core.logging import LOGGER, setup_logging
+from utils.general import logs
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -25,16 +26,9 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
         yield caplog
 
 
-def run(code: str, **environment: str) -> tuple[str, str]:
+def run(code: str) -> tuple[str, str]:
     """Standard output and error of Python code in a new process."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        check=False,
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
@@ -42,22 +36,19 @@ def run(code: str, **environment: str) -> tuple[str, str]:
 # -- log --------------------------------------------------------------------------------------------------------------
 
 
-SCRIPT = """
+def test_the_logger_prints_for_a_script() -> None:
+    """On import, and once if a command of the project runs then."""
+    code = """
 from utils.general import LOGGER
 import logging
 LOGGER.info('one %d', 1)
 LOGGER.error('two')
 logging.getLogger('yolov5').info('three')
-handler = logging.getLogger().handlers[0]
-assert isinstance(handler, logging.StreamHandler)
+assert isinstance(logging.getLogger().handlers[0], logging.StreamHandler)
+from utils.core.script import run_script
+run_script(lambda: LOGGER.info('command'))
 """
-
-
-def test_the_logger_prints_for_a_script() -> None:
-    assert run(SCRIPT) == ("", "one 1\ntwo\nthree\n")
-    assert run(SCRIPT, RANK="0") == ("", "one 1\ntwo\nthree\n")
-    assert run(SCRIPT, RANK="1") == ("", "two\n")
-    assert run(SCRIPT, YOLOv5_VERBOSE="false") == ("", "two\n")
+    assert run(code) == ("", "one 1\ntwo\nthree\ncommand\n")
 
 
 def test_a_script_may_configure_the_root_logger_afterwards() -> None:
@@ -69,15 +60,27 @@ def test_a_script_may_configure_the_root_logger_afterwards() -> None:
     assert run(code) == ("1\n", "root: own\nours\n")
 
 
-def test_commands_do_not_print_twice() -> None:
-    code = (
-        "from utils.core.script import run_script\n"
-        "def main():\n    from utils.general import LOGGER\n    LOGGER.info('line')\n"
-        "run_script(main)"
-    )
-    assert run(code) == ("", "line\n")
-    code = "from utils.general import LOGGER\nfrom utils.core.script import run_script\n"
-    assert run(code + "run_script(lambda: LOGGER.info('line'))") == ("", "line\n")
+@pytest.mark.parametrize(
+    ("rank", "verbose", "expected"),
+    [(-1, "true", "info\nerror\n"), (0, "true", "info\nerror\n"), (1, "true", "error\n"), (-1, "false", "error\n")],
+)
+def test_importing_depends_on_the_rank(
+    rank: int, verbose: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logs, "RANK", rank)
+    monkeypatch.setenv("YOLOv5_VERBOSE", verbose)
+    logs.prepare_import()
+    logs.prepare_import()  # no second handler
+    LOGGER.info("info")
+    LOGGER.error("error")
+    assert capsys.readouterr().err == expected
+
+
+def test_importing_within_a_command_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging(verbose=False)
+    before = list(LOGGER.handlers)
+    logs.prepare_import()
+    assert (LOGGER.handlers, LOGGER.level) == (before, logging.WARNING)
 
 
 @pytest.mark.parametrize(
