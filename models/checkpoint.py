@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from models.classifiers import TorchvisionClassifier
 from models.graph import format_reason
 from models.official import ADDRESSES, find_network_record, restore_network
 from models.pickle_reader import Global, PickledObject
+from models.public_pickle import save_pickle
 from models.safe_load import read_checkpoint
 from models.yolo import BaseModel
 from utils.core.errors import InputError
@@ -190,14 +192,16 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
     if missing := [key for key in REQUIRED_KEYS if key not in payload]:
         raise ValueError(f"checkpoint without {', '.join(missing)}")
     content = {"format": FORMAT, "version": VERSION, **TRAINING_STATE, **payload}
-    _write(path, {key: _to_plain(value, key) for key, value in content.items()})
+    plain = {key: _to_plain(value, key) for key, value in content.items()}
+    with _explain_failure(path), atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(plain, file)
 
 
-def _write(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a file of `torch.save`, atomically; InputError if that fails."""
+@contextmanager
+def _explain_failure(path: str | Path) -> Iterator[None]:
+    """Context in which a file is written; InputError if that fails."""
     try:
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            torch.save(content, file)
+        yield
     except (OSError, RuntimeError) as error:  # torch reports a full disk as either
         old = "the old file is unchanged, " if Path(path).exists() else ""
         full = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -266,7 +270,8 @@ def _strip_official(content: Any, src: Path, target: Path) -> None:
         inner.names, network = network.names, inner
     stripped = {key: None for key in OFFICIAL_STATE if key in others or key in OFFICIAL_STATE[:4]}
     network = network.half().requires_grad_(False)
-    _write(target, {**others, **stripped, "epoch": -1, "model": network})
+    with _explain_failure(target):
+        save_pickle(target, {**others, **stripped, "epoch": -1, "model": network})
 
 
 def _drop_records(value: Any) -> Any:

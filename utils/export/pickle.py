@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import torch
-
+from models.public_pickle import save_pickle
 from utils.core.errors import InputError
-from utils.core.files import atomic_write
-from utils.core.lazy import PACKAGE
 from utils.export.base import ExportJob
 from utils.tasks.networks import load_checkpoint
 from utils.tasks.registry import find_task
 
 SUFFIX = "_pickle.pt"
-PythonPickler: Any = pickle._Pickler  # the C one has no method for references
-
-
-class PublicPickler(PythonPickler):
-    """A pickler that names classes as in a checkout (`models.yolo.Detect`), also in the installed package."""
-
-    def save_global(self, obj: Any, name: str | None = None) -> None:
-        """Write a reference to a class or function."""
-        module = getattr(obj, "__module__", None) or ""
-        if not PACKAGE or not module.startswith(PACKAGE):
-            super().save_global(obj, name)
-            return
-        address = f"c{module.removeprefix(PACKAGE)}\n{name or obj.__qualname__}\n"
-        self.write(address.encode("ascii"))
-        self.memoize(obj)
 
 
 def export_pickle(job: ExportJob) -> Path:
@@ -69,10 +49,3 @@ def pickle_checkpoint(weights: Path) -> Path:
         "date": datetime.now().astimezone().isoformat(),
     }
     return save_pickle(weights.with_name(weights.stem + SUFFIX), content)
-
-
-def save_pickle(target: Path, content: dict[str, Any]) -> Path:
-    """Write a checkpoint with networks as pickled modules, atomically; returns its path."""
-    with atomic_write(target) as temporary, temporary.open("wb") as file:
-        torch.save(content, file, pickle_module=SimpleNamespace(__name__="pickle", Pickler=PublicPickler))
-    return target

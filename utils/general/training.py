@@ -14,18 +14,14 @@ import torch
 import yaml
 from torch import Tensor
 
-from models.checkpoint import is_own, strip_checkpoint
-from models.official import ADDRESSES
-from models.safe_load import read_checkpoint
+from models.checkpoint import strip_checkpoint
 from utils.core.files import atomic_write
 from utils.core.logging import LOGGER
 from utils.core.results_csv import format_row
 from utils.datasets.image_weights import inverse_frequency
-from utils.export.pickle import save_pickle
 from utils.general.logs import colorstr
 from utils.metrics.coco import COCO_IDS
 from utils.metrics.detection import MAP50_WEIGHT, MAP_WEIGHT
-from utils.tasks.networks import load_checkpoint
 from utils.train.determinism import use_deterministic_algorithms
 
 __all__ = [
@@ -111,13 +107,7 @@ def strip_optimizer(f: str | Path = "best.pt", s: str | Path = "") -> None:
     A checkpoint with pickled modules, as YOLOv5 writes it, is read without executing it and keeps its format.
     """
     source, target = Path(f), Path(s or f)
-    if is_own(read_checkpoint(source, ADDRESSES)):
-        strip_checkpoint(source, target)
-    else:
-        checkpoint = load_checkpoint(source)
-        network: Any = checkpoint.model.half().requires_grad_(False)
-        training_state = dict.fromkeys(("optimizer", "best_fitness", "ema", "updates"))
-        save_pickle(target, {**checkpoint.raw, **training_state, "epoch": -1, "model": network})
+    strip_checkpoint(source, target)
     LOGGER.info(f"{source}: optimizer stripped, saved as {target}, {target.stat().st_size / 1e6:.1f} MB")
 
 

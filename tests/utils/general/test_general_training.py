@@ -13,9 +13,9 @@ import yaml
 
 from models.checkpoint import save_checkpoint
 from models.graph import load_model_yaml
+from models.public_pickle import save_pickle
 from utils import general
 from utils.core.logging import LOGGER
-from utils.export.pickle import save_pickle
 from utils.tasks.networks import build_model, load_checkpoint
 
 RESULT_NAMES = ["metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"]
