@@ -30,6 +30,7 @@ from models.checkpoint import save_checkpoint
 from segment import predict as segment_predict
 from segment import train as segment_train
 from segment import val as segment_val
+from utils.callbacks import Callbacks
 from utils.core.errors import InputError
 from utils.core.yaml_files import read_yaml
 
@@ -149,7 +150,12 @@ def test_train_main_takes_the_options(quick: dict[str, Any], tmp_path: Path, mon
     opt = train.parse_opt(known=True)
     assert (opt.batch_size, opt.optimizer, opt.cache, opt.freeze) == (8, "SGD", None, [0])
     opt.batch_size, opt.project, opt.name, opt.save_pickle = 4, str(tmp_path / "runs"), "changed", True
-    assert train.main(opt) == 0
+    epochs: list[tuple[int, float, float]] = []
+    callbacks = Callbacks()
+    callbacks.register_action("on_fit_epoch_end", callback=lambda values, *numbers: epochs.append(numbers))
+    assert train.main(opt, callbacks) == 0
+    ((epoch, best, fitness),) = epochs
+    assert epoch == 0 and best == fitness >= 0
     assert opt.save_dir == str(tmp_path / "runs/changed")
     assert read_yaml(tmp_path / "runs/changed/opt.yaml")["batch_size"] == 4
     pickled = torch.load(tmp_path / "runs/changed/weights/best_pickle.pt", weights_only=False)
