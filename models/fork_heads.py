@@ -121,7 +121,7 @@ def _update_rank(rank: Rank, name: str, node: Any) -> Rank:
     """The rank of layers in a record; layers of our own heads are in its order.
 
     It consists of the largest upsampling factor or pooled size, the input channels of a context block, and the number
-    in the record's name, such as 16 of m16.
+    in the record's name, such as 16 of scale16.
     """
     if not isinstance(node, Record):
         return rank

@@ -115,31 +115,32 @@ class Psp(nn.Module):
     def __init__(self, classes: int, n: int, c: int, ch: list[int]) -> None:
         super().__init__()
         fusion = Fusion(2 * c, c, 3)
-        self.out = nn.Sequential(Cascade(3 * c, c, 6), Pyramid(c), fusion, nn.Conv2d(c, classes, 1), up(8))
-        self.m32 = nn.Sequential(common.Conv(ch[2], c), up(4))
-        self.m16 = nn.Sequential(common.Conv(ch[1], c), up(2))
-        self.m8 = nn.Sequential(common.Conv(ch[0], c))
+        self.body = nn.Sequential(Cascade(3 * c, c, 6), Pyramid(c), fusion, nn.Conv2d(c, classes, 1), up(8))
+        self.coarse = nn.Sequential(common.Conv(ch[2], c), up(4))
+        self.middle = nn.Sequential(common.Conv(ch[1], c), up(2))
+        self.fine = nn.Sequential(common.Conv(ch[0], c))
 
     def forward(self, x: list[Tensor]) -> Tensor:
-        return self.out(torch.cat([self.m8(x[0]), self.m16(x[1]), self.m32(x[2])], 1))
+        fine, middle, coarse = x
+        return self.body(torch.cat([self.fine(fine), self.middle(middle), self.coarse(coarse)], 1))
 
 
 class Bise(nn.Module):
     def __init__(self, classes: int, n: int, c: int, ch: list[int]) -> None:
         super().__init__()
-        self.m8 = common.Conv(ch[0], 128)
-        self.m32 = nn.Sequential(Cascade(ch[2], 128, 8, True), common.Conv(128, 128, 3), up(2))
-        self.m16 = Cascade(ch[1], 128, 4)
-        self.up16 = nn.Sequential(common.Conv(128, 128, 3), up(2))
-        self.aux32 = nn.Sequential(common.Conv(128, 128, 3), nn.Conv2d(128, classes, 1), up(16))
-        self.aux16 = nn.Sequential(common.Conv(128, 128, 3), nn.Conv2d(128, classes, 1), up(8))
-        self.out = nn.Sequential(Fusion(256, 256, 3), nn.Dropout(0.1), nn.Conv2d(256, classes, 1), up(8))
+        self.scale8 = common.Conv(ch[0], 128)
+        self.scale32 = nn.Sequential(Cascade(ch[2], 128, 8, True), common.Conv(128, 128, 3), up(2))
+        self.scale16 = Cascade(ch[1], 128, 4)
+        self.refine16 = nn.Sequential(common.Conv(128, 128, 3), up(2))
+        self.extra32 = nn.Sequential(common.Conv(128, 128, 3), nn.Conv2d(128, classes, 1), up(16))
+        self.extra16 = nn.Sequential(common.Conv(128, 128, 3), nn.Conv2d(128, classes, 1), up(8))
+        self.main = nn.Sequential(Fusion(256, 256, 3), nn.Dropout(0.1), nn.Conv2d(256, classes, 1), up(8))
 
     def forward(self, x: list[Tensor]) -> Any:
-        f3 = self.m32(x[2])
-        f2 = self.up16(self.m16(x[1]) + f3)
-        main = self.out(torch.cat([self.m8(x[0]), f2], 1))
-        return [main, self.aux16(f2), self.aux32(f3)] if self.training else main
+        f3 = self.scale32(x[2])
+        f2 = self.refine16(self.scale16(x[1]) + f3)
+        main = self.main(torch.cat([self.scale8(x[0]), f2], 1))
+        return [main, self.extra16(f2), self.extra32(f3)] if self.training else main
 
 
 class Lab(nn.Module):
@@ -158,10 +159,10 @@ class Base(nn.Module):
         super().__init__()
         wide = int(1.5 * c)
         last = nn.Conv2d(wide, classes, 3, padding=1, bias=False)
-        self.m = nn.Sequential(common.C3(ch[0], c, n, False), WideCsp(c, wide), nn.Dropout(0.1), last, up(8))
+        self.layers = nn.Sequential(common.C3(ch[0], c, n, False), WideCsp(c, wide), nn.Dropout(0.1), last, up(8))
 
     def forward(self, x: list[Tensor] | Tensor) -> Tensor:
-        return self.m(x if isinstance(x, Tensor) else x[0])
+        return self.layers(x if isinstance(x, Tensor) else x[0])
 
 
 HEADS: dict[str, type[nn.Module]] = {"psp": Psp, "bise": Bise, "lab": Lab, "base": Base}
@@ -263,13 +264,15 @@ Change = Callable[[Any], None]
         pytest.param(lambda m: m.yaml["head"].pop(-2), "semantic heads; use exactly one row", id="no head in the YAML"),
         pytest.param(lambda m: m.__dict__.pop("yaml"), "has no SegMaskPSP", id="no YAML"),
         pytest.param(lambda m: m.yaml["head"][-2][3].__setitem__(2, 128), "other convolutions", id="other width"),
-        pytest.param(lambda m: m.model[24].m8.append(common.Conv(8, 8)), "other convolutions", id="one more"),
+        pytest.param(lambda m: m.model[24].fine.append(common.Conv(8, 8)), "other convolutions", id="one more"),
         pytest.param(
-            lambda m: m.model[24].m8.extend(nn.Identity() for _ in range(500)), "too many layers", id="too many layers"
+            lambda m: m.model[24].fine.extend(nn.Identity() for _ in range(500)),
+            "too many layers",
+            id="too many layers",
         ),
-        pytest.param(lambda m: m.model[24].m8[0].conv._parameters.pop("weight"), "no weights", id="no weights"),
+        pytest.param(lambda m: m.model[24].fine[0].conv._parameters.pop("weight"), "no weights", id="no weights"),
         pytest.param(
-            lambda m: m.model[24].m8[0].bn._buffers.pop("running_mean"), "has no 'running_mean'", id="no statistics"
+            lambda m: m.model[24].fine[0].bn._buffers.pop("running_mean"), "has no 'running_mean'", id="no statistics"
         ),
     ],
 )
