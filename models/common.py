@@ -58,7 +58,8 @@ class Conv(nn.Module):
         act: bool | nn.Module = True,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c1, c2, k, s, autopad(k, p, d), dilation=d, groups=g, bias=False)  # type: ignore[arg-type]
+        padding = compute_same_padding(k, d) if p is None else p
+        self.conv = nn.Conv2d(c1, c2, k, s, padding, dilation=d, groups=g, bias=False)  # type: ignore[arg-type]
         self.bn: nn.BatchNorm2d | None = nn.BatchNorm2d(c2)
         activation = self.default_act if act is True else act
         self.act = activation if isinstance(activation, nn.Module) else nn.Identity()
