@@ -322,6 +322,8 @@ def test_data_is_checked_before_weights_are_fetched(data: str, tmp_path: Path, m
     monkeypatch.setattr("utils.train.settings.find_weights", lambda name: pytest.fail("weights were looked for"))
     with pytest.raises(InputError, match=re.escape(data)):
         train.run(data=data, weights="yolov5s.pt", epochs=1, device="cpu")
+    with pytest.raises(InputError, match=re.escape(data)):
+        train.run(data=data, weights="yolov5s.pt", epochs=1, device="cpu", evolve=True)
 
 
 def test_pickles_of_tasks_without_a_class_are_refused(tiny_data: Path, tmp_path: Path) -> None:

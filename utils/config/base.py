@@ -165,7 +165,7 @@ def get_default(f: dataclasses.Field[Any]) -> Any:
 
 
 def check_value(f: dataclasses.Field[Any], value: Any) -> Any:
-    """Check and convert a value as its flag would; a single value may replace a list, and a list of one a value.
+    """Check and convert a value as its flag would; a single value may replace a list, and `[640]` the size 640.
 
     A flag with an optional value is on with True and off with False; one with any number of values is True without.
     """
@@ -175,7 +175,7 @@ def check_value(f: dataclasses.Field[Any], value: Any) -> Any:
         return default
     if value is True and nargs == "?":
         return options["const"]
-    if isinstance(value, list | tuple) and (nargs is None or nargs == "?") and len(set(map(str, value))) == 1:
+    if f.name == "imgsz" and nargs is None and isinstance(value, list | tuple) and len(set(map(str, value))) == 1:
         value = value[0]
     if isinstance(value, list | tuple) and nargs is None and "type" in options:
         raise InputError(f"{f.metadata['flags'][0]} {_format_value(list(value))}: expected one value")

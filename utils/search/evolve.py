@@ -31,7 +31,7 @@ from utils.tasks.registry import find_task
 from utils.train.out_of_memory import fit_within_memory
 from utils.train.resume import read_settings
 from utils.train.run_lock import lock_run_folder, restore_run_folder, run_locks
-from utils.train.settings import choose_task, get_run_name, load_hyp, load_source, write_settings
+from utils.train.settings import check_files, choose_task, get_run_name, load_hyp, load_source, write_settings
 from utils.train.stop_request import STOP_FILE
 
 RESUME_OVERRIDES = ("evolve", "device", "workers", "cache", "noplots")  # settings that may change on resume
@@ -148,7 +148,7 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
     if config.resume_evolve:
         config = _load_stored_config(config)
     config.check()
-    load_hyp(config)  # fail on a bad file before weights are downloaded
+    check_files(config)
     task = choose_task(config, load_source(config))
     config = _replace(config.adapt_to(find_task(task).train_config), task=task)
     config.check()

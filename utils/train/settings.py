@@ -16,6 +16,7 @@ from utils.config.train import TrainConfig
 from utils.core.errors import InputError
 from utils.core.files import atomic_write, find_file, make_run_folder
 from utils.core.logging import LOGGER
+from utils.datasets.index.data_yaml import read_spec
 from utils.tasks.base import Task
 from utils.tasks.networks import Checkpoint, find_weights, load_checkpoint
 from utils.tasks.registry import find_graph_task, find_task
@@ -89,6 +90,13 @@ def load_hyp(config: TrainConfig, defaults: Mapping[str, Any] | None = None) -> 
     else:
         hyp = Hyperparameters.load(find_file(recipe, [ROOT, ROOT / "data" / "hyps"]), defaults=defaults)
     return hyp if config.label_smoothing is None else replace(hyp, label_smoothing=config.label_smoothing)
+
+
+def check_files(config: TrainConfig) -> None:
+    """InputError if the hyp file or the data YAML is missing or invalid; call it before weights are downloaded."""
+    load_hyp(config)
+    if Path(str(config.data)).suffix.lower() in (".yaml", ".yml"):
+        read_spec(config.data)
 
 
 def load_source(config: TrainConfig) -> Checkpoint | None:

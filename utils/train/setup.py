@@ -23,7 +23,7 @@ from utils.core.device import describe_device, seed_everything, select_device
 from utils.core.errors import InputError
 from utils.core.files import make_run_folder
 from utils.core.logging import LOGGER, open_run_log
-from utils.datasets.index.data_yaml import DataSpec, read_spec
+from utils.datasets.index.data_yaml import DataSpec
 from utils.loggers.registry import build_tracker_callbacks, choose_services
 from utils.loggers.run_folder import CSVLogger, EpochLogger, ResultsPlotter
 from utils.tasks.base import Task
@@ -38,6 +38,7 @@ from utils.train.resume import find_last_checkpoint
 from utils.train.run_lock import lock_run_folder
 from utils.train.script_callbacks import ScriptCallbacks
 from utils.train.settings import (
+    check_files,
     choose_graph,
     choose_task,
     get_resumed_folder,
@@ -163,9 +164,7 @@ def announce(device: torch.device, config: TrainConfig) -> None:
 
 def resolve_task(run: Run) -> Plan:
     """Settle task, data, hyperparameters, architecture, image size and batch size."""
-    load_hyp(run.config)  # fail on a bad file before weights are downloaded
-    if Path(str(run.config.data)).suffix.lower() in (".yaml", ".yml"):
-        read_spec(run.config.data)
+    check_files(run.config)
     with distributed.local_main_first():  # it may be downloaded
         source = load_source(run.config) if run.state is None else None
     kind = find_task(choose_task(run.config, source) if run.state is None else str(run.state["task"]))
