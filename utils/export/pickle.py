@@ -23,16 +23,20 @@ def export_pickle(job: ExportJob) -> Path:
     Raises:
         InputError: the original releases have no class for the network.
     """
+    _check_task(job.weights, job.info.task)
     return pickle_checkpoint(job.weights)
+
+
+def _check_task(weights: Path, task: str) -> None:
+    """InputError if the original releases have no networks of a task."""
+    if not find_task(task).in_original:
+        raise InputError(f"{weights}: the original releases do not support task {task!r}; export another format")
 
 
 def pickle_checkpoint(weights: Path) -> Path:
     """As `export_pickle`, from the file of a checkpoint."""
     checkpoint = load_checkpoint(weights)
-    if not find_task(checkpoint.task).in_original:
-        raise InputError(
-            f"{weights}: the original releases do not support task {checkpoint.task!r}; export another format"
-        )
+    _check_task(weights, checkpoint.task)
     network: Any = checkpoint.model.half().requires_grad_(False)
     network.names = {int(index): str(name) for index, name in checkpoint.names.items()}
     network.nc = len(network.names)
