@@ -26,6 +26,8 @@ __all__ = [  # releases 1 to 5 define CrossConv and the Ghost blocks in this mod
     "MixConv2dResidual",
     "PooledClassify",
     "Sum",
+    "attempt_download",
+    "attempt_load",
 ]
 
 
@@ -205,4 +207,8 @@ class Ensemble(nn.ModuleList):
         return torch.cat(decoded, dim=1), prototypes
 
 
-__getattr__ = lazy_exports(__name__, {"attempt_load": "utils.tasks.networks", "attempt_download": "utils.downloads"})
+_get_export = lazy_exports(__name__, {"attempt_load": "utils.tasks.networks", "attempt_download": "utils.downloads"})
+
+
+def __getattr__(name: str) -> Any:
+    return _get_export(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,13 @@ def test_names_of_all_releases(module: Any, names: str) -> None:
     assert not missing
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = module.nothing
+
+
+def test_star_import_of_experimental() -> None:
+    names: dict[str, Any] = {name: getattr(experimental, name) for name in experimental.__all__}
+    assert names["attempt_load"] is attempt_load
+    assert names["attempt_download"] is importlib.import_module("utils.downloads").attempt_download
+    assert names["GhostConv"] is common.GhostConv
 
 
 def test_root_is_the_folder_of_the_checkout() -> None:
