@@ -26,8 +26,8 @@ __all__ = [  # releases 1 to 5 define CrossConv and the Ghost blocks in this mod
     "MixConv2dResidual",
     "PooledClassify",
     "Sum",
-    "attempt_download",
-    "attempt_load",
+    "attempt_download",  # noqa: F822 (lazy)
+    "attempt_load",  # noqa: F822 (lazy)
 ]
 
 
