@@ -117,7 +117,7 @@ def _explain_refusal(names: Sequence[str]) -> str:
         layers = _format_names([name.rpartition(".")[2] for name in names])
         return (
             f"custom layers {layers}: not part of YOLOv5, so the file alone does not say what they compute; export the "
-            "model to ONNX with the code that trained it, or add the classes to models/ and models/layers.py"
+            "model to ONNX with the code that trained it, or add them to models/common.py and the table in official.py"
         )
     return (
         f"refused, none of its code was run: it contains {_format_names(names)}, which no YOLOv5 checkpoint needs; "
