@@ -19,7 +19,8 @@ FILE = Path(__file__).resolve()
 ROOT = FILE.parent
 
 command = BenchmarkCommand(BenchmarkConfig, BENCHMARK_ORDER)
-run, test, main, parse_opt = command.sign(command.run, __name__), command.test, command.main, command.parse_opt
+run, test = (command.sign(function, __name__) for function in (command.run, command.test))
+main, parse_opt = command.main, command.parse_opt
 
 if __name__ == "__main__":
     run_script(main)
