@@ -21,11 +21,19 @@ from utils.config.flag_types import positive_int
 from utils.core.logging import LOGGER
 from utils.core.script import run_script
 
-TRAIN: dict[
-    str, Any
-] = {  # small images and one validation at the end, to be quick; --amp is ignored where it is slower
-    **{"data": "shapes.yaml", "weights": "", "cfg": "yolov5n.yaml", "hyp": "hyp.shapes.yaml", "optimizer": "Muon"},
-    **{"imgsz": 256, "batch_size": 16, "cache": "ram", "amp": "bf16", "workers": 0, "noval": True},
+# Small images and one validation at the end, to be quick; --amp bf16 is ignored where it is slower.
+TRAIN: dict[str, Any] = {
+    "data": "shapes.yaml",
+    "weights": "",
+    "cfg": "yolov5n.yaml",
+    "hyp": "hyp.shapes.yaml",
+    "optimizer": "Muon",
+    "imgsz": 256,
+    "batch_size": 16,
+    "cache": "ram",
+    "amp": "bf16",
+    "workers": 0,
+    "noval": True,
 }
 VAL: dict[str, Any] = {"data": TRAIN["data"], "imgsz": 352}  # small objects are easier to detect in larger images
 DETECT: dict[str, Any] = {"imgsz": 256}
