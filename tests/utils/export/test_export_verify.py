@@ -161,7 +161,7 @@ def test_nms_without_detections_is_not_compared(exported: Exported) -> None:
 def test_another_number_of_rows_fails(tmp_path: Path) -> None:
     small = build_confident_job(tmp_path, imgsz=(32, 96))
     file = export_torchscript(replace(small, network=_Changed(small.network, lambda rows: rows[:, :100])))
-    with pytest.raises(MismatchError, match=r"output shapes \[\(2, 100, 7\)\] instead of \[\(2, 120, 7\)\]"):
+    with pytest.raises(MismatchError, match=r"output shapes \[\(\d, 100, 7\)\] instead of \[\(\d, 120, 7\)\]"):
         check_export(small, file)
 
 
