@@ -31,7 +31,7 @@ class ClassificationDataset(torchvision.datasets.ImageFolder):
     Args:
         root: folder of a split, with one folder per class.
         augment: random crops.
-        imgsz: side of the network input, pixels.
+        imgsz: image size in pixels.
         cache: True or "ram", or "disk", caches decoded images.
 
     Attributes:
