@@ -108,10 +108,15 @@ def _extrapolate(points: list[tuple[int, int]], limit: float) -> int:
 
 def measure_memory(config: TrainConfig, build: Build, imgsz: int, device: torch.device) -> int | None:
     """Bytes that PyTorch reserves at the peak of the first training steps, None if they do not fit; CUDA only."""
+    return measure_peak(lambda: run_steps(config, *build(config.batch_size, imgsz), device), device)
+
+
+def measure_peak(run: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes that PyTorch reserves at the peak of a call, None if they do not fit; CUDA only."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        run_steps(config, *build(config.batch_size, imgsz), device)
+        run()
         return int(torch.cuda.max_memory_reserved(device))
     except RuntimeError as error:
         if not is_out_of_memory(error):
