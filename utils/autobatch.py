@@ -43,9 +43,7 @@ def autobatch(model: nn.Module, imgsz: int = 640, fraction: float = 0.8, batch_s
     gc.collect()
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    found = search_batch_size(
-        lambda batch: measure_peak(lambda: _run(network, batch, imgsz, device), device), fraction * free
-    )
+    found = search_batch_size(lambda batch: _measure(network, batch, imgsz, device), fraction * free)
     if not found:
         LOGGER.warning(f"{PREFIX}one image of {imgsz} px needs more than {fraction:.0%} of the free memory")
         return batch_size
@@ -53,12 +51,18 @@ def autobatch(model: nn.Module, imgsz: int = 640, fraction: float = 0.8, batch_s
     return found
 
 
-def _run(model: nn.Module, batch_size: int, imgsz: int, device: torch.device) -> None:
-    """A forward and a backward pass."""
-    model.zero_grad(set_to_none=True)
-    images = torch.zeros(batch_size, _count_channels(model), imgsz, imgsz, device=device)
-    if outputs := _list_tensors(model(images)):  # none if all weights are frozen
-        torch.stack([output.float().sum() for output in outputs]).sum().backward()
+def _measure(model: nn.Module, batch_size: int, imgsz: int, device: torch.device) -> int | None:
+    """Bytes that PyTorch reserves at the peak of a forward and backward pass; None if they do not fit."""
+
+    def run() -> None:
+        images = torch.zeros(batch_size, _count_channels(model), imgsz, imgsz, device=device)
+        if outputs := _list_tensors(model(images)):  # none if all weights are frozen
+            torch.stack([output.float().sum() for output in outputs]).sum().backward()
+
+    try:
+        return measure_peak(run, device)
+    finally:
+        model.zero_grad(set_to_none=True)
 
 
 def _count_channels(model: nn.Module) -> int:
