@@ -94,6 +94,7 @@ ADDRESSES = (
     *(*MODULE_CLASSES, *IMAGE_TRANSFORMS, *WRAPPERS, *torchvision_files.ADDRESSES, NMS_ADDRESS, CLASSES_ADDRESS),
     *(address for address in fork_heads.ADDRESSES if address not in MODULE_CLASSES),
 )
+SAFE_GLOBALS = [(kind, address) for address, kind in MODULE_CLASSES.items()]  # for torch.serialization.add_safe_globals
 MAX_HEAD = 100_000  # classes, levels, anchors
 PRIVATE_ATTRIBUTES = ("_reversed_padding_repeated_twice", "_qkv_same_embed_dim")  # of Conv2d and MultiheadAttention
 OWN_ATTRIBUTES = ("task", "semantic", "layer_table", "checkpoint_activations")  # of BaseModel, not in official files

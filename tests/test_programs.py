@@ -107,7 +107,7 @@ def train_detector(data_yaml: Path, weights: Path, folder: Path, epochs: int) ->
     init_seeds(1, deterministic=True)
     data = check_dataset(str(data_yaml))
 
-    checkpoint = torch.load(attempt_download(str(weights)), map_location="cpu", weights_only=False)  # a known file
+    checkpoint = torch.load(attempt_download(str(weights)), map_location="cpu")
     model = Model(checkpoint["model"].yaml, ch=3, nc=data["nc"], anchors=hyp.get("anchors")).to(device)
     state = intersect_dicts(checkpoint["model"].float().state_dict(), model.state_dict(), exclude=["anchor"])
     model.load_state_dict(state, strict=False)
@@ -178,7 +178,9 @@ def train_detector(data_yaml: Path, weights: Path, folder: Path, epochs: int) ->
         history.append(results)
         networks = {"ema": deepcopy(ema.ema).half(), "model": deepcopy(de_parallel(model)).half()}
         state = {"opt": vars(opt), "optimizer": optimizer.state_dict(), "updates": ema.updates, "date": "today"}
-        torch.save(networks | state | {"best_fitness": fit, "epoch": epoch}, last)
+        torch.save(networks | state | {"best_fitness": np.array([fit]), "epoch": epoch}, last)
+    resumed = torch.load(last, map_location="cpu")
+    assert resumed["epoch"] == epochs - 1 and isinstance(resumed["best_fitness"], np.ndarray)
     strip_optimizer(last)
     callbacks.run("on_train_end", last, last, epochs - 1, history[-1])
     return history

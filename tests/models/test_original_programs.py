@@ -210,8 +210,9 @@ def test_decoding_by_grids(shared: Path) -> None:
 
 SCRIPT = """
 import sys, torch
+from utils.general import LOGGER  # as scripts do; torch.load then reads the networks as data
 file, out = sys.argv[1:]
-ckpt = torch.load(file, map_location="cpu", weights_only=False)
+ckpt = torch.load(file, map_location="cpu")
 model = ckpt["model"].float().eval()
 names = sorted({type(m).__module__ + "." + type(m).__name__ for m in model.modules()} - {type(model)})
 from models.common import Conv

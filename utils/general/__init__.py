@@ -1,6 +1,7 @@
 """Public address of helpers for boxes, paths, checks and logging, with their known signatures.
 
-Importing it makes `LOGGER` print to standard error, unless a command of this project has set it up.
+Importing it makes `LOGGER` print to standard error, unless a command of this project has set it up, and lets
+`torch.load` read the networks of YOLOv5 checkpoints in its default mode, which runs no code of the file.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ from utils.general.logs import (
 )
 from utils.general.training import (
     TQDM_BAR_FORMAT,
+    allow_networks,
     coco80_to_coco91_class,
     get_default_args,
     init_seeds,
@@ -159,3 +161,4 @@ def __getattr__(name: str) -> Any:
 
 
 prepare_import()
+allow_networks()

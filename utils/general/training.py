@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from models.checkpoint import strip_checkpoint
+from models.official import SAFE_GLOBALS
 from utils.core.files import atomic_write
 from utils.core.logging import LOGGER
 from utils.core.results_csv import format_row
@@ -25,7 +26,7 @@ from utils.metrics.detection import MAP50_WEIGHT, MAP_WEIGHT
 from utils.train.determinism import use_deterministic_algorithms
 
 __all__ = [
-    "TQDM_BAR_FORMAT", "coco80_to_coco91_class", "get_default_args", "init_seeds", "intersect_dicts",
+    "TQDM_BAR_FORMAT", "allow_networks", "coco80_to_coco91_class", "get_default_args", "init_seeds", "intersect_dicts",
     "labels_to_class_weights", "labels_to_image_weights", "one_cycle", "print_mutation", "strip_optimizer",
 ]  # fmt: skip
 TQDM_BAR_FORMAT = "{l_bar}{bar:10}{r_bar}"  # a short bar between the columns
@@ -33,7 +34,17 @@ RESULT_KEYS = (  # of detection, in the order of `val.run`
     *("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"),
     *("val/box_loss", "val/obj_loss", "val/cls_loss"),
 )
+NUMPY_CORES = ("numpy.core", "numpy._core")  # of numpy 1 and 2
 COLUMN_WIDTH, TEXT_WIDTH = 20, 11  # characters of evolve.csv, and of the evolve.txt of release 5.0
+
+
+def allow_networks() -> None:
+    """Let `torch.load` read networks of YOLOv5 checkpoints, and numpy arrays, with `weights_only=True`, its default."""
+    scalar = np.float64(0)
+    numpy_types = (np.ndarray, np.dtype, *(type(np.dtype(name)) for name in ("float32", "float64", "int64")))
+    functions = (scalar.__reduce__()[0], np.zeros(1).__reduce__()[0])
+    names = [(function, f"{core}.multiarray.{function.__name__}") for function in functions for core in NUMPY_CORES]
+    torch.serialization.add_safe_globals([*SAFE_GLOBALS, *numpy_types, *names])
 
 
 def init_seeds(seed: int = 0, deterministic: bool = False) -> None:
