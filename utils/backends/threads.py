@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from threading import Lock
 from time import perf_counter
 
@@ -18,10 +19,11 @@ from utils.core.hardware import available_cpus
 from utils.core.logging import LOGGER
 
 TRIAL_S = 0.03  # per candidate: several time slices of the scheduler
-FEWER_GAIN = 1.25  # fewer threads have to be faster by this factor, as layers larger than those of the trial need more
+ROUNDS = 2  # of all candidates
 JUMP, JUMP_CALLS = 1.6, 3  # this many calls in a row, slower than the fastest by this factor, cause a new trial
 MIN_INTERVAL_S, JUMP_INTERVAL_S = 5.0, 1.0  # between trials; the shorter one if calls have become slower
 MAX_COST = 0.05  # share of the time that trials take at most
+FORGET = 1.1  # factor on the remembered fastest calls per trial, so that a lasting change is accepted in time
 MAX_SHAPES = 64  # whose fastest call is remembered
 
 
@@ -47,7 +49,8 @@ class ThreadTuner:
     ) -> None:
         self.most = self.count = most
         self.candidates = sorted({most, max(most - 1, 1), max(most // 2, 1), 1}, reverse=True)
-        self._measure, self._clock = measure or measure_threads, clock
+        self._measure = measure or partial(measure_threads, images=max(most // 2, 1))  # enough work for all threads
+        self._clock = clock
         self._last_trial: float | None = None  # time of its end
         self._trial_s = 0.0  # duration of the last trial
         self._fastest: dict[Hashable, float] = {}  # seconds of a call, by shape
@@ -84,12 +87,13 @@ class ThreadTuner:
 
     def _run_trial(self) -> None:
         start, before = self._clock(), self.count
-        seconds = {count: self._measure(count) for count in self.candidates}
-        fastest = min(self.candidates, key=lambda count: seconds[count])
-        self.count = fastest if seconds[fastest] * FEWER_GAIN < seconds[self.most] else self.most
+        seconds = dict.fromkeys(self.candidates, 0.0)
+        for count in self.candidates * ROUNDS:
+            seconds[count] += self._measure(count)
+        self.count = min(reversed(self.candidates), key=lambda count: seconds[count])
         self._last_trial = self._clock()
         self._trial_s = self._last_trial - start
-        self._fastest.clear()
+        self._fastest = {shape: FORGET * fastest for shape, fastest in self._fastest.items()}
         self._slow_calls = 0
         if self.count != before:
             LOGGER.info(f"inference on {self.count} of {self.most} CPU threads, the fastest at the present load")
@@ -115,15 +119,15 @@ def use_threads(count: int) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def measure_threads(count: int) -> float:
+def measure_threads(count: int, images: int = 1) -> float:
     """Mean seconds of a convolution with `count` threads; the minimum would miss the waiting."""
-    images = torch.ones(1, 64, 40, 40).to(memory_format=torch.channels_last)
+    x = torch.ones(images, 64, 40, 40).to(memory_format=torch.channels_last)
     weight = torch.ones(64, 64, 3, 3).to(memory_format=torch.channels_last)
     with use_threads(count):
-        torch.conv2d(images, weight, padding=1)  # the first call selects the kernel
+        torch.conv2d(x, weight, padding=1)  # the first call selects the kernel
         start, calls = perf_counter(), 0
         while (elapsed := perf_counter() - start) < TRIAL_S:
-            torch.conv2d(images, weight, padding=1)
+            torch.conv2d(x, weight, padding=1)
             calls += 1
     return elapsed / calls
 
