@@ -169,9 +169,8 @@ class Detect(nn.Module):
         x = torch.arange(width, device=pred.device, dtype=pred.dtype) - 0.5
         columns, rows = x.expand(height, width), y.unsqueeze(1).expand(height, width)
         cells = torch.stack((columns, rows), dim=2)  # (H, W, 2)
-        if (
-            not use_cache or torch.jit.is_tracing()
-        ):  # not expanded: OpenVINO would take the batch size from an expanded operand
+        # Not expanded in a graph: OpenVINO would take the batch size from an expanded operand.
+        if not use_cache or torch.jit.is_tracing():
             return cells, pixels.view(self.na, 1, 1, 2), stride
         cells = cells.expand(shape)
         self.grid[level], self.anchor_grid[level] = cells, sizes
