@@ -40,11 +40,12 @@ COLUMN_WIDTH, TEXT_WIDTH = 20, 11  # characters of evolve.csv, and of the evolve
 
 def allow_networks() -> None:
     """Let `torch.load` read networks of YOLOv5 checkpoints, and numpy arrays, with `weights_only=True`, its default."""
-    scalar = np.float64(0)
-    numpy_types = (np.ndarray, np.dtype, *(type(np.dtype(name)) for name in ("float32", "float64", "int64")))
-    functions = (scalar.__reduce__()[0], np.zeros(1).__reduce__()[0])
-    names = [(function, f"{core}.multiarray.{function.__name__}") for function in functions for core in NUMPY_CORES]
-    torch.serialization.add_safe_globals([*SAFE_GLOBALS, *numpy_types, *names])
+    allowed: list[Any] = [*SAFE_GLOBALS, np.ndarray, np.dtype]
+    allowed += [type(np.dtype(name)) for name in ("float32", "float64", "int64")]
+    for example in (np.float64(0), np.zeros(1)):
+        function: Any = example.__reduce__()[0]
+        allowed += [(function, f"{core}.multiarray.{function.__name__}") for core in NUMPY_CORES]
+    torch.serialization.add_safe_globals(allowed)
 
 
 def init_seeds(seed: int = 0, deterministic: bool = False) -> None:
