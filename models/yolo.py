@@ -38,7 +38,7 @@ from models.semantic_heads import SegMaskLab as SegMaskLab
 from models.semantic_heads import SegMaskPSP as SegMaskPSP
 from models.summary import format_model_summary, run_on_meta
 from utils.core.errors import InputError
-from utils.core.lazy import import_project_module
+from utils.core.lazy import OUTSIDE, import_project_module, lazy_exports
 from utils.core.limits import check_limit
 from utils.core.logging import LOGGER
 from utils.imaging.semantic_classes import SemanticClasses
@@ -129,7 +129,7 @@ class Detect(nn.Module):
         pred = pred.to(_get_box_dtype(pred.dtype))
         cells, sizes, stride = self._get_grid(pred, level)
         scores, mask_coefs = self._split_anchors(pred.sigmoid()), self._split_anchors(pred)[:, :, 5 + self.nc :]
-        stride = stride.view(-1, 1, 1)  # a scalar, or one value each for x and y
+        stride = stride.view(-1, 1, 1) if stride.ndim else stride  # one value each for x and y, or a scalar
         xy = (scores[:, :, 0:2] * 2 + _move_last_axis(cells)) * stride
         wh = (scores[:, :, 2:4] * 2) ** 2 * _move_last_axis(sizes)
         columns = torch.cat((xy, wh, scores[:, :, 4 : 5 + self.nc], mask_coefs), dim=2)
@@ -826,3 +826,43 @@ def check_image_size(imgsz: int, stride: int) -> int:
     if rounded != imgsz:
         LOGGER.warning(f"image size {imgsz} is not a multiple of the largest stride {stride}; using {rounded}")
     return rounded
+
+
+LAZY_EXPORTS = {  # names that other programs import from here, as the original imports them
+    **dict.fromkeys(
+        (
+            *("AutoShape", "Bottleneck", "BottleneckCSP", "C3", "C3Ghost", "C3SPP", "C3TR", "C3x", "Concat"),
+            *("Contract", "CrossConv", "DWConv", "DWConvTranspose2d", "DetectMultiBackend", "Detections", "Expand"),
+            *("Focus", "GhostBottleneck", "GhostConv", "SPP", "SPPF", "TransformerBlock", "TransformerLayer"),
+            *("autoShape", "autopad", "letterbox", "non_max_suppression", "scale_coords", "xyxy2xywh"),
+        ),
+        "models.common",
+    ),
+    **dict.fromkeys(("Ensemble", "MixConv2d", "Sum", "attempt_download", "attempt_load"), "models.experimental"),
+    **dict.fromkeys(
+        (
+            *("check_file", "check_requirements", "check_version", "check_yaml", "colorstr", "make_divisible"),
+            *("print_args", "set_logging"),
+        ),
+        "utils.general",
+    ),
+    **dict.fromkeys(
+        (
+            *("copy_attr", "fuse_conv_and_bn", "initialize_weights", "model_info", "profile", "scale_img"),
+            *("select_device", "time_sync", "time_synchronized"),
+        ),
+        "utils.torch_utils",
+    ),
+    "check_anchor_order": "utils.autoanchor",
+    "feature_visualization": "utils.plots",
+    **{name: OUTSIDE[name] for name in ("argparse", "contextlib", "cv2", "deepcopy", "logging", "np", "os", "pd")},
+    **{name: OUTSIDE[name] for name in ("platform", "sys")},
+}
+_get_export = lazy_exports(__name__, LAZY_EXPORTS)
+INTERNAL = {"Any", "Callable", "ClassVar", "Iterator", "Mapping", "OUTSIDE", "Sequence", "annotations", "copy"}
+__all__ = [name for name in globals() if name[0] != "_" and name not in INTERNAL]
+__all__ += LAZY_EXPORTS
+
+
+def __getattr__(name: str) -> Any:
+    return _get_export(name)

@@ -168,6 +168,15 @@ def test_attempt_load_in_all_forms(shared: Path) -> None:
     assert type(attempt_load([file, file])) is experimental.Ensemble
 
 
+@pytest.mark.parametrize("inplace", [True, False])
+def test_saved_again_by_a_program(tmp_path: Path, shared: Path, inplace: bool) -> None:
+    """`torch.save` of the network, loaded as a checkpoint."""
+    model = attempt_load(shared / "weights" / "yolov5n.pt", inplace=inplace, fuse=False)
+    torch.save({"model": model}, tmp_path / "saved.pt")
+    loaded = attempt_load(tmp_path / "saved.pt", inplace=inplace, fuse=False)
+    torch.testing.assert_close(loaded(IMAGE)[0], model(IMAGE)[0])
+
+
 def test_head_of_a_loaded_network(shared: Path) -> None:
     """What exporters and plotting scripts read of `model.model[-1]`."""
     model = attempt_load(shared / "weights" / "yolov5n.pt")
