@@ -70,6 +70,14 @@ def test_load_images_puts_videos_last(folder: Path) -> None:
         next(dataset)
 
 
+def test_load_images_gives_absolute_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for value in ("b.png", "./b.png", ["b.png"], "b.*"):
+        dataset = LoadImages(value, img_size=64)
+        assert dataset.files == [str(folder.resolve() / "b.png")]
+        assert next(dataset)[0] == dataset.files[0]
+
+
 def test_load_images_video_attributes(folder: Path) -> None:
     dataset = LoadImages([folder / "c.png", str(folder / "a.avi")], img_size=(32, 64), vid_stride=2)
     seen = []

@@ -63,7 +63,8 @@ class LoadImages:
     ) -> None:
         self.img_size, self.stride, self.auto, self.transforms = img_size, int(stride), auto, transforms
         self.vid_stride = vid_stride
-        self._paths = [str(p) for p in (path if isinstance(path, list | tuple) else [path])]
+        paths = path if isinstance(path, list | tuple) else [path]
+        self._paths = [str(p) if "://" in str(p) else str(Path(p).resolve()) for p in paths]
         self._sources: list[MediaSource] = []
         self._items: Iterator[ImageItem] | None = None
         self.files: list[str] = []

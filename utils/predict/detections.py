@@ -181,8 +181,15 @@ class Detections:
             else:
                 image.show(title=file)
 
-    def save(self, labels: bool = True, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False) -> Path:
-        """Save the annotated images under their `files` names; returns the folder, numbered if it exists."""
+    def save(
+        self, labels: bool | str | Path = True, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False
+    ) -> Path:
+        """Save the annotated images under their `files` names; returns the folder, numbered if it exists.
+
+        A path in the place of `labels` is the folder, as up to 6.0, and is not numbered.
+        """
+        if isinstance(labels, str | Path):
+            return self.save(True, labels, exist_ok=True)
         folder = make_run_folder(save_dir, exist_ok=exist_ok)
         writer = MediaWriter(folder, DrawStyle(hide_labels=not labels))
         for result in self.results:

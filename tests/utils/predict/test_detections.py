@@ -178,6 +178,15 @@ def test_save_writes_rgb_images_into_numbered_folders(tmp_path: Path) -> None:
     np.testing.assert_allclose(saved[95, 150].astype(int), (200, 20, 10), atol=6)  # BGR
 
 
+def test_save_into_a_folder_by_position(tmp_path: Path) -> None:
+    """As programs for releases up to 6.0 call it."""
+    results = detections()
+    assert results.save(tmp_path / "a") == results.save(str(tmp_path / "a")) == tmp_path / "a"
+    assert results.save(False, tmp_path / "b") == tmp_path / "b"
+    drawn, plain = (cv2.imread(str(tmp_path / folder / "000123.jpg")) for folder in "ab")
+    assert not np.array_equal(drawn, plain)  # labels
+
+
 def test_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     results = detections()
