@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.concat import concat_channels
-from utils.core.lazy import lazy_exports
+from utils.core.lazy import OUTSIDE, lazy_exports
 from utils.core.logging import LOGGER as LOGGER  # other programs import it from here
 from utils.ops.nms import non_max_suppression
 
@@ -439,9 +439,26 @@ LAZY_EXPORTS = {  # names that other programs import from here, but that belong 
     **dict.fromkeys(
         ("ARM", "ASPP", "ASPPs", "Attention", "DAPPM", "FFM", "PyramidPooling", "RFB1", "RFB2"), "models.semantic_heads"
     ),
+    **dict.fromkeys(
+        (
+            *("ROOT", "Profile", "check_requirements", "check_suffix", "check_version", "colorstr", "increment_path"),
+            *("is_ascii", "is_notebook", "make_divisible", "scale_boxes", "scale_coords", "xywh2xyxy", "xyxy2xywh"),
+            "yaml_load",
+        ),
+        "utils.general",
+    ),
+    **dict.fromkeys(("Annotator", "color_list", "colors", "plot_one_box", "save_one_box"), "utils.plots"),
+    **dict.fromkeys(("copy_attr", "smart_inference_mode", "time_sync", "time_synchronized"), "utils.torch_utils"),
+    "exif_transpose": "utils.dataloaders",
+    "letterbox": "utils.augmentations",
+    **{name: OUTSIDE[name] for name in ("Image", "OrderedDict", "Path", "amp", "cv2", "json", "namedtuple", "np")},
+    **{name: OUTSIDE[name] for name in ("pd", "platform", "warnings")},
 }
 RENAMED = {"autoShape": "AutoShape"}  # name up to release 5.0
-_get_export = lazy_exports(__name__, LAZY_EXPORTS)
+_get_export = lazy_exports(__name__, LAZY_EXPORTS | {"requests": OUTSIDE["requests"]})  # which may be missing
+INTERNAL = {"Any", "OUTSIDE", "Sequence", "annotations", "copy", "lazy_exports"}
+__all__ = [name for name in globals() if name[0] != "_" and name not in INTERNAL]
+__all__ += [*LAZY_EXPORTS, *RENAMED]
 
 
 def __getattr__(name: str) -> Any:

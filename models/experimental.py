@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from models.common import BottleneckCSP, CrossConv, GhostBottleneck, GhostConv
 from models.semantic_heads import JointOutput, average_logits
-from utils.core.lazy import lazy_exports
+from utils.core.lazy import OUTSIDE, lazy_exports
 
 __all__ = [  # releases 1 to 5 define CrossConv and the Ghost blocks in this module
     "C3Cross",
@@ -26,8 +26,6 @@ __all__ = [  # releases 1 to 5 define CrossConv and the Ghost blocks in this mod
     "MixConv2dResidual",
     "PooledClassify",
     "Sum",
-    "attempt_download",  # noqa: F822 (lazy)
-    "attempt_load",  # noqa: F822 (lazy)
 ]
 
 
@@ -207,7 +205,11 @@ class Ensemble(nn.ModuleList):
         return torch.cat(decoded, dim=1), prototypes
 
 
-_get_export = lazy_exports(__name__, {"attempt_load": "utils.tasks.networks", "attempt_download": "utils.downloads"})
+LAZY_EXPORTS = {"attempt_load": "utils.tasks.networks", "attempt_download": "utils.downloads"}
+LAZY_EXPORTS |= dict.fromkeys(("Bottleneck", "C3", "Conv", "DWConv", "autopad"), "models.common")
+LAZY_EXPORTS |= {"np": OUTSIDE["np"]}
+__all__ += ["math", "nn", "torch", *LAZY_EXPORTS]
+_get_export = lazy_exports(__name__, LAZY_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,30 @@ def test_addresses(module: str) -> None:
         assert getattr(importlib.import_module(module), name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = importlib.import_module(module).nothing
+
+
+STAR_NAMES = {  # what programs use after `from MODULE import *`
+    "models.common": "AutoShape C3 Conv DetectMultiBackend Image Path autoShape cv2 letterbox math nn np pd torch",
+    "models.experimental": "C3 Conv Ensemble MixConv2d attempt_download attempt_load nn np torch",
+    "models.yolo": "C3 Concat Conv Detect Ensemble Model SPPF attempt_load deepcopy nn parse_model select_device torch",
+    "utils.augmentations": "LOGGER T TF bbox_ioa cv2 letterbox math np random resample_segments torch",
+    "utils.datasets": "F LoadImages Path Pool check_file cv2 json letterbox np os random repeat torch yaml",
+    "utils.general": "Path ThreadPool check_img_size contextlib cv2 np os pd torch urllib xyxy2xywh yaml",
+    "utils.metrics": "Path ap_per_class box_iou np plt torch",
+    "utils.plots": "Annotator Image Path colors cv2 np os pd plot_one_box plt torch xywh2xyxy",
+    "utils.torch_utils": "F LOGGER Path deepcopy math nn os select_device time time_sync torch",
+}
+
+
+@pytest.mark.parametrize("module", STAR_NAMES)
+def test_star_imports(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"star_import_of_{module.replace('.', '_')}"
+    (tmp_path / f"{name}.py").write_text(f"from {module} import *\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    program = vars(importlib.import_module(name))
+    assert set(STAR_NAMES[module].split()) <= set(program)
+    modules = {"np": np, "cv2": cv2, "torch": torch, "Path": Path, "nn": torch.nn, "math": math, "Image": Image}
+    assert all(program[key] is value for key, value in modules.items() if key in program)
 
 
 @pytest.mark.parametrize("first", ["models.common", "utils.general", "utils.metrics"])

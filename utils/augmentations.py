@@ -19,6 +19,7 @@ import torchvision.transforms.functional as TF
 from torch import Tensor
 
 from utils.config.hyp import Hyperparameters
+from utils.core.lazy import OUTSIDE, lazy_exports
 from utils.core.logging import LOGGER
 from utils.core.renamed import accept_renamed
 from utils.core.types import Sample
@@ -36,6 +37,13 @@ __all__ = [
     "box_candidates", "classify_albumentations", "classify_transforms", "copy_paste", "cutout", "denormalize",
     "hist_equalize", "letterbox", "mixup", "normalize", "random_perspective", "replicate", "transform_randomly",
 ]  # fmt: skip
+LAZY_EXPORTS = {  # which the original imports there
+    **dict.fromkeys(("check_version", "colorstr", "resample_segments", "segment2box", "xywhn2xyxy"), "utils.general"),
+    "bbox_ioa": "utils.metrics.classic",
+    **{name: OUTSIDE[name] for name in ("F", "logging", "math")},
+}
+__all__ += ["LOGGER", "T", "TF", "cv2", "np", "random", "torch", *LAZY_EXPORTS]
+__getattr__ = lazy_exports(__name__, LAZY_EXPORTS)
 IMAGENET_MEAN, IMAGENET_STD = IMAGENET.mean, IMAGENET.std  # of R, G, B in [0, 1]
 NUM_HOLES, HOLE_SIDES, MAX_HIDDEN = 8, (1 / 32, 1 / 2), 0.6
 CLAHE_LIMIT, CLAHE_TILES = 2.0, (8, 8)

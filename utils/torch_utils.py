@@ -24,6 +24,7 @@ from utils.config.base import ROOT
 from utils.core import device as devices
 from utils.core.errors import InputError
 from utils.core.hardware import parse_devices
+from utils.core.lazy import OUTSIDE, lazy_exports
 from utils.core.ranks import LOCAL_RANK, RANK, WORLD_SIZE
 from utils.core.renamed import accept_renamed
 from utils.general import (
@@ -48,6 +49,12 @@ __all__ = [
     "select_device", "smartCrossEntropyLoss", "smart_DDP", "smart_hub_load", "smart_inference_mode", "smart_optimizer",
     "smart_resume", "sparsity", "time_sync", "time_synchronized", "torch", "torch_distributed_zero_first",
 ]  # fmt: skip
+MODULES = (  # which `import *` gave, too
+    *("Path", "contextmanager", "deepcopy", "dist", "logging", "math", "os", "platform", "subprocess", "time"),
+    *("torchvision", "warnings"),
+)
+__all__ += MODULES
+__getattr__ = lazy_exports(__name__, {name: OUTSIDE[name] for name in ("DDP", *MODULES)})
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 

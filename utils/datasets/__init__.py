@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from utils.core.lazy import import_project_module, lazy_exports
+from utils.core.lazy import OUTSIDE, import_project_module, lazy_exports
 
 FORMATS = {"img_formats": "IMG_FORMATS", "vid_formats": "VID_FORMATS"}  # lists of these names, up to 5.0
 LAZY_EXPORTS = {
@@ -35,6 +35,9 @@ LAZY_EXPORTS = {
         ),
         "utils.augmentations",
     ),
+    **dict.fromkeys(("LOGGER", "check_dataset", "check_file", "check_requirements"), "utils.general"),
+    "torch_distributed_zero_first": "utils.torch_utils",
+    **{name: OUTSIDE[name] for name in ("F", "Pool", "ThreadPool", "json", "logging", "repeat", "yaml")},
 }
 __all__ = [*LAZY_EXPORTS, *FORMATS]
 

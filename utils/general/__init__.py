@@ -6,7 +6,6 @@ Importing it makes `LOGGER` print to standard error, unless a command of this pr
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import cv2
 
 from utils import TryExcept, emojis, threaded
-from utils.core.lazy import lazy_exports
+from utils.core.lazy import OUTSIDE, lazy_exports
 from utils.general.boxes import (
     apply_classifier,
     bbox_iou,
@@ -133,9 +132,11 @@ __all__ = [
 ]  # fmt: skip
 FILE = Path(__file__).resolve()
 NCOLS = shutil.get_terminal_size().columns  # of progress bars in 6.1
-STANDARD = ("glob", "logging", "math", "os", "platform", "random", "re", "shutil", "subprocess", "time")
-MODULES = {name: name for name in (*STANDARD, "torch", "torchvision", "yaml")}  # which `import *` gave, too
-MODULES |= {"np": "numpy", "pd": "pandas"}
+MODULES = (  # which `import *` gave, too
+    *("Pool", "ThreadPool", "ZipFile", "contextlib", "glob", "inspect", "json", "logging", "math", "np", "os", "pd"),
+    *("platform", "random", "re", "repeat", "shutil", "signal", "subprocess", "sys", "time", "torch", "torchvision"),
+    *("urllib", "yaml"),
+)
 __all__ += ["Path", *MODULES]
 
 
@@ -149,14 +150,14 @@ LAZY_EXPORTS = {  # which were defined here before release 7.0
     **dict.fromkeys(("output_to_target", "plot_images", "plot_labels", "plot_one_box", "plot_results"), "utils.plots"),
     **dict.fromkeys(("ap_per_class", "compute_ap", "fitness"), "utils.metrics.classic"),
     **dict.fromkeys(("check_anchor_order", "check_anchors", "kmean_anchors"), "utils.autoanchor"),
-    "torch_distributed_zero_first": "utils.torch_utils",
+    "gsutil_getsize": "utils.downloads",
+    **dict.fromkeys(("init_torch_seeds", "torch_distributed_zero_first"), "utils.torch_utils"),
+    **{name: OUTSIDE[name] for name in MODULES},
 }
 _get_lazy = lazy_exports(__name__, LAZY_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
-    if name in MODULES:
-        return importlib.import_module(MODULES[name])
     return user_config_dir() if name == "CONFIG_DIR" else _get_lazy(name)  # creates the folder, so not on import
 
 

@@ -5,7 +5,7 @@ Names that other programs import from here (`from utils.plots import plot_images
 
 from __future__ import annotations
 
-from utils.core.lazy import lazy_exports
+from utils.core.lazy import OUTSIDE, lazy_exports
 from utils.plots.annotator import Annotator, Colors, colors, save_one_box
 from utils.plots.bars import plot_class_bars
 from utils.plots.batches import MIN_SCORE, Painter, plot_batch, plot_captions
@@ -37,8 +37,20 @@ PUBLIC_NAMES = (
     *("plot_study_txt", "plot_targets_txt", "plot_test_txt", "plot_val_study", "plot_val_txt", "plot_wh_methods"),
     *("profile_idetection",),
 )
-__all__ += PUBLIC_NAMES
+GENERAL_NAMES = (  # which the original imports there
+    *("LOGGER", "clip_boxes", "clip_coords", "increment_path", "is_ascii", "is_chinese", "scale_coords"),
+    *("user_config_dir", "xywh2xyxy", "xyxy2xywh"),
+)
+MODULES = (
+    *("Image", "ImageDraw", "ImageFont", "Path", "cv2", "glob", "math", "matplotlib", "np", "os", "pd", "plt"),
+    *("random", "torch", "yaml"),
+)
+__all__ += (*PUBLIC_NAMES, *GENERAL_NAMES, *MODULES)
 
 __getattr__ = lazy_exports(
-    __name__, dict.fromkeys(PUBLIC_NAMES, "utils.plots.classic") | {"CONFIG_DIR": "utils.general"}
+    __name__,
+    dict.fromkeys(PUBLIC_NAMES, "utils.plots.classic")
+    | dict.fromkeys(("CONFIG_DIR", *GENERAL_NAMES), "utils.general")
+    | {"fitness": "utils.metrics.classic"}
+    | {name: OUTSIDE[name] for name in MODULES},
 )
