@@ -13,7 +13,7 @@ from utils.config.hyp import Hyperparameters
 from utils.core.errors import InputError
 from utils.losses.assign import LevelTargets, assign_targets
 from utils.losses.bce import compute_focal_weights, mix_alpha
-from utils.losses.detection import DetectionLoss, unravel_cells
+from utils.losses.detection import DetectionLoss, get_level_balance, unravel_cells
 from utils.torch_utils import de_parallel
 
 GAINS = ("box", "obj", "cls", "anchor_t")  # hyperparameters that a loss cannot do without
@@ -94,10 +94,18 @@ class HeadLoss:
         hyp: the dictionary; changes of box, obj, cls, anchor_t, fl_gamma and label_smoothing apply to later calls.
         na, nc, nl: anchors per level, classes, levels.
         anchors: (nl, na, 2) in cells.
+        balance: weight of the objectness of each level; may be set, or changed in place.
+        BCEcls, BCEobj: mean cross-entropies with the weights and the focal exponent of `hyp`; cp, cn: targets of a
+            class and of the others; ssi: level whose weight autobalance keeps at 1; gr: share of the IoU in the
+            target of objectness; sort_obj_iou: whether the highest IoU in a cell wins. Those of this line are for
+            subclasses that compute the loss themselves: other values do not change the loss of this class.
 
     Raises:
         InputError: `model.hyp` is not set or lacks a gain.
     """
+
+    sort_obj_iou = False
+    gr = 1.0
 
     def __init__(self, model: Any, autobalance: bool = False) -> None:
         network = de_parallel(model)
@@ -107,22 +115,39 @@ class HeadLoss:
         self.na, self.nc, self.nl = head.na, head.nc, head.nl
         self.anchors: Tensor = head.anchors
         self.device = head.anchors.device
+        hyp = read_hyp(self.hyp)
         self._loss = DetectionLoss(
             anchors=head.anchors,
             strides=head.stride,
             num_classes=head.nc,
-            hyp=read_hyp(self.hyp),
+            hyp=hyp,
             autobalance=autobalance,
         )
+        self.balance: list[float] = get_level_balance(head.nl)
+        self._used_balance = list(self.balance)
+        self.ssi = self._loss.reference_level if autobalance else 0
+        self.cp, self.cn = smooth_BCE(hyp.label_smoothing)
+        self.BCEcls = build_cross_entropy(self._loss.cls_pos_weight, hyp.fl_gamma)
+        self.BCEobj = build_cross_entropy(self._loss.obj_pos_weight, hyp.fl_gamma)
 
-    @property
-    def balance(self) -> list[float]:
-        """Weight of the objectness of each level."""
-        return self._loss.balance.tolist()
+    def _update_settings(self) -> None:
+        """Pass `hyp` and `balance` on to the loss."""
+        self._loss.hyp = read_hyp(self.hyp)
+        if self.balance != self._used_balance:
+            self._loss.balance = self._loss.balance.new_tensor(self.balance)
+            self._used_balance = list(self.balance)
+
+    def _read_balance(self) -> None:
+        """Take the weights over that autobalance adapted."""
+        if self.autobalance:
+            self.balance = self._loss.balance.tolist()
+            self._used_balance = list(self.balance)
 
 
 class ComputeLoss(HeadLoss):
     """Detection loss of a network: box, objectness and classes (see `utils.losses.detection`).
+
+    A subclass may replace `build_targets`: the loss is computed from what that returns.
 
     Arguments, attributes and errors as of `HeadLoss`.
     """
@@ -137,8 +162,11 @@ class ComputeLoss(HeadLoss):
         Returns:
             The loss (1,), multiplied by the batch size, and its items (3,) box, objectness and classes, detached.
         """
-        self._loss.hyp = read_hyp(self.hyp)
-        result = self._loss(p, targets)
+        self._update_settings()
+        is_custom = type(self).build_targets is not ComputeLoss.build_targets
+        built = join_levels(self.build_targets(p, targets), p) if is_custom else None
+        result = self._loss(p, targets, assigned=built)
+        self._read_balance()
         return result.total.reshape(1), torch.stack(list(result.items.values()))
 
     def build_targets(self, p: Sequence[Tensor], targets: Tensor) -> BuiltTargets:
@@ -175,6 +203,12 @@ def read_hyp(hyp: Mapping[str, Any]) -> Hyperparameters:
     return Hyperparameters(**values)
 
 
+def build_cross_entropy(pos_weight: Tensor, gamma: float) -> nn.Module:
+    """Mean cross-entropy of logits whose positive term has the factor `pos_weight`; focal with `gamma` above 0."""
+    entropy = nn.BCEWithLogitsLoss(pos_weight=pos_weight.reshape(1))
+    return FocalLoss(entropy, gamma) if gamma > 0 else entropy
+
+
 def assign_levels(loss: DetectionLoss, p: Sequence[Tensor], targets: Tensor) -> list[LevelTargets]:
     """The positives of each level, without padding, in the known order.
 
@@ -201,3 +235,15 @@ def split_levels(levels: Sequence[LevelTargets], p: Sequence[Tensor]) -> BuiltTa
         [unravel_cells(rows.cells, level.shape) for rows, level in zip(levels, p, strict=True)],
         [rows.anchors for rows in levels],
     )
+
+
+def join_levels(built: BuiltTargets, p: Sequence[Tensor]) -> list[LevelTargets]:
+    """The positives of each level from the lists of `ComputeLoss.build_targets`; in a cell, the last row counts."""
+    levels = []
+    for level, classes, boxes, (images, anchors, rows, columns), sizes in zip(p, *built, strict=True):
+        order = torch.arange(len(classes), device=level.device)
+        _, num_anchors, height, width, *_ = level.shape
+        cells = ((images * num_anchors + anchors) * height + rows) * width + columns
+        weights = torch.ones_like(order, dtype=torch.float32)
+        levels.append(LevelTargets(cells, order, order, classes, boxes, sizes, weights))
+    return levels

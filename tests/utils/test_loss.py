@@ -98,6 +98,66 @@ def test_hyp_is_read_at_each_call() -> None:
     assert compute_loss.balance == pytest.approx([4.0, 1.0, 0.4]) and compute_loss.anchors.shape == (3, 3, 2)
 
 
+class OneTarget(ComputeLoss):
+    def build_targets(self, p: Any, targets: Tensor) -> Any:
+        return super().build_targets(p, targets[:1])
+
+
+class SameTargets(ComputeLoss):
+    def build_targets(self, p: Any, targets: Tensor) -> Any:
+        return super().build_targets(p, targets)
+
+
+class OwnLoss(ComputeLoss):
+    """A subclass with a loss of its own, from the attributes: objectness and classes, but no boxes."""
+
+    def __call__(self, p: Any, targets: Tensor) -> Any:
+        classes, _, indices, _ = self.build_targets(p, targets)
+        per_class, objectness = torch.zeros(1), torch.zeros(1)
+        for level, numbers, cells, weight in zip(p, classes, indices, self.balance, strict=True):
+            wanted = torch.full((len(numbers), self.nc), self.cn)
+            wanted[range(len(numbers)), numbers] = self.cp
+            per_class += self.BCEcls(level[cells][:, 5:], wanted)
+            objectness += self.BCEobj(level[..., 4], torch.zeros(level.shape[:4])) * weight
+        return objectness * self.hyp["obj"], per_class * self.hyp["cls"]
+
+
+def test_subclasses_may_build_targets(shared: Path) -> None:
+    golden = load(shared, "loss_default")
+    network = Network(Head(golden["anchors"], 5), HYP)
+    p = [golden[f"p{i}"] for i in range(3)]
+    torch.testing.assert_close(SameTargets(network)(p, golden["targets"])[0], golden["loss"], rtol=1e-5, atol=0)
+    _, items = OneTarget(network)(p, golden["targets"])
+    torch.testing.assert_close(items, ComputeLoss(network)(p, golden["targets"][:1])[1])
+    assert not torch.allclose(items, golden["items"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"), [("loss_default", {}), ("loss_focal_smooth", {"fl_gamma": 1.5, "label_smoothing": 0.1})]
+)
+def test_subclasses_may_compute_the_loss(shared: Path, file: str, settings: dict[str, float]) -> None:
+    golden = load(shared, file)
+    compute_loss = OwnLoss(Network(Head(golden["anchors"], 5), {**HYP, **settings}))
+    p = [golden[f"p{i}"] for i in range(3)]
+    per_class = compute_loss(p, golden["targets"])[1]
+    torch.testing.assert_close(per_class[0], golden["items"][2], rtol=1e-5, atol=0)
+    torch.testing.assert_close(compute_loss(p, torch.zeros(0, 6))[0][0], golden["empty_items"][1], rtol=1e-5, atol=0)
+    assert (compute_loss.sort_obj_iou, compute_loss.gr, compute_loss.ssi) == (False, 1.0, 0)
+    assert ComputeLoss(Network(Head(golden["anchors"], 5), HYP), autobalance=True).ssi == 1
+
+
+def test_balance_may_be_set() -> None:
+    compute_loss = ComputeLoss(Network(Head(torch.ones(3, 3, 2), 5), HYP), autobalance=True)
+    maps = [torch.zeros(2, 3, side, side, 10, requires_grad=True) for side in (8, 4, 2)]
+    compute_loss.balance = [1.0, 2.0, 3.0]
+    _, items = compute_loss(maps, torch.zeros(0, 6))
+    torch.testing.assert_close(items[1], torch.tensor(6 * math.log(2)))
+    moved = [weight * 0.9999 + 0.0001 / math.log(2) for weight in (1, 2, 3)]
+    assert compute_loss.balance == pytest.approx([weight / moved[1] for weight in moved], rel=1e-5)
+    compute_loss.balance[0] = 10.0
+    assert compute_loss(maps, torch.zeros(0, 6))[1][1] > 10 * math.log(2)
+
+
 def test_missing_hyperparameters_are_named() -> None:
     network = Network(Head(torch.ones(3, 3, 2), 5), {"box": 0.05, "cls": 0.5})
     with pytest.raises(InputError, match="lacks obj, anchor_t"):

@@ -76,19 +76,30 @@ class DetectionLoss(nn.Module):
         self.hyp = hyp
         self.autobalance = autobalance
         strides = [float(stride) for stride in strides]
-        self._reference_level = strides.index(16.0) if 16.0 in strides else 0
+        self.reference_level = strides.index(16.0) if 16.0 in strides else 0
         self.register_buffer("anchors", anchors, persistent=False)
         self.register_buffer("balance", anchors.new_tensor(get_level_balance(len(anchors))), persistent=autobalance)
         self.register_buffer("obj_pos_weight", anchors.new_tensor(hyp.obj_pw), persistent=False)
         self.register_buffer("cls_pos_weight", anchors.new_tensor(hyp.cls_pw), persistent=False)
 
-    def forward(self, raw: Sequence[Tensor], targets: Tensor, *, reduce: Reduce = keep_local) -> LossResult:
+    def forward(
+        self,
+        raw: Sequence[Tensor],
+        targets: Tensor,
+        *,
+        reduce: Reduce = keep_local,
+        assigned: list[LevelTargets] | None = None,
+    ) -> LossResult:
         """Loss of one batch; arguments as `compute_items`."""
-        items, _ = self.compute_items(raw, targets, reduce)
+        items, _ = self.compute_items(raw, targets, reduce, assigned)
         return LossResult.from_items(items, count_images(raw[0], reduce))
 
     def compute_items(
-        self, raw: Sequence[Tensor], targets: Tensor, reduce: Reduce = keep_local
+        self,
+        raw: Sequence[Tensor],
+        targets: Tensor,
+        reduce: Reduce = keep_local,
+        assigned: list[LevelTargets] | None = None,
     ) -> tuple[dict[str, Tensor], list[Positives]]:
         """Loss items of one batch with gradients, gains applied, and the positives of each level.
 
@@ -96,10 +107,12 @@ class DetectionLoss(nn.Module):
             raw: logits (B, na, H, W, 5 + num_classes + E) of each level.
             targets: (N, 6) image index, class, x, y, w, h normalized; N may be 0.
             reduce: adds counts over the ranks that share the batch.
+            assigned: the positives of each level, if they are not those of `assign_targets`.
         """
         with torch.autocast(raw[0].device.type, enabled=False):
-            grids_hw = [(level.shape[2], level.shape[3]) for level in raw]
-            assigned = assign_targets(targets.float(), self.anchors, grids_hw, max_ratio=self.hyp.anchor_t)
+            if assigned is None:
+                grids_hw = [(level.shape[2], level.shape[3]) for level in raw]
+                assigned = assign_targets(targets.float(), self.anchors, grids_hw, max_ratio=self.hyp.anchor_t)
             num_positives = torch.stack([rows.weights.sum() for rows in assigned])  # (nl,)
             num_positives = reduce(num_positives).clamp(min=1)
             batch_size = count_images(raw[0], reduce)
@@ -156,7 +169,7 @@ class DetectionLoss(nn.Module):
     def _update_balance(self, obj: Tensor) -> None:
         """Move each level's weight towards the inverse of its loss, keeping the stride-16 level at 1."""
         balance = self.balance * AUTOBALANCE_DECAY + (1 - AUTOBALANCE_DECAY) / obj
-        self.balance = balance / balance[self._reference_level]  # a new tensor: backward needs the old one
+        self.balance = balance / balance[self.reference_level]  # a new tensor: backward needs the old one
 
 
 def get_level_balance(num_levels: int) -> list[float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.loss import HeadLoss, Indices, assign_levels, get_head, read_hyp, split_levels
+from utils.loss import HeadLoss, Indices, assign_levels, get_head, split_levels
 from utils.losses.segmentation import SegmentationLoss
 from utils.segment.general import crop_mask
 from utils.torch_utils import de_parallel
@@ -44,10 +44,11 @@ class ComputeLoss(HeadLoss):
         Returns:
             The loss (1,), multiplied by the batch size, and its items (4,) box, mask, objectness and classes, detached.
         """
-        self._loss.hyp = read_hyp(self.hyp)
+        self._update_settings()
         maps, prototypes = preds
         masks = masks.to(torch.int16) if self.overlap else masks > 0.5
         result = self._mask_loss(maps, prototypes, targets, masks.to(prototypes.device))
+        self._read_balance()
         return result.total.reshape(1), torch.stack(list(result.items.values()))
 
     def single_mask_loss(self, gt_mask: Tensor, pred: Tensor, proto: Tensor, xyxy: Tensor, area: Tensor) -> Tensor:
