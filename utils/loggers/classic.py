@@ -207,12 +207,18 @@ class GenericLogger:
         self._table = CSVLogger(self.csv, width=SEGMENT_WIDTH)
         self._services = Services(self.include)
         self._is_started = False
+        self._columns: set[str] = set()
         weakref.finalize(self, self._services.finish, {})  # at the latest when the script ends
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Log the values of an epoch: a row of results.csv."""
+        """Log the values of an epoch: a row of results.csv, if the names are those of the first call.
+
+        Others, such as the metrics of best.pt after the last epoch, would replace that epoch's row.
+        """
         values = {name: float(value) for name, value in metrics.items()}
-        self._table.on_fit_epoch_end(epoch=epoch, metrics=values)
+        self._columns = self._columns or set(values)
+        if self._columns == set(values):
+            self._table.on_fit_epoch_end(epoch=epoch, metrics=values)
         log_scalars(self.tb, values, epoch)
         self._start().call("log_scalars", values, epoch)
 

@@ -201,6 +201,8 @@ def test_generic_logger(tmp_path: Path, recorder: list[tuple[str, Any]]) -> None
     logger.log_graph(build_tiny_model(), (64, 96))
     (tmp_path / "best.pt").write_bytes(b"weights")
     logger.log_model(tmp_path / "best.pt", 2, metadata={"epochs": 2})
+    logger.log_metrics({"metrics/accuracy_top1": 2.0}, 1)  # of best.pt: not a row
+    logger.log_metrics({"best/epoch": 1}, 1)
     lines = logger.csv.read_text().splitlines()
     assert lines == [
         ",".join(f"{cell:>23}" for cell in cells)
@@ -213,7 +215,7 @@ def test_generic_logger(tmp_path: Path, recorder: list[tuple[str, Any]]) -> None
     logger.tb.close()
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
     events.Reload()
-    assert [event.value for event in events.Scalars("metrics/accuracy_top1")] == [0.25, 1.25]
+    assert [event.value for event in events.Scalars("metrics/accuracy_top1")] == [0.25, 1.25, 2.0]
     assert [event.step for event in events.Images("train_images")] == [0, 1]
     image = cv2.imdecode(np.frombuffer(events.Images("train_images")[0].encoded_image_string, np.uint8), 1)
     assert image[10, 15, 0] > 240 and image[10, 15, 2] < 10  # blue in both
