@@ -177,6 +177,17 @@ def test_saved_again_by_a_program(tmp_path: Path, shared: Path, inplace: bool) -
     torch.testing.assert_close(loaded(IMAGE)[0], model(IMAGE)[0])
 
 
+def test_classes_are_renamed_in_the_network(shared: Path) -> None:
+    """`model.model.names[0] = ...` of a hub model, or of `DetectMultiBackend`."""
+    wrapped = common.DetectMultiBackend(shared / "weights" / "yolov5n.pt")
+    wrapped.model.names[0] = "human"
+    assert wrapped.names[0] == "human"
+    shaped = common.AutoShape(wrapped)
+    shaped.model.model.names[0] = "walker"
+    names = shaped(np.zeros((32, 32, 3), np.uint8), size=32).names
+    assert (shaped.names[0], names[0], names[1]) == ("walker", "walker", "bicycle")
+
+
 def test_head_of_a_loaded_network(shared: Path) -> None:
     """What exporters and plotting scripts read of `model.model[-1]`."""
     model = attempt_load(shared / "weights" / "yolov5n.pt")

@@ -53,7 +53,8 @@ class PyTorchBackend:
         self.task = getattr(description, "task", "detect")
         self.stride = max(int(torch.as_tensor(description.stride).max()), MIN_STRIDE)
         self.semantic = getattr(model, "semantic", None)
-        self.names = to_names_dict(description.names or names or {})
+        known = to_names_dict(description.names or names or {})
+        self.names = description.names if description.names == known else known  # the same: programs rename classes
         self.channels = int(description.yaml.get("ch", 3))
 
     def forward(self, images: Tensor, *, augment: bool = False, visualize: Visitor | None = None) -> Any:
