@@ -29,6 +29,8 @@ FUNCTIONS = (
 command = ExportCommand(ExportConfig, EXPORT_ORDER)
 run, main, parse_opt = command.sign(command.run, __name__), command.main, command.parse_opt
 __getattr__ = lazy_exports(__name__, dict.fromkeys(FUNCTIONS, "utils.export.script_exports"))
+__all__ = ["FILE", "MACOS", "ROOT", "main", "parse_opt", "run"]
+__all__ += FUNCTIONS
 
 if __name__ == "__main__":
     run_script(main)

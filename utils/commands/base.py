@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from utils.config.base import BaseConfig
-from utils.config.namespaces import name_positionals, parse_options, read_options, to_options
+from utils.config.namespaces import is_default, name_positionals, parse_options, read_options, to_options
 
 SCRIPT_DEFAULTS: Mapping[str, Any] = {  # of the arguments of `run` that are no flags
     **dict.fromkeys(("model", "dataloader", "callbacks", "compute_loss", "criterion", "pbar")),
@@ -74,5 +74,17 @@ class Command(Generic[Kind]):
         )
 
     def name_options(self, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of `run` by name."""
-        return name_positionals(args, self.positionals, options)
+        """The arguments of `run` by name.
+
+        With a value for each positional argument they are those of a whole `parse_opt()`, as in `run(**vars(opt))`:
+        values that equal the defaults do not count as set.
+        """
+        named = name_positionals(args, self.positionals, options)
+        if not self.positionals or not set(self.positionals) <= named.keys():
+            return named
+        flags = self.kind.flags().keys() - self.run_defaults.keys()
+        return {
+            name: value
+            for name, value in named.items()
+            if name not in flags or not is_default(self.kind.flags()[name], value)
+        }

@@ -58,14 +58,15 @@ def read_options(kind: type[Config], options: Namespace) -> Config:
             values[name] = value
         elif name not in known:
             unknown.append(name)
-        elif name in explicit or not _is_default(known[name], value):
+        elif name in explicit or not is_default(known[name], value):
             values[name] = value
     if unused := sorted(set(unknown) - RUN_STATE):
         LOGGER.warning(f"WARNING unknown options are ignored: {', '.join(unused)}")
     return kind.from_kwargs(**values)
 
 
-def _is_default(f: dataclasses.Field[Any], value: Any) -> bool:
+def is_default(f: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether the value of a flag is its default, also in another form, such as a size of one number."""
     default, value = get_default(f), check_value(f, value)
     if isinstance(default, list) and isinstance(value, list) and len(set(value)) == len(default) == 1:
         return value[0] == default[0]  # one side of an image, or both

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import copy
 import logging
+import runpy
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 
+from utils.commands.export import EXPORT_ORDER, ExportCommand
 from utils.config.classify import ClassifyTrainConfig
 from utils.config.detect import DetectConfig
+from utils.config.export import ExportConfig
 from utils.config.namespaces import name_positionals, parse_options, read_options
 from utils.config.train import TrainConfig
 from utils.core.errors import InputError
 from utils.core.logging import LOGGER
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_options_have_every_flag() -> None:
@@ -89,3 +95,17 @@ def test_positional_arguments() -> None:
         name_positionals(("a", "b"), names, {"weights": "c"})
     with pytest.raises(InputError, match="4 positional arguments; there are 3: data, weights, imgsz"):
         name_positionals((1, 2, 3, 4), names, {})
+
+
+def test_the_options_of_a_whole_parser_are_set_if_they_differ() -> None:
+    """`export.run(**vars(opt))`: data/coco128.yaml must not count as a data set that the user named."""
+    command = ExportCommand(ExportConfig, EXPORT_ORDER)
+    options = {**vars(parse_options(ExportConfig, [])), "weights": "a.pt", "imgsz": 64, "include": ["torchscript"]}
+    named = command.name_options((), options)
+    assert named == {"weights": "a.pt", "imgsz": 64, "include": ["torchscript"]}
+    assert command.name_options((), {"data": "data/coco128.yaml"}) == {"data": "data/coco128.yaml"}
+
+
+def test_star_imports_give_the_functions_of_export() -> None:
+    names = runpy.run_path(str(ROOT / "export.py"))["__all__"]
+    assert {"run", "export_onnx", "export_torchscript", "export_formats", "try_export"} <= set(names)
