@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import hubconf
 from models import common, experimental, yolo
 from models.experimental import attempt_load
+from models.layers import LayerSpec, resolve_scaled
 from models.yolo import ClassificationModel, Detect, DetectionModel, JointModel, SegmentationModel, SemanticModel
 from tests.models.test_official import addressed, small
 from tests.semantic_nets import CLASSES
@@ -416,3 +417,26 @@ def test_onnx_export_without_dynamo(tmp_path: Path, name: str, is_dynamic: bool)
     with torch.no_grad():
         for output, expected in zip(outputs, flatten_tensors(model(images)), strict=True):
             np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-4)
+
+
+class Gate(nn.Module):
+    """A block of a program: scales its input by a sigmoid of a convolution."""
+
+    def __init__(self, c1: int, c2: int, k: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c2, k, padding=k // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv(x).sigmoid()
+
+
+def test_a_program_may_add_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs/compatibility.md shows it."""
+    monkeypatch.setitem(yolo.NETWORK_LAYERS, "Gate", LayerSpec(Gate, resolve_scaled, supplied=("c1",)))
+    graph: dict[str, Any] = small("yolov5n.yaml")
+    graph["backbone"][-1] = [-1, 1, "Gate", [graph["backbone"][-1][3][0], 3]]
+    network = yolo.Model(graph, ch=3, nc=2)
+    gate = network.model[len(graph["backbone"]) - 1]
+    assert isinstance(gate, Gate) and gate.conv.kernel_size == (3, 3)
+    assert gate.conv.in_channels == gate.conv.out_channels == network.model[gate.i - 1].cv3.conv.out_channels
+    assert [level.shape for level in network(IMAGE)] == [(1, 3, 64 // s, 96 // s, 7) for s in (8, 16, 32)]
