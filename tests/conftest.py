@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores it for background jobs; tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # pytest-xdist runs one process per core; torch reads this on import
 os.environ.setdefault("OMP_NUM_THREADS", "1")
