@@ -151,7 +151,7 @@ def hist_equalize(im: np.ndarray, clahe: bool = True, bgr: bool = False) -> np.n
 def normalize(
     x: Tensor, mean: Statistics = IMAGENET_MEAN, std: Statistics = IMAGENET_STD, inplace: bool = False
 ) -> Tensor:
-    """Subtract the mean of each channel of (..., C, H, W) and divide by its standard deviation."""
+    """Subtract the mean of each channel of (..., C, H, W) and divide by its std."""
     return TF.normalize(x, list(mean), list(std), inplace=inplace)
 
 

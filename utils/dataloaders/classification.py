@@ -25,7 +25,7 @@ from utils.ops.network_input import IMAGENET
 class ClassificationDataset(torchvision.datasets.ImageFolder):
     """Items (image, class) of a folder with one folder per class.
 
-    `image` is (3, imgsz, imgsz) float32 RGB, normalized by ImageNet's mean and standard deviation: a random crop with
+    `image` is (3, imgsz, imgsz) float32 RGB, normalized by ImageNet's mean and std: a random crop with
     flips and color jitter, or the center crop. Images that cannot be read are logged and left out.
 
     Args:
