@@ -92,6 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder)  # the checkpoints of many runs
 
 
+@pytest.mark.parametrize("repetition", range(4))  # 20 kills in all: which rank connects first is chance
 @pytest.mark.parametrize(
     ("moment", "rank", "resumed", "workers", "static"),
     [
@@ -103,7 +104,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ],
 )
 def test_killed_rank(
-    moment: str, rank: int, resumed: bool, workers: int, static: bool, folder: Path, tmp_path: Path
+    moment: str, rank: int, resumed: bool, workers: int, static: bool, repetition: int, folder: Path, tmp_path: Path
 ) -> None:
     """With `--resume`, the restarted command continues its run; without, it starts a new one in the next folder."""
     run, log = tmp_path / "exp", tmp_path / "log"
