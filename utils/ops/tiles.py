@@ -1,0 +1,329 @@
+"""Tiles of large images: the grid of windows, and the merging of their predictions.
+
+A window is x1, y1, x2, y2 in whole pixels of the image. A side of a box is *cut* if it lies on a side of its window
+that is not one of the image: the object goes on in the next tile. Two boxes of different tiles are compared where
+both tiles see them, so that the part of an object in one tile matches the whole of it in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from utils.ops.boxes import box_area
+from utils.ops.masks import ObjectMasks
+
+MergeMethod = Literal["nms", "wbf", "ios"]
+MERGE_METHODS: tuple[MergeMethod, ...] = ("nms", "wbf", "ios")
+CUT_MARGIN = 0.015  # of the window's side: how near to it the side of a cut box is
+MIN_CUT_MARGIN = 2.0  # pixels
+COVERED_SHARE = 0.9  # of the part that one tile shows, by the box of the whole object in another
+SIDES = (0, 1, 2, 3)  # columns x1, y1, x2, y2
+EPS = 1e-7
+
+
+def compute_windows(size_hw: tuple[int, int], tile_hw: tuple[int, int], overlap: float) -> np.ndarray:
+    """Windows (n, 4) int64 that cover an image, row by row; all of the same size.
+
+    The last window of a row or column ends at the border of the image, so it may overlap the one before by more.
+
+    Args:
+        tile_hw: size of the windows; a side longer than the image's is cut to it.
+        overlap: share of a window that the next one repeats, in [0, 1).
+    """
+    (height, width), (tile_h, tile_w) = size_hw, (min(t, s) for t, s in zip(tile_hw, size_hw, strict=True))
+    tops, lefts = _compute_starts(height, tile_h, overlap), _compute_starts(width, tile_w, overlap)
+    return np.array([(x, y, x + tile_w, y + tile_h) for y in tops for x in lefts], np.int64)
+
+
+def _compute_starts(length: int, tile: int, overlap: float) -> list[int]:
+    step = max(1, tile - int(tile * overlap))
+    starts = list(range(0, max(length - tile, 0), step))
+    return [*starts, max(length - tile, 0)]
+
+
+@dataclass(frozen=True)
+class MergedBoxes:
+    """Boxes of an image, merged from its tiles.
+
+    Attributes:
+        boxes: (m, 6) x1, y1, x2, y2 in pixels of the image, score, class; best first.
+        members: for each box the rows that it was merged from, the leading one first.
+        is_joined: (m,) bool, boxes that extend over several tiles.
+    """
+
+    boxes: np.ndarray
+    members: list[np.ndarray]
+    is_joined: np.ndarray
+
+    def join_masks(self, masks: ObjectMasks) -> ObjectMasks:
+        """The mask of each box: that of its leading row, or of all rows if the box extends over several tiles.
+
+        Args:
+            masks: of the rows, in pixels of the image.
+        """
+        windows, bitmaps = np.zeros((len(self.members), 4), np.int64), []
+        for number, (rows, is_joined) in enumerate(zip(self.members, self.is_joined, strict=True)):
+            windows[number], bitmap = _unite(masks, rows if is_joined else rows[:1])
+            bitmaps.append(bitmap)
+        return ObjectMasks(masks.size_hw, windows, bitmaps)
+
+
+def _unite(masks: ObjectMasks, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Window (4,) and bitmap of the union of some masks."""
+    parts = masks.windows_xyxy[rows]
+    if len(rows) == 1:
+        return parts[0], masks.bitmaps[rows[0]]
+    x, y = parts[:, :2].min(axis=0)
+    right, bottom = parts[:, 2:].max(axis=0)
+    union = np.zeros((bottom - y, right - x), bool)
+    for row, (x1, y1, x2, y2) in zip(rows, parts, strict=True):
+        union[y1 - y : y2 - y, x1 - x : x2 - x] |= masks.bitmaps[row]
+    return np.array([x, y, right, bottom]), union
+
+
+def merge_boxes(
+    boxes: np.ndarray,
+    windows: np.ndarray,
+    size_hw: tuple[int, int],
+    *,
+    method: MergeMethod = "nms",
+    iou_thres: float = 0.45,
+    agnostic: bool = False,
+) -> MergedBoxes:
+    """Merge the boxes that the tiles of an image gave.
+
+    Boxes are taken by falling score. Each takes in the boxes of its class, from other tiles, that match it: their IoU,
+    where both tiles see them if one is cut, is at least `iou_thres`. Cut sides move out to those of the boxes taken
+    in, and further boxes are taken in until none matches: an object over several tiles becomes one box. If a tile
+    shows the whole object, its box is taken instead.
+
+    Args:
+        boxes: (n, 6) x1, y1, x2, y2 in pixels of the image, score, class.
+        windows: (n, 4) the window that each box was predicted in.
+        size_hw: of the image.
+        method: `nms` keeps the box of the highest score; `wbf` averages the sides that are not cut, weighted by score
+            (weighted boxes fusion, arXiv:1910.13302; the score stays the highest); `ios` matches by intersection over
+            the smaller box, also within a tile, and takes the hull, like the greedy merging of SAHI (arXiv:2202.06934).
+        agnostic: match boxes of different classes, too.
+    """
+    order = np.argsort(-boxes[:, 4], kind="stable")
+    groups = [
+        group
+        for rows in _split_by_class(boxes, order, agnostic)
+        for group in _merge_class(boxes[rows, :5].astype(np.float64), windows[rows], size_hw, rows, method, iou_thres)
+    ]
+    groups.sort(key=lambda group: (-group.score, group.members[0]))
+    merged = boxes[[group.members[0] for group in groups]].reshape(-1, 6)
+    for row, group in zip(merged, groups, strict=True):
+        row[:4], row[4] = group.box, group.score
+    return MergedBoxes(merged, [np.array(g.members) for g in groups], np.array([g.is_joined for g in groups], bool))
+
+
+def _split_by_class(boxes: np.ndarray, order: np.ndarray, agnostic: bool) -> list[np.ndarray]:
+    """Rows of each class in the order given; all rows together if agnostic."""
+    if agnostic or not len(order):
+        return [order]
+    classes = boxes[order, 5]
+    return [order[classes == c] for c in np.unique(classes)]
+
+
+@dataclass
+class _Group:
+    """A merged box (4,), its score and its rows in the whole array."""
+
+    box: np.ndarray
+    score: float
+    members: list[int]
+    is_joined: bool
+
+
+def _merge_class(
+    boxes: np.ndarray,
+    windows: np.ndarray,
+    size_hw: tuple[int, int],
+    rows: np.ndarray,
+    method: MergeMethod,
+    iou_thres: float,
+) -> list[_Group]:
+    """Groups of boxes (n, 5) of one class, sorted by score; `rows` are their numbers in the whole array."""
+    views = _Views.build(boxes[:, :4], windows, size_hw)
+    free = np.ones(len(boxes), bool)
+    groups = []
+    compare = _compute_ios if method == "ios" else _compute_iou
+    for leader in range(len(boxes)):
+        if not free[leader]:
+            continue
+        free[leader] = False
+        members, view = [leader], views.select(leader)
+        while len(taken := _find_matches(view, views, free, compare, iou_thres, within_tile=method == "ios")):
+            free[taken] = False
+            members += taken.tolist()
+            extended = _extend(view, views, taken, hull=method == "ios")
+            if extended is None:
+                break
+            view = extended
+        groups.append(_build_group(view, views, boxes[:, 4], members, rows, method))
+    return groups
+
+
+def _build_group(
+    view: _View, views: _Views, scores: np.ndarray, members: list[int], rows: np.ndarray, method: MergeMethod
+) -> _Group:
+    """The group of some members, of which `view` is the joined box; a member that no border cuts goes before it."""
+    whole = [m for m in members if not views.cut[m].any() and _covers(views.box[m], views.box[members[0]])]
+    if method == "ios" or not whole:
+        box, is_joined = view.box, len(members) > 1
+    else:
+        box, is_joined = views.box[whole[0]], False
+    if method == "wbf" and not is_joined:
+        box = _average_sides(views, scores, members, box)
+    leading = members[0] if is_joined or not whole else whole[0]
+    others = [m for m in members if m != leading]
+    return _Group(box, float(scores[members[0]]), rows[[leading, *others]].tolist(), is_joined)
+
+
+def _covers(box: np.ndarray, other: np.ndarray) -> bool:
+    """Whether a box (4,) covers most of another one."""
+    inter, _, area = _measure(box, other)
+    return bool(inter >= COVERED_SHARE * area)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A box (4,), the window (4,) that shows it, and which of its sides (4,) are cut."""
+
+    box: np.ndarray
+    window: np.ndarray
+    cut: np.ndarray
+    margin: float
+
+
+@dataclass(frozen=True)
+class _Views:
+    """n boxes (n, 4), their windows (n, 4), which sides (n, 4) are cut, and margins (n,) of the windows.
+
+    Attributes:
+        tiles: (t, 4) the different windows.
+        rows: the boxes of each of them.
+    """
+
+    box: np.ndarray
+    window: np.ndarray
+    cut: np.ndarray
+    margin: np.ndarray
+    tiles: np.ndarray
+    rows: list[np.ndarray]
+
+    @classmethod
+    def build(cls, boxes: np.ndarray, windows: np.ndarray, size_hw: tuple[int, int]) -> _Views:
+        window = windows.astype(np.float64)
+        sides = (window[:, 2:] - window[:, :2]).min(axis=1, initial=np.inf)
+        margin = np.maximum(sides * CUT_MARGIN, MIN_CUT_MARGIN)
+        image = np.array([0, 0, size_hw[1], size_hw[0]])
+        cut = (np.abs(boxes - window) <= margin[:, None]) & (windows != image)
+        tiles, tile_of_row = np.unique(window, axis=0, return_inverse=True)
+        counts = np.bincount(tile_of_row.reshape(-1), minlength=len(tiles))
+        rows = np.split(np.argsort(tile_of_row.reshape(-1), kind="stable"), np.cumsum(counts)[:-1])
+        return cls(boxes, window, cut, margin, tiles, rows)
+
+    def find_near(self, region: np.ndarray) -> np.ndarray:
+        """Rising rows of the boxes that meet a region (4,)."""
+        tiles = np.flatnonzero(
+            (self.tiles[:, :2] <= region[2:]).all(axis=1) & (self.tiles[:, 2:] >= region[:2]).all(axis=1)
+        )
+        rows = np.sort(np.concatenate([self.rows[tile] for tile in tiles]))
+        boxes = self.box[rows]
+        return rows[(boxes[:, :2] <= region[2:]).all(axis=1) & (boxes[:, 2:] >= region[:2]).all(axis=1)]
+
+    def select(self, row: int) -> _View:
+        return _View(self.box[row].copy(), self.window[row], self.cut[row], float(self.margin[row]))
+
+
+Compare = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _find_matches(
+    view: _View, views: _Views, free: np.ndarray, compare: Compare, threshold: float, *, within_tile: bool
+) -> np.ndarray:
+    """Free rows that show the same object as `view`, rising."""
+    reach = view.margin + 1
+    rows = views.find_near(view.box + np.array([-reach, -reach, reach, reach]))
+    rows = rows[free[rows]]
+    if not len(rows):
+        return rows
+    same_tile = (views.window[rows] == view.window).all(axis=1)
+    is_cut = view.cut.any() | views.cut[rows].any(axis=1)
+    matches = compare(view.box, views.box[rows]) >= threshold
+    matches[same_tile & (not within_tile)] = False
+    if (seam := np.flatnonzero(is_cut & ~same_tile)).size:
+        agrees = _compare_at_seam(view, views, rows[seam], compare) >= threshold
+        matches[seam] = matches[seam] | agrees if within_tile else agrees
+    return rows[matches]
+
+
+def _compare_at_seam(view: _View, views: _Views, rows: np.ndarray, compare: Compare) -> np.ndarray:
+    """Similarity (k,) of boxes where both windows see them, a margin beyond the windows included.
+
+    Cut sides are moved out by the margin, as the object goes on there; so tiles without overlap share a strip.
+    """
+    margin = np.maximum(views.margin[rows], view.margin)[:, None]
+    outward = np.array([-1.0, -1.0, 1.0, 1.0]) * margin
+    shared_near = np.maximum(view.window[:2], views.window[rows, :2]) - margin
+    shared_far = np.minimum(view.window[2:], views.window[rows, 2:]) + margin
+    pair = (np.where(view.cut, view.window + outward, view.box), _move_out(views, rows, outward))
+    a, b = (
+        np.concatenate([np.maximum(boxes[:, :2], shared_near), np.minimum(boxes[:, 2:], shared_far)], axis=1)
+        for boxes in pair
+    )
+    return compare(a, b)
+
+
+def _move_out(views: _Views, rows: np.ndarray, outward: np.ndarray) -> np.ndarray:
+    """Boxes (k, 4) whose cut sides lie beyond their windows."""
+    return np.where(views.cut[rows], views.window[rows] + outward, views.box[rows])
+
+
+def _compute_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of boxes (4,) or (k, 4) with boxes (k, 4), row by row; 0 for those without an area."""
+    inter, area_a, area_b = _measure(a, b)
+    return inter / (area_a + area_b - inter + EPS)
+
+
+def _compute_ios(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over the smaller of both boxes, row by row."""
+    inter, area_a, area_b = _measure(a, b)
+    return inter / (np.minimum(area_a, area_b) + EPS)
+
+
+def _measure(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    inter = sides.clip(min=0).prod(axis=-1)
+    empty = (a[..., 2:] <= a[..., :2]).any(axis=-1) | (b[..., 2:] <= b[..., :2]).any(axis=-1)
+    return np.where(empty, 0.0, inter), box_area(a), box_area(b)
+
+
+def _extend(view: _View, views: _Views, taken: np.ndarray, *, hull: bool) -> _View | None:
+    """The view after taking in rows: its cut sides (all, for the hull) moved out to theirs; None if nothing moved."""
+    movable = np.ones(4, bool) if hull else view.cut
+    if not movable.any():
+        return None
+    boxes = np.concatenate([view.box[None], views.box[taken]])
+    cuts = np.concatenate([view.cut[None], views.cut[taken]])
+    outermost = [boxes[:, 0].argmin(), boxes[:, 1].argmin(), boxes[:, 2].argmax(), boxes[:, 3].argmax()]
+    box = np.where(movable, boxes[outermost, SIDES], view.box)
+    cut = np.where(movable, cuts[outermost, SIDES], view.cut)
+    windows = np.concatenate([view.window[None], views.window[taken]])
+    window = np.concatenate([windows[:, :2].min(axis=0), windows[:, 2:].max(axis=0)])
+    return _View(box, window, cut, view.margin)
+
+
+def _average_sides(views: _Views, scores: np.ndarray, members: list[int], box: np.ndarray) -> np.ndarray:
+    """Box (4,) of the members' sides that are not cut, weighted by score; a side that all have cut is that of `box`."""
+    weights = np.where(views.cut[members], 0.0, scores[members, None])
+    total = weights.sum(axis=0)
+    mean = (views.box[members] * weights).sum(axis=0) / np.where(total > 0, total, 1.0)
+    return np.where(total > 0, mean, box)
