@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from utils.config.base import IMG_FLAGS, THREADS_HELP, TRUST_HELP, BaseConfig, option, switch
 from utils.config.flag_types import fraction, not_negative_float, positive_int
 from utils.config.legacy import DETECT_FLAGS
+from utils.config.tiles import (
+    check_tile_flags,
+    tile_full_switch,
+    tile_merge_option,
+    tile_option,
+    tile_overlap_option,
+)
 from utils.core.errors import InputError
 
 
@@ -69,6 +76,10 @@ class DetectConfig(BaseConfig):
     dnn: bool = switch("--dnn", help="run ONNX files with OpenCV DNN instead of onnxruntime")
     trust: bool = switch("--trust", help=TRUST_HELP)
     threads: int | None = option(None, "--threads", type=positive_int, help=THREADS_HELP)
+    tile: int | None = tile_option()
+    tile_overlap: float = tile_overlap_option()
+    tile_full: bool = tile_full_switch()
+    tile_merge: str = tile_merge_option()
     vid_stride: int = option(1, "--vid-stride", type=positive_int, help="use every Nth frame of videos and streams")
     watch: bool = switch("--watch", help="wait for new files in a folder or glob until Ctrl-C")
     stream_timeout: float = option(
@@ -86,6 +97,9 @@ class DetectConfig(BaseConfig):
             raise InputError("--visualize supports one model; give one file with --weights")
         if self.visualize and self.augment:
             raise InputError("--visualize and --augment cannot be combined; use one of them")
+        if self.visualize and self.tile is not None:
+            raise InputError("--visualize and --tile cannot be combined; use one of them")
+        check_tile_flags(self.tile, self.explicit)
         return self
 
     @property

@@ -39,6 +39,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def overlap_fraction(text: str) -> float:
+    """A number from 0 to below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{value:g} must be at least 0 and below 1")
+    return value
+
+
 def not_negative_float(text: str) -> float:
     """A finite number of at least 0."""
     value = float(text)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from utils.config.base import IMG_FLAGS, SEG_IMGSZ_HELP, THREADS_HELP, TRUST_HELP, BaseConfig, option, switch
 from utils.config.flag_types import fraction, not_negative_int, positive_int
 from utils.config.legacy import VAL_FLAGS
+from utils.config.tiles import tile_full_switch, tile_merge_option, tile_option, tile_overlap_option
 
 
 @dataclass(frozen=True)
@@ -42,4 +43,8 @@ class ValConfig(BaseConfig):
     dnn: bool = switch("--dnn", help="run ONNX files with OpenCV DNN")
     trust: bool = switch("--trust", help=TRUST_HELP)
     threads: int | None = option(None, "--threads", type=positive_int, help=THREADS_HELP)
+    tile: int | None = tile_option()
+    tile_overlap: float = tile_overlap_option()
+    tile_full: bool = tile_full_switch()
+    tile_merge: str = tile_merge_option()
     noplots: bool = switch("--noplots", help="write no plots")

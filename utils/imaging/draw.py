@@ -54,6 +54,7 @@ def draw_boxes(
     colors: Sequence[Color],
     *,
     line_thickness: int | None = None,
+    max_side: int | None = None,
     avoid: Sequence[Rect] = (),
 ) -> np.ndarray:
     """Draw boxes and their labels on the image, in place.
@@ -66,6 +67,7 @@ def draw_boxes(
         labels: N texts; empty for a box without a label.
         colors: N BGR colors, for example from `class_color_bgr`.
         line_thickness: in pixels; by default proportional to the image size.
+        max_side: draw lines and text as on an image of at most this side, for small objects of a large one.
         avoid: rectangles that labels should not cover if there is room elsewhere.
 
     Returns:
@@ -73,13 +75,14 @@ def draw_boxes(
     """
     boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
     height, width = frame_bgr.shape[:2]
-    thickness = max(1, line_thickness or round((height + width) / 600))
+    scale_hw = (height, width) if max_side is None else (min(height, max_side), min(width, max_side))
+    thickness = max(1, line_thickness or round(sum(scale_hw) / 600))
     corners = np.rint(np.clip(boxes, 0, [width - 1, height - 1] * 2)).astype(int).tolist()
     for (x1, y1, x2, y2), color in zip(corners, colors, strict=True):
         cv2.rectangle(frame_bgr, (x1, y1), (x2, y2), color, thickness)
     occupied = list(avoid)
     for box, label, color in zip(corners, labels, colors, strict=True):
-        if label and (plate := _plate(label, (height, width))).size:
+        if label and (plate := _plate(label, scale_hw)).size:
             place = _find_place(box, plate.shape, (height, width), thickness, occupied)
             occupied.append(place)
             _draw_plate(frame_bgr, plate, place, color)

@@ -55,6 +55,10 @@ class ImageError(InputError):
         return type(self), (self.path, self.reason)  # for exceptions from worker processes
 
 
+class TooLargeError(ImageError):
+    """The file or the image is over a limit."""
+
+
 def read_image(
     path: str | Path, *, channels: int = 3, reduce_to: int | None = None, warn: Warn | None = None
 ) -> np.ndarray:
@@ -122,7 +126,7 @@ def open_regular_file(path: str | Path) -> BinaryIO:
     reason = describe_excess("bytes", status.st_size, MAX_FILE_BYTES) if is_regular else "not a regular file"
     if reason is not None:
         stream.close()
-        raise ImageError(path, reason)
+        raise (TooLargeError if is_regular else ImageError)(path, reason)
     return stream
 
 
@@ -260,7 +264,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def _check_pixels(path: str | Path, pixels: int, pixel_bytes: int) -> None:
     """ImageError if an image has more pixels of this size than the limit."""
     if excess := describe_excess("pixels", pixels, MAX_PIXELS * 3 // max(pixel_bytes, 3)):
-        raise ImageError(path, excess)
+        raise TooLargeError(path, excess)
 
 
 def _is_array_file(path: str | Path) -> bool:

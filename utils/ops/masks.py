@@ -55,8 +55,9 @@ class ObjectMasks:
         return np.array([np.count_nonzero(bitmap) for bitmap in self.bitmaps], np.int64)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> ObjectMasks:
-        """The masks of the objects `rows`, in this order."""
-        indices = np.asarray(rows, np.int64)
+        """The masks of some objects, selected by indices or a bool mask."""
+        chosen = np.asarray(rows)
+        indices = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
         return replace(self, windows_xyxy=self.windows_xyxy[indices], bitmaps=[self.bitmaps[i] for i in indices])
 
     def dense(self) -> np.ndarray:
@@ -69,10 +70,13 @@ class ObjectMasks:
     def opacity(self, number: int, region_xyxy: Sequence[int]) -> np.ndarray:
         """Alpha channel (h, w) uint8 of a region of the frame: 255 where object `number` is, else 0."""
         x1, y1, x2, y2 = region_xyxy
-        left, top, right, bottom = self.windows_xyxy[number]
-        alpha = np.zeros(self.size_hw, np.uint8)
-        alpha[top:bottom, left:right] = self.bitmaps[number] * np.uint8(255)
-        return alpha[y1:y2, x1:x2]
+        left, top, right, bottom = self.windows_xyxy[number].tolist()
+        alpha = np.zeros((y2 - y1, x2 - x1), np.uint8)
+        near_x, near_y, far_x, far_y = max(x1, left), max(y1, top), min(x2, right), min(y2, bottom)
+        if near_x < far_x and near_y < far_y:
+            part = self.bitmaps[number][near_y - top : far_y - top, near_x - left : far_x - left]
+            alpha[near_y - y1 : far_y - y1, near_x - x1 : far_x - x1] = part * np.uint8(255)
+        return alpha
 
     def index_map(self) -> np.ndarray:
         """Index (H, W) int16 + 1 of the object at each pixel, small objects over large ones; 0 for none."""

@@ -7,7 +7,7 @@ both tiles see them, so that the part of an object in one tile matches the whole
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +58,10 @@ class MergedBoxes:
     boxes: np.ndarray
     members: list[np.ndarray]
     is_joined: np.ndarray
+
+    def top(self, count: int) -> MergedBoxes:
+        """The `count` best boxes."""
+        return MergedBoxes(self.boxes[:count], self.members[:count], self.is_joined[:count])
 
     def join_masks(self, masks: ObjectMasks) -> ObjectMasks:
         """The mask of each box: that of its leading row, or of all rows if the box extends over several tiles.
@@ -159,7 +163,7 @@ def _merge_class(
             continue
         free[leader] = False
         members, view = [leader], views.select(leader)
-        while len(taken := _find_matches(view, views, free, compare, iou_thres, within_tile=method == "ios")):
+        while len(taken := _find_matches(view, members, views, free, compare, iou_thres, method == "ios")):
             free[taken] = False
             members += taken.tolist()
             extended = _extend(view, views, taken, hull=method == "ios")
@@ -208,7 +212,8 @@ class _Views:
 
     Attributes:
         tiles: (t, 4) the different windows.
-        rows: the boxes of each of them.
+        tile: (n,) position of each box's window in `tiles`.
+        rows: the boxes of each of `tiles`.
     """
 
     box: np.ndarray
@@ -216,6 +221,7 @@ class _Views:
     cut: np.ndarray
     margin: np.ndarray
     tiles: np.ndarray
+    tile: np.ndarray
     rows: list[np.ndarray]
 
     @classmethod
@@ -225,10 +231,11 @@ class _Views:
         margin = np.maximum(sides * CUT_MARGIN, MIN_CUT_MARGIN)
         image = np.array([0, 0, size_hw[1], size_hw[0]])
         cut = (np.abs(boxes - window) <= margin[:, None]) & (windows != image)
-        tiles, tile_of_row = np.unique(window, axis=0, return_inverse=True)
-        counts = np.bincount(tile_of_row.reshape(-1), minlength=len(tiles))
-        rows = np.split(np.argsort(tile_of_row.reshape(-1), kind="stable"), np.cumsum(counts)[:-1])
-        return cls(boxes, window, cut, margin, tiles, rows)
+        tiles, inverse = np.unique(window, axis=0, return_inverse=True)
+        tile = inverse.reshape(-1)
+        ends = np.cumsum(np.bincount(tile, minlength=len(tiles)))
+        rows = np.split(np.argsort(tile, kind="stable"), ends[:-1])
+        return cls(boxes, window, cut, margin, tiles, tile, rows)
 
     def find_near(self, region: np.ndarray) -> np.ndarray:
         """Rising rows of the boxes that meet a region (4,)."""
@@ -247,22 +254,34 @@ Compare = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _find_matches(
-    view: _View, views: _Views, free: np.ndarray, compare: Compare, threshold: float, *, within_tile: bool
+    view: _View,
+    members: Sequence[int],
+    views: _Views,
+    free: np.ndarray,
+    compare: Compare,
+    threshold: float,
+    is_greedy: bool,
 ) -> np.ndarray:
-    """Free rows that show the same object as `view`, rising."""
+    """Free rows that show the same object as `view`, which was joined from `members`.
+
+    A tile shows an object once: of the rows that match at a seam, the best of each tile that has no member yet.
+
+    Args:
+        is_greedy: take all rows that match, also within a tile.
+    """
     reach = view.margin + 1
     rows = views.find_near(view.box + np.array([-reach, -reach, reach, reach]))
     rows = rows[free[rows]]
-    if not len(rows):
-        return rows
-    same_tile = (views.window[rows] == view.window).all(axis=1)
+    is_other = ~np.isin(views.tile[rows], views.tile[members])
     is_cut = view.cut.any() | views.cut[rows].any(axis=1)
-    matches = compare(view.box, views.box[rows]) >= threshold
-    matches[same_tile & (not within_tile)] = False
-    if (seam := np.flatnonzero(is_cut & ~same_tile)).size:
-        agrees = _compare_at_seam(view, views, rows[seam], compare) >= threshold
-        matches[seam] = matches[seam] | agrees if within_tile else agrees
-    return rows[matches]
+    whole = rows[(is_greedy | (is_other & ~is_cut)) & (compare(view.box, views.box[rows]) >= threshold)]
+    seam = rows[is_other & is_cut]
+    similarity = _compare_at_seam(view, views, seam, compare)
+    seam = seam[similarity >= threshold]
+    if not is_greedy and len(seam) > 1:
+        order = np.argsort(-similarity[similarity >= threshold], kind="stable")
+        seam = seam[order[np.unique(views.tile[seam[order]], return_index=True)[1]]]
+    return np.union1d(whole, seam)
 
 
 def _compare_at_seam(view: _View, views: _Views, rows: np.ndarray, compare: Compare) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,8 +27,10 @@ from utils.datasets.sources.factory import SourceOptions, open_source
 from utils.datasets.sources.frames import Source, SourceFrame
 from utils.datasets.sources.media import MediaSource
 from utils.datasets.sources.streams import StreamTiming
+from utils.imaging.read import ImageError
 from utils.predict.pipeline import BackgroundWriter, prefetch, write_all
 from utils.predict.predictor import Predictor, build_feature_visitor
+from utils.predict.tiling import TiledPredictor, TileOptions, check_tiles_supported
 from utils.predict.writers import (
     CropWriter,
     CsvWriter,
@@ -73,7 +76,12 @@ def detect(config: DetectConfig) -> DetectSummary:
     LOGGER.info(describe_device(device))
     if config.update and not is_pytorch(config):
         raise InputError(f"--update: strips .pt checkpoints, not {config.weights[0]}; leave the flag out")
-    options = SourceOptions(config.vid_stride, config.watch, timing=StreamTiming(idle_timeout_s=config.stream_timeout))
+    options = SourceOptions(
+        config.vid_stride,
+        config.watch,
+        timing=StreamTiming(idle_timeout_s=config.stream_timeout),
+        in_parts=config.tile is not None,
+    )
     with closing(open_source(find_source(config.source), options)) as source:  # fail before the model is loaded
         names = None if is_pytorch(config) else load_class_names(config)
         backend = load_backend(
@@ -89,7 +97,8 @@ def detect(config: DetectConfig) -> DetectSummary:
         if config.submit and backend.semantic is None:
             raise InputError(f"--submit: {config.weights[0]} predicts no semantic masks; leave the flag out")
         predictor = build_predictor(config, backend)
-        style = DrawStyle(config.line_thickness, config.hide_labels, config.hide_conf)
+        max_side = None if config.tile is None else config.tile or max(predictor.size_hw)
+        style = DrawStyle(config.line_thickness, config.hide_labels, config.hide_conf, max_side)
         viewers = [WindowViewer(style)] if config.view_img else []
         save_dir = make_save_dir(config)
         if save_dir is not None and isinstance(source, MediaSource):
@@ -144,6 +153,7 @@ def adapt_to_task(config: DetectConfig, backend: Backend) -> DetectConfig:
     ignored = {name: getattr(defaults, name) for name in task.unused_predict_flags if getattr(config, name)}
     if ignored:
         LOGGER.warning(f"WARNING {format_flags(ignored)}: ignored in task {task.name!r}")
+    check_tiles_supported(config.tile, task)
     task.check_predict_settings(config, num_classes=len(backend.names), nms_in_file=has_nms(backend))
     return replace(config, **ignored)
 
@@ -166,9 +176,11 @@ def build_predictor(config: DetectConfig, backend: Backend) -> Predictor:
         round_boxes=True,
         retina_masks=config.retina_masks,
     )
-    predictor = Predictor(backend, options, size_hw=size_hw, augment=config.augment)
     backend.warmup(size_hw)
-    return predictor
+    if config.tile is None:
+        return Predictor(backend, options, size_hw=size_hw, augment=config.augment)
+    tiles = TileOptions.from_config(config)
+    return TiledPredictor(backend, options, tiles=tiles, progress=True, size_hw=size_hw, augment=config.augment)
 
 
 def select_kernels(source: Source, predictor: Predictor) -> AbstractContextManager[None]:
@@ -244,11 +256,16 @@ def run_images(
         try:
             with stop.interrupting():
                 for items in batches:
-                    for result in predict_frames(items, predictor, features_dir):
-                        images += 1
-                        write_all(writers, result)
-                        LOGGER.info(result.format_log())  # a logged result is written even after Ctrl-C
-                        write_all(viewers, result)
+                    try:
+                        for result in predict_frames(items, predictor, features_dir):
+                            images += 1
+                            write_all(writers, result)
+                            LOGGER.info(result.format_log())  # a logged result is written even after Ctrl-C
+                            write_all(viewers, result)
+                    except ImageError as error:  # of a large image, which the predictor reads
+                        if not isinstance(source, MediaSource):
+                            raise
+                        source.report_problem(str(error))
         except StopRunning:
             LOGGER.info("stopped by key q")
         except KeyboardInterrupt:
@@ -269,7 +286,8 @@ def predict_frames(
     batches = list(groups.values()) if features_dir is None else [[item] for item in items]
     for group in batches:
         before = [watch.seconds for watch in predictor.watches]
-        frames, paths = [item.frame for item in group], [item.path for item in group]
+        frames: list[Any] = [item.pixels for item in group]
+        paths = [item.path for item in group]
         visualize = None if features_dir is None else build_feature_visitor(features_dir / _get_stem(group[0]))
         predictions, input_hw = predictor.predict(frames, paths=paths, visualize=visualize)
         seconds = [watch.seconds - start for watch, start in zip(predictor.watches, before, strict=True)]

@@ -131,6 +131,7 @@ class Task(ABC):
         square_input: images of any shape become inputs of one size, and test-time augmentation is not offered.
         floor_accumulation: as `Schedule.floor`.
         supports_int8, supports_nms: whether INT8 and NMS are offered for exported files.
+        supports_tiles: predictions of tiles can be merged.
         in_original: whether the releases of YOLOv5 have a class for the network.
     """
 
@@ -162,6 +163,7 @@ class Task(ABC):
     floor_accumulation: ClassVar[bool] = False
     supports_int8: ClassVar[bool] = True
     supports_nms: ClassVar[bool] = False
+    supports_tiles: ClassVar[bool] = False
     in_original: ClassVar[bool] = True
 
     class_names: dict[int, str]
@@ -400,7 +402,7 @@ class Task(ABC):
             ms: milliseconds of pre-processing, inference and post-processing.
             semantic: classes of the model's semantic masks.
         """
-        boxes = cls.get_boxes(prediction, (item.frame.shape[0], item.frame.shape[1])).numpy()
+        boxes = cls.get_boxes(prediction, item.size_hw).numpy()
         mask = None if prediction.semantic_mask is None else prediction.semantic_mask.numpy()
         return Result(item, boxes, names, input_hw, ms, prediction.bitmaps, mask, semantic)
 

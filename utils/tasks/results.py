@@ -29,11 +29,13 @@ class DrawStyle:
     Attributes:
         line_thickness: pixels; None chooses it by image size.
         hide_labels, hide_conf: omit all text, or the scores.
+        max_side: as for `draw_boxes`.
     """
 
     line_thickness: int | None = None
     hide_labels: bool = False
     hide_conf: bool = False
+    max_side: int | None = None
 
 
 @dataclass
@@ -117,7 +119,7 @@ class Result:
 
     def _normalized_coordinates(self, corners: bool) -> list[list[float]]:
         """Box or outline of each object, over width and height of the image."""
-        size_hw = self.source.frame.shape[:2]
+        size_hw = self.source.size_hw
         if self.masks is not None:
             return [(ring / np.array(size_hw[::-1])).ravel().tolist() for ring in self.masks.outlines()]
         boxes = self.boxes[:, :4].astype(np.float32)  # whose sixth digits are those of YOLOv5
@@ -126,18 +128,17 @@ class Result:
         return normalized.tolist()
 
     def extract_crops(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Class name and BGR crop (a view) of each box with a margin, least certain first.
+        """Class name and BGR crop of each box with a margin, least certain first.
 
         With masks the crop is BGRA with a transparent background.
         """
-        canvas = to_bgr(self.source.frame)
         centers, sizes = (self.boxes[:, :2] + self.boxes[:, 2:4]) / 2, self.boxes[:, 2:4] - self.boxes[:, :2]
         half = (sizes * CROP_SCALE + CROP_MARGIN) / 2
-        crop_boxes = clip_boxes_(np.concatenate((centers - half, centers + half), axis=1), canvas.shape[:2])
+        crop_boxes = clip_boxes_(np.concatenate((centers - half, centers + half), axis=1), self.source.size_hw)
         corners = crop_boxes.astype(int).tolist()
         for number, label in reversed(list(enumerate(self.labels))):
             x1, y1, x2, y2 = corners[number]
-            crop = canvas[y1:y2, x1:x2]
+            crop = to_bgr(self.source.crop(x1, y1, x2, y2))
             yield label, crop if self.masks is None else np.dstack((crop, self.masks.opacity(number, (x1, y1, x2, y2))))
 
     def draw(self, style: DrawStyle) -> np.ndarray:
@@ -146,16 +147,29 @@ class Result:
             scores = self.boxes[:, 4].tolist()
             texts = [self._caption(label, score, style) for label, score in zip(self.labels, scores, strict=True)]
             colors = [class_color_bgr(c) for c in self.classes]
-            boxes = self.boxes[::-1, :4]
             canvas = to_bgr(self.source.frame)
+            boxes, masks = self._fit_to_frame()
             if self.semantic_mask is not None and self.semantic is not None:
                 canvas = blend_semantic_mask(canvas, self.semantic_mask, self.semantic)
-            if self.masks is not None:
-                draw_masks(canvas, self.masks, colors)
+            if masks is not None:
+                draw_masks(canvas, masks, colors)
             self._annotated[style] = draw_boxes(
-                canvas, boxes, texts[::-1], colors[::-1], line_thickness=style.line_thickness
+                canvas,
+                boxes[::-1],
+                texts[::-1],
+                colors[::-1],
+                line_thickness=style.line_thickness,
+                max_side=style.max_side,
             )
         return self._annotated[style]
+
+    def _fit_to_frame(self) -> tuple[np.ndarray, ObjectMasks | None]:
+        """Boxes (n, 4) and masks in pixels of the frame, which may be an overview of the image."""
+        frame_hw, (height, width) = self.source.frame.shape[:2], self.source.size_hw
+        if frame_hw == (height, width):
+            return self.boxes[:, :4], self.masks
+        scale = np.array([frame_hw[1] / width, frame_hw[0] / height] * 2, np.float32)
+        return self.boxes[:, :4] * scale, None if self.masks is None else self.masks.resize(frame_hw)
 
     def _caption(self, label: str, score: float, style: DrawStyle) -> str:
         if style.hide_labels:

@@ -42,11 +42,13 @@ class SourceOptions:
         vid_stride: sample every Nth frame of videos and streams.
         watch: wait for new files in a folder or glob until the user stops the run.
         timing: timeouts of streams.
+        in_parts: as for `MediaSource`.
     """
 
     vid_stride: int = 1
     watch: bool = False
     timing: StreamTiming = StreamTiming()
+    in_parts: bool = False
 
 
 def open_source(source: str, options: SourceOptions = SourceOptions()) -> Source:
@@ -111,17 +113,23 @@ def _open(source: str, options: SourceOptions) -> Source:
         return ScreenSource(source)
     if source == STDIN:
         lines = PathLines(sys.stdin.fileno())
-        return MediaSource(lines, vid_stride=options.vid_stride, on_close=(lines.close,))
+        return MediaSource(lines, vid_stride=options.vid_stride, in_parts=options.in_parts, on_close=(lines.close,))
     if not Path(source).exists() and is_media_url(source):
-        return _download_media(source, options.vid_stride)
+        return _download_media(source, options)
     address = parse_address(source) if source.isdecimal() or not Path(source).exists() else None
     addresses = [address] if address else _read_stream_list(Path(source))
     if addresses:
         return StreamSource(addresses, vid_stride=options.vid_stride, timing=options.timing)
     if options.watch:
         watched = WatchedFiles(partial(_list_files, source))
-        return MediaSource(watched, vid_stride=options.vid_stride, endless=True, on_close=(watched.close,))
-    return MediaSource(find_media(source), vid_stride=options.vid_stride)
+        return MediaSource(
+            watched,
+            vid_stride=options.vid_stride,
+            endless=True,
+            in_parts=options.in_parts,
+            on_close=(watched.close,),
+        )
+    return MediaSource(find_media(source), vid_stride=options.vid_stride, in_parts=options.in_parts)
 
 
 def find_media(source: str) -> list[str]:
@@ -165,7 +173,7 @@ def _list_files(source: str) -> list[str]:
     return sorted(p for p in media if Path(p).exists() and not Path(p).is_dir())
 
 
-def _download_media(url: str, vid_stride: int) -> MediaSource:
+def _download_media(url: str, options: SourceOptions) -> MediaSource:
     """Download a file into a temporary folder that the source removes when it closes."""
     folder = tempfile.TemporaryDirectory(prefix="openyolov5-")
     name = to_folder_name(unquote(re.split("[?#]", url)[0].rpartition("/")[2]))
@@ -175,7 +183,13 @@ def _download_media(url: str, vid_stride: int) -> MediaSource:
         folder.cleanup()
         raise
     titles = {str(file): hide_secrets(url)}
-    return MediaSource([str(file)], vid_stride=vid_stride, titles=titles, on_close=(folder.cleanup,))
+    return MediaSource(
+        [str(file)],
+        vid_stride=options.vid_stride,
+        in_parts=options.in_parts,
+        titles=titles,
+        on_close=(folder.cleanup,),
+    )
 
 
 def _read_stream_list(path: Path) -> list[LiveAddress]:

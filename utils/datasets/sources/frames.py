@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from utils.core.errors import InputError
+from utils.imaging.large_image import LargeImage
 from utils.imaging.read import IMAGE_SUFFIXES, ImageError, fit_channels
 
 VIDEO_SUFFIXES = frozenset({".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".wmv"})
@@ -24,13 +25,14 @@ class SourceFrame:
 
     Attributes:
         path: image or video file; for a live source its name.
-        frame: (H, W, C) uint8; C = 3 is BGR.
+        frame: (H, W, C) uint8; C = 3 is BGR. Of a large image, the overview.
         heading: start of its log line, such as `video 1/2 (7/90) clip.mp4`.
         number: position among the sampled frames of a video, or in the stream, from 1; None for an image.
         fps: frame rate at which the sampled frames play at the original speed; 0 for an image.
         step: increase of `number` from one sampled frame of a stream to the next if none is dropped.
         live: from a live source, which drops frames that arrive too fast.
         capture: the video file that is being read, or None.
+        large: the image if it is read in parts, or None.
     """
 
     path: str
@@ -41,6 +43,21 @@ class SourceFrame:
     step: int = 1
     live: bool = False
     capture: cv2.VideoCapture | None = None
+    large: LargeImage | None = None
+
+    @property
+    def pixels(self) -> np.ndarray | LargeImage:
+        """What the predictor reads."""
+        return self.frame if self.large is None else self.large
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the image in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    def crop(self, x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
+        """Pixels (h, w, C) of a part of the image; a view if it is in memory."""
+        return self.frame[y1:y2, x1:x2] if self.large is None else self.large.read(x1, y1, x2, y2)
 
 
 class Source(Protocol):

@@ -22,7 +22,8 @@ from utils.datasets.sources.frames import (
     sanitize_fps,
 )
 from utils.datasets.sources.watch import WatchedFiles
-from utils.imaging.read import MAX_PIXELS, ImageError, fit_channels, read_image
+from utils.imaging.large_image import PACKAGE, open_large_image
+from utils.imaging.read import MAX_PIXELS, ImageError, TooLargeError, fit_channels, read_image
 
 COMPLETE_SHARE = 0.9  # containers only estimate the number of frames, so a few missing ones are no problem
 MAX_FAILURES = 200  # frames in a row that cannot be read before a damaged video counts as ended
@@ -36,6 +37,7 @@ class MediaSource:
         vid_stride: sample every Nth frame of a video.
         decode_threads: threads of the video decoder; 0 lets it choose.
         endless: `files` does not end by itself.
+        in_parts: read large images in parts, for a predictor that takes them so.
         titles: log names of files that are not known by their path.
         on_close: called by `close`, in reverse order.
     """
@@ -49,10 +51,12 @@ class MediaSource:
         vid_stride: int = 1,
         decode_threads: int = 0,
         endless: bool = False,
+        in_parts: bool = False,
         titles: Mapping[str, str] | None = None,
         on_close: Iterable[Callable[[], object]] = (),
     ) -> None:
         self.files, self.vid_stride, self.decode_threads, self.endless = files, vid_stride, decode_threads, endless
+        self.in_parts = in_parts
         self.total = len(files) if isinstance(files, Sized) else None
         self.titles = titles or {}
         self.problems: list[str] = []
@@ -81,6 +85,10 @@ class MediaSource:
         if isinstance(self.files, WatchedFiles):
             self.files.ignored_folder = folder
 
+    def report_problem(self, problem: str) -> None:
+        """Log a problem with an input that its reader finds, and count it."""
+        self._add_problem(problem, "skipped ")
+
     def close(self) -> None:
         """Stop waiting for further files and remove temporary ones."""
         self._closing.close()
@@ -97,7 +105,15 @@ class MediaSource:
         def warn(reason: str) -> None:
             self._add_problem(f"{title}: {reason}", "")
 
-        return SourceFrame(path, read_image(path, channels=channels, warn=warn), f"image {position} {title}")
+        heading = f"image {position} {title}"
+        if self.in_parts and (large := open_large_image(path, channels)):
+            return SourceFrame(path, large.overview, heading, large=large)
+        try:
+            return SourceFrame(path, read_image(path, channels=channels, warn=warn), heading)
+        except TooLargeError as error:
+            if self.in_parts:
+                raise ImageError(path, f"{error.reason}; or pip install '{PACKAGE}', to read it in parts") from error
+            raise
 
     def _read_video(self, path: str, position: str, title: str, channels: int) -> Iterator[SourceFrame]:
         """Frames N, 2N, ... of N = `vid_stride`, numbered from 1; ImageError for none, a problem if some are lost."""
