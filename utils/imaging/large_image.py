@@ -22,6 +22,7 @@ DTYPES = {"uchar": np.uint8, "ushort": np.uint16}  # by pyvips' name; other type
 MIN_PIXELS = 2**26  # an image of fewer is decoded at once: 200 MB of three bytes
 MAX_PIXELS = 2**36
 OVERVIEW_SIDE = 4096
+BAND = 32  # rows that are decoded at a time
 PACKAGE = "pyvips[binary]"
 
 
@@ -74,12 +75,16 @@ class LargeImage:
 
         try:
             region = pyvips.Region.new(self._open(random_access=False))
-            rows, top = np.zeros((0, self.shape[1], self.channels), np.uint8), 0
+            rows = np.empty((int((windows[:, 3] - windows[:, 1]).max()), *self.shape[1:]), np.uint8)
+            top = bottom = 0  # of the rows in memory
             for (y1, y2), group in groupby(windows, key=lambda window: (int(window[1]), int(window[3]))):
-                new = self._fetch(region, 0, top + len(rows), self.shape[1], y2)
-                rows, top = np.concatenate([rows[y1 - top :], new]), y1
+                rows[: bottom - y1] = rows[y1 - top : bottom - top].copy()
+                for y in range(bottom, y2, BAND):  # in place: large blocks that come and go fragment the memory
+                    end = min(y + BAND, y2)
+                    rows[y - y1 : end - y1] = self._fetch(region, 0, y, self.shape[1], end)
+                top, bottom = y1, y2
                 for window in group:
-                    yield window, np.ascontiguousarray(rows[:, int(window[0]) : int(window[2])])
+                    yield window, np.ascontiguousarray(rows[: y2 - y1, int(window[0]) : int(window[2])])
         except pyvips.Error as error:
             raise self._explain(error) from error
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from utils.backends.base import Backend, Visitor
@@ -25,7 +24,7 @@ from utils.predict.predictor import Predictor
 from utils.tasks.base import Task
 from utils.tasks.options import PostprocessOptions
 
-TILE_BATCH = 8
+TILE_BATCH = 4
 MIN_PROGRESS_TILES = 64  # an image of fewer tiles has no progress bar
 
 
@@ -117,17 +116,18 @@ class TiledPredictor(Predictor):
         if len(windows) == 1 and isinstance(image, np.ndarray):
             predictions, input_hw = super().predict([image], paths=paths)
             return predictions[0], input_hw
-        parts, input_hw = [], self.size_hw
+        parts, input_hw = Parts(size_hw), self.size_hw
         hidden = get_tqdm_disable(self.progress and len(windows) >= MIN_PROGRESS_TILES)
         bar = tqdm(_read_tiles(image, windows), "tiles", len(windows), leave=False, disable=hidden, dynamic_ncols=True)
         tiles = iter(bar)
         while group := list(islice(tiles, TILE_BATCH)):
             predictions, input_hw = super().predict([tile for _, tile in group], paths=list(paths) * len(group))
-            parts += [(window, p) for (window, _), p in zip(group, predictions, strict=True)]
+            for (window, _), prediction in zip(group, predictions, strict=True):
+                parts.add(window, prediction)
         if self.tiles.full:
-            parts.append(self._predict_whole(image, paths))
+            parts.add(*self._predict_whole(image, paths))
         with self.watches[2].measure():
-            return self._merge(parts, size_hw), input_hw
+            return self._merge(parts), input_hw
 
     def _predict_whole(self, image: np.ndarray | LargeImage, paths: Sequence[str]) -> tuple[np.ndarray, Prediction]:
         """The whole image as one more tile."""
@@ -143,43 +143,60 @@ class TiledPredictor(Predictor):
                 prediction.bitmaps = prediction.bitmaps.resize((height, width))
         return window, prediction
 
-    def _merge(self, parts: Sequence[tuple[np.ndarray, Prediction]], size_hw: tuple[int, int]) -> Prediction:
+    def _merge(self, parts: Parts) -> Prediction:
         """One prediction of the image from those of its windows."""
-        rows, windows, masks = collect_parts(parts, size_hw)
         merged = merge_boxes(
-            rows.numpy(),
-            windows,
-            size_hw,
+            parts.boxes,
+            parts.windows,
+            parts.size_hw,
             method=self.tiles.merge,
             iou_thres=self.options.iou_thres,
             agnostic=self.options.agnostic or self.options.single_cls,
         ).top(self.options.max_det)
-        bitmaps = None if masks is None else merged.join_masks(masks)
+        bitmaps = None if parts.masks is None else merged.join_masks(parts.masks)
         return Prediction(boxes=torch.from_numpy(merged.boxes), bitmaps=bitmaps)
 
 
-def collect_parts(
-    parts: Sequence[tuple[np.ndarray, Prediction]], size_hw: tuple[int, int]
-) -> tuple[Tensor, np.ndarray, ObjectMasks | None]:
-    """Boxes (n, 6) of all windows in pixels of the image, the window (n, 4) of each, and their masks if there are any.
+class Parts:
+    """What the windows of an image gave, in pixels of the image.
 
-    Args:
-        parts: windows and their predictions, in pixels of the window.
+    Boxes are kept as Python numbers: thousands of small tensors between large ones would fragment the memory.
     """
-    rows, windows, corners, bitmaps, has_masks = [torch.zeros(0, 6)], [np.zeros((0, 4), np.int64)], [], [], False
-    for window, prediction in parts:
+
+    def __init__(self, size_hw: tuple[int, int]) -> None:
+        self.size_hw = size_hw
+        self._rows: list[list[float]] = []
+        self._windows: list[tuple[int, ...]] = []
+        self._corners: list[np.ndarray] = []
+        self._bitmaps: list[np.ndarray] | None = None
+
+    def add(self, window: np.ndarray, prediction: Prediction) -> None:
+        """Add the prediction of a window (4,), in pixels of the window."""
         assert prediction.boxes is not None
-        shift = np.tile(window[:2], 2)
-        boxes = prediction.boxes.clone()
-        boxes[:, :4] += torch.from_numpy(shift).to(boxes)
-        rows.append(boxes)
-        windows.append(np.tile(window, (len(boxes), 1)))
+        x, y = window[:2].tolist()
+        rows = prediction.boxes.tolist()
+        self._rows += [[x1 + x, y1 + y, x2 + x, y2 + y, *rest] for x1, y1, x2, y2, *rest in rows]
+        self._windows += [tuple(window.tolist())] * len(rows)
         if prediction.bitmaps is not None:
-            has_masks = True
-            corners.append(prediction.bitmaps.windows_xyxy + shift)
-            bitmaps += prediction.bitmaps.bitmaps
-    masks = ObjectMasks(size_hw, np.concatenate(corners), bitmaps) if has_masks else None
-    return torch.cat(rows), np.concatenate(windows), masks
+            self._corners.append(prediction.bitmaps.windows_xyxy + np.tile(window[:2], 2))
+            self._bitmaps = (self._bitmaps or []) + prediction.bitmaps.bitmaps
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """(n, 6) float32 x1, y1, x2, y2, score, class."""
+        return np.array(self._rows, np.float32).reshape(-1, 6)
+
+    @property
+    def windows(self) -> np.ndarray:
+        """(n, 4) int64 window of each box."""
+        return np.array(self._windows, np.int64).reshape(-1, 4)
+
+    @property
+    def masks(self) -> ObjectMasks | None:
+        """Masks of the n boxes, or None."""
+        if self._bitmaps is None:
+            return None
+        return ObjectMasks(self.size_hw, np.concatenate(self._corners), self._bitmaps)
 
 
 def _read_tiles(image: np.ndarray | LargeImage, windows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
