@@ -124,7 +124,7 @@ class Prediction:
 
     Attributes:
         boxes: (n, 6) x1, y1, x2, y2, score, class; None where the task has no boxes.
-        masks: of the n boxes, not decoded yet.
+        masks: of the n boxes; not decoded yet, unless they were joined from tiles.
         bitmaps: the masks decoded, in pixels of the original image.
         semantic_mask: (H, W) class per pixel, of an integer type.
         probs: (num_classes,) of a classifier.
@@ -132,7 +132,7 @@ class Prediction:
     """
 
     boxes: Tensor | None = None
-    masks: PrototypeMasks | None = None
+    masks: PrototypeMasks | ObjectMasks | None = None
     bitmaps: ObjectMasks | None = None
     semantic_mask: Tensor | None = None
     probs: Tensor | None = None

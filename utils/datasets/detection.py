@@ -44,6 +44,7 @@ class DetectionDataset(Dataset[Sample]):
         fixed_hw: input size instead of a square of `imgsz` (not with `rect`).
         longest: maximum longer side of images read for training; None for `imgsz`.
         mosaic_epochs: number of epochs with mosaic, from the first; None for all.
+        original_size: images keep their size (not with `augment`).
 
     Attributes:
         index: images and labels in the order of the positions.
@@ -66,13 +67,14 @@ class DetectionDataset(Dataset[Sample]):
         fixed_hw: tuple[int, int] | None = None,
         longest: int | None = None,
         mosaic_epochs: int | None = None,
+        original_size: bool = False,
     ) -> None:
         aspects = index.sizes_hw[:, 0] / index.sizes_hw[:, 1]
         self.index = index = index.subset(np.argsort(aspects, kind="stable")) if rect else index
         self.imgsz, self.hyp, self.augment, self.seed, self.channels = imgsz, hyp, augment, seed, channels
         self.longest = longest if augment and longest is not None else imgsz
         self.batch_size, self.square_hw = batch_size, fixed_hw or (imgsz, imgsz)
-        self.mosaic_epochs = mosaic_epochs
+        self.mosaic_epochs, self.original_size = mosaic_epochs, original_size
         self.shapes_hw: np.ndarray | None = None
         if rect:
             self.shapes_hw = compute_rect_shapes(index.sizes_hw, batch_size, imgsz=imgsz, stride=stride, pad=pad)
@@ -111,6 +113,8 @@ class DetectionDataset(Dataset[Sample]):
 
     def get_input_hw(self, i: int) -> tuple[int, int]:
         """Network input size of image i, pixels."""
+        if self.original_size:
+            return self.get_loaded_hw(i)
         if self.shapes_hw is None:
             return self.square_hw
         height, width = self.shapes_hw[i // self.batch_size]
@@ -119,7 +123,7 @@ class DetectionDataset(Dataset[Sample]):
     def get_loaded_hw(self, i: int) -> tuple[int, int]:
         """Size of image i as it is loaded and cached, pixels."""
         height, width = self.index.sizes_hw[i].tolist()
-        return fit_longest_side((height, width), self.longest)
+        return (height, width) if self.original_size else fit_longest_side((height, width), self.longest)
 
     # -- training -------------------------------------------------------------------------------------------------
 

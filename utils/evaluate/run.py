@@ -17,6 +17,7 @@ from utils.backends.base import Backend, has_nms
 from utils.backends.registry import load_backend
 from utils.config.base import format_flags
 from utils.config.hyp import Hyperparameters
+from utils.config.tiles import check_tile_flags
 from utils.config.val import ValConfig
 from utils.core.device import describe_device, select_device
 from utils.core.errors import InputError
@@ -25,8 +26,10 @@ from utils.core.logging import LOGGER
 from utils.datasets.index.class_folders import read_data
 from utils.datasets.index.data_yaml import DataSpec
 from utils.evaluate.sinks import PlotSink
+from utils.evaluate.tiles import TiledBatchPredictor
 from utils.evaluate.validator import ValidationResult, validate
 from utils.plots.results import STUDY_SIZES
+from utils.predict.tiling import check_tiles_supported
 from utils.tasks.base import PredictionFiles, Sink, Task
 from utils.tasks.options import DataOptions, PostprocessOptions, TaskOptions
 from utils.tasks.registry import find_task
@@ -57,6 +60,10 @@ def evaluate(config: ValConfig) -> list[ValidationResult]:
     ]
     task = find_task(subjects[0].backend.task)
     config = config.adapt_to(task.val_config)
+    check_tiles_supported(config.tile, task)
+    check_tile_flags(config.tile, config.explicit)
+    if config.tile is not None and config.task in ("speed", "study"):
+        raise InputError(f"--tile and --task {config.task} cannot be combined; leave one of them out")
     if unused := config.explicit & task.unused_val_flags:
         LOGGER.warning(f"WARNING {format_flags(unused)}: ignored in task {task.name!r}")
     if config.task == "speed":
@@ -123,7 +130,12 @@ def evaluate_split(
     split = config.task if config.task in ("train", "test") else "val"
     options = build_options(subject, config, imgsz or config.imgsz)
     task = kind(subject.spec, Hyperparameters(), options, channels=backend.channels)
-    loader = task.build_eval_loader(split, rect=not square, pad=0.0 if square else None)
+    predictor = None
+    if config.tile is None:
+        loader = task.build_eval_loader(split, rect=not square, pad=0.0 if square else None)
+    else:
+        loader = task.build_eval_loader(split, batch_size=1, rect=False)
+        predictor = TiledBatchPredictor(backend, config, options.postprocess, options.data.imgsz)
     result = validate(
         task,
         backend.forward,
@@ -134,6 +146,7 @@ def evaluate_split(
         augment=config.augment,
         sinks=build_sinks(task, config, save_dir, subject, split),
         progress=f"{split} at {options.data.imgsz} px",
+        predictor=predictor,
     )
     report(result, config, save_dir, (config.batch_size, backend.channels, *(options.data.imgsz,) * 2))
     return result
@@ -149,6 +162,7 @@ def build_options(subject: Subject, config: ValConfig, imgsz: int) -> TaskOption
         single_cls=config.single_cls,
         stride=backend.stride,
         fixed_hw=backend.fixed_hw,
+        original_size=config.tile is not None,
         pin_memory=backend.device.type == "cuda",
     )
     postprocess = PostprocessOptions(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from utils.core.device import Stopwatch
 from utils.core.distributed import all_gather_arrays, all_reduce_sum, get_world_size, is_main_process
 from utils.core.logging import get_tqdm_disable
-from utils.core.types import EvalResult
+from utils.core.types import Batch, EvalResult, Prediction
 from utils.datasets.step_loader import StepLoader
 from utils.losses.meter import LossMeter
 from utils.ops.network_input import InputBuffer
@@ -48,6 +48,17 @@ class ValidationResult:
         return 1 - self.speed_ms[1] * self.images / 1000 / self.seconds
 
 
+class BatchPredictor(Protocol):
+    """Predicts a batch in pixels of its images."""
+
+    @property
+    def watches(self) -> Sequence[Stopwatch]:
+        """Seconds of pre-processing, inference and post-processing."""
+        ...
+
+    def __call__(self, batch: Batch) -> list[Prediction]: ...
+
+
 @torch.inference_mode()
 def validate(
     task: Task,
@@ -62,6 +73,7 @@ def validate(
     sinks: Sequence[Sink] = (),
     progress: str | None = None,
     before_batch: Callable[[], object] | None = None,
+    predictor: BatchPredictor | None = None,
 ) -> ValidationResult:
     """Compute losses and metrics of `model` on the batches of `loader`.
 
@@ -77,12 +89,13 @@ def validate(
         sinks: receive the predictions, to write files or plots.
         progress: title of the progress bar on a terminal; None for no bar.
         before_batch: called before each batch.
+        predictor: replaces model and post-processing; there are no losses then.
     """
     if isinstance(model, nn.Module):
         model.eval()
     started = perf_counter()
     evaluator = task.build_evaluator()
-    watches = [Stopwatch(device) for _ in range(3)]
+    watches: Sequence[Stopwatch] = [Stopwatch(device) for _ in range(3)] if predictor is None else predictor.watches
     precision: Any = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
     meter = LossMeter(task.loss_names)
     buffer = InputBuffer(device, dtype, task.pixels, has_thread_pool=has_thread_pool)
@@ -92,16 +105,19 @@ def validate(
         for batch in batches:
             if before_batch is not None:
                 before_batch()
-            with watches[0].measure():
-                on_device = batch.to(device, non_blocking=True)
-                images = buffer.load(on_device.images)
-            with watches[1].measure(), precision:
-                preds = model(images, augment=True) if augment else model(images)
-            losses = None if augment else task.losses(preds, on_device)
-            with watches[2].measure():
-                predictions = task.postprocess(preds, on_device)
-            if losses is not None:
-                meter.add(losses.items, [])
+            if predictor is not None:
+                predictions = predictor(batch)
+            else:
+                with watches[0].measure():
+                    on_device = batch.to(device, non_blocking=True)
+                    images = buffer.load(on_device.images)
+                with watches[1].measure(), precision:
+                    preds = model(images, augment=True) if augment else model(images)
+                losses = None if augment else task.losses(preds, on_device)
+                with watches[2].measure():
+                    predictions = task.postprocess(preds, on_device)
+                if losses is not None:
+                    meter.add(losses.items, [])
             evaluator.update(predictions, batch)
             for sink in sinks:
                 sink.update(predictions, batch)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from utils.core.types import Batch, Prediction
 from utils.metrics.detection import DetectionEvaluator, MetricGroup
 from utils.ops.boxes import box_iou_matrix
+from utils.ops.masks import ObjectMasks
 from utils.ops.prototypes import mask_iou_matrix
 
 
@@ -35,7 +36,13 @@ class SegmentationEvaluator(DetectionEvaluator):
         has_overlap = ((box_ious > 0) & (detections[:, 5:6] == labels[None, :, 0])).any(axis=1)
         if has_overlap.any():
             assert prediction.masks is not None
-            pred_masks = prediction.masks.select(has_overlap).to_prototype_size()
+            masks = prediction.masks.select(has_overlap)
+            if isinstance(masks, ObjectMasks):  # joined from tiles
+                assert batch.masks is not None
+                height, width = batch.masks.shape[1:]
+                pred_masks = torch.from_numpy(masks.resize((height, width)).dense())
+            else:
+                pred_masks = masks.to_prototype_size()
             label_masks = get_label_masks(batch, number, pred_masks.shape[1:]).to(pred_masks.device)
             mask_ious[has_overlap] = mask_iou_matrix(pred_masks, label_masks).cpu().numpy()
         return box_ious, mask_ious

@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from utils.core.types import Letterbox, Polygons
 from utils.ops.rle import encode_rle
@@ -54,7 +55,7 @@ class ObjectMasks:
         """Areas (n,) in pixels."""
         return np.array([np.count_nonzero(bitmap) for bitmap in self.bitmaps], np.int64)
 
-    def select(self, rows: Sequence[int] | np.ndarray) -> ObjectMasks:
+    def select(self, rows: ArrayLike) -> ObjectMasks:
         """The masks of some objects, selected by indices or a bool mask."""
         chosen = np.asarray(rows)
         indices = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
@@ -106,6 +107,10 @@ class ObjectMasks:
         """The masks in the frame scaled to another size."""
         gain_wh = (self.size_hw[1] / size_hw[1], self.size_hw[0] / size_hw[0])
         return self.to_original(Letterbox(size_hw, gain_wh))
+
+    def to_input(self) -> ObjectMasks:
+        """The masks themselves, if they are in pixels of the network input already."""
+        return self
 
     def to_original(self, fit: Letterbox) -> ObjectMasks:
         """Convert masks of the network input to the original image (nearest neighbor)."""

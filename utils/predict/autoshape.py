@@ -21,10 +21,12 @@ from utils.core.errors import InputError
 from utils.core.logging import LOGGER
 from utils.imaging.letterbox import fit_size
 from utils.ops.network_input import images_to_device
+from utils.ops.tiles import MergeMethod
 from utils.predict.detections import Detections, make_output_names
 from utils.predict.inputs import load_images
 from utils.predict.multi_backend import refresh_backend
 from utils.predict.predictor import Predictor
+from utils.predict.tiling import TiledPredictor, TileOptions, check_tiles_supported
 from utils.tasks.options import PREDICT_DEFAULTS
 from utils.tasks.registry import find_task
 
@@ -46,6 +48,7 @@ class AutoShape(nn.Module):
         max_det: maximum number of boxes per image.
         amp: mixed precision (CUDA).
         retina_masks: masks in the resolution of the image, not of the network input.
+        tile_overlap, tile_full, tile_merge: how images are cut into tiles and merged, as in `TileOptions`.
 
     Raises:
         InputError: unsupported type of model.
@@ -60,6 +63,9 @@ class AutoShape(nn.Module):
     max_det = 1000
     amp = False
     retina_masks = False
+    tile_overlap = 0.2
+    tile_full = False
+    tile_merge: MergeMethod = "nms"
 
     def __init__(self, model: nn.Module | Backend, verbose: bool = True) -> None:
         super().__init__()
@@ -99,6 +105,7 @@ class AutoShape(nn.Module):
         size: int | Sequence[int] | np.ndarray | None = None,
         augment: bool = False,
         profile: bool = False,
+        tile: int | None = None,
     ) -> Detections | Tensor | JointOutput:
         """Detections of images in any form (see `load_images`); for a (B, C, H, W) tensor the decoded raw output.
 
@@ -111,6 +118,7 @@ class AutoShape(nn.Module):
                 ignore it.
             augment: test-time augmentation.
             profile: log the time of every layer (PyTorch).
+            tile: predict large images in tiles of this side, in pixels; 0 for tiles of the size of the network input.
 
         Raises:
             InputError: an image or a setting is invalid.
@@ -130,7 +138,7 @@ class AutoShape(nn.Module):
         arrays = [image.array for image in images]
         names = [image.name for image in images]
         sizes_hw = [(array.shape[0], array.shape[1]) for array in arrays]
-        predictor = self._build_predictor(backend, sizes_hw, longest, augment)
+        predictor = self._build_predictor(backend, sizes_hw, longest, augment, tile)
         input_hw = predictor.size_hw
         with self._autocast(backend):
             predictions, _ = predictor.predict(arrays, paths=names)
@@ -150,10 +158,16 @@ class AutoShape(nn.Module):
         )
 
     def _build_predictor(
-        self, backend: Backend, sizes_hw: Sequence[Sequence[int]], longest: int, augment: bool
+        self,
+        backend: Backend,
+        sizes_hw: Sequence[Sequence[int]],
+        longest: int,
+        augment: bool,
+        tile: int | None,
     ) -> Predictor:
-        """A predictor with one input size for images of these sizes."""
+        """A predictor with one input size for images of these sizes, or for the tiles of them."""
         square = find_task(backend.task).square_input
+        tiles = None if tile is None else self._build_tile_options(backend, tile)
         if square and augment:
             LOGGER.warning("WARNING: augment=True is ignored: a classifier has no test-time augmentation")
         input_hw = (longest, longest) if square else compute_batch_shape(sizes_hw, longest, backend.stride)
@@ -167,7 +181,14 @@ class AutoShape(nn.Module):
             multi_label=self.multi_label,
             retina_masks=self.retina_masks,
         )
+        if tiles is not None:
+            return TiledPredictor(backend, options, tiles=tiles, size_hw=(longest, longest), augment=augment, rgb=True)
         return Predictor(backend, options, size_hw=input_hw, auto=False, augment=augment and not square, rgb=True)
+
+    def _build_tile_options(self, backend: Backend, tile: int) -> TileOptions:
+        """The checked options of tiles; InputError if one is invalid or the task has none."""
+        check_tiles_supported(tile, find_task(backend.task), "tile")
+        return TileOptions(tile, self.tile_overlap, self.tile_full, self.tile_merge).check()
 
     def _autocast(self, backend: Backend) -> torch.autocast:
         return torch.autocast(backend.device.type, enabled=self.amp and backend.device.type == "cuda")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -47,14 +48,25 @@ class TileOptions:
     @classmethod
     def from_config(cls, config: DetectConfig | ValConfig) -> TileOptions:
         """As the flags of a command that has `--tile`."""
-        assert config.tile is not None and config.tile_merge in MERGE_METHODS
-        return cls(config.tile, config.tile_overlap, config.tile_full, config.tile_merge)
+        assert config.tile is not None
+        merge: Any = config.tile_merge
+        return cls(config.tile, config.tile_overlap, config.tile_full, merge).check()
+
+    def check(self) -> TileOptions:
+        """The options; InputError if one is invalid."""
+        if not isinstance(self.size, Integral) or isinstance(self.size, bool) or self.size < 0:
+            raise InputError(f"tile {self.size!r}: expected the side of a tile in pixels, or 0 for the network input's")
+        if not 0 <= self.overlap < 1:
+            raise InputError(f"tile_overlap {self.overlap!r}: must be at least 0 and below 1")
+        if self.merge not in MERGE_METHODS:
+            raise InputError(f"tile_merge {self.merge!r}: must be one of {', '.join(MERGE_METHODS)}")
+        return self
 
 
-def check_tiles_supported(tile: int | None, task: type[Task]) -> None:
+def check_tiles_supported(tile: int | None, task: type[Task], flag: str = "--tile") -> None:
     """InputError if tiles are wanted of a task that cannot merge them."""
     if tile is not None and not task.supports_tiles:
-        raise InputError(f"--tile: not supported for task {task.name!r}; leave the flag out")
+        raise InputError(f"{flag}: not supported for task {task.name!r}; leave it out")
 
 
 class TiledPredictor(Predictor):

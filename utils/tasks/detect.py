@@ -102,6 +102,7 @@ class DetectionTask(Task):
             channels=self.channels,
             fixed_hw=data.fixed_hw,
             mosaic_epochs=data.mosaic_epochs,
+            original_size=data.original_size and not augment,
         )
 
     def compute_image_weights(self, per_class: np.ndarray) -> np.ndarray:

@@ -41,6 +41,7 @@ class DataOptions:
         stride: largest stride of the network.
         fixed_hw: the only input size of an exported model, which all images are fitted into; None if it takes any.
         mosaic_epochs: number of epochs with mosaic, the first ones; None for all.
+        original_size: load images in their own size for validation, one a batch.
         pin_memory: load into page-locked memory, from which CUDA copies faster.
     """
 
@@ -55,6 +56,7 @@ class DataOptions:
     stride: int = 32
     fixed_hw: tuple[int, int] | None = None
     mosaic_epochs: int | None = None
+    original_size: bool = False
     pin_memory: bool = False
 
     @property
