@@ -20,6 +20,7 @@ MergeMethod = Literal["nms", "wbf", "ios"]
 MERGE_METHODS: tuple[MergeMethod, ...] = ("nms", "wbf", "ios")
 CUT_MARGIN = 0.015  # of the window's side: how near to it the side of a cut box is
 MIN_CUT_MARGIN = 2.0  # pixels
+SEAM_MATCH = 0.6  # intersection over the smaller box where two tiles show the same object
 COVERED_SHARE = 0.9  # of the part that one tile shows, by the box of the whole object in another
 SIDES = (0, 1, 2, 3)  # columns x1, y1, x2, y2
 EPS = 1e-7
@@ -100,16 +101,16 @@ def merge_boxes(
 ) -> MergedBoxes:
     """Merge the boxes that the tiles of an image gave.
 
-    Boxes are taken by falling score. Each takes in the boxes of its class, from other tiles, that match it: their IoU,
-    where both tiles see them if one is cut, is at least `iou_thres`. Cut sides move out to those of the boxes taken
-    in, and further boxes are taken in until none matches: an object over several tiles becomes one box. If a tile
-    shows the whole object, its box is taken instead.
+    Boxes are taken by falling score. Each takes in the boxes of its class, from other tiles, that match it: with an IoU
+    of at least `iou_thres`, or, if one of the two is cut, if they mostly overlap where both tiles see them. Cut sides
+    move out to those of the boxes taken in, and further boxes are taken in until none matches: an object over several
+    tiles becomes one box. If a tile shows the whole object, its box is taken instead.
 
     Args:
         boxes: (n, 6) x1, y1, x2, y2 in pixels of the image, score, class.
         windows: (n, 4) the window that each box was predicted in.
         size_hw: of the image.
-        method: `nms` keeps the box of the highest score; `wbf` averages the sides that are not cut, weighted by score
+        method: `nms` keeps the box of the highest score; `wbf` averages the boxes that are not cut, weighted by score
             (weighted boxes fusion, arXiv:1910.13302; the score stays the highest); `ios` matches by intersection over
             the smaller box, also within a tile, and takes the hull, like the greedy merging of SAHI (arXiv:2202.06934).
         agnostic: match boxes of different classes, too.
@@ -184,7 +185,7 @@ def _build_group(
     else:
         box, is_joined = views.box[whole[0]], False
     if method == "wbf" and not is_joined:
-        box = _average_sides(views, scores, members, box)
+        box = _average(views.box[whole], scores[whole])
     leading = members[0] if is_joined or not whole else whole[0]
     others = [m for m in members if m != leading]
     return _Group(box, float(scores[members[0]]), rows[[leading, *others]].tolist(), is_joined)
@@ -276,16 +277,17 @@ def _find_matches(
     is_cut = view.cut.any() | views.cut[rows].any(axis=1)
     whole = rows[(is_greedy | (is_other & ~is_cut)) & (compare(view.box, views.box[rows]) >= threshold)]
     seam = rows[is_other & is_cut]
-    similarity = _compare_at_seam(view, views, seam, compare)
-    seam = seam[similarity >= threshold]
+    a, b = _clip_to_shared_view(view, views, seam)
+    is_match = _compute_ios(a, b) >= SEAM_MATCH
+    seam, similarity = seam[is_match], _compute_iou(a, b)[is_match]
     if not is_greedy and len(seam) > 1:
-        order = np.argsort(-similarity[similarity >= threshold], kind="stable")
+        order = np.argsort(-similarity, kind="stable")
         seam = seam[order[np.unique(views.tile[seam[order]], return_index=True)[1]]]
     return np.union1d(whole, seam)
 
 
-def _compare_at_seam(view: _View, views: _Views, rows: np.ndarray, compare: Compare) -> np.ndarray:
-    """Similarity (k,) of boxes where both windows see them, a margin beyond the windows included.
+def _clip_to_shared_view(view: _View, views: _Views, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides (k, 4) of the pairs of `view` and rows, as far as both windows show them, and a margin beyond.
 
     Cut sides are moved out by the margin, as the object goes on there; so tiles without overlap share a strip.
     """
@@ -293,17 +295,18 @@ def _compare_at_seam(view: _View, views: _Views, rows: np.ndarray, compare: Comp
     outward = np.array([-1.0, -1.0, 1.0, 1.0]) * margin
     shared_near = np.maximum(view.window[:2], views.window[rows, :2]) - margin
     shared_far = np.minimum(view.window[2:], views.window[rows, 2:]) + margin
-    pair = (np.where(view.cut, view.window + outward, view.box), _move_out(views, rows, outward))
-    a, b = (
-        np.concatenate([np.maximum(boxes[:, :2], shared_near), np.minimum(boxes[:, 2:], shared_far)], axis=1)
-        for boxes in pair
+    first, second = (
+        np.where(cut, window + outward, box)
+        for cut, window, box in (
+            (view.cut, view.window, view.box),
+            (views.cut[rows], views.window[rows], views.box[rows]),
+        )
     )
-    return compare(a, b)
 
+    def clip(boxes: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.maximum(boxes[:, :2], shared_near), np.minimum(boxes[:, 2:], shared_far)], axis=1)
 
-def _move_out(views: _Views, rows: np.ndarray, outward: np.ndarray) -> np.ndarray:
-    """Boxes (k, 4) whose cut sides lie beyond their windows."""
-    return np.where(views.cut[rows], views.window[rows] + outward, views.box[rows])
+    return clip(first), clip(second)
 
 
 def _compute_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -340,9 +343,8 @@ def _extend(view: _View, views: _Views, taken: np.ndarray, *, hull: bool) -> _Vi
     return _View(box, window, cut, view.margin)
 
 
-def _average_sides(views: _Views, scores: np.ndarray, members: list[int], box: np.ndarray) -> np.ndarray:
-    """Box (4,) of the members' sides that are not cut, weighted by score; a side that all have cut is that of `box`."""
-    weights = np.where(views.cut[members], 0.0, scores[members, None])
-    total = weights.sum(axis=0)
-    mean = (views.box[members] * weights).sum(axis=0) / np.where(total > 0, total, 1.0)
-    return np.where(total > 0, mean, box)
+def _average(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Mean (4,) of boxes (n, 4), weighted by score."""
+    weights = scores / scores.sum() if scores.sum() > 0 else np.full(len(scores), 1 / len(scores))
+    mean: np.ndarray = weights @ boxes
+    return mean
