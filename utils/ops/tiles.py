@@ -7,8 +7,9 @@ both tiles see them, so that the part of an object in one tile matches the whole
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -60,10 +61,6 @@ class MergedBoxes:
     members: list[np.ndarray]
     is_joined: np.ndarray
 
-    def top(self, count: int) -> MergedBoxes:
-        """The `count` best boxes."""
-        return MergedBoxes(self.boxes[:count], self.members[:count], self.is_joined[:count])
-
     def join_masks(self, masks: ObjectMasks) -> ObjectMasks:
         """The mask of each box: that of its leading row, or of all rows if the box extends over several tiles.
 
@@ -98,6 +95,7 @@ def merge_boxes(
     method: MergeMethod = "nms",
     iou_thres: float = 0.45,
     agnostic: bool = False,
+    max_det: int | None = None,
 ) -> MergedBoxes:
     """Merge the boxes that the tiles of an image gave.
 
@@ -111,17 +109,21 @@ def merge_boxes(
         windows: (n, 4) the window that each box was predicted in.
         size_hw: of the image.
         method: `nms` keeps the box of the highest score; `wbf` averages the boxes that are not cut, weighted by score
-            (weighted boxes fusion, arXiv:1910.13302; the score stays the highest); `ios` matches by intersection over
-            the smaller box, also within a tile, and takes the hull, like the greedy merging of SAHI (arXiv:2202.06934).
+            (weighted boxes fusion, arXiv:1910.13302; the score stays the highest). `ios` is the greedy merging of SAHI
+            (arXiv:2202.06934) instead: boxes match by intersection over the smaller one, also within a tile, and the
+            hull is taken.
         agnostic: match boxes of different classes, too.
+        max_det: maximum number of merged boxes, the best ones; None for all.
     """
     order = np.argsort(-boxes[:, 4], kind="stable")
     groups = [
         group
         for rows in _split_by_class(boxes, order, agnostic)
-        for group in _merge_class(boxes[rows, :5].astype(np.float64), windows[rows], size_hw, rows, method, iou_thres)
+        for group in islice(
+            _merge_class(boxes[rows, :5].astype(np.float64), windows[rows], size_hw, rows, method, iou_thres), max_det
+        )
     ]
-    groups.sort(key=lambda group: (-group.score, group.members[0]))
+    groups = sorted(groups, key=lambda group: (-group.score, group.members[0]))[:max_det]
     merged = boxes[[group.members[0] for group in groups]].reshape(-1, 6)
     for row, group in zip(merged, groups, strict=True):
         row[:4], row[4] = group.box, group.score
@@ -153,41 +155,66 @@ def _merge_class(
     rows: np.ndarray,
     method: MergeMethod,
     iou_thres: float,
-) -> list[_Group]:
-    """Groups of boxes (n, 5) of one class, sorted by score; `rows` are their numbers in the whole array."""
+) -> Iterator[_Group]:
+    """Groups of boxes (n, 5) of one class by falling score; the boxes are sorted, `rows` are their original numbers."""
     views = _Views.build(boxes[:, :4], windows, size_hw)
     free = np.ones(len(boxes), bool)
-    groups = []
-    compare = _compute_ios if method == "ios" else _compute_iou
     for leader in range(len(boxes)):
         if not free[leader]:
             continue
         free[leader] = False
-        members, view = [leader], views.select(leader)
-        while len(taken := _find_matches(view, members, views, free, compare, iou_thres, method == "ios")):
-            free[taken] = False
-            members += taken.tolist()
-            extended = _extend(view, views, taken, hull=method == "ios")
-            if extended is None:
-                break
-            view = extended
-        groups.append(_build_group(view, views, boxes[:, 4], members, rows, method))
-    return groups
+        if method == "ios":
+            members, box = _take_contained(leader, views, free, iou_thres)
+            group = _Group(box, float(boxes[leader, 4]), rows[members].tolist(), is_joined=len(members) > 1)
+        else:
+            members, view = _take_views(leader, views, free, iou_thres)
+            group = _build_group(view, views, boxes[:, 4], members, rows, average=method == "wbf")
+        yield group
+
+
+def _take_contained(leader: int, views: _Views, free: np.ndarray, threshold: float) -> tuple[list[int], np.ndarray]:
+    """A box and all free ones that it contains or that contain it; and their hull (4,), which must go on to match."""
+    box, members = views.box[leader], [leader]
+    near = views.find_near(box)
+    near = near[free[near]]
+    for row in near[_compute_ios(box, views.box[near]) >= threshold]:
+        free[row] = False
+        other = views.box[row]
+        if _compute_ios(box, other[None])[0] >= threshold:
+            box = np.concatenate([np.minimum(box[:2], other[:2]), np.maximum(box[2:], other[2:])])
+            members.append(int(row))
+    return members, box
+
+
+def _take_views(leader: int, views: _Views, free: np.ndarray, threshold: float) -> tuple[list[int], _View]:
+    """A box and the free ones of other tiles that show the same object; and the view joined from them."""
+    members, view = [leader], views.select(leader)
+    while len(taken := _find_matches(view, members, views, free, threshold)):
+        free[taken] = False
+        members += taken.tolist()
+        if not view.cut.any():
+            break
+        view = _extend(view, views, taken)
+    return members, view
 
 
 def _build_group(
-    view: _View, views: _Views, scores: np.ndarray, members: list[int], rows: np.ndarray, method: MergeMethod
+    view: _View, views: _Views, scores: np.ndarray, members: list[int], rows: np.ndarray, *, average: bool
 ) -> _Group:
-    """The group of some members, of which `view` is the joined box; a member that no border cuts goes before it."""
+    """The group of some members, of which `view` is the joined box.
+
+    If a window shows the whole object, the box is that of the smallest such window, which shows it in most detail; of
+    several, that of the highest score or their average.
+    """
     whole = [m for m in members if not views.cut[m].any() and _covers(views.box[m], views.box[members[0]])]
-    if method == "ios" or not whole:
-        box, is_joined = view.box, len(members) > 1
-    else:
-        box, is_joined = views.box[whole[0]], False
-    if method == "wbf" and not is_joined:
-        box = _average(views.box[whole], scores[whole])
-    leading = members[0] if is_joined or not whole else whole[0]
+    leading, box = members[0], view.box
+    if whole:
+        area = box_area(views.window[whole])
+        whole = [m for m, size in zip(whole, area, strict=True) if size == area.min()]
+        leading = whole[0]
+        box = _average(views.box[whole], scores[whole]) if average else views.box[leading]
     others = [m for m in members if m != leading]
+    is_joined = not whole and len(members) > 1
     return _Group(box, float(scores[members[0]]), rows[[leading, *others]].tolist(), is_joined)
 
 
@@ -251,36 +278,21 @@ class _Views:
         return _View(self.box[row].copy(), self.window[row], self.cut[row], float(self.margin[row]))
 
 
-Compare = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-def _find_matches(
-    view: _View,
-    members: Sequence[int],
-    views: _Views,
-    free: np.ndarray,
-    compare: Compare,
-    threshold: float,
-    is_greedy: bool,
-) -> np.ndarray:
+def _find_matches(view: _View, members: Sequence[int], views: _Views, free: np.ndarray, threshold: float) -> np.ndarray:
     """Free rows that show the same object as `view`, which was joined from `members`.
 
     A tile shows an object once: of the rows that match at a seam, the best of each tile that has no member yet.
-
-    Args:
-        is_greedy: take all rows that match, also within a tile.
     """
     reach = view.margin + 1
     rows = views.find_near(view.box + np.array([-reach, -reach, reach, reach]))
-    rows = rows[free[rows]]
-    is_other = ~np.isin(views.tile[rows], views.tile[members])
+    rows = rows[free[rows] & ~np.isin(views.tile[rows], views.tile[members])]
     is_cut = view.cut.any() | views.cut[rows].any(axis=1)
-    whole = rows[(is_greedy | (is_other & ~is_cut)) & (compare(view.box, views.box[rows]) >= threshold)]
-    seam = rows[is_other & is_cut]
+    whole, seam = rows[~is_cut], rows[is_cut]
+    whole = whole[_compute_iou(view.box, views.box[whole]) >= threshold]
     a, b = _clip_to_shared_view(view, views, seam)
     is_match = _compute_ios(a, b) >= SEAM_MATCH
     seam, similarity = seam[is_match], _compute_iou(a, b)[is_match]
-    if not is_greedy and len(seam) > 1:
+    if len(seam) > 1:
         order = np.argsort(-similarity, kind="stable")
         seam = seam[order[np.unique(views.tile[seam[order]], return_index=True)[1]]]
     return np.union1d(whole, seam)
@@ -328,17 +340,14 @@ def _measure(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     return np.where(empty, 0.0, inter), box_area(a), box_area(b)
 
 
-def _extend(view: _View, views: _Views, taken: np.ndarray, *, hull: bool) -> _View | None:
-    """The view after taking in rows: its cut sides (all, for the hull) moved out to theirs; None if nothing moved."""
-    movable = np.ones(4, bool) if hull else view.cut
-    if not movable.any():
-        return None
+def _extend(view: _View, views: _Views, taken: np.ndarray) -> _View:
+    """The view after taking in rows: its cut sides moved out to theirs."""
     boxes = np.concatenate([view.box[None], views.box[taken]])
     cuts = np.concatenate([view.cut[None], views.cut[taken]])
-    outermost = [boxes[:, 0].argmin(), boxes[:, 1].argmin(), boxes[:, 2].argmax(), boxes[:, 3].argmax()]
-    box = np.where(movable, boxes[outermost, SIDES], view.box)
-    cut = np.where(movable, cuts[outermost, SIDES], view.cut)
     windows = np.concatenate([view.window[None], views.window[taken]])
+    outermost = [boxes[:, 0].argmin(), boxes[:, 1].argmin(), boxes[:, 2].argmax(), boxes[:, 3].argmax()]
+    box = np.where(view.cut, boxes[outermost, SIDES], view.box)
+    cut = np.where(view.cut, cuts[outermost, SIDES], view.cut)
     window = np.concatenate([windows[:, :2].min(axis=0), windows[:, 2:].max(axis=0)])
     return _View(box, window, cut, view.margin)
 

@@ -164,7 +164,8 @@ class TiledPredictor(Predictor):
             method=self.tiles.merge,
             iou_thres=self.options.iou_thres,
             agnostic=self.options.agnostic or self.options.single_cls,
-        ).top(self.options.max_det)
+            max_det=self.options.max_det,
+        )
         bitmaps = None if parts.masks is None else merged.join_masks(parts.masks)
         return Prediction(boxes=torch.from_numpy(merged.boxes), bitmaps=bitmaps)
 

@@ -172,8 +172,8 @@ def test_masks_are_joined_across_seams() -> None:
         assert max((mask & other).sum() / (mask | other).sum() for other in whole) > 0.99
 
 
-def test_top_keeps_the_best() -> None:
+def test_max_det_keeps_the_best() -> None:
     windows = np.tile([0, 0, 100, 100], (3, 1))
     boxes = np.array([[10 * k, 0, 10 * k + 5, 5, 0.2 + 0.1 * k, 0] for k in range(3)], np.float32)
-    best = merge_boxes(boxes, windows, (100, 100)).top(2)
+    best = merge_boxes(boxes, windows, (100, 100), max_det=2)
     assert best.boxes[:, 4].tolist() == pytest.approx([0.4, 0.3]) and len(best.members) == 2

@@ -85,7 +85,7 @@ BOXES = [[20, 20, 60, 70], [230, 100, 300, 160], [430, 380, 620, 460], [100, 500
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.2, 0.45])
-@pytest.mark.parametrize("merge", ["nms", "wbf", "ios"])
+@pytest.mark.parametrize("merge", ["nms", "wbf"])
 def test_boxes_equal_those_of_the_whole_image(overlap: float, merge: Any) -> None:
     """At the size of the image the untiled network sees every object whole."""
     frame = draw_scene((700, 1000), BOXES)
