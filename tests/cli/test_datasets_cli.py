@@ -34,7 +34,7 @@ def test_help_of_a_command() -> None:
     [
         (
             ("chekc",),
-            "error: python -m utils.datasets chekc: no such command; choose from check, split, convert, crops, fetch",
+            "error: python -m utils.datasets chekc: no such command; choose from check, split, convert, crops, ",
         ),
         (("check", "--data", "none.yaml"), "error: --data none.yaml: no such file"),
         (("convert", "--from", "voc", "--source", "none", "--out", "x"), "no annotations"),

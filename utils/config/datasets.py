@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from utils.config.base import BaseConfig, option, switch
-from utils.config.flag_types import not_negative_float, positive_int, seed_value
+from utils.config.flag_types import fraction, not_negative_float, positive_int, seed_value
+from utils.config.tiles import TILE_VISIBLE_HELP, tile_overlap_option
 
 READABLE = ("yolo", "coco", "voc", "labelme", "supervisely", "cityscapes")
 WRITABLE = READABLE[:-1]
@@ -69,3 +70,14 @@ class CheckConfig(BaseConfig):
     noplots: bool = switch("--noplots", help="write no plots")
     verbose: bool = switch("--verbose", help="print all problems")
     workers: int = option(8, "--workers", type=positive_int, help="number of reader threads")
+
+
+@dataclass(frozen=True)
+class TileConfig(BaseConfig):
+    """Cut the large images of a detection or instance segmentation set into tiles, in a new folder."""
+
+    data: str = option("data/coco128.yaml", "--data", help="data set YAML")
+    out: str = option("", "--out", required=True, help="folder to write; it must be empty or new")
+    tile: int = option(640, "--tile", type=positive_int, help="side of a tile in pixels")
+    tile_overlap: float = tile_overlap_option()
+    tile_visible: float = option(0.3, "--tile-visible", type=fraction, help=TILE_VISIBLE_HELP)

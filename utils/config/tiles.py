@@ -9,10 +9,13 @@ from utils.config.base import option, switch
 from utils.config.flag_types import overlap_fraction, positive_int
 from utils.core.errors import InputError
 
-TILE_DETAILS = ("tile_overlap", "tile_full", "tile_merge")
+TILE_DETAILS = ("tile_overlap", "tile_full", "tile_merge", "tile_visible")
+TILE_VISIBLE_HELP = "drop objects of which a tile shows a smaller share"
+PREDICT_HELP = "predict large images in tiles of this side (without a number: of the network input)"
+TRAIN_HELP = "train on tiles of this side of large images (without a number: of --imgsz)"
 
 
-def tile_option() -> Any:
+def tile_option(help: str = PREDICT_HELP) -> Any:
     """The field `tile`: None for whole images, 0 for tiles of the size of the network input."""
     return option(
         None,
@@ -21,7 +24,7 @@ def tile_option() -> Any:
         const=0,
         type=positive_int,
         metavar="PIXELS",
-        help="predict large images in tiles of this side (without a number: of the network input)",
+        help=help,
     )
 
 

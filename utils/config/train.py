@@ -16,6 +16,7 @@ from utils.config.flag_types import (
     seed_value,
 )
 from utils.config.legacy import TRAIN_FLAGS
+from utils.config.tiles import TILE_VISIBLE_HELP, TRAIN_HELP, check_tile_flags, tile_option, tile_overlap_option
 from utils.core.errors import InputError
 
 AUTOMATIC_BATCH = -1
@@ -170,6 +171,9 @@ class TrainConfig(BaseConfig):
         type=not_negative_float,
         help="joint: fitness weights of mAP50, mAP50-95 and mIoU",
     )
+    tile: int | None = tile_option(TRAIN_HELP)
+    tile_overlap: float = tile_overlap_option()
+    tile_visible: float = option(0.3, "--tile-visible", type=fraction, help=TILE_VISIBLE_HELP)
     entity: str | None = option(None, "--entity", help="wandb or comet account of the run")
     upload_dataset: str | bool = option(
         False, "--upload_dataset", nargs="?", const=True, help="upload the data set, or one split, to the loggers"
@@ -218,6 +222,11 @@ class TrainConfig(BaseConfig):
             raise InputError(f"--batch-size {self.batch_size}: must be at least 1, or -1 for as many as fit in memory")
         if self.compile and self.checkpoint_activations:
             raise InputError("--compile and --checkpoint-activations cannot be combined; use one of them")
+        check_tile_flags(self.tile, self.explicit)
+        if self.tile is not None and self.cache == "disk":
+            raise InputError(
+                "--tile and --cache disk cannot be combined; use --cache ram, or `python -m utils.datasets tile`"
+            )
         if self.image_weights and self.rect:
             raise InputError(
                 "--image-weights and --rect cannot be combined: one samples at random, the other keeps the order"

@@ -1,4 +1,4 @@
-"""Data set commands: `python -m utils.datasets check|split|convert|crops|fetch`."""
+"""Data set commands: `python -m utils.datasets check|split|convert|crops|tile|fetch`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from utils.config.base import BaseConfig
-from utils.config.datasets import CheckConfig, ConvertConfig, CropsConfig, FetchConfig, SplitConfig
+from utils.config.datasets import CheckConfig, ConvertConfig, CropsConfig, FetchConfig, SplitConfig, TileConfig
 from utils.core.errors import InputError
 from utils.core.lazy import import_project_module
 from utils.core.script import run_script
@@ -17,6 +17,7 @@ COMMANDS: dict[str, type[BaseConfig]] = {
     "split": SplitConfig,
     "convert": ConvertConfig,
     "crops": CropsConfig,
+    "tile": TileConfig,
     "fetch": FetchConfig,
 }
 

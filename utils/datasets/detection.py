@@ -211,6 +211,8 @@ class DetectionDataset(Dataset[Sample]):
         """Image i with a longer side of at least `longest` pixels, unless the file or `self.longest` is smaller."""
         if self.cache is not None:
             return self.cache.get(i)
+        if self.index.windows is not None:
+            return self.read_window(i)
         longest = min(longest, self.longest)
         reduce = 2 * longest <= max(self.index.sizes_hw[i].tolist())
         return read_image(self.index.paths[i], channels=self.channels, reduce_to=longest if reduce else None)
@@ -253,9 +255,18 @@ class DetectionDataset(Dataset[Sample]):
 
     def load_image(self, i: int) -> np.ndarray:
         """Image i from the file, resized so that its longer side is `self.longest`."""
-        frame = read_image(
-            self.index.paths[i], channels=self.channels, reduce_to=self.longest if self.augment else None
-        )
+        if self.index.windows is not None:
+            frame = self.read_window(i)
+        else:
+            frame = read_image(
+                self.index.paths[i], channels=self.channels, reduce_to=self.longest if self.augment else None
+            )
         size_hw = self.get_loaded_hw(i)
         use_area = not self.augment and max(size_hw) < max(frame.shape[:2])
         return resize(frame, size_hw, cv2.INTER_AREA if use_area else cv2.INTER_LINEAR)
+
+    def read_window(self, i: int) -> np.ndarray:
+        """Image i, a tile of its file, in its own size."""
+        assert self.index.windows is not None
+        x1, y1, x2, y2 = self.index.windows[i].tolist()
+        return np.ascontiguousarray(read_image(self.index.paths[i], channels=self.channels)[y1:y2, x1:x2])

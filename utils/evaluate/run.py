@@ -29,7 +29,6 @@ from utils.evaluate.sinks import PlotSink
 from utils.evaluate.tiles import TiledBatchPredictor
 from utils.evaluate.validator import ValidationResult, validate
 from utils.plots.results import STUDY_SIZES
-from utils.predict.tiling import check_tiles_supported
 from utils.tasks.base import PredictionFiles, Sink, Task
 from utils.tasks.options import DataOptions, PostprocessOptions, TaskOptions
 from utils.tasks.registry import find_task
@@ -60,7 +59,7 @@ def evaluate(config: ValConfig) -> list[ValidationResult]:
     ]
     task = find_task(subjects[0].backend.task)
     config = config.adapt_to(task.val_config)
-    check_tiles_supported(config.tile, task)
+    task.check_tile(config.tile)
     check_tile_flags(config.tile, config.explicit)
     if config.tile is not None and config.task in ("speed", "study"):
         raise InputError(f"--tile and --task {config.task} cannot be combined; leave one of them out")

@@ -26,7 +26,7 @@ from utils.predict.detections import Detections, make_output_names
 from utils.predict.inputs import load_images
 from utils.predict.multi_backend import refresh_backend
 from utils.predict.predictor import Predictor
-from utils.predict.tiling import TiledPredictor, TileOptions, check_tiles_supported
+from utils.predict.tiling import TiledPredictor, TileOptions
 from utils.tasks.options import PREDICT_DEFAULTS
 from utils.tasks.registry import find_task
 
@@ -187,7 +187,7 @@ class AutoShape(nn.Module):
 
     def _build_tile_options(self, backend: Backend, tile: int) -> TileOptions:
         """The checked options of tiles; InputError if one is invalid or the task has none."""
-        check_tiles_supported(tile, find_task(backend.task), "tile")
+        find_task(backend.task).check_tile(tile, "tile")
         return TileOptions(tile, self.tile_overlap, self.tile_full, self.tile_merge).check()
 
     def _autocast(self, backend: Backend) -> torch.autocast:

@@ -30,7 +30,7 @@ from utils.datasets.sources.streams import StreamTiming
 from utils.imaging.read import ImageError
 from utils.predict.pipeline import BackgroundWriter, prefetch, write_all
 from utils.predict.predictor import Predictor, build_feature_visitor
-from utils.predict.tiling import TiledPredictor, TileOptions, check_tiles_supported
+from utils.predict.tiling import TiledPredictor, TileOptions
 from utils.predict.writers import (
     CropWriter,
     CsvWriter,
@@ -153,7 +153,7 @@ def adapt_to_task(config: DetectConfig, backend: Backend) -> DetectConfig:
     ignored = {name: getattr(defaults, name) for name in task.unused_predict_flags if getattr(config, name)}
     if ignored:
         LOGGER.warning(f"WARNING {format_flags(ignored)}: ignored in task {task.name!r}")
-    check_tiles_supported(config.tile, task)
+    task.check_tile(config.tile)
     task.check_predict_settings(config, num_classes=len(backend.names), nms_in_file=has_nms(backend))
     return replace(config, **ignored)
 

@@ -22,7 +22,6 @@ from utils.imaging.large_image import LargeImage
 from utils.ops.masks import ObjectMasks
 from utils.ops.tiles import MERGE_METHODS, MergeMethod, compute_windows, merge_boxes
 from utils.predict.predictor import Predictor
-from utils.tasks.base import Task
 from utils.tasks.options import PostprocessOptions
 
 TILE_BATCH = 4
@@ -61,12 +60,6 @@ class TileOptions:
         if self.merge not in MERGE_METHODS:
             raise InputError(f"tile_merge {self.merge!r}: must be one of {', '.join(MERGE_METHODS)}")
         return self
-
-
-def check_tiles_supported(tile: int | None, task: type[Task], flag: str = "--tile") -> None:
-    """InputError if tiles are wanted of a task that cannot merge them."""
-    if tile is not None and not task.supports_tiles:
-        raise InputError(f"{flag}: not supported for task {task.name!r}; leave it out")
 
 
 class TiledPredictor(Predictor):

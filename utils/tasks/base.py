@@ -20,6 +20,7 @@ from utils.config.detect import DetectConfig
 from utils.config.hyp import Hyperparameters
 from utils.config.train import TrainConfig
 from utils.config.val import ValConfig
+from utils.core.errors import InputError
 from utils.core.types import Batch, EvalResult, Letterbox, Prediction, Sample
 from utils.datasets.index.data_yaml import DataSpec, load_spec
 from utils.datasets.index.image_index import ImageIndex
@@ -131,7 +132,7 @@ class Task(ABC):
         square_input: images of any shape become inputs of one size, and test-time augmentation is not offered.
         floor_accumulation: as `Schedule.floor`.
         supports_int8, supports_nms: whether INT8 and NMS are offered for exported files.
-        supports_tiles: predictions of tiles can be merged.
+        supports_tiles: images can be cut into tiles, and the predictions of tiles be merged.
         in_original: whether the releases of YOLOv5 have a class for the network.
     """
 
@@ -189,12 +190,21 @@ class Task(ABC):
         Args:
             resolved: fields of `DataOptions` that the config does not settle, such as the rounded `imgsz`.
         """
-        names = ("imgsz", "batch_size", "workers", "seed", "cache", "rect", "quad", "single_cls", "mosaic_epochs")
+        names = (
+            *("imgsz", "batch_size", "workers", "seed", "cache", "rect", "quad", "single_cls", "mosaic_epochs"),
+            *("tile", "tile_overlap", "tile_visible"),
+        )
         return TaskOptions(
             data=DataOptions(**{name: getattr(config, name) for name in names} | resolved),
             postprocess=PostprocessOptions(single_cls=config.single_cls),
             specific=cls.options_type.from_train_config(config),
         )
+
+    @classmethod
+    def check_tile(cls, tile: int | None, flag: str = "--tile") -> None:
+        """InputError if tiles are wanted and the task does not support them."""
+        if tile is not None and not cls.supports_tiles:
+            raise InputError(f"{flag}: not supported for task {cls.name!r}; leave it out")
 
     @classmethod  # noqa: B027 - nothing to check is the default
     def check_predict_settings(cls, config: DetectConfig, *, num_classes: int, nms_in_file: bool) -> None:

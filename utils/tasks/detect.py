@@ -24,6 +24,7 @@ from utils.datasets.image_weights import class_weights, image_weights
 from utils.datasets.index.data_yaml import DataSpec
 from utils.datasets.index.image_index import ImageIndex
 from utils.datasets.index.labels import load_index
+from utils.datasets.index.tiles import tile_index
 from utils.losses.detection import DetectionLoss, scale_gains
 from utils.losses.result import LossResult, Reduce, keep_local
 from utils.metrics.agreement import Agreement, Comparison, compare_detections
@@ -83,7 +84,17 @@ class DetectionTask(Task):
     def get_index(self, split: str) -> ImageIndex:
         if split not in self._indexes:
             single_cls, verbose = self.options.data.single_cls, self.options.verbose
-            self._indexes[split] = load_index(self.spec, split, single_cls=single_cls, verbose=verbose)
+            index = load_index(self.spec, split, single_cls=single_cls, verbose=verbose)
+            data = self.options.data
+            if data.tile is not None:
+                index = tile_index(
+                    index,
+                    data.tile or data.imgsz,
+                    overlap=data.tile_overlap,
+                    min_visible=data.tile_visible,
+                    all_tiles=split != "train",
+                )
+            self._indexes[split] = index
         return self._indexes[split]
 
     def build_dataset(self, split: str, *, augment: bool, batch_size: int, rect: bool, pad: float) -> DetectionDataset:

@@ -41,6 +41,8 @@ class DataOptions:
         stride: largest stride of the network.
         fixed_hw: the only input size of an exported model, which all images are fitted into; None if it takes any.
         mosaic_epochs: number of epochs with mosaic, the first ones; None for all.
+        tile: train and validate on tiles of this side of larger images; 0 for `imgsz`, None for whole images.
+        tile_overlap, tile_visible: as in `tile_index`.
         original_size: load images in their own size for validation, one a batch.
         pin_memory: load into page-locked memory, from which CUDA copies faster.
     """
@@ -56,6 +58,9 @@ class DataOptions:
     stride: int = 32
     fixed_hw: tuple[int, int] | None = None
     mosaic_epochs: int | None = None
+    tile: int | None = None
+    tile_overlap: float = 0.2
+    tile_visible: float = 0.3
     original_size: bool = False
     pin_memory: bool = False
 

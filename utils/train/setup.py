@@ -170,6 +170,7 @@ def resolve_task(run: Run) -> Plan:
     kind = find_task(choose_task(run.config, source) if run.state is None else str(run.state["task"]))
     config = run.config.adapt_to(kind.train_config)
     config.check()
+    kind.check_tile(config.tile)
     if unused := config.explicit & kind.unused_train_flags:
         LOGGER.warning(f"WARNING {format_flags(unused)}: ignored in task {kind.name!r}")
     graph = choose_graph(config, source, kind) if run.state is None else dict(run.state["yaml"])

@@ -12,6 +12,7 @@ from PIL import Image
 from utils.config.hyp import Hyperparameters
 from utils.datasets.detection import EPOCH_REPEAT, DetectionDataset, read_semantic_mask
 from utils.datasets.index.image_index import ImageIndex, PolygonTable, compute_offsets
+from utils.datasets.index.tiles import tile_index
 from utils.imaging.read import ImageError
 
 PLAIN = Hyperparameters(
@@ -257,3 +258,23 @@ def test_rect_disables_cutmix(tmp_path: Path) -> None:
         for p in (0.0, 1.0)
     )
     assert all(np.array_equal(plain[0, i].image, cut[0, i].image) for i in range(len(SIZES)))
+
+
+def test_tiles_are_read_from_their_file(tmp_path: Path) -> None:
+    """The pixels of a tile, without augmentation and from the memory cache."""
+    frame = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), frame)
+    index = ImageIndex(
+        [str(tmp_path / "a.png")],
+        np.array([[300, 400]], np.int32),
+        np.array([0, 1]),
+        np.array([0], np.int32),
+        np.array([[0.5, 0.5, 1.0, 1.0]], np.float32),
+    )
+    tiles = tile_index(index, 128, overlap=0.25, min_visible=0.0)
+    for cache in (None, "ram"):
+        dataset = DetectionDataset(tiles, imgsz=128, hyp=Hyperparameters(), augment=False, cache=cache)
+        assert len(dataset) == 12 and tiles.windows is not None
+        for i, (x1, y1, x2, y2) in enumerate(tiles.windows.tolist()):
+            assert np.array_equal(dataset[i].image, frame[y1:y2, x1:x2])
+            assert dataset[i].boxes_xyxy.tolist() == [[0, 0, 128, 128]]

@@ -14,7 +14,7 @@ from torch import Tensor
 from utils.core.errors import InputError
 from utils.ops.masks import ObjectMasks
 from utils.predict.predictor import Predictor
-from utils.predict.tiling import TiledPredictor, TileOptions, check_tiles_supported
+from utils.predict.tiling import TiledPredictor, TileOptions
 from utils.tasks.options import PREDICT_DEFAULTS
 from utils.tasks.registry import find_task
 
@@ -178,5 +178,5 @@ def test_invalid_options(options: TileOptions, reason: str) -> None:
 @pytest.mark.parametrize("task", ["classify", "semantic", "joint"])
 def test_tasks_without_tiles(task: str) -> None:
     with pytest.raises(InputError, match="--tile: not supported for task"):
-        check_tiles_supported(640, find_task(task))
-    check_tiles_supported(None, find_task(task))
+        find_task(task).check_tile(640)
+    find_task(task).check_tile(None)

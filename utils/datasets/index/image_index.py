@@ -85,6 +85,7 @@ class ImageIndex(SharedArrays):
         semantic_masks: N semantic mask files, or None.
         id_map: (256,) uint8 class of each value in these files, 255 for none; None if the values are the classes.
         pixels: (N, num_classes) int64 pixels of each class in each semantic mask, or None.
+        windows: (N, 4) int32 x1, y1, x2, y2, the part of each file that is the image; None for whole files.
     """
 
     paths: Sequence[str]
@@ -97,6 +98,7 @@ class ImageIndex(SharedArrays):
     semantic_masks: Sequence[str] | None = None
     id_map: np.ndarray | None = None
     pixels: np.ndarray | None = None
+    windows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -126,6 +128,7 @@ class ImageIndex(SharedArrays):
             polygons=None if self.polygons is None else self.polygons.subset(rows),
             semantic_masks=None if self.semantic_masks is None else _select(self.semantic_masks, positions),
             pixels=None if self.pixels is None else self.pixels[positions],
+            windows=None if self.windows is None else self.windows[positions],
         )
 
 
