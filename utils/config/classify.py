@@ -38,7 +38,7 @@ class ClassifyTrainConfig(TrainConfig):
     hidden = frozenset({
         "autobalance", "aux_weights", "balance", "close_mosaic", "evolve_population", "fitness", "joint_batches",
         "mask_ratio", "no_overlap", "noautoanchor", "quad", "rect", "seg_batch_size", "seg_imgsz", "seg_loss",
-        "seg_mosaic", "single_cls", "task_weights",
+        "seg_mosaic", "single_cls", "task_weights", "tile", "tile_overlap", "tile_visible",
     })  # fmt: skip
     model: str = option(
         "yolov5s-cls.pt", "--model", help="checkpoint (of a classifier or detector), model YAML or torchvision model"
@@ -136,7 +136,7 @@ class ClassifyValConfig(ValConfig):
 
     hidden = frozenset({
         "augment", "coco", "conf_thres", "iou_thres", "max_det", "save_conf", "save_hybrid", "save_json", "save_txt",
-        "seg_imgsz", "single_cls",
+        "seg_imgsz", "single_cls", "tile", "tile_full", "tile_merge", "tile_overlap",
     })  # fmt: skip
     data: str = option("../datasets/mnist", "--data", help="folder, known name, builtin:shapes-cls or data YAML")
     weights: list[str] = option(["yolov5s-cls.pt"], "--weights", nargs="+", help="model file")
@@ -151,8 +151,9 @@ class ClassifyPredictConfig(DetectConfig):
     """Classify images, videos and streams."""
 
     hidden = frozenset({
-        "agnostic_nms", "classes", "conf_thres", "hide_conf", "hide_labels", "iou_thres", "line_thickness", "max_det",
-        "retina_masks", "save_conf", "save_crop", "save_format",
+        "agnostic_nms", "classes", "conf_thres", "count_line", "count_zone", "hide_conf", "hide_labels", "iou_thres",
+        "line_thickness", "max_det", "retina_masks", "save_conf", "save_crop", "save_format", "save_mot", "tile",
+        "tile_full", "tile_merge", "tile_overlap", "track", "track_trail",
     })  # fmt: skip
     weights: list[str] = option(["yolov5s-cls.pt"], "--weights", nargs="+", type=str, help="model file or Triton URL")
     imgsz: list[int] = option(

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.config.base import IMG_FLAGS, THREADS_HELP, TRUST_HELP, BaseConfig, option, switch
-from utils.config.flag_types import fraction, not_negative_float, positive_int
+from utils.config.base import IMG_FLAGS, THREADS_HELP, TRUST_HELP, BaseConfig, format_flags, option, switch
+from utils.config.flag_types import (
+    fraction,
+    line_points,
+    not_negative_float,
+    not_negative_int,
+    positive_int,
+    zone_points,
+)
 from utils.config.legacy import DETECT_FLAGS
 from utils.config.tiles import (
     check_tile_flags,
@@ -76,6 +83,22 @@ class DetectConfig(BaseConfig):
     dnn: bool = switch("--dnn", help="run ONNX files with OpenCV DNN instead of onnxruntime")
     trust: bool = switch("--trust", help=TRUST_HELP)
     threads: int | None = option(None, "--threads", type=positive_int, help=THREADS_HELP)
+    track: str | None = option(
+        None,
+        "--track",
+        nargs="?",
+        const="bytetrack",
+        choices=("bytetrack", "ocsort"),
+        help="track objects over the frames; without a value bytetrack (see docs/tracking.md)",
+    )
+    track_trail: int = option(0, "--track-trail", type=not_negative_int, help="draw the last N positions of each track")
+    save_mot: bool = switch("--save-mot", help="save tracks in the MOT format to mot/*.txt")
+    count_line: str | None = option(
+        None, "--count-line", type=line_points, metavar="X1,Y1,X2,Y2", help="count tracks that cross a line"
+    )
+    count_zone: str | None = option(
+        None, "--count-zone", type=zone_points, metavar="X1,Y1,...", help="count tracks that enter a polygon"
+    )
     tile: int | None = tile_option()
     tile_overlap: float = tile_overlap_option()
     tile_full: bool = tile_full_switch()
@@ -100,6 +123,10 @@ class DetectConfig(BaseConfig):
         if self.visualize and self.tile is not None:
             raise InputError("--visualize and --tile cannot be combined; use one of them")
         check_tile_flags(self.tile, self.explicit)
+        details = ("track_trail", "save_mot", "count_line", "count_zone")
+        if self.track is None and (given := [name for name in details if name in self.explicit]):
+            flag = format_flags(given[:1])
+            raise InputError(f"{flag} has no effect without --track; add --track, or leave {flag} out")
         return self
 
     @property

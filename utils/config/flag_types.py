@@ -47,6 +47,34 @@ def overlap_fraction(text: str) -> float:
     return value
 
 
+def parse_points(text: str, minimum: int, maximum: int | None = None) -> list[float]:
+    """The numbers of points `x1,y1,x2,y2,...`; ArgumentTypeError if they are not `minimum` to `maximum` points."""
+    try:
+        values = [float(word) for word in text.split(",")]
+    except ValueError:
+        values = []
+    count, is_even = len(values) // 2, len(values) % 2 == 0
+    if (
+        not is_even
+        or count < minimum
+        or (maximum is not None and count > maximum)
+        or not all(map(math.isfinite, values))
+    ):
+        wanted = f"{minimum} points" if minimum == maximum else f"at least {minimum} points"
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {wanted} as x1,y1,x2,y2,... in pixels")
+    return values
+
+
+def line_points(text: str) -> str:
+    """The two points of a line, checked."""
+    return text if parse_points(text, 2, 2) else ""
+
+
+def zone_points(text: str) -> str:
+    """The points of a polygon, checked."""
+    return text if parse_points(text, 3) else ""
+
+
 def not_negative_float(text: str) -> float:
     """A finite number of at least 0."""
     value = float(text)

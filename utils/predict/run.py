@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
@@ -31,10 +32,12 @@ from utils.imaging.read import ImageError
 from utils.predict.pipeline import BackgroundWriter, prefetch, write_all
 from utils.predict.predictor import Predictor, build_feature_visitor
 from utils.predict.tiling import TiledPredictor, TileOptions
+from utils.predict.tracking import TrackingStage, TrackOptions
 from utils.predict.writers import (
     CropWriter,
     CsvWriter,
     MediaWriter,
+    MotWriter,
     SemanticMaskWriter,
     SlideshowWriter,
     StopRunning,
@@ -97,6 +100,7 @@ def detect(config: DetectConfig) -> DetectSummary:
         if config.submit and backend.semantic is None:
             raise InputError(f"--submit: {config.weights[0]} predicts no semantic masks; leave the flag out")
         predictor = build_predictor(config, backend)
+        tracking = build_tracking(config)
         max_side = None if config.tile is None else config.tile or max(predictor.size_hw)
         style = DrawStyle(config.line_thickness, config.hide_labels, config.hide_conf, max_side)
         viewers = [WindowViewer(style)] if config.view_img else []
@@ -106,10 +110,20 @@ def detect(config: DetectConfig) -> DetectSummary:
         writers = build_writers(config, style, save_dir)
         features_dir = save_dir if config.visualize else None
         with StopSignals() as stop, select_kernels(source, predictor):
-            images = run_images(source, predictor, writers, viewers=viewers, features_dir=features_dir, stop=stop)
+            images = run_images(
+                source,
+                predictor,
+                writers,
+                viewers=viewers,
+                features_dir=features_dir,
+                stop=stop,
+                tracking=tracking,
+            )
             if config.update:
                 for file in config.weights:
                     strip_checkpoint(find_weights(file))
+            if tracking is not None:
+                report_counts(tracking, backend, save_dir)
             if images or not stop.received:
                 report(source, predictor, save_dir, images)
         stop.check()
@@ -154,6 +168,8 @@ def adapt_to_task(config: DetectConfig, backend: Backend) -> DetectConfig:
     if ignored:
         LOGGER.warning(f"WARNING {format_flags(ignored)}: ignored in task {task.name!r}")
     task.check_tile(config.tile)
+    if config.track is not None and not task.has_boxes:
+        raise InputError(f"--track: not supported for task {task.name!r}, which has no boxes; leave it out")
     task.check_predict_settings(config, num_classes=len(backend.names), nms_in_file=has_nms(backend))
     return replace(config, **ignored)
 
@@ -166,9 +182,10 @@ def build_predictor(config: DetectConfig, backend: Backend) -> Predictor:
     if "imgsz" in config.explicit and backend.fixed_hw not in (None, size_hw):
         only = "x".join(map(str, backend.fixed_hw))
         LOGGER.warning(f"WARNING: --imgsz {' '.join(map(str, config.imgsz))} is ignored: the file takes {only} only")
+    tracks = TrackOptions.from_config(config)
     options = replace(
         PREDICT_DEFAULTS,
-        conf_thres=config.conf_thres,
+        conf_thres=config.conf_thres if tracks is None else tracks.predict_conf,
         iou_thres=config.iou_thres,
         classes=config.classes,
         agnostic=config.agnostic_nms,
@@ -183,6 +200,22 @@ def build_predictor(config: DetectConfig, backend: Backend) -> Predictor:
     return TiledPredictor(backend, options, tiles=tiles, progress=True, size_hw=size_hw, augment=config.augment)
 
 
+def build_tracking(config: DetectConfig) -> TrackingStage | None:
+    """The tracking that the flags ask for; None without."""
+    options = TrackOptions.from_config(config)
+    return None if options is None else TrackingStage(options)
+
+
+def report_counts(tracking: TrackingStage, backend: Backend, save_dir: Path | None) -> None:
+    """Log what crossed the lines and entered the zones, and write counts.csv."""
+    rows = tracking.format_counts(dict(backend.names))
+    for source, title, label, ins, outs in rows:
+        LOGGER.info(f"{source}: {title}: {label}: {ins} in, {outs} out")
+    if tracking.counts and save_dir is not None:
+        with open(save_dir / "counts.csv", "w", encoding="utf-8", newline="", errors="backslashreplace") as stream:
+            csv.writer(stream).writerows([("Source", "Kind", "Class", "In", "Out"), *rows])
+
+
 def select_kernels(source: Source, predictor: Predictor) -> AbstractContextManager[None]:
     """A context in which cuDNN times its kernels for a size, if all images have one: of a stream, or not `auto`."""
     if predictor.backend.device.type == "cuda" and (source.live or not predictor.auto):
@@ -192,7 +225,10 @@ def select_kernels(source: Source, predictor: Predictor) -> AbstractContextManag
 
 def make_save_dir(config: DetectConfig) -> Path | None:
     """Create the run folder; None if nothing is to be saved."""
-    flags = (config.save_txt, config.save_csv, config.save_crop, config.visualize, config.save_as_video, config.submit)
+    flags = (
+        *(config.save_mot, bool(config.count_line), bool(config.count_zone)),
+        *(config.save_txt, config.save_csv, config.save_crop, config.visualize, config.save_as_video, config.submit),
+    )
     if config.nosave and not any(flags):
         return None
     return make_run_folder(Path(config.project) / config.name, exist_ok=config.exist_ok)
@@ -210,7 +246,9 @@ def build_writers(config: DetectConfig, style: DrawStyle, save_dir: Path | None)
     if config.save_txt:
         writers.append(TextWriter(save_dir / "labels", with_score=config.save_conf, corners=config.save_format == 1))
     if config.save_csv:
-        writers.append(CsvWriter(save_dir / "predictions.csv"))
+        writers.append(CsvWriter(save_dir / "predictions.csv", with_ids=config.track is not None))
+    if config.save_mot:
+        writers.append(MotWriter(save_dir / "mot"))
     if not config.nosave:
         names = UniqueNames()
         writers += [MediaWriter(save_dir, style, names), SemanticMaskWriter(save_dir, names)]
@@ -230,6 +268,7 @@ def run_images(
     features_dir: Path | None = None,
     overlap: bool = True,
     stop: StopSignals | None = None,
+    tracking: TrackingStage | None = None,
 ) -> int:
     """Predict, log, show and write every frame of the source; returns the number of frames.
 
@@ -241,6 +280,7 @@ def run_images(
         features_dir: folder for the feature maps of every layer.
         overlap: use the two threads.
         stop: signals that end the run like the end of the source.
+        tracking: gives the boxes ids.
     """
     images, stop = 0, stop or StopSignals()
     with ExitStack() as stack:
@@ -259,6 +299,8 @@ def run_images(
                     try:
                         for result in predict_frames(items, predictor, features_dir):
                             images += 1
+                            if tracking is not None:
+                                result = tracking.apply(result)
                             write_all(writers, result)
                             LOGGER.info(result.format_log())  # a logged result is written even after Ctrl-C
                             write_all(viewers, result)

@@ -18,6 +18,7 @@ from utils.core.files import UniqueNames, add_path_to_errors, to_folder_name
 from utils.datasets.sources.frames import SourceFrame
 from utils.imaging.letterbox import letterbox
 from utils.imaging.read import imwrite
+from utils.ops.boxes import xyxy_to_ltwh
 from utils.ops.semantic_masks import colorize, to_source_ids
 from utils.predict.video import VideoFile
 from utils.tasks.results import DrawStyle, Result
@@ -178,25 +179,59 @@ class TextWriter(Writer):
                 stream.writelines(line + "\n" for line in lines)
 
 
+class MotWriter(Writer):
+    """Writes the tracks of each source to `<stem>.txt`: frame, id, left, top, width, height, score, -1, -1, -1.
+
+    Frames count from 1; boxes are in pixels (the result format of the MOT Challenge, arXiv:1603.00831).
+
+    Args:
+        folder: created if missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names = UniqueNames()
+        self._images = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, result: Result) -> None:
+        source = result.source
+        self._images += source.number is None
+        if result.tracks is None:
+            return
+        number = self._images if source.number is None else source.number
+        name = "images" if source.number is None else self._names.assign(source.path, Path(source.path).stem, "")
+        boxes = xyxy_to_ltwh(result.boxes[:, :4])
+        rows = zip(result.tracks.ids.tolist(), boxes.tolist(), result.boxes[:, 4].tolist(), strict=True)
+        with open(self.folder / f"{name}.txt", "a", encoding="utf-8", errors="backslashreplace") as stream:
+            for track, box, score in sorted(rows):
+                stream.write(f"{number},{track},{','.join(f'{v:.2f}' for v in box)},{score:.4f},-1,-1,-1\n")
+
+
 class CsvWriter(Writer):
     """Writes a CSV table with a row per object, least certain first: file name, class name, score.
 
     Args:
         file: replaced if it exists.
+        with_ids: write the id of the track, too.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, with_ids: bool = False) -> None:
+        self.with_ids = with_ids
         self._stream = open(  # noqa: SIM115 - closed by close()
             file, "w", encoding="utf-8", newline="", errors="backslashreplace"
         )
         self._csv = csv.writer(self._stream)
-        self._csv.writerow(("Image Name", "Prediction", "Confidence"))
+        self._csv.writerow(("Image Name", "Prediction", "Confidence", *(("ID",) if with_ids else ())))
 
     def write(self, result: Result) -> None:
         name = Path(result.source.path).name
         with add_path_to_errors(self._stream.name):
-            for label, score in reversed(list(zip(result.labels, result.boxes[:, 4].tolist(), strict=True))):
-                self._csv.writerow((name, label, f"{score:.2f}"))
+            scores = result.boxes[:, 4].tolist()
+            rows = [[name, label, f"{score:.2f}"] for label, score in zip(result.labels, scores, strict=True)]
+            if self.with_ids and result.tracks is not None:
+                rows = [[*row, str(number)] for row, number in zip(rows, result.tracks.ids.tolist(), strict=True)]
+            self._csv.writerows(reversed(rows))
             self._stream.flush()  # a kill loses no rows
 
     def close(self) -> None:

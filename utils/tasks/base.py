@@ -132,6 +132,7 @@ class Task(ABC):
         square_input: images of any shape become inputs of one size, and test-time augmentation is not offered.
         floor_accumulation: as `Schedule.floor`.
         supports_int8, supports_nms: whether INT8 and NMS are offered for exported files.
+        has_boxes: predictions have boxes, which can be tracked.
         supports_tiles: images can be cut into tiles, and the predictions of tiles be merged.
         in_original: whether the releases of YOLOv5 have a class for the network.
     """
@@ -164,6 +165,7 @@ class Task(ABC):
     floor_accumulation: ClassVar[bool] = False
     supports_int8: ClassVar[bool] = True
     supports_nms: ClassVar[bool] = False
+    has_boxes: ClassVar[bool] = False
     supports_tiles: ClassVar[bool] = False
     in_original: ClassVar[bool] = True
 

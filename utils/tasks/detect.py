@@ -67,7 +67,7 @@ class DetectionTask(Task):
     loss_names: ClassVar[tuple[str, ...]] = ("box_loss", "obj_loss", "cls_loss")
     main_metrics: ClassVar[tuple[tuple[str, str], ...]] = (("mAP50-95", "metrics/mAP_0.5:0.95"),)
     supports_nms = True
-    supports_tiles = True
+    has_boxes = supports_tiles = True
 
     def __init__(self, spec: DataSpec, hyp: Hyperparameters, options: TaskOptions, *, channels: int = 3) -> None:
         super().__init__(spec, hyp, options, channels=channels)

@@ -68,6 +68,7 @@ class JointTask(Task):
     csv_width = 23
     main_metrics = (*DetectionTask.main_metrics, *SemanticTask.main_metrics)
     floor_accumulation = True
+    has_boxes = True
     supports_int8 = False
     in_original = False
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from utils.datasets.sources.frames import SourceFrame
-from utils.imaging.draw import class_color_bgr, draw_boxes, draw_masks, draw_text, text_height, to_bgr
+from utils.imaging.draw import Color, class_color_bgr, draw_boxes, draw_masks, draw_text, text_height, to_bgr
 from utils.imaging.semantic_classes import SemanticClasses
 from utils.ops.boxes import clip_boxes_, xyxy_to_xywhn
 from utils.ops.masks import ObjectMasks
@@ -20,6 +21,7 @@ CROP_SCALE, CROP_MARGIN = 1.02, 10  # crops are larger than boxes; margin in pix
 TOP_K = 5  # classes in a summary
 MIN_CLASS_SHARE = 0.01  # of the pixels of an image, for a class to be in a summary
 CAPTION_BACKGROUND = (80, 80, 80)  # BGR
+COUNTER_COLOR = (0, 200, 255)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,21 @@ class DrawStyle:
     max_side: int | None = None
 
 
+@dataclass(frozen=True)
+class TrackOverlay:
+    """What tracking adds to a result.
+
+    Attributes:
+        ids: (n,) of the boxes.
+        trails: n paths (k, 2) of their centers, newest last; [] for none.
+        counters: title, points (k, 2), and numbers in and out of each line and zone.
+    """
+
+    ids: np.ndarray
+    trails: Sequence[np.ndarray] = ()
+    counters: Sequence[tuple[str, np.ndarray, tuple[int, int]]] = ()
+
+
 @dataclass
 class Result:
     """Predictions for one image.
@@ -51,6 +68,7 @@ class Result:
         masks: of the boxes, in pixels of the image; None without instance masks.
         semantic_mask: (H, W) uint8 class of each pixel of the image; None without semantic segmentation.
         semantic: the classes of `semantic_mask`.
+        tracks: ids of the boxes; None without tracking.
     """
 
     source: SourceFrame
@@ -61,6 +79,7 @@ class Result:
     masks: ObjectMasks | None = None
     semantic_mask: np.ndarray | None = None
     semantic: SemanticClasses | None = None
+    tracks: TrackOverlay | None = None
     _annotated: dict[DrawStyle, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -108,13 +127,16 @@ class Result:
     def to_text_lines(self, *, with_score: bool = False, corners: bool = False) -> list[str]:
         """Label file lines, least certain first: `class x y w h [score]` per box, in 0-1; with `corners` x1 y1 x2 y2.
 
-        With masks, the outline of the largest part of each object: `class x1 y1 x2 y2 x3 y3 ... [score]`.
+        With masks, the outline of the largest part of each object: `class x1 y1 x2 y2 x3 y3 ... [score]`. With
+        tracking, the id comes last.
         """
         rows = zip(self.classes, self._normalized_coordinates(corners), self.boxes[:, 4].tolist(), strict=True)
         lines = [
             " ".join([str(class_id), *(f"{v:g}" for v in ((*coordinates, score) if with_score else coordinates))])
             for class_id, coordinates, score in rows
         ]
+        if self.tracks is not None:
+            lines = [f"{line} {number}" for line, number in zip(lines, self.tracks.ids.tolist(), strict=True)]
         return lines[::-1]
 
     def _normalized_coordinates(self, corners: bool) -> list[list[float]]:
@@ -147,12 +169,18 @@ class Result:
             scores = self.boxes[:, 4].tolist()
             texts = [self._caption(label, score, style) for label, score in zip(self.labels, scores, strict=True)]
             colors = [class_color_bgr(c) for c in self.classes]
+            if self.tracks is not None:
+                ids = self.tracks.ids.tolist()
+                texts = [f"#{number} {text}".strip() for number, text in zip(ids, texts, strict=True)]
+                colors = [class_color_bgr(number) for number in ids]
             canvas = to_bgr(self.source.frame)
             boxes, masks = self._fit_to_frame()
             if self.semantic_mask is not None and self.semantic is not None:
                 canvas = blend_semantic_mask(canvas, self.semantic_mask, self.semantic)
             if masks is not None:
                 draw_masks(canvas, masks, colors)
+            if self.tracks is not None:
+                self._draw_tracks(canvas, self.tracks, colors)
             self._annotated[style] = draw_boxes(
                 canvas,
                 boxes[::-1],
@@ -162,6 +190,18 @@ class Result:
                 max_side=style.max_side,
             )
         return self._annotated[style]
+
+    def _draw_tracks(self, canvas: np.ndarray, tracks: TrackOverlay, colors: Sequence[Color]) -> None:
+        """Trails, and lines and zones with their counts, in place."""
+        thickness = max(1, round(sum(canvas.shape[:2]) / 600))
+        for trail, color in zip(tracks.trails, colors, strict=False):
+            cv2.polylines(canvas, [np.rint(trail).astype(np.int32)], False, color, thickness, cv2.LINE_AA)
+        for title, points, (ins, outs) in tracks.counters:
+            corners = np.rint(points).astype(np.int32)
+            cv2.polylines(canvas, [corners], title == "zone", COUNTER_COLOR, thickness, cv2.LINE_AA)
+            x, y = corners[0].clip(0, [canvas.shape[1] - 1, canvas.shape[0] - 1]).tolist()
+            height = text_height((canvas.shape[0], canvas.shape[1]))
+            draw_text(canvas, f"in {ins}  out {outs}", (x, y), height, COUNTER_COLOR)
 
     def _fit_to_frame(self) -> tuple[np.ndarray, ObjectMasks | None]:
         """Boxes (n, 4) and masks in pixels of the frame, which may be an overview of the image."""

@@ -1,0 +1,1 @@
+"""Multi-object tracking: boxes of successive frames become tracks with ids."""

@@ -1,0 +1,106 @@
+"""OC-SORT (Cao et al. 2023, arXiv:2203.14360): tracks rely on observations while the filter has none."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from utils.ops.boxes import xyxy_to_xywh
+from utils.tracking.association import assign, compute_similarity
+from utils.tracking.base import NO_TRACK, Tracker, TrackerSettings
+from utils.tracking.kalman import BoxFilters
+
+OCSORT_SETTINGS = TrackerSettings(min_hits=3)
+MIN_IOU = 0.3
+MOMENTUM_WEIGHT = 0.2  # lambda of section 4.2
+MOMENTUM_FRAMES = 3  # delta t: the direction of a track is that over so many observations
+
+
+class OCSort(Tracker):
+    """Three ideas over SORT: re-update, momentum and recovery, all from observations (sections 4.1 to 4.3).
+
+    Attributes:
+        history: (t, 4, MOMENTUM_FRAMES + 1) the last observations xyxy, newest last; NaN where there is none.
+        before_loss: the filters of the tracks at their last observation.
+    """
+
+    def __init__(self, settings: TrackerSettings = OCSORT_SETTINGS) -> None:
+        super().__init__(settings)
+        self.history = np.zeros((0, 4, MOMENTUM_FRAMES + 1))
+        self.before_loss = BoxFilters.start(np.zeros((0, 4)))
+
+    def rescale(self, scale_wh: tuple[float, float]) -> None:
+        """Continue in frames of another size."""
+        super().rescale(scale_wh)
+        self.before_loss.rescale(scale_wh)
+        self.history = self.history * np.array(scale_wh * 2)[:, None]
+
+    def _associate(self, boxes: np.ndarray) -> np.ndarray:
+        tracks = np.full(len(boxes), NO_TRACK, np.int64)
+        numbers = np.flatnonzero(boxes[:, 4] >= self.settings.high)
+        candidates = np.arange(len(self))
+        if len(candidates) and len(numbers):
+            iou = self._compare(candidates, boxes[numbers])
+            rows, columns = assign(iou + MOMENTUM_WEIGHT * self._compare_directions(boxes[numbers]), MIN_IOU, gate=iou)
+            self._take(candidates[rows], numbers[columns], boxes, tracks)
+            candidates, numbers = np.delete(candidates, rows), np.delete(numbers, columns)
+        if len(candidates) and len(numbers):  # recovery: where the tracks were last seen
+            last = self.history[candidates, :, -1]
+            iou = compute_similarity(last, self.classes[candidates], boxes[numbers, :4], boxes[numbers, 5])
+            rows, columns = assign(iou, MIN_IOU)
+            self._take(candidates[rows], numbers[columns], boxes, tracks)
+            numbers = np.delete(numbers, columns)
+        tracks[numbers] = self._start(boxes[numbers])
+        return tracks
+
+    def _compare_directions(self, boxes: np.ndarray) -> np.ndarray:
+        """Agreement (t, m) of each track's direction with that from its last observation to a box, times the score.
+
+        1/2 for the same direction, -1/2 for the opposite, 0 for tracks without a direction.
+        """
+        centers = xyxy_to_xywh(self.history.transpose(0, 2, 1))[..., :2]  # (t, frames, 2)
+        known = ~np.isnan(centers[..., 0])
+        oldest = known.argmax(axis=1)
+        last = centers[:, -1]
+        motion = last - centers[np.arange(len(self)), oldest]
+        to_box = xyxy_to_xywh(boxes[:, :4])[None, :, :2] - last[:, None]
+        norms = np.linalg.norm(motion, axis=1)[:, None] * np.linalg.norm(to_box, axis=2)
+        cosine = (motion[:, None] * to_box).sum(axis=2) / np.maximum(norms, 1e-9)
+        angle = np.arccos(np.clip(cosine, -1, 1))
+        agreement = np.where(norms > 1e-9, (math.pi / 2 - angle) / math.pi, 0.0)
+        return agreement * boxes[None, :, 4]
+
+    def _take(self, positions: np.ndarray, numbers: np.ndarray, boxes: np.ndarray, tracks: np.ndarray) -> None:
+        """Continue tracks with boxes; those that were lost are re-updated along a straight path first."""
+        missing = self.lost[positions]
+        for frames in np.unique(missing[missing > self.gap]).tolist():
+            self._re_update(positions[missing == frames], boxes[numbers[missing == frames], :4], frames)
+        tracks[numbers] = positions
+        self._continue(positions, boxes[numbers])
+        self.history[positions, :, :-1] = self.history[positions, :, 1:]
+        self.history[positions, :, -1] = boxes[numbers, :4]
+        self.before_loss.assign(positions, self.filters.select(positions))
+
+    def _re_update(self, positions: np.ndarray, boxes: np.ndarray, frames: int) -> None:
+        """Replay a loss with boxes on the line from the last observation to the new one (section 4.1)."""
+        filters, rows = self.before_loss.select(positions), np.arange(len(positions))
+        start, end = xyxy_to_xywh(self.history[positions, :, -1]), xyxy_to_xywh(boxes)
+        for step in range(1, frames):
+            filters.predict()
+            filters.update(rows, start + (end - start) * step / frames)
+        filters.predict()
+        self.filters.assign(positions, filters)
+
+    def _start(self, boxes: np.ndarray) -> np.ndarray:
+        positions = super()._start(boxes)
+        history = np.full((len(boxes), 4, MOMENTUM_FRAMES + 1), np.nan)
+        history[:, :, -1] = boxes[:, :4]
+        self.history = np.concatenate([self.history, history])
+        self.before_loss.extend(self.filters.select(positions))
+        return positions
+
+    def _keep(self, rows: np.ndarray) -> None:
+        if not rows.all():
+            self.history, self.before_loss = self.history[rows], self.before_loss.select(rows)
+        super()._keep(rows)
