@@ -29,6 +29,8 @@ from utils.predict.predictor import Predictor
 from utils.predict.tiling import TiledPredictor, TileOptions
 from utils.tasks.options import PREDICT_DEFAULTS
 from utils.tasks.registry import find_task
+from utils.tracking.base import Tracker
+from utils.tracking.registry import LOW_SCORE, build_tracker
 
 COPIED = ("yaml", "nc", "hyp", "semantic")  # attributes of the network
 
@@ -72,6 +74,7 @@ class AutoShape(nn.Module):
         self.model = model
         self.backend = _build_backend(model)
         self._warned_of_size = False
+        self._trackers: dict[str, Tracker] = {}
         self.names, self.stride = self.backend.names, self.backend.stride
         network = getattr(self.backend, "model", None)
         for name in COPIED:
@@ -123,9 +126,60 @@ class AutoShape(nn.Module):
         Raises:
             InputError: an image or a setting is invalid.
         """
-        backend = refresh_backend(self.backend)
         if isinstance(ims, Tensor) and ims.ndim == 4:
-            return self._compute_raw_output(backend, ims, augment)
+            return self._compute_raw_output(refresh_backend(self.backend), ims, augment)
+        return self._detect(ims, size, augment, profile, tile, self.conf)
+
+    def track(
+        self,
+        frame: Any,
+        source: str = "",
+        *,
+        tracker: str = "bytetrack",
+        size: int | None = None,
+        tile: int | None = None,
+    ) -> Detections:
+        """Detections of the next frame of a video, with the ids of their tracks: `results.ids[0]`.
+
+        Boxes of no track are left out. Each source has tracks of its own, which start from scores of at least `conf`.
+
+        Args:
+            frame: an image in any form.
+            source: name of the video or camera.
+            tracker: bytetrack or ocsort; of the first frame of a source.
+            size, tile: as in a call.
+
+        Raises:
+            InputError: not one image, no such tracker, or a model without boxes.
+        """
+        if not find_task(self.backend.task).has_boxes:
+            raise InputError(f"track: not supported for task {self.backend.task!r}, which has no boxes")
+        if source not in self._trackers:
+            self._trackers[source] = build_tracker(tracker, self.conf)
+        detections = self._detect(frame, size, False, False, tile, min(LOW_SCORE, self.conf))
+        if detections.n != 1:
+            raise InputError(f"track: takes one frame a call, not {detections.n}; name each video by `source`")
+        ids = self._trackers[source].update(detections.pred[0].numpy())
+        return detections.select_tracks(ids)
+
+    def reset_tracks(self, source: str | None = None) -> None:
+        """Forget the tracks of a source; of all by default."""
+        if source is None:
+            self._trackers.clear()
+        else:
+            self._trackers.pop(source, None)
+
+    def _detect(
+        self,
+        ims: Any,
+        size: int | Sequence[int] | np.ndarray | None,
+        augment: bool,
+        profile: bool,
+        tile: int | None,
+        conf: float,
+    ) -> Detections:
+        """Detections with scores of at least `conf`; other arguments as for `forward`."""
+        backend = refresh_backend(self.backend)
         task = find_task(backend.task)
         longest = _parse_size(task.predict_config().imgsz if size is None else size)
         if size is not None and backend.fixed_hw and longest != max(backend.fixed_hw) and not self._warned_of_size:
@@ -138,7 +192,7 @@ class AutoShape(nn.Module):
         arrays = [image.array for image in images]
         names = [image.name for image in images]
         sizes_hw = [(array.shape[0], array.shape[1]) for array in arrays]
-        predictor = self._build_predictor(backend, sizes_hw, longest, augment, tile)
+        predictor = self._build_predictor(backend, sizes_hw, longest, augment, tile, conf)
         input_hw = predictor.size_hw
         with self._autocast(backend):
             predictions, _ = predictor.predict(arrays, paths=names)
@@ -164,6 +218,7 @@ class AutoShape(nn.Module):
         longest: int,
         augment: bool,
         tile: int | None,
+        conf: float,
     ) -> Predictor:
         """A predictor with one input size for images of these sizes, or for the tiles of them."""
         square = find_task(backend.task).square_input
@@ -173,7 +228,7 @@ class AutoShape(nn.Module):
         input_hw = (longest, longest) if square else compute_batch_shape(sizes_hw, longest, backend.stride)
         options = replace(
             PREDICT_DEFAULTS,
-            conf_thres=self.conf,
+            conf_thres=conf,
             iou_thres=self.iou,
             classes=_parse_classes(self.classes),
             agnostic=self.agnostic,

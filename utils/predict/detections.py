@@ -6,6 +6,7 @@ import copy
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from utils.imaging.semantic_classes import SemanticClasses
 from utils.metrics.coco import predictions_to_coco
 from utils.ops.boxes import xyxy_to_xywh
 from utils.predict.writers import CropWriter, MediaWriter
-from utils.tasks.results import ClassResult, DrawStyle, Result
+from utils.tasks.results import ClassResult, DrawStyle, Result, TrackOverlay
 
 XYXY_COLUMNS = ("xmin", "ymin", "xmax", "ymax", "confidence", "class", "name")
 XYWH_COLUMNS = ("xcenter", "ycenter", "width", "height", "confidence", "class", "name")
@@ -49,6 +50,7 @@ class Detections:
     Attributes:
         masks: instance masks of each image: `masks[0].polygons()` has rings in pixels, `masks[0].dense()` is
             (n, H, W) bool; None for models without this output.
+        ids: (n,) of the tracks of each image, from `AutoShape.track`, or None; an `id` column of `pandas()`.
         semantic: semantic mask of each image, (H, W) uint8, or None.
         probs: (num_classes,) probabilities of each image, from a classifier, or None; `pred` is then a box around the
             image with the most likely class.
@@ -78,6 +80,7 @@ class Detections:
         self.n, self.semantic_classes = len(ims), semantic_classes
         self.predictions = list(predictions) or [Prediction()] * self.n
         self.masks = [p.bitmaps for p in self.predictions if p.bitmaps is not None] or None
+        self.ids: list[np.ndarray] | None = [p.extra["ids"] for p in self.predictions if "ids" in p.extra] or None
         self.semantic: Sequence[Any] | None = [
             p.semantic_mask.numpy() for p in self.predictions if p.semantic_mask is not None
         ] or None
@@ -120,7 +123,15 @@ class Detections:
             return [ClassResult(im, rows, self.names, probs=probs.cpu().numpy()) for im, rows, probs in parts]
         semantic = self.semantic or [None] * self.n
         return [
-            Result(im, rows, self.names, masks=p.bitmaps, semantic_mask=semantic_mask, semantic=self.semantic_classes)
+            Result(
+                im,
+                rows,
+                self.names,
+                masks=p.bitmaps,
+                semantic_mask=semantic_mask,
+                semantic=self.semantic_classes,
+                tracks=TrackOverlay(p.extra["ids"]) if "ids" in p.extra else None,
+            )
             for im, rows, p, semantic_mask in zip(sources, boxes, self.predictions, semantic, strict=True)
         ]
 
@@ -224,8 +235,33 @@ class Detections:
         tables = copy.copy(self)
         for form, columns in FORMATS.items():
             rows = [self._rows(boxes) for boxes in getattr(self, form)]
-            setattr(tables, form, [package.DataFrame(row, columns=columns) for row in rows])
+            frames = [package.DataFrame(row, columns=columns) for row in rows]
+            for frame, ids in zip(frames, self.ids or (), strict=False):
+                frame["id"] = ids
+            setattr(tables, form, frames)
         return tables
+
+    def select_tracks(self, ids: np.ndarray) -> Detections:
+        """The detections of one image that belong to a track, with their ids.
+
+        Args:
+            ids: (n,) of the boxes; negative for none.
+        """
+        rows = np.flatnonzero(ids >= 0)
+        (prediction,) = self.predictions
+        bitmaps = None if prediction.bitmaps is None else prediction.bitmaps.select(rows)
+        boxes = self.pred[0][torch.from_numpy(rows)]
+        tracked = replace(prediction, boxes=boxes, bitmaps=bitmaps, extra={**prediction.extra, "ids": ids[rows]})
+        return Detections(
+            self.ims,
+            [boxes],
+            self.files,
+            self.times,
+            self.names,
+            self.s,
+            predictions=[tracked],
+            semantic_classes=self.semantic_classes,
+        )
 
     def tolist(self) -> list[Detections]:
         """One object per image."""
@@ -276,6 +312,7 @@ class Detections:
                 confidence=result.boxes[:, 4].copy(),
                 class_id=result.boxes[:, 5].astype(int),
                 mask=None if result.masks is None else result.masks.dense(),
+                tracker_id=None if result.tracks is None else result.tracks.ids.astype(int),
                 data={"class_name": np.array(result.labels, dtype=str)},
             )
             for result in self.results
