@@ -18,6 +18,7 @@ FILES = PACKAGE_FILES + sorted(ROOT.glob("*.py")) + sorted((ROOT / "segment").gl
 LAYERS = [
     ("utils.core",),
     ("utils.config", "utils.ops", "utils.imaging", "utils.activations"),
+    ("utils.tracking",),
     ("models",),
     ("utils.datasets", "utils.losses"),
     ("utils.plots",),
