@@ -7,21 +7,19 @@ import numpy as np
 from utils.tracking.association import assign
 from utils.tracking.base import NO_TRACK, Tracker
 
-MIN_IOU_HIGH, MIN_IOU_LOW, MIN_IOU_NEW = 0.2, 0.5, 0.3  # of the first and second association, and of new tracks
+MIN_IOU_HIGH, MIN_IOU_LOW = 0.1, 0.5  # of the first and the second association
 
 
 class ByteTrack(Tracker):
-    """Associates boxes of high score with all tracks, then those of low score with tracks that are still unmatched."""
+    """Associates boxes of high score with all tracks, then those of low score with the tracks that remain."""
 
     def _associate(self, boxes: np.ndarray) -> np.ndarray:
         tracks = np.full(len(boxes), NO_TRACK, np.int64)
         scores = boxes[:, 4]
         high = np.flatnonzero(scores >= self.settings.high)
         low = np.flatnonzero((scores >= self.settings.low) & (scores < self.settings.high))
-        confirmed = np.flatnonzero(self.ids > 0)
-        rest, high = self._match(confirmed, high, boxes, tracks, MIN_IOU_HIGH)
-        self._match(rest[self.lost[rest] == self.gap], low, boxes, tracks, MIN_IOU_LOW)
-        _, high = self._match(np.flatnonzero(self.ids == 0), high, boxes, tracks, MIN_IOU_NEW)
+        rest, high = self._match(np.arange(len(self)), high, boxes, tracks, MIN_IOU_HIGH)
+        self._match(rest, low, boxes, tracks, MIN_IOU_LOW)
         tracks[high] = self._start(boxes[high])
         return tracks
 

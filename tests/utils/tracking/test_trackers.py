@@ -97,10 +97,10 @@ def test_low_scores_continue_tracks_only_in_bytetrack() -> None:
     assert run(ByteTrack(), [[box(100 + k, 100, 0.9 if k < 10 else 0.05)] for k in range(20)])[-1] == [-1]
 
 
-def test_low_score_of_a_lost_track_does_not_count() -> None:
-    """ByteTrack matches low scores with tracks of the last frame only (its algorithm 1, line 17)."""
+def test_low_score_brings_back_a_lost_track() -> None:
+    """Also tracks that were lost before are among those that remain (algorithm 1 of ByteTrack, line 17)."""
     frames = [[box(100, 100)]] * 10 + [[]] * 3 + [[box(100, 100, 0.15)]] * 2
-    assert run(ByteTrack(), frames)[-1] == [-1]
+    assert run(ByteTrack(), frames)[-1] == [1]
 
 
 def test_recovery_where_it_was_last_seen() -> None:
