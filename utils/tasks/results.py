@@ -199,8 +199,9 @@ class Result:
         for title, points, (ins, outs) in tracks.counters:
             corners = np.rint(points).astype(np.int32)
             cv2.polylines(canvas, [corners], title == "zone", COUNTER_COLOR, thickness, cv2.LINE_AA)
-            x, y = corners[0].clip(0, [canvas.shape[1] - 1, canvas.shape[0] - 1]).tolist()
             height = text_height((canvas.shape[0], canvas.shape[1]))
+            room = [max(canvas.shape[1] - 12 * height, 0), max(canvas.shape[0] - 2 * height, 0)]
+            x, y = corners[0].clip(0, room).tolist()
             draw_text(canvas, f"in {ins}  out {outs}", (x, y), height, COUNTER_COLOR)
 
     def _fit_to_frame(self) -> tuple[np.ndarray, ObjectMasks | None]:

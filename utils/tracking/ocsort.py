@@ -42,7 +42,10 @@ class OCSort(Tracker):
         candidates = np.arange(len(self))
         if len(candidates) and len(numbers):
             iou = self._compare(candidates, boxes[numbers])
-            rows, columns = assign(iou + MOMENTUM_WEIGHT * self._compare_directions(boxes[numbers]), MIN_IOU, gate=iou)
+            pairs = np.nonzero(iou >= MIN_IOU)
+            similarity = iou.copy()
+            similarity[pairs] += MOMENTUM_WEIGHT * self._compare_directions(pairs[0], boxes[numbers[pairs[1]]])
+            rows, columns = assign(similarity, MIN_IOU, gate=iou)
             self._take(candidates[rows], numbers[columns], boxes, tracks)
             candidates, numbers = np.delete(candidates, rows), np.delete(numbers, columns)
         if len(candidates) and len(numbers):  # recovery: where the tracks were last seen
@@ -54,22 +57,20 @@ class OCSort(Tracker):
         tracks[numbers] = self._start(boxes[numbers])
         return tracks
 
-    def _compare_directions(self, boxes: np.ndarray) -> np.ndarray:
-        """Agreement (t, m) of each track's direction with that from its last observation to a box, times the score.
+    def _compare_directions(self, tracks: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Agreement (k,) of the direction of tracks with that from their last observations to boxes, times the score.
 
         1/2 for the same direction, -1/2 for the opposite, 0 for tracks without a direction.
         """
-        centers = xyxy_to_xywh(self.history.transpose(0, 2, 1))[..., :2]  # (t, frames, 2)
-        known = ~np.isnan(centers[..., 0])
-        oldest = known.argmax(axis=1)
-        last = centers[:, -1]
-        motion = last - centers[np.arange(len(self)), oldest]
-        to_box = xyxy_to_xywh(boxes[:, :4])[None, :, :2] - last[:, None]
-        norms = np.linalg.norm(motion, axis=1)[:, None] * np.linalg.norm(to_box, axis=2)
-        cosine = (motion[:, None] * to_box).sum(axis=2) / np.maximum(norms, 1e-9)
+        history = self.history[tracks]
+        oldest = (~np.isnan(history[:, 0])).argmax(axis=1)
+        last, first = history[:, :, -1], history[np.arange(len(tracks)), :, oldest]
+        motion, to_box = (end[:, :2] + end[:, 2:4] - last[:, :2] - last[:, 2:] for end in (2 * last - first, boxes))
+        norms = np.hypot(*motion.T) * np.hypot(*to_box.T)
+        cosine = (motion * to_box).sum(axis=1) / np.maximum(norms, 1e-9)
         angle = np.arccos(np.clip(cosine, -1, 1))
-        agreement = np.where(norms > 1e-9, (math.pi / 2 - angle) / math.pi, 0.0)
-        return agreement * boxes[None, :, 4]
+        agreement: np.ndarray = np.where(norms > 1e-9, (math.pi / 2 - angle) / math.pi, 0.0) * boxes[:, 4]
+        return agreement
 
     def _take(self, positions: np.ndarray, numbers: np.ndarray, boxes: np.ndarray, tracks: np.ndarray) -> None:
         """Continue tracks with boxes; those that were lost are re-updated along a straight path first."""
