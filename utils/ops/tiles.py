@@ -111,7 +111,7 @@ def merge_boxes(
         method: `nms` keeps the box of the highest score; `wbf` averages the boxes that are not cut, weighted by score
             (weighted boxes fusion, arXiv:1910.13302; the score stays the highest). `ios` is the greedy merging of SAHI
             (arXiv:2202.06934) instead: boxes match by intersection over the smaller one, also within a tile, and the
-            hull is taken.
+            enclosing box is taken.
         agnostic: match boxes of different classes, too.
         max_det: maximum number of merged boxes, the best ones; None for all.
     """
@@ -173,7 +173,7 @@ def _merge_class(
 
 
 def _take_contained(leader: int, views: _Views, free: np.ndarray, threshold: float) -> tuple[list[int], np.ndarray]:
-    """A box and all free ones that it contains or that contain it; and their hull (4,), which must go on to match."""
+    """A box and all free ones that it contains or that contain it; and the box (4,) around those that go on to match."""
     box, members = views.box[leader], [leader]
     near = views.find_near(box)
     near = near[free[near]]

@@ -355,6 +355,9 @@ def report(source: Source, predictor: Predictor, save_dir: Path | None, images: 
         preprocess, inference, nms = (f"{1000 * watch.seconds / images:.1f}ms" for watch in predictor.watches)
         shape = (1, predictor.backend.channels, *predictor.size_hw)
         LOGGER.info(f"Speed: {preprocess} pre-process, {inference} inference, {nms} NMS per image at shape {shape}")
+    if isinstance(predictor, TiledPredictor) and images and not predictor.num_tiled:
+        height, width = predictor.tile_hw
+        LOGGER.warning(f"WARNING --tile: no image is larger than a tile of {width}x{height}; give a smaller --tile")
     if save_dir is not None:
         if not save_dir.is_dir():
             raise InputError(f"{save_dir}: the run folder was removed during the run, its results are lost; run again")

@@ -72,6 +72,9 @@ class TiledPredictor(Predictor):
             boxes, which holds for a tile and for the image.
         progress: show a progress bar for images of many tiles, on a terminal.
         backend, options, settings: as for `Predictor`; `options.original` must be set.
+
+    Attributes:
+        num_tiled: images so far that were larger than a tile.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class TiledPredictor(Predictor):
         super().__init__(backend, replace(options, round_boxes=False), **settings)
         self.options, self.tiles, self.progress = options, tiles, progress
         self.tile_hw = (tiles.size, tiles.size) if tiles.size else self.size_hw
+        self.num_tiled = 0
 
     @torch.inference_mode()
     def predict(
@@ -121,6 +125,7 @@ class TiledPredictor(Predictor):
         if len(windows) == 1 and isinstance(image, np.ndarray):
             predictions, input_hw = super().predict([image], paths=paths)
             return predictions[0], input_hw
+        self.num_tiled += 1
         parts, input_hw = Parts(size_hw), self.size_hw
         hidden = get_tqdm_disable(self.progress and len(windows) >= MIN_PROGRESS_TILES)
         bar = tqdm(_read_tiles(image, windows), "tiles", len(windows), leave=False, disable=hidden, dynamic_ncols=True)
