@@ -173,7 +173,7 @@ def _merge_class(
 
 
 def _take_contained(leader: int, views: _Views, free: np.ndarray, threshold: float) -> tuple[list[int], np.ndarray]:
-    """A box and all free ones that it contains or that contain it; and the box (4,) around those that go on to match."""
+    """A box and all free ones that it contains or that contain it; and the box (4,) around those that still match."""
     box, members = views.box[leader], [leader]
     near = views.find_near(box)
     near = near[free[near]]
