@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from models import common
@@ -37,6 +36,8 @@ class TorchvisionClassifier(ClassificationModel):
 
     def __init__(self, name: str, nc: int = 1000) -> None:
         super(ClassificationModel, self).__init__()
+        import torchvision  # takes a second, so only where a network of it is used
+
         builder = torchvision.models.get_model_builder(check_torchvision_name(name))
         options: dict[str, Any] = {"weights": None, "num_classes": nc}
         if name in ("inception_v3", "googlenet"):  # without their auxiliary outputs
@@ -105,6 +106,8 @@ def check_torchvision_name(name: str) -> str:
 @lru_cache(maxsize=1)
 def list_torchvision_names() -> tuple[str, ...]:
     """Names of the classifiers in the installed torchvision."""
+    import torchvision
+
     return tuple(torchvision.models.list_models(module=torchvision.models))
 
 
@@ -114,6 +117,8 @@ def load_torchvision_weights(name: str) -> dict[str, Tensor]:
     Raises:
         InputError: the weights are unavailable or damaged.
     """
+    import torchvision
+
     entry = torchvision.models.get_model_weights(name).DEFAULT
     file = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rpartition("/")[2]
     if not file.is_file():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.ops import drop_block2d
 
 from models.yolo import BaseModel
 from utils.core.errors import InputError
@@ -17,7 +16,9 @@ class _DropBlock:
     """Forward hook of a layer; not a module, so state-dict keys do not change."""
 
     def __init__(self, drop_prob: float) -> None:
-        self.drop_prob = drop_prob
+        from torchvision.ops import drop_block2d  # takes a second to import
+
+        self.drop_prob, self._drop = drop_prob, drop_block2d
 
     def __call__(self, layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         if not layer.training:
@@ -25,7 +26,7 @@ class _DropBlock:
         size = min(BLOCK_SIZE, *output.shape[2:])
         odd_size = size - 1 + size % 2  # torchvision requires odd sizes
         # in float32: torchvision divides by the sum of a mask, which overflows float16 for a large batch
-        return drop_block2d(output.float(), self.drop_prob, odd_size, training=True).to(output.dtype)
+        return self._drop(output.float(), self.drop_prob, odd_size, training=True).to(output.dtype)
 
 
 def add_dropblock(model: BaseModel, drop_prob: float) -> list[int]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 
 from models.classifiers import TorchvisionClassifier, list_torchvision_names
@@ -60,6 +59,8 @@ def restore_torchvision(record: Record) -> tuple[TorchvisionClassifier, Any]:
     if not last.numel():
         raise InputError(f"{inner.address} has no last layer")
     family = f"torchvision.models.{NETWORKS[inner.address]}"
+    import torchvision  # takes a second, so only for its networks
+
     for name in list_torchvision_names():
         if torchvision.models.get_model_builder(name).__module__ != family:
             continue

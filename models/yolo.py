@@ -31,12 +31,13 @@ from models.activation_checkpointing import checkpoint_layer
 from models.common import NMS, Classify, Conv, Proto
 from models.graph import format_reason, load_model_yaml, parse_graph
 from models.layers import LAYERS, LayerSpec, resolve_detect, resolve_segment
+from models.probe import probe
 from models.semantic_heads import SEMANTIC_HEADS, JointOutput, SemanticHead, average_logits
 from models.semantic_heads import SegMaskBase as SegMaskBase
 from models.semantic_heads import SegMaskBiSe as SegMaskBiSe
 from models.semantic_heads import SegMaskLab as SegMaskLab
 from models.semantic_heads import SegMaskPSP as SegMaskPSP
-from models.summary import format_model_summary, run_on_meta
+from models.summary import format_model_summary
 from utils.core.errors import InputError
 from utils.core.lazy import OUTSIDE, import_project_module, lazy_exports
 from utils.core.limits import check_limit
@@ -384,7 +385,7 @@ class BaseModel(nn.Module):
         return last
 
     def probe_layers(self) -> list[tuple[Any, Any]]:
-        """Every layer with its output, from a pass on meta tensors; sets the stride of a semantic head.
+        """Every layer with its output, from a pass on an empty image; sets the stride of a semantic head.
 
         Raises:
             InputError: a layer does not accept its inputs, or returns an output over a limit.
@@ -392,7 +393,8 @@ class BaseModel(nn.Module):
         outputs: list[tuple[Any, Any]] = []
         source = self.yaml_file or "model YAML"
         try:
-            run_on_meta(self, (STRIDE_PROBE,) * 2, visualize=lambda layer, output: outputs.append((layer, output)))
+            size_hw, heads = (STRIDE_PROBE, STRIDE_PROBE), (Detect, Segment)
+            probe(self, size_hw, heads, visualize=lambda layer, output: outputs.append((layer, output)))
         except Exception as error:  # layers of torch may raise any
             row = self.model[len(outputs)]
             kind, reason = type(row).__name__, format_reason(error)

@@ -179,3 +179,32 @@ def test_help_needs_no_torch(script: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+SLOW_PACKAGES = ("torchvision", "torch._dynamo", "matplotlib", "pandas", "tensorboard", "onnx", "onnxruntime", "scipy")
+SLOW_PACKAGES += ("albumentations", "sympy", "faster_coco_eval")
+
+
+def list_loaded(code: str, cwd: Path) -> list[str]:
+    """The slow packages that a program has imported at its end."""
+    program = f"{code}\nimport sys\nprint('loaded', *[name for name in {SLOW_PACKAGES} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True, check=True)
+    return done.stdout.split("loaded")[-1].split()
+
+
+@pytest.mark.parametrize("module", ["utils.predict.run", "utils.evaluate.run", "utils.train.setup", "hubconf"])
+def test_slow_packages_are_imported_where_they_are_used(module: str) -> None:
+    assert list_loaded(f"import {module}", ROOT) == []
+
+
+def test_detection_imports_no_slow_package(tmp_path: Path) -> None:
+    """A whole run of detect.py: reading the checkpoint, forward pass, NMS, drawing and writing."""
+    from tests.detect_process import save_random_weights
+
+    weights = save_random_weights(tmp_path / "random.pt")
+    code = (
+        "import detect\n"
+        f"detect.run(weights={str(weights)!r}, source='data/images/cat.jpg', imgsz=64, conf_thres=0.0, device='cpu', "
+        f"project={str(tmp_path)!r}, save_txt=True)"
+    )
+    assert list_loaded(code, ROOT) == []

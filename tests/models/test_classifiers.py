@@ -72,7 +72,7 @@ def published(monkeypatch: pytest.MonkeyPatch, cache: Path, digest: str) -> Path
     """Let torch's cache be `cache`, and resnet18 be published under a name with this digest."""
     entry = SimpleNamespace(url=f"https://nowhere.invalid/resnet18-{digest}.pth")
     monkeypatch.setattr(classifiers.torch.hub, "get_dir", lambda: str(cache))
-    monkeypatch.setattr(classifiers.torchvision.models, "get_model_weights", lambda _: SimpleNamespace(DEFAULT=entry))
+    monkeypatch.setattr("torchvision.models.get_model_weights", lambda _: SimpleNamespace(DEFAULT=entry))
     return cache / "checkpoints" / f"resnet18-{digest}.pth"
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 from utils.core.errors import InputError
 from utils.core.types import NMSOutput
 from utils.ops.boxes import xywh_to_xyxy
+from utils.ops.nms_kernel import load_nms_kernel
 
 NUM_RANKED_FIRST = 4096  # candidates; the others are ranked only if these leave too few detections
 MIN_CHUNK, MAX_CHUNK = 512, 4096  # candidates per call of NMS
@@ -197,15 +197,16 @@ def _nms(ranked: Tensor, iou_thres: float, agnostic: bool) -> Tensor:
 
     On the CPU most time goes into comparing pairs of different classes, so many rows are split into groups of classes.
     """
+    nms = load_nms_kernel()
     boxes, scores, classes = ranked[:, :4].double(), ranked[:, 4].double(), ranked[:, 5]
     if agnostic or not len(ranked):
-        return torchvision.ops.nms(boxes, scores, iou_thres)
+        return nms(boxes, scores, iou_thres)
     boxes = _offset_by_class(boxes, classes)
     if len(boxes) < MIN_GROUPED_ROWS or boxes.is_cuda:
-        return torchvision.ops.nms(boxes, scores, iou_thres)
+        return nms(boxes, scores, iou_thres)
     groups = classes.long() % CLASS_GROUPS
     group_rows = groups.argsort(stable=True).split(torch.bincount(groups).tolist())
-    keep = [rows[torchvision.ops.nms(boxes[rows], scores[rows], iou_thres)] for rows in group_rows if len(rows)]
+    keep = [rows[nms(boxes[rows], scores[rows], iou_thres)] for rows in group_rows if len(rows)]
     return torch.cat(keep).sort().values
 
 

@@ -5,15 +5,35 @@ Names that other programs import from here (`from utils.plots import plot_images
 
 from __future__ import annotations
 
-from utils.core.lazy import OUTSIDE, lazy_exports
-from utils.plots.annotator import Annotator, Colors, colors, save_one_box
-from utils.plots.bars import plot_class_bars
-from utils.plots.batches import MIN_SCORE, Painter, plot_batch, plot_captions
-from utils.plots.curves import plot_confusion_matrix, plot_curves
-from utils.plots.features import save_feature_maps
-from utils.plots.labels import plot_anchors
-from utils.plots.results import plot_study
+from typing import TYPE_CHECKING
 
+from utils.core.lazy import OUTSIDE, lazy_exports
+
+if TYPE_CHECKING:
+    from utils.plots.annotator import Annotator, Colors, colors, save_one_box
+    from utils.plots.bars import plot_class_bars
+    from utils.plots.batches import MIN_SCORE, Painter, plot_batch, plot_captions
+    from utils.plots.curves import plot_confusion_matrix, plot_curves
+    from utils.plots.features import save_feature_maps
+    from utils.plots.labels import plot_anchors
+    from utils.plots.results import plot_study
+
+OWN_NAMES = {  # imported when they are used: matplotlib takes a quarter of a second
+    "MIN_SCORE": "batches",
+    "Annotator": "annotator",
+    "Colors": "annotator",
+    "Painter": "batches",
+    "colors": "annotator",
+    "plot_anchors": "labels",
+    "plot_batch": "batches",
+    "plot_captions": "batches",
+    "plot_class_bars": "bars",
+    "plot_confusion_matrix": "curves",
+    "plot_curves": "curves",
+    "plot_study": "results",
+    "save_feature_maps": "features",
+    "save_one_box": "annotator",
+}
 __all__ = [
     "MIN_SCORE",
     "Annotator",
@@ -49,7 +69,8 @@ __all__ += (*PUBLIC_NAMES, *GENERAL_NAMES, *MODULES)
 
 __getattr__ = lazy_exports(
     __name__,
-    dict.fromkeys(PUBLIC_NAMES, "utils.plots.classic")
+    {name: f"utils.plots.{module}" for name, module in OWN_NAMES.items()}
+    | dict.fromkeys(PUBLIC_NAMES, "utils.plots.classic")
     | dict.fromkeys(("CONFIG_DIR", *GENERAL_NAMES), "utils.general")
     | {"fitness": "utils.metrics.classic"}
     | {name: OUTSIDE[name] for name in MODULES},

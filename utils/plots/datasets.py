@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from utils.plots.figure import class_color, create_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BINS = 40
 MAX_POINTS = 5000  # images in the scatter plot
@@ -44,6 +46,8 @@ def plot_sizes(
 
 def _plot_histogram(axes: Axes, values: Mapping[str, np.ndarray], label: str, *, logarithmic: bool) -> None:
     """Plot normalized histograms of all splits as outlines."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     all_values = np.concatenate([np.zeros(0), *values.values()])
     if len(all_values):
         low, high = all_values.min(), all_values.max()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import PatchCollection
-from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from utils.plots.figure import class_color, create_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MAX_OUTLINES = 1000  # boxes drawn as outlines, evenly sampled
 MAX_TICKS = 30  # with more classes, bars have no names
@@ -55,6 +56,9 @@ def _plot_counts(axes: Axes, classes: np.ndarray, names: Mapping[int, str]) -> N
 
 def _plot_outlines(axes: Axes, classes: np.ndarray, boxes: np.ndarray) -> None:
     """Plot outlines of boxes with a common center."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
     rows = np.unique(np.linspace(0, len(boxes) - 1, min(len(boxes), MAX_OUTLINES)).astype(int))
     outlines = [Rectangle((0.5 - w / 2, 0.5 - h / 2), w, h) for w, h in boxes[rows, 2:]]
     colors = [class_color(int(c)) for c in classes[rows]]

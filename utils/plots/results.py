@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from utils.core.errors import InputError
 from utils.core.results_csv import read_results
 from utils.plots.figure import class_color, create_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STUDY_SIZES = range(256, 1537, 128)  # pixels, `val.py --task study`
 # columns of a study table -> column of its metric: mAP50-95 of detection, segmentation and joint, mIoU of semantic

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from utils.plots.figure import create_figure, save_figure
 from utils.search.evolve_csv import Generation
 from utils.search.genes import GENES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = 6
 LOG_SCALE_RATIO = 20.0  # of the largest to the smallest value, above which the axis is logarithmic

@@ -79,10 +79,10 @@ def test_gray_and_16_bit(pyvips: Any, tmp_path: Path) -> None:
 def test_exif_rotation(pyvips: Any, tmp_path: Path, noise: np.ndarray) -> None:
     from PIL import Image
 
-    picture = Image.fromarray(noise)
-    exif = picture.getexif()
+    photo = Image.fromarray(noise)
+    exif = photo.getexif()
     exif[0x0112] = 6
-    picture.save(tmp_path / "r.jpg", exif=exif, quality=95, subsampling=0)
+    photo.save(tmp_path / "r.jpg", exif=exif, quality=95, subsampling=0)
     expected = read_image(tmp_path / "r.jpg")
     image = LargeImage(tmp_path / "r.jpg")
     assert image.shape == expected.shape == (750, 500, 3)
