@@ -19,15 +19,19 @@ def assign(similarity: np.ndarray, threshold: float, gate: np.ndarray | None = N
     """
     allowed = (similarity if gate is None else gate) >= threshold
     rows, columns = np.nonzero(allowed)
-    if len(rows) and (allowed.sum(axis=0) <= 1).all() and (allowed.sum(axis=1) <= 1).all():
-        return rows, columns  # nothing to choose
-    if not len(rows):
+    has_choice = (allowed.sum(axis=1)[rows] > 1) | (allowed.sum(axis=0)[columns] > 1)
+    if not has_choice.any():
         return rows, columns
     from scipy.optimize import linear_sum_assignment  # takes a fifth of a second to import
 
-    rows, columns = linear_sum_assignment(np.where(allowed, similarity, -1e3), maximize=True)
-    keep = allowed[rows, columns]
-    return rows[keep], columns[keep]
+    open_rows, open_columns = np.unique(rows[has_choice]), np.unique(columns[has_choice])
+    block = np.ix_(open_rows, open_columns)
+    picks = linear_sum_assignment(np.where(allowed[block], similarity[block], -1e3), maximize=True)
+    keep = allowed[block][picks]
+    return (
+        np.concatenate([rows[~has_choice], open_rows[picks[0][keep]]]),
+        np.concatenate([columns[~has_choice], open_columns[picks[1][keep]]]),
+    )
 
 
 def compute_similarity(

@@ -74,22 +74,26 @@ class OCSort(Tracker):
 
     def _take(self, positions: np.ndarray, numbers: np.ndarray, boxes: np.ndarray, tracks: np.ndarray) -> None:
         """Continue tracks with boxes; those that were lost are re-updated along a straight path first."""
-        missing = self.lost[positions]
-        for frames in np.unique(missing[missing > self.gap]).tolist():
-            self._re_update(positions[missing == frames], boxes[numbers[missing == frames], :4], frames)
+        was_lost = self.lost[positions] > self.gap
+        if was_lost.any():
+            self._re_update(positions[was_lost], boxes[numbers[was_lost], :4])
         tracks[numbers] = positions
         self._continue(positions, boxes[numbers])
         self.history[positions, :, :-1] = self.history[positions, :, 1:]
         self.history[positions, :, -1] = boxes[numbers, :4]
         self.before_loss.assign(positions, self.filters.select(positions))
 
-    def _re_update(self, positions: np.ndarray, boxes: np.ndarray, frames: int) -> None:
-        """Replay a loss with boxes on the line from the last observation to the new one (section 4.1)."""
-        filters, rows = self.before_loss.select(positions), np.arange(len(positions))
+    def _re_update(self, positions: np.ndarray, boxes: np.ndarray) -> None:
+        """Replay losses with boxes on the line from the last observation to the new one (section 4.1)."""
+        filters, frames = self.before_loss.select(positions), self.lost[positions]
         start, end = xyxy_to_xywh(self.history[positions, :, -1]), xyxy_to_xywh(boxes)
-        for step in range(1, frames):
-            filters.predict()
-            filters.update(rows, start + (end - start) * step / frames)
+        for step in range(1, int(frames.max())):  # the shorter losses start later, so that all end together
+            rows = np.flatnonzero(step > frames.max() - frames)
+            part = filters.select(rows)
+            part.predict()
+            share = ((step - frames.max() + frames[rows]) / frames[rows])[:, None]
+            part.update(np.arange(len(rows)), start[rows] + (end[rows] - start[rows]) * share)
+            filters.assign(rows, part)
         filters.predict()
         self.filters.assign(positions, filters)
 
