@@ -114,7 +114,9 @@ def page(browser: Any) -> Iterator[Any]:
 
 def open_image(page: Any, image: Path) -> None:
     page.set_input_files("#file", str(image))
-    page.wait_for_function("name => document.querySelector('#status').textContent.startsWith(name + ':')", arg=image.name)
+    page.wait_for_function(
+        "name => document.querySelector('#status').textContent.startsWith(name + ':')", arg=image.name
+    )
 
 
 def download_json(page: Any) -> dict[str, Any]:
@@ -124,11 +126,14 @@ def download_json(page: Any) -> dict[str, Any]:
 
 
 @needs_files
-def test_browser_results_equal_python(page: Any, address: str, predictor: Predictor) -> None:
+def test_browser_results_equal_python(page: Any, address: str, predictor: Predictor, tmp_path: Path) -> None:
+    """On the same pixels: PNG copies, because the JPEG decoders of Chromium and OpenCV may differ."""
     page.goto(f"{address}/index.html")
     total = 0
     assert len(IMAGES) >= 4
-    for image in IMAGES:
+    for original in IMAGES:
+        image = tmp_path / f"{original.stem}.png"
+        cv2.imwrite(str(image), cv2.imread(str(original)))
         open_image(page, image)
         page.fill("#conf", "0.05")
         found = [one for one in download_json(page)["detections"] if one["score"] > 0.25]
@@ -145,11 +150,11 @@ def test_browser_results_equal_python(page: Any, address: str, predictor: Predic
 @needs_files
 def test_slider_classes_click_and_downloads(page: Any, address: str) -> None:
     page.goto(f"{address}/server.html")
-    open_image(page, ROOT / "data/images/cat.jpg")
+    open_image(page, ROOT / "data/images/coffee.jpg")
     few = int(page.inner_text("#count"))
-    page.fill("#conf", "0.05")
-    many = int(page.inner_text("#count"))
-    assert many > few >= 1
+    assert few >= 1
+    page.fill("#conf", "0.95")
+    assert page.inner_text("#count") == "0"
     page.fill("#conf", "0.25")
     box = download_json(page)["detections"][0]["box"]
     with page.expect_download() as download:
@@ -177,7 +182,7 @@ def test_webcam_errors_and_phone(page: Any, address: str, tmp_path: Path) -> Non
     page.wait_for_selector("#status.error")
     assert "broken.jpg is not an image" in page.inner_text("#status")
     page.click("#webcam")
-    page.wait_for_function("document.querySelector('#status').textContent.startsWith('webcam:')")
+    page.locator("#status", has_text="webcam:").wait_for()
     page.keyboard.press("Escape")
     assert page.is_hidden("#stop")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360

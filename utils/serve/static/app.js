@@ -39,7 +39,7 @@ async function openImage(blob, name) {
   const turn = ++state.turn;
   say(`Detecting in ${name}…`);
   try {
-    const bitmap = await createImageBitmap(blob).catch(() => {
+    const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" }).catch(() => {
       throw new Error(`${name} is not an image that this browser can read. Choose a JPEG, PNG or WebP file.`);
     });
     const start = performance.now();
