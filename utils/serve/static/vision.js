@@ -26,12 +26,12 @@ export function fitSize(height, width, [targetHeight, targetWidth], { fixed, str
 
 /** Source pixels and weights of bilinear interpolation with aligned pixel edges, along one axis. */
 function interpolate(from, to) {
-  const low = new Int32Array(to), high = new Int32Array(to), weight = new Float32Array(to);
+  const low = new Int32Array(to), high = new Int32Array(to), weight = new Int32Array(to);
   for (let i = 0; i < to; i++) {
     const position = Math.min(Math.max((i + 0.5) * from / to - 0.5, 0), from - 1);
     low[i] = Math.floor(position);
     high[i] = Math.min(low[i] + 1, from - 1);
-    weight[i] = position - low[i];
+    weight[i] = roundHalfEven(2048 * (position - low[i])); // fixed point of 11 bits, as in cv2.resize
   }
   return { low, high, weight };
 }
@@ -49,8 +49,8 @@ export function letterbox(pixels, height, width, fit) {
       for (let c = 0; c < 3; c++) {
         const a = pixels[4 * (upper + left) + c], b = pixels[4 * (upper + right) + c];
         const d = pixels[4 * (lower + left) + c], e = pixels[4 * (lower + right) + c];
-        const above = a + (b - a) * wx, below = d + (e - d) * wx;
-        input[c * plane + out] = Math.round(above + (below - above) * wy) / 255;
+        const above = (a * (2048 - wx) + b * wx) >> 4, below = (d * (2048 - wx) + e * wx) >> 4;
+        input[c * plane + out] = (((above * (2048 - wy)) >> 16) + ((below * wy) >> 16) + 2 >> 2) / 255;
       }
     }
   }
