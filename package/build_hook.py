@@ -19,7 +19,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 PACKAGE = "openyolov5"
 SCRIPTS = ("train", "val", "detect", "export", "benchmarks", "hubconf")
 FOLDERS = ("models", "utils", "segment", "classify")
-DATA = ("models/**/*.yaml", "data/*.yaml", "data/hyps/*.yaml", "data/images/*")
+DATA = ("utils/serve/static/*", "models/**/*.yaml", "data/*.yaml", "data/hyps/*.yaml", "data/images/*")
 OWN = frozenset((*SCRIPTS, *FOLDERS))
 DYNAMIC = frozenset(("import_module", "__import__", "find_spec", "run_module", "resolve_name"))  # take names of modules
 COMMANDS = (  # in a checkout; with the package

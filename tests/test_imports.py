@@ -28,7 +28,7 @@ LAYERS = [
     ("utils.export", "utils.loggers"),
     ("utils.evaluate", "utils.predict"),
     ("utils.train",),
-    ("utils.search",),
+    ("utils.search", "utils.serve"),
     ("utils.commands",),
 ]
 # Addresses that users import or run; nothing inside imports them.
