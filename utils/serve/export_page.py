@@ -132,10 +132,14 @@ def fetch_runtime(folder: Path) -> Path:
     archive = next(folder.glob("*.tgz"))
     if base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode() != SHA512:
         raise InputError(f"{PACKAGE}: npm gave a file with another hash; check npm's settings, {remedy}")
+    dist = folder / "dist"
+    dist.mkdir()
     with tarfile.open(archive) as package:
         for name in RUNTIME_FILES:
-            package.extract(f"package/dist/{name}", folder, filter="data")
-    return folder / "package" / "dist"
+            member = package.extractfile(f"package/dist/{name}")
+            assert member is not None, "the hash is that of a package with these files"
+            (dist / name).write_bytes(member.read())
+    return dist
 
 
 def write_site(out: Path, weights: Path, model: dict[str, Any], dist: Path) -> None:
