@@ -20,7 +20,7 @@ class TiledBatchPredictor:
 
     Args:
         postprocess: of validation.
-        imgsz: side of the network input, pixels.
+        imgsz: image size of the tiles, pixels.
     """
 
     def __init__(self, backend: Backend, config: ValConfig, postprocess: PostprocessOptions, imgsz: int) -> None:
