@@ -56,7 +56,10 @@ def test_content(wheel: Path) -> None:
     info = f"openyolov5-{PROJECT['version']}.dist-info"
     assert {name.split("/")[0] for name in names} == {"openyolov5", info}
     assert {f"{info}/licenses/LICENSE", "openyolov5/py.typed", "openyolov5/data/coco.yaml"} <= set(names)
-    assert {Path(name).suffix for name in names if not name.startswith(info)} <= {
+    page = {name for name in names if name.startswith("openyolov5/utils/serve/static/")}
+    assert {"openyolov5/utils/serve/static/index.html", "openyolov5/utils/serve/static/app.js"} <= page
+    assert {Path(name).suffix for name in page} == {".css", ".html", ".js", ".txt"}
+    assert {Path(name).suffix for name in names if not name.startswith(info) and name not in page} <= {
         *(".py", ".yaml", ".jpg", ".md", ".typed")
     }
     assert wheel.name.endswith("-py3-none-any.whl")
