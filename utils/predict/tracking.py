@@ -114,7 +114,15 @@ class TrackingStage:
         """The state of a source; new for its first frame."""
         key = IMAGES if source.number is None else source.path
         size_hw = source.size_hw
-        if (tracks := self._sources.get(key)) is None:
+        tracks = self._sources.get(key)
+        if (
+            tracks is not None
+            and not source.live
+            and source.number is not None
+            and source.number <= (tracks.number or 0)
+        ):
+            tracks = None  # the same file again
+        if tracks is None:
             if not source.live:
                 self._sources.clear()  # files come one after another
             if key == IMAGES:
@@ -158,4 +166,6 @@ def check_inside(counter: TrackCounter, size_hw: tuple[int, int], path: str) -> 
     near, far = counter.points.min(axis=0), counter.points.max(axis=0)
     if (far < 0).any() or (near > [width, height]).any():
         values = ",".join(f"{v:g}" for v in counter.points.ravel())
-        raise InputError(f"--count-{counter.title} {values}: outside the frames of {path}, {width}x{height} pixels")
+        raise InputError(
+            f"--count-{counter.title} {values}: outside the frames of {path}, {width}x{height} pixels; give points in them"
+        )

@@ -52,6 +52,15 @@ def test_the_state_of_a_video_ends_with_it() -> None:
     assert list(stage._sources) == ["c.mp4"]
 
 
+def test_the_same_video_twice_in_a_row_starts_anew() -> None:
+    stage = TrackingStage(TrackOptions(line="100,200,100,0"))
+    for _ in range(2):
+        for k in range(1, 20):
+            result = stage.apply(make_result("a.mp4", k, [box(50 + 5 * k)]))
+        assert get_ids(result) == [1]
+        assert stage.format_counts(NAMES) == [("a.mp4", "line", "person", 1, 0)]
+
+
 def test_dropped_frames_are_time() -> None:
     """A stream with `step` 2 that drops frames: the track dies after 30 sampled frames, not 30 results."""
     stage = TrackingStage(TrackOptions())
