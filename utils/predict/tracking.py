@@ -166,6 +166,5 @@ def check_inside(counter: TrackCounter, size_hw: tuple[int, int], path: str) -> 
     near, far = counter.points.min(axis=0), counter.points.max(axis=0)
     if (far < 0).any() or (near > [width, height]).any():
         values = ",".join(f"{v:g}" for v in counter.points.ravel())
-        raise InputError(
-            f"--count-{counter.title} {values}: outside the frames of {path}, {width}x{height} pixels; give points in them"
-        )
+        frames = f"the frames of {path}, {width}x{height} pixels"
+        raise InputError(f"--count-{counter.title} {values}: outside {frames}; give points in them")
