@@ -52,7 +52,7 @@ def test_the_state_of_a_video_ends_with_it() -> None:
     assert list(stage._sources) == ["c.mp4"]
 
 
-def test_the_same_video_twice_in_a_row_starts_anew() -> None:
+def test_the_same_video_twice_in_a_row() -> None:
     stage = TrackingStage(TrackOptions(line="100,200,100,0"))
     for _ in range(2):
         for k in range(1, 20):
