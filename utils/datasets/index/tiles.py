@@ -38,12 +38,16 @@ def tile_index(
             windows.append(window)
             labels.append(cut)
     counts = np.array([len(classes) for classes, _, _ in labels], np.int64)
-    kept = np.arange(len(counts)) if all_tiles else _select_tiles(counts > 0)
-    if len(windows) == len(index):
+    is_tiled = len(windows) > len(index)
+    kept = _select_tiles(counts > 0) if is_tiled and not all_tiles else np.arange(len(counts))
+    if not is_tiled:
         LOGGER.warning(f"WARNING --tile {tile}: no image is larger than a tile; give a smaller tile, or leave it out")
     else:
         empty = int((counts[kept] == 0).sum())
-        LOGGER.info(f"{len(index)} images in {len(kept)} tiles of {tile} pixels, {empty} of them without objects")
+        left_out = f"; {len(counts) - len(kept)} more without objects are left out" if len(kept) < len(counts) else ""
+        LOGGER.info(
+            f"{len(index)} images in {len(kept)} tiles of {tile} pixels, {empty} of them without objects{left_out}"
+        )
     base = index.subset(np.array(numbers, np.int64)[kept])
     boxes = [labels[k][1] for k in kept]
     polygons = [rings for k in kept for rings in labels[k][2] or []]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,3 +86,14 @@ def test_subset_selects_windows() -> None:
     part = tiles.subset([3, 1])
     assert part.windows is not None and tiles.windows is not None
     assert np.array_equal(part.windows, tiles.windows[[3, 1]])
+
+
+def test_no_background_is_dropped_if_nothing_is_tiled(caplog: pytest.LogCaptureFixture) -> None:
+    index = build_index((90, 100), [[10, 10, 50, 40]], copies=4)
+    index = replace(
+        index, offsets=np.array([0, 1, 1, 1, 1]), classes=index.classes[:1], boxes_xywhn=index.boxes_xywhn[:1]
+    )
+    assert len(tile_index(index, 640)) == 4
+    with caplog.at_level(logging.INFO):
+        large = tile_index(build_index((1000, 1000), [[10, 10, 50, 40]]), 100, overlap=0.0)
+    assert len(large) == 2 and "98 more without objects are left out" in caplog.text
